@@ -1,0 +1,186 @@
+"""Every setting of a run, in one place, and how a config is found by name."""
+
+import difflib
+import importlib.resources
+import pathlib
+from collections.abc import Sequence
+
+import ml_collections
+
+
+def default() -> ml_collections.ConfigDict:
+  """All fields with their defaults. A config file overrides some of them.
+
+  Where Hu et al. (2023) could not be read (temperatures, weights, batch
+  sizes, pooling, lengths) the value is our choice, and its comment says so.
+  """
+  c = ml_collections.ConfigDict()
+
+  c.seed = 0  # Of parameters, dropout, and the order of the data.
+
+  # --- Data: what is read, and in which proportions. ---
+  c.data = data = ml_collections.ConfigDict()
+  # "cldr" (embedded, nothing to download) or "folder" (files under
+  # data.root in the layout that the README shows).
+  data.collection = "cldr"
+  data.root = ""  # The folder of the collection "folder".
+  # A folder of line-aligned files in LASER's Tatoeba naming; "" for none.
+  data.tatoeba_root = ""
+  data.on_bad_record = "error"  # Or "skip": counted and shown.
+  # Control experiment: pairs each parallel sentence with a wrong translation.
+  data.shuffle_parallel = False
+  # Languages are drawn with probability ~ size ** (1 / temperature): 1 is
+  # proportional, larger is flatter. Our choice.
+  data.language_temperature = 2.0
+  data.reader = "tf_data"  # Or "in_process": the same batches, no tensorflow.
+  data.prefetch = 2  # Batches prepared ahead.
+
+  # --- Tokenizer, when not the pretrained model's own. ---
+  c.tokenizer = tokenizer = ml_collections.ConfigDict()
+  # A folder with tokenizer.json; "" takes the pretrained model's, or, from
+  # scratch, trains a Unigram tokenizer on the collection.
+  tokenizer.path = ""
+  tokenizer.vocab_size = 8000  # Of a tokenizer trained on the spot.
+
+  # --- Encoding contract: saved with every checkpoint. Our choices. ---
+  c.encoding = encoding = ml_collections.ConfigDict()
+  encoding.pooling = "mean"  # Or "cls".
+  encoding.normalize = True  # Unit-length vectors: scores are cosines.
+  encoding.title_joiner = " "  # Between a passage's title and its text.
+  for role, length in (("query", 32), ("passage", 128), ("sentence", 64)):
+    encoding[role] = ml_collections.ConfigDict()
+    encoding[role].prefix = ""  # E.g. "query: ".
+    encoding[role].max_length = length  # Tokens, special tokens included.
+
+  # --- Model: a pretrained one, or a BERT of this shape from scratch. ---
+  c.model = model = ml_collections.ConfigDict()
+  # A local folder or hub name in the Hugging Face layout; "" for scratch.
+  model.pretrained = ""
+  model.revision = ""  # Of a hub name; "" for its main branch.
+  model.towers = "tied"  # Or "separate": Hu et al. (2023), Figure 2.
+  model.hidden_size = 128  # These five shape a model from scratch.
+  model.num_layers = 2
+  model.num_heads = 4
+  model.intermediate_size = 512
+  model.max_positions = 512
+  model.dropout = 0.1  # Of hidden states and attention, in training.
+  model.dtype = "float32"  # Or "bfloat16": of activations, not parameters.
+
+  # --- Batch: global sizes, over all devices and hosts. Our choices. ---
+  c.batch = batch = ml_collections.ConfigDict()
+  batch.retrieval = 128  # Question-passage pairs.
+  batch.hard_negatives = 0  # Per question, beside the in-batch ones.
+  batch.parallel = 64  # Sentence pairs.
+  batch.monolingual = 64  # Sentences, third points of the language loss.
+
+  # --- Losses: total = w_ir IR + w_sem semantic + w_lang language. ---
+  c.loss = loss = ml_collections.ConfigDict()
+  loss.ir = ml_collections.ConfigDict()
+  loss.ir.weight = 1.0
+  loss.ir.temperature = 0.05  # Our choice.
+  loss.ir.symmetric = False  # Adds passage -> query.
+  loss.semantic = ml_collections.ConfigDict()
+  loss.semantic.weight = 1.0  # Our choice.
+  loss.semantic.temperature = 0.05  # Our choice.
+  loss.language = ml_collections.ConfigDict()
+  loss.language.weight = 1.0  # Our choice.
+  loss.language.temperature = 0.2  # Our choice; not tied to the IR's.
+  # The third points: the loss is the weighted mean of the kinds' means.
+  loss.language.parallel = 1.0  # The other sentences of the parallel batch.
+  loss.language.passages = 1.0  # The IR passages.
+  loss.language.monolingual = 1.0
+  # Ablation: no gradient to the third points.
+  loss.language.stop_gradient = False
+
+  # --- Optimizer: AdamW, linear warm-up, then decay. ---
+  c.optim = optim = ml_collections.ConfigDict()
+  optim.learning_rate = 1e-3  # At the end of the warm-up.
+  optim.warmup_steps = 100
+  optim.decay = "cosine"  # Or "linear", "constant": over train.steps.
+  optim.final_fraction = 0.0  # Of the learning rate, at the last step.
+  optim.b1 = 0.9
+  optim.b2 = 0.999
+  optim.eps = 1e-8
+  optim.weight_decay = 0.01  # Not on biases and layer norms.
+  optim.clip_norm = 1.0  # Of the global gradient norm; 0 for no clipping.
+
+  # --- Mesh: ("data", "model"). ---
+  c.mesh = mesh = ml_collections.ConfigDict()
+  mesh.data = -1  # Devices along the batch; -1 for all that are left.
+  mesh.model = 1
+  mesh.fsdp = False  # Shard parameters and optimizer state over "data".
+
+  # --- Training. ---
+  c.train = train = ml_collections.ConfigDict()
+  train.steps = 1000
+  train.log_every = 10  # Steps between lines of metrics.jsonl.
+  train.checkpoint_every = 500  # Steps; the last step is always saved.
+  train.keep = 2  # Last checkpoints kept, beside the best by English dev.
+  # Steps skipped in a row for non-finite numbers before the run stops.
+  train.max_nonfinite_steps = 10
+
+  # --- Evaluation. ---
+  c.eval = evaluation = ml_collections.ConfigDict()
+  evaluation.every = 500  # Steps between English dev evaluations; 0: none.
+  evaluation.at_start = True  # The whole table before the first step, too.
+  evaluation.batch_size = 256  # Texts encoded at once.
+  evaluation.top_k = 100  # Passages retrieved per query.
+
+  return c.lock()
+
+
+def config_folders() -> list[pathlib.Path]:
+  """Where shipped configs stand: in the wheel, or beside the package."""
+  package = pathlib.Path(str(importlib.resources.files("mlir_jax")))
+  folders = [package / "configs", package.parent / "configs"]
+  return [folder for folder in folders if folder.is_dir()]
+
+
+def resolve(name: str) -> str:
+  """Turns a config's name or path into a path.
+
+  Args:
+    name: A shipped config's bare name ("quickstart") or a path to a config
+      file; either may be followed by ":" and an argument for `get_config`.
+
+  Returns:
+    The path, with the argument.
+
+  Raises:
+    ValueError: if there is no such config; it lists the shipped ones.
+  """
+  stem, colon, argument = name.partition(":")
+  if stem.endswith(".py") or "/" in stem:
+    if not pathlib.Path(stem).is_file():
+      raise ValueError(f"--config={name}: there is no file {stem}.")
+    return name
+  shipped = {
+      path.stem: path
+      for folder in reversed(config_folders())
+      for path in folder.glob("*.py")
+      if path.stem != "__init__"
+  }
+  if stem not in shipped:
+    close = difflib.get_close_matches(stem, shipped, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    raise ValueError(
+        f"--config={name}: no config of that name.{hint} Shipped:"
+        f" {', '.join(sorted(shipped))}; or give a path to a .py file."
+    )
+  return f"{shipped[stem]}{colon}{argument}"
+
+
+def resolve_arguments(argv: Sequence[str]) -> list[str]:
+  """Replaces `--config=NAME` by `--config=PATH` in a command line."""
+  resolved = []
+  expects_value = False
+  for argument in argv:
+    if expects_value:
+      argument, expects_value = resolve(argument), False
+    elif argument in ("--config", "-config"):
+      expects_value = True
+    elif argument.startswith(("--config=", "-config=")):
+      flag, _, name = argument.partition("=")
+      argument = f"{flag}={resolve(name)}"
+    resolved.append(argument)
+  return resolved

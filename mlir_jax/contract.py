@@ -1,0 +1,215 @@
+"""The encoding contract: how a text becomes a vector, the same everywhere.
+
+It is saved with every checkpoint. Whatever encodes (training, evaluation,
+search, export) reads it and refuses to go on where it differs.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+
+import tokenizers
+
+ROLES = ("query", "passage", "sentence")
+POOLINGS = ("mean", "cls")
+
+# Encoded when the contract is made and compared wherever it is used: a
+# tokenizer library that changes how one script is cut shows here.
+GOLDEN_TEXTS = (
+    "Which city is the capital of Finland?",
+    "Größe, façade, niño, 3,14 % – «ça va»",
+    "В чащах юга жил бы цитрус",
+    "نص حكيم له سر قاطع",
+    "いろはにほへと 色は匂へど",
+    "나는 유리를 먹을 수 있어요",
+    "మేము తెలుగు మాట్లాడతాము",
+    "ฉันกินกระจกได้",
+    "আমি কাঁচ খেতে পারি",
+    "Ninaweza kula glasi na sina dhara",
+    "我能吞下玻璃而不伤身体",
+)
+
+
+class ContractMismatchError(ValueError):
+  """Two encoding contracts differ; the message names the field."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Role:
+  """How one kind of text is encoded.
+
+  Attributes:
+    prefix: Put before the text, e.g. "query: ".
+    max_length: In tokens, special tokens included; longer texts are cut.
+    tower: Which tower encodes it: "query" or "passage".
+  """
+
+  prefix: str
+  max_length: int
+  tower: str
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodingContract:
+  """How texts become vectors.
+
+  Attributes:
+    pooling: "mean" over non-padding tokens, or "cls", the first token.
+    normalize: Whether vectors are scaled to unit length.
+    title_joiner: Stands between a passage's title and its text.
+    query: The role of queries.
+    passage: The role of passages.
+    sentence: The role of parallel and monolingual sentences.
+    tokenizer_fingerprint: SHA-256 of the tokenizer's definition.
+    golden_ids: Token ids of `GOLDEN_TEXTS`, untruncated.
+  """
+
+  pooling: str
+  normalize: bool
+  title_joiner: str
+  query: Role
+  passage: Role
+  sentence: Role
+  tokenizer_fingerprint: str
+  golden_ids: tuple[tuple[int, ...], ...]
+
+  def role(self, name: str) -> Role:
+    """The role of that name; ValueError if there is none."""
+    if name not in ROLES:
+      raise ValueError(f"Unknown role {name!r}; the roles are {ROLES}.")
+    return getattr(self, name)
+
+  def render(self, role: str, text: str, title: str = "") -> str:
+    """The string that is tokenized: prefix, title, joiner, text."""
+    return self.role(role).prefix + self.body(text, title)
+
+  def body(self, text: str, title: str = "") -> str:
+    """The text with its title: what a text's identity is judged by."""
+    return f"{title}{self.title_joiner}{text}" if title else text
+
+  def to_json(self) -> str:
+    """The contract as JSON, for `from_json`."""
+    return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
+
+  @classmethod
+  def from_json(cls, text: str) -> "EncodingContract":
+    """Reads what `to_json` wrote; ValueError names an unusable field."""
+    values = json.loads(text)
+    names = {field.name for field in dataclasses.fields(cls)}
+    if missing := names - values.keys():
+      raise ValueError(f"The encoding contract lacks {sorted(missing)}.")
+    if unknown := values.keys() - names:
+      raise ValueError(f"The encoding contract has unknown {sorted(unknown)}.")
+    for role in ROLES:
+      values[role] = Role(**values[role])
+    values["golden_ids"] = tuple(tuple(ids) for ids in values["golden_ids"])
+    return cls(**values)
+
+
+def _differences(ours: Mapping, theirs: Mapping, prefix: str = ""):
+  for name, value in ours.items():
+    other = theirs[name]
+    if isinstance(value, Mapping):
+      yield from _differences(value, other, f"{prefix}{name}.")
+    elif value != other:
+      yield f"{prefix}{name}", value, other
+
+
+def check_same(
+    ours: EncodingContract, theirs: EncodingContract, where: str
+) -> None:
+  """Compares two contracts field by field.
+
+  Args:
+    ours: The contract in use.
+    theirs: The contract found.
+    where: Where the second one was found, for the message.
+
+  Raises:
+    ContractMismatchError: naming every field that differs, with both values.
+  """
+  lines = []
+  for name, value, other in _differences(
+      dataclasses.asdict(ours), dataclasses.asdict(theirs)
+  ):
+    if name == "golden_ids":
+      changed = [
+          text
+          for text, a, b in zip(GOLDEN_TEXTS, value, other, strict=True)
+          if a != b
+      ]
+      lines.append(
+          f"  golden_ids: the tokenizer now cuts {changed} differently; use"
+          " the tokenizers version recorded in the checkpoint's provenance"
+      )
+    else:
+      lines.append(f"  {name}: {value!r} here, {other!r} there")
+  if lines:
+    raise ContractMismatchError(
+        f"The encoding contract differs from that of {where}:\n"
+        + "\n".join(lines)
+    )
+
+
+def fingerprint(tokenizer: tokenizers.Tokenizer) -> str:
+  """SHA-256 of a tokenizer's definition, without padding and truncation."""
+  definition = json.loads(tokenizer.to_str())
+  definition["padding"] = definition["truncation"] = None
+  text = json.dumps(definition, sort_keys=True, ensure_ascii=False)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def golden_ids(tokenizer: tokenizers.Tokenizer) -> tuple[tuple[int, ...], ...]:
+  """Token ids of `GOLDEN_TEXTS`, without padding and truncation."""
+  plain = tokenizers.Tokenizer.from_str(tokenizer.to_str())
+  plain.no_padding()
+  plain.no_truncation()
+  return tuple(tuple(e.ids) for e in plain.encode_batch(list(GOLDEN_TEXTS)))
+
+
+def make_contract(
+    tokenizer: tokenizers.Tokenizer,
+    *,
+    pooling: str,
+    normalize: bool,
+    title_joiner: str,
+    roles: Mapping[str, tuple[str, int]],
+) -> EncodingContract:
+  """Makes the contract of a tokenizer and the encoding settings.
+
+  Args:
+    tokenizer: The tokenizer.
+    pooling: "mean" or "cls".
+    normalize: Whether vectors are scaled to unit length.
+    title_joiner: Stands between a passage's title and its text.
+    roles: For "query", "passage" and "sentence", the prefix and the maximum
+      length in tokens. Queries go to the query tower, all else to the
+      passage tower (Hu et al. 2023, Figure 2).
+
+  Raises:
+    ValueError: if a value is not one that can be honoured.
+  """
+  if pooling not in POOLINGS:
+    raise ValueError(f"encoding.pooling is {pooling!r}; use one of {POOLINGS}.")
+  for name, (_, max_length) in roles.items():
+    if max_length < 4:
+      raise ValueError(
+          f"encoding.{name}.max_length is {max_length}; at least 4 tokens are"
+          " needed to hold any text beside the special tokens."
+      )
+  return EncodingContract(
+      pooling=pooling,
+      normalize=normalize,
+      title_joiner=title_joiner,
+      tokenizer_fingerprint=fingerprint(tokenizer),
+      golden_ids=golden_ids(tokenizer),
+      **{
+          name: Role(
+              prefix=roles[name][0],
+              max_length=roles[name][1],
+              tower="query" if name == "query" else "passage",
+          )
+          for name in ROLES
+      },
+  )

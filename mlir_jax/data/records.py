@@ -1,0 +1,140 @@
+"""The records that every source yields and the token store is built from."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Passage:
+  """A passage: what is searched for."""
+
+  text: str
+  title: str = ""
+  passage_id: str = ""  # Empty: known by its text alone.
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RetrievalRecord:
+  """A question with the passages that answer it, and some that do not."""
+
+  question: str
+  positives: tuple[Passage, ...]
+  hard_negatives: tuple[Passage, ...] = ()
+  language: str = "en"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ParallelRecord:
+  """A sentence and its translation."""
+
+  source: str
+  target: str
+  source_language: str
+  target_language: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MonolingualRecord:
+  """A sentence in one language."""
+
+  text: str
+  language: str
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrievalTest:
+  """A test collection of one language, judged by TREC qrels.
+
+  Attributes:
+    language: Language code, e.g. "de".
+    split: "test", or "dev" for the English set that selects models.
+    passages: The corpus; passage ids are unique.
+    queries: Query id to query text.
+    qrels: Query id to passage id to relevance (an int, above 0 relevant).
+  """
+
+  language: str
+  split: str
+  passages: tuple[Passage, ...]
+  queries: Mapping[str, str]
+  qrels: Mapping[str, Mapping[str, int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class TranslationTest:
+  """Line-aligned sentences; each side's translation is to be found."""
+
+  source_language: str
+  target_language: str
+  sources: tuple[str, ...]
+  targets: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Collection:
+  """Everything a training run reads: three streams and the tests.
+
+  The fields are callables, so that nothing is read before it is needed and
+  each call starts a fresh pass in the same order.
+
+  Attributes:
+    name: Name for progress bars and provenance.
+    retrieval: Yields the question-passage pairs.
+    parallel: Yields the translations.
+    monolingual: Yields the plain sentences.
+    tests: Returns the retrieval tests, "test" and "dev" splits.
+    translation_tests: Returns the translation-finding tests.
+    groups: Language to the name of the group it is reported in, e.g.
+      {"de": "with parallel text"}; the report averages within groups, in
+      order of first appearance.
+  """
+
+  name: str
+  retrieval: Callable[[], Iterable[RetrievalRecord]]
+  parallel: Callable[[], Iterable[ParallelRecord]]
+  monolingual: Callable[[], Iterable[MonolingualRecord]]
+  tests: Callable[[], tuple[RetrievalTest, ...]]
+  translation_tests: Callable[[], tuple[TranslationTest, ...]]
+  groups: Mapping[str, str]
+
+
+class RecordError(ValueError):
+  """A record that cannot be used, with the place where it stands."""
+
+
+class BadRecords:
+  """What to do with a bad record: stop at it, or skip and count it.
+
+  Attributes:
+    policy: "error" or "skip".
+    count: How many were skipped.
+    first: The first few messages, to be shown with the count.
+  """
+
+  def __init__(self, policy: str = "error"):
+    if policy not in ("error", "skip"):
+      raise ValueError(
+          f"data.on_bad_record is {policy!r}; use 'error' or 'skip'."
+      )
+    self.policy = policy
+    self.count = 0
+    self.first: list[str] = []
+
+  def report(self, path: str, line: int, field: str, problem: str) -> None:
+    """Raises or counts one bad record.
+
+    Args:
+      path: The file.
+      line: Line in the file, from 1.
+      field: The record's field, in the file's own spelling.
+      problem: What is wrong and what to do, as one clause.
+
+    Raises:
+      RecordError: if the policy is "error".
+    """
+    message = f"{path}:{line}: {field}: {problem}"
+    if self.policy == "error":
+      raise RecordError(f"{message} (data.on_bad_record=skip goes on.)")
+    self.count += 1
+    if len(self.first) < 5:
+      self.first.append(message)

@@ -1,0 +1,1 @@
+"""What a model is worth: evaluators and their report."""

@@ -1,0 +1,1 @@
+"""Embeddings of texts, exact search over them, and runs."""
