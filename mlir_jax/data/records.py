@@ -138,3 +138,11 @@ class BadRecords:
     self.count += 1
     if len(self.first) < 5:
       self.first.append(message)
+
+  def summary(self) -> str:
+    """How many were skipped, and the first few of them, in lines."""
+    if not self.count:
+      return "bad records: none"
+    return "\n  ".join(
+        [f"bad records skipped: {self.count:,}, the first:", *self.first]
+    )

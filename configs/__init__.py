@@ -1,0 +1,1 @@
+"""Shipped configs, one run each: `--config=NAME` finds them from anywhere."""

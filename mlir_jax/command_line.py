@@ -1,0 +1,63 @@
+"""The command line that all mains share: parsing, and errors that help."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from mlir_jax import config
+
+
+def define_config() -> flags.FlagHolder:
+  """Defines --config, a shipped config's name or a path to a file."""
+  return config_flags.DEFINE_config_file(
+      "config",
+      None,
+      "A shipped config's name (quickstart, quickstart:ir) or a path to a"
+      " config file. Fields are set with --config.FIELD=VALUE.",
+  )
+
+
+def define_workdir() -> flags.FlagHolder:
+  """Defines --workdir, the run's folder."""
+  return flags.DEFINE_string(
+      "workdir", None, "The run's folder: checkpoints, metrics, results."
+  )
+
+
+def parse(argv: Sequence[str]) -> list[str]:
+  """Parses flags; a field or name that does not exist ends the program."""
+  try:
+    return app.parse_flags_with_usage(config.resolve_arguments(argv))
+  except AttributeError as error:
+    # From ml_collections, which names the nearest field.
+    message = str(error).strip("'\"").replace("\\n", " ").replace("\\'", "'")
+    _refuse(f"--config has no such field: {message}")
+  except ValueError as error:
+    _refuse(str(error))
+
+
+def run(main: Callable[[], object], required: Sequence[str]) -> None:
+  """Runs a main after parsing its flags.
+
+  Args:
+    main: Takes nothing; it reads its flags.
+    required: Flags that must be given.
+  """
+  flags.mark_flags_as_required(required)
+
+  def call(argv):
+    if len(argv) > 1:
+      _refuse(
+          f"Unexpected {argv[1]!r}: every argument is a flag, --name=value."
+      )
+    logging.set_verbosity(logging.WARNING)
+    main()
+
+  app.run(call, flags_parser=parse)
+
+
+def _refuse(message: str) -> None:
+  print(f"{sys.argv[0]}: {message}", file=sys.stderr)
+  sys.exit(2)

@@ -1,0 +1,44 @@
+"""Collections: what a run reads, found by name."""
+
+from mlir_jax.data import records
+
+NAMES = ("cldr", "folder")
+
+
+def load(
+    name: str,
+    root: str = "",
+    bad_records: records.BadRecords | None = None,
+    tatoeba_root: str = "",
+) -> records.Collection:
+  """Loads a collection.
+
+  Args:
+    name: "cldr", the embedded names, or "folder", files under `root`.
+    root: The folder of "folder".
+    bad_records: What to do with records that cannot be used.
+    tatoeba_root: A folder of translation tests in LASER's naming, "" for none.
+
+  Raises:
+    ValueError: if there is no such collection, or its folder cannot be used.
+  """
+  bad_records = bad_records or records.BadRecords()
+  if name == "cldr":
+    from mlir_jax.data.collections import cldr
+
+    if root or tatoeba_root:
+      raise ValueError(
+          "data.root and data.tatoeba_root belong to data.collection=folder;"
+          " the embedded collection reads no files."
+      )
+    return cldr.load()
+  if name == "folder":
+    from mlir_jax.data.collections import folder
+
+    if not root:
+      raise ValueError(
+          "data.collection is 'folder', but data.root is empty: give"
+          " --config.data.root=FOLDER."
+      )
+    return folder.load(root, bad_records, tatoeba_root)
+  raise ValueError(f"data.collection is {name!r}; use one of {NAMES}.")

@@ -1,0 +1,166 @@
+"""A collection of one's own files, in a folder laid out as `LAYOUT` says."""
+
+import itertools
+import os
+import pathlib
+import re
+from collections.abc import Iterator
+
+from mlir_jax.data import records
+from mlir_jax.data.sources import dpr, files, lines, moses, mr_tydi, tatoeba
+
+LAYOUT = """\
+  ir/NAME.json                   English pairs in DPR's biencoder JSON
+  parallel/NAME.A-B.{A,B}        translations: two line-aligned files
+  mono/NAME.XX.txt               text in language XX, one sentence a line
+  eval/XX/collection/docs.jsonl  tests in language XX, Mr. TyDi's layout:
+  eval/XX/topic.test.tsv         the passages, the queries,
+  eval/XX/qrels.test.txt         and the judgements;
+  eval/en/{topic.dev.tsv,qrels.dev.txt}  select models: in English only
+A, B and XX are codes like en, swa, pt_BR. Any file may be gzipped, with .gz
+after its name. Only ir/ must be there."""
+
+_CODE = r"[a-z]{2,3}(?:_[A-Za-z]+)?"
+_IR = re.compile(r".+\.jsonl?")
+_PARALLEL = re.compile(rf"(.+\.({_CODE})-({_CODE}))\.(\2|\3)")
+_MONO = re.compile(rf".+\.({_CODE})\.txt")
+
+_Pair = tuple[pathlib.Path, pathlib.Path, str, str]
+
+
+def _find(
+  folder: pathlib.Path, pattern: re.Pattern
+) -> Iterator[tuple[re.Match, pathlib.Path]]:
+  """The files of a folder by name; one named otherwise is an error."""
+  if not folder.is_dir():
+    return
+  for name, path in files.list_files(folder).items():
+    match = pattern.fullmatch(name)
+    if not match:
+      raise ValueError(
+        f"{path} is not named as the layout says; rename it or move it"
+        f" elsewhere. The layout:\n{LAYOUT}"
+      )
+    yield match, path
+
+
+def _find_parallel(folder: pathlib.Path) -> list[_Pair]:
+  sides: dict[tuple[str, str, str], dict[str, pathlib.Path]] = {}
+  for match, path in _find(folder, _PARALLEL):
+    pair, source, target, side = match.groups()
+    sides.setdefault((pair, source, target), {})[side] = path
+  pairs = []
+  for (pair, source, target), paths in sides.items():
+    if len(paths) != 2:
+      (path,) = paths.values()
+      raise ValueError(
+        f"{path} lacks its other side: {pair}.{source} and"
+        f" {pair}.{target} belong together, in two languages."
+      )
+    pairs.append((paths[source], paths[target], source, target))
+  return pairs
+
+
+def _find_tests(
+  folder: pathlib.Path,
+) -> dict[str, tuple[pathlib.Path, tuple[str, ...]]]:
+  """Language to its folder and its splits."""
+  tests = {}
+  if not folder.is_dir():
+    return tests
+  for path in sorted(folder.iterdir()):
+    if path.name.startswith(".") or not path.is_dir():
+      continue
+    if not re.fullmatch(_CODE, path.name):
+      raise ValueError(
+        f"{path} is not named by a language code like en or swa; rename it."
+      )
+    names = files.list_files(path)
+    dev = [n for n in ("topic.dev.tsv", "qrels.dev.txt") if n in names]
+    if dev and path.name != "en":
+      raise ValueError(
+        f"{names[dev[0]]}: only English may have a dev split. Models are"
+        " selected by it, so a language that has one is not zero-shot any"
+        " more; move it out of the collection."
+      )
+    splits = ("dev", "test") if dev else ("test",)
+    for split in splits:
+      mr_tydi.locate(path, split)
+    tests[path.name] = path, splits
+  return tests
+
+
+def load(
+  root: str | os.PathLike,
+  bad: records.BadRecords,
+  tatoeba_root: str | os.PathLike = "",
+) -> records.Collection:
+  """Finds the files of a collection and reads them when they are asked for.
+
+  Args:
+    root: A folder laid out as `LAYOUT` says; its name is the collection's.
+    bad: Told of bad records whenever a stream or test is read.
+    tatoeba_root: A folder of files in LASER's Tatoeba naming; "" for none.
+
+  Returns:
+    The collection. Files are read in the order of their names, tests in that
+    of their languages, "dev" before "test". The groups are "English", "with
+    parallel text" and "without parallel text", by the files in parallel/, of
+    all languages that occur.
+
+  Raises:
+    ValueError: if the folder is not laid out so: no such folder, no pairs, a
+      file named otherwise or both plain and gzipped, a lone side of parallel
+      text, a dev split in another language than English.
+    FileNotFoundError: if a file of a test is missing.
+  """
+  folder = pathlib.Path(root)
+  retrieval_paths = [path for _, path in _find(folder / "ir", _IR)]
+  if not root or not retrieval_paths:
+    raise ValueError(
+      f"data.root={root}: there is no ir/NAME.json, or no such folder. It"
+      f" should hold:\n{LAYOUT}"
+    )
+  pairs = _find_parallel(folder / "parallel")
+  monolingual = [(path, m[1]) for m, path in _find(folder / "mono", _MONO)]
+  tests = _find_tests(folder / "eval")
+  translation_languages = (
+    tuple(tatoeba.find_pairs(tatoeba_root)) if tatoeba_root else ()
+  )
+
+  with_parallel = set()
+  for _, _, source, target in pairs:
+    with_parallel |= {source, target}
+  languages = {
+    *with_parallel,
+    *(language for _, language in monolingual),
+    *tests,
+    *translation_languages,
+  }
+  groups = {"en": "English"}
+  for language in sorted(with_parallel - {"en"}):
+    groups[language] = "with parallel text"
+  for language in sorted(languages - with_parallel - {"en"}):
+    groups[language] = "without parallel text"
+
+  return records.Collection(
+    name=folder.resolve().name,
+    retrieval=lambda: itertools.chain.from_iterable(
+      dpr.read(path, bad) for path in retrieval_paths
+    ),
+    parallel=lambda: itertools.chain.from_iterable(
+      moses.read(*pair, bad) for pair in pairs
+    ),
+    monolingual=lambda: itertools.chain.from_iterable(
+      lines.read(path, language, bad) for path, language in monolingual
+    ),
+    tests=lambda: tuple(
+      test
+      for language, (path, splits) in tests.items()
+      for test in mr_tydi.read_tests(path, language, splits, bad)
+    ),
+    translation_tests=lambda: (
+      tatoeba.read_all(tatoeba_root, bad) if tatoeba_root else ()
+    ),
+    groups=groups,
+  )

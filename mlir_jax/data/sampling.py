@@ -1,0 +1,205 @@
+"""Which rows a step reads: a function of (seed, position), in O(1)."""
+
+import hashlib
+
+import numpy as np
+
+# Positions over which a mixture's quotas are exact.
+BLOCK = 4096
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio.
+_ROUNDS = 6  # Of the Feistel network; even.
+
+
+@np.errstate(over="ignore")
+def _scramble(x: np.ndarray) -> np.ndarray:
+  """The bijection of uint64 that SplitMix64 ends with.
+
+  Steele, Lea and Flood, Fast Splittable Pseudorandom Number Generators,
+  OOPSLA 2014, with the constants of Stafford's variant 13.
+  """
+  x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+  x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+  return x ^ (x >> np.uint64(31))
+
+
+@np.errstate(over="ignore")
+def make_key(*parts) -> np.ndarray:
+  """Folds integers, or arrays of them, into one uint64 key each.
+
+  Args:
+    *parts: Integers or integer arrays, broadcast against each other; or
+      strings, which stand for what they are used for.
+
+  Returns:
+    uint64, of the broadcast shape.
+  """
+  key = np.uint64(0)
+  for part in parts:
+    if isinstance(part, str):
+      digest = hashlib.blake2b(part.encode(), digest_size=8).digest()
+      part = int.from_bytes(digest, "little")
+    key = _scramble((key + _GOLDEN) ^ np.asarray(part).astype(np.uint64))
+  return key
+
+
+def permute(index, size, key) -> np.ndarray:
+  """A keyed permutation of range(size), computed at single places.
+
+  A Feistel network over just enough bits to hold size - 1, and cycle
+  walking: values past the end are permuted again until they are inside
+  (Black and Rogaway, Ciphers with Arbitrary Finite Domains, CT-RSA 2002). At
+  most half of the values are past the end.
+
+  Args:
+    index: Integers in [0, size).
+    size: Integers in [1, 2**40].
+    key: uint64, from `make_key`. All three are broadcast.
+
+  Returns:
+    int64 in [0, size), of the broadcast shape; for one size and key,
+    different indices give different values.
+  """
+  index, size, key = np.broadcast_arrays(
+    np.asarray(index, np.uint64),
+    np.asarray(size, np.uint64),
+    np.asarray(key, np.uint64),
+  )
+  shape = index.shape
+  index, size, key = index.ravel(), size.ravel(), key.ravel()
+  # frexp's exponent is the bit length; exact, as size is below 2**53.
+  bits = np.frexp((size - np.uint64(1)).astype(np.float64))[1]
+  bits = bits.astype(np.uint64)
+  value = _feistel(index, bits, key)
+  outside = np.flatnonzero(value >= size)
+  while outside.size:
+    value[outside] = _feistel(value[outside], bits[outside], key[outside])
+    outside = outside[value[outside] >= size[outside]]
+  return value.astype(np.int64).reshape(shape)
+
+
+@np.errstate(over="ignore")
+def _feistel(x: np.ndarray, bits: np.ndarray, key: np.ndarray) -> np.ndarray:
+  """A keyed bijection of range(2**bits), elementwise; all uint64 [n]."""
+  one = np.uint64(1)
+  low_bits = bits >> one
+  low_mask = (one << low_bits) - one
+  high_mask = (one << (bits - low_bits)) - one
+  low, high = x & low_mask, x >> low_bits
+  for _ in range(_ROUNDS // 2):
+    key = key + _GOLDEN
+    high = high ^ (_scramble(low + key) & high_mask)
+    key = key + _GOLDEN
+    low = low ^ (_scramble(high + key) & low_mask)
+  return high << low_bits | low
+
+
+def quotas(group_sizes, temperature: float) -> np.ndarray:
+  """How many of each `BLOCK` positions go to each group.
+
+  Group g gets a share p_g ~ size_g ** (1 / temperature) (Arivazhagan et al.
+  2019, arXiv 1907.05019), in whole positions by largest remainders, and at
+  least one if it has any rows.
+
+  Args:
+    group_sizes: int [G], rows of each group.
+    temperature: Above 0; 1 is proportional to size, larger is flatter.
+
+  Returns:
+    int64 [G], of sum `BLOCK`.
+
+  Raises:
+    ValueError: if there are no rows, too many groups, or a temperature that
+      is not above 0.
+  """
+  group_sizes = np.asarray(group_sizes, np.int64)
+  filled = group_sizes > 0
+  if not 0 < filled.sum() <= BLOCK:
+    raise ValueError(
+      f"{filled.sum()} groups have rows; 1 to {BLOCK} can be mixed."
+    )
+  if not temperature > 0:
+    raise ValueError(
+      f"data.language_temperature is {temperature}; it must be above 0."
+    )
+  weights = (group_sizes / group_sizes.max()) ** (1 / temperature) * filled
+  # Rounded: the last bit of a power, which differs between machines, must
+  # not decide about a position.
+  ideal = np.round(BLOCK * weights / weights.sum(), 6)
+  quota = np.maximum(np.floor(ideal), filled).astype(np.int64)
+  missing = BLOCK - quota.sum()
+  if missing > 0:
+    quota[np.argsort(quota - ideal, kind="stable")[:missing]] += 1
+  for _ in range(-missing):  # Raised to one, more often than there was room.
+    quota[np.argmax(quota)] -= 1
+  return quota
+
+
+def draw(
+  positions: np.ndarray,
+  seed: int,
+  stream: str,
+  group_sizes,
+  temperature: float,
+) -> tuple[np.ndarray, np.ndarray]:
+  """The rows at some positions of an endless stream.
+
+  Groups are mixed with `quotas`; within a group every epoch reads every row
+  once, in an order of its own. Nothing depends on which other positions are
+  asked for.
+
+  Args:
+    positions: int64 [n], from 0; step * batch + place in the batch.
+    seed: The run's seed.
+    stream: The stream's name; streams of one seed have orders of their own.
+    group_sizes: int [G]; the rows of group 0 come first, then group 1's.
+    temperature: Of the mixture.
+
+  Returns:
+    rows: int64 [n].
+    epochs: int64 [n], how often the row has been read before.
+  """
+  group_sizes = np.asarray(group_sizes, np.int64)
+  quota = quotas(group_sizes, temperature)
+  ends = np.cumsum(quota)
+  block, slot = np.divmod(np.asarray(positions, np.int64), BLOCK)
+  slot = permute(slot, BLOCK, make_key(seed, stream, "block", block))
+  group = np.searchsorted(ends, slot, side="right")
+  rank = block * quota[group] + slot - (ends - quota)[group]
+  size = group_sizes[group]
+  epoch, rank = np.divmod(rank, size)
+  row = permute(rank, size, make_key(seed, stream, "epoch", group, epoch))
+  return (np.cumsum(group_sizes) - group_sizes)[group] + row, epoch
+
+
+def choose(
+  counts: np.ndarray, amount: int, visits: np.ndarray, keys: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Which of a row's items a visit to the row reads, without replacement.
+
+  Successive visits take successive items of one order, so that all come up
+  before one comes again (but for a rest that is too small to fill a visit),
+  and then of another order.
+
+  Args:
+    counts: int [n], items that each row has.
+    amount: Items to choose, at least 1.
+    visits: int64 [n], how often the row has been visited before.
+    keys: uint64 [n], from `make_key`; a row keeps its key.
+
+  Returns:
+    choice: int64 [n, amount] in [0, counts); different within a row.
+    valid: bool [n, amount]; False where a row has fewer items, at its end.
+      The choice is then 0.
+  """
+  counts = np.asarray(counts, np.int64)[:, None]
+  places = np.arange(amount)
+  lasting = np.maximum(counts // amount, 1)  # Visits that one order lasts.
+  order, turn = np.divmod(np.asarray(visits, np.int64)[:, None], lasting)
+  valid = np.broadcast_to(places < counts, (len(counts), amount))
+  choice = permute(
+    np.where(valid, turn * amount + places, 0),
+    np.maximum(counts, 1),
+    make_key(np.asarray(keys)[:, None], order),
+  )
+  return np.where(valid, choice, 0), valid

@@ -1,0 +1,214 @@
+"""Loads a pretrained model's tokenizer, or trains one on the spot."""
+
+import json
+import os
+import re
+from collections.abc import Iterable
+
+import tokenizers
+from absl import logging
+from tokenizers import (
+  decoders,
+  models,
+  normalizers,
+  pre_tokenizers,
+  processors,
+  trainers,
+)
+
+# Their ids are their places: XLM-R's, with the mask drawn to the front.
+SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+
+# Padding tokens of the XLM-R and of the BERT family.
+PAD_TOKENS = ("<pad>", "[PAD]")
+
+# Of a trained tokenizer's scores (natural logarithms of probabilities). The
+# trainer adds in the order of a hash map, which moves them by some 1e-11
+# from run to run.
+_SCORE_DECIMALS = 3
+
+# The trainer ranks characters that it would rather have dropped by adding
+# this much each to the lowest score, again in the order of a hash map.
+_FLOOR_STEP = 1e-4
+
+
+def load(path: str, revision: str = "") -> tokenizers.Tokenizer:
+  """Loads a tokenizer, without padding and truncation.
+
+  Where there is a tokenizer.json it is read as it stands; otherwise
+  transformers converts what there is (vocab.txt, sentencepiece.bpe.model).
+
+  Args:
+    path: A folder, or a model's name on the Hugging Face hub.
+    revision: Of a hub name; "" for its main branch.
+
+  Raises:
+    FileNotFoundError: if there is neither such a folder nor such a model, or
+      no tokenizer in it.
+  """
+  file = _definition_file(path, revision)
+  if file is not None:
+    tokenizer = tokenizers.Tokenizer.from_file(file)
+  else:
+    import transformers
+
+    try:
+      tokenizer = transformers.AutoTokenizer.from_pretrained(
+        path, revision=revision or None
+      ).backend_tokenizer
+    except (OSError, ValueError) as e:
+      raise FileNotFoundError(
+        f"There is no tokenizer in {path!r}: give a folder with a"
+        f" tokenizer.json. ({e})"
+      ) from e
+  tokenizer.no_padding()
+  tokenizer.no_truncation()
+  return tokenizer
+
+
+def _definition_file(path: str, revision: str) -> str | None:
+  """The path of tokenizer.json, fetched if need be; None if there is none."""
+  if os.path.isdir(path):
+    file = os.path.join(path, "tokenizer.json")
+    return file if os.path.isfile(file) else None
+  import huggingface_hub
+  from huggingface_hub import errors
+
+  try:
+    return huggingface_hub.hf_hub_download(
+      path, "tokenizer.json", revision=revision or None
+    )
+  except errors.LocalEntryNotFoundError as e:
+    # Off line; whether the model has the file is not known.
+    raise FileNotFoundError(
+      f"{path!r} is no folder here, and the model of that name could not be"
+      f" fetched from the hub. ({e})"
+    ) from e
+  except errors.EntryNotFoundError:
+    return None
+  except (errors.HfHubHTTPError, errors.HFValidationError) as e:
+    raise FileNotFoundError(
+      f"{path!r} is neither a folder here nor a model on the hub. ({e})"
+    ) from e
+
+
+def pad_id(tokenizer: tokenizers.Tokenizer) -> int:
+  """The id of the padding token; ValueError if there is none."""
+  for token in PAD_TOKENS:
+    if (token_id := tokenizer.token_to_id(token)) is not None:
+      return token_id
+  raise ValueError(
+    f"The tokenizer has no padding token: none of {PAD_TOKENS} is in its"
+    " vocabulary. Add one to tokenizer.json."
+  )
+
+
+def train(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
+  """Trains a Unigram tokenizer (Kudo 2018) with XLM-R's special tokens.
+
+  The same texts give the same tokenizer: the trainer's scores, which differ
+  from run to run in their last digits, are rounded and its pieces sorted.
+
+  Texts with a literal special token are left out, and counted in the log:
+  learning one as an ordinary piece moves the special ids.
+
+  Args:
+    texts: The texts, e.g. every text of the three streams.
+    vocab_size: Pieces at most, special tokens included. Few texts may not
+      hold that many.
+
+  Returns:
+    The tokenizer; it puts a text between <s> and </s>.
+
+  Raises:
+    ValueError: if there is no text, or vocab_size is too small to hold the
+      texts' characters.
+  """
+  special = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
+  usable, left_out = [], 0
+  for text in texts:
+    if special.search(text):
+      left_out += 1
+    elif text.strip():
+      usable.append(text)
+  if not usable:
+    raise ValueError("There is no text to train a tokenizer on.")
+  if left_out:
+    logging.warning(
+      "Tokenizer training left out %d texts that contain one of %s.",
+      left_out,
+      ", ".join(SPECIAL_TOKENS),
+    )
+
+  trained = _untrained(models.Unigram())
+  trained.train_from_iterator(
+    usable,
+    trainers.UnigramTrainer(
+      vocab_size=vocab_size,
+      special_tokens=list(SPECIAL_TOKENS),
+      unk_token="<unk>",
+      show_progress=False,
+    ),
+    length=len(usable),
+  )
+  pieces = json.loads(trained.to_str())["model"]["vocab"]
+  if len(pieces) > vocab_size:
+    raise ValueError(
+      f"tokenizer.vocab_size is {vocab_size}, but the texts' characters and"
+      f" the special tokens alone are {len(pieces)}; set a larger one."
+    )
+
+  tokenizer = _untrained(
+    models.Unigram(_settled(pieces), unk_id=SPECIAL_TOKENS.index("<unk>"))
+  )
+  tokenizer.add_special_tokens(
+    [tokenizers.AddedToken(t, special=True) for t in SPECIAL_TOKENS]
+  )
+  ids = tuple(tokenizer.token_to_id(token) for token in SPECIAL_TOKENS)
+  if ids != tuple(range(len(SPECIAL_TOKENS))):
+    raise AssertionError(f"{SPECIAL_TOKENS} have the ids {ids}.")
+  tokenizer.post_processor = processors.TemplateProcessing(
+    single="<s> $A </s>",
+    pair="<s> $A </s> </s> $B </s>",
+    special_tokens=[("<s>", 0), ("</s>", 2)],
+  )
+  return tokenizer
+
+
+def _untrained(model: models.Model) -> tokenizers.Tokenizer:
+  """A tokenizer with sentencepiece's nmt_nfkc-like cutting into words."""
+  tokenizer = tokenizers.Tokenizer(model)
+  tokenizer.normalizer = normalizers.Sequence(
+    [
+      normalizers.Nmt(),
+      normalizers.NFKC(),
+      normalizers.Replace(tokenizers.Regex(" {2,}"), " "),
+      normalizers.Strip(),
+    ]
+  )
+  tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+  tokenizer.decoder = decoders.Metaspace()
+  return tokenizer
+
+
+def _settled(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
+  """Takes out of the pieces what differs between two trainings.
+
+  Args:
+    pieces: (piece, score), the special tokens first.
+
+  Returns:
+    The same pieces; the special tokens first, then by score and text.
+  """
+  count = len(SPECIAL_TOKENS)
+  characters = sum(len(piece) == 1 for piece, _ in pieces[count:])
+  floor = min(score for _, score in pieces[count:])
+  near = floor + characters * _FLOOR_STEP
+  scores = {
+    piece: round(
+      floor if len(piece) == 1 and score < near else score, _SCORE_DECIMALS
+    )
+    for piece, score in pieces[count:]
+  }
+  ordinary = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
+  return [(token, 0.0) for token in SPECIAL_TOKENS] + ordinary

@@ -1,0 +1,118 @@
+"""How well queries find their passages, per test collection."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import ir_measures
+import numpy as np
+from jax.sharding import Mesh
+
+from mlir_jax.data import records
+from mlir_jax.retrieval import index, runs
+
+MEASURES = {
+  "mrr@100": ir_measures.RR,  # Of runs that are cut to 100: see `measures`.
+  "ndcg@10": ir_measures.nDCG @ 10,
+  "r@100": ir_measures.R @ 100,
+  "success@1": ir_measures.Success @ 1,
+}
+DEPTH = 100
+
+
+def measures(
+  qrels: Mapping[str, Mapping[str, int]], run: runs.Run
+) -> dict[str, float]:
+  """The measures of one run: means over the judged queries.
+
+  A judged query without results counts 0; results of queries without
+  judgements count nothing. MRR@100 is the reciprocal rank in the run cut to
+  100 passages in the order of trec_eval. ir-measures' own RR@100 goes to
+  another provider, which breaks ties the other way.
+
+  Args:
+    qrels: Query id to passage id to relevance; above 0 is relevant.
+    run: Query id to passage id to score.
+
+  Returns:
+    Each name of `MEASURES` with its value, from 0 to 1.
+
+  Raises:
+    ValueError: if no query is judged.
+  """
+  if not qrels:
+    raise ValueError("The qrels are empty; there is nothing to measure.")
+  cut = {
+    query_id: dict(runs.ranked(scores)[:DEPTH])
+    for query_id, scores in run.items()
+  }
+  values = ir_measures.calc_aggregate(MEASURES.values(), qrels, cut)
+  return {name: float(values[measure]) for name, measure in MEASURES.items()}
+
+
+def evaluate(
+  embed: Callable[..., np.ndarray],
+  tests: Sequence[records.RetrievalTest],
+  mesh: Mesh,
+  *,
+  top_k: int = DEPTH,
+  run_dir: str | os.PathLike | None = None,
+) -> Iterator[tuple[str, float]]:
+  """Encodes and searches each test collection and measures what is found.
+
+  Where a query's id is also a passage's, the passage is taken for the query
+  itself (as in BEIR's ArguAna and Quora) and left out of its results, unless
+  the qrels judge it.
+
+  Args:
+    embed: `embed(role, texts, titles=None)`, float32 [n, D] of n texts.
+    tests: The test collections.
+    mesh: The mesh; passages are split over its axis "data".
+    top_k: Passages retrieved per query, at least 100.
+    run_dir: Folder for the runs, written as SPLIT.LANGUAGE.trec; None for
+      none. With several processes, give it to one of them.
+
+  Yields:
+    Name and value, e.g. ("test/de/mrr@100", 0.4).
+
+  Raises:
+    ValueError: if `top_k` is less than what the measures look at.
+  """
+  if top_k < DEPTH:
+    raise ValueError(
+      f"eval.top_k is {top_k}; MRR@{DEPTH} and R@{DEPTH} need at least {DEPTH}"
+      " passages per query."
+    )
+  for test in tests:
+    name = f"{test.split}/{test.language}"
+    query_ids = list(test.queries)
+    passage_ids = [passage.passage_id for passage in test.passages]
+    passages = index.Index(
+      passage_ids,
+      embed(
+        "passage",
+        [passage.text for passage in test.passages],
+        [passage.title for passage in test.passages],
+      ),
+      mesh,
+    )
+    finds_itself = not set(query_ids).isdisjoint(passage_ids)
+    scores, found = passages.search(
+      embed("query", list(test.queries.values())),
+      top_k + finds_itself,
+      description=f"Searching {name}",
+    )
+    run = {}
+    for query_id, ids, values in zip(query_ids, found, scores, strict=True):
+      judged = test.qrels.get(query_id, {})
+      results = [
+        (passage_id, float(score))
+        for passage_id, score in zip(ids, values, strict=True)
+        if passage_id != query_id or passage_id in judged
+      ]
+      run[query_id] = dict(results[:top_k])
+    if run_dir is not None:
+      runs.write_run(
+        os.path.join(run_dir, f"{test.split}.{test.language}.trec"), run
+      )
+    for measure, value in measures(test.qrels, run).items():
+      yield f"{name}/{measure}", value

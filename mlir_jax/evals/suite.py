@@ -1,0 +1,106 @@
+"""What is evaluated, and when: English dev while training, the table around it.
+
+Models are selected on the English dev set alone; the tests in other languages
+are seen in the table before the first step and after the last, and nowhere
+else.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from mlir_jax import workdir
+from mlir_jax.data import overlap, records
+from mlir_jax.evals import bitext, ranking, report
+from mlir_jax.retrieval import encoding
+
+SELECTION = "dev/en/mrr@100"
+
+
+class Suite:
+  """The evaluations of one run."""
+
+  def __init__(
+      self,
+      collection: records.Collection,
+      tests: Sequence[records.RetrievalTest],
+      text_encoder: encoding.TextEncoder,
+      folder: str,
+      *,
+      top_k: int = 100,
+  ):
+    """Keeps what the evaluations need.
+
+    Args:
+      collection: The collection, for its translation tests and groups.
+      tests: Its retrieval tests.
+      text_encoder: Encodes them.
+      folder: The run's folder, for runs and results.
+      top_k: Passages retrieved per query.
+    """
+    self._collection = collection
+    self._encoder = text_encoder
+    self._folder = epath.Path(folder) / workdir.RESULTS
+    self._top_k = top_k
+    self._tests = tests
+
+  def dev(self, params: Any) -> dict[str, float]:
+    """Evaluates the English dev set; empty if there is none."""
+    tests = [test for test in self._tests if test.split == "dev"]
+    return dict(
+        ranking.evaluate(
+            self._encoder.with_params(params),
+            tests,
+            self._encoder.mesh,
+            top_k=self._top_k,
+        )
+    )
+
+  def table(self, params: Any, step: int) -> dict[str, float]:
+    """Evaluates everything and keeps the results and the TREC runs.
+
+    Args:
+      params: The towers' parameters.
+      step: Steps taken, the results' name.
+
+    Returns:
+      {"test/de/mrr@100": value, "tatoeba/de-en/accuracy": value, ...}.
+    """
+    embed = self._encoder.with_params(params)
+    mesh = self._encoder.mesh
+    run_dir = str(self._folder / f"step-{step}")
+    results = dict(
+        ranking.evaluate(
+            embed, self._tests, mesh, top_k=self._top_k, run_dir=run_dir
+        )
+    )
+    results |= bitext.evaluate(
+        embed, self._collection.translation_tests(), mesh
+    )
+    workdir.write_aside(
+        str(self._folder / f"step-{step}.json"),
+        json.dumps(results, indent=2) + "\n",
+    )
+    return results
+
+  def report(self) -> str:
+    """Writes the report of all tables in the folder; returns it as text."""
+    columns = {}
+    for path in self._folder.glob("step-*.json"):
+      step = int(path.stem.removeprefix("step-"))
+      columns[step] = json.loads(path.read_text())
+    return report.write(
+        {f"step {step:,}": columns[step] for step in sorted(columns)},
+        self._collection.groups,
+        str(self._folder),
+        shared=overlap.count_shared_texts(
+            self._collection, self._tests, self._encoder.contract
+        ),
+    )
+
+
+def one_line(results: Mapping[str, float]) -> str:
+  """Results in a line, for above the progress bar."""
+  return ", ".join(f"{name} {value:.3f}" for name, value in results.items())

@@ -1,0 +1,194 @@
+"""The device mesh, and where parameters and batches live on it.
+
+Axis names appear here, in `training/step.py`'s chunking and in exact search;
+losses and models are written for the global batch and know none.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+DATA = "data"  # The batch, and parameters under FSDP.
+MODEL = "model"
+
+PyTree = Any
+
+
+def make_mesh(
+    data: int = -1,
+    model: int = 1,
+    devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+  """Makes the ("data", "model") mesh.
+
+  Args:
+    data: Devices along "data"; -1 takes all that "model" leaves.
+    model: Devices along "model".
+    devices: The devices, by default all of every host.
+
+  Raises:
+    ValueError: if the devices cannot be laid out so.
+  """
+  devices = jax.devices() if devices is None else list(devices)
+  count = len(devices)
+  if model < 1 or count % model:
+    raise ValueError(
+        f"mesh.model is {model}, which does not divide {count} devices."
+    )
+  if data == -1:
+    data = count // model
+  if data * model != count:
+    raise ValueError(
+        f"mesh.data x mesh.model is {data} x {model}, but there are {count}"
+        " devices; set mesh.data=-1 to use them all."
+    )
+  return jax.make_mesh(
+      (data, model),
+      (DATA, MODEL),
+      axis_types=(AxisType.Auto, AxisType.Auto),
+      devices=devices,
+  )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The sharding of what every device holds whole."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def over_data(mesh: Mesh) -> NamedSharding:
+  """The sharding of an array whose first axis is the batch."""
+  return NamedSharding(mesh, PartitionSpec(DATA))
+
+
+def replicate(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+  """A function that makes its argument whole on every device, under jit."""
+  sharding = replicated(mesh)
+  return lambda x: jax.lax.with_sharding_constraint(x, sharding)
+
+
+def state_shardings(state: PyTree, mesh: Mesh, fsdp: bool) -> PyTree:
+  """Shardings of parameters and optimizer state.
+
+  Under FSDP an array is split over "data" along its largest axis that divides
+  (the first of equals), else replicated. The rule reads shapes alone, so an
+  optimizer's moments lie where their parameter does.
+
+  Args:
+    state: Arrays or `jax.ShapeDtypeStruct`s.
+    mesh: The mesh.
+    fsdp: Whether to shard; otherwise everything is replicated.
+
+  Returns:
+    The same tree of `NamedSharding`s.
+  """
+  size = mesh.shape[DATA]
+
+  def sharding(leaf):
+    axes = [
+        (length, -axis)
+        for axis, length in enumerate(leaf.shape)
+        if length % size == 0 and length >= size
+    ]
+    if not fsdp or size == 1 or not axes:
+      return replicated(mesh)
+    axis = -max(axes)[1]
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, DATA))
+
+  return jax.tree.map(sharding, state)
+
+
+def describe(params: PyTree, shardings: PyTree) -> str:
+  """One line: how many parameters are sharded and how many replicated."""
+  split = whole = 0
+  for leaf, sharding in zip(
+      jax.tree.leaves(params), jax.tree.leaves(shardings), strict=True
+  ):
+    size = int(np.prod(leaf.shape))
+    if sharding.is_fully_replicated:
+      whole += size
+    else:
+      split += size
+  return (
+      f"Parameters: {(split + whole) / 1e6:,.2f} M, of which"
+      f" {split / 1e6:,.2f} M sharded over '{DATA}' and {whole / 1e6:,.2f} M"
+      " replicated."
+  )
+
+
+def host_rows(mesh: Mesh, batch_size: int, name: str) -> np.ndarray:
+  """Which rows of a global batch the devices of this host hold.
+
+  Read from the sharding's device-to-index map, not from the process number:
+  when another axis spans hosts, several hosts hold the same rows.
+
+  Args:
+    mesh: The mesh.
+    batch_size: Rows of the global batch.
+    name: The field of the config that set it, for the error.
+
+  Returns:
+    The rows, ascending, int64.
+
+  Raises:
+    ValueError: if the batch does not divide over the mesh.
+  """
+  size = mesh.shape[DATA]
+  if batch_size % size:
+    raise ValueError(
+        f"{name} is {batch_size}, which is no multiple of the {size} devices"
+        f" along '{DATA}'; the nearest that are:"
+        f" {batch_size // size * size or size} and"
+        f" {(batch_size // size + 1) * size}."
+    )
+  indices = over_data(mesh).addressable_devices_indices_map((batch_size,))
+  rows = [np.arange(batch_size)[index] for index in indices.values()]
+  return np.unique(np.concatenate(rows))
+
+
+def place_batch(
+    batch: Mapping[str, Any],
+    mesh: Mesh,
+    rows: Mapping[str, np.ndarray],
+    batch_sizes: Mapping[str, int],
+) -> Mapping[str, Any]:
+  """Puts a host's rows of a batch on its devices, as one global batch.
+
+  Args:
+    batch: Stream name to a tree of arrays whose first axis is this host's rows.
+    mesh: The mesh.
+    rows: Stream name to `host_rows`.
+    batch_sizes: Stream name to the rows of the global batch.
+
+  Returns:
+    The same tree of global `jax.Array`s, split over "data".
+  """
+  sharding = over_data(mesh)
+
+  def place(stream, array):
+    size = batch_sizes[stream]
+
+    def shard(index):
+      start, stop, _ = index[0].indices(size)
+      first = np.searchsorted(rows[stream], start)
+      return array[first : first + stop - start]
+
+    return jax.make_array_from_callback(
+        (size, *array.shape[1:]), sharding, shard
+    )
+
+  return {
+      stream: jax.tree.map(lambda x, s=stream: place(s, x), arrays)
+      for stream, arrays in batch.items()
+  }
+
+
+def place_state(state: PyTree, shardings: PyTree) -> PyTree:
+  """Puts host arrays on the devices, as copies that may be donated.
+
+  `jax.device_put` may alias its source on the CPU, and a donated alias deletes
+  it; a jitted identity makes new buffers.
+  """
+  return jax.jit(lambda tree: tree, out_shardings=shardings)(state)

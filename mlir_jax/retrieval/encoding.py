@@ -1,0 +1,198 @@
+"""Texts to vectors under the encoding contract: the one way, everywhere."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import tokenizers
+import tqdm
+
+from mlir_jax import contract as contract_lib
+from mlir_jax.mesh import sharding
+from mlir_jax.models import encoder
+
+PyTree = Any
+# Texts are padded to the next of these, so that short ones stay cheap and
+# few shapes are compiled.
+LENGTHS = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512)
+
+
+class TextEncoder:
+  """Encodes texts in their roles on a mesh.
+
+  Attributes:
+    contract: The encoding contract; the tokenizer has been checked against it.
+    mesh: The mesh; batches are split over "data".
+  """
+
+  def __init__(
+      self,
+      contract: contract_lib.EncodingContract,
+      tokenizer: tokenizers.Tokenizer,
+      pad_id: int,
+      embed: Callable[[PyTree, str, Any], jax.Array],
+      mesh: jax.sharding.Mesh,
+      batch_size: int = 256,
+  ):
+    """Checks the tokenizer and jits the encoder.
+
+    Args:
+      contract: The encoding contract.
+      tokenizer: Its tokenizer.
+      pad_id: The id that pads; it is masked.
+      embed: (params, tower, {"ids", "mask"}) -> [B, D] float32.
+      mesh: The mesh.
+      batch_size: Texts encoded at once; rounded up to a multiple of the
+        devices along "data".
+
+    Raises:
+      ContractMismatchError: if the tokenizer is not the contract's.
+    """
+    check_tokenizer(contract, tokenizer, "the tokenizer")
+    self.contract = contract
+    self.mesh = mesh
+    self._pad_id = pad_id
+    self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
+    self._tokenizer.no_padding()
+    devices = mesh.shape[sharding.DATA]
+    self._batch_size = -(-batch_size // devices) * devices
+    self._embed = jax.jit(
+        embed, static_argnums=1, out_shardings=sharding.replicated(mesh)
+    )
+
+  def encode(
+      self,
+      params: PyTree,
+      role: str,
+      texts: Sequence[str],
+      titles: Sequence[str] | None = None,
+      *,
+      progress: str | None = None,
+  ) -> np.ndarray:
+    """Encodes texts.
+
+    Args:
+      params: The towers' parameters, on the mesh.
+      role: "query", "passage" or "sentence".
+      texts: The texts, without prefix; too long ones are cut.
+      titles: A title each, "" for none; only passages have them.
+      progress: Description of a progress bar; None for no bar.
+
+    Returns:
+      float32 [n, D], in the order of the texts.
+
+    Raises:
+      ValueError: if the role is unknown or the titles do not match.
+    """
+    settings = self.contract.role(role)
+    if titles is None:
+      titles = [""] * len(texts)
+    elif len(titles) != len(texts):
+      raise ValueError(f"{len(titles)} titles for {len(texts)} texts.")
+    rendered = [
+        self.contract.render(role, text, title)
+        for text, title in zip(texts, titles, strict=True)
+    ]
+    self._tokenizer.enable_truncation(settings.max_length)
+    ids = [e.ids for e in self._tokenizer.encode_batch_fast(rendered)]
+    lengths = np.array([len(i) for i in ids], np.int64)
+    # Longest first: what does not fit in memory fails at once.
+    order = np.argsort(-lengths, kind="stable")
+
+    vectors = None
+    waiting = []
+
+    def fetch(rows, output):
+      nonlocal vectors
+      output = np.asarray(jax.device_get(output))[: len(rows)]
+      if vectors is None:
+        vectors = np.empty((len(ids), output.shape[1]), np.float32)
+      vectors[rows] = output
+
+    with tqdm.tqdm(
+        total=len(ids),
+        desc=progress,
+        unit="text",
+        disable=progress is None,
+        leave=False,
+        mininterval=1.0,
+    ) as bar:
+      for start in range(0, len(ids), self._batch_size):
+        rows = order[start : start + self._batch_size]
+        tokens = self._batch([ids[row] for row in rows], settings.max_length)
+        waiting.append((rows, self._embed(params, settings.tower, tokens)))
+        if len(waiting) > 1:  # Fetched while the next one is computed.
+          fetch(*waiting.pop(0))
+        bar.update(len(rows))
+      for rows, output in waiting:
+        fetch(rows, output)
+    if vectors is None:
+      raise ValueError(f"There are no texts to encode as {role!r}.")
+    return vectors
+
+  def with_params(self, params: PyTree) -> Callable[..., np.ndarray]:
+    """`embed(role, texts, titles=None)`, as the evaluators take it."""
+
+    def embed(role, texts, titles=None):
+      return self.encode(params, role, texts, titles, progress=f"{role} texts")
+
+    return embed
+
+  def _batch(self, ids, max_length):
+    longest = max(len(i) for i in ids)
+    length = next((n for n in LENGTHS if n >= longest), max_length)
+    length = min(length, max_length)
+    padded = np.full((self._batch_size, length), self._pad_id, np.int32)
+    mask = np.zeros(padded.shape, bool)
+    for row, values in enumerate(ids):
+      padded[row, : len(values)] = values
+      mask[row, : len(values)] = True
+    return jax.tree.map(
+        lambda x: jax.make_array_from_callback(
+            x.shape, sharding.over_data(self.mesh), lambda index: x[index]
+        ),
+        {"ids": padded, "mask": mask},
+    )
+
+
+def make_embed(
+    encoder_config: encoder.EncoderConfig,
+    contract: contract_lib.EncodingContract,
+) -> Callable[..., jax.Array]:
+  """The encoder under a contract.
+
+  Returns:
+    embed(params, tower, {"ids", "mask"}, dropout_key=None) -> [..., D] float32.
+  """
+
+  def embed(params, tower, tokens, dropout_key=None):
+    return encoder.embed(
+        encoder_config,
+        params,
+        tower,
+        tokens,
+        pooling=contract.pooling,
+        normalize=contract.normalize,
+        dropout_key=dropout_key,
+    )
+
+  return embed
+
+
+def check_tokenizer(
+    contract: contract_lib.EncodingContract,
+    tokenizer: tokenizers.Tokenizer,
+    where: str,
+) -> None:
+  """Refuses a tokenizer that is not the contract's.
+
+  Raises:
+    ContractMismatchError: naming what differs.
+  """
+  found = contract_lib.EncodingContract(**{
+      **vars(contract),
+      "tokenizer_fingerprint": contract_lib.fingerprint(tokenizer),
+      "golden_ids": contract_lib.golden_ids(tokenizer),
+  })
+  contract_lib.check_same(contract, found, where)

@@ -1,0 +1,221 @@
+"""Exact top-k search over passages sharded over the mesh.
+
+Everything that ranks (search, evaluation, mining) ranks by this: scores are
+float32 inner products, and of equal scores the lower row comes first, within
+a device and between devices, also at the cut after k.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+from jax.sharding import Mesh, PartitionSpec
+
+from mlir_jax.mesh import sharding
+
+BLOCK = 128  # Rows whose maximum is taken first: a TPU's lanes.
+CHUNK = 131072  # Rows scored at once; bounds the score matrix.
+QUERY_BATCH = 256  # Queries searched at once; bounds it, too.
+
+
+def place(passages: np.ndarray, mesh: Mesh) -> jax.Array:
+  """Puts passage embeddings on the mesh, padded so that they divide evenly.
+
+  Every process passes the same array, which may be memory-mapped: only the
+  rows of its own devices are read.
+
+  Args:
+    passages: [N, D] floats.
+    mesh: Has the axis "data".
+
+  Returns:
+    [N', D] float32, rows in order over "data", then N' - N rows of zeros; N'
+    is a multiple of `BLOCK` times the axis' size.
+
+  Raises:
+    ValueError: if there are no passages.
+  """
+  if passages.ndim != 2 or not passages.size:
+    raise ValueError(
+      "Passage embeddings must be a non-empty [N, D] array, not one of"
+      f" shape {passages.shape}."
+    )
+  unit = BLOCK * mesh.shape[sharding.DATA]
+  shape = (-(-len(passages) // unit) * unit, passages.shape[1])
+
+  def shard(index: tuple[slice, ...]) -> np.ndarray:
+    start, stop, _ = index[0].indices(shape[0])
+    rows = np.zeros((stop - start, shape[1]), np.float32)
+    real = passages[start:stop]
+    rows[: len(real)] = real
+    return rows
+
+  return jax.make_array_from_callback(shape, sharding.over_data(mesh), shard)
+
+
+def _top_k_of_blocks(scores: jax.Array, k: int):
+  """`lax.top_k` of [Q, M] scores, reading most of them only once.
+
+  With blocks of consecutive columns ranked by their maxima, ties to the
+  earlier block, the k best columns lie in the k best blocks: a column in any
+  other block is beaten by one column of each of these k, which has a higher
+  score, or an equal score and stands further left.
+  """
+  blocks = scores.reshape(len(scores), -1, BLOCK)
+  if blocks.shape[1] <= k:
+    return jax.lax.top_k(scores, min(k, scores.shape[1]))
+  _, winners = jax.lax.top_k(blocks.max(axis=-1), k)
+  winners = jnp.sort(winners, axis=-1)  # Columns in order: ties go left.
+  candidates = jnp.take_along_axis(blocks, winners[:, :, None], axis=1)
+  best, places = jax.lax.top_k(candidates.reshape(len(scores), -1), k)
+  block = jnp.take_along_axis(winners, places // BLOCK, axis=1)
+  return best, block * BLOCK + places % BLOCK
+
+
+def _best_of(scores: jax.Array, indices: jax.Array, k: int):
+  """The k best of [Q, M] candidates; equals stand in order of their index."""
+  scores, places = jax.lax.top_k(scores, k)
+  return scores, jnp.take_along_axis(indices, places, axis=1)
+
+
+def _shard_top_k(
+  queries: jax.Array, shard: jax.Array, *, k: int, num_valid: int
+):
+  """The best of one device's rows: [Q, k] scores and global indices."""
+  rows = len(shard)
+  num_chunks = -(-rows // CHUNK)
+  size = BLOCK * -(-rows // (BLOCK * num_chunks))
+  offset = jax.lax.axis_index(sharding.DATA) * rows
+
+  def merge(best, chunk):
+    # The last chunk is moved back to end with the shard; what it shares with
+    # the one before has been seen.
+    start = jnp.minimum(chunk * size, rows - size)
+    passages = jax.lax.dynamic_slice_in_dim(shard, start, size)
+    scores = jnp.einsum(
+      "qd,pd->qp", queries, passages, precision=jax.lax.Precision.HIGHEST
+    )
+    # lax.top_k puts 0.0 before -0.0; in a ranking they are equal.
+    scores = jnp.where(scores == 0, 0.0, scores)
+    row = start + jnp.arange(size, dtype=jnp.int32)
+    skipped = (row < chunk * size) | (offset + row >= num_valid)
+    scores, columns = _top_k_of_blocks(jnp.where(skipped, -jnp.inf, scores), k)
+    # What was found before stands first: it has the lower rows.
+    scores = jnp.concatenate([best[0], scores], axis=1)
+    indices = jnp.concatenate([best[1], offset + start + columns], axis=1)
+    return _best_of(scores, indices, k), None
+
+  nothing = (
+    jnp.full((len(queries), k), -jnp.inf, jnp.float32),
+    jnp.full((len(queries), k), -1, jnp.int32),
+  )
+  best, _ = jax.lax.scan(
+    merge,
+    jax.lax.pcast(nothing, sharding.DATA, to="varying"),
+    jnp.arange(num_chunks, dtype=jnp.int32),
+  )
+  return best
+
+
+@functools.partial(jax.jit, static_argnames=("k", "mesh", "num_valid"))
+def top_k(
+  queries: jax.Array,
+  passages: jax.Array,
+  *,
+  k: int,
+  mesh: Mesh,
+  num_valid: int,
+) -> tuple[jax.Array, jax.Array]:
+  """The k passages with the highest inner products, exactly.
+
+  Each device scores its own rows, `CHUNK` at a time, and hands on its k best;
+  the k best of these are the answer.
+
+  Args:
+    queries: [Q, D] float32, replicated.
+    passages: [N', D] float32, as `place` returns them. All scores must be
+      finite.
+    k: How many; may exceed the number of passages.
+    mesh: The mesh that the passages are on.
+    num_valid: N, the number of passages before the padding.
+
+  Returns:
+    scores: [Q, k] float32, descending; -inf after the last passage.
+    indices: [Q, k] int32 rows of `passages`, of equal scores the lower first;
+      -1 after the last passage.
+
+  Raises:
+    ValueError: if k is not positive, or the passages are not as `place`
+      returns them.
+  """
+  if k < 1:
+    raise ValueError(f"k is {k}; at least one passage must be asked for.")
+  if len(passages) % (BLOCK * mesh.shape[sharding.DATA]):
+    raise ValueError(
+      f"{len(passages)} rows of passages are no multiple of {BLOCK} for each"
+      f" of {mesh.shape[sharding.DATA]} devices; pad them with place()."
+    )
+  candidates = jax.shard_map(
+    functools.partial(_shard_top_k, k=k, num_valid=num_valid),
+    mesh=mesh,
+    in_specs=(PartitionSpec(), PartitionSpec(sharding.DATA)),
+    out_specs=PartitionSpec(None, sharding.DATA),
+  )(queries, passages)
+  # One all-gather of k candidates per device, in the order of their rows.
+  candidates = jax.lax.with_sharding_constraint(
+    candidates, sharding.replicated(mesh)
+  )
+  scores, indices = _best_of(*candidates, k)
+  return scores, jnp.where(scores == -jnp.inf, -1, indices)
+
+
+def search(
+  queries: np.ndarray,
+  passages: jax.Array,
+  k: int,
+  *,
+  mesh: Mesh,
+  num_valid: int,
+  description: str = "Searching",
+) -> tuple[np.ndarray, np.ndarray]:
+  """`top_k` of any number of queries, in batches of one compiled size.
+
+  Args:
+    queries: [Q, D] floats, the same on every process.
+    passages: [N', D] float32, as `place` returns them.
+    k: As in `top_k`.
+    mesh: As in `top_k`.
+    num_valid: As in `top_k`.
+    description: Of the progress bar, which a long search shows.
+
+  Returns:
+    scores: [Q, k] float32, as in `top_k`.
+    indices: [Q, k] int32, as in `top_k`.
+  """
+  size = min(QUERY_BATCH, len(queries))
+  scores = np.empty((len(queries), k), np.float32)
+  indices = np.empty((len(queries), k), np.int32)
+  with tqdm.tqdm(
+    total=len(queries), desc=description, unit="query", delay=2, leave=False
+  ) as progress:
+    for start in range(0, len(queries), size or 1):
+      real = queries[start : start + size]
+      batch = np.zeros((size, queries.shape[1]), np.float32)
+      batch[: len(real)] = real
+      found = top_k(
+        jax.make_array_from_callback(
+          batch.shape, sharding.replicated(mesh), batch.__getitem__
+        ),
+        passages,
+        k=k,
+        mesh=mesh,
+        num_valid=num_valid,
+      )
+      stop = start + len(real)
+      scores[start:stop], indices[start:stop] = (
+        rows[: len(real)] for rows in jax.device_get(found)
+      )
+      progress.update(len(real))
+  return scores, indices

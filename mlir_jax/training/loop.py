@@ -1,0 +1,138 @@
+"""The loop around the step: it reports, evaluates, saves, and stops in time."""
+
+import signal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+
+from mlir_jax.training import progress as progress_lib
+from mlir_jax.training import step as step_lib
+
+# The exit status that says: saved, start me again (BSD's EX_TEMPFAIL).
+EXIT_PREEMPTED = 75
+
+
+class Preempted(SystemExit):  # noqa: N818 - it is no error.
+  """The run was asked to stop, has saved, and can be started again."""
+
+  def __init__(self):
+    super().__init__(EXIT_PREEMPTED)
+
+
+class NonFiniteError(FloatingPointError):
+  """Too many steps in a row had a loss or gradient that was not finite."""
+
+
+class StopSignal:
+  """Remembers SIGTERM until the loop comes to a place where it can stop."""
+
+  def __init__(self):
+    self.requested = False
+
+  def install(self) -> "StopSignal":
+    """Takes SIGTERM over."""
+    signal.signal(signal.SIGTERM, self._receive)
+    return self
+
+  def _receive(self, *_):
+    self.requested = True
+
+
+def train_loop(
+    train_step: Callable,
+    state: step_lib.TrainState,
+    batches: Iterable[tuple[int, Any]],
+    *,
+    place: Callable[[Any], Any],
+    last_step: int,
+    progress: progress_lib.Progress,
+    save: Callable[[int, step_lib.TrainState, float | None], None],
+    evaluate_dev: Callable[[step_lib.TrainState, int], float | None],
+    stop: StopSignal,
+    log_every: int,
+    eval_every: int,
+    checkpoint_every: int,
+    max_nonfinite_steps: int,
+) -> step_lib.TrainState:
+  """Takes steps until the batches end.
+
+  The device is never waited for: the metrics of a step are fetched after the
+  next one was dispatched. Before a save they are all written, so that a run
+  killed at any moment finds each step's line once.
+
+  Args:
+    train_step: (state, batch) -> (state, metrics), jitted; it may donate.
+    state: Before the first batch.
+    batches: (step, host batch) in order.
+    place: Puts a host batch on the devices.
+    last_step: Steps of the whole run; it is saved, evaluated or not.
+    progress: Where metrics go.
+    save: (steps taken, state, dev metric or None).
+    evaluate_dev: (state, steps taken) -> dev metric, None if there is no dev
+      set; it writes what else it finds.
+    stop: Asked after each step.
+    log_every: Steps between lines of metrics.
+    eval_every: Steps between dev evaluations; 0 for none.
+    checkpoint_every: Steps between saves.
+    max_nonfinite_steps: Skipped steps in a row that stop the run.
+
+  Returns:
+    The state after the last batch.
+
+  Raises:
+    Preempted: after saving, if a stop was requested.
+    NonFiniteError: if too many steps in a row were skipped.
+  """
+  waiting = None
+
+  def report():
+    nonlocal waiting
+    if waiting is None:
+      return
+    taken, metrics = waiting
+    waiting = None
+    if taken % log_every == 0 or taken == last_step:
+      metrics = jax.device_get(metrics)
+      progress.train(taken, metrics)
+      skipped = metrics["skipped_in_a_row"]
+    else:
+      skipped = jax.device_get(metrics["skipped_in_a_row"])
+    if skipped >= max_nonfinite_steps:
+      raise NonFiniteError(
+          f"{skipped} steps in a row up to step {taken} had a loss or gradient"
+          " that was not finite, and were skipped. The last checkpoint is"
+          " whole; lower optim.learning_rate, set optim.clip_norm, or use"
+          " model.dtype=float32."
+      )
+
+  with jax.transfer_guard("disallow"):
+    for step, batch in batches:
+      state, metrics = train_step(state, place(batch))
+      report()  # Of the step before: the device has this one to work on.
+      taken = step + 1
+      waiting = taken, metrics
+      progress.advance()
+
+      last = taken == last_step
+      evaluate = eval_every and (taken % eval_every == 0 or last)
+      stopping = stop.requested  # Read once: the signal may come any time.
+      if evaluate or last or stopping or taken % checkpoint_every == 0:
+        report()
+        with jax.transfer_guard("allow"):
+          dev = evaluate_dev(state, taken) if evaluate else None
+          save(taken, state, dev)
+      if stopping:
+        raise Preempted
+  return state
+
+
+def check_intervals(settings: Mapping[str, int]) -> None:
+  """Refuses intervals that are not at least 1.
+
+  Raises:
+    ValueError: naming the field.
+  """
+  for name, value in settings.items():
+    if value < 1:
+      raise ValueError(f"{name} is {value}; it must be at least 1.")

@@ -1,0 +1,284 @@
+"""The three losses of Hu et al. (2023), written for the global batch.
+
+All take unit-norm embeddings, compare texts by dense int32 ids, and return
+the loss with what is worth logging. Score matrices are computed with
+`precision=HIGHEST`: float32 products run as bfloat16 on TPU and as TF32 on GPU
+otherwise. The formulas are this project's reading of arXiv 2210.06633, whose
+authors published no code.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+Metrics = dict[str, Array]
+
+# What the language loss of a pair and a third point is when they agree.
+LANGUAGE_MINIMUM = 2 * math.log(2)
+
+
+class ThirdPoints(NamedTuple):
+  """Sentences that should be equally far from both sides of a translation.
+
+  Attributes:
+    embeddings: [K, D].
+    text: Text ids, int32 [K].
+    valid: bool [K]; False for padding.
+  """
+
+  embeddings: Array
+  text: Array
+  valid: Array
+
+
+def _scores(anchors: Array, candidates: Array) -> Array:
+  """Inner products [A, D] x [C, D] -> [A, C], in float32 or wider."""
+  return jnp.matmul(
+      anchors,
+      candidates.T,
+      precision=jax.lax.Precision.HIGHEST,
+      preferred_element_type=jnp.promote_types(anchors.dtype, jnp.float32),
+  )
+
+
+def _cross_entropy(scores: Array, positive: Array, allowed: Array) -> Array:
+  """-log softmax of each row at its positive, over the allowed columns."""
+  at_positive = jnp.take_along_axis(scores, positive[:, None], axis=1)[:, 0]
+  allowed = allowed | (positive[:, None] == jnp.arange(scores.shape[1]))
+  scores = jnp.where(allowed, scores, -jnp.inf)
+  return jax.nn.logsumexp(scores, axis=1) - at_positive
+
+
+def ir_loss(
+    queries: Array,
+    passages: Array,
+    *,
+    query_text: Array,
+    passage_text: Array,
+    passage_id: Array,
+    passage_valid: Array,
+    positive_text: Array,
+    positive_id: Array,
+    temperature: float,
+    symmetric: bool = False,
+    replicate: Callable[[Array], Array] = lambda x: x,
+) -> tuple[Array, Metrics]:
+  """The IR loss: each query finds its passage among the global batch's.
+
+  For query i: -log softmax over all passages p of s(q_i, p) / temperature, at
+  its own positive. Not counted as negatives: passages that are known positives
+  of i by id or by text, the positives of rows that ask the same question, and
+  padding.
+
+  Args:
+    queries: [B, D].
+    passages: [B, 1 + H, D]; column 0 is the positive, then hard negatives.
+    query_text: Text ids of the questions, int32 [B].
+    passage_text: int32 [B, 1 + H].
+    passage_id: int32 [B, 1 + H], -1 where unknown.
+    passage_valid: bool [B, 1 + H], False for padding.
+    positive_text: Text ids of all known positives, int32 [B, P], -1-padded.
+    positive_id: Passage ids of all known positives, int32 [B, P], -1-padded.
+    temperature: Divides the cosines.
+    symmetric: Adds the passage -> query direction, positives as anchors, and
+      halves the sum. A query is no negative of a passage it would be masked
+      for in the other direction.
+    replicate: Applied to the candidates: the place for a sharding constraint.
+
+  Returns:
+    The loss, a scalar in nats, and the metrics "accuracy" (share of queries
+    whose own positive scores highest among the allowed) and "masked" (count of
+    query-passage pairs that were left out, padding not counted).
+  """
+  batch, columns, _ = passages.shape
+  candidates = replicate(passages.reshape(batch * columns, -1))
+  candidate_text = passage_text.reshape(-1)
+  candidate_id = passage_id.reshape(-1)
+  valid = passage_valid.reshape(-1)
+  row = jnp.arange(batch)
+  positive = row * columns
+
+  def known(keys, wanted):  # [C] in [B, P] -> [B, C]
+    same = keys[None, :, None] == wanted[:, None, :]
+    return jnp.any(same & (wanted[:, None, :] >= 0), axis=-1)
+
+  same_question = query_text[:, None] == query_text[None, :]
+  is_positive = (
+      known(candidate_text, positive_text)
+      | known(candidate_id, positive_id)
+      # A row's own positive may be missing from its list of known ones.
+      | (candidate_text[None] == passage_text[:, :1])
+      | ((candidate_id[None] == passage_id[:, :1]) & (candidate_id >= 0)[None])
+      | jnp.zeros((batch, batch, columns), bool)
+      .at[:, :, 0]
+      .set(same_question)
+      .reshape(batch, -1)
+  )
+  scores = _scores(queries, candidates) / temperature
+  allowed = valid[None] & ~is_positive
+  loss = _cross_entropy(scores, positive, allowed).mean()
+
+  own = positive[:, None] == jnp.arange(batch * columns)
+  best = jnp.argmax(jnp.where(allowed | own, scores, -jnp.inf), axis=1)
+  metrics = {
+      "accuracy": (best == positive).mean(),
+      "masked": (is_positive & valid[None] & ~own).sum(),
+  }
+  if symmetric:
+    to_queries = scores.reshape(batch, batch, columns)[:, :, 0].T
+    allowed = ~is_positive.reshape(batch, batch, columns)[:, :, 0].T
+    backward = _cross_entropy(to_queries, row, allowed).mean()
+    loss = (loss + backward) / 2
+  return loss, metrics
+
+
+def semantic_loss(
+    sentences: Array,
+    text: Array,
+    *,
+    temperature: float,
+    replicate: Callable[[Array], Array] = lambda x: x,
+) -> tuple[Array, Metrics]:
+  """The semantic contrastive loss: NT-Xent over both sides of translations.
+
+  The N pairs give 2N sentences, all languages mixed. For each sentence i with
+  translation j: -log softmax over the other 2N - 1 of s(z_i, z_k) /
+  temperature, at j; the mean over all 2N. A candidate k with partner m is no
+  negative when the text of k or m is that of i or j: a copy, or another
+  translation of the same sentence. The positive itself is never masked.
+
+  Args:
+    sentences: [N, 2, D]; the second axis holds the two sides.
+    text: Text ids, int32 [N, 2].
+    temperature: Divides the cosines.
+    replicate: Applied to the candidates: the place for a sharding constraint.
+
+  Returns:
+    The loss, a scalar in nats, and the metrics "accuracy" (share of sentences
+    whose translation scores highest), "masked" (pairs left out, the sentence
+    itself not counted), "mean_cosine" (of sentences that are not translations
+    of each other: near 1 when the space collapses) and "effective_rank".
+  """
+  pairs = sentences.shape[0]
+  embeddings = sentences.reshape(2 * pairs, -1)
+  index = jnp.arange(2 * pairs)
+  translation = index ^ 1
+  keys = text.reshape(-1)
+  both = jnp.stack([keys, keys[translation]], axis=-1)  # [2N, 2]
+  related = jnp.any(
+      both[:, None, :, None] == both[None, :, None, :], axis=(-1, -2)
+  )
+  itself = index[:, None] == index
+  is_translation = translation[:, None] == index
+
+  cosines = _scores(embeddings, replicate(embeddings))
+  # `related` holds for the sentence itself too.
+  losses = _cross_entropy(cosines / temperature, translation, ~related)
+  best = jnp.argmax(
+      jnp.where(~related | is_translation, cosines, -jnp.inf), axis=1
+  )
+  return losses.mean(), {
+      "accuracy": (best == translation).mean(),
+      "masked": (related & ~itself & ~is_translation).sum(),
+      "mean_cosine": _masked_mean(cosines, ~related),
+      "effective_rank": effective_rank(embeddings),
+  }
+
+
+def language_loss(
+    sentences: Array,
+    text: Array,
+    third_points: Mapping[str, ThirdPoints],
+    *,
+    temperature: float,
+    weights: Mapping[str, float],
+    stop_gradient: bool = False,
+    replicate: Callable[[Array], Array] = lambda x: x,
+) -> tuple[Array, Metrics]:
+  """The language contrastive loss: no third point prefers one language.
+
+  For a pair (i, j) and a third point k, d = (s(z_i, z_k) - s(z_j, z_k)) /
+  temperature and the loss is softplus(d) + softplus(-d) = 2 ln 2 +
+  2 log cosh(d / 2). The mean is taken over each kind of third points, and the
+  loss is the weighted mean of the kinds. A third point never has the text of
+  i or j. Its gradient, tanh(d / 2) (z_i - z_j) / temperature, takes the
+  language direction out of it.
+
+  Args:
+    sentences: [N, 2, D].
+    text: Text ids, int32 [N, 2].
+    third_points: Kind ("parallel", "passages", "monolingual") to its points.
+    temperature: Divides the differences of cosines.
+    weights: Kind to its weight; the same kinds.
+    stop_gradient: Ablation: the third points get no gradient.
+    replicate: Applied to the third points: the place for a sharding constraint.
+
+  Returns:
+    The loss, a scalar in nats of which 2 ln 2 is the minimum, and the metrics
+    "excess" over 2 ln 2, "rms_difference" (root mean square of s(z_i, z_k) -
+    s(z_j, z_k), without the temperature) and "masked" (pairs of a translation
+    and a third point that were left out for their text).
+  """
+  difference = sentences[:, 0] - sentences[:, 1]
+  weighted_excess, squares, count, masked = 0.0, 0.0, 0, 0
+  for kind, points in third_points.items():
+    embeddings = replicate(points.embeddings)
+    if stop_gradient:
+      embeddings = jax.lax.stop_gradient(embeddings)
+    same_text = jnp.any(
+        text[:, :, None] == points.text[None, None, :], axis=1
+    )
+    use = points.valid[None, :] & ~same_text
+    differences = _scores(difference, embeddings)  # [N, K]
+    excess = two_log_cosh_half(differences / temperature)
+    weighted_excess += weights[kind] * _masked_mean(excess, use)
+    squares += jnp.where(use, jnp.square(differences), 0).sum()
+    count += use.sum()
+    masked += (same_text & points.valid[None, :]).sum()
+  excess = weighted_excess / sum(weights[kind] for kind in third_points)
+  rms = jnp.sqrt(squares / jnp.maximum(count, 1))
+  return excess + LANGUAGE_MINIMUM, {
+      "excess": excess,
+      "rms_difference": rms,
+      "masked": masked,
+  }
+
+
+@jax.custom_jvp
+def two_log_cosh_half(d: Array) -> Array:
+  """2 log cosh(d / 2): exact 0 at 0, accurate near it, finite far from it."""
+  magnitude = jnp.abs(d)
+  near = jnp.log1p(jnp.square(jnp.sinh(jnp.minimum(magnitude, 2) / 2)))
+  far = magnitude - LANGUAGE_MINIMUM + 2 * jnp.log1p(jnp.exp(-magnitude))
+  return jnp.where(magnitude < 2, near, far)
+
+
+@two_log_cosh_half.defjvp
+def _two_log_cosh_half_jvp(primals, tangents):
+  (d,), (tangent,) = primals, tangents
+  return two_log_cosh_half(d), jnp.tanh(d / 2) * tangent
+
+
+def effective_rank(embeddings: Array) -> Array:
+  """How many directions the embeddings [n, D] spread over, from 1 to D.
+
+  The participation ratio (sum of eigenvalues)^2 / sum of squared eigenvalues
+  of their covariance: like the entropy-based effective rank it is D for equal
+  eigenvalues and 1 for a line, and it needs no eigendecomposition, which would
+  stall a TPU at each step.
+  """
+  centred = embeddings - embeddings.mean(axis=0)
+  covariance = _scores(centred.T, centred.T)
+  trace = jnp.trace(covariance)
+  return jnp.square(trace) / jnp.maximum(
+      jnp.square(covariance).sum(), jnp.finfo(covariance.dtype).tiny
+  )
+
+
+def _masked_mean(values: Array, use: Array) -> Array:
+  """Mean of the used values; 0 where none is used."""
+  return jnp.where(use, values, 0).sum() / jnp.maximum(use.sum(), 1)

@@ -1,0 +1,137 @@
+"""What a run tells while it runs: progress bar, metrics.jsonl, TensorBoard."""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import tensorboardX
+import tqdm
+from etils import epath
+
+METRICS_FILE = "metrics.jsonl"
+
+
+def read_metrics(workdir: str) -> list[dict[str, Any]]:
+  """Reads metrics.jsonl; a last line that was cut short is left out."""
+  path = epath.Path(workdir) / METRICS_FILE
+  if not path.exists():
+    return []
+  lines = path.read_text().splitlines()
+  records = []
+  for number, line in enumerate(lines, start=1):
+    try:
+      records.append(json.loads(line))
+    except json.JSONDecodeError as error:
+      if number == len(lines):
+        break
+      raise ValueError(f"{path}:{number}: not JSON: {error}") from error
+  return records
+
+
+class Progress:
+  """Writes metrics once each, however often the run is killed and resumed.
+
+  A line of metrics.jsonl is {"step": steps taken, "kind": "train" or "eval",
+  metrics}. On resuming, lines of steps after the checkpoint are dropped, since
+  these steps are taken again.
+  """
+
+  def __init__(
+      self,
+      workdir: str,
+      *,
+      first_step: int,
+      last_step: int,
+      sequences_per_step: int,
+      tensorboard: bool = True,
+  ):
+    """Opens the files and draws the bar.
+
+    Args:
+      workdir: The run's folder.
+      first_step: Steps taken before this start.
+      last_step: Steps of the whole run.
+      sequences_per_step: Texts encoded in a step, for the rate.
+      tensorboard: Whether to write TensorBoard events.
+    """
+    self._path = epath.Path(workdir) / METRICS_FILE
+    kept = [r for r in read_metrics(workdir) if r["step"] <= first_step]
+    aside = epath.Path(f"{self._path}.tmp")
+    aside.write_text("".join(json.dumps(record) + "\n" for record in kept))
+    aside.replace(self._path)
+    self._evaluated = {r["step"] for r in kept if r["kind"] == "eval"}
+    self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
+    self._events = None
+    if tensorboard:
+      self._events = tensorboardX.SummaryWriter(
+          str(epath.Path(workdir) / "tensorboard"), purge_step=first_step + 1
+      )
+    self._sequences_per_step = sequences_per_step
+    self._bar = tqdm.tqdm(
+        total=last_step,
+        initial=first_step,
+        desc="Training",
+        unit="step",
+        dynamic_ncols=True,
+        mininterval=1.0 if sys.stderr.isatty() else 10.0,
+        smoothing=0.05,
+    )
+    self._at, self._time = first_step, time.perf_counter()
+
+  def train(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Writes the metrics of the step that made `step` steps taken."""
+    now = time.perf_counter()
+    rate = (step - self._at) / max(now - self._time, 1e-9)
+    self._at, self._time = step, now
+    speed = {
+        "steps_per_second": rate,
+        "sequences_per_second": rate * self._sequences_per_step,
+    }
+    self._write(step, "train", {**metrics, **speed})
+    self._bar.set_postfix_str(
+        f"loss {metrics['loss/total']:.3f},"
+        f" {speed['sequences_per_second']:,.0f} sequences/s",
+        refresh=False,
+    )
+
+  def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Writes the results of an evaluation, unless they stand there already."""
+    if step not in self._evaluated:
+      self._evaluated.add(step)
+      self._write(step, "eval", metrics)
+    # Evaluating is not training time.
+    self._at, self._time = step, time.perf_counter()
+
+  def advance(self) -> None:
+    """Moves the bar by one step."""
+    self._bar.update()
+
+  def say(self, text: str) -> None:
+    """Prints a line above the bar."""
+    self._bar.write(text, file=sys.stdout)
+    sys.stdout.flush()
+
+  def close(self) -> None:
+    """Closes the files."""
+    self._bar.close()
+    self._file.close()
+    if self._events:
+      self._events.close()
+
+  def _write(self, step: int, kind: str, metrics: Mapping[str, float]) -> None:
+    values = {name: float(value) for name, value in metrics.items()}
+    # JSON has no NaN; null says that the number was not finite.
+    record = {
+        name: value if math.isfinite(value) else None
+        for name, value in values.items()
+    }
+    self._file.write(
+        json.dumps({"step": step, "kind": kind, **record}) + "\n"
+    )
+    self._file.flush()
+    if self._events:
+      for name, value in values.items():
+        self._events.add_scalar(f"{kind}/{name}", value, step)

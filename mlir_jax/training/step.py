@@ -1,0 +1,356 @@
+"""The training step: state, batch -> state, metrics. Read this first.
+
+The three losses are computed on the embeddings of one global batch. The step
+is pure: what is random is a function of the seed and the step's number, and a
+step whose loss or gradient is not finite changes nothing but the counters.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from mlir_jax.training import losses
+
+PyTree = Any
+Batch = Mapping[str, Any]
+Embeddings = dict[str, jax.Array]
+# (params, tower, {"ids", "mask"}, dropout key or None) -> unit vectors.
+Embed = Callable[[PyTree, str, Mapping[str, jax.Array], Any], jax.Array]
+
+THIRD_POINTS = ("parallel", "passages", "monolingual")
+
+
+@flax.struct.dataclass
+class TrainState:
+  """What training changes, and all that resuming needs.
+
+  Attributes:
+    step: Steps taken, skipped ones included, int32: the next batch's number.
+    params: The towers' parameters, float32.
+    opt_state: The optimizer's state.
+    skipped: Steps skipped for non-finite numbers so far, int32.
+    skipped_in_a_row: The same, since the last good step, int32.
+  """
+
+  step: jax.Array
+  params: PyTree
+  opt_state: PyTree
+  skipped: jax.Array
+  skipped_in_a_row: jax.Array
+
+
+def init_state(
+    params: PyTree, optimizer: optax.GradientTransformation
+) -> TrainState:
+  """The state before the first step."""
+  zero = jnp.zeros((), jnp.int32)
+  return TrainState(
+      step=zero,
+      params=params,
+      opt_state=optimizer.init(params),
+      skipped=zero,
+      skipped_in_a_row=zero,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class LossSettings:
+  """Weights and temperatures; see `config.default` for each field.
+
+  Attributes:
+    ir_weight: Weight of the IR loss.
+    ir_temperature: Its temperature.
+    ir_symmetric: Whether passages look for queries, too.
+    semantic_weight: Weight of the semantic contrastive loss.
+    semantic_temperature: Its temperature.
+    language_weight: Weight of the language contrastive loss.
+    language_temperature: Its temperature.
+    third_points: Kind of third points to its weight.
+    language_stop_gradient: Whether third points get no gradient.
+  """
+
+  ir_weight: float
+  ir_temperature: float
+  ir_symmetric: bool
+  semantic_weight: float
+  semantic_temperature: float
+  language_weight: float
+  language_temperature: float
+  third_points: Mapping[str, float]
+  language_stop_gradient: bool
+
+
+def check_losses(settings: LossSettings, batch_sizes: Mapping[str, int]):
+  """Refuses losses that the batch cannot feed.
+
+  Raises:
+    ValueError: naming the field to change.
+  """
+  for name in ("ir", "semantic", "language"):
+    if (temperature := getattr(settings, f"{name}_temperature")) <= 0:
+      raise ValueError(
+          f"loss.{name}.temperature is {temperature}; it must be above 0."
+      )
+    if (weight := getattr(settings, f"{name}_weight")) < 0:
+      raise ValueError(f"loss.{name}.weight is {weight}; it must not be < 0.")
+    stream = "retrieval" if name == "ir" else "parallel"
+    if weight and not batch_sizes[stream]:
+      raise ValueError(
+          f"loss.{name}.weight is {weight}, but batch.{stream} is 0: set the"
+          " weight to 0 or the batch above it."
+      )
+  if not any(batch_sizes.values()):
+    raise ValueError("All of batch.* are 0: there is nothing to train on.")
+  if not settings.language_weight:
+    return
+  for kind, stream in zip(
+      THIRD_POINTS, ("parallel", "retrieval", "monolingual"), strict=True
+  ):
+    if settings.third_points[kind] < 0:
+      raise ValueError(f"loss.language.{kind} must not be below 0.")
+    if settings.third_points[kind] and not batch_sizes[stream]:
+      raise ValueError(
+          f"loss.language.{kind} is {settings.third_points[kind]}, but"
+          f" batch.{stream} is 0: set one or the other."
+      )
+  if not any(settings.third_points.values()):
+    raise ValueError(
+        "loss.language has a weight, but none of its third points has one."
+    )
+
+
+def embed_batch(
+    embed: Embed, params: PyTree, batch: Batch, key: jax.Array | None
+) -> Embeddings:
+  """Embeds all texts of a batch.
+
+  Queries go through the query tower; passages, parallel and monolingual
+  sentences through the passage tower (Hu et al. 2023, Figure 2).
+
+  Args:
+    embed: The encoder with its pooling.
+    params: The towers' parameters.
+    batch: The reader's batch.
+    key: For dropout; None for none.
+
+  Returns:
+    float32 unit vectors: "queries" [B, D], "passages" [B, 1 + H, D],
+    "sentences" [N, 2, D] and "monolingual" [M, D], as far as the batch has
+    the stream.
+  """
+  texts = {}
+  if "retrieval" in batch:
+    texts["queries"] = "query", batch["retrieval"]["query"]
+    texts["passages"] = "passage", batch["retrieval"]["passage"]
+  if "parallel" in batch:
+    texts["sentences"] = "passage", batch["parallel"]["tokens"]
+  if "monolingual" in batch:
+    texts["monolingual"] = "passage", batch["monolingual"]["tokens"]
+  return {
+      name: embed(
+          params,
+          tower,
+          tokens,
+          None if key is None else jax.random.fold_in(key, position),
+      )
+      for position, (name, (tower, tokens)) in enumerate(texts.items())
+  }
+
+
+def make_losses(
+    settings: LossSettings,
+    batch: Batch,
+    replicate: Callable[[jax.Array], jax.Array],
+) -> dict[str, tuple[float, Callable[[Embeddings], tuple]]]:
+  """The losses that this batch can feed, as functions of its embeddings.
+
+  Args:
+    settings: Weights and temperatures.
+    batch: The reader's batch.
+    replicate: A sharding constraint on the candidates of each loss.
+
+  Returns:
+    Loss name to (weight, embeddings -> (loss, metrics)).
+  """
+
+  def ir(embeddings):
+    fields = ("query_text", "passage_text", "passage_id", "passage_valid")
+    known = ("positive_text", "positive_id")
+    return losses.ir_loss(
+        embeddings["queries"],
+        embeddings["passages"],
+        **{name: batch["retrieval"][name] for name in fields + known},
+        temperature=settings.ir_temperature,
+        symmetric=settings.ir_symmetric,
+        replicate=replicate,
+    )
+
+  def semantic(embeddings):
+    return losses.semantic_loss(
+        embeddings["sentences"],
+        batch["parallel"]["text"],
+        temperature=settings.semantic_temperature,
+        replicate=replicate,
+    )
+
+  def language(embeddings):
+    return losses.language_loss(
+        embeddings["sentences"],
+        batch["parallel"]["text"],
+        {
+            kind: points
+            for kind, points in third_points(embeddings, batch).items()
+            if settings.third_points[kind]
+        },
+        temperature=settings.language_temperature,
+        weights=settings.third_points,
+        stop_gradient=settings.language_stop_gradient,
+        replicate=replicate,
+    )
+
+  fed = {}
+  if "retrieval" in batch:
+    fed["ir"] = settings.ir_weight, ir
+  if "parallel" in batch:
+    fed["semantic"] = settings.semantic_weight, semantic
+    # Without a weight it is still measured, if it has anything to measure by.
+    if settings.language_weight or any(
+        settings.third_points[kind] for kind in third_point_kinds(batch)
+    ):
+      fed["language"] = settings.language_weight, language
+  return fed
+
+
+def third_point_kinds(batch: Batch) -> list[str]:
+  """The kinds of third points that a batch has."""
+  streams = {
+      "parallel": "parallel",
+      "passages": "retrieval",
+      "monolingual": "monolingual",
+  }
+  return [kind for kind in THIRD_POINTS if streams[kind] in batch]
+
+
+def third_points(
+    embeddings: Embeddings, batch: Batch
+) -> dict[str, losses.ThirdPoints]:
+  """The third points of the language loss, by kind."""
+  points = {}
+  for kind in third_point_kinds(batch):
+    if kind == "passages":
+      vectors = embeddings["passages"]
+      text = batch["retrieval"]["passage_text"]
+      valid = batch["retrieval"]["passage_valid"]
+    else:
+      vectors = embeddings["sentences" if kind == "parallel" else kind]
+      text = batch[kind]["text"]
+      valid = jnp.ones_like(text, bool)
+    points[kind] = losses.ThirdPoints(
+        vectors.reshape(-1, vectors.shape[-1]), text.ravel(), valid.ravel()
+    )
+  return points
+
+
+def gradients(
+    params: PyTree,
+    batch: Batch,
+    embed: Embed,
+    settings: LossSettings,
+    replicate: Callable[[jax.Array], jax.Array],
+    key: jax.Array | None,
+) -> tuple[jax.Array, PyTree, dict[str, jax.Array]]:
+  """The total loss, its gradient, and the metrics of one batch.
+
+  Each loss is differentiated with respect to the embeddings, which costs
+  little beside the encoder, and the weighted sum is pulled back through the
+  encoder once. That also gives each loss's own gradient norm at every step.
+
+  Returns:
+    The total, w_ir IR + w_sem semantic + w_lang language; its gradient, like
+    `params`; and the metrics: each "loss/NAME", its "grad_norm/NAME" (of the
+    unweighted loss, with respect to the batch's embeddings), and what the
+    losses report as "NAME/METRIC".
+  """
+  embeddings, pull_back = jax.vjp(
+      lambda p: embed_batch(embed, p, batch, key), params
+  )
+  total = 0.0
+  total_gradient = jax.tree.map(jnp.zeros_like, embeddings)
+  metrics = {}
+  for name, (weight, loss_fn) in make_losses(
+      settings, batch, replicate
+  ).items():
+    (loss, details), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
+        embeddings
+    )
+    metrics[f"loss/{name}"] = loss
+    metrics[f"grad_norm/{name}"] = optax.global_norm(gradient)
+    metrics |= {f"{name}/{key}": value for key, value in details.items()}
+    if weight:
+      total += weight * loss
+      total_gradient = jax.tree.map(
+          lambda t, g, w=weight: t + w * g, total_gradient, gradient
+      )
+  (gradient,) = pull_back(total_gradient)
+  return total, gradient, {"loss/total": total} | metrics
+
+
+def make_train_step(
+    embed: Embed,
+    settings: LossSettings,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    seed: int,
+    replicate: Callable[[jax.Array], jax.Array] = lambda x: x,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+  """Makes the pure step; the caller jits it with its shardings.
+
+  Args:
+    embed: The encoder with its pooling.
+    settings: Weights and temperatures.
+    optimizer: From `optim.make_optimizer`.
+    schedule: The learning rate, for the log.
+    seed: Of dropout; the key of a step is folded from it and `state.step`.
+    replicate: A sharding constraint on the candidates of each loss.
+
+  Returns:
+    `train_step(state, batch) -> (state, metrics)`, metrics being scalars.
+  """
+
+  def train_step(state, batch):
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    total, gradient, metrics = gradients(
+        state.params, batch, embed, settings, replicate, key
+    )
+    norm = optax.global_norm(gradient)
+    finite = jnp.isfinite(total) & jnp.isfinite(norm)
+
+    updates, opt_state = optimizer.update(
+        gradient, state.opt_state, state.params
+    )
+    params = optax.apply_updates(state.params, updates)
+
+    def keep(new, old):
+      return jnp.where(finite, new, old)
+
+    skipped = jnp.where(finite, 0, 1).astype(jnp.int32)
+    new_state = TrainState(
+        step=state.step + 1,
+        params=jax.tree.map(keep, params, state.params),
+        opt_state=jax.tree.map(keep, opt_state, state.opt_state),
+        skipped=state.skipped + skipped,
+        skipped_in_a_row=(state.skipped_in_a_row + skipped) * skipped,
+    )
+    return new_state, metrics | {
+        "grad_norm/total": norm,
+        "learning_rate": schedule(state.step - state.skipped),
+        "skipped": new_state.skipped,
+        "skipped_in_a_row": new_state.skipped_in_a_row,
+    }
+
+  return train_step

@@ -1,0 +1,76 @@
+"""The run's folder: what stands in it, and that it is of one experiment."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+# What stands in it.
+CONFIG_FILE = "config.json"
+TOKENIZER = "tokenizer"
+TOKEN_STORE = "tokens"
+CHECKPOINTS = "checkpoints"
+RESULTS = "results"
+
+# These may change between the starts of one run: they decide where and how it
+# is computed and shown, not what.
+FREE = (
+    "data.on_bad_record",
+    "data.prefetch",
+    "data.reader",
+    "data.root",
+    "data.tatoeba_root",
+    "eval.",
+    "mesh.",
+    "train.checkpoint_every",
+    "train.keep",
+    "train.log_every",
+    "train.max_nonfinite_steps",
+)
+
+
+def write_aside(path: str, text: str) -> None:
+  """Writes a file whole or not at all: aside, then renamed."""
+  aside = epath.Path(f"{path}.tmp")
+  aside.parent.mkdir(parents=True, exist_ok=True)
+  aside.write_text(text)
+  aside.replace(path)
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+  """A nested dict as {"a.b": value}."""
+  if not isinstance(tree, Mapping):
+    return {prefix[:-1]: tree}
+  return {
+      name: value
+      for key, subtree in tree.items()
+      for name, value in flatten(subtree, f"{prefix}{key}.").items()
+  }
+
+
+def claim(config: Mapping[str, Any], workdir: str) -> None:
+  """Keeps the config in the workdir, or compares it with the one there.
+
+  Args:
+    config: The run's config, as a plain dict.
+    workdir: The run's folder; made if missing.
+
+  Raises:
+    ValueError: if the workdir is of another experiment; it names each field.
+  """
+  path = epath.Path(workdir) / CONFIG_FILE
+  if not path.exists():
+    write_aside(str(path), json.dumps(config, indent=2) + "\n")
+    return
+  ours, theirs = flatten(config), flatten(json.loads(path.read_text()))
+  changed = [
+      f"  config.{name}: {ours.get(name)!r} here, {theirs.get(name)!r} there"
+      for name in sorted(ours.keys() | theirs.keys())
+      if not name.startswith(FREE) and ours.get(name) != theirs.get(name)
+  ]
+  if changed:
+    raise ValueError(
+        f"{workdir} holds a run with another config; give another --workdir,"
+        " or the same values:\n" + "\n".join(changed)
+    )

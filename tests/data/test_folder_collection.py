@@ -1,0 +1,200 @@
+"""A folder of one's own files is a collection, or an error says why not."""
+
+import gzip
+import json
+import shutil
+
+import pytest
+
+from mlir_jax.data import records
+from mlir_jax.data.collections import folder
+
+
+def _pairs(question):
+  return json.dumps(
+    [{"question": question, "positive_ctxs": [{"text": f"on {question}"}]}]
+  )
+
+
+FILES = {
+  "ir/b.json": _pairs("b"),
+  "ir/a.jsonl.gz": _pairs("a"),
+  "parallel/news.en-de.en": "one\n",
+  "parallel/news.en-de.de.gz": "eins\n",
+  "parallel/old.news.fr-swa.fr": "un\n",
+  "parallel/old.news.fr-swa.swa": "moja\n",
+  "mono/web.pt_BR.txt": "um\n",
+  "mono/web.de.txt": "zwei\n",
+}
+for _language in ("en", "de", "fi"):
+  FILES |= {
+    f"eval/{_language}/collection/docs.jsonl.gz": json.dumps(
+      {"id": "d", "contents": f"in {_language}"}
+    ),
+    f"eval/{_language}/topic.test.tsv": "q\tquery\n",
+    f"eval/{_language}/qrels.test.txt": "q Q0 d 1\n",
+  }
+FILES |= {
+  "eval/en/topic.dev.tsv.gz": "v\tdev query\n",
+  "eval/en/qrels.dev.txt": "v Q0 d 1\n",
+}
+
+
+@pytest.fixture
+def root(tmp_path):
+  for name, text in FILES.items():
+    path = tmp_path / "mine" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = text.encode()
+    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+  return tmp_path / "mine"
+
+
+def _load(root, tatoeba_root=""):
+  return folder.load(root, records.BadRecords("error"), tatoeba_root)
+
+
+def test_every_file_is_read_in_the_order_of_names(root):
+  collection = _load(root)
+  assert collection.name == "mine"
+  for _ in range(2):  # Each call starts a fresh pass.
+    assert [r.question for r in collection.retrieval()] == ["a", "b"]
+    assert list(collection.parallel()) == [
+      records.ParallelRecord("one", "eins", "en", "de"),
+      records.ParallelRecord("un", "moja", "fr", "swa"),
+    ]
+    assert list(collection.monolingual()) == [
+      records.MonolingualRecord("zwei", "de"),
+      records.MonolingualRecord("um", "pt_BR"),
+    ]
+    assert [(test.language, test.split) for test in collection.tests()] == [
+      ("de", "test"),
+      ("en", "dev"),
+      ("en", "test"),
+      ("fi", "test"),
+    ]
+  assert collection.translation_tests() == ()
+
+
+def test_groups_say_which_languages_have_parallel_text(root, tmp_path):
+  for name in ("tatoeba.jpn-eng.jpn", "tatoeba.jpn-eng.eng"):
+    (tmp_path / name).write_text("x\n")
+  assert list(_load(root, tmp_path).groups.items()) == [
+    ("en", "English"),
+    ("de", "with parallel text"),
+    ("fr", "with parallel text"),
+    ("swa", "with parallel text"),
+    ("fi", "without parallel text"),
+    ("ja", "without parallel text"),
+    ("pt_BR", "without parallel text"),
+  ]
+
+
+def test_nothing_is_read_before_it_is_asked_for(root):
+  (root / "ir/b.json").write_text("no JSON")
+  (root / "mono/web.de.txt").write_text("")
+  collection = _load(root)
+  assert len(list(collection.parallel())) == 2
+  with pytest.raises(records.RecordError, match=r"b\.json:1"):
+    list(collection.retrieval())
+
+
+def test_pairs_alone_are_a_collection(root):
+  for name in ("parallel", "mono", "eval"):
+    shutil.rmtree(root / name)
+  collection = _load(root)
+  assert len(list(collection.retrieval())) == 2
+  assert list(collection.parallel()) == list(collection.monolingual()) == []
+  assert collection.tests() == ()
+  assert collection.groups == {"en": "English"}
+
+
+def test_a_folder_laid_out_otherwise_is_told_the_layout(root, tmp_path):
+  shutil.rmtree(root / "ir")
+  for wrong in (root, tmp_path / "missing", ""):
+    with pytest.raises(ValueError, match=r"data\.root") as error:
+      _load(wrong)
+    assert folder.LAYOUT in str(error.value)
+
+
+@pytest.mark.parametrize(
+  "name, problem",
+  [
+    ("ir/c.csv", r"c\.csv is not named as the layout says"),
+    ("parallel/notes.txt", r"notes\.txt is not named as the layout says"),
+    ("parallel/a.en-de.fr", r"a\.en-de\.fr is not named as the layout says"),
+    ("mono/german.txt", r"german\.txt is not named as the layout says"),
+    ("parallel/a.en-it.it.gz", r"a\.en-it\.it\.gz lacks its other side"),
+    ("parallel/a.en-en.en", r"a\.en-en\.en lacks its other side"),
+    ("mono/web.de.txt.gz", r"both web\.de\.txt and web\.de\.txt\.gz"),
+    ("eval/de/topic.dev.tsv.gz", r"topic\.dev\.tsv\.gz: only English may"),
+    ("eval/german/topic.test.tsv", "not named by a language code"),
+  ],
+)
+def test_a_misplaced_file_is_an_error_before_anything_is_read(
+  root, name, problem
+):
+  path = root / name
+  path.parent.mkdir(exist_ok=True)
+  path.write_text("x\n")
+  with pytest.raises(ValueError, match=problem):
+    _load(root)
+
+
+@pytest.mark.parametrize(
+  "name, problem",
+  [
+    ("eval/de/qrels.test.txt", r"neither qrels\.test\.txt nor"),
+    ("eval/fi/collection/docs.jsonl.gz", r"neither docs\.jsonl nor"),
+    ("eval/en/topic.dev.tsv.gz", r"neither topic\.dev\.tsv nor"),
+  ],
+)
+def test_a_test_that_lacks_a_file_is_an_error_before_anything_is_read(
+  root, name, problem
+):
+  (root / name).unlink()
+  with pytest.raises(FileNotFoundError, match=problem):
+    _load(root)
+
+
+def test_the_real_debian_collection_is_read_whole(shared):
+  bad = records.BadRecords("skip")
+  collection = folder.load(shared / "data/debian", bad, shared / "data/tatoeba")
+  assert collection.name == "debian"
+  pairs = list(collection.retrieval())
+  assert len(pairs) == 21_966
+  assert all(len(p.positives) == 1 and p.positives[0].title for p in pairs)
+
+  parallel = [p.target_language for p in collection.parallel()]
+  assert {code: parallel.count(code) for code in set(parallel)} == {
+    "da": 12_000, "de": 3_328, "fr": 6_189, "it": 12_000,
+  }  # fmt: skip
+  monolingual = [m.language for m in collection.monolingual()]
+  assert {code: monolingual.count(code) for code in set(monolingual)} == {
+    "es": 826, "ru": 1_666, "pt": 5_457, "cs": 1_004, "zh": 331,
+  }  # fmt: skip
+  assert bad.count == 0
+
+  tests = {(test.language, test.split): test for test in collection.tests()}
+  assert {key: len(test.queries) for key, test in tests.items()} == {
+    ("en", "dev"): 300,
+    **{(code, "test"): 500 for code in
+       ("en", "da", "de", "fr", "it", "es", "ru", "pt", "cs")},
+    ("zh", "test"): 295,  # Of 296: one query is empty.
+  }  # fmt: skip
+  assert bad.count == 2  # The empty query, and its judgement.
+  assert "topic.test.tsv.gz:78: query: is missing" in bad.first[0]
+  sizes = [len(test.passages) for test in tests.values()]
+  assert (min(sizes), max(sizes)) == (373, 6_000)
+  for test in tests.values():
+    assert all(len(judged) == 1 for judged in test.qrels.values())
+
+  assert {
+    test.source_language: len(test.sources)
+    for test in collection.translation_tests()
+  } == dict.fromkeys(
+    ("cs", "zh", "da", "de", "fr", "it", "pt", "ru", "es"), 1_000
+  )
+  assert list(collection.groups.values()) == (
+    ["English"] + ["with parallel text"] * 4 + ["without parallel text"] * 5
+  )

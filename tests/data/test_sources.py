@@ -1,0 +1,518 @@
+"""Each format is read as it stands, and a bad record is named."""
+
+import gzip
+import io
+import json
+
+import pytest
+
+from mlir_jax.data import records
+from mlir_jax.data.sources import dpr, files, lines, moses, mr_tydi, tatoeba
+
+RECORD = {
+  "question": "what is a package?",
+  "answers": [],
+  "positive_ctxs": [{"title": "dpkg", "text": "An archive.", "psg_id": "7"}],
+  "negative_ctxs": [{"title": "", "text": "Random.", "passage_id": "1"}],
+  "hard_negative_ctxs": [
+    {"title": "apt", "text": "A tool.", "passage_id": 9},
+    {"title": None, "text": " No id. "},
+  ],
+}
+
+
+def _strict():
+  return records.BadRecords("error")
+
+
+def _skipping():
+  return records.BadRecords("skip")
+
+
+def _write(path, content):
+  data = content if isinstance(content, bytes) else content.encode()
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+  return path
+
+
+def _with(**fields):
+  return {**RECORD, **fields}
+
+
+# --- Files. ---
+
+
+def test_only_newlines_part_lines(tmp_path):
+  text = "\ufeffa\u2028b\x85c\r\nd\x0ce\n\n f "
+  for name in ("a.txt", "a.txt.gz"):
+    path = _write(tmp_path / name, text)
+    assert list(files.read_lines(path, _strict())) == [
+      (1, "a\u2028b\x85c"),
+      (2, "d\x0ce"),
+      (3, ""),
+      (4, "f"),
+    ]
+    assert files.count_lines(path) == 4
+
+
+def test_a_line_that_is_not_utf8_is_named_and_keeps_its_place(tmp_path):
+  path = _write(tmp_path / "a.txt", b"one\ntw\xf6\nthree\n")
+  with pytest.raises(records.RecordError, match=r"a\.txt:2: text: .*byte 3"):
+    list(files.read_lines(path, _strict()))
+  bad = _skipping()
+  assert list(files.read_lines(path, bad)) == [
+    (1, "one"),
+    (2, None),
+    (3, "three"),
+  ]
+  assert bad.count == 1
+
+
+@pytest.mark.parametrize(
+  "damage",
+  [lambda data: data[:-12], lambda data: b"plain text", lambda data: data[:-4]],
+)
+def test_damaged_gzip_data_is_an_error_whatever_the_policy(tmp_path, damage):
+  path = tmp_path / "a.txt.gz"
+  path.write_bytes(damage(gzip.compress(b"some text\n" * 1000)))
+  with pytest.raises(records.RecordError, match=r"a\.txt\.gz: the gzip data"):
+    list(files.read_lines(path, _skipping()))
+
+
+def test_a_file_plain_and_gzipped_is_refused(tmp_path):
+  _write(tmp_path / "a.txt", "x\n")
+  _write(tmp_path / "a.txt.gz", "x\n")
+  with pytest.raises(ValueError, match=r"both a\.txt and a\.txt\.gz"):
+    files.find_file(tmp_path, "a.txt")
+
+
+# --- DPR. ---
+
+
+@pytest.mark.parametrize(
+  "name, content",
+  [
+    ("a.json", json.dumps([RECORD])),
+    ("a.json.gz", json.dumps([RECORD])),
+    ("a.json", "\ufeff\n" + json.dumps([RECORD], indent=4) + "\n"),
+    ("a.jsonl", json.dumps(RECORD) + "\n"),
+    ("a.jsonl.gz", json.dumps(RECORD)),
+  ],
+)
+def test_dpr_records_are_read_from_arrays_and_lines(tmp_path, name, content):
+  path = _write(tmp_path / name, content)
+  assert list(dpr.read(path, _strict())) == [
+    records.RetrievalRecord(
+      question="what is a package?",
+      positives=(records.Passage("An archive.", "dpkg", "7"),),
+      hard_negatives=(
+        records.Passage("A tool.", "apt", "9"),
+        records.Passage("No id."),
+      ),
+      language="en",
+    )
+  ]
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 2, 3, 7, 64, 100_000])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_dpr_reads_the_same_wherever_the_chunks_end(
+  tmp_path, monkeypatch, chunk_bytes, indent
+):
+  monkeypatch.setattr(dpr, "_CHUNK_BYTES", chunk_bytes)
+  values = [
+    _with(
+      question=f'è "{i}" \\ 😀 [{{,}}]',
+      answers=[i, -1.5e-7, True, None, float("-inf"), "\ud83d\ude00"],
+    )
+    for i in range(20)
+  ]
+  for ensure_ascii in (True, False):
+    content = json.dumps(values, indent=indent, ensure_ascii=ensure_ascii)
+    if not ensure_ascii:
+      content = content.encode("utf-16", "surrogatepass").decode("utf-16")
+    path = _write(tmp_path / "a.json", content)
+    questions = [r.question for r in dpr.read(path, _strict())]
+    assert questions == [value["question"] for value in values]
+
+
+def test_dpr_holds_one_record_at_a_time(tmp_path, monkeypatch):
+  monkeypatch.setattr(dpr, "_CHUNK_BYTES", 4096)
+  path = _write(tmp_path / "a.json", json.dumps([RECORD] * 2000))
+  with files.open_bytes(path) as file:
+    array = dpr._JsonArray(path, file)
+    for _ in array.values():
+      assert len(array._buffer) <= 2 * 4096
+
+
+def test_dpr_reads_a_long_record_in_few_attempts(monkeypatch):
+  monkeypatch.setattr(dpr, "_CHUNK_BYTES", 16)
+  file = io.BytesIO(json.dumps([_with(question="q" * 100_000)]).encode())
+  sizes = []
+  read = file.read
+  file.read = lambda size: sizes.append(size) or read(size)
+  (value,) = dpr._JsonArray("a.json", file).values()
+  assert len(value[2]["question"]) == 100_000
+  assert len(sizes) < 20
+
+
+@pytest.mark.parametrize(
+  "value, field, problem",
+  [
+    ("text", "question", "the record is a string"),
+    ({"query": "q", "pos": []}, "question", "the fields are query, pos"),
+    (_with(question=" "), "question", "is empty"),
+    (_with(question=3), "question", "is a number"),
+    (_with(question="\udcff"), "question", "surrogate"),
+    (_with(positive_ctxs=[]), "positive_ctxs", "at least one"),
+    (_with(positive_ctxs="text"), "positive_ctxs", "is a string; give a list"),
+    (
+      _with(hard_negative_ctxs="text"),
+      "hard_negative_ctxs",
+      "is a string; give a list",
+    ),
+    (_with(hard_negative_ctxs=None), "hard_negative_ctxs", "is null"),
+    (_with(positive_ctxs=["a"]), r"positive_ctxs\[0\]", "is a string"),
+    (
+      _with(positive_ctxs=[{"text": "a"}, {"title": "b"}]),
+      r"positive_ctxs\[1\]\.text",
+      "is missing; the fields are title",
+    ),
+    (
+      _with(positive_ctxs=[{"text": "a", "title": ["b"]}]),
+      r"positive_ctxs\[0\]\.title",
+      "is a list",
+    ),
+    (
+      _with(positive_ctxs=[{"text": "a", "psg_id": 1.5}]),
+      r"positive_ctxs\[0\]\.psg_id",
+      "is a number",
+    ),
+    (
+      _with(hard_negative_ctxs=[{"text": "Other.", "passage_id": "7"}]),
+      r"hard_negative_ctxs\[0\]",
+      "has the id of a positive",
+    ),
+    (
+      _with(hard_negative_ctxs=[{"title": "dpkg", "text": "An archive. "}]),
+      r"hard_negative_ctxs\[0\]",
+      "has the text of a positive",
+    ),
+  ],
+)
+def test_a_bad_dpr_record_is_named_and_the_others_are_read(
+  tmp_path, value, field, problem
+):
+  one_line = json.dumps([RECORD, value, RECORD])
+  path = _write(tmp_path / "a.json", one_line)
+  with pytest.raises(
+    records.RecordError,
+    match=rf"a\.json:1: record 2, {field}: .*{problem}",
+  ):
+    list(dpr.read(path, _strict()))
+
+  many_lines = "[\n" + ",\n\n".join(map(json.dumps, (RECORD, value, RECORD)))
+  bad = _skipping()
+  read = list(dpr.read(_write(tmp_path / "a.json", many_lines + "\n]"), bad))
+  assert [record.question for record in read] == [RECORD["question"]] * 2
+  assert bad.count == 1
+  assert "a.json:4: record 2" in bad.first[0]
+
+
+def test_a_bad_dpr_record_is_named_by_its_first_line(tmp_path):
+  content = json.dumps([RECORD, _with(question="")], indent=1)
+  line = [i for i, x in enumerate(content.split("\n"), 1) if x == " {"][1]
+  path = _write(tmp_path / "a.json", content)
+  with pytest.raises(records.RecordError, match=rf"a\.json:{line}: record 2,"):
+    list(dpr.read(path, _strict()))
+
+
+def test_passages_without_ids_are_not_the_same_passage(tmp_path):
+  value = _with(
+    positive_ctxs=[{"text": "a"}], hard_negative_ctxs=[{"text": "b"}]
+  )
+  path = _write(tmp_path / "a.json", json.dumps([value]))
+  (record,) = dpr.read(path, _strict())
+  assert record.hard_negatives == (records.Passage("b"),)
+
+
+def test_bytes_that_are_not_utf8_are_named_where_they_are_read(tmp_path):
+  good = json.dumps(RECORD).encode()
+  content = b"[%s,\n%s,\n%s]" % (
+    good.replace(b'"answers": []', b'"answers": ["\xff"]'),  # Not read.
+    good.replace(b"An archive", b"An \xe9rchive"),
+    good,
+  )
+  path = _write(tmp_path / "a.json", content)
+  bad = _skipping()
+  assert len(list(dpr.read(path, bad))) == 2
+  assert bad.count == 1
+  assert "a.json:2: record 2, positive_ctxs[0].text: " in bad.first[0]
+
+
+def test_a_dpr_array_cut_anywhere_is_an_error(tmp_path, monkeypatch):
+  monkeypatch.setattr(dpr, "_CHUNK_BYTES", 64)
+  content = json.dumps([RECORD, RECORD], indent=1)
+  for length in range(1, len(content)):
+    path = _write(tmp_path / "a.json", content[:length])
+    with pytest.raises(records.RecordError, match=r"a\.json:\d+: record \d: "):
+      list(dpr.read(path, _skipping()))
+  path = _write(tmp_path / "a.json", content[:-10])
+  with pytest.raises(records.RecordError, match="the file ends before"):
+    list(dpr.read(path, _skipping()))
+
+
+@pytest.mark.parametrize(
+  "content, problem",
+  [
+    (
+      '[\n{"question": "a"},\n{"question"\n: oops},\n{}]',
+      ":4: record 2: is no",
+    ),
+    ('[{"question": "a"}\n{"question": "b"}]', ":2: record 1: , or ] should"),
+    ("[]\n{}", ":2: record 0: text follows"),
+    ("[]", " holds no record"),
+    ("\n", " is not JSON"),
+    ("", " holds no record"),
+  ],
+)
+def test_what_is_no_array_of_records_is_an_error(tmp_path, content, problem):
+  path = _write(tmp_path / "a.json", content)
+  with pytest.raises(records.RecordError) as error:
+    list(dpr.read(path, _skipping() if content.strip() else _strict()))
+  assert problem in str(error.value)
+
+
+def test_malformed_json_does_not_read_the_rest_of_the_file(tmp_path):
+  path = _write(
+    tmp_path / "a.json", '[{"question": x},' + " " * (8 << 20) + "]"
+  )
+  with files.open_bytes(path) as file:
+    with pytest.raises(records.RecordError, match="is not JSON"):
+      list(dpr._JsonArray(path, file).values())
+    assert file.tell() <= 2 * dpr._CHUNK_BYTES
+
+
+def test_a_line_that_is_not_json_is_one_bad_record(tmp_path):
+  good = json.dumps(RECORD)
+  path = _write(tmp_path / "a.jsonl", f"{good}\n{good[:-5]}\n{good}\n")
+  bad = _skipping()
+  assert len(list(dpr.read(path, bad))) == 2
+  assert "a.jsonl:2: record 2: is not JSON" in bad.first[0]
+
+
+# --- Line-aligned and plain text. ---
+
+
+def _read_moses(folder, source, target, bad):
+  return [
+    (pair.source, pair.target)
+    for pair in moses.read(
+      _write(folder / "a.en-de.en", source),
+      _write(folder / "a.en-de.de.gz", target),
+      "en",
+      "de",
+      bad,
+    )
+  ]
+
+
+def test_translations_stay_aligned_around_a_bad_line(tmp_path):
+  source = b"one\n\nthree\n\xff\nfive\nsix\n"
+  target = "eins\nzwei\n \nvier\nfünf\n".encode() + b"\xff"
+  bad = _skipping()
+  assert _read_moses(tmp_path, source, target, bad) == [
+    ("one", "eins"),
+    ("five", "fünf"),
+  ]
+  assert bad.count == 4
+  assert "a.en-de.en:2: en: is empty" in bad.first[0]
+  assert "a.en-de.de.gz:3: de: is empty" in bad.first[1]
+  assert "a.en-de.en:4: text: is not UTF-8" in bad.first[2]
+  assert "a.en-de.de.gz:6: text: is not UTF-8" in bad.first[3]
+  with pytest.raises(
+    records.RecordError, match=r"a\.en-de\.en:2: en: is empty"
+  ):
+    _read_moses(tmp_path, source, target, _strict())
+
+
+@pytest.mark.parametrize("source, target", [(3, 5), (5, 3), (0, 1)])
+def test_differing_line_counts_are_an_error_whatever_the_policy(
+  tmp_path, source, target
+):
+  with pytest.raises(
+    records.RecordError, match=rf"has {source} lines, but .* has {target}:"
+  ):
+    _read_moses(tmp_path, "a\n" * source, "b\n" * target, _skipping())
+
+
+def test_empty_parallel_files_are_an_error(tmp_path):
+  with pytest.raises(records.RecordError, match="are empty"):
+    _read_moses(tmp_path, "", "", _skipping())
+
+
+def test_blank_lines_are_no_sentences(tmp_path):
+  path = _write(tmp_path / "a.fi.txt", "yksi\n\n \nkaksi \n")
+  assert list(lines.read(path, "fi", _strict())) == [
+    records.MonolingualRecord("yksi", "fi"),
+    records.MonolingualRecord("kaksi", "fi"),
+  ]
+  with pytest.raises(records.RecordError, match="holds no sentence"):
+    list(lines.read(_write(path, "\n\n"), "fi", _skipping()))
+
+
+# --- Mr. TyDi. ---
+
+DOCS = [
+  {"id": "d1", "contents": "Title\n\nText.\n\nMore text."},
+  {"id": "d2", "contents": "Text alone,\non two lines."},
+  {"id": 3, "contents": "\n\nNo title."},
+  {"id": "d4", "contents": "Title alone\n\n"},
+]
+TOPICS = "q1\tfirst?\nq2\tsecond\t2?\n"
+QRELS = "q1 Q0 d1 1\nq1\tQ0\td2\t0\nq2 0 3 2\n"
+
+
+def _write_test(folder, docs=DOCS, topics=TOPICS, qrels=QRELS):
+  content = docs
+  if not isinstance(docs, str):
+    content = "".join(json.dumps(doc) + "\n" for doc in docs)
+  _write(folder / "collection/docs.jsonl.gz", content)
+  _write(folder / "topic.test.tsv", topics)
+  _write(folder / "qrels.test.txt.gz", qrels)
+  return folder
+
+
+def test_a_retrieval_test_is_read_as_it_stands(tmp_path):
+  (test,) = mr_tydi.read_tests(_write_test(tmp_path), "de", ["test"], _strict())
+  assert test == records.RetrievalTest(
+    language="de",
+    split="test",
+    passages=(
+      records.Passage("Text.\n\nMore text.", "Title", "d1"),
+      records.Passage("Text alone,\non two lines.", "", "d2"),
+      records.Passage("No title.", "", "3"),
+      records.Passage("Title alone", "", "d4"),
+    ),
+    queries={"q1": "first?", "q2": "second\t2?"},
+    qrels={"q1": {"d1": 1, "d2": 0}, "q2": {"3": 2}},
+  )
+
+
+def test_the_splits_of_a_language_share_one_collection(tmp_path):
+  _write_test(tmp_path)
+  _write(tmp_path / "topic.dev.tsv", "q9\tdev?\n")
+  _write(tmp_path / "qrels.dev.txt", "q9 Q0 d2 1\n")
+  dev, test = mr_tydi.read_tests(tmp_path, "en", ["dev", "test"], _strict())
+  assert (dev.split, test.split) == ("dev", "test")
+  assert dev.queries == {"q9": "dev?"}
+  assert dev.passages is test.passages
+
+
+@pytest.mark.parametrize(
+  "change, place, problem",
+  [
+    ({"docs": [*DOCS, {"id": "d1", "contents": "x"}]},
+     r"docs\.jsonl\.gz:5: id", "stands in line 1, too"),
+    ({"docs": [*DOCS, {"id": "a b", "contents": "x"}]},
+     r"docs\.jsonl\.gz:5: id", "white space"),
+    ({"docs": [*DOCS, {"id": "d5", "contents": " \n\n"}]},
+     r"docs\.jsonl\.gz:5: contents", "is empty"),
+    ({"docs": [*DOCS, {"id": "d5", "text": "x"}]},
+     r"docs\.jsonl\.gz:5: contents", "the fields are id, text"),
+    ({"docs": "\n".join(map(json.dumps, DOCS)) + '\n{"id"'},
+     r"docs\.jsonl\.gz:5: record", "is not JSON"),
+    ({"topics": TOPICS + "q3 third?\n"},
+     r"topic\.test\.tsv:3: query", "a tab"),
+    ({"topics": TOPICS + "q3\t\n"},
+     r"topic\.test\.tsv:3: query", "is missing"),
+    ({"topics": TOPICS + "q1\tagain?\n"},
+     r"topic\.test\.tsv:3: query id", "'q1' stands in line 1, too"),
+    ({"topics": TOPICS + "q3\tunjudged?\n"},
+     r"topic\.test\.tsv:3: query id", r"no line in qrels\.test\.txt\.gz"),
+    ({"qrels": QRELS + "q1 Q0 d4\n"},
+     r"qrels\.test\.txt\.gz:4: qrels", "3 columns, not 4"),
+    ({"qrels": QRELS + "q1 Q0 d4 1.0\n"},
+     r"qrels\.test\.txt\.gz:4: relevance", "'1.0' is no whole number"),
+    ({"qrels": QRELS + "q1 Q0 d9 1\n"},
+     r"qrels\.test\.txt\.gz:4: passage id", "'d9' is not in the collection"),
+    ({"qrels": QRELS + "q1 Q0 d1 1\n"},
+     r"qrels\.test\.txt\.gz:4: passage id", "judged twice for 'q1'"),
+    ({"qrels": QRELS + "q3 Q0 d1 1\n"},
+     r"qrels\.test\.txt\.gz:4: query id", "'q3' is no query of this split"),
+  ],
+)  # fmt: skip
+def test_a_bad_record_of_a_test_is_named_and_skipped(
+  tmp_path, change, place, problem
+):
+  clean = mr_tydi.read_tests(
+    _write_test(tmp_path / "clean"), "de", ["test"], _strict()
+  )
+  folder = _write_test(tmp_path / "de", **change)
+  with pytest.raises(records.RecordError, match=f"{place}: .*{problem}"):
+    mr_tydi.read_tests(folder, "de", ["test"], _strict())
+  bad = _skipping()
+  assert mr_tydi.read_tests(folder, "de", ["test"], bad) == clean
+  assert bad.count == 1
+
+
+def test_what_depends_on_a_skipped_passage_is_skipped(tmp_path):
+  docs = [doc for doc in DOCS if doc["id"] != 3]
+  bad = _skipping()
+  (test,) = mr_tydi.read_tests(
+    _write_test(tmp_path, docs=docs), "de", ["test"], bad
+  )
+  assert test.queries.keys() == test.qrels.keys() == {"q1"}
+  assert bad.count == 2  # The judgement, and the query that has no other.
+
+
+def test_a_missing_file_of_a_test_is_named(tmp_path):
+  _write_test(tmp_path)
+  with pytest.raises(FileNotFoundError, match=r"neither topic\.dev\.tsv nor"):
+    mr_tydi.read_tests(tmp_path, "en", ["test", "dev"], _strict())
+
+
+def test_a_test_without_a_judged_query_is_an_error(tmp_path):
+  _write_test(tmp_path, topics="", qrels="")
+  with pytest.raises(records.RecordError, match="no judged query"):
+    mr_tydi.read_tests(tmp_path, "de", ["test"], _skipping())
+
+
+# --- Tatoeba. ---
+
+
+def test_tatoeba_languages_get_two_letters_where_there_are_any(tmp_path):
+  for code in ("deu", "cmn", "swh", "tgl", "dtp", "kzj", "ang"):
+    _write(tmp_path / f"tatoeba.{code}-eng.{code}", f"{code} 1\n{code} 2\n")
+    _write(tmp_path / f"tatoeba.{code}-eng.eng", "one\ntwo\n")
+  _write(tmp_path / "LICENSE", "CC BY 2.0 FR\n")
+  tests = tatoeba.read_all(tmp_path, _strict())
+  assert [test.source_language for test in tests] == [
+    "ang", "de", "dtp", "kzj", "sw", "tl", "zh",
+  ]  # fmt: skip
+  assert tests[1] == records.TranslationTest(
+    source_language="de",
+    target_language="en",
+    sources=("deu 1", "deu 2"),
+    targets=("one", "two"),
+  )
+
+
+@pytest.mark.parametrize(
+  "names, problem",
+  [
+    ((), "holds no files like"),
+    (("tatoeba.deu-eng.deu",), "lacks the other side of deu-eng"),
+    (("tatoeba.deu-eng.fra",), "is not named like"),
+    (("tatoeba.ara-eng.ara", "tatoeba.ara-eng.eng",
+      "tatoeba.arb-eng.arb", "tatoeba.arb-eng.eng"), "both of 'ar'"),
+  ],
+)  # fmt: skip
+def test_what_is_no_tatoeba_folder_is_an_error(tmp_path, names, problem):
+  for name in names:
+    _write(tmp_path / name, "x\n")
+  with pytest.raises(ValueError, match=problem):
+    tatoeba.read_all(tmp_path, _strict())
+  with pytest.raises(ValueError, match="no such folder"):
+    tatoeba.read_all(tmp_path / "missing", _strict())

@@ -1,0 +1,305 @@
+"""Promises of the encoder that need no other implementation."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax.sharding import NamedSharding, PartitionSpec
+
+from mlir_jax.mesh import sharding
+from mlir_jax.models import encoder
+
+CONFIG = encoder.EncoderConfig(
+  vocab_size=300,
+  hidden_size=32,
+  num_layers=2,
+  num_heads=4,
+  intermediate_size=64,
+  max_positions=20,
+  initializer_range=0.2,
+)
+HF = CONFIG.to_hf()
+
+
+@pytest.fixture(scope="module")
+def params():
+  return encoder.init_params(CONFIG, "separate", jax.random.key(0))
+
+
+def random_tokens(*leading, length=11, seed=0):
+  """Right-padded texts of all lengths from 1; the second is all padding."""
+  rng = np.random.default_rng(seed)
+  shape = (*leading, length)
+  lengths = rng.integers(1, length + 1, leading)
+  lengths.flat[1] = 0
+  return {
+    "ids": rng.integers(4, CONFIG.vocab_size, shape, np.int32),
+    "mask": np.arange(length) < lengths[..., None],
+  }
+
+
+def embed(params, tokens, tower="query", config=CONFIG, **settings):
+  settings = {"pooling": "mean", "normalize": True} | settings
+  return jax.jit(
+    lambda params, tokens: encoder.embed(
+      config, params, tower, tokens, **settings
+    )
+  )(params, tokens)
+
+
+def test_config_survives_the_round_trip():
+  odd = dataclasses.replace(
+    CONFIG, hidden_act="relu", pad_token_id=1, type_vocab_size=1
+  )
+  assert encoder.EncoderConfig.from_hf(odd.to_hf()) == odd
+
+
+@pytest.mark.parametrize(
+  ("change", "named"),
+  [
+    ({"model_type": "gpt2"}, "model_type is 'gpt2'"),
+    ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
+    ({"is_decoder": True}, "is_decoder is True"),
+    ({"add_cross_attention": True}, "add_cross_attention"),
+    ({"quantization_config": {"bits": 4}}, "quantization_config"),
+    ({"auto_map": {"AutoModel": "x.Y"}}, "auto_map"),
+    ({"hidden_act": "swish2"}, "hidden_act is 'swish2'"),
+    ({"num_attention_heads": 5}, "num_heads, 5"),
+    ({"num_attention_heads": None}, "num_attention_heads is missing"),
+    ({"hidden_dropout_prob": 1.0}, "hidden_dropout is 1.0"),
+    ({"num_hidden_layers": 0}, "num_layers is 0"),
+  ],
+)
+def test_a_config_that_cannot_be_honoured_is_named(change, named):
+  with pytest.raises(ValueError, match=named):
+    encoder.EncoderConfig.from_hf(HF | change)
+
+
+def test_all_faults_of_a_config_are_named_at_once():
+  faults = {"is_decoder": True, "vocab_size": None}
+  with pytest.raises(ValueError, match=r"is_decoder .*; vocab_size is missing"):
+    encoder.EncoderConfig.from_hf(HF | faults)
+
+
+def test_texts_longer_than_the_positions_are_refused(params):
+  with pytest.raises(ValueError, match=r"21 tokens.* 20 positions"):
+    embed(params, random_tokens(2, length=21))
+  encoder.check_lengths(CONFIG, {"query": 20})
+  with pytest.raises(ValueError, match=r"encoding\.passage\.max_length.*21"):
+    encoder.check_lengths(CONFIG, {"query": 20, "passage": 21})
+
+
+def test_token_table_is_padded_to_a_multiple_of_256_with_zeros(params):
+  assert CONFIG.padded_vocab_size == 512
+  assert dataclasses.replace(CONFIG, vocab_size=512).padded_vocab_size == 512
+  table = params["query_encoder"]["embeddings"]["token"]
+  assert table.shape == (512, 32)
+  assert not np.asarray(table[300:]).any()
+  assert np.std(table[:300]) == pytest.approx(0.2, rel=0.05)
+
+
+def test_padding_changes_no_vector(params):
+  tokens = random_tokens(6)
+  other = tokens | {"ids": np.where(tokens["mask"], tokens["ids"], 7)}
+  longer = {
+    name: np.pad(array, ((0, 0), (0, 5))) for name, array in tokens.items()
+  }
+  expected = embed(params, tokens)
+  np.testing.assert_array_equal(embed(params, other), expected)
+  np.testing.assert_allclose(embed(params, longer), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_texts_of_padding_alone_give_zeros_and_finite_gradients(
+  params, dtype, pooling
+):
+  config = dataclasses.replace(CONFIG, dtype=dtype)
+  tokens = random_tokens(4)
+  mask = tokens["mask"]
+  assert not mask[1].any()
+  hidden = encoder.Encoder(config).apply(
+    {"params": params["query_encoder"]}, tokens["ids"], mask
+  )
+  assert np.isfinite(np.asarray(hidden, np.float32)).all()
+  vectors = embed(params, tokens, config=config, pooling=pooling)
+  assert not np.asarray(vectors[1]).any()
+  gradients = jax.grad(
+    lambda params: embed(params, tokens, config=config, pooling=pooling).sum()
+  )(params)
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+
+
+def test_pooling_is_the_mean_or_the_first_over_tokens_that_are_not_padding():
+  hidden = np.random.default_rng(0).normal(size=(3, 5, 8)).astype(np.float32)
+  mask = np.array([[1, 1, 1, 0, 0], [0, 0, 1, 1, 1], [0, 0, 0, 0, 0]], bool)
+  np.testing.assert_allclose(
+    encoder.pool(hidden, mask, "mean"),
+    [hidden[0, :3].mean(0), hidden[1, 2:].mean(0), np.zeros(8)],
+    rtol=1e-6,
+  )
+  np.testing.assert_array_equal(
+    encoder.pool(hidden, mask, "cls"), [hidden[0, 0], hidden[1, 2], np.zeros(8)]
+  )
+  with pytest.raises(ValueError, match="pooling is 'max'"):
+    encoder.pool(hidden, mask, "max")
+
+
+def test_pooling_of_bfloat16_is_summed_in_float32():
+  hidden = jnp.ones((1, 1000, 4), jnp.bfloat16).at[:, 0].set(8)
+  pooled = encoder.pool(hidden, np.ones((1, 1000), bool), "mean")
+  assert pooled.dtype == jnp.float32
+  np.testing.assert_allclose(pooled, 1.007, rtol=1e-6)
+
+
+def test_unit_length_is_safe_at_zero():
+  vectors = jnp.array([[3.0, 4.0], [0.0, 0.0]])
+  np.testing.assert_allclose(
+    encoder.unit_length(vectors), [[0.6, 0.8], [0.0, 0.0]], rtol=1e-6
+  )
+  gradient = jax.grad(lambda x: encoder.unit_length(x).sum())(vectors)
+  np.testing.assert_allclose(gradient[0], [0.032, -0.024], rtol=1e-5)
+  np.testing.assert_array_equal(gradient[1], [1, 1])
+
+
+def test_leading_axes_are_kept(params):
+  tokens = random_tokens(3, 4)
+  vectors = embed(params, tokens)
+  assert vectors.shape == (3, 4, 32)
+  for i in range(3):
+    row = jax.tree.map(lambda x, i=i: x[i], tokens)
+    np.testing.assert_allclose(vectors[i], embed(params, row), atol=1e-6)
+
+
+def test_vectors_have_unit_length_only_if_asked(params):
+  tokens = random_tokens(3)
+  plain = np.asarray(embed(params, tokens, normalize=False))
+  lengths = np.linalg.norm(plain[[0, 2]], axis=-1)
+  assert (np.abs(lengths - 1) > 0.1).all()
+  np.testing.assert_allclose(
+    embed(params, tokens)[np.array([0, 2])],
+    plain[[0, 2]] / lengths[:, None],
+    rtol=1e-5,
+  )
+
+
+def test_bfloat16_computes_close_to_float32_from_float32_parameters():
+  config = dataclasses.replace(CONFIG, dtype="bfloat16")
+  params = encoder.init_params(config, "tied", jax.random.key(0))
+  assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
+  tokens = random_tokens(8)
+  hidden = encoder.Encoder(config).apply(
+    {"params": params["encoder"]}, tokens["ids"], tokens["mask"]
+  )
+  assert hidden.dtype == jnp.bfloat16
+  vectors = embed(params, tokens, config=config)
+  assert vectors.dtype == jnp.float32
+  cosines = (vectors * embed(params, tokens)).sum(-1)
+  assert (np.delete(cosines, 1) > 0.99).all()
+  assert (np.delete(cosines, 1) < 1 - 1e-7).any(), "computed in float32"
+
+
+def test_tied_towers_are_one_and_separate_ones_start_equal():
+  tied = encoder.init_params(CONFIG, "tied", jax.random.key(0))
+  separate = encoder.init_params(CONFIG, "separate", jax.random.key(0))
+  assert list(tied) == ["encoder"]
+  assert sorted(separate) == ["passage_encoder", "query_encoder"]
+  for tower in separate.values():
+    jax.tree.map(np.testing.assert_array_equal, tower, tied["encoder"])
+  with pytest.raises(ValueError, match=r"model\.towers is 'three'"):
+    encoder.init_params(CONFIG, "three", jax.random.key(0))
+
+
+@pytest.mark.parametrize("origin", ["drawn", "loaded"])
+def test_separate_towers_have_buffers_of_their_own(origin):
+  if origin == "drawn":
+    towers = encoder.init_params(CONFIG, "separate", jax.random.key(0))
+    # Would fail if a buffer were donated twice.
+    jax.jit(lambda x: jax.tree.map(jnp.negative, x), donate_argnums=0)(towers)
+  else:
+    towers = encoder.with_towers({"bias": np.zeros(2)}, "separate")
+    towers["query_encoder"]["bias"][0] = 1
+    assert towers["passage_encoder"]["bias"][0] == 0
+
+
+def test_each_tower_reads_its_own_parameters(params):
+  tokens = random_tokens(3)
+  gradients = jax.grad(
+    lambda params: embed(params, tokens, "passage", pooling="cls")[0, 0]
+  )(params)
+  largest = {
+    name: max(np.abs(leaf).max() for leaf in jax.tree.leaves(tower))
+    for name, tower in gradients.items()
+  }
+  assert largest["query_encoder"] == 0
+  assert largest["passage_encoder"] > 0
+  with pytest.raises(ValueError, match="tower is 'document'"):
+    embed(params, tokens, "document")
+
+
+def test_dropout_is_applied_only_with_a_key_and_repeats_with_it(params):
+  tokens = random_tokens(3)
+  keys = [jax.random.key(seed) for seed in (1, 1, 2)]
+  plain = embed(params, tokens)
+  a, b, c = (embed(params, tokens, dropout_key=key) for key in keys)
+  np.testing.assert_array_equal(a, b)
+  assert np.abs(a - c).max() > 0.01
+  assert np.abs(a - plain).max() > 0.01
+
+
+@pytest.mark.parametrize("place", ["hidden_dropout", "attention_dropout"])
+def test_each_dropout_rate_is_applied(params, place):
+  rates = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
+  tokens, key = random_tokens(3), jax.random.key(1)
+  none = dataclasses.replace(CONFIG, **rates)
+  some = dataclasses.replace(CONFIG, **(rates | {place: 0.5}))
+  plain = embed(params, tokens)
+  np.testing.assert_array_equal(
+    embed(params, tokens, config=none, dropout_key=key), plain
+  )
+  dropped = embed(params, tokens, config=some, dropout_key=key)
+  assert np.abs(dropped - plain).max() > 0.01
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_dropout_drops_its_share_independently_and_keeps_the_mean(rate):
+  values = jnp.ones((400, 2, 251))  # An odd number, beside packed pairs.
+  dropped = encoder._Dropout(rate).apply(
+    {}, values, False, rngs={"dropout": jax.random.key(0)}
+  )
+  kept = np.asarray(dropped) != 0
+  assert kept.mean() == pytest.approx(1 - rate, abs=0.005)
+  assert dropped.mean() == pytest.approx(1, rel=0.01 / (1 - rate))
+  centred = kept - kept.mean()
+  for axis in range(3):
+    neighbours = np.delete(centred, 0, axis) * np.delete(centred, -1, axis)
+    assert abs(neighbours.mean()) < 0.01 * kept.var() ** 0.5
+
+
+def test_sharding_parameters_and_batch_changes_no_vector(params):
+  mesh = sharding.make_mesh()
+  tokens = random_tokens(16, 2)
+  key = jax.random.key(3)
+  expected = embed(params, tokens, dropout_key=key)
+  sharded = jax.device_put(
+    params, sharding.state_shardings(params, mesh, fsdp=True)
+  )
+  assert not sharded["query_encoder"]["embeddings"]["token"].is_fully_replicated
+  rows = jax.device_put(tokens, NamedSharding(mesh, PartitionSpec("data")))
+  vectors = embed(sharded, rows, dropout_key=key)
+  np.testing.assert_allclose(vectors, expected, atol=1e-5)
+
+
+def test_layer_norm_is_computed_in_float32():
+  config = dataclasses.replace(CONFIG, dtype="bfloat16")
+  hidden = jnp.asarray(np.random.default_rng(0).normal(100, 1, (4, 32)))
+  norm = encoder._layer_norm(config, "norm")
+  ours = norm.apply(norm.init(jax.random.key(0), hidden), hidden)
+  exact = nn.LayerNorm(epsilon=1e-12).bind(
+    norm.init(jax.random.key(0), hidden)
+  )(hidden)
+  assert ours.dtype == jnp.bfloat16
+  np.testing.assert_array_equal(ours, exact.astype(jnp.bfloat16))

@@ -1,0 +1,864 @@
+"""The losses against loops over the formulas, and what they promise.
+
+The references are float64 NumPy, written from the formulas one candidate at a
+time: a masked candidate is one that is left out of a list. They use analytic
+functions only, so the complex step gives their gradients to rounding error
+(Squire and Trapp, 1998), by a route that shares nothing with JAX.
+"""
+
+import cmath
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from mlir_jax.training import losses
+
+DIMENSIONS = 5
+PAD = (-1, -1)  # Text and id of a passage that only fills its row.
+
+# A batch with every case that a mask has to get right. Of each row: the
+# question's text id, its passages as (text id, passage id), the positive first,
+# and the known positives by text and by id.
+ROWS = (
+  (0, [(100, 0), (101, 1), (102, 2)], [100], [0]),
+  # The same question twice, each row knowing its own positive alone. The
+  # second has another row's positive among its known ones.
+  (1, [(110, 10), (111, 11), PAD], [110], [10]),
+  (1, [(120, 12), PAD, PAD], [120, 100], [12]),
+  # One passage by id, under two texts.
+  (3, [(130, 20), (131, 21), (132, 22)], [130], [20]),
+  (4, [(140, 20), (141, 23), (142, 24)], [140], [20]),
+  # One passage by text, under two ids. Unknown ids are no common id.
+  (5, [(150, 30), (151, 31), (152, -1)], [150], [30]),
+  (6, [(150, 32), (160, 33), (161, -1)], [150], [32]),
+  # The known positives are other rows' hard negatives, by text and by id, and
+  # a hard negative of its own; the row's positive is missing among them.
+  (7, [(170, -1), (171, 40), (172, -1)], [101], [22, 40]),
+)
+# What that comes to, by hand: query -> (row, column) of what is no negative.
+MASKED_PASSAGES = {
+  1: [(2, 0)],
+  2: [(1, 0), (0, 0)],
+  3: [(4, 0)],
+  4: [(3, 0)],
+  5: [(6, 0)],
+  6: [(5, 0)],
+  7: [(0, 1), (3, 2), (7, 1)],
+}
+
+PAIRS = (
+  (0, 1),
+  (0, 2),  # One English sentence, another translation.
+  (3, 3),  # Two identical sides.
+  (4, 5),
+  (6, 5),  # Two sentences with one translation.
+  (5, 4),  # A copy of a pair, its sides swapped.
+  (7, 2),  # Two hops from the first pair: still its negative.
+  (8, 101),  # A side that is also a passage.
+)
+RELATED_PAIRS = {(0, 1), (1, 6), (3, 4), (3, 5), (4, 5)}  # By hand.
+
+MONOLINGUAL = (50, 51, 52, 53, 54, 55, 5, 3)  # The last two are also in PAIRS.
+MONOLINGUAL_VALID = (True, True, True, True, False, True, True, True)
+
+KINDS = ("parallel", "passages", "monolingual")
+WEIGHTS = {"parallel": 1.0, "passages": 0.5, "monolingual": 2.0}
+
+
+# --- The batch. ---
+
+
+def labels_of_batch() -> dict[str, np.ndarray]:
+  def padded(values):
+    return values + [-1] * (3 - len(values))
+
+  passages = np.array([passages for _, passages, _, _ in ROWS], np.int32)
+  return {
+    "query_text": np.array([question for question, *_ in ROWS], np.int32),
+    "passage_text": passages[:, :, 0],
+    "passage_id": passages[:, :, 1],
+    "passage_valid": passages[:, :, 0] >= 0,
+    "positive_text": np.array([padded(row[2]) for row in ROWS], np.int32),
+    "positive_id": np.array([padded(row[3]) for row in ROWS], np.int32),
+    "sentence_text": np.array(PAIRS, np.int32),
+    "monolingual_text": np.array(MONOLINGUAL, np.int32),
+    "monolingual_valid": np.array(MONOLINGUAL_VALID),
+  }
+
+
+def embeddings_of_batch(dtype=np.float64) -> dict[str, np.ndarray]:
+  """Unit vectors, also where the passage is padding: a leak would show."""
+  generator = np.random.default_rng(0)
+
+  def unit(*shape):
+    vectors = generator.normal(size=(*shape, DIMENSIONS))
+    vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors.astype(dtype)
+
+  return {
+    "queries": unit(len(ROWS)),
+    "passages": unit(len(ROWS), 3),
+    "sentences": unit(len(PAIRS), 2),
+    "monolingual": unit(len(MONOLINGUAL)),
+  }
+
+
+# --- The losses, each as a function of embeddings and labels. ---
+
+
+def ir(embeddings, labels, **settings):
+  names = ("query_text", "passage_text", "passage_id", "passage_valid")
+  names += ("positive_text", "positive_id")
+  return losses.ir_loss(
+    embeddings["queries"],
+    embeddings["passages"],
+    **{name: labels[name] for name in names},
+    **settings,
+  )
+
+
+def semantic(embeddings, labels, **settings):
+  return losses.semantic_loss(
+    embeddings["sentences"], labels["sentence_text"], **settings
+  )
+
+
+def third_points_of(embeddings, labels):
+  """Kind -> (embeddings [K, D], text ids [K], valid [K])."""
+  sentences, passages = embeddings["sentences"], embeddings["passages"]
+  sentence_text = labels["sentence_text"].reshape(-1)
+  return {
+    "parallel": (
+      sentences.reshape(-1, sentences.shape[-1]),
+      sentence_text,
+      sentence_text >= 0,
+    ),
+    "passages": (
+      passages.reshape(-1, passages.shape[-1]),
+      labels["passage_text"].reshape(-1),
+      labels["passage_valid"].reshape(-1),
+    ),
+    "monolingual": (
+      embeddings["monolingual"],
+      labels["monolingual_text"],
+      labels["monolingual_valid"],
+    ),
+  }
+
+
+def language(embeddings, labels, *, kinds=KINDS, weights=WEIGHTS, **settings):
+  points = third_points_of(embeddings, labels)
+  return losses.language_loss(
+    embeddings["sentences"],
+    labels["sentence_text"],
+    {kind: losses.ThirdPoints(*points[kind]) for kind in kinds},
+    weights=weights,
+    **settings,
+  )
+
+
+def batch_mesh(devices):
+  return jax.make_mesh(
+    (devices,),
+    ("data",),
+    axis_types=(AxisType.Auto,),
+    devices=jax.devices()[:devices],
+  )
+
+
+# One function for all tests: they share its compilations.
+@functools.partial(
+  jax.jit,
+  static_argnames=("loss", "devices", "symmetric", "stop_gradient", "kinds"),
+)
+def value_and_gradients(embeddings, labels, *, loss, devices, **settings):
+  everywhere = NamedSharding(batch_mesh(devices), P())
+  return jax.value_and_grad(loss, has_aux=True)(
+    embeddings,
+    labels,
+    replicate=lambda x: jax.lax.with_sharding_constraint(x, everywhere),
+    **settings,
+  )
+
+
+def evaluate(loss, embeddings, labels, *, devices=1, **settings):
+  """Loss, metrics and gradients, the batch lying over so many devices."""
+  by_row = NamedSharding(batch_mesh(devices), P("data"))
+  (value, metrics), gradients = jax.device_get(
+    value_and_gradients(
+      *jax.device_put((embeddings, labels), by_row),
+      loss=loss,
+      devices=devices,
+      **settings,
+    )
+  )
+  return value, metrics, gradients
+
+
+# --- The references. ---
+
+
+def dot(a, b):
+  return sum(x * y for x, y in zip(a, b, strict=True))
+
+
+def cross_entropy(scores, positive):
+  return cmath.log(sum(map(cmath.exp, scores))) - scores[positive]
+
+
+def is_negative(labels, i, row, column):
+  """Whether passage (row, column) is a negative of query i."""
+  text = labels["passage_text"][row, column]
+  identity = labels["passage_id"][row, column]
+  texts = {labels["passage_text"][i, 0], *labels["positive_text"][i]} - {-1}
+  identities = {labels["passage_id"][i, 0], *labels["positive_id"][i]} - {-1}
+  repeated = labels["query_text"][row] == labels["query_text"][i]
+  return (
+    labels["passage_valid"][row, column]
+    and text not in texts
+    and identity not in identities
+    and not (repeated and column == 0)
+  )
+
+
+def reference_ir(embeddings, labels, *, temperature, symmetric):
+  queries, passages = embeddings["queries"], embeddings["passages"]
+  batch, columns, _ = passages.shape
+  forward, backward, right, masked = [], [], 0, 0
+  for i in range(batch):
+    scores = [dot(queries[i], passages[i, 0]) / temperature]
+    for row in range(batch):
+      for column in range(columns):
+        if is_negative(labels, i, row, column):
+          scores.append(dot(queries[i], passages[row, column]) / temperature)
+        elif (row, column) != (i, 0):
+          masked += labels["passage_valid"][row, column]
+    forward.append(cross_entropy(scores, 0))
+    right += all(scores[0].real >= score.real for score in scores)
+    scores = [dot(queries[i], passages[i, 0]) / temperature]
+    for j in range(batch):
+      if is_negative(labels, j, i, 0):
+        scores.append(dot(queries[j], passages[i, 0]) / temperature)
+    backward.append(cross_entropy(scores, 0))
+  loss = sum(forward) / batch
+  if symmetric:
+    loss = (loss + sum(backward) / batch) / 2
+  return loss, {"accuracy": right / batch, "masked": masked}
+
+
+def reference_semantic(embeddings, labels, *, temperature):
+  sentences, text = embeddings["sentences"], labels["sentence_text"]
+  everyone = [(pair, side) for pair in range(len(text)) for side in (0, 1)]
+  losses_, cosines, right, masked = [], [], 0, 0
+  for pair, side in everyone:
+    scores = [dot(sentences[pair, 0], sentences[pair, 1]) / temperature]
+    for other, other_side in everyone:
+      if other == pair:
+        continue
+      if {*text[other]} & {*text[pair]}:
+        masked += 1
+        continue
+      cosines.append(dot(sentences[pair, side], sentences[other, other_side]))
+      scores.append(cosines[-1] / temperature)
+    losses_.append(cross_entropy(scores, 0))
+    right += all(scores[0].real >= score.real for score in scores)
+  eigenvalues = np.linalg.eigvalsh(
+    np.cov(sentences.real.reshape(len(everyone), -1).T)
+  )
+  return sum(losses_) / len(everyone), {
+    "accuracy": right / len(everyone),
+    "masked": masked,
+    "mean_cosine": np.mean(cosines).real,
+    "effective_rank": eigenvalues.sum() ** 2 / (eigenvalues**2).sum(),
+  }
+
+
+def reference_language(
+  embeddings,
+  labels,
+  *,
+  temperature,
+  weights=WEIGHTS,
+  kinds=KINDS,
+  stop_gradient=False,
+):
+  sentences = embeddings["sentences"]
+  if stop_gradient:
+    embeddings = {name: array.real for name, array in embeddings.items()}
+  points = third_points_of(embeddings, labels)
+  loss, squares, masked = 0, [], 0
+  for kind in kinds:
+    terms = []
+    for embedding, text, valid in zip(*points[kind], strict=True):
+      for (first, second), pair in zip(
+        sentences, labels["sentence_text"], strict=True
+      ):
+        if not valid:
+          continue
+        if text in pair:
+          masked += 1
+          continue
+        difference = dot(first, embedding) - dot(second, embedding)
+        d = difference / temperature
+        terms.append(cmath.log(1 + cmath.exp(d)) + cmath.log(1 + cmath.exp(-d)))
+        squares.append(difference.real**2)
+    loss += weights[kind] * sum(terms) / len(terms)
+  loss /= sum(weights[kind] for kind in kinds)
+  return loss, {
+    "excess": loss.real - 2 * math.log(2),
+    "rms_difference": math.sqrt(np.mean(squares)),
+    "masked": masked,
+  }
+
+
+def complex_step(reference, embeddings, labels, **settings):
+  """The reference's gradients: Im f(x + ih) / h, free of cancellation."""
+  step = 1e-30
+  stepped = {name: array.astype(complex) for name, array in embeddings.items()}
+  gradients = {}
+  for name, array in stepped.items():
+    gradients[name] = np.zeros(array.shape)
+    for index in np.ndindex(array.shape):
+      array[index] += 1j * step
+      loss, _ = reference(stepped, labels, **settings)
+      gradients[name][index] = loss.imag / step
+      array[index] -= 1j * step
+  return gradients
+
+
+@pytest.fixture
+def x64():
+  with jax.enable_x64(True):
+    yield
+
+
+def assert_same(result, expected, tolerance=1e-12):
+  """Compares (loss, metrics, gradients)."""
+  for ours, theirs in zip(result, expected, strict=True):
+    jax.tree.map(
+      lambda x, y: np.testing.assert_allclose(x, y, 0, tolerance),
+      ours,
+      theirs,
+    )
+
+
+CASES = {
+  "ir": (ir, reference_ir, {"temperature": 0.05, "symmetric": False}),
+  "ir-both-ways": (ir, reference_ir, {"temperature": 0.3, "symmetric": True}),
+  "semantic": (semantic, reference_semantic, {"temperature": 0.05}),
+  "semantic-warm": (semantic, reference_semantic, {"temperature": 0.7}),
+  "language": (language, reference_language, {"temperature": 0.2}),
+  "language-cold": (language, reference_language, {"temperature": 0.05}),
+  "language-weight-zero": (
+    language,
+    reference_language,
+    {"temperature": 0.2, "weights": WEIGHTS | {"passages": 0.0}},
+  ),
+  "language-without-monolingual": (
+    language,
+    reference_language,
+    {"temperature": 0.2, "kinds": ("parallel", "passages")},
+  ),
+  "language-third-points-held": (
+    language,
+    reference_language,
+    {"temperature": 0.2, "stop_gradient": True},
+  ),
+}
+
+
+@functools.cache
+def expected(case):
+  """The reference's loss, metrics and gradients."""
+  _, reference, settings = CASES[case]
+  embeddings, labels = embeddings_of_batch(), labels_of_batch()
+  value, metrics = reference(embeddings, labels, **settings)
+  gradients = complex_step(reference, embeddings, labels, **settings)
+  return value.real, metrics, gradients
+
+
+# --- The formulas. ---
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("case", CASES)
+def test_losses_metrics_and_gradients_are_those_of_the_formulas(case, devices):
+  loss, _, settings = CASES[case]
+  embeddings, labels = embeddings_of_batch(), labels_of_batch()
+  result = evaluate(loss, embeddings, labels, devices=devices, **settings)
+  assert_same(result, expected(case))
+
+
+@pytest.mark.parametrize("case", ["ir-both-ways", "semantic", "language"])
+def test_float32_agrees_with_float64_and_eight_devices_with_one(case):
+  loss, _, settings = CASES[case]
+  embeddings, labels = embeddings_of_batch(np.float32), labels_of_batch()
+  one = evaluate(loss, embeddings, labels, devices=1, **settings)
+  eight = evaluate(loss, embeddings, labels, devices=8, **settings)
+  assert one[0].dtype == np.float32
+  for result, exact in ((one, expected(case)), (eight, one)):
+    assert_same(result[:2], exact[:2], 1e-5)
+    for name, gradient in result[2].items():
+      largest = np.abs(exact[2][name]).max()
+      np.testing.assert_allclose(gradient, exact[2][name], 0, 1e-5 * largest)
+
+
+# --- What is masked, seen from outside. ---
+
+
+@functools.partial(jax.jit, static_argnames="loss")
+def influence(anchors, candidates, *, loss):
+  """bool [anchors, candidates]: which candidates move an anchor's gradient.
+
+  The gradient of -log softmax to its anchor is a weighted sum of the allowed
+  candidates, so the mask is what is not zero in the mixed second derivative.
+  """
+  mixed = jax.jacfwd(jax.grad(loss), argnums=1)(anchors, candidates)
+  return jnp.any(mixed != 0, axis=(1, -1))
+
+
+@pytest.mark.usefixtures("x64")
+def test_ir_masks_known_positives_repeated_questions_and_padding_only():
+  embeddings, labels = embeddings_of_batch(), labels_of_batch()
+  expected = np.tile(labels["passage_valid"], (len(ROWS), 1, 1))
+  for query, masked in MASKED_PASSAGES.items():
+    for row, column in masked:
+      expected[query, row, column] = False
+
+  def loss(queries, passages):
+    moved = {"queries": queries, "passages": passages}
+    return ir(moved, labels, temperature=0.3)[0]
+
+  seen = influence(embeddings["queries"], embeddings["passages"], loss=loss)
+  np.testing.assert_array_equal(seen, expected)
+
+
+@pytest.mark.usefixtures("x64")
+def test_passage_to_query_masks_the_questions_a_passage_answers():
+  embeddings, labels = embeddings_of_batch(), labels_of_batch()
+  expected = np.ones((len(ROWS), len(ROWS)), bool)
+  for query, masked in MASKED_PASSAGES.items():
+    for row, column in masked:
+      if column == 0:
+        expected[row, query] = False
+
+  def loss(positives, queries):
+    passages = jnp.asarray(embeddings["passages"]).at[:, 0].set(positives)
+    moved = {"queries": queries, "passages": passages}
+    both, _ = ir(moved, labels, temperature=0.3, symmetric=True)
+    return 2 * both - ir(moved, labels, temperature=0.3)[0]
+
+  # Rounding leaves 1e-17 where the query -> passage terms cancel.
+  mixed = jax.jit(jax.jacfwd(jax.grad(loss), argnums=1))(
+    embeddings["passages"][:, 0], embeddings["queries"]
+  )
+  seen = np.abs(mixed).max(axis=(1, -1)) > 1e-12
+  np.testing.assert_array_equal(seen, expected)
+
+
+@pytest.mark.usefixtures("x64")
+def test_semantic_masks_copies_and_other_translations_at_one_hop_only():
+  sentences = embeddings_of_batch()["sentences"].reshape(-1, DIMENSIONS)
+  text = jnp.asarray(labels_of_batch()["sentence_text"])
+  expected = np.ones((len(PAIRS), len(PAIRS)), bool)
+  for first, second in RELATED_PAIRS:
+    expected[first, second] = expected[second, first] = False
+  expected = expected.repeat(2, axis=0).repeat(2, axis=1)
+  # Not against itself. Its translation, beside the diagonal, is never masked,
+  # also not that of the pair with identical sides.
+  np.fill_diagonal(expected, False)
+
+  def loss(anchors, candidates):
+    return losses.semantic_loss(
+      anchors.reshape(-1, 2, DIMENSIONS),
+      text,
+      temperature=0.3,
+      replicate=lambda _: candidates,
+    )[0]
+
+  seen = influence(sentences, sentences, loss=loss)
+  np.testing.assert_array_equal(seen, expected)
+
+
+@pytest.mark.usefixtures("x64")
+def test_masked_counts_are_those_counted_by_hand():
+  embeddings, labels = embeddings_of_batch(), labels_of_batch()
+
+  def masked(loss, **settings):
+    _, metrics, _ = evaluate(loss, embeddings, labels, **settings)
+    return metrics["masked"]
+
+  assert masked(ir, temperature=0.05, symmetric=False) == 10
+  # Two sides against two sides, in both directions.
+  assert masked(semantic, temperature=0.7) == 8 * len(RELATED_PAIRS)
+  parallel = 3 + 4 + 2 + 5 + 4 + 5 + 3 + 2  # Pair by pair, with its own sides.
+  passages = 1  # Text 101, of the last pair.
+  monolingual = 3 + 1  # Text 5 in three pairs, 3 in one.
+  expected = parallel + passages + monolingual
+  assert masked(language, temperature=0.2) == expected
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("reason", ["padding", "text", "id"])
+def test_ir_does_not_change_when_a_masked_candidate_is_deleted(reason):
+  embeddings, labels = embeddings_of_batch(), labels_of_batch()
+  if reason == "padding":
+    labels["passage_valid"][:, 2] = False
+  else:  # The last passage of each row is a known positive of each question.
+    labels["passage_valid"][:, 2] = True
+    labels[f"passage_{reason}"][:, 2] = 999
+    labels[f"positive_{reason}"][:, 2] = 999
+  shorter = embeddings | {"passages": embeddings["passages"][:, :2]}
+  fewer = labels | {
+    name: labels[name][:, :2]
+    for name in ("passage_text", "passage_id", "passage_valid")
+  }
+  settings = {"temperature": 0.3, "symmetric": True}
+  value, _, gradients = evaluate(ir, embeddings, labels, **settings)
+  expected, _, expected_gradients = evaluate(ir, shorter, fewer, **settings)
+
+  assert not gradients["passages"][:, 2].any()
+  gradients["passages"] = gradients["passages"][:, :2]
+  assert_same((value, gradients), (expected, expected_gradients))
+
+
+@jax.jit
+def anchor_gradients(sentences, text):
+  """Of the sum of the sentences' losses, to them as anchors alone."""
+  candidates = sentences.reshape(-1, DIMENSIONS)
+
+  def total(anchors):
+    mean, _ = losses.semantic_loss(
+      anchors, text, temperature=0.3, replicate=lambda _: candidates
+    )
+    return mean * len(candidates)
+
+  return jax.grad(total)(sentences)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("deleted", range(len(PAIRS)))
+def test_semantic_changes_for_no_sentence_that_masks_a_deleted_pair(deleted):
+  sentences = embeddings_of_batch()["sentences"]
+  text = labels_of_batch()["sentence_text"]
+  keep = np.delete(np.arange(len(PAIRS)), deleted)
+  before = np.asarray(anchor_gradients(sentences, text))[keep]
+  after = np.asarray(anchor_gradients(sentences[keep], text[keep]))
+  for pair, old, new in zip(keep, before, after, strict=True):
+    masked = (min(pair, deleted), max(pair, deleted)) in RELATED_PAIRS
+    assert np.allclose(old, new, 0, 1e-12) == masked
+
+
+@pytest.mark.usefixtures("x64")
+def test_language_does_not_change_when_masked_third_points_are_deleted():
+  embeddings, labels = embeddings_of_batch(), labels_of_batch()
+  sentences, text = embeddings["sentences"][3:4], labels["sentence_text"][3:4]
+  points = third_points_of(embeddings, labels)
+  fewer = {}
+  for kind, arrays in points.items():
+    _, its_text, valid = arrays
+    use = valid & ~np.isin(its_text, text)
+    fewer[kind] = tuple(array[use] for array in arrays)
+  assert {kind: len(its_text) for kind, (_, its_text, _) in fewer.items()} == {
+    "parallel": 16 - 5,
+    "passages": 24 - 3,
+    "monolingual": 8 - 2,
+  }
+
+  @jax.jit
+  def loss_and_gradient(sentences, points):
+    return jax.value_and_grad(
+      lambda sentences: losses.language_loss(
+        sentences,
+        text,
+        {kind: losses.ThirdPoints(*points[kind]) for kind in KINDS},
+        temperature=0.2,
+        weights=WEIGHTS,
+      )[0]
+    )(sentences)
+
+  assert_same(
+    loss_and_gradient(sentences, points), loss_and_gradient(sentences, fewer)
+  )
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_a_query_without_negatives_has_no_loss_and_no_gradient(symmetric):
+  embeddings, labels = embeddings_of_batch(), labels_of_batch()
+  labels["query_text"][:] = 0  # One question: all positives are its own,
+  labels["passage_valid"][:, 1:] = False  # and there is nothing else.
+  value, metrics, gradients = evaluate(
+    ir, embeddings, labels, temperature=0.05, symmetric=symmetric
+  )
+  assert metrics["accuracy"] == 1
+  assert_same((value, gradients), jax.tree.map(np.zeros_like, (0, gradients)))
+
+
+@pytest.mark.usefixtures("x64")
+def test_translations_of_one_sentence_have_no_semantic_loss():
+  embeddings, labels = embeddings_of_batch(), labels_of_batch()
+  labels["sentence_text"][:, 0] = 0
+  value, metrics, gradients = evaluate(
+    semantic, embeddings, labels, temperature=0.05
+  )
+  assert metrics["mean_cosine"] == 0  # Of no sentences; not NaN.
+  assert_same((value, gradients), jax.tree.map(np.zeros_like, (0, gradients)))
+
+
+@pytest.mark.usefixtures("x64")
+def test_third_points_that_are_all_padding_add_no_excess():
+  embeddings, labels = embeddings_of_batch(), labels_of_batch()
+  labels["monolingual_valid"][:] = False
+  only = dict.fromkeys(KINDS, 0.0) | {"monolingual": 1.0}
+  value, metrics, gradients = evaluate(
+    language, embeddings, labels, temperature=0.2, weights=only
+  )
+  assert metrics["excess"] == 0
+  assert value == 2 * math.log(2)
+  assert not any(gradient.any() for gradient in gradients.values())
+
+
+# --- Symmetries. ---
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("case", CASES)
+def test_the_order_of_the_batch_changes_nothing(case):
+  loss, _, settings = CASES[case]
+  generator = np.random.default_rng(1)
+  rows, pairs, monolingual = (generator.permutation(8) for _ in range(3))
+
+  def reorder(arrays):
+    orders = {"sentence": pairs, "monolingual": monolingual}
+    return {
+      name: array[orders.get(name.partition("_")[0].rstrip("s"), rows)]
+      for name, array in arrays.items()
+    }
+
+  embeddings, labels = embeddings_of_batch(), labels_of_batch()
+  value, metrics, gradients = evaluate(loss, embeddings, labels, **settings)
+  result = evaluate(loss, reorder(embeddings), reorder(labels), **settings)
+  assert_same(result, (value, metrics, reorder(gradients)))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("loss", [semantic, language])
+def test_the_order_of_a_pairs_sides_changes_nothing(loss):
+  pairs = np.array([0, 2, 3, 6])
+
+  def swap(arrays):
+    swapped = {}
+    for name, array in arrays.items():
+      swapped[name] = array.copy()
+      if name.startswith("sentence"):
+        swapped[name][pairs] = array[pairs, ::-1]
+    return swapped
+
+  embeddings, labels = embeddings_of_batch(), labels_of_batch()
+  value, metrics, gradients = evaluate(
+    loss, embeddings, labels, temperature=0.2
+  )
+  result = evaluate(loss, swap(embeddings), swap(labels), temperature=0.2)
+  assert_same(result, (value, metrics, swap(gradients)))
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_order_of_hard_negatives_changes_nothing():
+  def reorder(arrays):
+    return {
+      name: array[:, [0, 2, 1]] if name.startswith("passage") else array
+      for name, array in arrays.items()
+    }
+
+  embeddings, labels = embeddings_of_batch(), labels_of_batch()
+  settings = {"temperature": 0.3, "symmetric": True}
+  value, metrics, gradients = evaluate(ir, embeddings, labels, **settings)
+  result = evaluate(ir, reorder(embeddings), reorder(labels), **settings)
+  assert_same(result, (value, metrics, reorder(gradients)))
+
+
+# --- The language loss's own promises. ---
+
+
+@jax.jit
+def one_third_point(pair, third):
+  """Excess, loss, gradients to pair [2, D] and third [D]; temperature 0.2."""
+
+  def loss(pair, third):
+    point = losses.ThirdPoints(
+      third[None], jnp.array([2], jnp.int32), jnp.array([True])
+    )
+    value, metrics = losses.language_loss(
+      pair[None],
+      jnp.array([[0, 1]], jnp.int32),
+      {"monolingual": point},
+      temperature=0.2,
+      weights=WEIGHTS,
+    )
+    return value, metrics["excess"]
+
+  (value, excess), gradients = jax.value_and_grad(
+    loss, argnums=(0, 1), has_aux=True
+  )(pair, third)
+  return excess, value, gradients
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_third_point_is_pulled_out_of_the_language_direction():
+  (first, second), third = np.split(embeddings_of_batch()["queries"][:3], [2])
+  third = third[0]
+  d = (first @ third - second @ third) / 0.2
+  slope = math.tanh(d / 2) / 0.2
+  excess, _, gradients = one_third_point(np.stack([first, second]), third)
+  np.testing.assert_allclose(excess, 2 * math.log(math.cosh(d / 2)), 1e-12)
+  expected = np.stack([slope * third, -slope * third]), slope * (first - second)
+  assert_same(gradients, expected)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_monolingual_point_gets_the_mean_over_pairs_and_points():
+  embeddings, labels = embeddings_of_batch(), labels_of_batch()
+  sentences, points = embeddings["sentences"], embeddings["monolingual"]
+  used = [
+    (pair, k)
+    for pair, sides in enumerate(PAIRS)
+    for k, text in enumerate(MONOLINGUAL)
+    if MONOLINGUAL_VALID[k] and text not in sides
+  ]
+  weight = WEIGHTS["monolingual"] / sum(WEIGHTS.values()) / len(used)
+  expected = np.zeros_like(points)
+  for pair, k in used:
+    direction = sentences[pair, 0] - sentences[pair, 1]
+    slope = math.tanh(direction @ points[k] / 0.2 / 2) / 0.2
+    expected[k] += weight * slope * direction
+  *_, gradients = evaluate(language, embeddings, labels, temperature=0.2)
+  np.testing.assert_allclose(gradients["monolingual"], expected, 0, 1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_stop_gradient_holds_the_third_points_and_keeps_the_loss():
+  embeddings, labels = embeddings_of_batch(), labels_of_batch()
+  free, held = (
+    evaluate(language, embeddings, labels, temperature=0.2, **settings)
+    for settings in ({}, {"stop_gradient": True})
+  )
+  assert_same(held[:2], free[:2])
+  for name in ("passages", "monolingual"):
+    assert free[2][name].any()
+    assert not held[2][name].any()
+  assert held[2]["sentences"].any()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("sides", ["the same", "equally far"])
+def test_the_excess_is_exactly_zero_where_no_side_is_preferred(dtype, sides):
+  if sides == "the same":
+    vector, third = embeddings_of_batch()["queries"][:2].astype(dtype)
+    pair = np.stack([vector, vector])
+  else:
+    axes = np.eye(DIMENSIONS, dtype=dtype)
+    pair, third = axes[:2], axes[0] + axes[1]
+  excess, value, gradients = one_third_point(pair, third)
+  assert excess == 0.0
+  assert value == np.float32(2 * math.log(2))
+  assert not any(gradient.any() for gradient in gradients)
+
+
+def exact_excess(d):
+  """2 log cosh(d / 2) of float64 d: by its series near 0."""
+  d = np.abs(d)
+  near = d**2 / 4 - d**4 / 96 + d**6 / 1440
+  far = d + 2 * np.log1p(np.exp(-d)) - 2 * math.log(2)
+  return np.where(d < 0.01, near, far)
+
+
+excess_and_slope = jax.jit(
+  jax.vmap(jax.value_and_grad(losses.two_log_cosh_half))
+)
+
+
+@pytest.mark.filterwarnings("ignore:overflow")  # Of the series, far from 0.
+def test_the_excess_is_finite_and_right_at_any_d_in_bfloat16():
+  patterns = np.arange(2**16, dtype=np.uint16)
+  infinite_or_nan = patterns & 0x7F80 == 0x7F80
+  every = patterns[~infinite_or_nan].view(jnp.bfloat16)
+  excess, slope = excess_and_slope(every)
+  assert excess.dtype == slope.dtype == jnp.bfloat16
+  d, excess, slope = (np.asarray(x, np.float64) for x in (every, excess, slope))
+  assert np.isfinite(excess).all()
+  assert np.isfinite(slope).all()
+  tiny = 1e-37  # Below, numbers may be flushed to 0.
+  np.testing.assert_allclose(excess, exact_excess(d), 0.02, tiny)
+  np.testing.assert_allclose(slope, np.tanh(d / 2), 0.01, tiny)
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_the_excess_keeps_its_digits_near_zero_in_float32(sign):
+  d = sign * np.geomspace(1e-17, 1e3, 4001).astype(np.float32)
+  excess, slope = excess_and_slope(d)
+  d = d.astype(np.float64)
+  np.testing.assert_allclose(excess, exact_excess(d), 1e-6)
+  np.testing.assert_allclose(slope, np.tanh(d / 2), 1e-6)
+
+
+@pytest.mark.parametrize("case", ["ir-both-ways", "semantic-warm", "language"])
+def test_losses_of_bfloat16_embeddings_are_computed_in_float32(case):
+  loss, reference, settings = CASES[case]
+  embeddings, labels = embeddings_of_batch(jnp.bfloat16), labels_of_batch()
+  value, _, gradients = evaluate(loss, embeddings, labels, **settings)
+  assert value.dtype == np.float32
+  exact = {name: x.astype(np.float64) for name, x in embeddings.items()}
+  expected, _ = reference(exact, labels, **settings)
+  expected_gradients = complex_step(reference, exact, labels, **settings)
+  # The language loss takes the difference of two sides in their own type.
+  tolerance = 1e-2 if loss is language else 1e-5
+  np.testing.assert_allclose(value, expected.real, tolerance)
+  for name, gradient in gradients.items():
+    largest = np.abs(expected_gradients[name]).max()
+    np.testing.assert_allclose(
+      gradient.astype(np.float64),
+      expected_gradients[name],
+      0,
+      2e-2 * largest,
+    )
+
+
+# --- Metrics. ---
+
+
+@pytest.mark.parametrize(
+  ("spreads", "rank"),
+  [
+    ([1, 1, 1, 1], 4),
+    ([3, 0, 0, 0], 1),
+    ([1, 1, 0, 0], 2),
+    ([2, 1, 0, 0], 25 / 17),  # (4 + 1)^2 / (4^2 + 1^2).
+  ],
+)
+def test_effective_rank_counts_directions(spreads, rank):
+  points = np.concatenate([np.diag(spreads), -np.diag(spreads)])
+  turn, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))
+  shifted = (points @ turn + 5).astype(np.float32)
+  assert losses.effective_rank(shifted) == pytest.approx(rank, rel=1e-4)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_collapse_shows_in_the_metrics_and_not_in_the_language_loss():
+  embeddings, labels = embeddings_of_batch(), labels_of_batch()
+  collapsed = {
+    name: np.broadcast_to(np.eye(DIMENSIONS)[0], array.shape)
+    for name, array in embeddings.items()
+  }
+  _, metrics, _ = evaluate(semantic, collapsed, labels, temperature=0.05)
+  assert metrics["mean_cosine"] == 1
+  assert metrics["effective_rank"] == 0  # Not NaN.
+  _, metrics, _ = evaluate(language, collapsed, labels, temperature=0.2)
+  assert metrics["excess"] == metrics["rms_difference"] == 0
