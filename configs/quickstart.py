@@ -44,7 +44,6 @@ def get_config(variant="all"):
   c.eval.every = 500
 
   if variant == "smoke":
-    c.tokenizer.vocab_size = 1000
     c.model.hidden_size = 32
     c.model.intermediate_size = 64
     c.batch.retrieval = c.batch.parallel = c.batch.monolingual = 16

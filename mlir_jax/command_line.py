@@ -1,6 +1,7 @@
 """The command line that all mains share: parsing, and errors that help."""
 
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
@@ -53,9 +54,20 @@ def run(main: Callable[[], object], required: Sequence[str]) -> None:
           f"Unexpected {argv[1]!r}: every argument is a flag, --name=value."
       )
     logging.set_verbosity(logging.WARNING)
-    main()
+    try:
+      main()
+    except (ValueError, OSError) as error:
+      if not _is_ours(error):
+        raise
+      _refuse(str(error))
 
   app.run(call, flags_parser=parse)
+
+
+def _is_ours(error: BaseException) -> bool:
+  """Whether this package raised it: then its message says what to do."""
+  *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+  return frame.f_globals.get("__name__", "").startswith("mlir_jax")
 
 
 def _refuse(message: str) -> None:

@@ -12,12 +12,10 @@ import ml_collections
 import tokenizers
 from etils import epath
 
-from mlir_jax import command_line
+from mlir_jax import command_line, workdir
 from mlir_jax import contract as contract_lib
-from mlir_jax import workdir
 from mlir_jax.data import collections, records, tokens
 from mlir_jax.data import tokenizer as tokenizer_lib
-
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,8 +59,10 @@ def claim(config: Mapping[str, Any], workdir: str) -> None:
   Raises:
     ValueError: if the workdir is of another experiment; it names each field.
   """
-  path = epath.Path(workdir) / CONFIG_FILE
-  if not path.exists():
+  folder = epath.Path(workdir)
+  path = folder / CONFIG_FILE
+  made = (TOKENIZER, TOKEN_STORE, CHECKPOINTS)
+  if not path.exists() or not any((folder / name).exists() for name in made):
     write_aside(str(path), json.dumps(config, indent=2) + "\n")
     return
   ours, theirs = flatten(config), flatten(json.loads(path.read_text()))

@@ -5,6 +5,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import itertools
+import os
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
@@ -263,6 +264,7 @@ def _tf_data(
   make_batch: Callable[[int], dict], start: int, stop: int, prefetch: int
 ) -> Iterator[tuple[int, dict]]:
   """Makes batches in a tf.data pipeline."""
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Warnings and worse.
   try:
     import tensorflow as tf
   except ImportError as e:

@@ -46,10 +46,10 @@ def make_key(*parts) -> np.ndarray:
 def permute(index, size, key) -> np.ndarray:
   """A keyed permutation of range(size), computed at single places.
 
-  A Feistel network over just enough bits to hold size - 1, and cycle
-  walking: values past the end are permuted again until they are inside
-  (Black and Rogaway, Ciphers with Arbitrary Finite Domains, CT-RSA 2002). At
-  most half of the values are past the end.
+  A Feistel network over pairs from range(a) x range(b), where a * b is just
+  enough, and cycle walking: the few values past the end are permuted again
+  until they are inside (Black and Rogaway, Ciphers with Arbitrary Finite
+  Domains, CT-RSA 2002).
 
   Args:
     index: Integers in [0, size).
@@ -61,37 +61,34 @@ def permute(index, size, key) -> np.ndarray:
     different indices give different values.
   """
   index, size, key = np.broadcast_arrays(
-    np.asarray(index, np.uint64),
-    np.asarray(size, np.uint64),
-    np.asarray(key, np.uint64),
+      np.asarray(index, np.uint64),
+      np.asarray(size, np.uint64),
+      np.asarray(key, np.uint64),
   )
   shape = index.shape
   index, size, key = index.ravel(), size.ravel(), key.ravel()
-  # frexp's exponent is the bit length; exact, as size is below 2**53.
-  bits = np.frexp((size - np.uint64(1)).astype(np.float64))[1]
-  bits = bits.astype(np.uint64)
-  value = _feistel(index, bits, key)
+  a = np.ceil(np.sqrt(size)).astype(np.uint64)
+  b = (size + a - np.uint64(1)) // a
+  value = _feistel(index, a, b, key)
   outside = np.flatnonzero(value >= size)
   while outside.size:
-    value[outside] = _feistel(value[outside], bits[outside], key[outside])
+    value[outside] = _feistel(
+        value[outside], a[outside], b[outside], key[outside]
+    )
     outside = outside[value[outside] >= size[outside]]
   return value.astype(np.int64).reshape(shape)
 
 
 @np.errstate(over="ignore")
-def _feistel(x: np.ndarray, bits: np.ndarray, key: np.ndarray) -> np.ndarray:
-  """A keyed bijection of range(2**bits), elementwise; all uint64 [n]."""
-  one = np.uint64(1)
-  low_bits = bits >> one
-  low_mask = (one << low_bits) - one
-  high_mask = (one << (bits - low_bits)) - one
-  low, high = x & low_mask, x >> low_bits
+def _feistel(x, a, b, key) -> np.ndarray:
+  """A keyed bijection of range(a * b), elementwise; all uint64 [n]."""
+  high, low = np.divmod(x, b)
   for _ in range(_ROUNDS // 2):
     key = key + _GOLDEN
-    high = high ^ (_scramble(low + key) & high_mask)
+    high = (high + _scramble(low + key) % a) % a
     key = key + _GOLDEN
-    low = low ^ (_scramble(high + key) & low_mask)
-  return high << low_bits | low
+    low = (low + _scramble(high + key) % b) % b
+  return high * b + low
 
 
 def quotas(group_sizes, temperature: float) -> np.ndarray:

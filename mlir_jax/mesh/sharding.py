@@ -175,9 +175,11 @@ def place_batch(
       first = np.searchsorted(rows[stream], start)
       return array[first : first + stop - start]
 
-    return jax.make_array_from_callback(
-        (size, *array.shape[1:]), sharding, shard
-    )
+    # Meant, so it may pass the guard that the loop sets against transfers.
+    with jax.transfer_guard_host_to_device("allow"):
+      return jax.make_array_from_callback(
+          (size, *array.shape[1:]), sharding, shard
+      )
 
   return {
       stream: jax.tree.map(lambda x, s=stream: place(s, x), arrays)

@@ -116,7 +116,7 @@ class TextEncoder:
         unit="text",
         disable=progress is None,
         leave=False,
-        mininterval=1.0,
+        delay=5,  # Seconds: short work needs no bar.
     ) as bar:
       for start in range(0, len(ids), self._batch_size):
         rows = order[start : start + self._batch_size]

@@ -13,7 +13,7 @@ from mlir_jax.training import step as step_lib
 EXIT_PREEMPTED = 75
 
 
-class Preempted(SystemExit):  # noqa: N818 - it is no error.
+class Preempted(SystemExit):
   """The run was asked to stop, has saved, and can be started again."""
 
   def __init__(self):

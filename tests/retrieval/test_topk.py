@@ -1,0 +1,171 @@
+"""Top-k is exact, to the tie, on any number of devices."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from mlir_jax.mesh import sharding
+from mlir_jax.retrieval import topk
+
+MESHES = {
+  "1 device": lambda: sharding.make_mesh(devices=jax.devices()[:1]),
+  "8 devices": sharding.make_mesh,
+  "4 x 2 devices": lambda: sharding.make_mesh(4, 2),
+}
+
+
+@pytest.fixture(params=MESHES)
+def mesh(request):
+  return MESHES[request.param]()
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+  """Blocks, chunks and batches so small that a little data needs many."""
+  monkeypatch.setattr(topk, "BLOCK", 4)
+  monkeypatch.setattr(topk, "CHUNK", 48)
+  monkeypatch.setattr(topk, "QUERY_BATCH", 8)
+  topk.top_k.clear_cache()
+  yield
+  topk.top_k.clear_cache()
+
+
+def small_integers(rng, rows, width=4, low=-1, high=1):
+  """Embeddings whose float32 scores are exact and often equal."""
+  return rng.integers(low, high, (rows, width), endpoint=True).astype("f4")
+
+
+def brute_force(queries, passages, k):
+  """Rows sorted by score, descending, then by their number."""
+  scores = queries.astype("f8") @ passages.T.astype("f8")
+  order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+  return np.take_along_axis(scores, order, axis=1), order
+
+
+def search(queries, passages, k, mesh):
+  return topk.search(
+    queries,
+    topk.place(passages, mesh),
+    k,
+    mesh=mesh,
+    num_valid=len(passages),
+  )
+
+
+@pytest.mark.parametrize("k", [1, 100, 1003])
+def test_equals_brute_force_with_ties(mesh, k):
+  rng = np.random.default_rng(0)
+  queries, passages = small_integers(rng, 9), small_integers(rng, 1003)
+  scores, indices = search(queries, passages, k, mesh)
+  expected_scores, expected = brute_force(queries, passages, k)
+  np.testing.assert_array_equal(indices, expected)
+  np.testing.assert_array_equal(scores, expected_scores)
+  assert scores.dtype == np.float32 and indices.dtype == np.int32
+
+
+@pytest.mark.parametrize("k", [1, 5, 13, 100, 1003])
+def test_equals_brute_force_in_many_blocks_and_chunks(small_pieces, mesh, k):
+  rng = np.random.default_rng(k)
+  queries, passages = small_integers(rng, 19), small_integers(rng, 1003)
+  scores, indices = search(queries, passages, k, mesh)
+  expected_scores, expected = brute_force(queries, passages, k)
+  np.testing.assert_array_equal(indices, expected)
+  np.testing.assert_array_equal(scores, expected_scores)
+
+
+def test_all_passages_equal_gives_the_first_k(small_pieces, mesh):
+  _, indices = search(np.ones((3, 4), "f4"), np.ones((900, 4), "f4"), 77, mesh)
+  np.testing.assert_array_equal(indices, np.tile(np.arange(77), (3, 1)))
+
+
+def test_the_cut_falls_within_a_tie_across_blocks_and_devices(
+  small_pieces, mesh
+):
+  """Two rows on each device are best; then all others tie, in order."""
+  passages = np.zeros((8 * 64, 1), "f4")
+  best = np.sort(np.r_[np.arange(8) * 64 + 63, np.arange(8) * 64 + 5])
+  passages[best] = 1
+  _, indices = search(np.ones((1, 1), "f4"), passages, 30, mesh)
+  others = np.setdiff1d(np.arange(len(passages)), best)
+  np.testing.assert_array_equal(indices[0], np.r_[best, others[:14]])
+
+
+def test_copies_of_a_passage_tie_wherever_they_stand(mesh):
+  """Real embeddings: a row's score must not depend on the row's place."""
+  rng = np.random.default_rng(2)
+  originals = rng.standard_normal((40, 96)).astype("f4")
+  which = rng.integers(40, size=3000)
+  queries = rng.standard_normal((33, 96)).astype("f4")
+  _, indices = search(queries, originals[which], 200, mesh)
+  scores = queries @ originals.T
+  for found, of_original in zip(indices, scores, strict=True):
+    expected = np.lexsort((np.arange(len(which)), -of_original[which]))[:200]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_zero_and_minus_zero_are_equal(mesh):
+  passages = np.array([-0.0, 0.0, -0.0, 0.0, 0.0, -0.0], "f4")[:, None]
+  queries = np.array([[1.0], [-1.0]], "f4")
+  assert np.signbit(queries * passages[:, 0]).any()
+  scores, indices = search(queries, passages, 6, mesh)
+  np.testing.assert_array_equal(indices, [range(6)] * 2)
+  assert not np.signbit(scores).any()
+
+
+def test_padding_is_never_returned(mesh):
+  passages = np.full((5, 3), -1.0, "f4")  # The padding's score of 0 is higher.
+  scores, indices = search(np.ones((2, 3), "f4"), passages, 8, mesh)
+  np.testing.assert_array_equal(indices, [[0, 1, 2, 3, 4, -1, -1, -1]] * 2)
+  np.testing.assert_array_equal(scores, [[-3.0] * 5 + [-np.inf] * 3] * 2)
+
+
+def test_device_counts_agree_on_real_numbers():
+  rng = np.random.default_rng(3)
+  queries = rng.standard_normal((20, 64)).astype("f4")
+  passages = rng.standard_normal((2000, 64)).astype("f4")
+  results = [search(queries, passages, 50, make()) for make in MESHES.values()]
+  for scores, indices in results[1:]:
+    np.testing.assert_array_equal(indices, results[0][1])
+    np.testing.assert_allclose(scores, results[0][0], rtol=1e-6)
+
+
+def test_no_queries_give_no_rows(mesh):
+  scores, indices = search(
+    np.zeros((0, 3), "f4"), np.ones((5, 3), "f4"), 2, mesh
+  )
+  assert scores.shape == indices.shape == (0, 2)
+
+
+def test_all_batches_are_one_compilation(small_pieces):
+  rng = np.random.default_rng(4)
+  mesh = sharding.make_mesh()
+  search(small_integers(rng, 21), small_integers(rng, 90), 3, mesh)
+  assert topk.top_k._cache_size() == 1
+
+
+def test_passages_stay_on_their_device_and_dots_are_float32():
+  mesh = sharding.make_mesh()
+  passages = topk.place(np.ones((3000, 16), "f4"), mesh)
+  lowered = topk.top_k.lower(
+    np.ones((5, 16), "f4"), passages, k=7, mesh=mesh, num_valid=3000
+  )
+  dots = re.findall(r"dot_general.*", lowered.as_text())
+  assert dots and all("HIGHEST, HIGHEST" in dot for dot in dots)
+  text = lowered.compile().as_text()
+  # The k best scores and rows of each device, and nothing else.
+  gathered = re.findall(r"= (.*) all-gather(?:-start)?\(", text)
+  assert gathered and all("5,56" in shape for shape in gathered)
+  assert not re.search(r"all-(reduce|to-all)|collective-permute", text)
+
+
+def test_unusable_arguments_are_refused():
+  mesh = sharding.make_mesh()
+  queries = np.ones((1, 3), "f4")
+  with pytest.raises(ValueError, match="k is 0"):
+    search(queries, np.ones((5, 3), "f4"), 0, mesh)
+  with pytest.raises(ValueError, match=r"pad them with place\(\)"):
+    topk.top_k(queries, np.ones((5, 3), "f4"), k=1, mesh=mesh, num_valid=5)
+  with pytest.raises(ValueError, match="non-empty"):
+    topk.place(np.zeros((0, 3), "f4"), mesh)
