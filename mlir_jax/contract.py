@@ -17,17 +17,17 @@ POOLINGS = ("mean", "cls")
 # Encoded when the contract is made and compared wherever it is used: a
 # tokenizer library that changes how one script is cut shows here.
 GOLDEN_TEXTS = (
-    "Which city is the capital of Finland?",
-    "Größe, façade, niño, 3,14 % – «ça va»",
-    "В чащах юга жил бы цитрус",
-    "نص حكيم له سر قاطع",
-    "いろはにほへと 色は匂へど",
-    "나는 유리를 먹을 수 있어요",
-    "మేము తెలుగు మాట్లాడతాము",
-    "ฉันกินกระจกได้",
-    "আমি কাঁচ খেতে পারি",
-    "Ninaweza kula glasi na sina dhara",
-    "我能吞下玻璃而不伤身体",
+  "Which city is the capital of Finland?",
+  "Größe, façade, niño, 3,14 % – «ça va»",
+  "В чащах юга жил бы цитрус",
+  "نص حكيم له سر قاطع",
+  "いろはにほへと 色は匂へど",
+  "나는 유리를 먹을 수 있어요",
+  "మేము తెలుగు మాట్లాడతాము",
+  "ฉันกินกระจกได้",
+  "আমি কাঁচ খেতে পারি",
+  "Ninaweza kula glasi na sina dhara",
+  "我能吞下玻璃而不伤身体",
 )
 
 
@@ -117,7 +117,7 @@ def _differences(ours: Mapping, theirs: Mapping, prefix: str = ""):
 
 
 def check_same(
-    ours: EncodingContract, theirs: EncodingContract, where: str
+  ours: EncodingContract, theirs: EncodingContract, where: str
 ) -> None:
   """Compares two contracts field by field.
 
@@ -131,24 +131,24 @@ def check_same(
   """
   lines = []
   for name, value, other in _differences(
-      dataclasses.asdict(ours), dataclasses.asdict(theirs)
+    dataclasses.asdict(ours), dataclasses.asdict(theirs)
   ):
     if name == "golden_ids":
       changed = [
-          text
-          for text, a, b in zip(GOLDEN_TEXTS, value, other, strict=True)
-          if a != b
+        text
+        for text, a, b in zip(GOLDEN_TEXTS, value, other, strict=True)
+        if a != b
       ]
       lines.append(
-          f"  golden_ids: the tokenizer now cuts {changed} differently; use"
-          " the tokenizers version recorded in the checkpoint's provenance"
+        f"  golden_ids: the tokenizer now cuts {changed} differently; use"
+        " the tokenizers version recorded in the checkpoint's provenance"
       )
     else:
       lines.append(f"  {name}: {value!r} here, {other!r} there")
   if lines:
     raise ContractMismatchError(
-        f"The encoding contract differs from that of {where}:\n"
-        + "\n".join(lines)
+      f"The encoding contract differs from that of {where}:\n"
+      + "\n".join(lines)
     )
 
 
@@ -169,12 +169,12 @@ def golden_ids(tokenizer: tokenizers.Tokenizer) -> tuple[tuple[int, ...], ...]:
 
 
 def make_contract(
-    tokenizer: tokenizers.Tokenizer,
-    *,
-    pooling: str,
-    normalize: bool,
-    title_joiner: str,
-    roles: Mapping[str, tuple[str, int]],
+  tokenizer: tokenizers.Tokenizer,
+  *,
+  pooling: str,
+  normalize: bool,
+  title_joiner: str,
+  roles: Mapping[str, tuple[str, int]],
 ) -> EncodingContract:
   """Makes the contract of a tokenizer and the encoding settings.
 
@@ -195,21 +195,21 @@ def make_contract(
   for name, (_, max_length) in roles.items():
     if max_length < 4:
       raise ValueError(
-          f"encoding.{name}.max_length is {max_length}; at least 4 tokens are"
-          " needed to hold any text beside the special tokens."
+        f"encoding.{name}.max_length is {max_length}; at least 4 tokens are"
+        " needed to hold any text beside the special tokens."
       )
   return EncodingContract(
-      pooling=pooling,
-      normalize=normalize,
-      title_joiner=title_joiner,
-      tokenizer_fingerprint=fingerprint(tokenizer),
-      golden_ids=golden_ids(tokenizer),
-      **{
-          name: Role(
-              prefix=roles[name][0],
-              max_length=roles[name][1],
-              tower="query" if name == "query" else "passage",
-          )
-          for name in ROLES
-      },
+    pooling=pooling,
+    normalize=normalize,
+    title_joiner=title_joiner,
+    tokenizer_fingerprint=fingerprint(tokenizer),
+    golden_ids=golden_ids(tokenizer),
+    **{
+      name: Role(
+        prefix=roles[name][0],
+        max_length=roles[name][1],
+        tower="query" if name == "query" else "passage",
+      )
+      for name in ROLES
+    },
   )

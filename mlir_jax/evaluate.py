@@ -18,29 +18,27 @@ def main():
   from mlir_jax.mesh import sharding
   from mlir_jax.retrieval import model
 
-  loaded = model.load(
-      _WORKDIR.value, _CHECKPOINT.value, sharding.make_mesh()
-  )
+  loaded = model.load(_WORKDIR.value, _CHECKPOINT.value, sharding.make_mesh())
   data = loaded.description.config["data"]
   bad_records = records.BadRecords(data["on_bad_record"])
   if _COLLECTION.value:
     collection = collections.load(
-        _COLLECTION.value, _ROOT.value, bad_records, _TATOEBA_ROOT.value
+      _COLLECTION.value, _ROOT.value, bad_records, _TATOEBA_ROOT.value
     )
   else:
     collection = collections.load(
-        data["collection"],
-        _ROOT.value or data["root"],
-        bad_records,
-        _TATOEBA_ROOT.value or data["tatoeba_root"],
+      data["collection"],
+      _ROOT.value or data["root"],
+      bad_records,
+      _TATOEBA_ROOT.value or data["tatoeba_root"],
     )
   tests = collection.tests()
   print(bad_records.summary())
   evaluation = suite.Suite(
-      collection,
-      tests,
-      loaded.text_encoder,
-      _OUTPUT.value or f"{_WORKDIR.value}/evaluate-{_CHECKPOINT.value}",
+    collection,
+    tests,
+    loaded.text_encoder,
+    _OUTPUT.value or f"{_WORKDIR.value}/evaluate-{_CHECKPOINT.value}",
   )
   evaluation.table(loaded.params, loaded.step)
   print(evaluation.report())
@@ -49,16 +47,16 @@ def main():
 if __name__ == "__main__":
   _WORKDIR = command_line.define_workdir()
   _CHECKPOINT = flags.DEFINE_string(
-      "checkpoint", "last", '"last", "best" by English dev, or a step.'
+    "checkpoint", "last", '"last", "best" by English dev, or a step.'
   )
   _COLLECTION = flags.DEFINE_string(
-      "collection", "", "Another collection than the run's: cldr or folder."
+    "collection", "", "Another collection than the run's: cldr or folder."
   )
   _ROOT = flags.DEFINE_string("root", "", "The collection's folder.")
   _TATOEBA_ROOT = flags.DEFINE_string(
-      "tatoeba_root", "", "A folder of LASER's Tatoeba files."
+    "tatoeba_root", "", "A folder of LASER's Tatoeba files."
   )
   _OUTPUT = flags.DEFINE_string(
-      "output", "", "Where results go; by default in the workdir."
+    "output", "", "Where results go; by default in the workdir."
   )
   command_line.run(main, required=("workdir",))

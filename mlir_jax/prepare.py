@@ -56,9 +56,9 @@ def training_texts(collection: records.Collection) -> Iterator[str]:
 
 
 def find_tokenizer(
-    config: ml_collections.ConfigDict,
-    collection: records.Collection,
-    folder: str,
+  config: ml_collections.ConfigDict,
+  collection: records.Collection,
+  folder: str,
 ) -> tokenizers.Tokenizer:
   """The run's tokenizer: kept in the workdir, configured, or trained now."""
   kept = epath.Path(folder) / workdir.TOKENIZER
@@ -70,26 +70,26 @@ def find_tokenizer(
   else:
     print("Training a tokenizer on the collection.")
     tokenizer = tokenizer_lib.train(
-        training_texts(collection), config.tokenizer.vocab_size
+      training_texts(collection), config.tokenizer.vocab_size
     )
   workdir.write_aside(str(kept / "tokenizer.json"), tokenizer.to_str())
   return tokenizer
 
 
 def make_contract(
-    config: ml_collections.ConfigDict, tokenizer: tokenizers.Tokenizer
+  config: ml_collections.ConfigDict, tokenizer: tokenizers.Tokenizer
 ) -> contract_lib.EncodingContract:
   """The encoding contract that a config asks for."""
   encoding = config.encoding
   return contract_lib.make_contract(
-      tokenizer,
-      pooling=encoding.pooling,
-      normalize=encoding.normalize,
-      title_joiner=encoding.title_joiner,
-      roles={
-          name: (encoding[name].prefix, encoding[name].max_length)
-          for name in contract_lib.ROLES
-      },
+    tokenizer,
+    pooling=encoding.pooling,
+    normalize=encoding.normalize,
+    title_joiner=encoding.title_joiner,
+    roles={
+      name: (encoding[name].prefix, encoding[name].max_length)
+      for name in contract_lib.ROLES
+    },
   )
 
 
@@ -107,10 +107,10 @@ def prepare(config: ml_collections.ConfigDict, folder: str) -> Prepared:
   workdir.claim(config.to_dict(), folder)
   bad_records = records.BadRecords(config.data.on_bad_record)
   collection = collections.load(
-      config.data.collection,
-      config.data.root,
-      bad_records,
-      config.data.tatoeba_root,
+    config.data.collection,
+    config.data.root,
+    bad_records,
+    config.data.tatoeba_root,
   )
   tokenizer = find_tokenizer(config, collection, folder)
   pad_id = tokenizer_lib.pad_id(tokenizer)
@@ -121,13 +121,13 @@ def prepare(config: ml_collections.ConfigDict, folder: str) -> Prepared:
     contract_lib.check_same(contract, store.contract, str(path))
   else:
     store = tokens.build(
-        str(path),
-        collection,
-        contract,
-        tokenizer,
-        pad_id,
-        shuffle_parallel=config.data.shuffle_parallel,
-        seed=config.seed,
+      str(path),
+      collection,
+      contract,
+      tokenizer,
+      pad_id,
+      shuffle_parallel=config.data.shuffle_parallel,
+      seed=config.seed,
     )
   tests = collection.tests()
   print(store.summary())

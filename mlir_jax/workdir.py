@@ -16,17 +16,17 @@ RESULTS = "results"
 # These may change between the starts of one run: they decide where and how it
 # is computed and shown, not what.
 FREE = (
-    "data.on_bad_record",
-    "data.prefetch",
-    "data.reader",
-    "data.root",
-    "data.tatoeba_root",
-    "eval.",
-    "mesh.",
-    "train.checkpoint_every",
-    "train.keep",
-    "train.log_every",
-    "train.max_nonfinite_steps",
+  "data.on_bad_record",
+  "data.prefetch",
+  "data.reader",
+  "data.root",
+  "data.tatoeba_root",
+  "eval.",
+  "mesh.",
+  "train.checkpoint_every",
+  "train.keep",
+  "train.log_every",
+  "train.max_nonfinite_steps",
 )
 
 
@@ -43,9 +43,9 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
   if not isinstance(tree, Mapping):
     return {prefix[:-1]: tree}
   return {
-      name: value
-      for key, subtree in tree.items()
-      for name, value in flatten(subtree, f"{prefix}{key}.").items()
+    name: value
+    for key, subtree in tree.items()
+    for name, value in flatten(subtree, f"{prefix}{key}.").items()
   }
 
 
@@ -67,12 +67,12 @@ def claim(config: Mapping[str, Any], workdir: str) -> None:
     return
   ours, theirs = flatten(config), flatten(json.loads(path.read_text()))
   changed = [
-      f"  config.{name}: {ours.get(name)!r} here, {theirs.get(name)!r} there"
-      for name in sorted(ours.keys() | theirs.keys())
-      if not name.startswith(FREE) and ours.get(name) != theirs.get(name)
+    f"  config.{name}: {ours.get(name)!r} here, {theirs.get(name)!r} there"
+    for name in sorted(ours.keys() | theirs.keys())
+    if not name.startswith(FREE) and ours.get(name) != theirs.get(name)
   ]
   if changed:
     raise ValueError(
-        f"{workdir} holds a run with another config; give another --workdir,"
-        " or the same values:\n" + "\n".join(changed)
+      f"{workdir} holds a run with another config; give another --workdir,"
+      " or the same values:\n" + "\n".join(changed)
     )

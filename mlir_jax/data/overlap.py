@@ -9,9 +9,9 @@ from mlir_jax.data import records
 
 
 def count_shared_texts(
-    collection: records.Collection,
-    tests: Sequence[records.RetrievalTest],
-    contract: contract_lib.EncodingContract,
+  collection: records.Collection,
+  tests: Sequence[records.RetrievalTest],
+  contract: contract_lib.EncodingContract,
 ) -> dict[str, dict[str, int]]:
   """Counts the test texts that occur verbatim in training, per language.
 
@@ -25,7 +25,7 @@ def count_shared_texts(
   """
   trained = set()
   for record in tqdm.tqdm(
-      collection.retrieval(), desc="Training texts", unit="record", leave=False
+    collection.retrieval(), desc="Training texts", unit="record", leave=False
   ):
     trained.add(record.question.strip())
     for passage in (*record.positives, *record.hard_negatives):
@@ -41,9 +41,9 @@ def count_shared_texts(
     passages = [contract.body(p.text, p.title) for p in test.passages]
     queries = list(test.queries.values())
     counts[test.language] = {
-        "queries": len(queries),
-        "shared_queries": sum(text.strip() in trained for text in queries),
-        "passages": len(passages),
-        "shared_passages": sum(text.strip() in trained for text in passages),
+      "queries": len(queries),
+      "shared_queries": sum(text.strip() in trained for text in queries),
+      "passages": len(passages),
+      "shared_passages": sum(text.strip() in trained for text in passages),
     }
   return counts

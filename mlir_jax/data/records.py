@@ -114,7 +114,7 @@ class BadRecords:
   def __init__(self, policy: str = "error"):
     if policy not in ("error", "skip"):
       raise ValueError(
-          f"data.on_bad_record is {policy!r}; use 'error' or 'skip'."
+        f"data.on_bad_record is {policy!r}; use 'error' or 'skip'."
       )
     self.policy = policy
     self.count = 0
@@ -144,5 +144,5 @@ class BadRecords:
     if not self.count:
       return "bad records: none"
     return "\n  ".join(
-        [f"bad records skipped: {self.count:,}, the first:", *self.first]
+      [f"bad records skipped: {self.count:,}, the first:", *self.first]
     )

@@ -141,22 +141,20 @@ def train(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
     )
 
   trained = _untrained(models.Unigram())
-  trained.train_from_iterator(
-    usable,
-    trainers.UnigramTrainer(
-      vocab_size=vocab_size,
-      special_tokens=list(SPECIAL_TOKENS),
-      unk_token="<unk>",
-      show_progress=False,
-    ),
-    length=len(usable),
+  trainer = trainers.UnigramTrainer(
+    vocab_size=vocab_size,
+    special_tokens=list(SPECIAL_TOKENS),
+    unk_token="<unk>",
+    show_progress=False,
   )
-  pieces = json.loads(trained.to_str())["model"]["vocab"]
-  if len(pieces) > vocab_size:
+  try:
+    trained.train_from_iterator(usable, trainer)
+  except Exception as e:  # The library raises nothing more special.
     raise ValueError(
-      f"tokenizer.vocab_size is {vocab_size}, but the texts' characters and"
-      f" the special tokens alone are {len(pieces)}; set a larger one."
-    )
+      f"tokenizer.vocab_size={vocab_size}: training failed ({e}); a larger one"
+      " may hold every character of the texts."
+    ) from e
+  pieces = json.loads(trained.to_str())["model"]["vocab"]
 
   tokenizer = _untrained(
     models.Unigram(_settled(pieces), unk_id=SPECIAL_TOKENS.index("<unk>"))

@@ -29,6 +29,7 @@ import pathlib
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
+from typing import BinaryIO
 
 import numpy as np
 import tokenizers
@@ -320,18 +321,19 @@ def _write(
     )
 
   languages = _Numbering()
-  with _Encoder(folder, contract, tokenizer) as encoder:
-    read = {
-      "retrieval": _read_retrieval(
-        progress("retrieval"), contract, encoder, languages
-      ),
-      "parallel": _read_parallel(
-        progress("parallel"), encoder, languages, shuffle_seed
-      ),
-      "monolingual": _read_monolingual(
-        progress("monolingual"), encoder, languages
-      ),
-    }
+  encoder = _Encoder(folder, contract, tokenizer)
+  read = {
+    "retrieval": _read_retrieval(
+      progress("retrieval"), contract, encoder, languages
+    ),
+    "parallel": _read_parallel(
+      progress("parallel"), encoder, languages, shuffle_seed
+    ),
+    "monolingual": _read_monolingual(
+      progress("monolingual"), encoder, languages
+    ),
+  }
+  truncation = encoder.finish()
   groups, dropped = {}, {}
   for stream, (arrays, stream_groups, stream_dropped) in read.items():
     groups[stream] = stream_groups
@@ -348,7 +350,7 @@ def _write(
     "shuffled_by": shuffle_seed,
     "groups": groups,
     "dropped": dropped,
-    "truncation": encoder.truncation(),
+    "truncation": truncation,
     "arrays": {
       file.stem: _description(file) for file in sorted(folder.glob("*.npy"))
     },
@@ -383,13 +385,6 @@ class _Encoder:
       for name in contract_lib.ROLES
     }
 
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *error):
-    for role in self._roles.values():
-      role.close(complete=error[0] is None)
-
   def text(self, role: str, body: str, language: str) -> int:
     """The text id of a body, which will be encoded in this role."""
     body = body.strip()
@@ -397,30 +392,32 @@ class _Encoder:
     self._roles[role].add(text, body, language)
     return text
 
-  def truncation(self) -> dict:
-    """Role to language to [texts cut, all texts]."""
-    return {name: role.truncation for name, role in self._roles.items()}
+  def finish(self) -> dict:
+    """Writes what is left; returns role to language to [cut, all texts]."""
+    return {name: role.finish() for name, role in self._roles.items()}
 
 
 class _RoleEncoder:
   """Encodes the texts of one role, a chunk at a time, into its arrays."""
 
   def __init__(self, folder, name, role, tokenizer):
-    self.truncation = {}  # Language to [texts cut, all texts].
     self._base = folder / name
     self._prefix = role.prefix
     self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
     self._tokenizer.no_padding()
     self._tokenizer.enable_truncation(role.max_length, direction="right")
-    self._sequences = array.array("i")  # Text id to sequence or -1.
+    self._sequences = array.array("i")  # Text id to sequence, or -1.
     self._added = 0
     self._lengths = array.array("i")
+    self._truncation = {}  # Language to [texts cut, all texts].
     self._waiting = []  # (text with prefix, language)
     self._waiting_characters = 0
-    self._file = open(f"{self._base}_tokens.npy", "wb")
-    self._write_header(0)
+    self._tokens_file = f"{self._base}_tokens.npy"
+    with open(self._tokens_file, "wb") as file:
+      _write_header(file, 0)
 
   def add(self, text: int, body: str, language: str) -> None:
+    """Sees to it that the text of that id is encoded, once."""
     missing = text + 1 - len(self._sequences)
     self._sequences.extend(itertools.repeat(-1, missing))
     if self._sequences[text] >= 0:
@@ -433,47 +430,48 @@ class _RoleEncoder:
       self._flush()
 
   def _flush(self) -> None:
+    """Encodes what is waiting."""
     encodings = self._tokenizer.encode_batch_fast([t for t, _ in self._waiting])
-    for (text, language), encoding in zip(
-      self._waiting, encodings, strict=True
-    ):
-      ids = encoding.ids
-      if not ids:
-        raise ValueError(
-          f"The tokenizer makes no tokens of {text!r}; it should add special"
-          " tokens (its post_processor), as the text alone may give none."
-        )
-      array.array("i", ids).tofile(self._file)
-      self._lengths.append(len(ids))
-      counts = self.truncation.setdefault(language, [0, 0])
-      counts[0] += bool(encoding.overflowing)
-      counts[1] += 1
+    with open(self._tokens_file, "ab") as file:
+      for (text, language), encoding in zip(
+        self._waiting, encodings, strict=True
+      ):
+        ids = array.array("i", encoding.ids)
+        if not ids:
+          raise ValueError(
+            f"The tokenizer makes no tokens of {text!r}; it should add"
+            " special tokens (its post_processor)."
+          )
+        ids.tofile(file)
+        self._lengths.append(len(ids))
+        counts = self._truncation.setdefault(language, [0, 0])
+        counts[0] += bool(encoding.overflowing)
+        counts[1] += 1
     self._waiting.clear()
     self._waiting_characters = 0
 
-  def close(self, *, complete: bool) -> None:
-    """Closes the file; if `complete`, writes all that is still missing."""
-    with self._file:
-      if complete:
-        self._flush()
-        offsets = _offsets(self._lengths)
-        self._write_header(int(offsets[-1]))
-        np.save(f"{self._base}_offsets.npy", offsets)
-        np.save(
-          f"{self._base}_sequences.npy", np.array(self._sequences, np.int32)
-        )
+  def finish(self) -> dict:
+    """Writes what is left; returns language to [texts cut, all texts]."""
+    self._flush()
+    offsets = _offsets(self._lengths)
+    with open(self._tokens_file, "r+b") as file:
+      # numpy leaves room in a header for its first dimension to grow.
+      _write_header(file, int(offsets[-1]))
+    np.save(f"{self._base}_offsets.npy", offsets)
+    np.save(f"{self._base}_sequences.npy", np.array(self._sequences, np.int32))
+    return self._truncation
 
-  def _write_header(self, length: int) -> None:
-    # numpy leaves room in a header for its first dimension to grow.
-    self._file.seek(0)
-    np.lib.format.write_array_header_1_0(
-      self._file,
-      {
-        "descr": np.dtype(np.int32).str,
-        "fortran_order": False,
-        "shape": (length,),
-      },
-    )
+
+def _write_header(file: BinaryIO, length: int) -> None:
+  """Writes the .npy header of a one-dimensional int32 array."""
+  np.lib.format.write_array_header_1_0(
+    file,
+    {
+      "descr": np.dtype(np.int32).str,
+      "fortran_order": False,
+      "shape": (length,),
+    },
+  )
 
 
 def _offsets(lengths) -> np.ndarray:

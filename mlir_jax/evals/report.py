@@ -34,8 +34,7 @@ ENGLISH = "en"
 OTHER = "other languages"
 ZERO_SHOT = "all but English"
 NOTE = (
-  "Values are × 100. A mean is over the group's languages that every column"
-  " has a value for."
+  "Values × 100; means are over the languages with a value in every column."
 )
 MISSING = "–"
 WIDTH = 100  # Characters of the text's lines; the rest goes below.
@@ -48,7 +47,8 @@ class Row:
   Attributes:
     label: The language, with its split unless that is "test"; or "mean".
     group: Name of its group.
-    languages: The languages whose mean it is; just one if it is no mean.
+    languages: The language, or those that the mean is over: for a measure,
+      those of them that have a value in every column.
     split: "test", or "dev".
     values: Measure to a value per column; None where there is none.
   """
@@ -233,10 +233,7 @@ def _blocks(table: Table, shared: Shared) -> list[_Block]:
 
 def _lines(table: Table, blocks: Sequence[_Block]) -> Iterator[str]:
   """The lines of blocks side by side, under the groups' names."""
-  margin = 2 + max(
-    [len(row.group) for row in table.rows]
-    + [len(row.label) + 2 for row in table.rows]
-  )
+  margin = 4 + max(len(row.label) for row in table.rows)
 
   def line(label, parts):
     return (label.ljust(margin) + "   ".join(parts)).rstrip()
@@ -297,7 +294,7 @@ def to_markdown(table: Table, shared: Shared | None = None) -> str:
       lines.append(f"| **{group}** " + "| " * len(headers) + "|")
     cells = [row.label, *(c for block in blocks for c in block.cells[number])]
     if row.label == "mean":
-      cells = [f"*{cell}*" for cell in cells if cell] + [""] * cells.count("")
+      cells = [f"*{cell}*" if cell else "" for cell in cells]
     lines.append("| " + " | ".join(cells) + " |")
   return "\n".join([*lines, "", NOTE]) + "\n"
 

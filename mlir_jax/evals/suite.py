@@ -23,13 +23,13 @@ class Suite:
   """The evaluations of one run."""
 
   def __init__(
-      self,
-      collection: records.Collection,
-      tests: Sequence[records.RetrievalTest],
-      text_encoder: encoding.TextEncoder,
-      folder: str,
-      *,
-      top_k: int = 100,
+    self,
+    collection: records.Collection,
+    tests: Sequence[records.RetrievalTest],
+    text_encoder: encoding.TextEncoder,
+    folder: str,
+    *,
+    top_k: int = 100,
   ):
     """Keeps what the evaluations need.
 
@@ -50,12 +50,12 @@ class Suite:
     """Evaluates the English dev set; empty if there is none."""
     tests = [test for test in self._tests if test.split == "dev"]
     return dict(
-        ranking.evaluate(
-            self._encoder.with_params(params),
-            tests,
-            self._encoder.mesh,
-            top_k=self._top_k,
-        )
+      ranking.evaluate(
+        self._encoder.with_params(params),
+        tests,
+        self._encoder.mesh,
+        top_k=self._top_k,
+      )
     )
 
   def table(self, params: Any, step: int) -> dict[str, float]:
@@ -72,16 +72,16 @@ class Suite:
     mesh = self._encoder.mesh
     run_dir = str(self._folder / f"step-{step}")
     results = dict(
-        ranking.evaluate(
-            embed, self._tests, mesh, top_k=self._top_k, run_dir=run_dir
-        )
+      ranking.evaluate(
+        embed, self._tests, mesh, top_k=self._top_k, run_dir=run_dir
+      )
     )
     results |= bitext.evaluate(
-        embed, self._collection.translation_tests(), mesh
+      embed, self._collection.translation_tests(), mesh
     )
     workdir.write_aside(
-        str(self._folder / f"step-{step}.json"),
-        json.dumps(results, indent=2) + "\n",
+      str(self._folder / f"step-{step}.json"),
+      json.dumps(results, indent=2) + "\n",
     )
     return results
 
@@ -92,12 +92,12 @@ class Suite:
       step = int(path.stem.removeprefix("step-"))
       columns[step] = json.loads(path.read_text())
     return report.write(
-        {f"step {step:,}": columns[step] for step in sorted(columns)},
-        self._collection.groups,
-        str(self._folder),
-        shared=overlap.count_shared_texts(
-            self._collection, self._tests, self._encoder.contract
-        ),
+      {f"step {step:,}": columns[step] for step in sorted(columns)},
+      self._collection.groups,
+      str(self._folder),
+      shared=overlap.count_shared_texts(
+        self._collection, self._tests, self._encoder.contract
+      ),
     )
 
 

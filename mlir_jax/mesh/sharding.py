@@ -18,9 +18,9 @@ PyTree = Any
 
 
 def make_mesh(
-    data: int = -1,
-    model: int = 1,
-    devices: Sequence[jax.Device] | None = None,
+  data: int = -1,
+  model: int = 1,
+  devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
   """Makes the ("data", "model") mesh.
 
@@ -36,20 +36,20 @@ def make_mesh(
   count = len(devices)
   if model < 1 or count % model:
     raise ValueError(
-        f"mesh.model is {model}, which does not divide {count} devices."
+      f"mesh.model is {model}, which does not divide {count} devices."
     )
   if data == -1:
     data = count // model
   if data * model != count:
     raise ValueError(
-        f"mesh.data x mesh.model is {data} x {model}, but there are {count}"
-        " devices; set mesh.data=-1 to use them all."
+      f"mesh.data x mesh.model is {data} x {model}, but there are {count}"
+      " devices; set mesh.data=-1 to use them all."
     )
   return jax.make_mesh(
-      (data, model),
-      (DATA, MODEL),
-      axis_types=(AxisType.Auto, AxisType.Auto),
-      devices=devices,
+    (data, model),
+    (DATA, MODEL),
+    axis_types=(AxisType.Auto, AxisType.Auto),
+    devices=devices,
   )
 
 
@@ -88,9 +88,9 @@ def state_shardings(state: PyTree, mesh: Mesh, fsdp: bool) -> PyTree:
 
   def sharding(leaf):
     axes = [
-        (length, -axis)
-        for axis, length in enumerate(leaf.shape)
-        if length % size == 0 and length >= size
+      (length, -axis)
+      for axis, length in enumerate(leaf.shape)
+      if length % size == 0 and length >= size
     ]
     if not fsdp or size == 1 or not axes:
       return replicated(mesh)
@@ -104,7 +104,7 @@ def describe(params: PyTree, shardings: PyTree) -> str:
   """One line: how many parameters are sharded and how many replicated."""
   split = whole = 0
   for leaf, sharding in zip(
-      jax.tree.leaves(params), jax.tree.leaves(shardings), strict=True
+    jax.tree.leaves(params), jax.tree.leaves(shardings), strict=True
   ):
     size = int(np.prod(leaf.shape))
     if sharding.is_fully_replicated:
@@ -112,9 +112,9 @@ def describe(params: PyTree, shardings: PyTree) -> str:
     else:
       split += size
   return (
-      f"Parameters: {(split + whole) / 1e6:,.2f} M, of which"
-      f" {split / 1e6:,.2f} M sharded over '{DATA}' and {whole / 1e6:,.2f} M"
-      " replicated."
+    f"Parameters: {(split + whole) / 1e6:,.2f} M, of which"
+    f" {split / 1e6:,.2f} M sharded over '{DATA}' and {whole / 1e6:,.2f} M"
+    " replicated."
   )
 
 
@@ -138,10 +138,10 @@ def host_rows(mesh: Mesh, batch_size: int, name: str) -> np.ndarray:
   size = mesh.shape[DATA]
   if batch_size % size:
     raise ValueError(
-        f"{name} is {batch_size}, which is no multiple of the {size} devices"
-        f" along '{DATA}'; the nearest that are:"
-        f" {batch_size // size * size or size} and"
-        f" {(batch_size // size + 1) * size}."
+      f"{name} is {batch_size}, which is no multiple of the {size} devices"
+      f" along '{DATA}'; the nearest that are:"
+      f" {batch_size // size * size or size} and"
+      f" {(batch_size // size + 1) * size}."
     )
   indices = over_data(mesh).addressable_devices_indices_map((batch_size,))
   rows = [np.arange(batch_size)[index] for index in indices.values()]
@@ -149,10 +149,10 @@ def host_rows(mesh: Mesh, batch_size: int, name: str) -> np.ndarray:
 
 
 def place_batch(
-    batch: Mapping[str, Any],
-    mesh: Mesh,
-    rows: Mapping[str, np.ndarray],
-    batch_sizes: Mapping[str, int],
+  batch: Mapping[str, Any],
+  mesh: Mesh,
+  rows: Mapping[str, np.ndarray],
+  batch_sizes: Mapping[str, int],
 ) -> Mapping[str, Any]:
   """Puts a host's rows of a batch on its devices, as one global batch.
 
@@ -178,12 +178,12 @@ def place_batch(
     # Meant, so it may pass the guard that the loop sets against transfers.
     with jax.transfer_guard_host_to_device("allow"):
       return jax.make_array_from_callback(
-          (size, *array.shape[1:]), sharding, shard
+        (size, *array.shape[1:]), sharding, shard
       )
 
   return {
-      stream: jax.tree.map(lambda x, s=stream: place(s, x), arrays)
-      for stream, arrays in batch.items()
+    stream: jax.tree.map(lambda x, s=stream: place(s, x), arrays)
+    for stream, arrays in batch.items()
   }
 
 

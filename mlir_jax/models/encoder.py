@@ -407,14 +407,14 @@ def with_towers(encoder_params: Mapping, towers: str) -> dict:
   Raises:
     ValueError: if towers is neither.
   """
+  if towers not in TOWERS:
+    raise ValueError(f"model.towers is {towers!r}; use one of {TOWERS}.")
   if towers == "tied":
     return {"encoder": encoder_params}
-  if towers == "separate":
-    return {
-      "query_encoder": encoder_params,
-      "passage_encoder": jax.tree.map(lambda x: x.copy(), encoder_params),
-    }
-  raise ValueError(f"model.towers is {towers!r}; use 'tied' or 'separate'.")
+  return {
+    "query_encoder": encoder_params,
+    "passage_encoder": jax.tree.map(lambda x: x.copy(), encoder_params),
+  }
 
 
 # Jitted: op by op, initialization takes seconds.
@@ -428,6 +428,11 @@ def init_params(config: EncoderConfig, towers: str, key: jax.Array) -> dict:
   ids = jnp.zeros((1, 1), jnp.int32)
   params = Encoder(config).init(key, ids, ids == 0)["params"]
   return with_towers(params, towers)
+
+
+def abstract_params(config: EncoderConfig, towers: str) -> dict:
+  """Shapes and dtypes of what `init_params` draws, without drawing it."""
+  return jax.eval_shape(lambda: init_params(config, towers, jax.random.key(0)))
 
 
 def embed(
@@ -460,11 +465,12 @@ def embed(
   """
   if tower not in ("query", "passage"):
     raise ValueError(f"tower is {tower!r}; use 'query' or 'passage'.")
+  name = "encoder" if "encoder" in params else f"{tower}_encoder"
   *leading, length = tokens["ids"].shape
   ids = tokens["ids"].reshape(-1, length)
   mask = tokens["mask"].reshape(-1, length)
   hidden = Encoder(config).apply(
-    {"params": params.get("encoder") or params[f"{tower}_encoder"]},
+    {"params": params[name]},
     ids,
     mask,
     deterministic=dropout_key is None,

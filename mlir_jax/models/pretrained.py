@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import huggingface_hub
-import jax
 import numpy as np
 import safetensors
 import tqdm
@@ -119,9 +118,7 @@ def _rules(config: encoder.EncoderConfig) -> dict[str, _Rule]:
 
 def _shapes(config: encoder.EncoderConfig) -> dict[str, tuple[int, ...]]:
   """The shape of each parameter, by its path in the encoder's tree."""
-  params = jax.eval_shape(
-    lambda: encoder.init_params(config, "tied", jax.random.key(0))
-  )["encoder"]
+  params = encoder.abstract_params(config, "tied")["encoder"]
   return {
     path: leaf.shape
     for path, leaf in traverse_util.flatten_dict(params, sep="/").items()

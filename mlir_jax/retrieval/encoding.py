@@ -27,13 +27,13 @@ class TextEncoder:
   """
 
   def __init__(
-      self,
-      contract: contract_lib.EncodingContract,
-      tokenizer: tokenizers.Tokenizer,
-      pad_id: int,
-      embed: Callable[[PyTree, str, Any], jax.Array],
-      mesh: jax.sharding.Mesh,
-      batch_size: int = 256,
+    self,
+    contract: contract_lib.EncodingContract,
+    tokenizer: tokenizers.Tokenizer,
+    pad_id: int,
+    embed: Callable[[PyTree, str, Any], jax.Array],
+    mesh: jax.sharding.Mesh,
+    batch_size: int = 256,
   ):
     """Checks the tokenizer and jits the encoder.
 
@@ -58,17 +58,17 @@ class TextEncoder:
     devices = mesh.shape[sharding.DATA]
     self._batch_size = -(-batch_size // devices) * devices
     self._embed = jax.jit(
-        embed, static_argnums=1, out_shardings=sharding.replicated(mesh)
+      embed, static_argnums=1, out_shardings=sharding.replicated(mesh)
     )
 
   def encode(
-      self,
-      params: PyTree,
-      role: str,
-      texts: Sequence[str],
-      titles: Sequence[str] | None = None,
-      *,
-      progress: str | None = None,
+    self,
+    params: PyTree,
+    role: str,
+    texts: Sequence[str],
+    titles: Sequence[str] | None = None,
+    *,
+    progress: str | None = None,
   ) -> np.ndarray:
     """Encodes texts.
 
@@ -91,8 +91,8 @@ class TextEncoder:
     elif len(titles) != len(texts):
       raise ValueError(f"{len(titles)} titles for {len(texts)} texts.")
     rendered = [
-        self.contract.render(role, text, title)
-        for text, title in zip(texts, titles, strict=True)
+      self.contract.render(role, text, title)
+      for text, title in zip(texts, titles, strict=True)
     ]
     self._tokenizer.enable_truncation(settings.max_length)
     ids = [e.ids for e in self._tokenizer.encode_batch_fast(rendered)]
@@ -111,12 +111,12 @@ class TextEncoder:
       vectors[rows] = output
 
     with tqdm.tqdm(
-        total=len(ids),
-        desc=progress,
-        unit="text",
-        disable=progress is None,
-        leave=False,
-        delay=5,  # Seconds: short work needs no bar.
+      total=len(ids),
+      desc=progress,
+      unit="text",
+      disable=progress is None,
+      leave=False,
+      delay=5,  # Seconds: short work needs no bar.
     ) as bar:
       for start in range(0, len(ids), self._batch_size):
         rows = order[start : start + self._batch_size]
@@ -149,16 +149,16 @@ class TextEncoder:
       padded[row, : len(values)] = values
       mask[row, : len(values)] = True
     return jax.tree.map(
-        lambda x: jax.make_array_from_callback(
-            x.shape, sharding.over_data(self.mesh), lambda index: x[index]
-        ),
-        {"ids": padded, "mask": mask},
+      lambda x: jax.make_array_from_callback(
+        x.shape, sharding.over_data(self.mesh), lambda index: x[index]
+      ),
+      {"ids": padded, "mask": mask},
     )
 
 
 def make_embed(
-    encoder_config: encoder.EncoderConfig,
-    contract: contract_lib.EncodingContract,
+  encoder_config: encoder.EncoderConfig,
+  contract: contract_lib.EncodingContract,
 ) -> Callable[..., jax.Array]:
   """The encoder under a contract.
 
@@ -168,31 +168,33 @@ def make_embed(
 
   def embed(params, tower, tokens, dropout_key=None):
     return encoder.embed(
-        encoder_config,
-        params,
-        tower,
-        tokens,
-        pooling=contract.pooling,
-        normalize=contract.normalize,
-        dropout_key=dropout_key,
+      encoder_config,
+      params,
+      tower,
+      tokens,
+      pooling=contract.pooling,
+      normalize=contract.normalize,
+      dropout_key=dropout_key,
     )
 
   return embed
 
 
 def check_tokenizer(
-    contract: contract_lib.EncodingContract,
-    tokenizer: tokenizers.Tokenizer,
-    where: str,
+  contract: contract_lib.EncodingContract,
+  tokenizer: tokenizers.Tokenizer,
+  where: str,
 ) -> None:
   """Refuses a tokenizer that is not the contract's.
 
   Raises:
     ContractMismatchError: naming what differs.
   """
-  found = contract_lib.EncodingContract(**{
+  found = contract_lib.EncodingContract(
+    **{
       **vars(contract),
       "tokenizer_fingerprint": contract_lib.fingerprint(tokenizer),
       "golden_ids": contract_lib.golden_ids(tokenizer),
-  })
+    }
+  )
   contract_lib.check_same(contract, found, where)

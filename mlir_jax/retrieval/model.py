@@ -32,10 +32,10 @@ class Model:
 
 
 def load(
-    run_folder: str,
-    which: str | int,
-    mesh: jax.sharding.Mesh,
-    batch_size: int = 256,
+  run_folder: str,
+  which: str | int,
+  mesh: jax.sharding.Mesh,
+  batch_size: int = 256,
 ) -> Model:
   """Loads a retriever from a run's folder, onto any mesh.
 
@@ -52,33 +52,29 @@ def load(
   folder = epath.Path(run_folder)
   if not (folder / workdir.CHECKPOINTS).exists():
     raise ValueError(
-        f"{run_folder} holds no checkpoints; give the --workdir of a run."
+      f"{run_folder} holds no checkpoints; give the --workdir of a run."
     )
   checkpoints = checkpoint.Checkpoints(str(folder / workdir.CHECKPOINTS))
   step = checkpoints.find(which)
   description = checkpoints.describe(step)
   encoder_config = encoder.EncoderConfig(**description.encoder)
-  shapes = jax.eval_shape(
-      lambda: encoder.init_params(
-          encoder_config,
-          description.config["model"]["towers"],
-          jax.random.key(0),
-      )
+  shapes = encoder.abstract_params(
+    encoder_config, description.config["model"]["towers"]
   )
   params = checkpoints.restore_params(
-      step,
-      checkpoint.abstract(
-          shapes, jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
-      ),
+    step,
+    checkpoint.abstract(
+      shapes, jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
+    ),
   )
   checkpoints.close()
   tokenizer = tokenizer_lib.load(str(folder / workdir.TOKENIZER))
   text_encoder = encoding.TextEncoder(
-      description.contract,
-      tokenizer,
-      tokenizer_lib.pad_id(tokenizer),
-      encoding.make_embed(encoder_config, description.contract),
-      mesh,
-      batch_size,
+    description.contract,
+    tokenizer,
+    tokenizer_lib.pad_id(tokenizer),
+    encoding.make_embed(encoder_config, description.contract),
+    mesh,
+    batch_size,
   )
   return Model(text_encoder, params, description, step)

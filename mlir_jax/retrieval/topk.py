@@ -102,7 +102,8 @@ def _shard_top_k(
     row = start + jnp.arange(size, dtype=jnp.int32)
     skipped = (row < chunk * size) | (offset + row >= num_valid)
     scores, columns = _top_k_of_blocks(jnp.where(skipped, -jnp.inf, scores), k)
-    # What was found before stands first: it has the lower rows.
+    # What was found before stands first: it has the lower rows, and where
+    # nothing was, -1 stands before the rows that are skipped.
     scores = jnp.concatenate([best[0], scores], axis=1)
     indices = jnp.concatenate([best[1], offset + start + columns], axis=1)
     return _best_of(scores, indices, k), None
@@ -142,9 +143,9 @@ def top_k(
     num_valid: N, the number of passages before the padding.
 
   Returns:
-    scores: [Q, k] float32, descending; -inf after the last passage.
-    indices: [Q, k] int32 rows of `passages`, of equal scores the lower first;
-      -1 after the last passage.
+    scores: [Q, k] float32, replicated, descending; -inf after the last passage.
+    indices: [Q, k] int32 rows of `passages`, replicated; of equal scores the
+      lower first; -1 after the last passage.
 
   Raises:
     ValueError: if k is not positive, or the passages are not as `place`
@@ -157,6 +158,7 @@ def top_k(
       f"{len(passages)} rows of passages are no multiple of {BLOCK} for each"
       f" of {mesh.shape[sharding.DATA]} devices; pad them with place()."
     )
+  everywhere = sharding.replicate(mesh)
   candidates = jax.shard_map(
     functools.partial(_shard_top_k, k=k, num_valid=num_valid),
     mesh=mesh,
@@ -164,11 +166,7 @@ def top_k(
     out_specs=PartitionSpec(None, sharding.DATA),
   )(queries, passages)
   # One all-gather of k candidates per device, in the order of their rows.
-  candidates = jax.lax.with_sharding_constraint(
-    candidates, sharding.replicated(mesh)
-  )
-  scores, indices = _best_of(*candidates, k)
-  return scores, jnp.where(scores == -jnp.inf, -1, indices)
+  return everywhere(_best_of(*everywhere(candidates), k))
 
 
 def search(

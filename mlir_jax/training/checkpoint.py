@@ -42,10 +42,10 @@ class Description:
   def to_json(self) -> dict[str, Any]:
     """As a tree that JSON can hold."""
     return {
-        "config": dict(self.config),
-        "contract": self.contract.to_json(),
-        "encoder": dict(self.encoder),
-        "provenance": dict(self.provenance),
+      "config": dict(self.config),
+      "contract": self.contract.to_json(),
+      "encoder": dict(self.encoder),
+      "provenance": dict(self.provenance),
     }
 
   @classmethod
@@ -67,29 +67,31 @@ class Checkpoints:
     """
     self.directory = epath.Path(directory)
     self._manager = ocp.CheckpointManager(
-        self.directory,
-        options=ocp.CheckpointManagerOptions(
-            best_fn=lambda metrics: metrics[METRIC],
-            best_mode="max",
-            cleanup_tmp_directories=True,
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy([
-                checkpoint_managers.LatestN(keep),
-                checkpoint_managers.BestN(
-                    get_metric_fn=lambda metrics: metrics[METRIC],
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                ),
-            ]),
+      self.directory,
+      options=ocp.CheckpointManagerOptions(
+        best_fn=lambda metrics: metrics[METRIC],
+        best_mode="max",
+        cleanup_tmp_directories=True,
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy(
+          [
+            checkpoint_managers.LatestN(keep),
+            checkpoint_managers.BestN(
+              get_metric_fn=lambda metrics: metrics[METRIC],
+              n=1,
+              keep_checkpoints_without_metrics=False,
+            ),
+          ]
         ),
-        item_names=(STATE, DESCRIPTION),
+      ),
+      item_names=(STATE, DESCRIPTION),
     )
 
   def save(
-      self,
-      step: int,
-      state: step_lib.TrainState,
-      description: Description,
-      dev: float | None = None,
+    self,
+    step: int,
+    state: step_lib.TrainState,
+    description: Description,
+    dev: float | None = None,
   ) -> None:
     """Starts saving; returns once the arrays may be donated.
 
@@ -105,13 +107,15 @@ class Checkpoints:
     # the next step's donation would overwrite.
     state = jax.tree.map(lambda leaf: leaf.copy(), state)
     self._manager.save(
-        step,
-        args=ocp.args.Composite(**{
-            STATE: ocp.args.StandardSave(state),
-            DESCRIPTION: ocp.args.JsonSave(description.to_json()),
-        }),
-        metrics=None if dev is None else {METRIC: dev},
-        force=True,
+      step,
+      args=ocp.args.Composite(
+        **{
+          STATE: ocp.args.StandardSave(state),
+          DESCRIPTION: ocp.args.JsonSave(description.to_json()),
+        }
+      ),
+      metrics=None if dev is None else {METRIC: dev},
+      force=True,
     )
 
   def find(self, which: str | int) -> int:
@@ -125,16 +129,16 @@ class Checkpoints:
       return steps[-1]
     if which == "best":
       evaluated = {
-          step: metrics[METRIC]
-          for step in steps
-          if (metrics := self._manager.metrics(step))
+        step: metrics[METRIC]
+        for step in steps
+        if (metrics := self._manager.metrics(step))
       }
       if evaluated:
         return max(evaluated, key=evaluated.get)
     if str(which).isdigit() and int(which) in steps:
       return int(which)
     raise ValueError(
-        f"{self.directory} has no checkpoint {which!r}; it has {steps}."
+      f"{self.directory} has no checkpoint {which!r}; it has {steps}."
     )
 
   def last_step(self) -> int | None:
@@ -144,8 +148,8 @@ class Checkpoints:
   def describe(self, step: int) -> Description:
     """Reads what stands beside the arrays."""
     restored = self._manager.restore(
-        step,
-        args=ocp.args.Composite(**{DESCRIPTION: ocp.args.JsonRestore()}),
+      step,
+      args=ocp.args.Composite(**{DESCRIPTION: ocp.args.JsonRestore()}),
     )
     return Description.from_json(restored[DESCRIPTION])
 
@@ -160,8 +164,8 @@ class Checkpoints:
       The state, bit for bit as it was saved.
     """
     restored = self._manager.restore(
-        step,
-        args=ocp.args.Composite(**{STATE: ocp.args.StandardRestore(target)}),
+      step,
+      args=ocp.args.Composite(**{STATE: ocp.args.StandardRestore(target)}),
     )
     return restored[STATE]
 
@@ -169,14 +173,14 @@ class Checkpoints:
     """Reads the parameters alone, as `restore` does the state."""
     with ocp.PyTreeCheckpointer() as reader:
       restored = reader.restore(
-          self.directory / str(step) / STATE,
-          args=ocp.args.PyTreeRestore(
-              item={"params": target},
-              restore_args=ocp.checkpoint_utils.construct_restore_args(
-                  {"params": target}
-              ),
-              partial_restore=True,
+        self.directory / str(step) / STATE,
+        args=ocp.args.PyTreeRestore(
+          item={"params": target},
+          restore_args=ocp.checkpoint_utils.construct_restore_args(
+            {"params": target}
           ),
+          partial_restore=True,
+        ),
       )
     return restored["params"]
 
@@ -192,9 +196,9 @@ class Checkpoints:
 def abstract(state: Any, shardings: Any) -> Any:
   """`jax.ShapeDtypeStruct`s with shardings, for `Checkpoints.restore`."""
   return jax.tree.map(
-      lambda leaf, sharding: jax.ShapeDtypeStruct(
-          leaf.shape, leaf.dtype, sharding=sharding
-      ),
-      state,
-      shardings,
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
+    state,
+    shardings,
   )

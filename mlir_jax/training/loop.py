@@ -1,7 +1,7 @@
 """The loop around the step: it reports, evaluates, saves, and stops in time."""
 
 import signal
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -40,20 +40,20 @@ class StopSignal:
 
 
 def train_loop(
-    train_step: Callable,
-    state: step_lib.TrainState,
-    batches: Iterable[tuple[int, Any]],
-    *,
-    place: Callable[[Any], Any],
-    last_step: int,
-    progress: progress_lib.Progress,
-    save: Callable[[int, step_lib.TrainState, float | None], None],
-    evaluate_dev: Callable[[step_lib.TrainState, int], float | None],
-    stop: StopSignal,
-    log_every: int,
-    eval_every: int,
-    checkpoint_every: int,
-    max_nonfinite_steps: int,
+  train_step: Callable,
+  state: step_lib.TrainState,
+  batches: Iterable[tuple[int, Any]],
+  *,
+  place: Callable[[Any], Any],
+  last_step: int,
+  progress: progress_lib.Progress,
+  save: Callable[[int, step_lib.TrainState, float | None], None],
+  evaluate_dev: Callable[[step_lib.TrainState, int], float | None],
+  stop: StopSignal,
+  log_every: int,
+  eval_every: int,
+  checkpoint_every: int,
+  max_nonfinite_steps: int,
 ) -> step_lib.TrainState:
   """Takes steps until the batches end.
 
@@ -100,10 +100,10 @@ def train_loop(
       skipped = jax.device_get(metrics["skipped_in_a_row"])
     if skipped >= max_nonfinite_steps:
       raise NonFiniteError(
-          f"{skipped} steps in a row up to step {taken} had a loss or gradient"
-          " that was not finite, and were skipped. The last checkpoint is"
-          " whole; lower optim.learning_rate, set optim.clip_norm, or use"
-          " model.dtype=float32."
+        f"{skipped} steps in a row up to step {taken} had a loss or gradient"
+        " that was not finite, and were skipped. The last checkpoint is"
+        " whole; lower optim.learning_rate, set optim.clip_norm, or use"
+        " model.dtype=float32."
       )
 
   with jax.transfer_guard("disallow"):
@@ -125,14 +125,3 @@ def train_loop(
       if stopping:
         raise Preempted
   return state
-
-
-def check_intervals(settings: Mapping[str, int]) -> None:
-  """Refuses intervals that are not at least 1.
-
-  Raises:
-    ValueError: naming the field.
-  """
-  for name, value in settings.items():
-    if value < 1:
-      raise ValueError(f"{name} is {value}; it must be at least 1.")

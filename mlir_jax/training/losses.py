@@ -38,10 +38,10 @@ class ThirdPoints(NamedTuple):
 def _scores(anchors: Array, candidates: Array) -> Array:
   """Inner products [A, D] x [C, D] -> [A, C], in float32 or wider."""
   return jnp.matmul(
-      anchors,
-      candidates.T,
-      precision=jax.lax.Precision.HIGHEST,
-      preferred_element_type=jnp.promote_types(anchors.dtype, jnp.float32),
+    anchors,
+    candidates.T,
+    precision=jax.lax.Precision.HIGHEST,
+    preferred_element_type=jnp.promote_types(anchors.dtype, jnp.float32),
   )
 
 
@@ -54,18 +54,18 @@ def _cross_entropy(scores: Array, positive: Array, allowed: Array) -> Array:
 
 
 def ir_loss(
-    queries: Array,
-    passages: Array,
-    *,
-    query_text: Array,
-    passage_text: Array,
-    passage_id: Array,
-    passage_valid: Array,
-    positive_text: Array,
-    positive_id: Array,
-    temperature: float,
-    symmetric: bool = False,
-    replicate: Callable[[Array], Array] = lambda x: x,
+  queries: Array,
+  passages: Array,
+  *,
+  query_text: Array,
+  passage_text: Array,
+  passage_id: Array,
+  passage_valid: Array,
+  positive_text: Array,
+  positive_id: Array,
+  temperature: float,
+  symmetric: bool = False,
+  replicate: Callable[[Array], Array] = lambda x: x,
 ) -> tuple[Array, Metrics]:
   """The IR loss: each query finds its passage among the global batch's.
 
@@ -108,15 +108,15 @@ def ir_loss(
 
   same_question = query_text[:, None] == query_text[None, :]
   is_positive = (
-      known(candidate_text, positive_text)
-      | known(candidate_id, positive_id)
-      # A row's own positive may be missing from its list of known ones.
-      | (candidate_text[None] == passage_text[:, :1])
-      | ((candidate_id[None] == passage_id[:, :1]) & (candidate_id >= 0)[None])
-      | jnp.zeros((batch, batch, columns), bool)
-      .at[:, :, 0]
-      .set(same_question)
-      .reshape(batch, -1)
+    known(candidate_text, positive_text)
+    | known(candidate_id, positive_id)
+    # A row's own positive may be missing from its list of known ones.
+    | (candidate_text[None] == passage_text[:, :1])
+    | ((candidate_id[None] == passage_id[:, :1]) & (candidate_id >= 0)[None])
+    | jnp.zeros((batch, batch, columns), bool)
+    .at[:, :, 0]
+    .set(same_question)
+    .reshape(batch, -1)
   )
   scores = _scores(queries, candidates) / temperature
   allowed = valid[None] & ~is_positive
@@ -125,8 +125,8 @@ def ir_loss(
   own = positive[:, None] == jnp.arange(batch * columns)
   best = jnp.argmax(jnp.where(allowed | own, scores, -jnp.inf), axis=1)
   metrics = {
-      "accuracy": (best == positive).mean(),
-      "masked": (is_positive & valid[None] & ~own).sum(),
+    "accuracy": (best == positive).mean(),
+    "masked": (is_positive & valid[None] & ~own).sum(),
   }
   if symmetric:
     to_queries = scores.reshape(batch, batch, columns)[:, :, 0].T
@@ -137,11 +137,11 @@ def ir_loss(
 
 
 def semantic_loss(
-    sentences: Array,
-    text: Array,
-    *,
-    temperature: float,
-    replicate: Callable[[Array], Array] = lambda x: x,
+  sentences: Array,
+  text: Array,
+  *,
+  temperature: float,
+  replicate: Callable[[Array], Array] = lambda x: x,
 ) -> tuple[Array, Metrics]:
   """The semantic contrastive loss: NT-Xent over both sides of translations.
 
@@ -170,7 +170,7 @@ def semantic_loss(
   keys = text.reshape(-1)
   both = jnp.stack([keys, keys[translation]], axis=-1)  # [2N, 2]
   related = jnp.any(
-      both[:, None, :, None] == both[None, :, None, :], axis=(-1, -2)
+    both[:, None, :, None] == both[None, :, None, :], axis=(-1, -2)
   )
   itself = index[:, None] == index
   is_translation = translation[:, None] == index
@@ -179,25 +179,25 @@ def semantic_loss(
   # `related` holds for the sentence itself too.
   losses = _cross_entropy(cosines / temperature, translation, ~related)
   best = jnp.argmax(
-      jnp.where(~related | is_translation, cosines, -jnp.inf), axis=1
+    jnp.where(~related | is_translation, cosines, -jnp.inf), axis=1
   )
   return losses.mean(), {
-      "accuracy": (best == translation).mean(),
-      "masked": (related & ~itself & ~is_translation).sum(),
-      "mean_cosine": _masked_mean(cosines, ~related),
-      "effective_rank": effective_rank(embeddings),
+    "accuracy": (best == translation).mean(),
+    "masked": (related & ~itself & ~is_translation).sum(),
+    "mean_cosine": _masked_mean(cosines, ~related),
+    "effective_rank": effective_rank(embeddings),
   }
 
 
 def language_loss(
-    sentences: Array,
-    text: Array,
-    third_points: Mapping[str, ThirdPoints],
-    *,
-    temperature: float,
-    weights: Mapping[str, float],
-    stop_gradient: bool = False,
-    replicate: Callable[[Array], Array] = lambda x: x,
+  sentences: Array,
+  text: Array,
+  third_points: Mapping[str, ThirdPoints],
+  *,
+  temperature: float,
+  weights: Mapping[str, float],
+  stop_gradient: bool = False,
+  replicate: Callable[[Array], Array] = lambda x: x,
 ) -> tuple[Array, Metrics]:
   """The language contrastive loss: no third point prefers one language.
 
@@ -229,9 +229,7 @@ def language_loss(
     embeddings = replicate(points.embeddings)
     if stop_gradient:
       embeddings = jax.lax.stop_gradient(embeddings)
-    same_text = jnp.any(
-        text[:, :, None] == points.text[None, None, :], axis=1
-    )
+    same_text = jnp.any(text[:, :, None] == points.text[None, None, :], axis=1)
     use = points.valid[None, :] & ~same_text
     differences = _scores(difference, embeddings)  # [N, K]
     excess = two_log_cosh_half(differences / temperature)
@@ -242,9 +240,9 @@ def language_loss(
   excess = weighted_excess / sum(weights[kind] for kind in third_points)
   rms = jnp.sqrt(squares / jnp.maximum(count, 1))
   return excess + LANGUAGE_MINIMUM, {
-      "excess": excess,
-      "rms_difference": rms,
-      "masked": masked,
+    "excess": excess,
+    "rms_difference": rms,
+    "masked": masked,
   }
 
 
@@ -275,7 +273,7 @@ def effective_rank(embeddings: Array) -> Array:
   covariance = _scores(centred.T, centred.T)
   trace = jnp.trace(covariance)
   return jnp.square(trace) / jnp.maximum(
-      jnp.square(covariance).sum(), jnp.finfo(covariance.dtype).tiny
+    jnp.square(covariance).sum(), jnp.finfo(covariance.dtype).tiny
   )
 
 

@@ -9,12 +9,12 @@ DECAYS = ("cosine", "linear", "constant")
 
 
 def make_schedule(
-    learning_rate: float,
-    *,
-    warmup_steps: int,
-    decay: str,
-    final_fraction: float,
-    steps: int,
+  learning_rate: float,
+  *,
+  warmup_steps: int,
+  decay: str,
+  final_fraction: float,
+  steps: int,
 ) -> optax.Schedule:
   """Linear warm-up to `learning_rate`, then decay until the last step.
 
@@ -32,18 +32,18 @@ def make_schedule(
     raise ValueError(f"optim.decay is {decay!r}; use one of {DECAYS}.")
   if warmup_steps > steps:
     raise ValueError(
-        f"optim.warmup_steps is {warmup_steps}, but train.steps is {steps}:"
-        " the learning rate would never reach its peak."
+      f"optim.warmup_steps is {warmup_steps}, but train.steps is {steps}:"
+      " the learning rate would never reach its peak."
     )
   decay_steps = max(1, steps - warmup_steps)
   after = {
-      "cosine": optax.cosine_decay_schedule(
-          learning_rate, decay_steps, alpha=final_fraction
-      ),
-      "linear": optax.linear_schedule(
-          learning_rate, learning_rate * final_fraction, decay_steps
-      ),
-      "constant": optax.constant_schedule(learning_rate),
+    "cosine": optax.cosine_decay_schedule(
+      learning_rate, decay_steps, alpha=final_fraction
+    ),
+    "linear": optax.linear_schedule(
+      learning_rate, learning_rate * final_fraction, decay_steps
+    ),
+    "constant": optax.constant_schedule(learning_rate),
   }[decay]
   warmup = optax.linear_schedule(0.0, learning_rate, max(1, warmup_steps))
   return optax.join_schedules([warmup, after], [warmup_steps])
@@ -55,13 +55,13 @@ def is_decayed(params: Any) -> Any:
 
 
 def make_optimizer(
-    schedule: optax.Schedule,
-    *,
-    b1: float,
-    b2: float,
-    eps: float,
-    weight_decay: float,
-    clip_norm: float,
+  schedule: optax.Schedule,
+  *,
+  b1: float,
+  b2: float,
+  eps: float,
+  weight_decay: float,
+  clip_norm: float,
 ) -> optax.GradientTransformation:
   """AdamW (Loshchilov & Hutter 2019) after clipping the global norm.
 
@@ -74,12 +74,12 @@ def make_optimizer(
     clip_norm: The largest global gradient norm; 0 for no clipping.
   """
   adamw = optax.adamw(
-      schedule,
-      b1=b1,
-      b2=b2,
-      eps=eps,
-      weight_decay=weight_decay,
-      mask=is_decayed,
+    schedule,
+    b1=b1,
+    b2=b2,
+    eps=eps,
+    weight_decay=weight_decay,
+    mask=is_decayed,
   )
   if not clip_norm:
     return adamw

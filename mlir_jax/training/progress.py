@@ -40,13 +40,13 @@ class Progress:
   """
 
   def __init__(
-      self,
-      workdir: str,
-      *,
-      first_step: int,
-      last_step: int,
-      sequences_per_step: int,
-      tensorboard: bool = True,
+    self,
+    workdir: str,
+    *,
+    first_step: int,
+    last_step: int,
+    sequences_per_step: int,
+    tensorboard: bool = True,
   ):
     """Opens the files and draws the bar.
 
@@ -67,17 +67,17 @@ class Progress:
     self._events = None
     if tensorboard:
       self._events = tensorboardX.SummaryWriter(
-          str(epath.Path(workdir) / "tensorboard"), purge_step=first_step + 1
+        str(epath.Path(workdir) / "tensorboard"), purge_step=first_step + 1
       )
     self._sequences_per_step = sequences_per_step
     self._bar = tqdm.tqdm(
-        total=last_step,
-        initial=first_step,
-        desc="Training",
-        unit="step",
-        dynamic_ncols=True,
-        mininterval=1.0 if sys.stderr.isatty() else 10.0,
-        smoothing=0.05,
+      total=last_step,
+      initial=first_step,
+      desc="Training",
+      unit="step",
+      dynamic_ncols=True,
+      mininterval=1.0 if sys.stderr.isatty() else 10.0,
+      smoothing=0.05,
     )
     self._at, self._time = first_step, time.perf_counter()
 
@@ -87,14 +87,14 @@ class Progress:
     rate = (step - self._at) / max(now - self._time, 1e-9)
     self._at, self._time = step, now
     speed = {
-        "steps_per_second": rate,
-        "sequences_per_second": rate * self._sequences_per_step,
+      "steps_per_second": rate,
+      "sequences_per_second": rate * self._sequences_per_step,
     }
     self._write(step, "train", {**metrics, **speed})
     self._bar.set_postfix_str(
-        f"loss {metrics['loss/total']:.3f},"
-        f" {speed['sequences_per_second']:,.0f} sequences/s",
-        refresh=False,
+      f"loss {metrics['loss/total']:.3f},"
+      f" {speed['sequences_per_second']:,.0f} sequences/s",
+      refresh=False,
     )
 
   def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -125,12 +125,10 @@ class Progress:
     values = {name: float(value) for name, value in metrics.items()}
     # JSON has no NaN; null says that the number was not finite.
     record = {
-        name: value if math.isfinite(value) else None
-        for name, value in values.items()
+      name: value if math.isfinite(value) else None
+      for name, value in values.items()
     }
-    self._file.write(
-        json.dumps({"step": step, "kind": kind, **record}) + "\n"
-    )
+    self._file.write(json.dumps({"step": step, "kind": kind, **record}) + "\n")
     self._file.flush()
     if self._events:
       for name, value in values.items():

@@ -11,15 +11,15 @@ import jax
 import mlir_jax
 
 PACKAGES = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "numpy",
-    "tokenizers",
-    "transformers",
-    "babel",
+  "jax",
+  "jaxlib",
+  "flax",
+  "optax",
+  "orbax-checkpoint",
+  "numpy",
+  "tokenizers",
+  "transformers",
+  "babel",
 )
 
 
@@ -33,17 +33,15 @@ def describe(store_fingerprint: str) -> dict[str, Any]:
     A tree that JSON can hold.
   """
   return {
-      "mlir_jax": mlir_jax.__version__,
-      "commit": _commit(),
-      "python": platform.python_version(),
-      "versions": {
-          name: importlib.metadata.version(name) for name in PACKAGES
-      },
-      "backend": jax.default_backend(),
-      "device": jax.devices()[0].device_kind,
-      "devices": jax.device_count(),
-      "hosts": jax.process_count(),
-      "token_store": store_fingerprint,
+    "mlir_jax": mlir_jax.__version__,
+    "commit": _commit(),
+    "python": platform.python_version(),
+    "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    "backend": jax.default_backend(),
+    "device": jax.devices()[0].device_kind,
+    "devices": jax.device_count(),
+    "hosts": jax.process_count(),
+    "token_store": store_fingerprint,
   }
 
 
@@ -53,10 +51,10 @@ def _commit() -> str:
   if not (root / ".git").exists():
     return ""
   described = subprocess.run(
-      ["git", "describe", "--always", "--dirty", "--abbrev=40", "--match="],
-      cwd=root,
-      capture_output=True,
-      text=True,
-      check=False,
+    ["git", "describe", "--always", "--dirty", "--abbrev=40", "--match="],
+    cwd=root,
+    capture_output=True,
+    text=True,
+    check=False,
   )
   return described.stdout.strip()

@@ -45,16 +45,16 @@ class TrainState:
 
 
 def init_state(
-    params: PyTree, optimizer: optax.GradientTransformation
+  params: PyTree, optimizer: optax.GradientTransformation
 ) -> TrainState:
   """The state before the first step."""
   zero = jnp.zeros((), jnp.int32)
   return TrainState(
-      step=zero,
-      params=params,
-      opt_state=optimizer.init(params),
-      skipped=zero,
-      skipped_in_a_row=zero,
+    step=zero,
+    params=params,
+    opt_state=optimizer.init(params),
+    skipped=zero,
+    skipped_in_a_row=zero,
   )
 
 
@@ -94,38 +94,38 @@ def check_losses(settings: LossSettings, batch_sizes: Mapping[str, int]):
   for name in ("ir", "semantic", "language"):
     if (temperature := getattr(settings, f"{name}_temperature")) <= 0:
       raise ValueError(
-          f"loss.{name}.temperature is {temperature}; it must be above 0."
+        f"loss.{name}.temperature is {temperature}; it must be above 0."
       )
     if (weight := getattr(settings, f"{name}_weight")) < 0:
       raise ValueError(f"loss.{name}.weight is {weight}; it must not be < 0.")
     stream = "retrieval" if name == "ir" else "parallel"
     if weight and not batch_sizes[stream]:
       raise ValueError(
-          f"loss.{name}.weight is {weight}, but batch.{stream} is 0: set the"
-          " weight to 0 or the batch above it."
+        f"loss.{name}.weight is {weight}, but batch.{stream} is 0: set the"
+        " weight to 0 or the batch above it."
       )
   if not any(batch_sizes.values()):
     raise ValueError("All of batch.* are 0: there is nothing to train on.")
   if not settings.language_weight:
     return
   for kind, stream in zip(
-      THIRD_POINTS, ("parallel", "retrieval", "monolingual"), strict=True
+    THIRD_POINTS, ("parallel", "retrieval", "monolingual"), strict=True
   ):
     if settings.third_points[kind] < 0:
       raise ValueError(f"loss.language.{kind} must not be below 0.")
     if settings.third_points[kind] and not batch_sizes[stream]:
       raise ValueError(
-          f"loss.language.{kind} is {settings.third_points[kind]}, but"
-          f" batch.{stream} is 0: set one or the other."
+        f"loss.language.{kind} is {settings.third_points[kind]}, but"
+        f" batch.{stream} is 0: set one or the other."
       )
   if not any(settings.third_points.values()):
     raise ValueError(
-        "loss.language has a weight, but none of its third points has one."
+      "loss.language has a weight, but none of its third points has one."
     )
 
 
 def embed_batch(
-    embed: Embed, params: PyTree, batch: Batch, key: jax.Array | None
+  embed: Embed, params: PyTree, batch: Batch, key: jax.Array | None
 ) -> Embeddings:
   """Embeds all texts of a batch.
 
@@ -152,20 +152,20 @@ def embed_batch(
   if "monolingual" in batch:
     texts["monolingual"] = "passage", batch["monolingual"]["tokens"]
   return {
-      name: embed(
-          params,
-          tower,
-          tokens,
-          None if key is None else jax.random.fold_in(key, position),
-      )
-      for position, (name, (tower, tokens)) in enumerate(texts.items())
+    name: embed(
+      params,
+      tower,
+      tokens,
+      None if key is None else jax.random.fold_in(key, position),
+    )
+    for position, (name, (tower, tokens)) in enumerate(texts.items())
   }
 
 
 def make_losses(
-    settings: LossSettings,
-    batch: Batch,
-    replicate: Callable[[jax.Array], jax.Array],
+  settings: LossSettings,
+  batch: Batch,
+  replicate: Callable[[jax.Array], jax.Array],
 ) -> dict[str, tuple[float, Callable[[Embeddings], tuple]]]:
   """The losses that this batch can feed, as functions of its embeddings.
 
@@ -182,35 +182,35 @@ def make_losses(
     fields = ("query_text", "passage_text", "passage_id", "passage_valid")
     known = ("positive_text", "positive_id")
     return losses.ir_loss(
-        embeddings["queries"],
-        embeddings["passages"],
-        **{name: batch["retrieval"][name] for name in fields + known},
-        temperature=settings.ir_temperature,
-        symmetric=settings.ir_symmetric,
-        replicate=replicate,
+      embeddings["queries"],
+      embeddings["passages"],
+      **{name: batch["retrieval"][name] for name in fields + known},
+      temperature=settings.ir_temperature,
+      symmetric=settings.ir_symmetric,
+      replicate=replicate,
     )
 
   def semantic(embeddings):
     return losses.semantic_loss(
-        embeddings["sentences"],
-        batch["parallel"]["text"],
-        temperature=settings.semantic_temperature,
-        replicate=replicate,
+      embeddings["sentences"],
+      batch["parallel"]["text"],
+      temperature=settings.semantic_temperature,
+      replicate=replicate,
     )
 
   def language(embeddings):
     return losses.language_loss(
-        embeddings["sentences"],
-        batch["parallel"]["text"],
-        {
-            kind: points
-            for kind, points in third_points(embeddings, batch).items()
-            if settings.third_points[kind]
-        },
-        temperature=settings.language_temperature,
-        weights=settings.third_points,
-        stop_gradient=settings.language_stop_gradient,
-        replicate=replicate,
+      embeddings["sentences"],
+      batch["parallel"]["text"],
+      {
+        kind: points
+        for kind, points in third_points(embeddings, batch).items()
+        if settings.third_points[kind]
+      },
+      temperature=settings.language_temperature,
+      weights=settings.third_points,
+      stop_gradient=settings.language_stop_gradient,
+      replicate=replicate,
     )
 
   fed = {}
@@ -220,7 +220,7 @@ def make_losses(
     fed["semantic"] = settings.semantic_weight, semantic
     # Without a weight it is still measured, if it has anything to measure by.
     if settings.language_weight or any(
-        settings.third_points[kind] for kind in third_point_kinds(batch)
+      settings.third_points[kind] for kind in third_point_kinds(batch)
     ):
       fed["language"] = settings.language_weight, language
   return fed
@@ -229,15 +229,15 @@ def make_losses(
 def third_point_kinds(batch: Batch) -> list[str]:
   """The kinds of third points that a batch has."""
   streams = {
-      "parallel": "parallel",
-      "passages": "retrieval",
-      "monolingual": "monolingual",
+    "parallel": "parallel",
+    "passages": "retrieval",
+    "monolingual": "monolingual",
   }
   return [kind for kind in THIRD_POINTS if streams[kind] in batch]
 
 
 def third_points(
-    embeddings: Embeddings, batch: Batch
+  embeddings: Embeddings, batch: Batch
 ) -> dict[str, losses.ThirdPoints]:
   """The third points of the language loss, by kind."""
   points = {}
@@ -251,18 +251,18 @@ def third_points(
       text = batch[kind]["text"]
       valid = jnp.ones_like(text, bool)
     points[kind] = losses.ThirdPoints(
-        vectors.reshape(-1, vectors.shape[-1]), text.ravel(), valid.ravel()
+      vectors.reshape(-1, vectors.shape[-1]), text.ravel(), valid.ravel()
     )
   return points
 
 
 def gradients(
-    params: PyTree,
-    batch: Batch,
-    embed: Embed,
-    settings: LossSettings,
-    replicate: Callable[[jax.Array], jax.Array],
-    key: jax.Array | None,
+  params: PyTree,
+  batch: Batch,
+  embed: Embed,
+  settings: LossSettings,
+  replicate: Callable[[jax.Array], jax.Array],
+  key: jax.Array | None,
 ) -> tuple[jax.Array, PyTree, dict[str, jax.Array]]:
   """The total loss, its gradient, and the metrics of one batch.
 
@@ -277,16 +277,16 @@ def gradients(
     losses report as "NAME/METRIC".
   """
   embeddings, pull_back = jax.vjp(
-      lambda p: embed_batch(embed, p, batch, key), params
+    lambda p: embed_batch(embed, p, batch, key), params
   )
   total = 0.0
   total_gradient = jax.tree.map(jnp.zeros_like, embeddings)
   metrics = {}
   for name, (weight, loss_fn) in make_losses(
-      settings, batch, replicate
+    settings, batch, replicate
   ).items():
     (loss, details), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
-        embeddings
+      embeddings
     )
     metrics[f"loss/{name}"] = loss
     metrics[f"grad_norm/{name}"] = optax.global_norm(gradient)
@@ -294,19 +294,19 @@ def gradients(
     if weight:
       total += weight * loss
       total_gradient = jax.tree.map(
-          lambda t, g, w=weight: t + w * g, total_gradient, gradient
+        lambda t, g, w=weight: t + w * g, total_gradient, gradient
       )
   (gradient,) = pull_back(total_gradient)
   return total, gradient, {"loss/total": total} | metrics
 
 
 def make_train_step(
-    embed: Embed,
-    settings: LossSettings,
-    optimizer: optax.GradientTransformation,
-    schedule: optax.Schedule,
-    seed: int,
-    replicate: Callable[[jax.Array], jax.Array] = lambda x: x,
+  embed: Embed,
+  settings: LossSettings,
+  optimizer: optax.GradientTransformation,
+  schedule: optax.Schedule,
+  seed: int,
+  replicate: Callable[[jax.Array], jax.Array] = lambda x: x,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
   """Makes the pure step; the caller jits it with its shardings.
 
@@ -325,13 +325,13 @@ def make_train_step(
   def train_step(state, batch):
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     total, gradient, metrics = gradients(
-        state.params, batch, embed, settings, replicate, key
+      state.params, batch, embed, settings, replicate, key
     )
     norm = optax.global_norm(gradient)
     finite = jnp.isfinite(total) & jnp.isfinite(norm)
 
     updates, opt_state = optimizer.update(
-        gradient, state.opt_state, state.params
+      gradient, state.opt_state, state.params
     )
     params = optax.apply_updates(state.params, updates)
 
@@ -340,17 +340,17 @@ def make_train_step(
 
     skipped = jnp.where(finite, 0, 1).astype(jnp.int32)
     new_state = TrainState(
-        step=state.step + 1,
-        params=jax.tree.map(keep, params, state.params),
-        opt_state=jax.tree.map(keep, opt_state, state.opt_state),
-        skipped=state.skipped + skipped,
-        skipped_in_a_row=(state.skipped_in_a_row + skipped) * skipped,
+      step=state.step + 1,
+      params=jax.tree.map(keep, params, state.params),
+      opt_state=jax.tree.map(keep, opt_state, state.opt_state),
+      skipped=state.skipped + skipped,
+      skipped_in_a_row=(state.skipped_in_a_row + skipped) * skipped,
     )
     return new_state, metrics | {
-        "grad_norm/total": norm,
-        "learning_rate": schedule(state.step - state.skipped),
-        "skipped": new_state.skipped,
-        "skipped_in_a_row": new_state.skipped_in_a_row,
+      "grad_norm/total": norm,
+      "learning_rate": schedule(state.step - state.skipped),
+      "skipped": new_state.skipped,
+      "skipped_in_a_row": new_state.skipped_in_a_row,
     }
 
   return train_step

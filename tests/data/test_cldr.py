@@ -85,6 +85,10 @@ def test_no_name_is_a_code():
   for names in names_by_language().values():
     assert not codes & names
     assert not [name for name in names if name.isdigit()]
+  # A language's code can be another's name: "ga" is Irish, and Ga in Spanish.
+  for language in cldr.LANGUAGES:
+    for entity, name in cldr._sheet(language).names.items():
+      assert name != entity.partition("/")[2]
 
 
 @pytest.mark.parametrize("language", SCRIPTS)

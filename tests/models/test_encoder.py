@@ -324,5 +324,5 @@ def test_layer_norm_of_bfloat16_is_computed_in_float32():
   exact /= exact.std(-1, keepdims=True)
   assert norm.apply(variables, hidden).dtype == jnp.bfloat16
   np.testing.assert_allclose(
-    norm.apply(variables, hidden).astype(np.float64), exact, rtol=2**-8
+    np.asarray(norm.apply(variables, hidden), np.float64), exact, rtol=2**-8
   )

@@ -10,8 +10,8 @@ def test_a_run_reads_back_with_the_same_float32_scores(tmp_path):
   rng = np.random.default_rng(0)
   bits = rng.integers(0, 2**31, 5000, dtype=np.int64).astype(np.int32)
   scores = bits.view(np.float32)
-  scores = scores * rng.choice(np.float32([-1, 1]), len(scores))
   scores = scores[np.isfinite(scores)]
+  scores *= rng.choice(np.float32([-1, 1]), len(scores))
   run = {"q1": {f"d{i}": float(s) for i, s in enumerate(scores)}}
   path = tmp_path / "new folder" / "run.trec"
   runs.write_run(path, run)

@@ -65,7 +65,7 @@ def test_equals_brute_force_with_ties(mesh, k):
   assert scores.dtype == np.float32 and indices.dtype == np.int32
 
 
-@pytest.mark.parametrize("k", [1, 5, 13, 100, 1003])
+@pytest.mark.parametrize("k", [5, 13, 1003])
 def test_equals_brute_force_in_many_blocks_and_chunks(small_pieces, mesh, k):
   rng = np.random.default_rng(k)
   queries, passages = small_integers(rng, 19), small_integers(rng, 1003)
@@ -90,6 +90,16 @@ def test_the_cut_falls_within_a_tie_across_blocks_and_devices(
   _, indices = search(np.ones((1, 1), "f4"), passages, 30, mesh)
   others = np.setdiff1d(np.arange(len(passages)), best)
   np.testing.assert_array_equal(indices[0], np.r_[best, others[:14]])
+
+
+def test_a_tie_goes_to_the_lower_row_though_its_block_is_worse(
+  small_pieces, mesh
+):
+  passages = np.zeros((48, 1), "f4")
+  passages[:8] = 1
+  passages[4] = 2  # The second block of four ranks first.
+  _, indices = search(np.ones((1, 1), "f4"), passages, 3, mesh)
+  assert indices.tolist() == [[4, 0, 1]]
 
 
 def test_copies_of_a_passage_tie_wherever_they_stand(mesh):

@@ -6,10 +6,10 @@ NAMES = ("cldr", "folder")
 
 
 def load(
-    name: str,
-    root: str = "",
-    bad_records: records.BadRecords | None = None,
-    tatoeba_root: str = "",
+  name: str,
+  root: str = "",
+  bad_records: records.BadRecords | None = None,
+  tatoeba_root: str = "",
 ) -> records.Collection:
   """Loads a collection.
 
@@ -28,8 +28,8 @@ def load(
 
     if root or tatoeba_root:
       raise ValueError(
-          "data.root and data.tatoeba_root belong to data.collection=folder;"
-          " the embedded collection reads no files."
+        "data.root and data.tatoeba_root belong to data.collection=folder;"
+        " the embedded collection reads no files."
       )
     return cldr.load()
   if name == "folder":
@@ -37,8 +37,8 @@ def load(
 
     if not root:
       raise ValueError(
-          "data.collection is 'folder', but data.root is empty: give"
-          " --config.data.root=FOLDER."
+        "data.collection is 'folder', but data.root is empty: give"
+        " --config.data.root=FOLDER."
       )
     return folder.load(root, bad_records, tatoeba_root)
   raise ValueError(f"data.collection is {name!r}; use one of {NAMES}.")

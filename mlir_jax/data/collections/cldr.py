@@ -206,7 +206,10 @@ def _relations() -> Mapping[str, Mapping[str, tuple[str, ...]]]:
     if code in spoken:
       related[f"territory/{code}"]["cities"].append(f"city/{zone}")
       related[f"city/{zone}"]["territory"].append(f"territory/{code}")
-  return related
+  return {
+    entity: {relation: tuple(found) for relation, found in relations.items()}
+    for entity, relations in related.items()
+  }
 
 
 @functools.cache
@@ -219,7 +222,7 @@ def _facts() -> Mapping[str, _Fact]:
       for part in range(parts):
         name = f"{entity}/{relation}" + (f"/{part}" if parts > 1 else "")
         start, end = (len(answers) * edge // parts for edge in (part, part + 1))
-        facts[name] = _Fact(entity, tuple(answers[start:end]))
+        facts[name] = _Fact(entity, answers[start:end])
   return dict(sorted(facts.items()))
 
 
@@ -246,7 +249,11 @@ def _sheet(language: str) -> _Sheet:
     if len(answers) == 1:
       is_territory = fact.entity.startswith("territory/")
       about = _relations()[fact.entity if is_territory else answers[0]]
-      context = (*about["languages"][:1], *about["currencies"][:1])
+      context = [
+        entity
+        for relation in ("languages", "currencies")
+        for entity in about.get(relation, ())[:1]
+      ]
       answers += [e for e in nameable(context) if e not in answers]
     if len(answers) < 2:
       dropped["passages of fewer than two names"] += 1

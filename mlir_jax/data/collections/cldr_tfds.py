@@ -10,6 +10,7 @@ the module registers the builder:
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 
+import numpy as np
 import tensorflow_datasets as tfds
 from babel import core
 
@@ -51,7 +52,7 @@ class MlirJaxCldr(tfds.core.GeneratorBasedBuilder):
       description="Names and facts of the Unicode CLDR, as Babel ships it.",
       features=tfds.features.FeaturesDict(
         {
-          field: tfds.features.Scalar("int32")
+          field: tfds.features.Scalar(np.int32)
           if field == "relevance"
           else tfds.features.Text()
           for field in _FIELDS[self.builder_config.name]

@@ -1,0 +1,162 @@
+"""Tests of loading and training tokenizers."""
+
+import os
+import subprocess
+import sys
+
+import babel
+import huggingface_hub
+import pytest
+import tokenizers
+from huggingface_hub import errors
+from tokenizers import models
+
+from mlir_jax import contract as contract_lib
+from mlir_jax.data import tokenizer as tokenizer_lib
+
+TEXTS = ["the river runs by the garden", "a garden by the river"] * 5
+
+# Many characters that are rare, many pieces that are as good as another.
+TRAIN_ON_NAMES = """
+import babel
+from mlir_jax import contract
+from mlir_jax.data import tokenizer
+texts = [
+    name
+    for language in ("en", "de", "ja", "te")
+    for name in babel.Locale.parse(language).territories.values()
+]
+print(contract.fingerprint(tokenizer.train(texts, 1200)))
+"""
+
+
+def word_level(words):
+  return tokenizers.Tokenizer(
+    models.WordLevel({word: i for i, word in enumerate(words)}, words[0])
+  )
+
+
+def test_special_tokens_have_xlm_rs_ids_and_enclose_the_text():
+  tokenizer = tokenizer_lib.train(TEXTS, 60)
+  ids = [tokenizer.token_to_id(t) for t in ("<s>", "<pad>", "</s>", "<unk>")]
+  assert ids == [0, 1, 2, 3]
+  assert tokenizer.token_to_id("<mask>") == 4
+  encoded = tokenizer.encode("the river")
+  assert (encoded.ids[0], encoded.ids[-1]) == (0, 2)
+  assert not {0, 1, 2, 3, 4} & set(encoded.ids[1:-1])
+  assert tokenizer.decode(encoded.ids) == "the river"
+  assert 3 in tokenizer.encode("Ω").ids
+  assert tokenizer.get_vocab_size() <= 60
+
+
+def test_text_with_a_literal_special_token_does_not_move_the_ids(caplog):
+  literal = ["a <pad> is a garden", "<s> struck out </s>"] * 20
+  tokenizer = tokenizer_lib.train(TEXTS + literal, 60)
+  assert tokenizer.to_str() == tokenizer_lib.train(TEXTS, 60).to_str()
+  assert "left out 40 texts" in caplog.text
+
+
+def test_spaces_and_compatibility_characters_are_normalized():
+  tokenizer = tokenizer_lib.train(TEXTS, 60)
+  plain = tokenizer.encode("the river").ids
+  assert tokenizer.encode(" the \t\n ｒiver\u200b ").ids == plain
+
+
+def test_training_twice_gives_the_same_tokenizer():
+  fingerprints = {
+    subprocess.run(
+      [sys.executable, "-c", TRAIN_ON_NAMES],
+      env=os.environ | {"TOKENIZERS_PARALLELISM": parallel},
+      capture_output=True,
+      text=True,
+      check=True,
+      timeout=120,
+    ).stdout
+    for parallel in ("true", "true", "false")
+  }
+  assert len(fingerprints) == 1
+
+
+def test_every_character_of_the_texts_can_be_encoded():
+  texts = [
+    name
+    for language in ("ru", "th", "bn")
+    for name in babel.Locale.parse(language).territories.values()
+  ]
+  tokenizer = tokenizer_lib.train(texts, 800)
+  assert all(3 not in e.ids for e in tokenizer.encode_batch(texts))
+
+
+def test_a_vocabulary_too_small_names_the_field():
+  with pytest.raises(ValueError, match="tokenizer.vocab_size=12"):
+    tokenizer_lib.train(TEXTS, 12)
+
+
+def test_no_text_is_an_error():
+  with pytest.raises(ValueError, match="no text"):
+    tokenizer_lib.train(["", "  ", "<mask>"], 60)
+
+
+def test_a_folder_is_loaded_without_padding_and_truncation(tmp_path):
+  tokenizer = tokenizer_lib.train(TEXTS, 60)
+  expected = tokenizer.encode("the river runs").ids
+  fingerprint = contract_lib.fingerprint(tokenizer)
+  tokenizer.enable_padding(length=40)
+  tokenizer.enable_truncation(4)
+  tokenizer.save(str(tmp_path / "tokenizer.json"))
+  loaded = tokenizer_lib.load(str(tmp_path))
+  assert loaded.encode("the river runs").ids == expected
+  assert contract_lib.fingerprint(loaded) == fingerprint
+
+
+def test_a_folder_with_a_plain_vocabulary_is_converted(tmp_path):
+  words = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "river", "##s")
+  (tmp_path / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+  (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+  loaded = tokenizer_lib.load(str(tmp_path))
+  assert loaded.encode("rivers").ids == [2, 5, 6, 3]
+  assert tokenizer_lib.pad_id(loaded) == 0
+
+
+def test_a_folder_without_a_tokenizer_is_an_error(tmp_path):
+  with pytest.raises(FileNotFoundError, match="no tokenizer in"):
+    tokenizer_lib.load(str(tmp_path))
+
+
+def test_a_hub_name_is_fetched_at_its_revision(tmp_path, monkeypatch):
+  tokenizer_lib.train(TEXTS, 60).save(str(tmp_path / "tokenizer.json"))
+  asked = []
+
+  def download(name, file, revision):
+    asked.append((name, file, revision))
+    return str(tmp_path / file)
+
+  monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+  assert tokenizer_lib.load("team/model", "v1").token_to_id("<mask>") == 4
+  assert asked == [("team/model", "tokenizer.json", "v1")]
+
+
+@pytest.mark.parametrize("error", ["LocalEntryNotFoundError", "OfflineMode"])
+def test_a_path_that_is_nowhere_is_an_error(monkeypatch, error):
+  raised = {
+    "LocalEntryNotFoundError": errors.LocalEntryNotFoundError("offline"),
+    "OfflineMode": errors.HFValidationError("bad name"),
+  }[error]
+
+  def download(*_, **__):
+    raise raised
+
+  monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+  with pytest.raises(FileNotFoundError, match="no folder|neither a folder"):
+    tokenizer_lib.load("models/nowhere")
+
+
+@pytest.mark.parametrize("token", ["<pad>", "[PAD]"])
+def test_the_padding_token_is_found_in_both_families(token):
+  tokenizer = word_level(["x", "y", token])
+  assert tokenizer_lib.pad_id(tokenizer) == 2
+
+
+def test_a_tokenizer_without_padding_token_is_refused():
+  with pytest.raises(ValueError, match="no padding token"):
+    tokenizer_lib.pad_id(word_level(["x", "y"]))

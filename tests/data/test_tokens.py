@@ -1,0 +1,460 @@
+"""Tests of the token store's promises."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers, processors
+
+from mlir_jax import contract as contract_lib
+from mlir_jax.data import records, tokens
+
+PAD, CLS, SEP, UNK = range(4)
+WORDS = "query : who what river stone garden cloud Fluss Stein Garten pilvi"
+VOCABULARY = {
+  word: i
+  for i, word in enumerate(["[PAD]", "[CLS]", "[SEP]", "[UNK]", *WORDS.split()])
+}
+
+
+def make_tokenizer():
+  tokenizer = tokenizers.Tokenizer(models.WordLevel(VOCABULARY, "[UNK]"))
+  tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+  tokenizer.post_processor = processors.TemplateProcessing(
+    single="[CLS] $A [SEP]",
+    special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)],
+  )
+  return tokenizer
+
+
+TOKENIZER = make_tokenizer()
+CONTRACT = contract_lib.make_contract(
+  TOKENIZER,
+  pooling="mean",
+  normalize=True,
+  title_joiner=" ",
+  roles={"query": ("query: ", 6), "passage": ("", 5), "sentence": ("", 8)},
+)
+
+
+def collection(retrieval=(), parallel=(), monolingual=()):
+  return records.Collection(
+    "made",
+    lambda: iter(retrieval),
+    lambda: iter(parallel),
+    lambda: iter(monolingual),
+    tests=tuple,
+    translation_tests=tuple,
+    groups={},
+  )
+
+
+def passage(text, passage_id="", title=""):
+  return records.Passage(text, title, passage_id)
+
+
+RETRIEVAL = (
+  records.RetrievalRecord(
+    "who",
+    (passage("stone", "p1", "river"), passage("cloud")),
+    (passage("garden", "n1"), passage("garden river", "p2"), passage("Stein")),
+  ),
+  records.RetrievalRecord("what", (passage("garden", "n1"),)),
+  records.RetrievalRecord("pilvi", (passage("pilvi pilvi"),), language="fi"),
+  # The same question: what it has is no negative of the first row, by text
+  # (river stone) or by id (p2).
+  records.RetrievalRecord(
+    " who ",
+    (passage("garden garden", "p2"),),
+    (passage("river stone"), passage("what")),
+  ),
+)
+PARALLEL = (
+  records.ParallelRecord("river", "Fluss", "en", "de"),
+  records.ParallelRecord("Stein", "stone", "de", "en"),
+  records.ParallelRecord("cloud", "pilvi", "en", "fi"),
+  records.ParallelRecord("stone", "Stein ", "en", "de"),  # Repeated.
+  records.ParallelRecord("cloud", "cloud", "en", "de"),  # Identical sides.
+  records.ParallelRecord("garden", "Garten", "en", "de"),
+)
+MONOLINGUAL = (
+  records.MonolingualRecord("pilvi", "fi"),
+  records.MonolingualRecord("Fluss Stein", "de"),
+  records.MonolingualRecord("pilvi " * 9, "fi"),
+)
+EVERYTHING = collection(RETRIEVAL, PARALLEL, MONOLINGUAL)
+
+
+def build(path, data=EVERYTHING, *, shuffle_parallel=False, seed=0):
+  return tokens.build(
+    path,
+    data,
+    CONTRACT,
+    TOKENIZER,
+    PAD,
+    shuffle_parallel=shuffle_parallel,
+    seed=seed,
+  )
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+  return build(tmp_path_factory.mktemp("tokens") / "store")
+
+
+def text_of(store, role, text):
+  """The words of a text id, read back through its tokens."""
+  ids, mask = store.sequences(role, np.array(text))
+  names = {i: word for word, i in VOCABULARY.items()}
+  return " ".join(names[i] for i in ids[mask][1:-1])
+
+
+def ragged(store, name, offsets, row):
+  start, stop = store.arrays[offsets][row : row + 2]
+  return store.arrays[name][start:stop].tolist()
+
+
+def test_rows_are_grouped_by_language(store):
+  assert store.groups("retrieval") == {"en": 3, "fi": 1}
+  assert store.groups("parallel") == {"de-en": 3, "en-fi": 1}
+  assert store.groups("monolingual") == {"de": 1, "fi": 2}
+  assert [
+    text_of(store, "query", t).removeprefix("query : ")
+    for t in store.arrays["retrieval_queries"]
+  ] == ["who", "what", "who", "pilvi"]
+  languages = np.array(store.languages)
+  assert languages[store.arrays["monolingual_languages"]].tolist() == [
+    "de",
+    "fi",
+    "fi",
+  ]
+  assert store.rows("parallel") == 4
+
+
+def test_tokens_are_those_of_the_contract(store):
+  for role, body in (
+    ("query", "who"),
+    ("passage", "river stone"),
+    ("sentence", "river"),
+  ):
+    expected = TOKENIZER.encode(CONTRACT.render(role, body)).ids
+    found = [
+      ids[mask].tolist()
+      for ids, mask in zip(
+        *store.sequences(
+          role, np.flatnonzero(store.arrays[f"{role}_sequences"] >= 0)
+        ),
+        strict=True,
+      )
+    ]
+    assert expected in found
+
+
+def test_long_texts_are_cut_before_the_special_tokens_and_counted(store):
+  text = store.arrays["monolingual_texts"][-1]
+  ids, mask = store.sequences("sentence", text)
+  pilvi = VOCABULARY["pilvi"]
+  assert ids.tolist() == [CLS, *[pilvi] * 6, SEP]
+  assert mask.all()
+  assert store.truncation["sentence"]["fi"] == [1, 2]
+  assert store.truncation["sentence"]["de"] == [0, 4]
+  assert store.truncation["passage"]["en"] == [0, 7]
+  assert "fi 50.0%" in store.summary()
+
+
+def test_padding_fills_a_fixed_length(store):
+  texts = np.array([[store.arrays["parallel_texts"][0, 0], -1]])
+  ids, mask = store.sequences("sentence", texts)
+  assert ids.shape == mask.shape == (1, 2, 8)
+  assert ids.dtype == np.int32
+  assert mask.sum(axis=-1).tolist() == [[3, 0]]
+  assert (ids[~mask] == PAD).all()
+
+
+def test_one_text_has_one_id_in_all_streams(store):
+  # "pilvi" is a question, a translation and a monolingual sentence.
+  pilvi = store.arrays["retrieval_queries"][3]
+  assert pilvi in store.arrays["parallel_texts"]
+  assert pilvi in store.arrays["monolingual_texts"]
+  # A title and a text are one body.
+  first = ragged(store, "retrieval_positives", "retrieval_positive_offsets", 0)
+  assert text_of(store, "passage", first[0][0]) == "river stone"
+
+
+def test_each_text_is_encoded_once_per_role(store):
+  for role, distinct in (("query", 3), ("passage", 8), ("sentence", 9)):
+    sequences = store.arrays[f"{role}_sequences"]
+    encoded = sequences[sequences >= 0]
+    assert sorted(encoded) == list(range(len(encoded)))
+    assert len(encoded) == len(store.lengths(role)) == distinct
+  assert store.lengths("query").max() == 5
+
+
+def test_a_question_knows_the_positives_of_all_its_rows(store):
+  questions = store.arrays["retrieval_questions"]
+  assert questions[0] == questions[2] != questions[1]
+  known = ragged(
+    store, "retrieval_known", "retrieval_known_offsets", questions[0]
+  )
+  own = [
+    pair
+    for row in (0, 2)
+    for pair in ragged(
+      store, "retrieval_positives", "retrieval_positive_offsets", row
+    )
+  ]
+  assert sorted(known) == sorted(own)
+  assert store.max_positives == 3
+
+
+def test_hard_negatives_that_are_positives_are_dropped(store):
+  assert store.dropped["hard negatives that are positives"] == 2
+  left = [
+    [
+      text_of(store, "passage", text)
+      for text, _ in ragged(
+        store, "retrieval_negatives", "retrieval_negative_offsets", row
+      )
+    ]
+    for row in range(4)
+  ]
+  assert left == [["garden", "Stein"], [], ["what"], []]
+
+
+def test_passage_ids_are_numbered_and_empty_ones_unknown(store):
+  pairs = store.arrays["retrieval_positives"]
+  names = [text_of(store, "passage", text) for text, _ in pairs]
+  ids = dict(zip(names, pairs[:, 1].tolist(), strict=True))
+  assert ids["cloud"] == ids["pilvi pilvi"] == -1
+  assert len({ids["river stone"], ids["garden"], ids["garden garden"]}) == 3
+  assert min(ids["river stone"], ids["garden"], ids["garden garden"]) >= 0
+
+
+def test_parallel_sides_keep_their_language(store):
+  languages = np.array(store.languages)[store.arrays["parallel_languages"]]
+  assert languages.tolist() == [["de", "en"]] * 3 + [["en", "fi"]]
+  assert [
+    [text_of(store, "sentence", text) for text in pair]
+    for pair in store.arrays["parallel_texts"]
+  ] == [
+    ["Fluss", "river"],
+    ["Stein", "stone"],
+    ["Garten", "garden"],
+    ["cloud", "pilvi"],
+  ]
+
+
+def test_identical_sides_and_repeated_pairs_are_dropped_and_counted(store):
+  assert store.dropped["parallel pairs with identical sides"] == 1
+  assert store.dropped["repeated parallel pairs"] == 1
+  assert "dropped repeated parallel pairs: 1" in store.summary()
+
+
+def test_a_question_without_positive_is_an_error(tmp_path):
+  with pytest.raises(ValueError, match="'who' has no positive"):
+    build(tmp_path / "store", collection([records.RetrievalRecord("who", ())]))
+
+
+def many_pairs(count=400):
+  """Pairs of which an English sentence has up to four translations."""
+  return [
+    records.ParallelRecord(f"e{i // 4}", f"d{i % 390}", "en", "de")
+    for i in range(count)
+  ] + [records.ParallelRecord(f"e{i}", f"f{i}", "en", "fi") for i in range(2)]
+
+
+def test_shuffled_pairs_are_all_wrong_and_hold_the_same_sentences(tmp_path):
+  data = collection(parallel=many_pairs())
+  right = build(tmp_path / "right", data)
+  wrong = build(tmp_path / "wrong", data, shuffle_parallel=True, seed=1)
+  right_texts = right.arrays["parallel_texts"]
+  wrong_texts = wrong.arrays["parallel_texts"]
+  assert not set(map(tuple, right_texts)) & set(map(tuple, wrong_texts))
+  start = 0
+  for size in right.groups("parallel").values():
+    group = slice(start, start + size)
+    for side in (0, 1):
+      np.testing.assert_array_equal(
+        np.sort(right_texts[group, side]), np.sort(wrong_texts[group, side])
+      )
+    start += size
+  np.testing.assert_array_equal(
+    right.arrays["parallel_languages"], wrong.arrays["parallel_languages"]
+  )
+  other = build(tmp_path / "other", data, shuffle_parallel=True, seed=2)
+  assert (other.arrays["parallel_texts"] != wrong_texts).any()
+  assert "control experiment" in wrong.summary()
+
+
+def test_pairs_too_alike_to_be_shuffled_are_an_error(tmp_path):
+  pairs = [records.ParallelRecord("e", f"d{i}", "en", "de") for i in range(5)]
+  with pytest.raises(ValueError, match="5 pairs of de-en"):
+    build(tmp_path / "store", collection(parallel=pairs), shuffle_parallel=True)
+
+
+def test_equal_input_gives_an_equal_fingerprint(store, tmp_path):
+  assert build(tmp_path / "same").fingerprint == store.fingerprint
+  # The seed is of the shuffling alone.
+  assert build(tmp_path / "seed", seed=5).fingerprint == store.fingerprint
+  fewer = collection(RETRIEVAL, PARALLEL, MONOLINGUAL[:-1])
+  assert build(tmp_path / "fewer", fewer).fingerprint != store.fingerprint
+
+
+def test_chunks_do_not_show(store, tmp_path, monkeypatch):
+  monkeypatch.setattr(tokens, "_CHUNK_CHARACTERS", 12)
+  assert build(tmp_path / "chunked").fingerprint == store.fingerprint
+
+
+def test_arrays_are_memory_mapped(store):
+  array = store.arrays["sentence_tokens"]
+  assert isinstance(array.base, np.memmap)
+  assert not array.flags.writeable
+
+
+def test_the_contract_is_kept(store):
+  contract_lib.check_same(CONTRACT, store.contract, "the store")
+  assert store.pad_id == PAD
+
+
+def test_a_missing_stream_is_an_empty_one(tmp_path):
+  store = build(tmp_path / "store", collection(monolingual=MONOLINGUAL))
+  assert store.rows("retrieval") == store.rows("parallel") == 0
+  assert store.max_positives == 0
+  assert tokens.TokenStore.open(tmp_path / "store", verify=True)
+  assert "retrieval: 0 rows (none)" in store.summary()
+
+
+@pytest.mark.parametrize("stream", ["retrieval", "monolingual"])
+def test_a_build_that_dies_leaves_no_store(tmp_path, stream, monkeypatch):
+  def dying():
+    yield from getattr(EVERYTHING, stream)()
+    raise KeyboardInterrupt
+
+  streams = {name: getattr(EVERYTHING, name) for name in tokens.STREAMS}
+  monkeypatch.setattr(tokens, "_CHUNK_CHARACTERS", 1)  # Files are written.
+  data = records.Collection(
+    name="made",
+    tests=tuple,
+    translation_tests=tuple,
+    groups={},
+    **(streams | {stream: dying}),
+  )
+  with pytest.raises(KeyboardInterrupt):
+    build(tmp_path / "store", data)
+  assert not list(tmp_path.iterdir())
+  with pytest.raises(FileNotFoundError):
+    tokens.TokenStore.open(tmp_path / "store")
+  build(tmp_path / "store")
+
+
+def test_what_a_killed_build_leaves_is_no_store(tmp_path, monkeypatch):
+  # SIGKILL runs no clean-up: neither rename nor removal.
+  monkeypatch.setattr(tokens, "_publish", lambda *_: None)
+  monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+  with pytest.raises(FileNotFoundError):
+    build(tmp_path / "store")
+  assert not (tmp_path / "store").exists()
+  monkeypatch.undo()
+  build(tmp_path / "store")
+
+
+def test_two_builds_at_once_end_in_one_store(tmp_path, store):
+  def slow():
+    build(tmp_path / "store")  # Another process is faster.
+    yield from MONOLINGUAL
+
+  data = records.Collection(
+    "made", EVERYTHING.retrieval, EVERYTHING.parallel, slow, tuple, tuple, {}
+  )
+  assert build(tmp_path / "store", data).fingerprint == store.fingerprint
+  assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_an_existing_path_is_not_overwritten(tmp_path):
+  (tmp_path / "store").mkdir()
+  with pytest.raises(FileExistsError, match="store exists"):
+    build(tmp_path / "store")
+
+
+@pytest.fixture
+def copy(store, tmp_path):
+  return shutil.copytree(store.path, tmp_path / "copy")
+
+
+def test_a_truncated_array_is_named(copy):
+  file = copy / "sentence_tokens.npy"
+  file.write_bytes(file.read_bytes()[:-4])
+  with pytest.raises(tokens.TokenStoreError, match=r"sentence_tokens\.npy"):
+    tokens.TokenStore.open(copy)
+
+
+def test_a_missing_array_is_named(copy):
+  (copy / "parallel_texts.npy").unlink()
+  with pytest.raises(tokens.TokenStoreError, match=r"parallel_texts\.npy"):
+    tokens.TokenStore.open(copy)
+
+
+def test_an_array_of_another_store_is_named(copy):
+  np.save(copy / "parallel_texts.npy", np.zeros((1, 2), np.int32))
+  with pytest.raises(tokens.TokenStoreError, match=r"parallel_texts\.npy"):
+    tokens.TokenStore.open(copy)
+
+
+def test_verify_finds_a_changed_number(copy):
+  array = np.load(copy / "parallel_texts.npy")
+  array[0, 0] += 1
+  np.save(copy / "parallel_texts.npy", array)
+  tokens.TokenStore.open(copy)
+  with pytest.raises(tokens.TokenStoreError, match=r"parallel_texts\.npy"):
+    tokens.TokenStore.open(copy, verify=True)
+
+
+@pytest.mark.parametrize(
+  "change, message",
+  [({"pad_id": 1}, "changed since"), ({"format": 0}, "format 0")],
+)
+def test_changed_metadata_is_found(copy, change, message):
+  file = copy / "meta.json"
+  file.write_text(json.dumps(json.loads(file.read_text()) | change))
+  with pytest.raises(tokens.TokenStoreError, match=message):
+    tokens.TokenStore.open(copy)
+
+
+def test_another_tokenizers_contract_is_refused(tmp_path):
+  tokenizer = make_tokenizer()
+  tokenizer.add_tokens(["Ufer"])
+  with pytest.raises(ValueError, match="another tokenizer"):
+    tokens.build(
+      tmp_path / "store",
+      EVERYTHING,
+      CONTRACT,
+      tokenizer,
+      PAD,
+      shuffle_parallel=False,
+      seed=0,
+    )
+
+
+def test_a_tokenizer_without_special_tokens_cannot_hide_empty_texts(tmp_path):
+  tokenizer = tokenizers.Tokenizer(models.WordLevel({"[PAD]": 0}, "[PAD]"))
+  tokenizer.normalizer = tokenizers.normalizers.Replace("x", "")
+  contract = contract_lib.make_contract(
+    tokenizer,
+    pooling="mean",
+    normalize=True,
+    title_joiner=" ",
+    roles=dict.fromkeys(contract_lib.ROLES, ("", 8)),
+  )
+  data = collection(monolingual=[records.MonolingualRecord("xx", "en")])
+  with pytest.raises(ValueError, match="no tokens of 'xx'"):
+    tokens.build(
+      tmp_path / "store",
+      data,
+      contract,
+      tokenizer,
+      0,
+      shuffle_parallel=False,
+      seed=0,
+    )

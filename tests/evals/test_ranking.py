@@ -1,0 +1,169 @@
+"""Measures are trec_eval's, and an evaluation measures what it wrote."""
+
+import jax
+import numpy as np
+import pytest
+import pytrec_eval
+
+from mlir_jax.data import records
+from mlir_jax.evals import ranking
+from mlir_jax.mesh import sharding
+from mlir_jax.retrieval import runs
+
+
+@pytest.fixture(params=[1, 8])
+def mesh(request):
+  return sharding.make_mesh(devices=jax.devices()[: request.param])
+
+
+def one_hot(role, texts, titles=None):
+  """Embeds "3" as the third unit vector, "3 5" as the sum of two."""
+  vectors = np.zeros((len(texts), 8), "f4")
+  for vector, text in zip(vectors, texts, strict=True):
+    vector[[int(place) for place in text.split()]] = 1
+  return vectors
+
+
+def make_test(queries, passages, qrels, language="de", split="test"):
+  return records.RetrievalTest(
+    language=language,
+    split=split,
+    passages=tuple(
+      records.Passage(text, passage_id=name) for name, text in passages.items()
+    ),
+    queries=queries,
+    qrels=qrels,
+  )
+
+
+def test_measures_equal_trec_eval_on_ties():
+  rng = np.random.default_rng(0)
+  ids = [f"d{number}" for number in range(150)]
+  run = {
+    f"q{query}": dict(zip(ids, rng.integers(0, 9, 150) / 7, strict=True))
+    for query in range(40)
+  }
+  run = {q: {d: float(s) for d, s in found.items()} for q, found in run.items()}
+  qrels = {
+    query_id: {
+      str(name): int(rng.integers(0, 3)) for name in rng.choice(ids, 4)
+    }
+    for query_id in run
+  }
+  evaluated = pytrec_eval.RelevanceEvaluator(
+    qrels, {"recip_rank", "recall.100", "ndcg_cut.10", "success.1"}
+  ).evaluate(run)
+
+  def mean(name, least=0.0):
+    values = [query[name] for query in evaluated.values()]
+    return np.mean([value if value >= least else 0.0 for value in values])
+
+  assert ranking.measures(qrels, run) == pytest.approx(
+    {
+      "mrr@100": mean("recip_rank", least=1 / 100.5),
+      "r@100": mean("recall_100"),
+      "ndcg@10": mean("ndcg_cut_10"),
+      "success@1": mean("success_1"),
+    }
+  )
+  # The ties and the cut matter: without either these would be equal.
+  assert mean("recip_rank", least=1 / 100.5) != mean("recip_rank")
+  assert mean("success_1") > 0
+
+
+def test_of_equal_scores_the_higher_id_comes_first():
+  run = {"q": {"a": 1.0, "b": 1.0}}
+  assert ranking.measures({"q": {"b": 1}}, run)["mrr@100"] == 1
+  assert ranking.measures({"q": {"a": 1}}, run)["mrr@100"] == 0.5
+
+
+def test_the_cut_to_100_breaks_ties_by_id():
+  """Of 101 equal passages the one with the lowest id is cut off."""
+  run = {"q": {f"d{number:03}": 1.0 for number in range(101)}}
+  last = ranking.measures({"q": {"d001": 1}}, run)
+  assert last["mrr@100"] == pytest.approx(0.01) and last["r@100"] == 1
+  beyond = ranking.measures({"q": {"d000": 1}}, run)
+  assert beyond["mrr@100"] == beyond["r@100"] == 0
+
+
+def test_judged_queries_without_results_count_0():
+  qrels = {"q1": {"a": 1}, "q2": {"a": 1}, "q3": {"a": 1}, "q4": {"a": 1}}
+  run = {"q1": {"a": 1.0}, "q2": {}, "unjudged": {"b": 1.0}}
+  assert set(ranking.measures(qrels, run).values()) == {0.25}
+
+
+def test_nothing_judged_is_refused():
+  with pytest.raises(ValueError, match="nothing to measure"):
+    ranking.measures({}, {"q": {"a": 1.0}})
+
+
+def test_evaluate_names_its_values_and_measures_the_runs_it_writes(
+  mesh, tmp_path
+):
+  tests = [
+    make_test(
+      {"q1": "1", "q2": "2", "q3": "3"},
+      {"a": "1", "b": "1 2", "c": "3", "d": "2 3", "e": "3"},
+      {"q1": {"a": 1}, "q2": {"b": 1}, "q3": {"e": 1}, "q4": {"a": 1}},
+    ),
+    make_test({"q1": "1"}, {"a": "1"}, {"q1": {"a": 1}}, "en", "dev"),
+  ]
+  results = dict(ranking.evaluate(one_hot, tests, mesh, run_dir=tmp_path))
+  assert results == pytest.approx(
+    {
+      # q1 finds b, a; q2 finds d, b; q3 finds e; q4 has no text.
+      "test/de/mrr@100": (1 / 2 + 1 / 2 + 1 + 0) / 4,
+      "test/de/ndcg@10": (2 / np.log2(3) + 1) / 4,
+      "test/de/r@100": 3 / 4,
+      "test/de/success@1": 1 / 4,
+      "dev/en/mrr@100": 1,
+      "dev/en/ndcg@10": 1,
+      "dev/en/r@100": 1,
+      "dev/en/success@1": 1,
+    }
+  )
+  assert sorted(p.name for p in tmp_path.iterdir()) == [
+    "dev.en.trec",
+    "test.de.trec",
+  ]
+  for test in tests:
+    run = runs.read_run(tmp_path / f"{test.split}.{test.language}.trec")
+    for name, value in ranking.measures(test.qrels, run).items():
+      assert results[f"{test.split}/{test.language}/{name}"] == value
+
+
+def test_passages_are_encoded_with_their_titles_in_their_role():
+  calls = []
+
+  def embed(role, texts, titles=None):
+    calls.append((role, list(texts), titles and list(titles)))
+    return one_hot(role, texts)
+
+  test = records.RetrievalTest(
+    "de", "test", (records.Passage("1", "title", "a"),), {"q": "2"}, {"q": {}}
+  )
+  list(ranking.evaluate(embed, [test], sharding.make_mesh()))
+  assert ("passage", ["1"], ["title"]) in calls
+  assert ("query", ["2"], None) in calls and len(calls) == 2
+
+
+def test_a_query_does_not_find_itself(mesh, tmp_path):
+  """beir#91: a query that is in the corpus would be its own best answer."""
+  passages = {f"p{number:03}": "1" for number in range(101)} | {"q": "1"}
+  test = make_test({"q": "1", "r": "1"}, passages, {"q": {"p100": 1}})
+  results = dict(ranking.evaluate(one_hot, [test], mesh, run_dir=tmp_path))
+  assert results["test/de/mrr@100"] == 1
+  run = runs.read_run(tmp_path / "test.de.trec")
+  assert "q" not in run["q"] and len(run["q"]) == 100
+  assert "q" in run["r"] and len(run["r"]) == 100
+
+
+def test_a_judged_passage_with_the_querys_id_counts(mesh):
+  test = make_test({"7": "1"}, {"7": "1", "8": "2"}, {"7": {"7": 1}})
+  results = dict(ranking.evaluate(one_hot, [test], mesh))
+  assert results["test/de/mrr@100"] == 1
+
+
+def test_too_shallow_a_search_is_refused():
+  with pytest.raises(ValueError, match=r"eval\.top_k is 10"):
+    list(ranking.evaluate(one_hot, [], sharding.make_mesh(), top_k=10))

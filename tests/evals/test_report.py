@@ -1,0 +1,174 @@
+"""The report says what was measured: rows, groups, means, and nothing else."""
+
+import json
+
+import pytest
+
+from mlir_jax.evals import report
+
+GROUPS = {"en": "English", "de": "parallel", "da": "parallel", "fi": "neither"}
+BEFORE = {
+  "test/fi/mrr@100": 0.01,
+  "test/en/mrr@100": 0.5,
+  "test/de/mrr@100": 0.1,
+  "test/da/mrr@100": 0.2,
+  "test/de/r@100": 0.3,
+  "dev/en/mrr@100": 0.55,
+  "tatoeba/de-en/accuracy": 0.6,
+  "tatoeba/en-de/accuracy": 0.7,
+}
+AFTER = {name: value + 0.1 for name, value in BEFORE.items()}
+COLUMNS = {"step 0": BEFORE, "step 100": AFTER}
+SHARED = {
+  "de": {
+    "queries": 500,
+    "shared_queries": 3,
+    "passages": 6000,
+    "shared_passages": 12,
+  }
+}
+
+TEXT = """\
+                MRR@100             R@100           Tatoeba → en
+            step 0  step 100   step 0  step 100   step 0  step 100
+            ────────────────   ────────────────   ────────────────
+English
+  en (dev)    55.0      65.0        –         –        –         –
+  en          50.0      60.0        –         –        –         –
+parallel
+  de          10.0      20.0     30.0      40.0     60.0      70.0
+  da          20.0      30.0        –         –        –         –
+  mean        15.0      25.0     30.0      40.0     60.0      70.0
+neither
+  fi           1.0      11.0        –         –        –         –
+all but English
+  mean        10.3      20.3     30.0      40.0     60.0      70.0
+"""
+
+
+def rows(table):
+  return {(row.group, row.label): row.values for row in table.rows}
+
+
+def test_rows_stand_by_group_in_the_groups_order():
+  table = report.make_table(COLUMNS, GROUPS)
+  assert [(row.group, row.label) for row in table.rows] == [
+    ("English", "en (dev)"),
+    ("English", "en"),
+    ("parallel", "de"),
+    ("parallel", "da"),
+    ("parallel", "mean"),
+    ("neither", "fi"),
+    ("all but English", "mean"),
+  ]
+  assert table.measures[0] == "mrr@100"
+
+
+def test_means_are_over_languages_and_leave_out_dev_and_english():
+  found = rows(report.make_table(COLUMNS, GROUPS))
+  assert found["parallel", "mean"]["mrr@100"] == pytest.approx((0.15, 0.25))
+  assert found["all but English", "mean"]["mrr@100"] == pytest.approx(
+    (0.31 / 3, 0.61 / 3)
+  )
+
+
+def test_means_compare_the_same_languages_in_every_column():
+  after = dict(AFTER)
+  del after["test/da/mrr@100"]
+  found = rows(report.make_table({"a": BEFORE, "b": after}, GROUPS))
+  assert found["parallel", "da"]["mrr@100"] == (0.2, None)
+  assert found["parallel", "mean"]["mrr@100"] == pytest.approx((0.1, 0.2))
+
+
+def test_a_translation_test_is_about_the_language_that_is_not_english():
+  assert report.parse("tatoeba/de-en/accuracy") == (
+    "test",
+    "de",
+    "tatoeba to en",
+  )
+  assert report.parse("tatoeba/en-de/accuracy") == (
+    "test",
+    "de",
+    "tatoeba from en",
+  )
+
+
+def test_languages_without_a_group_come_last():
+  results = BEFORE | {"test/zu/mrr@100": 0.4, "test/ar/mrr@100": 0.2}
+  table = report.make_table({"now": results}, GROUPS)
+  assert [row.label for row in table.rows if row.group == report.OTHER] == [
+    "ar",
+    "zu",
+    "mean",
+  ]
+
+
+def test_names_without_a_place_and_empty_results_are_refused():
+  for name in ("loss", "train/de/mrr@100", "test/de"):
+    with pytest.raises(ValueError, match="no place in the table"):
+      report.make_table({"now": {name: 1.0}}, GROUPS)
+  with pytest.raises(ValueError, match="no results"):
+    report.make_table({"now": {}}, GROUPS)
+
+
+def test_text_is_aligned_and_no_line_is_too_long(monkeypatch):
+  monkeypatch.setattr(report, "WIDTH", 80)
+  text = report.to_text(report.make_table(COLUMNS, GROUPS), SHARED)
+  assert text.startswith(TEXT)
+  assert max(map(len, text.splitlines())) <= 80
+  # What does not fit stands below, with the rows that have anything in it.
+  _, below, note, *_ = text.split("\n\n")
+  assert "Tatoeba en →" in below and "3 of 500" in below
+  assert "12 of 6,000" in below and "  da" not in below
+  assert note == report.NOTE + "\n"
+
+
+def test_markdown_has_every_cell():
+  text = report.to_markdown(report.make_table(COLUMNS, GROUPS), SHARED)
+  lines = text.splitlines()
+  table = [line for line in lines if line.startswith("|")]
+  assert {line.count("|") for line in table} == {1 + 1 + 2 * 4 + 2}
+  assert "| **parallel** " in text
+  assert (
+    "| de | 10.0 | 20.0 | 30.0 | 40.0 | 60.0 | 70.0 | 70.0 | 80.0"
+    " | 3 of 500 | 12 of 6,000 |"
+  ) in lines
+  assert (
+    "| *mean* | *15.0* | *25.0* | *30.0* | *40.0* | *60.0* | *70.0* | *70.0*"
+    " | *80.0* |  |  |"
+  ) in lines
+
+
+def test_json_has_the_values_unrounded():
+  content = json.loads(
+    report.to_json(report.make_table(COLUMNS, GROUPS), SHARED)
+  )
+  assert content["columns"] == ["step 0", "step 100"]
+  assert content["shared_with_training"] == SHARED
+  row = next(row for row in content["rows"] if row["label"] == "fi")
+  assert row["group"] == "neither" and row["languages"] == ["fi"]
+  assert row["values"]["mrr@100"] == {
+    "step 0": BEFORE["test/fi/mrr@100"],
+    "step 100": AFTER["test/fi/mrr@100"],
+  }
+
+
+def test_write_leaves_three_files_and_returns_the_text(tmp_path):
+  folder = tmp_path / "results"
+  text = report.write(COLUMNS, GROUPS, folder, shared=SHARED)
+  assert sorted(path.name for path in folder.iterdir()) == [
+    "report.json",
+    "report.md",
+    "report.txt",
+  ]
+  assert (folder / "report.txt").read_text(encoding="utf-8") == text
+
+
+def test_plot_is_a_png(tmp_path):
+  pytest.importorskip("matplotlib")
+  path = tmp_path / "plots" / "mrr.png"
+  report.plot(COLUMNS, GROUPS, path)
+  assert path.read_bytes().startswith(b"\x89PNG")
+  assert [p.name for p in path.parent.iterdir()] == ["mrr.png"]
+  with pytest.raises(ValueError, match="No language has ndcg@10"):
+    report.plot(COLUMNS, GROUPS, path, "ndcg@10")

@@ -1,0 +1,107 @@
+"""The encoding contract: what differs is named."""
+
+import dataclasses
+
+import pytest
+import tokenizers
+
+from mlir_jax import contract as contract_lib
+
+
+def make_tokenizer(words=("a", "b")):
+  vocabulary = {word: i for i, word in enumerate(("<unk>", "<pad>", *words))}
+  model = tokenizers.models.WordLevel(vocabulary, unk_token="<unk>")
+  tokenizer = tokenizers.Tokenizer(model)
+  tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+  return tokenizer
+
+
+def make_contract(tokenizer=None, **changes):
+  arguments = {
+    "pooling": "mean",
+    "normalize": True,
+    "title_joiner": " ",
+    "roles": {
+      "query": ("query: ", 32),
+      "passage": ("passage: ", 128),
+      "sentence": ("query: ", 64),
+    },
+  } | changes
+  return contract_lib.make_contract(tokenizer or make_tokenizer(), **arguments)
+
+
+def test_a_contract_survives_json():
+  contract = make_contract()
+  assert contract_lib.EncodingContract.from_json(contract.to_json()) == contract
+
+
+def test_rendering_puts_prefix_title_and_joiner_before_the_text():
+  contract = make_contract(title_joiner=" - ")
+  assert contract.render("passage", "text", "title") == "passage: title - text"
+  assert contract.render("passage", "text") == "passage: text"
+  assert contract.render("sentence", "text") == "query: text"
+
+
+ROLES = {"query": ("", 32), "passage": ("", 128), "sentence": ("", 64)}
+
+
+@pytest.mark.parametrize(
+  "field,change",
+  [
+    ("pooling", {"pooling": "cls"}),
+    ("normalize", {"normalize": False}),
+    ("title_joiner", {"title_joiner": "\n"}),
+    ("query.prefix", {"roles": ROLES}),
+    ("passage.prefix", {"roles": ROLES}),
+    ("sentence.prefix", {"roles": ROLES}),
+    ("query.max_length", {"roles": ROLES | {"query": ("query: ", 16)}}),
+    (
+      "sentence.max_length",
+      {"roles": ROLES | {"sentence": ("query: ", 16)}},
+    ),
+  ],
+)
+def test_each_field_that_differs_is_named(field, change):
+  with pytest.raises(
+    contract_lib.ContractMismatchError, match=rf"(?m)^  {field}: "
+  ):
+    contract_lib.check_same(make_contract(), make_contract(**change), "there")
+
+
+def test_another_tokenizer_is_named():
+  other = make_contract(make_tokenizer(("c", "d")))
+  with pytest.raises(
+    contract_lib.ContractMismatchError, match="tokenizer_fingerprint"
+  ):
+    contract_lib.check_same(make_contract(), other, "there")
+
+
+def test_a_text_that_is_cut_differently_is_shown():
+  contract = make_contract()
+  ids = ((9,), *contract.golden_ids[1:])
+  changed = dataclasses.replace(contract, golden_ids=ids)
+  with pytest.raises(
+    contract_lib.ContractMismatchError, match="capital of Finland"
+  ):
+    contract_lib.check_same(contract, changed, "there")
+
+
+def test_padding_and_truncation_do_not_change_the_fingerprint():
+  tokenizer = make_tokenizer()
+  before = contract_lib.fingerprint(tokenizer)
+  tokenizer.enable_truncation(4)
+  tokenizer.enable_padding()
+  assert contract_lib.fingerprint(tokenizer) == before
+  assert (
+    contract_lib.golden_ids(tokenizer)[0]
+    == contract_lib.golden_ids(make_tokenizer())[0]
+  )
+
+
+def test_unknown_values_are_refused():
+  with pytest.raises(ValueError, match="encoding.pooling is 'max'"):
+    make_contract(pooling="max")
+  with pytest.raises(ValueError, match="encoding.query.max_length is 2"):
+    make_contract(roles=ROLES | {"query": ("", 2)})
+  with pytest.raises(ValueError, match="Unknown role 'title'"):
+    make_contract().render("title", "text")

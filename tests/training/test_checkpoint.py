@@ -1,0 +1,103 @@
+"""What a checkpoint promises."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mlir_jax import contract as contract_lib
+from mlir_jax.mesh import sharding
+from mlir_jax.training import checkpoint, step
+
+ROLE = contract_lib.Role("", 8, "query")
+DESCRIPTION = checkpoint.Description(
+  config={"seed": 0},
+  contract=contract_lib.EncodingContract(
+    "mean", True, " ", ROLE, ROLE, ROLE, "abc", ((1, 2), (3,))
+  ),
+  encoder={"hidden_size": 16},
+  provenance={"commit": ""},
+)
+
+
+def make_state(mesh, fsdp):
+  params = {
+    "table": jnp.arange(512.0).reshape(32, 16),
+    "bias": jnp.arange(3.0),
+  }
+
+  def init(params):
+    return step.init_state(params, optax.adamw(1e-3))
+
+  shardings = sharding.state_shardings(jax.eval_shape(init, params), mesh, fsdp)
+  return jax.jit(init, out_shardings=shardings)(params), shardings
+
+
+@pytest.mark.parametrize("first,second", [(8, 1), (1, 8)])
+def test_a_checkpoint_restores_on_another_number_of_devices(
+  first, second, tmp_path
+):
+  devices = jax.devices()
+  state, _ = make_state(sharding.make_mesh(devices=devices[:first]), fsdp=True)
+  with_moments = state.replace(
+    opt_state=jax.tree.map(lambda x: x + 1, state.opt_state)
+  )
+  checkpoints = checkpoint.Checkpoints(str(tmp_path))
+  checkpoints.save(3, with_moments, DESCRIPTION)
+  checkpoints.wait()
+  target, shardings = make_state(
+    sharding.make_mesh(devices=devices[:second]), fsdp=True
+  )
+  restored = checkpoints.restore(3, checkpoint.abstract(target, shardings))
+  jax.tree.map(np.testing.assert_array_equal, restored, with_moments)
+  assert len(restored.params["table"].sharding.device_set) == second
+  assert jax.tree.structure(restored) == jax.tree.structure(with_moments)
+  params = checkpoints.restore_params(
+    3, checkpoint.abstract(target.params, shardings.params)
+  )
+  jax.tree.map(np.testing.assert_array_equal, params, with_moments.params)
+  checkpoints.close()
+
+
+def test_the_last_ones_and_the_best_are_kept(tmp_path):
+  state, _ = make_state(sharding.make_mesh(), fsdp=False)
+  checkpoints = checkpoint.Checkpoints(str(tmp_path), keep=2)
+  for taken, dev in ((1, 0.2), (2, 0.9), (3, None), (4, 0.5), (5, None)):
+    checkpoints.save(taken, state, DESCRIPTION, dev)
+  checkpoints.wait()
+  assert checkpoints.find("last") == 5
+  assert checkpoints.find("best") == 2
+  assert checkpoints.find("4") == 4
+  with pytest.raises(ValueError, match=r"no checkpoint '3'.*\[2, 4, 5\]"):
+    checkpoints.find("3")
+  checkpoints.close()
+  # Also after the folder was opened anew.
+  checkpoints = checkpoint.Checkpoints(str(tmp_path), keep=2)
+  assert checkpoints.find("best") == 2
+  checkpoints.close()
+
+
+def test_the_description_comes_back_as_it_was(tmp_path):
+  state, _ = make_state(sharding.make_mesh(), fsdp=False)
+  checkpoints = checkpoint.Checkpoints(str(tmp_path))
+  checkpoints.save(1, state, DESCRIPTION)
+  checkpoints.wait()
+  assert checkpoints.describe(1) == DESCRIPTION
+  checkpoints.close()
+
+
+def test_a_donated_state_does_not_reach_into_its_checkpoint(tmp_path):
+  state, shardings = make_state(sharding.make_mesh(), fsdp=False)
+  expected = jax.tree.map(np.array, state)
+  checkpoints = checkpoint.Checkpoints(str(tmp_path))
+  overwrite = jax.jit(
+    lambda tree: jax.tree.map(lambda x: x * 0 - 7, tree), donate_argnums=0
+  )
+  checkpoints.save(1, state, DESCRIPTION)
+  state = overwrite(state)
+  jax.block_until_ready(state)
+  checkpoints.wait()
+  restored = checkpoints.restore(1, checkpoint.abstract(state, shardings))
+  jax.tree.map(np.testing.assert_array_equal, restored, expected)
+  checkpoints.close()

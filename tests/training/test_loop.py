@@ -1,0 +1,167 @@
+"""What the loop promises, with a step and a log that only take notes."""
+
+import signal
+
+import jax
+import numpy as np
+
+from mlir_jax.training import loop, progress
+
+
+class Log:
+  """Takes the place of `progress.Progress`."""
+
+  def __init__(self, events):
+    self.events = events
+
+  def train(self, taken, metrics):
+    self.events.append(("metrics", taken))
+
+  def advance(self):
+    pass
+
+
+def run(steps=6, first=0, stop=None, bad=(), **settings):
+  events = []
+  stop = stop or loop.StopSignal()
+
+  def train_step(state, batch):
+    events.append(("step", batch))
+    in_a_row = state["in_a_row"] + 1 if batch in bad else 0
+    return {"in_a_row": in_a_row}, {"skipped_in_a_row": np.int32(in_a_row)}
+
+  settings = {
+    "log_every": 2,
+    "eval_every": 4,
+    "checkpoint_every": 3,
+    "max_nonfinite_steps": 3,
+  } | settings
+
+  def save(taken, state, dev):
+    events.append(("save", taken, dev))
+
+  def evaluate_dev(state, taken):
+    events.append(("dev", taken))
+    return taken / 10
+
+  error = None
+  try:
+    loop.train_loop(
+      train_step,
+      {"in_a_row": 0},
+      ((step, step) for step in range(first, steps)),
+      place=lambda batch: batch,
+      last_step=steps,
+      progress=Log(events),
+      save=save,
+      evaluate_dev=evaluate_dev,
+      stop=stop,
+      **settings,
+    )
+  except (loop.Preempted, loop.NonFiniteError) as raised:
+    error = raised
+  return events, error
+
+
+def test_metrics_are_fetched_once_a_step_after_the_next_was_dispatched(
+  monkeypatch,
+):
+  fetched = []
+  monkeypatch.setattr(
+    jax, "device_get", lambda value: fetched.append(value) or value
+  )
+  events, _ = run(steps=7, eval_every=0, checkpoint_every=100, log_every=2)
+  assert len(fetched) == 7
+  # A dict is all metrics, of steps that are logged; else only the counter.
+  assert [isinstance(value, dict) for value in fetched] == [
+      False, True, False, True, False, True, True,
+  ]  # fmt: skip
+  assert events.index(("metrics", 2)) > events.index(("step", 2))
+  assert events.index(("metrics", 2)) < events.index(("step", 3))
+
+
+def test_metrics_are_written_before_the_save_of_the_same_step():
+  events, _ = run(log_every=1)
+  for taken in (3, 4, 6):
+    save = next(e for e in events if e[0] == "save" and e[1] == taken)
+    assert events.index(("metrics", taken)) < events.index(save)
+
+
+def test_an_evaluated_state_is_saved_with_its_dev_metric():
+  events, _ = run()
+  assert [e for e in events if e[0] == "save"] == [
+    ("save", 3, None),
+    ("save", 4, 0.4),
+    ("save", 6, 0.6),
+  ]
+
+
+def test_a_stop_saves_and_exits_75():
+  stop = loop.StopSignal()
+  stop.requested = True
+  events, error = run(stop=stop)
+  assert events == [("step", 0), ("save", 1, None)]
+  assert isinstance(error, SystemExit)
+  assert error.code == 75
+
+
+def test_sigterm_is_remembered():
+  before = signal.getsignal(signal.SIGTERM)
+  try:
+    stop = loop.StopSignal().install()
+    assert not stop.requested
+    signal.raise_signal(signal.SIGTERM)
+    assert stop.requested
+  finally:
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_many_nonfinite_steps_in_a_row_stop_the_run_with_a_message():
+  _, error = run(steps=12, bad={2, 3, 5, 6, 7, 8})
+  assert isinstance(error, loop.NonFiniteError)
+  assert "up to step 8" in str(error)
+  assert "learning_rate" in str(error)
+
+
+def test_few_nonfinite_steps_do_not():
+  _, error = run(steps=12, bad={2, 3, 5, 6, 8, 9})
+  assert error is None
+
+
+def open_log(workdir, first_step):
+  return progress.Progress(
+    str(workdir),
+    first_step=first_step,
+    last_step=10,
+    sequences_per_step=4,
+    tensorboard=False,
+  )
+
+
+def test_a_resumed_log_has_each_step_once(tmp_path):
+  log = open_log(tmp_path, 0)
+  for taken in range(1, 6):
+    log.train(taken, {"loss/total": float(taken)})
+  log.evaluation(4, {"dev": 0.5})
+  log.close()
+  # The last line was cut short by a kill.
+  with open(tmp_path / "metrics.jsonl", "a") as file:
+    file.write('{"step": 6, "ki')
+  log = open_log(tmp_path, 4)
+  log.evaluation(4, {"dev": 0.5})
+  log.train(5, {"loss/total": 50.0})
+  log.close()
+  records = progress.read_metrics(str(tmp_path))
+  assert [(r["step"], r["kind"]) for r in records] == [
+      (1, "train"), (2, "train"), (3, "train"), (4, "train"), (4, "eval"),
+      (5, "train"),
+  ]  # fmt: skip
+  assert records[-1]["loss/total"] == 50.0
+
+
+def test_a_number_that_is_not_finite_is_null(tmp_path):
+  log = open_log(tmp_path, 0)
+  log.train(1, {"loss/total": float("nan")})
+  log.close()
+  (record,) = progress.read_metrics(str(tmp_path))
+  assert record["loss/total"] is None
