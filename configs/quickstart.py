@@ -17,18 +17,18 @@ def get_config(variant="all"):
   c.data.collection = "cldr"
   c.data.shuffle_parallel = variant == "shuffled"
   c.tokenizer.vocab_size = 8000
-  c.encoding.query.max_length = 16
-  c.encoding.passage.max_length = 48
-  c.encoding.sentence.max_length = 16
+  c.encoding.query.max_length = 12
+  c.encoding.passage.max_length = 40
+  c.encoding.sentence.max_length = 12
 
   c.model.hidden_size = 128
   c.model.num_layers = 2
   c.model.num_heads = 4
-  c.model.intermediate_size = 512
+  c.model.intermediate_size = 256
   c.model.max_positions = 64
 
   c.batch.retrieval = 128
-  c.batch.parallel = 128
+  c.batch.parallel = 96
   c.batch.monolingual = 64
   if variant == "ir":
     c.batch.parallel = c.batch.monolingual = 0
@@ -38,10 +38,10 @@ def get_config(variant="all"):
   c.loss.language.weight = float(variant not in ("ir", "ir_semantic"))
 
   c.optim.learning_rate = 1e-3
-  c.optim.warmup_steps = 100
-  c.train.steps = 2000
-  c.train.checkpoint_every = 500
-  c.eval.every = 500
+  c.optim.warmup_steps = 40
+  c.train.steps = 400
+  c.train.checkpoint_every = 200
+  c.eval.every = 100
 
   if variant == "smoke":
     c.model.hidden_size = 32

@@ -50,7 +50,7 @@ class TokenStoreError(ValueError):
   """A token store that cannot be used; the message names the file."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class TokenStore:
   """An open token store.
 
@@ -163,10 +163,15 @@ class TokenStore:
     Returns:
       ids: int32 [..., max_length of the role].
       mask: bool, the same shape; False is padding.
+
+    Raises:
+      ValueError: if a text does not appear in that role.
     """
     offsets = self.arrays[f"{role}_offsets"]
     tokens = self.arrays[f"{role}_tokens"]
     sequence = self.arrays[f"{role}_sequences"][texts]
+    if ((sequence < 0) & (texts >= 0)).any():
+      raise ValueError(f"Some of these texts do not appear in the role {role}.")
     starts = offsets[sequence]
     lengths = np.where(texts < 0, 0, offsets[sequence + 1] - starts)
     places = np.arange(self.contract.role(role).max_length)
@@ -394,7 +399,8 @@ class _Encoder:
 
   def finish(self) -> dict:
     """Writes what is left; returns role to language to [cut, all texts]."""
-    return {name: role.finish() for name, role in self._roles.items()}
+    texts = len(self._texts)
+    return {name: role.finish(texts) for name, role in self._roles.items()}
 
 
 class _RoleEncoder:
@@ -418,8 +424,7 @@ class _RoleEncoder:
 
   def add(self, text: int, body: str, language: str) -> None:
     """Sees to it that the text of that id is encoded, once."""
-    missing = text + 1 - len(self._sequences)
-    self._sequences.extend(itertools.repeat(-1, missing))
+    self._reach(text + 1)
     if self._sequences[text] >= 0:
       return
     self._sequences[text] = self._added
@@ -428,6 +433,11 @@ class _RoleEncoder:
     self._waiting_characters += len(body)
     if self._waiting_characters >= _CHUNK_CHARACTERS:
       self._flush()
+
+  def _reach(self, texts: int) -> None:
+    """Extends the table of sequences to so many texts."""
+    missing = texts - len(self._sequences)
+    self._sequences.extend(itertools.repeat(-1, missing))
 
   def _flush(self) -> None:
     """Encodes what is waiting."""
@@ -450,9 +460,14 @@ class _RoleEncoder:
     self._waiting.clear()
     self._waiting_characters = 0
 
-  def finish(self) -> dict:
-    """Writes what is left; returns language to [texts cut, all texts]."""
+  def finish(self, texts: int) -> dict:
+    """Writes what is left, for so many texts in all roles together.
+
+    Returns:
+      Language to [texts cut, all texts].
+    """
     self._flush()
+    self._reach(texts)
     offsets = _offsets(self._lengths)
     with open(self._tokens_file, "r+b") as file:
       # numpy leaves room in a header for its first dimension to grow.

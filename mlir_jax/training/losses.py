@@ -80,7 +80,8 @@ def ir_loss(
     query_text: Text ids of the questions, int32 [B].
     passage_text: int32 [B, 1 + H].
     passage_id: int32 [B, 1 + H], -1 where unknown.
-    passage_valid: bool [B, 1 + H], False for padding.
+    passage_valid: bool [B, 1 + H], False for padding, whose embeddings must
+      be finite all the same.
     positive_text: Text ids of all known positives, int32 [B, P], -1-padded.
     positive_id: Passage ids of all known positives, int32 [B, P], -1-padded.
     temperature: Divides the cosines.
@@ -102,9 +103,13 @@ def ir_loss(
   row = jnp.arange(batch)
   positive = row * columns
 
-  def known(keys, wanted):  # [C] in [B, P] -> [B, C]
-    same = keys[None, :, None] == wanted[:, None, :]
-    return jnp.any(same & (wanted[:, None, :] >= 0), axis=-1)
+  def known(keys, wanted):  # [C] in [B, P] -> [B, C], one P at a time
+    def add(found, column):
+      hit = (keys == column[:, None]) & (column >= 0)[:, None]
+      return found | hit, None
+
+    nothing = jnp.zeros((batch, keys.size), bool)
+    return jax.lax.scan(add, nothing, wanted.T)[0]
 
   same_question = query_text[:, None] == query_text[None, :]
   is_positive = (
@@ -167,11 +172,14 @@ def semantic_loss(
   embeddings = sentences.reshape(2 * pairs, -1)
   index = jnp.arange(2 * pairs)
   translation = index ^ 1
-  keys = text.reshape(-1)
-  both = jnp.stack([keys, keys[translation]], axis=-1)  # [2N, 2]
-  related = jnp.any(
-    both[:, None, :, None] == both[None, :, None, :], axis=(-1, -2)
-  )
+
+  def sides(text):  # Of each sentence: its own text, its translation's.
+    return text.reshape(-1), text[:, ::-1].reshape(-1)
+
+  related = jnp.zeros((2 * pairs, 2 * pairs), bool)
+  for ours in sides(text):
+    for theirs in sides(replicate(text)):
+      related |= ours[:, None] == theirs
   itself = index[:, None] == index
   is_translation = translation[:, None] == index
 
@@ -213,7 +221,8 @@ def language_loss(
     text: Text ids, int32 [N, 2].
     third_points: Kind ("parallel", "passages", "monolingual") to its points.
     temperature: Divides the differences of cosines.
-    weights: Kind to its weight; the same kinds.
+    weights: Kind to its weight, at least for these kinds. A kind all of whose
+      points are left out counts with an excess of 0.
     stop_gradient: Ablation: the third points get no gradient.
     replicate: Applied to the third points: the place for a sharding constraint.
 
@@ -224,7 +233,7 @@ def language_loss(
     and a third point that were left out for their text).
   """
   difference = sentences[:, 0] - sentences[:, 1]
-  weighted_excess, squares, count, masked = 0.0, 0.0, 0, 0
+  weighted_excess, squares, count, masked = 0.0, 0.0, 0.0, 0
   for kind, points in third_points.items():
     embeddings = replicate(points.embeddings)
     if stop_gradient:
@@ -235,7 +244,7 @@ def language_loss(
     excess = two_log_cosh_half(differences / temperature)
     weighted_excess += weights[kind] * _masked_mean(excess, use)
     squares += jnp.where(use, jnp.square(differences), 0).sum()
-    count += use.sum()
+    count += use.sum(dtype=jnp.float32)  # May pass 2**31.
     masked += (same_text & points.valid[None, :]).sum()
   excess = weighted_excess / sum(weights[kind] for kind in third_points)
   rms = jnp.sqrt(squares / jnp.maximum(count, 1))
@@ -262,7 +271,7 @@ def _two_log_cosh_half_jvp(primals, tangents):
 
 
 def effective_rank(embeddings: Array) -> Array:
-  """How many directions the embeddings [n, D] spread over, from 1 to D.
+  """How many directions the embeddings [n, D] spread over, at most D.
 
   The participation ratio (sum of eigenvalues)^2 / sum of squared eigenvalues
   of their covariance: like the entropy-based effective rank it is D for equal

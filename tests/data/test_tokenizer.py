@@ -88,7 +88,7 @@ def test_every_character_of_the_texts_can_be_encoded():
 
 
 def test_a_vocabulary_too_small_names_the_field():
-  with pytest.raises(ValueError, match="tokenizer.vocab_size=12"):
+  with pytest.raises(ValueError, match="vocab_size=12"):
     tokenizer_lib.train(TEXTS, 12)
 
 
@@ -136,18 +136,19 @@ def test_a_hub_name_is_fetched_at_its_revision(tmp_path, monkeypatch):
   assert asked == [("team/model", "tokenizer.json", "v1")]
 
 
-@pytest.mark.parametrize("error", ["LocalEntryNotFoundError", "OfflineMode"])
-def test_a_path_that_is_nowhere_is_an_error(monkeypatch, error):
-  raised = {
-    "LocalEntryNotFoundError": errors.LocalEntryNotFoundError("offline"),
-    "OfflineMode": errors.HFValidationError("bad name"),
-  }[error]
-
+@pytest.mark.parametrize(
+  "error, message",
+  [
+    (errors.LocalEntryNotFoundError("off line"), "could not be fetched"),
+    (errors.HFValidationError("bad name"), "neither a folder"),
+  ],
+)
+def test_a_path_that_is_nowhere_is_an_error(monkeypatch, error, message):
   def download(*_, **__):
-    raise raised
+    raise error
 
   monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-  with pytest.raises(FileNotFoundError, match="no folder|neither a folder"):
+  with pytest.raises(FileNotFoundError, match=message):
     tokenizer_lib.load("models/nowhere")
 
 

@@ -173,6 +173,11 @@ def test_padding_fills_a_fixed_length(store):
   assert (ids[~mask] == PAD).all()
 
 
+def test_a_text_that_a_role_lacks_is_an_error(store):
+  with pytest.raises(ValueError, match="role query"):
+    store.sequences("query", store.arrays["parallel_texts"])
+
+
 def test_one_text_has_one_id_in_all_streams(store):
   # "pilvi" is a question, a translation and a monolingual sentence.
   pilvi = store.arrays["retrieval_queries"][3]
@@ -184,7 +189,7 @@ def test_one_text_has_one_id_in_all_streams(store):
 
 
 def test_each_text_is_encoded_once_per_role(store):
-  for role, distinct in (("query", 3), ("passage", 8), ("sentence", 9)):
+  for role, distinct in (("query", 3), ("passage", 8), ("sentence", 10)):
     sequences = store.arrays[f"{role}_sequences"]
     encoded = sequences[sequences >= 0]
     assert sorted(encoded) == list(range(len(encoded)))

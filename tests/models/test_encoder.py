@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mlir_jax.mesh import sharding
@@ -271,6 +272,30 @@ def test_each_dropout_rate_is_applied(params, place):
     dropout_key=jax.random.key(1),
   )
   assert np.abs(dropped - embed(params, tokens)).max() > 0.01
+
+
+def test_dropout_stands_where_bert_has_it(params):
+  config = dataclasses.replace(
+    CONFIG, hidden_dropout=0.25, attention_dropout=0.5
+  )
+  tokens = random_tokens(4)
+  seen = []
+
+  def note(run, arguments, keywords, context):
+    if isinstance(context.module, encoder._Dropout):
+      seen.append((context.module.rate, arguments[0].shape))
+    return run(*arguments, **keywords)
+
+  with nn.intercept_methods(note):
+    jax.eval_shape(
+      lambda params: encoder.embed(
+        config, params, "query", tokens, pooling="mean", normalize=True
+      ),
+      params,
+    )
+  hidden = (0.25, (4, 11, 32))
+  attention = (0.5, (4, 4, 11, 11))
+  assert seen == [hidden, attention, hidden, hidden]
 
 
 def test_a_dropout_rate_of_zero_changes_nothing(params):

@@ -1,0 +1,405 @@
+"""Tests that a batch is a function of (seed, step) alone."""
+
+import sys
+import threading
+
+import numpy as np
+import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers, processors
+
+from mlir_jax import contract as contract_lib
+from mlir_jax.data import reader, records, tokens
+
+SPEC = reader.BatchSpec(
+  retrieval=8, hard_negatives=2, parallel=6, monolingual=4
+)
+PAD = 0
+TEMPERATURE = 2.0
+
+
+def passage(text, passage_id=""):
+  return records.Passage(text, passage_id=passage_id)
+
+
+def retrieval():
+  # Row i has 1 to 3 positives and 0 to 4 hard negatives.
+  for i in range(20):
+    yield records.RetrievalRecord(
+      f"q{i}",
+      tuple(passage(f"p{i} w{j}", f"id{i}-{j}") for j in range(1 + i % 3)),
+      tuple(passage(f"n{i} w{j}") for j in range(i % 5)),
+    )
+
+
+def parallel():
+  for i in range(30):
+    target = "de" if i % 3 else "fi"
+    yield records.ParallelRecord(f"e{i}", f"{target}{i}", "en", target)
+
+
+def monolingual():
+  for i in range(25):
+    yield records.MonolingualRecord(f"m{i} " * (1 + i % 9), "fi")
+
+
+def make_store(path, **streams):
+  """A store of the streams given; the text "w3" is the token 3 + some."""
+  words = [
+    *(
+      f"{kind}{i}"
+      for kind in ("q", "p", "n", "w", "e", "de", "fi", "m")
+      for i in range(30)
+    ),
+  ]
+  vocabulary = {
+    word: i for i, word in enumerate(["[PAD]", "[CLS]", "[SEP]", *words])
+  }
+  tokenizer = tokenizers.Tokenizer(models.WordLevel(vocabulary, "[SEP]"))
+  tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+  tokenizer.post_processor = processors.TemplateProcessing(
+    single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+  )
+  contract = contract_lib.make_contract(
+    tokenizer,
+    pooling="mean",
+    normalize=True,
+    title_joiner=" ",
+    roles={"query": ("", 4), "passage": ("", 5), "sentence": ("", 6)},
+  )
+  nothing = dict.fromkeys(tokens.STREAMS, tuple)
+  data = records.Collection(
+    name="made",
+    tests=tuple,
+    translation_tests=tuple,
+    groups={},
+    **(nothing | streams),
+  )
+  return tokens.build(
+    path, data, contract, tokenizer, PAD, shuffle_parallel=False, seed=0
+  )
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+  return make_store(
+    tmp_path_factory.mktemp("reader") / "store",
+    retrieval=retrieval,
+    parallel=parallel,
+    monolingual=monolingual,
+  )
+
+
+def batch_of_step(store, step, spec=SPEC, seed=0, rows=None):
+  return reader.batch_of_step(store, spec, seed, TEMPERATURE, step, rows)
+
+
+def batches(kind, store, start, stop, spec=SPEC, rows=None, prefetch=2):
+  return reader.batches(
+    kind, store, spec, 0, TEMPERATURE, start, stop, rows, prefetch
+  )
+
+
+def leaves(batch, path=""):
+  """Path to array."""
+  if isinstance(batch, np.ndarray):
+    return {path: batch}
+  return {
+    name: leaf
+    for key, part in batch.items()
+    for name, leaf in leaves(part, f"{path}/{key}").items()
+  }
+
+
+def assert_equal(first, second):
+  first, second = leaves(first), leaves(second)
+  assert first.keys() == second.keys()
+  for name, leaf in first.items():
+    assert leaf.dtype == second[name].dtype, name
+    np.testing.assert_array_equal(leaf, second[name], err_msg=name)
+
+
+def test_a_batch_has_the_promised_arrays(store):
+  batch = batch_of_step(store, 3)
+  assert {
+    name: (leaf.shape, leaf.dtype.name) for name, leaf in leaves(batch).items()
+  } == {
+    "/retrieval/query/ids": ((8, 4), "int32"),
+    "/retrieval/query/mask": ((8, 4), "bool"),
+    "/retrieval/query_text": ((8,), "int32"),
+    "/retrieval/passage/ids": ((8, 3, 5), "int32"),
+    "/retrieval/passage/mask": ((8, 3, 5), "bool"),
+    "/retrieval/passage_text": ((8, 3), "int32"),
+    "/retrieval/passage_id": ((8, 3), "int32"),
+    "/retrieval/passage_valid": ((8, 3), "bool"),
+    "/retrieval/positive_text": ((8, 3), "int32"),
+    "/retrieval/positive_id": ((8, 3), "int32"),
+    "/parallel/tokens/ids": ((6, 2, 6), "int32"),
+    "/parallel/tokens/mask": ((6, 2, 6), "bool"),
+    "/parallel/text": ((6, 2), "int32"),
+    "/parallel/language": ((6, 2), "int32"),
+    "/monolingual/tokens/ids": ((4, 6), "int32"),
+    "/monolingual/tokens/mask": ((4, 6), "bool"),
+    "/monolingual/text": ((4,), "int32"),
+    "/monolingual/language": ((4,), "int32"),
+  }
+
+
+def test_a_stream_of_size_0_is_absent(store):
+  batch = batch_of_step(store, 0, reader.BatchSpec(0, 0, 4, 0))
+  assert batch.keys() == {"parallel"}
+  batch = batch_of_step(store, 0, reader.BatchSpec(4, 0, 0, 0))
+  assert batch["retrieval"]["passage_text"].shape == (4, 1)
+
+
+# Token ids of the words, as `make_store` numbers them.
+def words(ids, kind):
+  base = ("q", "p", "n", "w", "e", "de", "fi", "m").index(kind) * 30 + 3
+  return ids - base
+
+
+def test_passages_are_the_rows_own(store):
+  for step in range(20):
+    part = batch_of_step(store, step)["retrieval"]
+    row = words(part["query"]["ids"][:, 1], "q")
+    ids, valid = part["passage"]["ids"], part["passage_valid"]
+    np.testing.assert_array_equal(words(ids[:, 0, 1], "p"), row)
+    # As many hard negatives as the row has, up to two; different ones.
+    assert valid[:, 0].all()
+    np.testing.assert_array_equal(
+      valid[:, 1:].sum(axis=1), np.minimum(row % 5, 2)
+    )
+    for i in range(len(row)):
+      negatives = ids[i, 1:][valid[i, 1:]]
+      assert (words(negatives[:, 1], "n") == row[i]).all()
+      assert len(set(negatives[:, 2])) == len(negatives)
+    # Where they lack there is padding, and no text that could match.
+    assert (ids[~valid] == PAD).all()
+    assert not part["passage"]["mask"][~valid].any()
+    assert (part["passage_text"][~valid] == -1).all()
+    assert (part["passage_id"][~valid] == -1).all()
+    assert (part["passage_id"][:, 1:] == -1).all()
+    assert (part["passage_id"][:, 0] >= 0).all()
+
+
+def test_all_positives_of_the_question_are_known(store):
+  part = batch_of_step(store, 0)["retrieval"]
+  row = words(part["query"]["ids"][:, 1], "q")
+  for name in ("positive_text", "positive_id"):
+    np.testing.assert_array_equal((part[name] >= 0).sum(axis=1), 1 + row % 3)
+  assert (part["passage_text"][:, :1] == part["positive_text"]).any(1).all()
+  assert (part["passage_id"][:, :1] == part["positive_id"]).any(1).all()
+
+
+def test_all_positives_and_hard_negatives_are_read_in_turn(store):
+  seen = {"p": {}, "n": {}}
+  steps = 20 * 4 // 8  # Four epochs.
+  for step in range(steps):
+    part = batch_of_step(store, step)["retrieval"]
+    row = words(part["query"]["ids"][:, 1], "q")
+    ids = part["passage"]["ids"]
+    for i, number in enumerate(row.tolist()):
+      seen["p"].setdefault(number, []).append(int(ids[i, 0, 2]))
+      negatives = ids[i, 1:, 2][part["passage_valid"][i, 1:]]
+      seen["n"].setdefault(number, []).extend(negatives.tolist())
+  for number in range(20):
+    positives, negatives = seen["p"][number], seen["n"].get(number, [])
+    assert len(positives) == 4
+    assert len(set(positives[: 1 + number % 3])) == 1 + number % 3
+    # Two visits read all four.
+    if number % 5 == 4:
+      assert len(set(negatives[:4])) == len(set(negatives[4:8])) == 4
+
+
+def test_padding_is_masked_and_nothing_else(store):
+  for step in range(5):
+    part = batch_of_step(store, step)["monolingual"]["tokens"]
+    np.testing.assert_array_equal(part["mask"], part["ids"] != PAD)
+    assert (part["ids"][:, 0] == 1).all()
+    last = part["mask"].sum(axis=1) - 1
+    assert (part["ids"][np.arange(4), last] == 2).all()
+
+
+def test_translations_stay_together(store):
+  names = np.array(store.languages)
+  for step in range(10):
+    part = batch_of_step(store, step)["parallel"]
+    first, second = part["tokens"]["ids"][:, :, 1].T
+    languages = names[part["language"]]
+    for a, b, (left, right) in zip(first, second, languages, strict=True):
+      english, other = (a, b) if left == "en" else (b, a)
+      kind = right if left == "en" else left
+      assert words(english, "e") == words(other, kind)
+
+
+@pytest.mark.parametrize("step", [0, 7, 10**9])
+def test_a_batch_is_a_function_of_seed_and_step(store, step):
+  assert_equal(batch_of_step(store, step), batch_of_step(store, step))
+  for other in (
+    batch_of_step(store, step + 1),
+    batch_of_step(store, step, seed=1),
+  ):
+    same = [
+      np.array_equal(
+        batch_of_step(store, step)[stream][name], other[stream][name]
+      )
+      for stream, name in (
+        ("retrieval", "query_text"),
+        ("parallel", "text"),
+        ("monolingual", "text"),
+      )
+    ]
+    assert not all(same)
+
+
+def test_an_epoch_reads_every_row_once(store):
+  spec = reader.BatchSpec(4, 0, 0, 5)
+  for stream, name, size in (
+    ("retrieval", "query_text", 20),
+    ("monolingual", "text", 25),
+  ):
+    for epoch in range(2):
+      read = np.concatenate(
+        [
+          batch_of_step(store, step, spec)[stream][name]
+          for step in range(5 * epoch, 5 * epoch + 5)
+        ]
+      )
+      assert len(set(read.tolist())) == size
+
+
+@pytest.mark.parametrize("hosts", [2, 3])
+def test_the_hosts_rows_together_are_the_global_batch(store, hosts):
+  def share(size, host):
+    return np.arange(size)[host::hosts]  # Interleaved, as a mesh may do.
+
+  whole = leaves(batch_of_step(store, 11))
+  for host in range(hosts):
+    rows = {
+      stream: share(getattr(SPEC, stream), host) for stream in tokens.STREAMS
+    }
+    part = leaves(batch_of_step(store, 11, rows=rows))
+    for name, leaf in whole.items():
+      wanted = rows[name.split("/")[1]]
+      np.testing.assert_array_equal(part[name], leaf[wanted], err_msg=name)
+
+
+def test_a_global_batch_split_otherwise_reads_the_same_rows(store):
+  one = batch_of_step(store, 3, reader.BatchSpec(0, 0, 8, 0))["parallel"]
+  two = [
+    batch_of_step(store, step, reader.BatchSpec(0, 0, 4, 0))["parallel"]
+    for step in (6, 7)
+  ]
+  np.testing.assert_array_equal(
+    one["text"], np.concatenate([part["text"] for part in two])
+  )
+
+
+def test_resume_reads_the_same_batches(store):
+  from_0 = list(batches("in_process", store, 0, 9))
+  assert [step for step, _ in from_0] == list(range(9))
+  resumed = list(batches("in_process", store, 5, 9))
+  for (step, batch), (resumed_step, again) in zip(
+    from_0[5:], resumed, strict=True
+  ):
+    assert step == resumed_step
+    assert_equal(batch, again)
+
+
+@pytest.mark.slow
+def test_both_readers_give_identical_batches(store):
+  rows = {
+    "retrieval": np.array([1, 5]),
+    "parallel": np.array([0, 2, 3]),
+    "monolingual": np.arange(4),
+  }
+  for wanted in (None, rows):
+    for spec in (SPEC, reader.BatchSpec(8, 0, 6, 0)):
+      ours = list(batches("in_process", store, 4, 8, spec, wanted))
+      theirs = list(batches("tf_data", store, 4, 8, spec, wanted))
+      assert [step for step, _ in ours] == [step for step, _ in theirs]
+      assert isinstance(theirs[0][0], int)
+      for (_, batch), (_, other) in zip(ours, theirs, strict=True):
+        assert_equal(batch, other)
+  assert not list(batches("tf_data", store, 4, 4))
+
+
+def test_in_process_needs_no_tensorflow(store, monkeypatch):
+  monkeypatch.setitem(sys.modules, "tensorflow", None)
+  assert len(list(batches("in_process", store, 0, 2))) == 2
+  with pytest.raises(ImportError, match="reader=in_process"):
+    batches("tf_data", store, 0, 2)
+
+
+def test_at_most_prefetch_batches_are_made_ahead(store, monkeypatch):
+  made, original = [], reader.batch_of_step
+
+  def counting(*args, **kwargs):
+    made.append(args[-1])
+    return original(*args, **kwargs)
+
+  monkeypatch.setattr(reader, "batch_of_step", counting)
+  running = batches("in_process", store, 0, 100, prefetch=3)
+  next(running)
+  running.close()
+  assert 1 <= len(made) <= 4
+  assert made == sorted(made)
+
+
+def test_closing_ends_the_thread(store):
+  def threads():
+    return [t for t in threading.enumerate() if t.name.startswith("batches")]
+
+  running = batches("in_process", store, 0, 100)
+  next(running)
+  assert len(threads()) == 1
+  running.close()
+  assert not threads()
+
+
+def test_an_error_in_the_thread_reaches_the_loop(store, monkeypatch):
+  original = reader.batch_of_step
+
+  def failing(*args, **kwargs):
+    if args[-1] == 2:
+      raise OSError("disk gone")
+    return original(*args, **kwargs)
+
+  monkeypatch.setattr(reader, "batch_of_step", failing)
+  running = batches("in_process", store, 0, 5)
+  assert [next(running)[0], next(running)[0]] == [0, 1]
+  with pytest.raises(OSError, match="disk gone"):
+    next(running)
+
+
+@pytest.mark.parametrize("stream", tokens.STREAMS)
+def test_a_stream_that_the_store_lacks_is_an_error(store, tmp_path, stream):
+  streams = {
+    "retrieval": retrieval,
+    "parallel": parallel,
+    "monolingual": monolingual,
+  }
+  del streams[stream]
+  poorer = make_store(tmp_path / "store", **streams)
+  with pytest.raises(ValueError, match=f"set batch.{stream}=0"):
+    batches("in_process", poorer, 0, 1)
+  with pytest.raises(ValueError, match=f"set batch.{stream}=0"):
+    batch_of_step(poorer, 0)
+
+
+def test_hard_negatives_that_the_store_lacks_are_an_error(tmp_path):
+  def without():
+    for record in retrieval():
+      yield records.RetrievalRecord(record.question, record.positives)
+
+  poorer = make_store(tmp_path / "store", retrieval=without)
+  with pytest.raises(ValueError, match=r"set batch\.hard_negatives=0"):
+    batches("in_process", poorer, 0, 1, reader.BatchSpec(4, 1, 0, 0))
+  batch_of_step(poorer, 0, reader.BatchSpec(4, 0, 0, 0))
+
+
+def test_settings_that_cannot_be_honoured_are_refused(store):
+  with pytest.raises(ValueError, match=r"data\.reader is 'grain'"):
+    batches("grain", store, 0, 1)
+  with pytest.raises(ValueError, match=r"data\.prefetch is 0"):
+    batches("in_process", store, 0, 1, prefetch=0)
