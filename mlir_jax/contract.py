@@ -85,8 +85,8 @@ class EncodingContract:
     return self.role(role).prefix + self.body(text, title)
 
   def body(self, text: str, title: str = "") -> str:
-    """The text with its title: what a text's identity is judged by."""
-    return f"{title}{self.title_joiner}{text}" if title else text
+    """The stripped text with its title: what its identity is judged by."""
+    return (f"{title}{self.title_joiner}{text}" if title else text).strip()
 
   def to_json(self) -> str:
     """The contract as JSON, for `from_json`."""

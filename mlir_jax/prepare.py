@@ -64,9 +64,12 @@ def find_tokenizer(
   kept = epath.Path(folder) / workdir.TOKENIZER
   if kept.exists():
     return tokenizer_lib.load(str(kept))
-  source = config.tokenizer.path or config.model.pretrained
-  if source:
-    tokenizer = tokenizer_lib.load(source)
+  if config.tokenizer.path:
+    tokenizer = tokenizer_lib.load(config.tokenizer.path)
+  elif config.model.pretrained:
+    tokenizer = tokenizer_lib.load(
+      config.model.pretrained, config.model.revision
+    )
   else:
     print("Training a tokenizer on the collection.")
     tokenizer = tokenizer_lib.train(

@@ -7,7 +7,38 @@ import random
 
 from mlir_jax import config
 
-WORDS = ["apple", "river", "stone", "cloud", "garden", "window", "paper", "silver", "music", "winter", "bridge", "candle", "forest", "island", "mirror", "orange", "pepper", "rocket", "shadow", "ticket", "valley", "wagon", "yellow", "zebra", "anchor", "basket", "copper", "desert", "engine", "feather"]
+WORDS = [
+  "apple",
+  "river",
+  "stone",
+  "cloud",
+  "garden",
+  "window",
+  "paper",
+  "silver",
+  "music",
+  "winter",
+  "bridge",
+  "candle",
+  "forest",
+  "island",
+  "mirror",
+  "orange",
+  "pepper",
+  "rocket",
+  "shadow",
+  "ticket",
+  "valley",
+  "wagon",
+  "yellow",
+  "zebra",
+  "anchor",
+  "basket",
+  "copper",
+  "desert",
+  "engine",
+  "feather",
+]
 
 
 def german(text):

@@ -27,23 +27,23 @@ def count_shared_texts(
   for record in tqdm.tqdm(
     collection.retrieval(), desc="Training texts", unit="record", leave=False
   ):
-    trained.add(record.question.strip())
+    trained.add(contract.body(record.question))
     for passage in (*record.positives, *record.hard_negatives):
-      trained.add(contract.body(passage.text, passage.title).strip())
+      trained.add(contract.body(passage.text, passage.title))
   for record in collection.parallel():
-    trained |= {record.source.strip(), record.target.strip()}
-  trained |= {record.text.strip() for record in collection.monolingual()}
+    trained |= {contract.body(record.source), contract.body(record.target)}
+  trained |= {contract.body(record.text) for record in collection.monolingual()}
 
   counts = {}
   for test in tests:
     if test.split != "test":
       continue
     passages = [contract.body(p.text, p.title) for p in test.passages]
-    queries = list(test.queries.values())
+    queries = [contract.body(text) for text in test.queries.values()]
     counts[test.language] = {
       "queries": len(queries),
-      "shared_queries": sum(text.strip() in trained for text in queries),
+      "shared_queries": sum(text in trained for text in queries),
       "passages": len(passages),
-      "shared_passages": sum(text.strip() in trained for text in passages),
+      "shared_passages": sum(text in trained for text in passages),
     }
   return counts

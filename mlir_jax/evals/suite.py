@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 from etils import epath
 
 from mlir_jax import workdir
@@ -70,7 +71,9 @@ class Suite:
     """
     embed = self._encoder.with_params(params)
     mesh = self._encoder.mesh
-    run_dir = str(self._folder / f"step-{step}")
+    # One host writes; all take part in encoding and searching.
+    writes = jax.process_index() == 0
+    run_dir = str(self._folder / f"step-{step}") if writes else None
     results = dict(
       ranking.evaluate(
         embed, self._tests, mesh, top_k=self._top_k, run_dir=run_dir
@@ -79,21 +82,29 @@ class Suite:
     results |= bitext.evaluate(
       embed, self._collection.translation_tests(), mesh
     )
-    workdir.write_aside(
-      str(self._folder / f"step-{step}.json"),
-      json.dumps(results, indent=2) + "\n",
-    )
+    if writes:
+      workdir.write_aside(
+        str(self._folder / f"step-{step}.json"),
+        json.dumps(results, indent=2) + "\n",
+      )
     return results
 
   def report(self) -> str:
-    """Writes the report of all tables in the folder; returns it as text."""
-    columns = {}
+    """Writes the report of all tables in the folder, with a plot.
+
+    Returns:
+      The report as text.
+    """
+    by_step = {}
     for path in self._folder.glob("step-*.json"):
       step = int(path.stem.removeprefix("step-"))
-      columns[step] = json.loads(path.read_text())
+      by_step[step] = json.loads(path.read_text())
+    columns = {f"step {step:,}": by_step[step] for step in sorted(by_step)}
+    groups = self._collection.groups
+    report.plot(columns, groups, self._folder / "report.png")
     return report.write(
-      {f"step {step:,}": columns[step] for step in sorted(columns)},
-      self._collection.groups,
+      columns,
+      groups,
       str(self._folder),
       shared=overlap.count_shared_texts(
         self._collection, self._tests, self._encoder.contract
