@@ -49,7 +49,6 @@ setuptools.setup(
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.0",
     "safetensors>=0.8",
-    "scipy>=1.16",
     *TENSORFLOW,
     "tensorboardX>=2.6.5",
     "tensorflow-datasets>=4.9.10",

@@ -1,6 +1,7 @@
 """The run's folder: what stands in it, and that it is of one experiment."""
 
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,13 @@ FREE = (
   "train.log_every",
   "train.max_nonfinite_steps",
 )
+
+
+def absolute(folder: str) -> str:
+  """The folder as an absolute path; a URL (gs://...) stays as it is."""
+  if "://" in folder:
+    return folder
+  return os.path.abspath(os.path.expanduser(folder))
 
 
 def write_aside(path: str, text: str) -> None:

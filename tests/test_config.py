@@ -1,5 +1,6 @@
 """Configs: found by name from anywhere, and wrong fields refused by name."""
 
+import itertools
 import os
 import pathlib
 import re
@@ -85,7 +86,7 @@ def test_every_field_has_a_comment():
   body = source[source.index("c = ml_collections") : source.index("c.lock()")]
   lines = body.splitlines()
   fields = 0
-  for previous, line in zip(lines, lines[1:], strict=False):
+  for previous, line in itertools.pairwise(lines):
     if re.match(r" +[\w.\[\]]+ = (?!.*ConfigDict)", line):
       fields += 1
       assert "  # " in line or previous.strip().startswith("# "), line

@@ -99,9 +99,9 @@ def test_padding_and_truncation_do_not_change_the_fingerprint():
 
 
 def test_unknown_values_are_refused():
-  with pytest.raises(ValueError, match="encoding.pooling is 'max'"):
+  with pytest.raises(ValueError, match=r"encoding\.pooling is 'max'"):
     make_contract(pooling="max")
-  with pytest.raises(ValueError, match="encoding.query.max_length is 2"):
+  with pytest.raises(ValueError, match=r"encoding\.query\.max_length is 2"):
     make_contract(roles=ROLES | {"query": ("", 2)})
   with pytest.raises(ValueError, match="Unknown role 'title'"):
     make_contract().render("title", "text")

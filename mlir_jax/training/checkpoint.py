@@ -16,6 +16,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from mlir_jax import contract as contract_lib
+from mlir_jax import workdir
 from mlir_jax.training import step as step_lib
 
 STATE = "state"
@@ -65,7 +66,7 @@ class Checkpoints:
       directory: The folder; made if missing.
       keep: How many of the last checkpoints stay, beside the best one.
     """
-    self.directory = epath.Path(directory)
+    self.directory = epath.Path(workdir.absolute(directory))
     self._manager = ocp.CheckpointManager(
       self.directory,
       options=ocp.CheckpointManagerOptions(

@@ -289,7 +289,7 @@ def gradients(
       embeddings
     )
     metrics[f"loss/{name}"] = loss
-    metrics[f"grad_norm/{name}"] = optax.global_norm(gradient)
+    metrics[f"grad_norm/{name}"] = optax.tree.norm(gradient)
     metrics |= {f"{name}/{key}": value for key, value in details.items()}
     if weight:
       total += weight * loss
@@ -327,7 +327,7 @@ def make_train_step(
     total, gradient, metrics = gradients(
       state.params, batch, embed, settings, replicate, key
     )
-    norm = optax.global_norm(gradient)
+    norm = optax.tree.norm(gradient)
     finite = jnp.isfinite(total) & jnp.isfinite(norm)
 
     updates, opt_state = optimizer.update(

@@ -1,0 +1,289 @@
+"""The training step: pure, exact on any mesh, unharmed by bad numbers."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mlir_jax.mesh import sharding
+from mlir_jax.models import encoder
+from mlir_jax.training import optim, step
+
+CONFIG = encoder.EncoderConfig(
+  vocab_size=200,
+  hidden_size=16,
+  num_layers=1,
+  num_heads=2,
+  intermediate_size=32,
+  max_positions=8,
+  hidden_dropout=0.0,
+  attention_dropout=0.0,
+)
+SETTINGS = step.LossSettings(
+  ir_weight=1.0,
+  ir_temperature=0.1,
+  ir_symmetric=True,
+  semantic_weight=0.5,
+  semantic_temperature=0.2,
+  language_weight=2.0,
+  language_temperature=0.3,
+  third_points={"parallel": 1.0, "passages": 0.5, "monolingual": 2.0},
+  language_stop_gradient=False,
+)
+SIZES = {"retrieval": 16, "parallel": 8, "monolingual": 8}
+
+
+def make_batch(seed=0):
+  """A random batch with two hard negatives a row, some of them padding."""
+  random = np.random.default_rng(seed)
+
+  def tokens(*shape):
+    mask = np.arange(8) < random.integers(2, 9, shape)[..., None]
+    ids = np.where(mask, random.integers(5, 200, mask.shape), 1)
+    return {"ids": ids.astype(np.int32), "mask": mask}
+
+  def text(*shape):
+    return random.integers(0, 60, shape).astype(np.int32)
+
+  valid = np.ones((16, 3), bool)
+  valid[::3, 2] = False
+  passages = tokens(16, 3)
+  passages["mask"] &= valid[..., None]
+  return {
+    "retrieval": {
+      "query": tokens(16),
+      "query_text": text(16),
+      "passage": passages,
+      "passage_text": np.where(valid, text(16, 3), -1).astype(np.int32),
+      "passage_id": np.where(valid, text(16, 3), -1).astype(np.int32),
+      "passage_valid": valid,
+      "positive_text": text(16, 2),
+      "positive_id": text(16, 2),
+    },
+    "parallel": {
+      "tokens": tokens(8, 2),
+      "text": text(8, 2),
+      "language": text(8, 2),
+    },
+    "monolingual": {
+      "tokens": tokens(8),
+      "text": text(8),
+      "language": text(8),
+    },
+  }
+
+
+def make_embed(config=CONFIG):
+  def embed(params, tower, tokens, dropout_key=None):
+    return encoder.embed(
+      config,
+      params,
+      tower,
+      tokens,
+      pooling="mean",
+      normalize=True,
+      dropout_key=dropout_key,
+    )
+
+  return embed
+
+
+def make_step(devices, *, settings=SETTINGS, config=CONFIG, towers="tied"):
+  """A jitted step, a new state and a function that places batches."""
+  mesh = sharding.make_mesh(devices=jax.devices()[:devices])
+  optimizer = optim.make_optimizer(
+    optax.constant_schedule(1e-3),
+    b1=0.9,
+    b2=0.999,
+    eps=1e-8,
+    weight_decay=0.01,
+    clip_norm=1.0,
+  )
+  params = encoder.init_params(config, towers, jax.random.key(0))
+
+  def init(params):
+    return step.init_state(params, optimizer)
+
+  shardings = sharding.state_shardings(
+    jax.eval_shape(init, params), mesh, fsdp=devices > 1
+  )
+  state = jax.jit(init, out_shardings=shardings)(params)
+  train_step = jax.jit(
+    step.make_train_step(
+      make_embed(config),
+      settings,
+      optimizer,
+      optax.constant_schedule(1e-3),
+      0,
+      sharding.replicate(mesh),
+    ),
+    out_shardings=(shardings, sharding.replicated(mesh)),
+  )
+  rows = {name: np.arange(size) for name, size in SIZES.items()}
+
+  def place(batch):
+    return sharding.place_batch(batch, mesh, rows, SIZES)
+
+  return train_step, state, place
+
+
+def test_losses_agree_between_1_and_8_devices_over_20_steps():
+  followed = []
+  for devices in (1, 8):
+    train_step, state, place = make_step(devices)
+    losses = []
+    for number in range(20):
+      state, metrics = train_step(state, place(make_batch(number)))
+      losses.append({k: v for k, v in metrics.items() if "loss/" in k})
+    followed.append(jax.device_get(losses))
+  for one, eight in zip(*followed, strict=True):
+    for name, value in one.items():
+      np.testing.assert_allclose(eight[name], value, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("towers", ["tied", "separate"])
+def test_gradients_agree_between_1_and_8_devices_in_float64(towers):
+  with jax.enable_x64(True):
+    config = dataclasses.replace(CONFIG, dtype="float64")
+    params = jax.tree.map(
+      lambda x: x.astype(jnp.float64),
+      encoder.init_params(config, towers, jax.random.key(0)),
+    )
+    found = []
+    for devices in (1, 8):
+      mesh = sharding.make_mesh(devices=jax.devices()[:devices])
+      rows = {name: np.arange(size) for name, size in SIZES.items()}
+      batch = sharding.place_batch(make_batch(), mesh, rows, SIZES)
+
+      @jax.jit
+      def gradients(params, batch, mesh=mesh):
+        return step.gradients(
+          params,
+          batch,
+          make_embed(config),
+          SETTINGS,
+          sharding.replicate(mesh),
+          None,
+        )[1]
+
+      found.append(jax.device_get(gradients(params, batch)))
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(found[0]))
+    assert largest > 0.1
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(b, a, rtol=0, atol=1e-12),
+      *found,
+    )
+
+
+def test_the_gradient_is_that_of_the_weighted_sum_of_the_losses():
+  """Pulling back the sum of gradients equals differentiating the total."""
+  batch = make_batch()
+  params = encoder.init_params(CONFIG, "tied", jax.random.key(0))
+  embed = make_embed()
+
+  def total(params):
+    embeddings = step.embed_batch(embed, params, batch, None)
+    fed = step.make_losses(SETTINGS, batch, lambda x: x)
+    return sum(weight * loss(embeddings)[0] for weight, loss in fed.values())
+
+  expected_total, expected = jax.jit(jax.value_and_grad(total))(params)
+  found_total, found, metrics = jax.jit(
+    lambda p: step.gradients(p, batch, embed, SETTINGS, lambda x: x, None)
+  )(params)
+  np.testing.assert_allclose(found_total, expected_total, rtol=1e-6)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(b, a, atol=1e-5), expected, found
+  )
+  np.testing.assert_allclose(
+    metrics["loss/ir"]
+    + 0.5 * metrics["loss/semantic"]
+    + 2 * metrics["loss/language"],
+    found_total,
+    rtol=1e-6,
+  )
+
+
+def test_a_step_that_is_not_finite_changes_only_the_counters():
+  settings = dataclasses.replace(SETTINGS, ir_temperature=1e-38)
+  train_step, state, place = make_step(1, settings=settings)
+  batch = place(make_batch())
+  after, metrics = train_step(state, batch)
+  assert not np.isfinite(metrics["grad_norm/total"])
+  jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
+  jax.tree.map(np.testing.assert_array_equal, after.opt_state, state.opt_state)
+  assert (int(after.step), int(after.skipped)) == (1, 1)
+  again, _ = train_step(after, batch)
+  assert int(again.skipped_in_a_row) == 2
+  # A good step starts the count in a row again, and keeps the other.
+  good_step, _, _ = make_step(1)
+  good, metrics = good_step(again, batch)
+  assert (int(good.skipped), int(good.skipped_in_a_row)) == (2, 0)
+  assert int(metrics["skipped"]) == 2
+
+
+def test_dropout_is_a_function_of_seed_and_step():
+  config = dataclasses.replace(CONFIG, hidden_dropout=0.5)
+  train_step, state, place = make_step(1, config=config)
+  batch = place(make_batch())
+  _, first = train_step(state, batch)
+  _, again = train_step(state, batch)
+  _, later = train_step(state.replace(step=state.step + 1), batch)
+  assert first["loss/total"] == again["loss/total"]
+  assert first["loss/total"] != later["loss/total"]
+
+
+def test_tied_towers_are_one_and_separate_ones_learn_apart():
+  train_step, state, place = make_step(1, towers="separate")
+  state, _ = train_step(state, place(make_batch()))
+  query, passage = (
+    state.params[f"{tower}_encoder"]["embeddings"]["position"]
+    for tower in ("query", "passage")
+  )
+  assert np.abs(query - passage).max() > 1e-5
+  _, state, _ = make_step(1)
+  assert list(state.params) == ["encoder"]
+
+
+def test_biases_and_norms_are_not_decayed():
+  params = encoder.abstract_params(CONFIG, "tied")
+  decayed = optim.is_decayed(params)["encoder"]
+  assert decayed["embeddings"]["token"]
+  assert not decayed["embeddings"]["norm"]["scale"]
+  assert not decayed["embeddings"]["norm"]["bias"]
+
+
+def test_the_learning_rate_warms_up_and_decays_to_its_end():
+  schedule = optim.make_schedule(
+    1e-3, warmup_steps=10, decay="cosine", final_fraction=0.1, steps=110
+  )
+  assert schedule(0) == 0
+  np.testing.assert_allclose(schedule(5), 5e-4, rtol=1e-6)
+  np.testing.assert_allclose(schedule(10), 1e-3, rtol=1e-6)
+  np.testing.assert_allclose(schedule(60), 5.5e-4, rtol=1e-5)
+  np.testing.assert_allclose(schedule(110), 1e-4, rtol=1e-5)
+  with pytest.raises(ValueError, match=r"optim\.warmup_steps is 200"):
+    optim.make_schedule(
+      1e-3, warmup_steps=200, decay="cosine", final_fraction=0.0, steps=100
+    )
+
+
+@pytest.mark.parametrize(
+  "changes,sizes,message",
+  [
+    ({"ir_temperature": 0.0}, {}, r"loss\.ir\.temperature is 0"),
+    ({"semantic_weight": -1.0}, {}, r"loss\.semantic\.weight is -1"),
+    ({}, {"parallel": 0}, r"batch\.parallel is 0"),
+    ({}, {"monolingual": 0}, r"batch\.monolingual is 0"),
+    (
+      {"third_points": dict.fromkeys(step.THIRD_POINTS, 0.0)},
+      {},
+      "none of its third points",
+    ),
+  ],
+)
+def test_losses_that_cannot_be_fed_are_refused(changes, sizes, message):
+  with pytest.raises(ValueError, match=message):
+    step.check_losses(dataclasses.replace(SETTINGS, **changes), SIZES | sizes)
