@@ -82,19 +82,22 @@ def evaluate(
       f"eval.top_k is {top_k}; MRR@{DEPTH} and R@{DEPTH} need at least {DEPTH}"
       " passages per query."
     )
+  corpus = passages = None
   for test in tests:
     name = f"{test.split}/{test.language}"
     query_ids = list(test.queries)
     passage_ids = [passage.passage_id for passage in test.passages]
-    passages = index.Index(
-      passage_ids,
-      embed(
-        "passage",
-        [passage.text for passage in test.passages],
-        [passage.title for passage in test.passages],
-      ),
-      mesh,
-    )
+    if test.passages is not corpus:  # Splits of a language may share one.
+      corpus = test.passages
+      passages = index.Index(
+        passage_ids,
+        embed(
+          "passage",
+          [passage.text for passage in test.passages],
+          [passage.title for passage in test.passages],
+        ),
+        mesh,
+      )
     finds_itself = not set(query_ids).isdisjoint(passage_ids)
     scores, found = passages.search(
       embed("query", list(test.queries.values())),

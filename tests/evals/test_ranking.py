@@ -167,3 +167,25 @@ def test_a_judged_passage_with_the_querys_id_counts(mesh):
 def test_too_shallow_a_search_is_refused():
   with pytest.raises(ValueError, match=r"eval\.top_k is 10"):
     list(ranking.evaluate(one_hot, [], sharding.make_mesh(), top_k=10))
+
+
+def test_a_corpus_that_two_splits_share_is_encoded_once():
+  asked = []
+
+  def embed(role, texts, titles=None):
+    asked.append(role)
+    return np.eye(len(texts), 8, dtype=np.float32)
+
+  passages = tuple(
+    records.Passage(f"text {n}", passage_id=f"p{n}") for n in range(3)
+  )
+  tests = [
+    records.RetrievalTest(
+      "en", split, passages, {"q": "text"}, {"q": {"p0": 1}}
+    )
+    for split in ("dev", "test")
+  ]
+  mesh = sharding.make_mesh()
+  results = dict(ranking.evaluate(embed, tests, mesh))
+  assert asked == ["passage", "query", "query"]
+  assert results["dev/en/mrr@100"] == results["test/en/mrr@100"] == 1
