@@ -18,7 +18,7 @@ from mlir_jax import contract as contract_lib
 from mlir_jax import prepare
 from mlir_jax.mesh import sharding
 from mlir_jax.retrieval import model
-from mlir_jax.training import progress, run
+from mlir_jax.training import build, progress, run
 
 pytestmark = pytest.mark.slow
 
@@ -169,7 +169,7 @@ def test_a_model_encodes_as_its_contract_says(trained):
 
 
 def test_training_and_encoding_embed_a_text_alike(trained):
-  """Pooling, prefix, joiner and lengths are the same in both (tevax's fault)."""
+  """Pooling, prefix, joiner and lengths are the same (a fault of tevax)."""
   folder, _, _ = trained
   loaded = model.load(str(folder), "last", sharding.make_mesh())
   encoder = loaded.text_encoder
@@ -217,4 +217,4 @@ def test_a_changed_tokenizer_is_refused_wherever_it_encodes(trained, tmp_path):
 def test_changed_data_are_refused_on_resuming(trained):
   folder, _, _ = trained
   with pytest.raises(ValueError, match=r"files under data\.root have changed"):
-    run.check_same_data("abc", "def", str(folder))
+    build.check_same_data("abc", "def", str(folder))

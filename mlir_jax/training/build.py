@@ -1,0 +1,270 @@
+"""From a config to the parts of a run."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import optax
+
+from mlir_jax import contract as contract_lib
+from mlir_jax import prepare
+from mlir_jax.evals import suite
+from mlir_jax.mesh import sharding
+from mlir_jax.models import encoder, pretrained
+from mlir_jax.retrieval import encoding
+from mlir_jax.training import checkpoint, optim, provenance, step
+
+STREAMS = ("retrieval", "parallel", "monolingual")
+
+
+def loss_settings(loss: ml_collections.ConfigDict) -> step.LossSettings:
+  """The `loss` part of the config as plain settings."""
+  return step.LossSettings(
+    ir_weight=loss.ir.weight,
+    ir_temperature=loss.ir.temperature,
+    ir_symmetric=loss.ir.symmetric,
+    semantic_weight=loss.semantic.weight,
+    semantic_temperature=loss.semantic.temperature,
+    language_weight=loss.language.weight,
+    language_temperature=loss.language.temperature,
+    third_points={kind: loss.language[kind] for kind in step.THIRD_POINTS},
+    language_stop_gradient=loss.language.stop_gradient,
+  )
+
+
+def batch_sizes(config: ml_collections.ConfigDict) -> dict[str, int]:
+  """Stream to the rows of its global batch; 0 leaves it out."""
+  return {name: config.batch[name] for name in STREAMS}
+
+
+def host_rows(
+  config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
+) -> dict[str, np.ndarray]:
+  """Stream to the rows of its global batch that this host reads.
+
+  Before anything is read, it refuses what cannot be trained.
+
+  Raises:
+    ValueError: naming the field.
+  """
+  sizes = batch_sizes(config)
+  step.check_losses(loss_settings(config.loss), sizes)
+  for name in ("steps", "log_every", "checkpoint_every", "keep"):
+    if config.train[name] < 1:
+      raise ValueError(f"train.{name} is {config.train[name]}; at least 1.")
+  return {
+    name: sharding.host_rows(mesh, size, f"batch.{name}")
+    for name, size in sizes.items()
+    if size
+  }
+
+
+def make_optimizer(
+  config: ml_collections.ConfigDict,
+) -> tuple[optax.Schedule, optax.GradientTransformation]:
+  """The learning-rate schedule and the optimizer that a config asks for."""
+  settings = config.optim
+  schedule = optim.make_schedule(
+    settings.learning_rate,
+    warmup_steps=settings.warmup_steps,
+    decay=settings.decay,
+    final_fraction=settings.final_fraction,
+    steps=config.train.steps,
+  )
+  return schedule, optim.make_optimizer(
+    schedule,
+    b1=settings.b1,
+    b2=settings.b2,
+    eps=settings.eps,
+    weight_decay=settings.weight_decay,
+    clip_norm=settings.clip_norm,
+  )
+
+
+def initial_encoder(
+  config: ml_collections.ConfigDict, prepared: prepare.Prepared
+) -> tuple[encoder.EncoderConfig, Any]:
+  """The encoder before training, pretrained or from scratch.
+
+  Args:
+    config: The run's config.
+    prepared: Its tokenizer says how large the vocabulary is.
+
+  Returns:
+    The encoder's config and the towers' parameters, float32.
+
+  Raises:
+    ValueError: if the pretrained model and the tokenizer do not fit.
+  """
+  model = config.model
+  vocab_size = prepared.tokenizer.get_vocab_size()
+  if not model.pretrained:
+    encoder_config = encoder.EncoderConfig(
+      vocab_size=vocab_size,
+      hidden_size=model.hidden_size,
+      num_layers=model.num_layers,
+      num_heads=model.num_heads,
+      intermediate_size=model.intermediate_size,
+      max_positions=model.max_positions,
+      hidden_dropout=model.dropout,
+      attention_dropout=model.dropout,
+      pad_token_id=prepared.pad_id,
+      dtype=model.dtype,
+    )
+    return encoder_config, encoder.init_params(
+      encoder_config, model.towers, jax.random.key(config.seed)
+    )
+  encoder_config, params = pretrained.load(
+    model.pretrained, model.revision, model.dtype
+  )
+  if vocab_size > encoder_config.vocab_size:
+    raise ValueError(
+      f"The tokenizer has {vocab_size} pieces, but {model.pretrained} embeds"
+      f" {encoder_config.vocab_size}: set tokenizer.path to its own."
+    )
+  encoder_config = dataclasses.replace(
+    encoder_config,
+    hidden_dropout=model.dropout,
+    attention_dropout=model.dropout,
+  )
+  return encoder_config, encoder.with_towers(params, model.towers)
+
+
+def check_same_data(ours: str, theirs: str, where: str) -> None:
+  """Refuses to go on with other data than a checkpoint was trained on.
+
+  Args:
+    ours: The token store's fingerprint.
+    theirs: That in the checkpoint's provenance.
+    where: The checkpoint, for the message.
+
+  Raises:
+    ValueError: if they differ.
+  """
+  if ours != theirs:
+    raise ValueError(
+      f"The token store ({ours[:12]}) is not the one that {where} was"
+      f" trained on ({theirs[:12]}): the files under data.root have changed."
+      " Restore them, or start in another --workdir."
+    )
+
+
+def start_state(
+  config: ml_collections.ConfigDict,
+  prepared: prepare.Prepared,
+  optimizer: optax.GradientTransformation,
+  mesh: jax.sharding.Mesh,
+  checkpoints: checkpoint.Checkpoints,
+) -> tuple[encoder.EncoderConfig, step.TrainState, Any]:
+  """The state to go on from: the last checkpoint's, or a new one.
+
+  Args:
+    config: The run's config.
+    prepared: Its contract and data.
+    optimizer: Its optimizer.
+    mesh: Where the state shall live.
+    checkpoints: The run's.
+
+  Returns:
+    The encoder's config, the state, and the state's shardings.
+
+  Raises:
+    ContractMismatchError: if the checkpoint's contract is another.
+    ValueError: if the checkpoint is of other data, or the model and the
+      tokenizer, or the model and the lengths, do not fit.
+  """
+  last = checkpoints.last_step()
+  if last is None:
+    encoder_config, params = initial_encoder(config, prepared)
+  else:
+    where = f"step {last} in {checkpoints.directory}"
+    found = checkpoints.describe(last)
+    contract_lib.check_same(prepared.contract, found.contract, where)
+    check_same_data(
+      prepared.store.fingerprint, found.provenance["token_store"], where
+    )
+    encoder_config = encoder.EncoderConfig(**found.encoder)
+    params = encoder.abstract_params(encoder_config, config.model.towers)
+  encoder.check_lengths(
+    encoder_config,
+    {name: config.encoding[name].max_length for name in contract_lib.ROLES},
+  )
+
+  def init(params):
+    return step.init_state(params, optimizer)
+
+  abstract = jax.eval_shape(init, params)
+  shardings = sharding.state_shardings(abstract, mesh, config.mesh.fsdp)
+  print(sharding.describe(abstract.params, shardings.params))
+  if last is None:
+    state = jax.jit(init, out_shardings=shardings)(params)
+  else:
+    state = checkpoints.restore(last, checkpoint.abstract(abstract, shardings))
+    print(f"Going on from {where}.")
+  return encoder_config, state, shardings
+
+
+def jit_step(
+  config: ml_collections.ConfigDict,
+  embed: step.Embed,
+  schedule: optax.Schedule,
+  optimizer: optax.GradientTransformation,
+  mesh: jax.sharding.Mesh,
+  shardings: Any,
+) -> Callable:
+  """The train step, jitted for the mesh; it donates the state."""
+  train_step = step.make_train_step(
+    embed,
+    loss_settings(config.loss),
+    optimizer,
+    schedule,
+    config.seed,
+    sharding.replicate(mesh),
+  )
+  return jax.jit(
+    train_step,
+    donate_argnums=0,
+    out_shardings=(shardings, sharding.replicated(mesh)),
+  )
+
+
+def make_suite(
+  config: ml_collections.ConfigDict,
+  prepared: prepare.Prepared,
+  embed: step.Embed,
+  mesh: jax.sharding.Mesh,
+  folder: str,
+) -> suite.Suite:
+  """The run's evaluations."""
+  text_encoder = encoding.TextEncoder(
+    prepared.contract,
+    prepared.tokenizer,
+    prepared.pad_id,
+    embed,
+    mesh,
+    config.eval.batch_size,
+  )
+  return suite.Suite(
+    prepared.collection,
+    prepared.tests,
+    text_encoder,
+    folder,
+    top_k=config.eval.top_k,
+  )
+
+
+def describe(
+  config: ml_collections.ConfigDict,
+  prepared: prepare.Prepared,
+  encoder_config: encoder.EncoderConfig,
+) -> checkpoint.Description:
+  """What stands beside the arrays in the run's checkpoints."""
+  return checkpoint.Description(
+    config=config.to_dict(),
+    contract=prepared.contract,
+    encoder=dataclasses.asdict(encoder_config),
+    provenance=provenance.describe(prepared.store.fingerprint),
+  )
