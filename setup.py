@@ -65,7 +65,6 @@ setuptools.setup(
       "pytest-timeout>=2.4",
       "pytest-xdist>=3.8",
       "protobuf>=6",
-      "ruff>=0.14",
       "sentencepiece>=0.2.1",
       # The reference for parity; a looser bound fetches gigabytes.
       "torch==2.13.0",

@@ -42,7 +42,7 @@ def get_config(variant=""):
     c.model.num_heads = 2
     c.model.intermediate_size = 32
     c.batch.retrieval = c.batch.parallel = c.batch.monolingual = 16
-    c.optim.warmup_steps = 1
+    c.optim.warmup_steps = 0
     c.train.steps = 1
     c.train.log_every = 1
   return c

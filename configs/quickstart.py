@@ -47,7 +47,7 @@ def get_config(variant="all"):
     c.model.hidden_size = 32
     c.model.intermediate_size = 64
     c.batch.retrieval = c.batch.parallel = c.batch.monolingual = 16
-    c.optim.warmup_steps = 1
+    c.optim.warmup_steps = 0
     c.train.steps = 1
     c.train.log_every = 1
   return c

@@ -56,7 +56,7 @@ def run(main: Callable[[], object], required: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     try:
       main()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError, ArithmeticError) as error:
       if not _is_ours(error):
         raise
       _refuse(str(error))

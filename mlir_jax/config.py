@@ -46,7 +46,7 @@ def default() -> ml_collections.ConfigDict:
   # --- Encoding contract: saved with every checkpoint. Our choices. ---
   c.encoding = encoding = ml_collections.ConfigDict()
   encoding.pooling = "mean"  # Or "cls".
-  encoding.normalize = True  # Unit-length vectors: scores are cosines.
+  encoding.normalize = True  # Unit-length vectors; the losses need them.
   encoding.title_joiner = " "  # Between a passage's title and its text.
   for role, length in (("query", 32), ("passage", 128), ("sentence", 64)):
     encoding[role] = ml_collections.ConfigDict()
@@ -109,7 +109,8 @@ def default() -> ml_collections.ConfigDict:
   # --- Mesh: ("data", "model"). ---
   c.mesh = mesh = ml_collections.ConfigDict()
   mesh.data = -1  # Devices along the batch; -1 for all that are left.
-  mesh.model = 1  # Devices along "model".
+  # Devices along "model"; nothing is split over it yet: more repeat work.
+  mesh.model = 1
   mesh.fsdp = False  # Shard parameters and optimizer state over "data".
 
   # --- Training. ---

@@ -19,26 +19,45 @@ def main():
   from mlir_jax.retrieval import model
 
   loaded = model.load(_WORKDIR.value, _CHECKPOINT.value, sharding.make_mesh())
-  data = loaded.description.config["data"]
+  config = loaded.description.config
+  data = config["data"]
   bad_records = records.BadRecords(data["on_bad_record"])
-  if _COLLECTION.value:
-    collection = collections.load(
-      _COLLECTION.value, _ROOT.value, bad_records, _TATOEBA_ROOT.value
+  trained_on = None
+  try:
+    trained_on = collections.load(
+      data["collection"], data["root"], bad_records, data["tatoeba_root"]
     )
-  else:
-    collection = collections.load(
-      data["collection"],
+  except (ValueError, OSError) as error:
+    print(f"Shared texts are not counted, the run's data are gone: {error}")
+  if _COLLECTION.value or _ROOT.value or _TATOEBA_ROOT.value:
+    tested = collections.load(
+      _COLLECTION.value or data["collection"],
       _ROOT.value or data["root"],
       bad_records,
-      _TATOEBA_ROOT.value or data["tatoeba_root"],
+      _TATOEBA_ROOT.value,
+      require_pairs=False,
     )
-  tests = collection.tests()
-  print(bad_records.summary())
+  elif trained_on:
+    tested = trained_on
+  else:
+    raise ValueError("Give the tests: --collection and --root.")
+  tests = tested.tests()
+  translation_tests = tested.translation_tests()
+  print(records.describe_bad("test", bad_records.drain()))
   evaluation = suite.Suite(
-    collection,
     tests,
+    translation_tests,
+    tested.groups,
     loaded.text_encoder,
-    _OUTPUT.value or f"{_WORKDIR.value}/evaluate-{_CHECKPOINT.value}",
+    _OUTPUT.value
+    or f"{_WORKDIR.value}/evaluate-{tested.name}-{_CHECKPOINT.value}",
+    top_k=config["eval"]["top_k"],
+    trained_on=trained_on,
+    streams=[
+      name
+      for name in ("retrieval", "parallel", "monolingual")
+      if config["batch"][name]
+    ],
   )
   evaluation.table(loaded.params, loaded.step)
   print(evaluation.report())

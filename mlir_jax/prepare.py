@@ -5,142 +5,14 @@ python -m mlir_jax.prepare --config=quickstart --workdir=W
 Training does this by itself; prepared ahead, it need not.
 """
 
-import dataclasses
-from collections.abc import Iterator
-
-import ml_collections
-import tokenizers
-from etils import epath
-
 from mlir_jax import command_line, workdir
-from mlir_jax import contract as contract_lib
-from mlir_jax.data import collections, records, tokens
-from mlir_jax.data import tokenizer as tokenizer_lib
-
-
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-  """What a run reads.
-
-  Attributes:
-    collection: The collection.
-    tests: Its retrieval tests, read before training so that a bad one is
-      found before the first step.
-    tokenizer: The tokenizer.
-    pad_id: Its padding id.
-    contract: The encoding contract.
-    store: The token store that training reads.
-  """
-
-  collection: records.Collection
-  tests: tuple[records.RetrievalTest, ...]
-  tokenizer: tokenizers.Tokenizer
-  pad_id: int
-  contract: contract_lib.EncodingContract
-  store: tokens.TokenStore
-
-
-def training_texts(collection: records.Collection) -> Iterator[str]:
-  """Every text that training sees, for a tokenizer to be trained on."""
-  for record in collection.retrieval():
-    yield record.question
-    for passage in (*record.positives, *record.hard_negatives):
-      if passage.title:
-        yield passage.title
-      yield passage.text
-  for record in collection.parallel():
-    yield record.source
-    yield record.target
-  for record in collection.monolingual():
-    yield record.text
-
-
-def find_tokenizer(
-  config: ml_collections.ConfigDict,
-  collection: records.Collection,
-  folder: str,
-) -> tokenizers.Tokenizer:
-  """The run's tokenizer: kept in the workdir, configured, or trained now."""
-  kept = epath.Path(folder) / workdir.TOKENIZER
-  if kept.exists():
-    return tokenizer_lib.load(str(kept))
-  if config.tokenizer.path:
-    tokenizer = tokenizer_lib.load(config.tokenizer.path)
-  elif config.model.pretrained:
-    tokenizer = tokenizer_lib.load(
-      config.model.pretrained, config.model.revision
-    )
-  else:
-    print("Training a tokenizer on the collection.")
-    tokenizer = tokenizer_lib.train(
-      training_texts(collection), config.tokenizer.vocab_size
-    )
-  workdir.write_aside(str(kept / "tokenizer.json"), tokenizer.to_str())
-  return tokenizer
-
-
-def make_contract(
-  config: ml_collections.ConfigDict, tokenizer: tokenizers.Tokenizer
-) -> contract_lib.EncodingContract:
-  """The encoding contract that a config asks for."""
-  encoding = config.encoding
-  return contract_lib.make_contract(
-    tokenizer,
-    pooling=encoding.pooling,
-    normalize=encoding.normalize,
-    title_joiner=encoding.title_joiner,
-    roles={
-      name: (encoding[name].prefix, encoding[name].max_length)
-      for name in contract_lib.ROLES
-    },
-  )
-
-
-def prepare(config: ml_collections.ConfigDict, folder: str) -> Prepared:
-  """Prepares a run's data, or opens what was prepared before.
-
-  Args:
-    config: The run's config.
-    folder: The run's folder.
-
-  Raises:
-    ValueError: if the folder is of another experiment, or a setting or record
-      cannot be used; it names the field, or file, line and field.
-  """
-  workdir.claim(config.to_dict(), folder)
-  bad_records = records.BadRecords(config.data.on_bad_record)
-  collection = collections.load(
-    config.data.collection,
-    config.data.root,
-    bad_records,
-    config.data.tatoeba_root,
-  )
-  tokenizer = find_tokenizer(config, collection, folder)
-  pad_id = tokenizer_lib.pad_id(tokenizer)
-  contract = make_contract(config, tokenizer)
-  path = epath.Path(folder) / workdir.TOKEN_STORE
-  if path.exists():
-    store = tokens.TokenStore.open(str(path))
-    contract_lib.check_same(contract, store.contract, str(path))
-  else:
-    store = tokens.build(
-      str(path),
-      collection,
-      contract,
-      tokenizer,
-      pad_id,
-      shuffle_parallel=config.data.shuffle_parallel,
-      seed=config.seed,
-    )
-  tests = collection.tests()
-  print(store.summary())
-  print(bad_records.summary())
-  return Prepared(collection, tests, tokenizer, pad_id, contract, store)
 
 
 def main():
   """Prepares by the flags."""
-  prepare(_CONFIG.value, _WORKDIR.value)
+  from mlir_jax.data import preparation
+
+  preparation.prepare(_CONFIG.value, workdir.absolute(_WORKDIR.value))
 
 
 if __name__ == "__main__":

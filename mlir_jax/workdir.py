@@ -9,7 +9,7 @@ from etils import epath
 
 # What stands in it.
 CONFIG_FILE = "config.json"
-TOKENIZER = "tokenizer"
+TOKENIZER = "tokenizer/tokenizer.json"
 TOKEN_STORE = "tokens"
 CHECKPOINTS = "checkpoints"
 RESULTS = "results"
@@ -32,9 +32,16 @@ FREE = (
 
 
 def absolute(folder: str) -> str:
-  """The folder as an absolute path; a URL (gs://...) stays as it is."""
+  """The folder as an absolute path.
+
+  Raises:
+    ValueError: for a URL (gs://...).
+  """
   if "://" in folder:
-    return folder
+    raise ValueError(
+      f"--workdir={folder}: only local folders for now; train on a local disk"
+      " and copy the folder."
+    )
   return os.path.abspath(os.path.expanduser(folder))
 
 

@@ -119,3 +119,4 @@ def test_the_smoke_variant_of_every_config_trains_a_step(name, tmp_path):
   ]
   for loss in ("ir", "semantic", "language"):
     assert record[f"grad_norm/{loss}"] > 0
+  assert record["learning_rate"] > 0

@@ -1,6 +1,6 @@
 """Texts shared between training and test: what zero-shot must not hide."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import tqdm
 
@@ -8,42 +8,74 @@ from mlir_jax import contract as contract_lib
 from mlir_jax.data import records
 
 
+def _training_bodies(
+  collection: records.Collection,
+  stream: str,
+  contract: contract_lib.EncodingContract,
+) -> Iterator[str]:
+  """The body of every text of a stream, hard negatives included."""
+  for record in tqdm.tqdm(
+    getattr(collection, stream)(),
+    desc=f"Texts shared with {stream}",
+    unit=" rows",
+    leave=False,
+  ):
+    match record:
+      case records.RetrievalRecord():
+        yield contract.body(record.question)
+        for passage in (*record.positives, *record.hard_negatives):
+          yield contract.body(passage.text, passage.title)
+      case records.ParallelRecord():
+        yield contract.body(record.source)
+        yield contract.body(record.target)
+      case records.MonolingualRecord():
+        yield contract.body(record.text)
+
+
 def count_shared_texts(
   collection: records.Collection,
   tests: Sequence[records.RetrievalTest],
   contract: contract_lib.EncodingContract,
+  streams: Sequence[str] = ("retrieval", "parallel", "monolingual"),
 ) -> dict[str, dict[str, int]]:
   """Counts the test texts that occur verbatim in training, per language.
 
+  Memory holds the texts of the tests; those of training pass by.
+
   Args:
-    collection: The collection: its three streams.
-    tests: Its tests, of which the "test" splits are counted.
+    collection: What was trained on.
+    tests: Tests, of which the "test" splits are counted.
     contract: Says how a title and a text make one body.
+    streams: The streams of the collection that were trained on.
 
   Returns:
     Language to {"queries", "shared_queries", "passages", "shared_passages"}.
   """
-  trained = set()
-  for record in tqdm.tqdm(
-    collection.retrieval(), desc="Training texts", unit="record", leave=False
-  ):
-    trained.add(contract.body(record.question))
-    for passage in (*record.positives, *record.hard_negatives):
-      trained.add(contract.body(passage.text, passage.title))
-  for record in collection.parallel():
-    trained |= {contract.body(record.source), contract.body(record.target)}
-  trained |= {contract.body(record.text) for record in collection.monolingual()}
-
-  counts = {}
-  for test in tests:
-    if test.split != "test":
-      continue
-    passages = [contract.body(p.text, p.title) for p in test.passages]
-    queries = [contract.body(text) for text in test.queries.values()]
-    counts[test.language] = {
-      "queries": len(queries),
-      "shared_queries": sum(text in trained for text in queries),
-      "passages": len(passages),
-      "shared_passages": sum(text in trained for text in passages),
+  bodies = {
+    test.language: {
+      "queries": [contract.body(text) for text in test.queries.values()],
+      "passages": [contract.body(p.text, p.title) for p in test.passages],
     }
+    for test in tests
+    if test.split == "test"
+  }
+  wanted = {
+    body
+    for kinds in bodies.values()
+    for texts in kinds.values()
+    for body in texts
+  }
+  seen = set()
+  for stream in streams if wanted else ():
+    seen.update(
+      body
+      for body in _training_bodies(collection, stream, contract)
+      if body in wanted
+    )
+  counts = {}
+  for language, kinds in bodies.items():
+    counts[language] = {}
+    for kind, texts in kinds.items():
+      counts[language][kind] = len(texts)
+      counts[language][f"shared_{kind}"] = sum(body in seen for body in texts)
   return counts

@@ -6,11 +6,14 @@ import dataclasses
 import functools
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 
 import numpy as np
 
 from mlir_jax.data import sampling, tokens
+
+
+READERS = ("tf_data", "in_process")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +33,14 @@ class BatchSpec:
   monolingual: int
 
 
+# What a config without a stream sets beside its batch size.
+_WITHOUT = {
+  "retrieval": "",
+  "parallel": " and loss.semantic.weight=0, loss.language.weight=0",
+  "monolingual": " and loss.language.monolingual=0",
+}
+
+
 def check(store: tokens.TokenStore, spec: BatchSpec) -> None:
   """Raises ValueError if the store lacks what the batch shall hold."""
   for stream in tokens.STREAMS:
@@ -37,8 +48,8 @@ def check(store: tokens.TokenStore, spec: BatchSpec) -> None:
     if size > 0 and not store.rows(stream):
       raise ValueError(
         f"batch.{stream} is {size}, but the token store {store.path} has no"
-        f" {stream} rows: set batch.{stream}=0, or add {stream} text to the"
-        " collection."
+        f" {stream} rows: set batch.{stream}=0{_WITHOUT[stream]}, or add"
+        f" {stream} text to the collection."
       )
   if spec.hard_negatives > 0 and not len(store.arrays["retrieval_negatives"]):
     raise ValueError(
@@ -81,10 +92,10 @@ def batch_of_step(
         positive_text, positive_id: [B, P], all known positives
       parallel:
         tokens: {"ids": [N, 2, L], "mask": bool}
-        text, language: [N, 2]
+        text: [N, 2]
       monolingual:
         tokens: {"ids": [M, L], "mask": bool}
-        text, language: [M]
+        text: [M]
 
   Raises:
     ValueError: if the store lacks a stream, see `check`.
@@ -112,7 +123,6 @@ def batch_of_step(
       batch[stream] = {
         "tokens": _sequences(store, "sentence", text),
         "text": text,
-        "language": store.arrays[f"{stream}_languages"][drawn],
       }
   return batch
 
@@ -203,7 +213,7 @@ def batches(
   stop: int,
   rows: Mapping[str, np.ndarray] | None = None,
   prefetch: int = 2,
-) -> Iterator[tuple[int, dict]]:
+) -> Generator[tuple[int, dict], None, None]:
   """The batches of the steps from `start` to before `stop`.
 
   Args:
@@ -225,21 +235,21 @@ def batches(
     ValueError: if an argument cannot be honoured.
     ImportError: for "tf_data" without tensorflow.
   """
-  readers = {"tf_data": _tf_data, "in_process": _in_process}
-  if kind not in readers:
-    raise ValueError(f"data.reader is {kind!r}; use one of {list(readers)}.")
+  if kind not in READERS:
+    raise ValueError(f"data.reader is {kind!r}; use one of {READERS}.")
   if prefetch < 1:
     raise ValueError(f"data.prefetch is {prefetch}; it must be at least 1.")
   check(store, spec)
   make_batch = functools.partial(
     batch_of_step, store, spec, seed, temperature, rows=rows
   )
-  return readers[kind](make_batch, start, stop, prefetch)
+  read = _tf_data if kind == "tf_data" else _in_process
+  return read(make_batch, start, stop, prefetch)
 
 
 def _in_process(
   make_batch: Callable[[int], dict], start: int, stop: int, prefetch: int
-) -> Iterator[tuple[int, dict]]:
+) -> Generator[tuple[int, dict], None, None]:
   """Makes batches in one thread, at most `prefetch` ahead."""
   steps = iter(range(start, stop))
   ahead = collections.deque()
@@ -262,9 +272,9 @@ def _in_process(
 
 def _tf_data(
   make_batch: Callable[[int], dict], start: int, stop: int, prefetch: int
-) -> Iterator[tuple[int, dict]]:
+) -> Generator[tuple[int, dict], None, None]:
   """Makes batches in a tf.data pipeline."""
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Warnings and worse.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Errors and worse.
   try:
     import tensorflow as tf
   except ImportError as e:

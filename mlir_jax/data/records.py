@@ -1,7 +1,8 @@
 """The records that every source yields and the token store is built from."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -87,6 +88,9 @@ class Collection:
     groups: Language to the name of the group it is reported in, e.g.
       {"de": "with parallel text"}; the report averages within groups, in
       order of first appearance.
+    fingerprint: Returns a hash that changes with the files that the three
+      streams are read from, wherever their folder stands.
+    notes: Returns lines that say what was left out when it was made.
   """
 
   name: str
@@ -96,6 +100,8 @@ class Collection:
   tests: Callable[[], tuple[RetrievalTest, ...]]
   translation_tests: Callable[[], tuple[TranslationTest, ...]]
   groups: Mapping[str, str]
+  fingerprint: Callable[[], str]
+  notes: Callable[[], Sequence[str]]
 
 
 class RecordError(ValueError):
@@ -139,10 +145,22 @@ class BadRecords:
     if len(self.first) < 5:
       self.first.append(message)
 
-  def summary(self) -> str:
-    """How many were skipped, and the first few of them, in lines."""
-    if not self.count:
-      return "bad records: none"
-    return "\n  ".join(
-      [f"bad records skipped: {self.count:,}, the first:", *self.first]
-    )
+  def drain(self) -> dict[str, Any]:
+    """Returns {"count": n, "first": [...]} and starts again from none."""
+    drained = {"count": self.count, "first": self.first}
+    self.count, self.first = 0, []
+    return drained
+
+
+def describe_bad(kind: str, bad: Mapping[str, Any]) -> str:
+  """How many records were skipped, and the first few of them, in lines.
+
+  Args:
+    kind: What they were for: "training" or "test".
+    bad: From `BadRecords.drain`.
+  """
+  if not bad["count"]:
+    return f"bad {kind} records: none"
+  return "\n  ".join(
+    [f"bad {kind} records skipped: {bad['count']:,}, the first:", *bad["first"]]
+  )

@@ -20,7 +20,10 @@ the texts that appear in it:
 """
 
 import array
+import contextlib
 import dataclasses
+import fcntl
+import glob
 import hashlib
 import itertools
 import json
@@ -28,8 +31,8 @@ import os
 import pathlib
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
-from typing import BinaryIO
+from collections.abc import Iterator, Mapping, Sequence
+from typing import BinaryIO, TextIO
 
 import numpy as np
 import tokenizers
@@ -39,7 +42,7 @@ from mlir_jax import contract as contract_lib
 from mlir_jax.data import records, sampling
 
 STREAMS = ("retrieval", "parallel", "monolingual")
-FORMAT = 1
+FORMAT = 2
 
 # Texts waiting to be tokenized together: some 10,000 passages. A count of
 # texts would not bound memory, as a text can be a book.
@@ -107,8 +110,16 @@ class TokenStore:
 
   @property
   def fingerprint(self) -> str:
-    """SHA-256 of the whole content: equal stores have equal ones."""
+    """SHA-256 of the whole content: equal stores have equal ones.
+
+    Where it comes from, `source` and the bad records, does not count.
+    """
     return self.meta["fingerprint"]
+
+  @property
+  def source(self) -> str:
+    """The fingerprint of the collection that it was built from."""
+    return self.meta["source"]
 
   @property
   def pad_id(self) -> int:
@@ -180,15 +191,17 @@ class TokenStore:
     return np.where(mask, ids, np.int32(self.pad_id)), mask
 
   def summary(self) -> str:
-    """What the store holds, what was dropped and what was cut, in lines."""
+    """What the store holds, what was left out and what was cut, in lines."""
     lines = []
     for stream in STREAMS:
       groups = ", ".join(f"{g} {n:,}" for g, n in self.groups(stream).items())
       lines.append(f"{stream}: {self.rows(stream):,} rows ({groups or 'none'})")
+    lines.append(f"hard negatives: {len(self.arrays['retrieval_negatives']):,}")
     if self.meta["shuffled_by"] is not None:
       lines.append("parallel pairs are shuffled: a control experiment")
     for what, count in self.dropped.items():
       lines.append(f"dropped {what}: {count:,}")
+    lines.append(records.describe_bad("training", self.meta["bad_records"]))
     for role, languages in self.truncation.items():
       shares = ", ".join(
         f"{language} {cut / total:.1%}"
@@ -200,6 +213,8 @@ class TokenStore:
     return "\n".join(lines)
 
 
+# Not content: the same texts may be read from other files.
+_PROVENANCE = ("source", "bad_records")
 _REBUILD = "delete the folder, and it will be built anew."
 
 
@@ -227,7 +242,8 @@ def _file_hash(path: pathlib.Path) -> str:
 
 
 def _fingerprint(meta: Mapping) -> str:
-  content = {name: meta[name] for name in meta if name != "fingerprint"}
+  left_out = ("fingerprint", *_PROVENANCE)
+  content = {name: meta[name] for name in meta if name not in left_out}
   text = json.dumps(content, sort_keys=True, ensure_ascii=False)
   return hashlib.sha256(text.encode()).hexdigest()
 
@@ -241,12 +257,15 @@ def build(
   *,
   shuffle_parallel: bool,
   seed: int,
+  source: str,
+  bad_records: records.BadRecords | None = None,
 ) -> TokenStore:
   """Tokenizes a collection's three streams into a store.
 
-  It is written beside `path` and renamed when it is complete. Texts are the
-  same text if their stripped bodies (title, joiner and text) are equal.
-  Rows stand grouped by language, in the collection's order.
+  It is written to `path`.tmp-… and renamed when it is complete; such folders
+  that killed builds have left are removed first. Texts are the same text if
+  their stripped bodies (title, joiner and text) are equal. Rows stand grouped
+  by language, in the collection's order.
 
   Left out and counted: parallel pairs with identical sides, repeated
   parallel pairs of one language pair (in either direction), and hard
@@ -263,6 +282,10 @@ def build(
     shuffle_parallel: Control experiment: within each language pair, every
       sentence gets a partner that is not its translation.
     seed: Of that shuffling; not used otherwise.
+    source: The collection's fingerprint.
+    bad_records: What the collection tells of bad records. What it has counted
+      before is forgotten, as a tokenizer may have read the same streams; what
+      it counts here is kept in the store, and drained.
 
   Returns:
     The store, open.
@@ -277,26 +300,81 @@ def build(
     raise FileExistsError(
       f"{path} exists: open it with TokenStore.open, or delete it."
     )
+  _check_tokenizer(tokenizer, contract, pad_id)
+  bad_records = bad_records or records.BadRecords()
+  bad_records.drain()
+  path.parent.mkdir(parents=True, exist_ok=True)
+  _sweep(path)
+  with _folder_aside(path) as (aside, meta_file):
+    shuffle_seed = seed if shuffle_parallel else None
+    meta = _write(aside, collection, contract, tokenizer, shuffle_seed)
+    meta["pad_id"] = pad_id
+    meta["source"] = source
+    meta["bad_records"] = bad_records.drain()
+    meta["fingerprint"] = _fingerprint(meta)
+    json.dump(meta, meta_file, indent=2, ensure_ascii=False)
+    meta_file.flush()
+    _publish(aside, path, meta["fingerprint"])
+  return TokenStore.open(path)
+
+
+def _check_tokenizer(
+  tokenizer: tokenizers.Tokenizer,
+  contract: contract_lib.EncodingContract,
+  pad_id: int,
+) -> None:
   if contract_lib.fingerprint(tokenizer) != contract.tokenizer_fingerprint:
     raise ValueError("The encoding contract was made with another tokenizer.")
   if not 0 <= pad_id < tokenizer.get_vocab_size():
     raise ValueError(f"pad_id is {pad_id}; the tokenizer has no such token.")
 
-  path.parent.mkdir(parents=True, exist_ok=True)
-  aside = path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex[:8]}")
-  aside.mkdir()
+
+@contextlib.contextmanager
+def _folder_aside(
+  path: pathlib.Path,
+) -> Iterator[tuple[pathlib.Path, TextIO]]:
+  """A new folder beside the path, and its meta.json, open for writing.
+
+  The file stays locked until the end of the block or of the process, which
+  tells a build that is running from one that was killed. The folder is
+  removed at the end of the block, unless it was renamed.
+  """
+  aside, file = _make_folder(path)
   try:
-    shuffle_seed = seed if shuffle_parallel else None
-    meta = _write(aside, collection, contract, tokenizer, shuffle_seed)
-    meta["pad_id"] = pad_id
-    meta["fingerprint"] = _fingerprint(meta)
-    (aside / "meta.json").write_text(
-      json.dumps(meta, indent=2, ensure_ascii=False), encoding="utf-8"
-    )
-    _publish(aside, path, meta["fingerprint"])
+    with file:
+      yield aside, file
   finally:
-    shutil.rmtree(aside, ignore_errors=True)  # Not there after the rename.
-  return TokenStore.open(path)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _make_folder(path: pathlib.Path) -> tuple[pathlib.Path, TextIO]:
+  """Makes what `_folder_aside` gives."""
+  while True:
+    aside = path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex[:8]}")
+    aside.mkdir()
+    # Until it is locked, another build may sweep it away; then again.
+    with contextlib.suppress(FileNotFoundError):
+      file = open(aside / "meta.json", "w", encoding="utf-8")  # noqa: SIM115
+      # Where the file system has no locks, nobody can sweep it away.
+      with contextlib.suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_EX)
+      if (aside / "meta.json").exists():
+        return aside, file
+      file.close()
+
+
+def _sweep(path: pathlib.Path) -> None:
+  """Removes what killed builds have left beside the path."""
+  for aside in path.parent.glob(f"{glob.escape(path.name)}.tmp-*"):
+    # Locked, without locks, or just renamed: not left by a killed build.
+    with contextlib.suppress(OSError):
+      aside.rmdir()  # Killed before it had a file.
+    with (
+      contextlib.suppress(OSError),
+      open(aside / "meta.json", "r+") as file,
+    ):
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      shutil.rmtree(aside, ignore_errors=True)
 
 
 def _publish(aside: pathlib.Path, path: pathlib.Path, fingerprint: str) -> None:
@@ -547,51 +625,78 @@ def _read_retrieval(rows, contract, encoder, languages):
       counts.append(len(passages))
 
   order, groups = _group(codes, list(languages))
-  queries = np.array(queries, np.int32)[order]
-  positives, positive_offsets = _take_rows(
-    np.array(positives, np.int32).reshape(-1, 2),
-    _offsets(positive_counts),
-    order,
+  arrays = _retrieval_arrays(
+    np.array(queries, np.int32)[order],
+    *(
+      _take_rows(
+        np.array(values, np.int32).reshape(-1, 2), _offsets(counts), order
+      )
+      for values, counts in (
+        (positives, positive_counts),
+        (negatives, negative_counts),
+      )
+    ),
   )
-  negatives, negative_offsets = _take_rows(
-    np.array(negatives, np.int32).reshape(-1, 2),
-    _offsets(negative_counts),
-    order,
-  )
+  dropped = len(negatives) // 2 - len(arrays["negatives"])
+  return arrays, groups, {"hard negatives that are positives": dropped}
 
+
+def _retrieval_arrays(queries, positives, negatives):
+  """The retrieval arrays by name, without negatives that are positives.
+
+  Args:
+    queries: int32 [R], text ids.
+    positives: Ragged rows as `_take_rows` gives them: int32 [*, 2], text id
+      and passage id, and int64 [R + 1].
+    negatives: The same of the hard negatives.
+  """
+  positives, positive_offsets = positives
+  negatives, negative_offsets = negatives
   # Every row of a question knows the positives of all of its rows.
   distinct, questions = np.unique(queries, return_inverse=True)
   owners = np.repeat(questions, np.diff(positive_offsets))
   known = np.unique(np.column_stack([owners, positives]), axis=0)
   known_offsets = np.searchsorted(known[:, 0], np.arange(len(distinct) + 1))
 
-  owners = np.repeat(questions, np.diff(negative_offsets))
-  is_known = np.zeros(len(negatives), bool)
-  for column in (0, 1):  # Text id, passage id.
-    span = 1 + max(
-      positives[:, column].max(initial=-1), negatives[:, column].max(initial=-1)
-    ).astype(np.int64)
-    named = known[known[:, 1 + column] >= 0]
-    is_known |= (negatives[:, column] >= 0) & np.isin(
-      owners * span + negatives[:, column],
-      named[:, 0] * span + named[:, 1 + column],
-    )
-  kept = np.bincount(
-    np.repeat(np.arange(len(queries)), np.diff(negative_offsets))[~is_known],
-    minlength=len(queries),
-  )
-  arrays = {
+  rows = np.repeat(np.arange(len(queries)), np.diff(negative_offsets))
+  kept = ~_are_known(known, questions[rows], negatives)
+  return {
     "queries": queries,
     "positives": positives,
     "positive_offsets": positive_offsets,
-    "negatives": negatives[~is_known],
-    "negative_offsets": _offsets(kept),
+    "negatives": negatives[kept],
+    "negative_offsets": _offsets(
+      np.bincount(rows[kept], minlength=len(queries))
+    ),
     "questions": questions.astype(np.int32),
     "known": known[:, 1:].astype(np.int32),
     "known_offsets": known_offsets.astype(np.int64),
   }
-  dropped = {"hard negatives that are positives": int(is_known.sum())}
-  return arrays, groups, dropped
+
+
+def _are_known(known, questions, passages) -> np.ndarray:
+  """Which passages are a positive of their question, by text or by id.
+
+  Args:
+    known: int [*, 3], each question's positives: question, text id,
+      passage id.
+    questions: int [n].
+    passages: int32 [n, 2], text id and passage id, -1 for none.
+
+  Returns:
+    bool [n].
+  """
+  are_known = np.zeros(len(passages), bool)
+  for column in (0, 1):
+    ids, known_ids = passages[:, column], known[:, 1 + column]
+    span = 1 + max(ids.max(initial=-1), known_ids.max(initial=-1)).astype(
+      np.int64
+    )
+    named = known_ids >= 0
+    are_known |= (ids >= 0) & np.isin(
+      questions * span + ids, known[named, 0] * span + known_ids[named]
+    )
+  return are_known
 
 
 def _read_parallel(rows, encoder, languages, shuffle_seed):

@@ -1,4 +1,4 @@
-"""One table of all results, a row per language: text, Markdown, JSON, a plot.
+"""One table of all results, a row per language: text, Markdown, JSON.
 
 Results are {name: value} with names as the evaluators give them; a column is
 such a set of results under a name, e.g. "step 0". A language's group says what
@@ -7,7 +7,6 @@ retrieval or parallel text that zero-shot transfer is judged by.
 """
 
 import dataclasses
-import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -337,6 +336,9 @@ def write(
 
   Returns:
     The text.
+
+  Raises:
+    ValueError: as `make_table` says: there must be a result.
   """
   table = make_table(columns, groups)
   text = to_text(table, shared)
@@ -345,112 +347,3 @@ def write(
   workdir.write_aside(str(folder / "report.md"), to_markdown(table, shared))
   workdir.write_aside(str(folder / "report.json"), to_json(table, shared))
   return text
-
-
-def plot(
-  columns: Columns,
-  groups: Mapping[str, str],
-  path: str | os.PathLike,
-  measure: str = MAIN,
-) -> None:
-  """Draws each language's way from the first column to the last, as PNG.
-
-  Args:
-    columns: As in `make_table`; those between the first and the last are left
-      out.
-    groups: As in `make_table`.
-    path: The file, written whole or not at all.
-    measure: The measure.
-
-  Raises:
-    ValueError: if no language has that measure in both.
-  """
-  # Figures without pyplot need no display and leave no global state.
-  from matplotlib import figure, lines
-
-  names = list(columns)
-  ends = {name: columns[name] for name in (names[0], names[-1])}
-  rows = [
-    (row, 100 * row.values[measure][0], 100 * row.values[measure][-1])
-    for row in make_table(ends, groups).rows
-    if row.split == "test" and None not in row.values.get(measure, (None,))
-  ]
-  if not rows:
-    raise ValueError(f"No language has {measure} in each of {list(ends)}.")
-
-  ink, faint = "#222222", "#9a9a9a"
-  palette = ("#0b5fa5", "#c8553d", "#2e8b57", "#7a4fa3", "#b8860b", "#444444")
-  colors, places, headings = {}, [], []
-  y = 0.0
-  for row, _, _ in rows:
-    if row.group not in colors:
-      y += 0.7 if colors else 0.0
-      colors[row.group] = palette[len(colors) % len(palette)]
-      headings.append((y, row.group))
-      y += 1.0
-    places.append(y)
-    y += 1.0
-
-  fig = figure.Figure(figsize=(7.2, 1.3 + 0.27 * y), layout="constrained")
-  fig.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # Inches.
-  axes = fig.add_subplot()
-  right = max(max(before, after) for _, before, after in rows)
-  for place, (row, before, after) in zip(places, rows, strict=True):
-    color = colors[row.group]
-    bold = "bold" if row.label == "mean" else "normal"
-    axes.plot(
-      [before, after], [place, place], color=color, alpha=0.35, linewidth=2.5
-    )
-    axes.plot(before, place, "o", c="white", mec=color, ms=6, mew=1.4)
-    axes.plot(after, place, "o", c=color, ms=7)
-    axes.annotate(
-      f"{after:.1f}",
-      (after, place),
-      xytext=(8 if after >= before else -8, 0),
-      textcoords="offset points",
-      ha="left" if after >= before else "right",
-      va="center",
-      fontsize=8.5,
-      color=ink,
-      fontweight=bold,
-    )
-  for place, group in headings:
-    axes.annotate(
-      group,
-      (0, place),
-      xycoords=("axes fraction", "data"),
-      xytext=(6, 0),
-      textcoords="offset points",
-      va="center",
-      fontsize=9.5,
-      fontweight="bold",
-      color=colors[group],
-    )
-  axes.set_yticks(places, [row.label for row, _, _ in rows], color=ink)
-  for label, (row, _, _) in zip(axes.get_yticklabels(), rows, strict=True):
-    label.set_fontweight("bold" if row.label == "mean" else "normal")
-  axes.set_xlim(0, 1.1 * right if right else 1)
-  axes.set_ylim(y - 0.3, -0.7)
-  axes.set_xlabel(f"{TITLES.get(measure, measure)} × 100", color=ink)
-  axes.tick_params(axis="y", length=0)
-  axes.tick_params(axis="x", color=faint)
-  axes.grid(axis="x", color="#e6e6e6", linewidth=0.8)
-  axes.set_axisbelow(True)
-  for side in ("top", "right", "left"):
-    axes.spines[side].set_visible(False)
-  axes.spines["bottom"].set_color(faint)
-  dots = [
-    lines.Line2D(
-      [], [], ls="", marker="o", c=ink, mfc=face, mew=1.4, label=name
-    )
-    for name, face in zip(ends, ("white", ink)[-len(ends) :], strict=True)
-  ]
-  fig.legend(
-    handles=dots, loc="outside upper left", ncols=2, frameon=False, fontsize=9.5
-  )
-  image = io.BytesIO()
-  fig.savefig(image, format="png", dpi=160)
-  aside = epath.Path(f"{os.fspath(path)}.tmp")
-  aside.parent.mkdir(parents=True, exist_ok=True)
-  aside.write_bytes(image.getvalue())
-  aside.replace(path)

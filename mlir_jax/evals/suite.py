@@ -14,7 +14,7 @@ from etils import epath
 
 from mlir_jax import workdir
 from mlir_jax.data import overlap, records
-from mlir_jax.evals import bitext, ranking, report
+from mlir_jax.evals import bitext, plot, ranking, report
 from mlir_jax.retrieval import encoding
 
 SELECTION = "dev/en/mrr@100"
@@ -25,27 +25,37 @@ class Suite:
 
   def __init__(
     self,
-    collection: records.Collection,
     tests: Sequence[records.RetrievalTest],
+    translation_tests: Sequence[records.TranslationTest],
+    groups: Mapping[str, str],
     text_encoder: encoding.TextEncoder,
     folder: str,
     *,
-    top_k: int = 100,
+    top_k: int = ranking.DEPTH,
+    trained_on: records.Collection | None = None,
+    streams: Sequence[str] = (),
   ):
     """Keeps what the evaluations need.
 
     Args:
-      collection: The collection, for its translation tests and groups.
-      tests: Its retrieval tests.
-      text_encoder: Encodes them.
-      folder: The run's folder, for runs and results.
+      tests: The retrieval tests.
+      translation_tests: The translation tests.
+      groups: Language to its group in the report.
+      text_encoder: Encodes the texts.
+      folder: Where results, runs and the report go.
       top_k: Passages retrieved per query.
+      trained_on: What the model was trained on, for the report's count of
+        shared texts; None leaves the count out.
+      streams: The streams of it that took part.
     """
-    self._collection = collection
-    self._encoder = text_encoder
-    self._folder = epath.Path(folder) / workdir.RESULTS
-    self._top_k = top_k
     self._tests = tests
+    self._translation_tests = translation_tests
+    self._groups = groups
+    self._encoder = text_encoder
+    self._folder = epath.Path(folder)
+    self._top_k = top_k
+    self._trained_on = trained_on
+    self._streams = streams
 
   def dev(self, params: Any) -> dict[str, float]:
     """Evaluates the English dev set; empty if there is none."""
@@ -79,9 +89,7 @@ class Suite:
         embed, self._tests, mesh, top_k=self._top_k, run_dir=run_dir
       )
     )
-    results |= bitext.evaluate(
-      embed, self._collection.translation_tests(), mesh
-    )
+    results |= bitext.evaluate(embed, self._translation_tests, mesh)
     if writes:
       workdir.write_aside(
         str(self._folder / f"step-{step}.json"),
@@ -100,16 +108,15 @@ class Suite:
       step = int(path.stem.removeprefix("step-"))
       by_step[step] = json.loads(path.read_text())
     columns = {f"step {step:,}": by_step[step] for step in sorted(by_step)}
-    groups = self._collection.groups
-    report.plot(columns, groups, self._folder / "report.png")
-    return report.write(
-      columns,
-      groups,
-      str(self._folder),
-      shared=overlap.count_shared_texts(
-        self._collection, self._tests, self._encoder.contract
-      ),
-    )
+    if not any(columns.values()):
+      return "There are no tests, so there is nothing to report."
+    plot.plot(columns, self._groups, self._folder / "report.png")
+    shared = None
+    if self._trained_on:
+      shared = overlap.count_shared_texts(
+        self._trained_on, self._tests, self._encoder.contract, self._streams
+      )
+    return report.write(columns, self._groups, str(self._folder), shared=shared)
 
 
 def one_line(results: Mapping[str, float]) -> str:

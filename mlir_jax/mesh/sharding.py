@@ -1,6 +1,6 @@
 """The device mesh, and where parameters and batches live on it.
 
-Axis names appear here, in `training/step.py`'s chunking and in exact search;
+Axis names appear here and in exact search;
 losses and models are written for the global batch and know none.
 """
 
@@ -185,12 +185,3 @@ def place_batch(
     stream: jax.tree.map(lambda x, s=stream: place(s, x), arrays)
     for stream, arrays in batch.items()
   }
-
-
-def place_state(state: PyTree, shardings: PyTree) -> PyTree:
-  """Puts host arrays on the devices, as copies that may be donated.
-
-  `jax.device_put` may alias its source on the CPU, and a donated alias deletes
-  it; a jitted identity makes new buffers.
-  """
-  return jax.jit(lambda tree: tree, out_shardings=shardings)(state)

@@ -1,17 +1,17 @@
 """A trained retriever, read from a run's folder, ready to encode."""
 
+import contextlib
 import dataclasses
 from typing import Any
 
 import jax
 from etils import epath
 
-from mlir_jax import workdir
+from mlir_jax import checkpoint, workdir
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.mesh import sharding
 from mlir_jax.models import encoder
 from mlir_jax.retrieval import encoding
-from mlir_jax.training import checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ def load(
   run_folder: str,
   which: str | int,
   mesh: jax.sharding.Mesh,
-  batch_size: int = 256,
+  batch_size: int | None = None,
 ) -> Model:
   """Loads a retriever from a run's folder, onto any mesh.
 
@@ -43,38 +43,39 @@ def load(
     run_folder: The folder.
     which: "last", "best" by English dev, or the number of steps.
     mesh: Where the parameters are replicated.
-    batch_size: Texts encoded at once.
+    batch_size: Texts encoded at once; None for the run's own.
 
   Raises:
     ValueError: if there is no such checkpoint.
     ContractMismatchError: if the tokenizer is not the contract's.
   """
-  folder = epath.Path(run_folder)
+  folder = epath.Path(workdir.absolute(run_folder))
   if not (folder / workdir.CHECKPOINTS).exists():
     raise ValueError(
       f"{run_folder} holds no checkpoints; give the --workdir of a run."
     )
-  checkpoints = checkpoint.Checkpoints(str(folder / workdir.CHECKPOINTS))
-  step = checkpoints.find(which)
-  description = checkpoints.describe(step)
-  encoder_config = encoder.EncoderConfig(**description.encoder)
-  shapes = encoder.abstract_params(
-    encoder_config, description.config["model"]["towers"]
-  )
-  params = checkpoints.restore_params(
-    step,
-    checkpoint.abstract(
-      shapes, jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
-    ),
-  )
-  checkpoints.close()
-  tokenizer = tokenizer_lib.load(str(folder / workdir.TOKENIZER))
+  with contextlib.closing(
+    checkpoint.Checkpoints(str(folder / workdir.CHECKPOINTS), read_only=True)
+  ) as checkpoints:
+    step = checkpoints.find(which)
+    description = checkpoints.describe(step)
+    encoder_config = encoder.EncoderConfig(**description.encoder)
+    shapes = encoder.abstract_params(
+      encoder_config, description.config["model"]["towers"]
+    )
+    params = checkpoints.restore_params(
+      step,
+      checkpoint.abstract(
+        shapes, jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
+      ),
+    )
+  tokenizer = tokenizer_lib.load(str((folder / workdir.TOKENIZER).parent))
   text_encoder = encoding.TextEncoder(
     description.contract,
     tokenizer,
     tokenizer_lib.pad_id(tokenizer),
     encoding.make_embed(encoder_config, description.contract),
     mesh,
-    batch_size,
+    batch_size or description.config["eval"]["batch_size"],
   )
   return Model(text_encoder, params, description, step)

@@ -9,13 +9,14 @@ import ml_collections
 import numpy as np
 import optax
 
+from mlir_jax import checkpoint, workdir
 from mlir_jax import contract as contract_lib
-from mlir_jax import prepare
-from mlir_jax.evals import suite
+from mlir_jax.data import preparation, reader
+from mlir_jax.evals import ranking, suite
 from mlir_jax.mesh import sharding
 from mlir_jax.models import encoder, pretrained
 from mlir_jax.retrieval import encoding
-from mlir_jax.training import checkpoint, optim, provenance, step
+from mlir_jax.training import optim, provenance, step
 
 STREAMS = ("retrieval", "parallel", "monolingual")
 
@@ -40,24 +41,60 @@ def batch_sizes(config: ml_collections.ConfigDict) -> dict[str, int]:
   return {name: config.batch[name] for name in STREAMS}
 
 
+def check_settings(config: ml_collections.ConfigDict) -> None:
+  """Refuses what cannot be honoured, before anything is read.
+
+  Raises:
+    ValueError: naming the field.
+  """
+  step.check_losses(loss_settings(config.loss), batch_sizes(config))
+  at_least = {
+    "batch.hard_negatives": 0,
+    "data.prefetch": 1,
+    "eval.batch_size": 1,
+    "eval.every": 0,
+    "eval.top_k": ranking.DEPTH,
+    "train.checkpoint_every": 1,
+    "train.keep": 1,
+    "train.log_every": 1,
+    "train.max_nonfinite_steps": 1,
+    "train.steps": 1,
+  }
+  values = workdir.flatten(config.to_dict())
+  for name, least in at_least.items():
+    if values[name] < least:
+      raise ValueError(f"{name} is {values[name]}; at least {least}.")
+  if config.data.language_temperature <= 0:
+    raise ValueError(
+      f"data.language_temperature is {config.data.language_temperature}; it"
+      " must be above 0."
+    )
+  if config.data.reader not in reader.READERS:
+    raise ValueError(
+      f"data.reader is {config.data.reader!r}; use one of {reader.READERS}."
+    )
+  if not config.encoding.normalize:
+    raise ValueError(
+      "encoding.normalize is False, but the losses are written for cosines."
+    )
+  if jax.process_count() > 1:
+    raise ValueError(
+      "Training runs on one host for now: start one process, of any number of"
+      " devices."
+    )
+
+
 def host_rows(
   config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
 ) -> dict[str, np.ndarray]:
   """Stream to the rows of its global batch that this host reads.
 
-  Before anything is read, it refuses what cannot be trained.
-
   Raises:
-    ValueError: naming the field.
+    ValueError: if a batch does not divide over the mesh.
   """
-  sizes = batch_sizes(config)
-  step.check_losses(loss_settings(config.loss), sizes)
-  for name in ("steps", "log_every", "checkpoint_every", "keep"):
-    if config.train[name] < 1:
-      raise ValueError(f"train.{name} is {config.train[name]}; at least 1.")
   return {
     name: sharding.host_rows(mesh, size, f"batch.{name}")
-    for name, size in sizes.items()
+    for name, size in batch_sizes(config).items()
     if size
   }
 
@@ -85,7 +122,7 @@ def make_optimizer(
 
 
 def initial_encoder(
-  config: ml_collections.ConfigDict, prepared: prepare.Prepared
+  config: ml_collections.ConfigDict, prepared: preparation.Prepared
 ) -> tuple[encoder.EncoderConfig, Any]:
   """The encoder before training, pretrained or from scratch.
 
@@ -100,7 +137,8 @@ def initial_encoder(
     ValueError: if the pretrained model and the tokenizer do not fit.
   """
   model = config.model
-  vocab_size = prepared.tokenizer.get_vocab_size()
+  # The largest id may lie beyond the number of pieces.
+  vocab_size = 1 + max(prepared.tokenizer.get_vocab().values())
   if not model.pretrained:
     encoder_config = encoder.EncoderConfig(
       vocab_size=vocab_size,
@@ -122,8 +160,9 @@ def initial_encoder(
   )
   if vocab_size > encoder_config.vocab_size:
     raise ValueError(
-      f"The tokenizer has {vocab_size} pieces, but {model.pretrained} embeds"
-      f" {encoder_config.vocab_size}: set tokenizer.path to its own."
+      f"The tokenizer has ids up to {vocab_size - 1}, but {model.pretrained}"
+      f" embeds {encoder_config.vocab_size}: leave tokenizer.path empty for its"
+      " own."
     )
   encoder_config = dataclasses.replace(
     encoder_config,
@@ -147,14 +186,14 @@ def check_same_data(ours: str, theirs: str, where: str) -> None:
   if ours != theirs:
     raise ValueError(
       f"The token store ({ours[:12]}) is not the one that {where} was"
-      f" trained on ({theirs[:12]}): the files under data.root have changed."
-      " Restore them, or start in another --workdir."
+      f" trained on ({theirs[:12]}): restore the folder, or start in another"
+      " --workdir."
     )
 
 
 def start_state(
   config: ml_collections.ConfigDict,
-  prepared: prepare.Prepared,
+  prepared: preparation.Prepared,
   optimizer: optax.GradientTransformation,
   mesh: jax.sharding.Mesh,
   checkpoints: checkpoint.Checkpoints,
@@ -233,7 +272,7 @@ def jit_step(
 
 def make_suite(
   config: ml_collections.ConfigDict,
-  prepared: prepare.Prepared,
+  prepared: preparation.Prepared,
   embed: step.Embed,
   mesh: jax.sharding.Mesh,
   folder: str,
@@ -248,17 +287,20 @@ def make_suite(
     config.eval.batch_size,
   )
   return suite.Suite(
-    prepared.collection,
     prepared.tests,
+    prepared.translation_tests,
+    prepared.collection.groups,
     text_encoder,
-    folder,
+    f"{folder}/{workdir.RESULTS}",
     top_k=config.eval.top_k,
+    trained_on=prepared.collection,
+    streams=[name for name, size in batch_sizes(config).items() if size],
   )
 
 
 def describe(
   config: ml_collections.ConfigDict,
-  prepared: prepare.Prepared,
+  prepared: preparation.Prepared,
   encoder_config: encoder.EncoderConfig,
 ) -> checkpoint.Description:
   """What stands beside the arrays in the run's checkpoints."""

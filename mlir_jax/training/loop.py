@@ -1,5 +1,6 @@
 """The loop around the step: it reports, evaluates, saves, and stops in time."""
 
+import contextlib
 import signal
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -25,17 +26,40 @@ class NonFiniteError(FloatingPointError):
 
 
 class StopSignal:
-  """Remembers SIGTERM until the loop comes to a place where it can stop."""
+  """SIGTERM as a wish to stop, while this context is open.
+
+  While steps are taken it is remembered, until the loop comes to a place
+  where it can save; at other times the run ends at once, since what was
+  saved last is whole.
+
+  Attributes:
+    requested: Whether SIGTERM came while steps were taken.
+  """
 
   def __init__(self):
     self.requested = False
+    self._waits = False
+    self._before = None
 
-  def install(self) -> "StopSignal":
-    """Takes SIGTERM over."""
-    signal.signal(signal.SIGTERM, self._receive)
+  def __enter__(self) -> "StopSignal":
+    self._before = signal.signal(signal.SIGTERM, self._receive)
     return self
 
+  def __exit__(self, *_):
+    signal.signal(signal.SIGTERM, self._before)
+
+  @contextlib.contextmanager
+  def remembered(self):
+    """Within this context SIGTERM is remembered."""
+    self._waits = True
+    try:
+      yield
+    finally:
+      self._waits = False
+
   def _receive(self, *_):
+    if not self._waits:
+      raise Preempted
     self.requested = True
 
 
@@ -106,7 +130,7 @@ def train_loop(
         " model.dtype=float32."
       )
 
-  with jax.transfer_guard("disallow"):
+  with stop.remembered(), jax.transfer_guard("disallow"):
     for step, batch in batches:
       state, metrics = train_step(state, place(batch))
       report()  # Of the step before: the device has this one to work on.
@@ -122,6 +146,11 @@ def train_loop(
         with jax.transfer_guard("allow"):
           dev = evaluate_dev(state, taken) if evaluate else None
           save(taken, state, dev)
+        stopping = stopping or stop.requested  # It came while evaluating.
       if stopping:
+        progress.say(
+          f"Stopped by SIGTERM and saved at step {taken:,}; the same command"
+          " goes on."
+        )
         raise Preempted
   return state

@@ -92,16 +92,52 @@ def ir_loss(
 
   Returns:
     The loss, a scalar in nats, and the metrics "accuracy" (share of queries
-    whose own positive scores highest among the allowed) and "masked" (count of
-    query-passage pairs that were left out, padding not counted).
+    whose own positive scores highest among the allowed), "masked" (count of
+    query-passage pairs that were left out, padding not counted), "mean_cosine"
+    (of queries and their negatives) and "effective_rank" (of the positives).
   """
   batch, columns, _ = passages.shape
   candidates = replicate(passages.reshape(batch * columns, -1))
-  candidate_text = passage_text.reshape(-1)
-  candidate_id = passage_id.reshape(-1)
   valid = passage_valid.reshape(-1)
   row = jnp.arange(batch)
   positive = row * columns
+  is_positive = _known_positives(
+    query_text, passage_text, passage_id, positive_text, positive_id
+  )
+  cosines = _scores(queries, candidates)
+  scores = cosines / temperature
+  allowed = valid[None] & ~is_positive
+  loss = _cross_entropy(scores, positive, allowed).mean()
+
+  own = positive[:, None] == jnp.arange(batch * columns)
+  best = jnp.argmax(jnp.where(allowed | own, scores, -jnp.inf), axis=1)
+  metrics = {
+    "accuracy": (best == positive).mean(),
+    "masked": (is_positive & valid[None] & ~own).sum(),
+    "mean_cosine": _masked_mean(cosines, allowed),
+    "effective_rank": effective_rank(passages[:, 0]),
+  }
+  if symmetric:
+    to_queries = scores.reshape(batch, batch, columns)[:, :, 0].T
+    allowed = ~is_positive.reshape(batch, batch, columns)[:, :, 0].T
+    backward = _cross_entropy(to_queries, row, allowed).mean()
+    loss = (loss + backward) / 2
+  return loss, metrics
+
+
+def _known_positives(
+  query_text: Array,
+  passage_text: Array,
+  passage_id: Array,
+  positive_text: Array,
+  positive_id: Array,
+) -> Array:
+  """Which passages are no negatives of which queries, bool [B, B * (1 + H)].
+
+  The arguments are those of `ir_loss`.
+  """
+  batch, columns = passage_text.shape
+  text, ids = passage_text.reshape(-1), passage_id.reshape(-1)
 
   def known(keys, wanted):  # [C] in [B, P] -> [B, C], one P at a time
     def add(found, column):
@@ -112,33 +148,16 @@ def ir_loss(
     return jax.lax.scan(add, nothing, wanted.T)[0]
 
   same_question = query_text[:, None] == query_text[None, :]
-  is_positive = (
-    known(candidate_text, positive_text)
-    | known(candidate_id, positive_id)
+  asked_alike = jnp.zeros((batch, batch, columns), bool)
+  asked_alike = asked_alike.at[:, :, 0].set(same_question)
+  return (
+    known(text, positive_text)
+    | known(ids, positive_id)
     # A row's own positive may be missing from its list of known ones.
-    | (candidate_text[None] == passage_text[:, :1])
-    | ((candidate_id[None] == passage_id[:, :1]) & (candidate_id >= 0)[None])
-    | jnp.zeros((batch, batch, columns), bool)
-    .at[:, :, 0]
-    .set(same_question)
-    .reshape(batch, -1)
+    | (text[None] == passage_text[:, :1])
+    | ((ids[None] == passage_id[:, :1]) & (ids >= 0)[None])
+    | asked_alike.reshape(batch, -1)
   )
-  scores = _scores(queries, candidates) / temperature
-  allowed = valid[None] & ~is_positive
-  loss = _cross_entropy(scores, positive, allowed).mean()
-
-  own = positive[:, None] == jnp.arange(batch * columns)
-  best = jnp.argmax(jnp.where(allowed | own, scores, -jnp.inf), axis=1)
-  metrics = {
-    "accuracy": (best == positive).mean(),
-    "masked": (is_positive & valid[None] & ~own).sum(),
-  }
-  if symmetric:
-    to_queries = scores.reshape(batch, batch, columns)[:, :, 0].T
-    allowed = ~is_positive.reshape(batch, batch, columns)[:, :, 0].T
-    backward = _cross_entropy(to_queries, row, allowed).mean()
-    loss = (loss + backward) / 2
-  return loss, metrics
 
 
 def semantic_loss(
@@ -244,7 +263,7 @@ def language_loss(
     excess = two_log_cosh_half(differences / temperature)
     weighted_excess += weights[kind] * _masked_mean(excess, use)
     squares += jnp.where(use, jnp.square(differences), 0).sum()
-    count += use.sum(dtype=jnp.float32)  # May pass 2**31.
+    count += _count(use)
     masked += (same_text & points.valid[None, :]).sum()
   excess = weighted_excess / sum(weights[kind] for kind in third_points)
   rms = jnp.sqrt(squares / jnp.maximum(count, 1))
@@ -286,6 +305,11 @@ def effective_rank(embeddings: Array) -> Array:
   )
 
 
+def _count(use: Array) -> Array:
+  """How many are used; a large batch has more than int32 can hold."""
+  return use.sum(axis=-1).astype(jnp.float32).sum()
+
+
 def _masked_mean(values: Array, use: Array) -> Array:
-  """Mean of the used values; 0 where none is used."""
-  return jnp.where(use, values, 0).sum() / jnp.maximum(use.sum(), 1)
+  """Mean of the used values, [A, C]; 0 where none is used."""
+  return jnp.where(use, values, 0).sum() / jnp.maximum(_count(use), 1)

@@ -62,7 +62,6 @@ class Progress:
     aside = epath.Path(f"{self._path}.tmp")
     aside.write_text("".join(json.dumps(record) + "\n" for record in kept))
     aside.replace(self._path)
-    self._evaluated = {r["step"] for r in kept if r["kind"] == "eval"}
     self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
     self._events = None
     if tensorboard:
@@ -98,10 +97,8 @@ class Progress:
     )
 
   def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Writes the results of an evaluation, unless they stand there already."""
-    if step not in self._evaluated:
-      self._evaluated.add(step)
-      self._write(step, "eval", metrics)
+    """Writes the results of an evaluation."""
+    self._write(step, "eval", metrics)
     # Evaluating is not training time.
     self._at, self._time = step, time.perf_counter()
 

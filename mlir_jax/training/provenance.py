@@ -3,6 +3,7 @@
 import importlib.metadata
 import pathlib
 import platform
+import shutil
 import subprocess
 from typing import Any
 
@@ -48,7 +49,7 @@ def describe(store_fingerprint: str) -> dict[str, Any]:
 def _commit() -> str:
   """The checkout's commit, "-dirty" if changed; "" outside a checkout."""
   root = pathlib.Path(mlir_jax.__file__).parents[1]
-  if not (root / ".git").exists():
+  if not (root / ".git").exists() or not shutil.which("git"):
     return ""
   described = subprocess.run(
     ["git", "describe", "--always", "--dirty", "--abbrev=40", "--match="],

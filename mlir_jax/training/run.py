@@ -1,16 +1,17 @@
 """One training run: prepare, build or resume, take the steps, report."""
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Generator
 from typing import Any
 
 import ml_collections
 
-from mlir_jax import prepare, workdir
-from mlir_jax.data import reader
+from mlir_jax import checkpoint, workdir
+from mlir_jax.data import preparation, reader
 from mlir_jax.evals import suite
 from mlir_jax.mesh import sharding
 from mlir_jax.retrieval import encoding
-from mlir_jax.training import build, checkpoint, loop, progress, step
+from mlir_jax.training import build, loop, progress, step
 
 
 def train(config: ml_collections.ConfigDict, folder: str) -> dict[str, float]:
@@ -28,51 +29,56 @@ def train(config: ml_collections.ConfigDict, folder: str) -> dict[str, float]:
     loop.Preempted: if the run was asked to stop, after saving.
     loop.NonFiniteError: if too many steps in a row were not finite.
   """
-  stop = loop.StopSignal().install()
+  folder = workdir.absolute(folder)
+  build.check_settings(config)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
   rows = build.host_rows(config, mesh)
   schedule, optimizer = build.make_optimizer(config)
-  prepared = prepare.prepare(config, folder)
-  checkpoints = checkpoint.Checkpoints(
-    f"{folder}/{workdir.CHECKPOINTS}", config.train.keep
-  )
-  try:
-    encoder_config, state, shardings = build.start_state(
-      config, prepared, optimizer, mesh, checkpoints
-    )
-    embed = encoding.make_embed(encoder_config, prepared.contract)
-    evaluation = build.make_suite(config, prepared, embed, mesh, folder)
-    if config.eval.at_start and not int(state.step):
-      evaluation.table(state.params, 0)
-    train_step = build.jit_step(
-      config, embed, schedule, optimizer, mesh, shardings
-    )
-    description = build.describe(config, prepared, encoder_config)
+  spec = reader.BatchSpec(**config.batch)
+  with loop.StopSignal() as stop:
+    prepared = preparation.prepare(config, folder)
+    reader.check(prepared.store, spec)
+    with contextlib.closing(
+      checkpoint.Checkpoints(
+        f"{folder}/{workdir.CHECKPOINTS}", config.train.keep
+      )
+    ) as checkpoints:
+      encoder_config, state, shardings = build.start_state(
+        config, prepared, optimizer, mesh, checkpoints
+      )
+      embed = encoding.make_embed(encoder_config, prepared.contract)
+      evaluation = build.make_suite(config, prepared, embed, mesh, folder)
+      if config.eval.at_start and not int(state.step):
+        evaluation.table(state.params, 0)
+      train_step = build.jit_step(
+        config, embed, schedule, optimizer, mesh, shardings
+      )
+      description = build.describe(config, prepared, encoder_config)
 
-    def place(batch):
-      sizes = build.batch_sizes(config)
-      return sharding.place_batch(batch, mesh, rows, sizes)
+      def place(batch):
+        sizes = build.batch_sizes(config)
+        return sharding.place_batch(batch, mesh, rows, sizes)
 
-    def save(taken, state, dev):
-      checkpoints.save(taken, state, description, dev)
+      def save(taken, state, dev):
+        checkpoints.save(taken, state, description, dev)
 
-    batches = reader.batches(
-      config.data.reader,
-      prepared.store,
-      reader.BatchSpec(**config.batch),
-      config.seed,
-      config.data.language_temperature,
-      int(state.step),
-      config.train.steps,
-      rows,
-      config.data.prefetch,
-    )
-    state = take_steps(
-      config, folder, train_step, state, batches, place, save, evaluation, stop
-    )
-  finally:
-    checkpoints.close()  # Waits for what is being saved.
-  results = evaluation.table(state.params, config.train.steps)
+      batches = reader.batches(
+        config.data.reader,
+        prepared.store,
+        spec,
+        seed=config.seed,
+        temperature=config.data.language_temperature,
+        start=int(state.step),
+        stop=config.train.steps,
+        rows=rows,
+        prefetch=config.data.prefetch,
+      )
+      state = take_steps(
+        config, folder, train_step, state, batches, place, save, evaluation,
+        stop,
+      )  # fmt: skip
+    # Closed, hence saved, before the table is made.
+    results = evaluation.table(state.params, config.train.steps)
   print(evaluation.report())
   return results
 
@@ -82,7 +88,7 @@ def take_steps(
   folder: str,
   train_step: Callable,
   state: step.TrainState,
-  batches: Iterable[tuple[int, Any]],
+  batches: Generator[tuple[int, Any]],
   place: Callable,
   save: Callable,
   evaluation: suite.Suite,
@@ -119,7 +125,7 @@ def take_steps(
     log.say(f"Step {taken:,}: {suite.one_line(results)}")
     return results[suite.SELECTION]
 
-  try:
+  with contextlib.closing(log), contextlib.closing(batches):
     return loop.train_loop(
       train_step,
       state,
@@ -135,8 +141,6 @@ def take_steps(
       checkpoint_every=config.train.checkpoint_every,
       max_nonfinite_steps=config.train.max_nonfinite_steps,
     )
-  finally:
-    log.close()
 
 
 def sequences_per_step(batch: ml_collections.ConfigDict) -> int:

@@ -22,7 +22,12 @@ Embeddings = dict[str, jax.Array]
 # (params, tower, {"ids", "mask"}, dropout key or None) -> unit vectors.
 Embed = Callable[[PyTree, str, Mapping[str, jax.Array], Any], jax.Array]
 
-THIRD_POINTS = ("parallel", "passages", "monolingual")
+# The kinds of third points, and the streams that they come from.
+THIRD_POINTS = {
+  "parallel": "parallel",
+  "passages": "retrieval",
+  "monolingual": "monolingual",
+}
 
 
 @flax.struct.dataclass
@@ -104,13 +109,12 @@ def check_losses(settings: LossSettings, batch_sizes: Mapping[str, int]):
         f"loss.{name}.weight is {weight}, but batch.{stream} is 0: set the"
         " weight to 0 or the batch above it."
       )
-  if not any(batch_sizes.values()):
-    raise ValueError("All of batch.* are 0: there is nothing to train on.")
+  weights = ("ir_weight", "semantic_weight", "language_weight")
+  if not any(getattr(settings, weight) for weight in weights):
+    raise ValueError("All of loss.*.weight are 0: there is nothing to learn.")
   if not settings.language_weight:
     return
-  for kind, stream in zip(
-    THIRD_POINTS, ("parallel", "retrieval", "monolingual"), strict=True
-  ):
+  for kind, stream in THIRD_POINTS.items():
     if settings.third_points[kind] < 0:
       raise ValueError(f"loss.language.{kind} must not be below 0.")
     if settings.third_points[kind] and not batch_sizes[stream]:
@@ -228,12 +232,7 @@ def make_losses(
 
 def third_point_kinds(batch: Batch) -> list[str]:
   """The kinds of third points that a batch has."""
-  streams = {
-    "parallel": "parallel",
-    "passages": "retrieval",
-    "monolingual": "monolingual",
-  }
-  return [kind for kind in THIRD_POINTS if streams[kind] in batch]
+  return [kind for kind, stream in THIRD_POINTS.items() if stream in batch]
 
 
 def third_points(

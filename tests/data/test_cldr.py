@@ -278,6 +278,22 @@ def test_another_process_makes_the_same_collection():
   assert other.stdout.strip() == digest()
 
 
+def test_the_notes_say_what_was_left_out_of_all_languages():
+  counts = cldr.drop_counts().values()
+  notes = COLLECTION.notes()
+  assert len(notes) == len(set().union(*counts))
+  for reason in ("names of another entity", "passages equal to another"):
+    total = sum(found.get(reason, 0) for found in counts)
+    assert f"CLDR, left out: {reason} {total:,}" in notes
+
+
+def test_the_fingerprint_is_of_the_release(monkeypatch):
+  before = COLLECTION.fingerprint()
+  assert cldr.load().fingerprint() == before
+  monkeypatch.setattr(cldr.babel, "__version__", "0")
+  assert COLLECTION.fingerprint() != before
+
+
 @pytest.mark.slow
 def test_the_tensorflow_dataset_holds_the_same_records(tmp_path):
   from mlir_jax.data.collections import cldr_tfds

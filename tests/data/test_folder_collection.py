@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from mlir_jax.data import records
+from mlir_jax.data import collections, records
 from mlir_jax.data.collections import folder
 
 
@@ -107,6 +107,46 @@ def test_pairs_alone_are_a_collection(root):
   assert list(collection.parallel()) == list(collection.monolingual()) == []
   assert collection.tests() == ()
   assert collection.groups == {"en": "English"}
+
+
+def test_tests_alone_are_enough_for_evaluating(root, tmp_path):
+  for name in ("ir", "parallel", "mono"):
+    shutil.rmtree(root / name)
+  with pytest.raises(ValueError, match=r"there is no ir/NAME\.json, or"):
+    _load(root)
+  bad = records.BadRecords("error")
+  collection = folder.load(root, bad, require_pairs=False)
+  assert len(collection.tests()) == 4
+  assert list(collection.retrieval()) == []
+  loaded = collections.load("folder", str(root), bad, require_pairs=False)
+  assert len(loaded.tests()) == 4
+  for empty in (tmp_path / "missing", tmp_path, ""):
+    with pytest.raises(ValueError, match=r"there is no ir/NAME\.json"):
+      folder.load(empty, bad, require_pairs=False)
+
+
+def test_the_fingerprint_is_of_the_training_files_wherever_they_stand(
+  root, tmp_path
+):
+  before = _load(root).fingerprint()
+  assert _load(root).fingerprint() == before
+  assert _load(shutil.copytree(root, tmp_path / "moved")).fingerprint() == (
+    before
+  )
+  (root / "eval/de/topic.test.tsv").write_text("q\tanother query\n")
+  assert _load(root).fingerprint() == before
+  found = {before}
+  for name, text in (
+    ("ir/b.json", _pairs("c")),
+    ("parallel/old.news.fr-swa.swa", "mbili\n"),
+    ("mono/web.de.txt", "drei\n"),
+    ("mono/more.de.txt", "vier\n"),
+  ):
+    (root / name).write_text(text)
+    found.add(_load(root).fingerprint())
+  (root / "mono/more.de.txt").rename(root / "mono/more.it.txt")
+  found.add(_load(root).fingerprint())
+  assert len(found) == 6
 
 
 def test_a_folder_laid_out_otherwise_is_told_the_layout(root, tmp_path):

@@ -1,5 +1,6 @@
 """Tests of the token store's promises."""
 
+import dataclasses
 import json
 import shutil
 
@@ -48,6 +49,8 @@ def collection(retrieval=(), parallel=(), monolingual=()):
     tests=tuple,
     translation_tests=tuple,
     groups={},
+    fingerprint=str,
+    notes=tuple,
   )
 
 
@@ -87,7 +90,7 @@ MONOLINGUAL = (
 EVERYTHING = collection(RETRIEVAL, PARALLEL, MONOLINGUAL)
 
 
-def build(path, data=EVERYTHING, *, shuffle_parallel=False, seed=0):
+def build(path, data=EVERYTHING, *, shuffle_parallel=False, seed=0, **options):
   return tokens.build(
     path,
     data,
@@ -96,6 +99,7 @@ def build(path, data=EVERYTHING, *, shuffle_parallel=False, seed=0):
     PAD,
     shuffle_parallel=shuffle_parallel,
     seed=seed,
+    **({"source": "made"} | options),
   )
 
 
@@ -307,6 +311,32 @@ def test_equal_input_gives_an_equal_fingerprint(store, tmp_path):
   assert build(tmp_path / "fewer", fewer).fingerprint != store.fingerprint
 
 
+def test_where_the_texts_come_from_is_kept_apart_from_the_fingerprint(
+  store, tmp_path
+):
+  moved = build(tmp_path / "moved", source="elsewhere")
+  assert (store.source, moved.source) == ("made", "elsewhere")
+  assert moved.fingerprint == store.fingerprint
+  assert "bad training records: none" in store.summary()
+  assert "hard negatives: 3" in store.summary()
+
+
+def test_the_bad_records_of_the_build_are_kept_and_drained(tmp_path):
+  bad_records = records.BadRecords("skip")
+  bad_records.report("a.json", 1, "text", "is read for a tokenizer, too")
+
+  def monolingual():
+    bad_records.report("b.txt", 7, "text", "is no text")
+    yield from MONOLINGUAL
+
+  data = dataclasses.replace(EVERYTHING, monolingual=monolingual)
+  store = build(tmp_path / "store", data, bad_records=bad_records)
+  expected = {"count": 1, "first": ["b.txt:7: text: is no text"]}
+  assert tokens.TokenStore.open(store.path).meta["bad_records"] == expected
+  assert "skipped: 1, the first:\n  b.txt:7: text: is no" in store.summary()
+  assert bad_records.drain() == {"count": 0, "first": []}
+
+
 def test_chunks_do_not_show(store, tmp_path, monkeypatch):
   monkeypatch.setattr(tokens, "_CHUNK_CHARACTERS", 12)
   assert build(tmp_path / "chunked").fingerprint == store.fingerprint
@@ -344,6 +374,8 @@ def test_a_build_that_dies_leaves_no_store(tmp_path, stream, monkeypatch):
     tests=tuple,
     translation_tests=tuple,
     groups={},
+    fingerprint=str,
+    notes=tuple,
     **(streams | {stream: dying}),
   )
   with pytest.raises(KeyboardInterrupt):
@@ -362,7 +394,9 @@ def test_what_a_killed_build_leaves_is_no_store(tmp_path, monkeypatch):
     build(tmp_path / "store")
   assert not (tmp_path / "store").exists()
   monkeypatch.undo()
+  assert len(list(tmp_path.iterdir())) == 1
   build(tmp_path / "store")
+  assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
 def test_two_builds_at_once_end_in_one_store(tmp_path, store):
@@ -371,7 +405,11 @@ def test_two_builds_at_once_end_in_one_store(tmp_path, store):
     yield from MONOLINGUAL
 
   data = records.Collection(
-    "made", EVERYTHING.retrieval, EVERYTHING.parallel, slow, tuple, tuple, {}
+    "made",
+    EVERYTHING.retrieval,
+    EVERYTHING.parallel,
+    slow,
+    *(tuple, tuple, {}, str, tuple),
   )
   assert build(tmp_path / "store", data).fingerprint == store.fingerprint
   assert [path.name for path in tmp_path.iterdir()] == ["store"]
@@ -439,6 +477,7 @@ def test_another_tokenizers_contract_is_refused(tmp_path):
       PAD,
       shuffle_parallel=False,
       seed=0,
+      source="made",
     )
 
 
@@ -462,4 +501,5 @@ def test_a_tokenizer_without_special_tokens_cannot_hide_empty_texts(tmp_path):
       0,
       shuffle_parallel=False,
       seed=0,
+      source="made",
     )

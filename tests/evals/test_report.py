@@ -162,13 +162,3 @@ def test_write_leaves_three_files_and_returns_the_text(tmp_path):
     "report.txt",
   ]
   assert (folder / "report.txt").read_text(encoding="utf-8") == text
-
-
-def test_plot_is_a_png(tmp_path):
-  pytest.importorskip("matplotlib")
-  path = tmp_path / "plots" / "mrr.png"
-  report.plot(COLUMNS, GROUPS, path)
-  assert path.read_bytes().startswith(b"\x89PNG")
-  assert [p.name for p in path.parent.iterdir()] == ["mrr.png"]
-  with pytest.raises(ValueError, match="No language has ndcg@10"):
-    report.plot(COLUMNS, GROUPS, path, "ndcg@10")

@@ -4,6 +4,7 @@ import signal
 
 import jax
 import numpy as np
+import pytest
 
 from mlir_jax.training import loop, progress
 
@@ -20,8 +21,11 @@ class Log:
   def advance(self):
     pass
 
+  def say(self, text):
+    self.events.append(("say", text.split()[0]))
 
-def run(steps=6, first=0, stop=None, bad=(), **settings):
+
+def run(steps=6, first=0, stop=None, bad=(), stop_at_dev=False, **settings):
   events = []
   stop = stop or loop.StopSignal()
 
@@ -42,6 +46,7 @@ def run(steps=6, first=0, stop=None, bad=(), **settings):
 
   def evaluate_dev(state, taken):
     events.append(("dev", taken))
+    stop.requested = stop.requested or stop_at_dev
     return taken / 10
 
   error = None
@@ -100,20 +105,27 @@ def test_a_stop_saves_and_exits_75():
   stop = loop.StopSignal()
   stop.requested = True
   events, error = run(stop=stop)
-  assert events == [("step", 0), ("save", 1, None)]
+  assert events == [("step", 0), ("save", 1, None), ("say", "Stopped")]
   assert isinstance(error, SystemExit)
   assert error.code == 75
 
 
-def test_sigterm_is_remembered():
+def test_sigterm_is_remembered_while_steps_are_taken_and_else_ends_the_run():
   before = signal.getsignal(signal.SIGTERM)
-  try:
-    stop = loop.StopSignal().install()
-    assert not stop.requested
-    signal.raise_signal(signal.SIGTERM)
+  with loop.StopSignal() as stop:
+    with stop.remembered():
+      signal.raise_signal(signal.SIGTERM)
     assert stop.requested
-  finally:
-    signal.signal(signal.SIGTERM, before)
+    with pytest.raises(loop.Preempted):
+      signal.raise_signal(signal.SIGTERM)
+  assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_stop_during_an_evaluation_takes_no_further_step():
+  stop = loop.StopSignal()
+  events, error = run(stop=stop, stop_at_dev=True)
+  assert isinstance(error, loop.Preempted)
+  assert events[-2:] == [("save", 4, 0.4), ("say", "Stopped")]
 
 
 def test_many_nonfinite_steps_in_a_row_stop_the_run_with_a_message():
@@ -148,7 +160,6 @@ def test_a_resumed_log_has_each_step_once(tmp_path):
   with open(tmp_path / "metrics.jsonl", "a") as file:
     file.write('{"step": 6, "ki')
   log = open_log(tmp_path, 4)
-  log.evaluation(4, {"dev": 0.5})
   log.train(5, {"loss/total": 50.0})
   log.close()
   records = progress.read_metrics(str(tmp_path))

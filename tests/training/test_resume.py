@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import tiny
 
-from mlir_jax.training import checkpoint, loop, progress
+from mlir_jax import checkpoint
+from mlir_jax.training import loop, progress
 
 # Runs the tiny config in a process of its own and sends itself a signal at a
 # given moment: "step N", "save N" (while it is being written) or "dev N".
@@ -138,6 +139,9 @@ def test_killed_at_any_moment_it_resumes_bitwise(root, undisturbed, tmp_path):
   ):
     code, output = start(root, workdir, death)
     assert code == -signal.SIGKILL, f"{death}: {output}"
+    step = int(death.split()[1])
+    if death.startswith("save"):  # It had begun, and was not complete.
+      assert not (workdir / "checkpoints" / str(step)).exists()
   code, output = start(root, workdir)
   assert code == 0, output
   assert_same_run(workdir, undisturbed)

@@ -66,12 +66,10 @@ def make_batch(seed=0):
     "parallel": {
       "tokens": tokens(8, 2),
       "text": text(8, 2),
-      "language": text(8, 2),
     },
     "monolingual": {
       "tokens": tokens(8),
       "text": text(8),
-      "language": text(8),
     },
   }
 

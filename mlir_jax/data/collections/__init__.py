@@ -10,6 +10,8 @@ def load(
   root: str = "",
   bad_records: records.BadRecords | None = None,
   tatoeba_root: str = "",
+  *,
+  require_pairs: bool = True,
 ) -> records.Collection:
   """Loads a collection.
 
@@ -18,6 +20,8 @@ def load(
     root: The folder of "folder".
     bad_records: What to do with records that cannot be used.
     tatoeba_root: A folder of translation tests in LASER's naming, "" for none.
+    require_pairs: Whether a folder without question-passage pairs is an error;
+      evaluating needs the tests alone.
 
   Raises:
     ValueError: if there is no such collection, or its folder cannot be used.
@@ -40,5 +44,7 @@ def load(
         "data.collection is 'folder', but data.root is empty: give"
         " --config.data.root=FOLDER."
       )
-    return folder.load(root, bad_records, tatoeba_root)
+    return folder.load(
+      root, bad_records, tatoeba_root, require_pairs=require_pairs
+    )
   raise ValueError(f"data.collection is {name!r}; use one of {NAMES}.")

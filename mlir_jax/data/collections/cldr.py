@@ -38,6 +38,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+import babel
 from babel import core, localedata
 
 from mlir_jax.data import records
@@ -116,6 +117,8 @@ def load() -> records.Collection:
     tests=_tests,
     translation_tests=tuple,
     groups=GROUPS,
+    fingerprint=_fingerprint,
+    notes=_notes,
   )
 
 
@@ -127,6 +130,24 @@ def drop_counts() -> dict[str, dict[str, int]]:
   to another" those that were merged.
   """
   return {language: dict(_sheet(language).dropped) for language in LANGUAGES}
+
+
+def _fingerprint() -> str:
+  """Of the data's release; Babel may bring the same one in another form."""
+  release = f"CLDR {core.get_global('cldr')['version']}"
+  text = f"{release}, Babel {babel.__version__}"
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _notes() -> tuple[str, ...]:
+  """`drop_counts` over all languages, a line for each reason."""
+  totals = sum(
+    map(collections.Counter, drop_counts().values()), collections.Counter()
+  )
+  return tuple(
+    f"CLDR, left out: {reason} {count:,}"
+    for reason, count in sorted(totals.items())
+  )
 
 
 def _is_code(name: str, code: str) -> bool:

@@ -1,10 +1,14 @@
 """A collection of one's own files, in a folder laid out as `LAYOUT` says."""
 
+import hashlib
 import itertools
+import json
 import os
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+
+import tqdm
 
 from mlir_jax.data import records
 from mlir_jax.data.sources import dpr, files, lines, moses, mr_tydi, tatoeba
@@ -18,7 +22,7 @@ LAYOUT = """\
   eval/XX/qrels.test.txt         and the judgements;
   eval/en/{topic.dev.tsv,qrels.dev.txt}  select models: in English only
 A, B and XX are codes like en, swa, pt_BR. Any file may be gzipped, with .gz
-after its name. Only ir/ must be there."""
+after its name. Training needs ir/ at least, evaluating eval/."""
 
 _CODE = r"[a-z]{2,3}(?:_[A-Za-z]+)?"
 _IR = re.compile(r".+\.jsonl?")
@@ -90,10 +94,43 @@ def _find_tests(
   return tests
 
 
+def _groups(pairs: Iterable[_Pair], others: Iterable[str]) -> dict[str, str]:
+  """Language to group: English, those with parallel text, the others."""
+  with_parallel = {language for pair in pairs for language in pair[2:]}
+  groups = {"en": "English"}
+  for language in sorted(with_parallel - {"en"}):
+    groups[language] = "with parallel text"
+  for language in sorted(set(others) - with_parallel - {"en"}):
+    groups[language] = "without parallel text"
+  return groups
+
+
+def _fingerprint(folder: pathlib.Path, paths: Iterable[pathlib.Path]) -> str:
+  """SHA-256 over the files' names within the folder and their contents."""
+  named = sorted((path.relative_to(folder).as_posix(), path) for path in paths)
+  contents = []
+  for name, path in tqdm.tqdm(
+    named, desc="Hashing the training files", unit="file", leave=False
+  ):
+    with open(path, "rb") as file:
+      digest = hashlib.file_digest(file, "sha256").hexdigest()
+    contents.append((name, digest))
+  return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
+
+
+def _missing(root: str | os.PathLike, wanted: str) -> ValueError:
+  return ValueError(
+    f"data.root={root}: there is no {wanted}, or no such folder. It should"
+    f" hold:\n{LAYOUT}"
+  )
+
+
 def load(
   root: str | os.PathLike,
   bad: records.BadRecords,
   tatoeba_root: str | os.PathLike = "",
+  *,
+  require_pairs: bool = True,
 ) -> records.Collection:
   """Finds the files of a collection and reads them when they are asked for.
 
@@ -101,6 +138,7 @@ def load(
     root: A folder laid out as `LAYOUT` says; its name is the collection's.
     bad: Told of bad records whenever a stream or test is read.
     tatoeba_root: A folder of files in LASER's Tatoeba naming; "" for none.
+    require_pairs: Whether ir/ must hold a file; without it, some tests will do.
 
   Returns:
     The collection. Files are read in the order of their names, tests in that
@@ -109,40 +147,28 @@ def load(
     all languages that occur.
 
   Raises:
-    ValueError: if the folder is not laid out so: no such folder, no pairs, a
-      file named otherwise or both plain and gzipped, a lone side of parallel
-      text, a dev split in another language than English.
+    ValueError: if the folder is not laid out so: no such folder, no pairs (or,
+      if they are not required, no tests either), a file named otherwise or
+      both plain and gzipped, a lone side of parallel text, a dev split in
+      another language than English.
     FileNotFoundError: if a file of a test is missing.
   """
   folder = pathlib.Path(root)
   retrieval_paths = [path for _, path in _find(folder / "ir", _IR)]
-  if not root or not retrieval_paths:
-    raise ValueError(
-      f"data.root={root}: there is no ir/NAME.json, or no such folder. It"
-      f" should hold:\n{LAYOUT}"
-    )
+  if not root or (require_pairs and not retrieval_paths):
+    raise _missing(root, "ir/NAME.json")
   pairs = _find_parallel(folder / "parallel")
   monolingual = [(path, m[1]) for m, path in _find(folder / "mono", _MONO)]
   tests = _find_tests(folder / "eval")
-  translation_languages = (
-    tuple(tatoeba.find_pairs(tatoeba_root)) if tatoeba_root else ()
-  )
+  translations = tatoeba.find_pairs(tatoeba_root) if tatoeba_root else {}
+  if not (retrieval_paths or tests or translations):
+    raise _missing(root, "ir/NAME.json and no test")
 
-  with_parallel = set()
-  for _, _, source, target in pairs:
-    with_parallel |= {source, target}
-  languages = {
-    *with_parallel,
-    *(language for _, language in monolingual),
-    *tests,
-    *translation_languages,
-  }
-  groups = {"en": "English"}
-  for language in sorted(with_parallel - {"en"}):
-    groups[language] = "with parallel text"
-  for language in sorted(languages - with_parallel - {"en"}):
-    groups[language] = "without parallel text"
-
+  training_paths = [
+    *retrieval_paths,
+    *(path for pair in pairs for path in pair[:2]),
+    *(path for path, _ in monolingual),
+  ]
   return records.Collection(
     name=folder.resolve().name,
     retrieval=lambda: itertools.chain.from_iterable(
@@ -162,5 +188,9 @@ def load(
     translation_tests=lambda: (
       tatoeba.read_all(tatoeba_root, bad) if tatoeba_root else ()
     ),
-    groups=groups,
+    groups=_groups(
+      pairs, [*(m[1] for m in monolingual), *tests, *translations]
+    ),
+    fingerprint=lambda: _fingerprint(folder, training_paths),
+    notes=tuple,
   )

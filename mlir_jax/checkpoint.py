@@ -16,8 +16,6 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from mlir_jax import contract as contract_lib
-from mlir_jax import workdir
-from mlir_jax.training import step as step_lib
 
 STATE = "state"
 DESCRIPTION = "description"
@@ -59,20 +57,22 @@ class Description:
 class Checkpoints:
   """The checkpoints of one run: the last few, and the best by English dev."""
 
-  def __init__(self, directory: str, keep: int = 2):
+  def __init__(self, directory: str, keep: int = 2, *, read_only: bool = False):
     """Opens the folder, removing what a killed save left behind.
 
     Args:
-      directory: The folder; made if missing.
+      directory: The folder, an absolute path; made if missing.
       keep: How many of the last checkpoints stay, beside the best one.
+      read_only: Leaves everything as it is: a run may be saving there.
     """
-    self.directory = epath.Path(workdir.absolute(directory))
+    self.directory = epath.Path(directory)
     self._manager = ocp.CheckpointManager(
       self.directory,
       options=ocp.CheckpointManagerOptions(
         best_fn=lambda metrics: metrics[METRIC],
         best_mode="max",
-        cleanup_tmp_directories=True,
+        read_only=read_only,
+        cleanup_tmp_directories=not read_only,
         preservation_policy=checkpoint_managers.AnyPreservationPolicy(
           [
             checkpoint_managers.LatestN(keep),
@@ -90,7 +90,7 @@ class Checkpoints:
   def save(
     self,
     step: int,
-    state: step_lib.TrainState,
+    state: Any,
     description: Description,
     dev: float | None = None,
   ) -> None:
@@ -98,15 +98,14 @@ class Checkpoints:
 
     Args:
       step: Steps taken.
-      state: The training state.
+      state: The training state, a tree of `jax.Array`s.
       description: What stands beside it.
       dev: The English dev metric of this state, if it was evaluated.
     """
-    if step in self._manager.all_steps():
-      return
-    # On the CPU orbax reads the device's own memory in the background, which
-    # the next step's donation would overwrite.
-    state = jax.tree.map(lambda leaf: leaf.copy(), state)
+    if jax.default_backend() == "cpu":
+      # Orbax reads the CPU device's own memory in the background, which the
+      # next step's donation would overwrite; of other devices it has a copy.
+      state = jax.tree.map(lambda leaf: leaf.copy(), state)
     self._manager.save(
       step,
       args=ocp.args.Composite(
@@ -136,6 +135,10 @@ class Checkpoints:
       }
       if evaluated:
         return max(evaluated, key=evaluated.get)
+      raise ValueError(
+        f"No checkpoint in {self.directory} was evaluated on a dev set"
+        f" (eval.every); use 'last' or one of {steps}."
+      )
     if str(which).isdigit() and int(which) in steps:
       return int(which)
     raise ValueError(

@@ -6,9 +6,10 @@ import numpy as np
 import optax
 import pytest
 
+from mlir_jax import checkpoint
 from mlir_jax import contract as contract_lib
 from mlir_jax.mesh import sharding
-from mlir_jax.training import checkpoint, step
+from mlir_jax.training import step
 
 ROLE = contract_lib.Role("", 8, "query")
 DESCRIPTION = checkpoint.Description(
@@ -100,4 +101,31 @@ def test_a_donated_state_does_not_reach_into_its_checkpoint(tmp_path):
   checkpoints.wait()
   restored = checkpoints.restore(1, checkpoint.abstract(state, shardings))
   jax.tree.map(np.testing.assert_array_equal, restored, expected)
+  checkpoints.close()
+
+
+def test_evaluating_a_live_run_leaves_its_save_alone(tmp_path):
+  state, _ = make_state(sharding.make_mesh(), fsdp=False)
+  checkpoints = checkpoint.Checkpoints(str(tmp_path))
+  checkpoints.save(1, state, DESCRIPTION)
+  checkpoints.close()
+  being_saved = tmp_path / "2.orbax-checkpoint-tmp"
+  being_saved.mkdir()
+  reader = checkpoint.Checkpoints(str(tmp_path), read_only=True)
+  assert reader.find("last") == 1
+  assert reader.describe(1) == DESCRIPTION
+  reader.close()
+  assert being_saved.exists()
+  # The run itself sweeps what its own killed save left.
+  checkpoint.Checkpoints(str(tmp_path)).close()
+  assert not being_saved.exists()
+
+
+def test_the_best_needs_an_evaluation(tmp_path):
+  state, _ = make_state(sharding.make_mesh(), fsdp=False)
+  checkpoints = checkpoint.Checkpoints(str(tmp_path))
+  checkpoints.save(1, state, DESCRIPTION)
+  checkpoints.wait()
+  with pytest.raises(ValueError, match=r"evaluated on a dev set.*\[1\]"):
+    checkpoints.find("best")
   checkpoints.close()

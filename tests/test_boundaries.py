@@ -1,0 +1,123 @@
+"""Each framework has its one module, and nothing deprecated is called."""
+
+import ast
+import pathlib
+from collections.abc import Iterator
+
+import pytest
+
+import mlir_jax
+from mlir_jax.mesh import sharding
+
+PACKAGE = pathlib.Path(mlir_jax.__file__).parent
+TREES = {
+  path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text("utf-8"))
+  for path in sorted(PACKAGE.rglob("*.py"))
+}
+ONLY_IN = {
+  "orbax": "checkpoint.py",
+  "tensorflow": "data/reader.py",
+  "tensorflow_datasets": "data/collections/cldr_tfds.py",
+  "flax.linen": "models/encoder.py",
+}
+DEPRECATED = (
+  "jax.experimental.maps",
+  "jax.experimental.pjit",
+  "jax.experimental.shard_map",
+  "jax.pmap",
+  "jax.random.PRNGKey",
+  "jax.tree_map",
+  "jax.tree_util.tree_map",
+)
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+  """The dotted names that a module imports, wherever it does."""
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def used(tree: ast.AST) -> Iterator[str]:
+  """The dotted names that a module imports or spells out."""
+  yield from imported(tree)
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Attribute):
+      yield ast.unparse(node)
+
+
+def is_of(name: str, package: str) -> bool:
+  return name == package or name.startswith(f"{package}.")
+
+
+def meshes_entered(tree: ast.AST) -> list[str]:
+  """What stands in `with` statements and is a mesh by its name or making."""
+  return [
+    ast.unparse(item.context_expr)
+    for node in ast.walk(tree)
+    if isinstance(node, ast.With)
+    for item in node.items
+    if ast.unparse(item.context_expr).split("(")[0].split(".")[-1].lower()
+    in ("mesh", "make_mesh", "_mesh")
+  ]
+
+
+@pytest.mark.parametrize("package, module", ONLY_IN.items())
+def test_a_framework_is_imported_by_its_module_alone(package, module):
+  importing = [
+    path
+    for path, tree in TREES.items()
+    if any(is_of(name, package) for name in imported(tree))
+  ]
+  assert importing == [module]
+
+
+@pytest.mark.parametrize(
+  "path",
+  [
+    path
+    for path in TREES
+    if path == "training/losses.py" or path.startswith("models/")
+  ],
+)
+def test_losses_and_models_know_no_mesh(path):
+  tree = TREES[path]
+  assert not [
+    name
+    for name in used(tree)
+    if any(word in name.lower() for word in ("mesh", "sharding", "axis_name"))
+  ]
+  strings = {
+    node.value
+    for node in ast.walk(tree)
+    if isinstance(node, ast.Constant) and isinstance(node.value, str)
+  }
+  assert not strings & {sharding.DATA, sharding.MODEL}
+
+
+@pytest.mark.parametrize("path", TREES)
+def test_nothing_deprecated_of_jax_is_used(path):
+  assert not [
+    name
+    for name in used(TREES[path])
+    if any(is_of(name, deprecated) for deprecated in DEPRECATED)
+  ]
+  assert not meshes_entered(TREES[path])
+
+
+def test_the_search_finds_what_it_searches_for():
+  tree = ast.parse(
+    "from jax.experimental import shard_map\n"
+    "def f():\n  import tensorflow.data as d\n  jax.tree_map(f, 1)\n"
+    "with mesh: pass\nwith self._mesh, open(f): pass\n"
+    "with jax.sharding.Mesh(devices, names): pass\n"
+  )
+  assert {"jax.experimental.shard_map", "jax.tree_map"} <= set(used(tree))
+  assert any(is_of(name, "tensorflow") for name in imported(tree))
+  assert meshes_entered(tree) == [
+    "mesh",
+    "self._mesh",
+    "jax.sharding.Mesh(devices, names)",
+  ]

@@ -1,0 +1,49 @@
+"""The run's folder: one place, written whole."""
+
+import os
+
+import pytest
+
+from mlir_jax import workdir
+
+
+def test_a_folder_is_one_place_however_it_is_written(monkeypatch, tmp_path):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  monkeypatch.chdir(tmp_path)
+  assert workdir.absolute("~/run") == workdir.absolute("run")
+  assert os.path.isabs(workdir.absolute("run"))
+  with pytest.raises(ValueError, match="only local folders"):
+    workdir.absolute("gs://bucket/run")
+
+
+def test_a_file_is_written_whole_or_not_at_all(monkeypatch, tmp_path):
+  path = tmp_path / "file.json"
+  workdir.write_aside(str(path), "old")
+
+  def fail(*_):
+    raise OSError("no space left")
+
+  monkeypatch.setattr("pathlib.Path.replace", fail)
+  monkeypatch.setattr("os.replace", fail)
+  with pytest.raises(OSError, match="no space"):
+    workdir.write_aside(str(path), "new")
+  assert path.read_text() == "old"
+
+
+def test_a_config_may_change_where_it_changes_no_result(tmp_path):
+  config = {"seed": 0, "eval": {"every": 5}, "train": {"steps": 3}}
+  workdir.claim(config, str(tmp_path))
+  (tmp_path / "checkpoints").mkdir()
+  workdir.claim(config | {"eval": {"every": 7}}, str(tmp_path))
+  with pytest.raises(
+    ValueError, match=r"config\.train\.steps: 4 here, 3 there"
+  ):
+    workdir.claim(config | {"train": {"steps": 4}}, str(tmp_path))
+
+
+def test_a_folder_in_which_nothing_was_made_takes_another_config(tmp_path):
+  workdir.claim({"seed": 0}, str(tmp_path))
+  workdir.claim({"seed": 1}, str(tmp_path))
+  (tmp_path / "tokens").mkdir()
+  with pytest.raises(ValueError, match=r"config\.seed: 0 here, 1 there"):
+    workdir.claim({"seed": 0}, str(tmp_path))
