@@ -53,7 +53,7 @@ def run(main: Callable[[], object], required: Sequence[str]) -> None:
       _refuse(
         f"Unexpected {argv[1]!r}: every argument is a flag, --name=value."
       )
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant.
     try:
       main()
     except (ValueError, OSError, ImportError, ArithmeticError) as error:

@@ -12,7 +12,6 @@ import numpy as np
 
 from mlir_jax.data import sampling, tokens
 
-
 READERS = ("tf_data", "in_process")
 
 

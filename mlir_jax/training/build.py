@@ -304,8 +304,12 @@ def describe(
   encoder_config: encoder.EncoderConfig,
 ) -> checkpoint.Description:
   """What stands beside the arrays in the run's checkpoints."""
+  values = config.to_dict()
+  for name in ("root", "tatoeba_root"):
+    if values["data"][name]:  # Found from any directory.
+      values["data"][name] = workdir.absolute(values["data"][name])
   return checkpoint.Description(
-    config=config.to_dict(),
+    config=values,
     contract=prepared.contract,
     encoder=dataclasses.asdict(encoder_config),
     provenance=provenance.describe(prepared.store.fingerprint),

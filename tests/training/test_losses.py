@@ -226,6 +226,12 @@ def cross_entropy(scores, positive):
   return cmath.log(sum(map(cmath.exp, scores))) - scores[positive]
 
 
+def spread(embeddings):
+  """Participation ratio of the covariance's eigenvalues."""
+  eigenvalues = np.linalg.eigvalsh(np.cov(embeddings.real.T))
+  return eigenvalues.sum() ** 2 / (eigenvalues**2).sum()
+
+
 def is_negative(labels, i, row, column):
   """Whether passage (row, column) is a negative of query i."""
   text = labels["passage_text"][row, column]
@@ -244,13 +250,14 @@ def is_negative(labels, i, row, column):
 def reference_ir(embeddings, labels, *, temperature, symmetric):
   queries, passages = embeddings["queries"], embeddings["passages"]
   batch, columns, _ = passages.shape
-  forward, backward, found, masked = [], [], 0, 0
+  forward, backward, cosines, found, masked = [], [], [], 0, 0
   for i in range(batch):
     scores = [dot(queries[i], passages[i, 0]) / temperature]
     for row in range(batch):
       for column in range(columns):
         if is_negative(labels, i, row, column):
-          scores.append(dot(queries[i], passages[row, column]) / temperature)
+          cosines.append(dot(queries[i], passages[row, column]))
+          scores.append(cosines[-1] / temperature)
         elif (row, column) != (i, 0):
           masked += labels["passage_valid"][row, column]
     forward.append(cross_entropy(scores, 0))
@@ -263,7 +270,12 @@ def reference_ir(embeddings, labels, *, temperature, symmetric):
   loss = sum(forward) / batch
   if symmetric:
     loss = (loss + sum(backward) / batch) / 2
-  return loss, {"accuracy": found / batch, "masked": masked}
+  return loss, {
+    "accuracy": found / batch,
+    "masked": masked,
+    "mean_cosine": np.mean(cosines).real,
+    "effective_rank": spread(passages[:, 0]),
+  }
 
 
 def reference_semantic(embeddings, labels, *, temperature):
@@ -282,14 +294,11 @@ def reference_semantic(embeddings, labels, *, temperature):
       scores.append(cosines[-1] / temperature)
     terms.append(cross_entropy(scores, 0))
     found += all(scores[0].real >= score.real for score in scores)
-  eigenvalues = np.linalg.eigvalsh(
-    np.cov(sentences.real.reshape(len(everyone), -1).T)
-  )
   return sum(terms) / len(everyone), {
     "accuracy": found / len(everyone),
     "masked": masked,
     "mean_cosine": np.mean(cosines).real,
-    "effective_rank": eigenvalues.sum() ** 2 / (eigenvalues**2).sum(),
+    "effective_rank": spread(sentences.reshape(len(everyone), -1)),
   }
 
 
