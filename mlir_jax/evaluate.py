@@ -13,7 +13,7 @@ from mlir_jax import command_line
 
 def main():
   """Evaluates by the flags."""
-  from mlir_jax.data import collections, records
+  from mlir_jax.data import collections, records, tokens
   from mlir_jax.evals import suite
   from mlir_jax.mesh import sharding
   from mlir_jax.retrieval import model
@@ -53,11 +53,7 @@ def main():
     or f"{_WORKDIR.value}/evaluate-{tested.name}-{_CHECKPOINT.value}",
     top_k=config["eval"]["top_k"],
     trained_on=trained_on,
-    streams=[
-      name
-      for name in ("retrieval", "parallel", "monolingual")
-      if config["batch"][name]
-    ],
+    streams=[name for name in tokens.STREAMS if config["batch"][name]],
   )
   evaluation.table(loaded.params, loaded.step)
   print(evaluation.report())

@@ -9,7 +9,7 @@ from etils import epath
 
 from mlir_jax import contract as contract_lib
 from mlir_jax import workdir
-from mlir_jax.data import collections, records, tokens
+from mlir_jax.data import collections, records, tokenizing, tokens
 from mlir_jax.data import tokenizer as tokenizer_lib
 
 
@@ -128,7 +128,7 @@ def prepare(config: ml_collections.ConfigDict, folder: str) -> Prepared:
         " restore them, or start in another --workdir."
       )
   else:
-    store = tokens.build(
+    store = tokenizing.build(
       str(path),
       collection,
       contract,

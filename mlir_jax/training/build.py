@@ -11,14 +11,12 @@ import optax
 
 from mlir_jax import checkpoint, workdir
 from mlir_jax import contract as contract_lib
-from mlir_jax.data import preparation, reader
+from mlir_jax.data import preparation, reader, tokens
 from mlir_jax.evals import ranking, suite
 from mlir_jax.mesh import sharding
 from mlir_jax.models import encoder, pretrained
 from mlir_jax.retrieval import encoding
 from mlir_jax.training import optim, provenance, step
-
-STREAMS = ("retrieval", "parallel", "monolingual")
 
 
 def loss_settings(loss: ml_collections.ConfigDict) -> step.LossSettings:
@@ -38,7 +36,7 @@ def loss_settings(loss: ml_collections.ConfigDict) -> step.LossSettings:
 
 def batch_sizes(config: ml_collections.ConfigDict) -> dict[str, int]:
   """Stream to the rows of its global batch; 0 leaves it out."""
-  return {name: config.batch[name] for name in STREAMS}
+  return {name: config.batch[name] for name in tokens.STREAMS}
 
 
 def check_settings(config: ml_collections.ConfigDict) -> None:

@@ -11,7 +11,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
 from mlir_jax import contract as contract_lib
-from mlir_jax.data import reader, records, tokens
+from mlir_jax.data import reader, records, tokenizing, tokens
 
 SPEC = reader.BatchSpec(
   retrieval=8, hard_negatives=2, parallel=6, monolingual=4
@@ -79,7 +79,7 @@ def make_store(path, **streams):
     notes=tuple,
     **(nothing | streams),
   )
-  return tokens.build(
+  return tokenizing.build(
     path,
     data,
     contract,

@@ -10,7 +10,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
 from mlir_jax import contract as contract_lib
-from mlir_jax.data import records, tokens
+from mlir_jax.data import records, tokenizing, tokens
 
 PAD, CLS, SEP, UNK = range(4)
 WORDS = "query : who what river stone garden cloud Fluss Stein Garten pilvi"
@@ -91,7 +91,7 @@ EVERYTHING = collection(RETRIEVAL, PARALLEL, MONOLINGUAL)
 
 
 def build(path, data=EVERYTHING, *, shuffle_parallel=False, seed=0, **options):
-  return tokens.build(
+  return tokenizing.build(
     path,
     data,
     CONTRACT,
@@ -338,7 +338,7 @@ def test_the_bad_records_of_the_build_are_kept_and_drained(tmp_path):
 
 
 def test_chunks_do_not_show(store, tmp_path, monkeypatch):
-  monkeypatch.setattr(tokens, "_CHUNK_CHARACTERS", 12)
+  monkeypatch.setattr(tokenizing, "_CHUNK_CHARACTERS", 12)
   assert build(tmp_path / "chunked").fingerprint == store.fingerprint
 
 
@@ -368,7 +368,7 @@ def test_a_build_that_dies_leaves_no_store(tmp_path, stream, monkeypatch):
     raise KeyboardInterrupt
 
   streams = {name: getattr(EVERYTHING, name) for name in tokens.STREAMS}
-  monkeypatch.setattr(tokens, "_CHUNK_CHARACTERS", 1)  # Files are written.
+  monkeypatch.setattr(tokenizing, "_CHUNK_CHARACTERS", 1)  # Files are written.
   data = records.Collection(
     name="made",
     tests=tuple,
@@ -388,7 +388,7 @@ def test_a_build_that_dies_leaves_no_store(tmp_path, stream, monkeypatch):
 
 def test_what_a_killed_build_leaves_is_no_store(tmp_path, monkeypatch):
   # SIGKILL runs no clean-up: neither rename nor removal.
-  monkeypatch.setattr(tokens, "_publish", lambda *_: None)
+  monkeypatch.setattr(tokenizing, "_publish", lambda *_: None)
   monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
   with pytest.raises(FileNotFoundError):
     build(tmp_path / "store")
@@ -469,7 +469,7 @@ def test_another_tokenizers_contract_is_refused(tmp_path):
   tokenizer = make_tokenizer()
   tokenizer.add_tokens(["Ufer"])
   with pytest.raises(ValueError, match="another tokenizer"):
-    tokens.build(
+    tokenizing.build(
       tmp_path / "store",
       EVERYTHING,
       CONTRACT,
@@ -493,7 +493,7 @@ def test_a_tokenizer_without_special_tokens_cannot_hide_empty_texts(tmp_path):
   )
   data = collection(monolingual=[records.MonolingualRecord("xx", "en")])
   with pytest.raises(ValueError, match="no tokens of 'xx'"):
-    tokens.build(
+    tokenizing.build(
       tmp_path / "store",
       data,
       contract,

@@ -1,0 +1,341 @@
+"""Builds a token store: a collection, tokenized once, written whole."""
+
+import array
+import contextlib
+import dataclasses
+import fcntl
+import glob
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+import shutil
+import uuid
+from collections.abc import Iterator
+from typing import BinaryIO, TextIO
+
+import numpy as np
+import tokenizers
+import tqdm
+
+from mlir_jax import contract as contract_lib
+from mlir_jax.data import records, streams, tokens
+
+# Texts waiting to be tokenized together: some 10,000 passages. A count of
+# texts would not bound memory, as a text can be a book.
+_CHUNK_CHARACTERS = 4_000_000
+
+
+def build(
+  path: str | os.PathLike,
+  collection: records.Collection,
+  contract: contract_lib.EncodingContract,
+  tokenizer: tokenizers.Tokenizer,
+  pad_id: int,
+  *,
+  shuffle_parallel: bool,
+  seed: int,
+  source: str,
+  bad_records: records.BadRecords | None = None,
+) -> tokens.TokenStore:
+  """Tokenizes a collection's three streams into a store.
+
+  It is written to `path`.tmp-… and renamed when it is complete; such folders
+  that killed builds have left are removed first. Texts are the same text if
+  their stripped bodies (title, joiner and text) are equal. Rows stand grouped
+  by language, in the collection's order.
+
+  Left out and counted: parallel pairs with identical sides, repeated
+  parallel pairs of one language pair (in either direction), and hard
+  negatives that are a positive of their question in any row
+  (FlagEmbedding#850). Of a parallel pair, the language that sorts first
+  stands first.
+
+  Args:
+    path: Where the store shall be; nothing may be there.
+    collection: What is tokenized.
+    contract: Says how; made with `tokenizer`.
+    tokenizer: The tokenizer.
+    pad_id: What sequences will be padded with.
+    shuffle_parallel: Control experiment: within each language pair, every
+      sentence gets a partner that is not its translation.
+    seed: Of that shuffling; not used otherwise.
+    source: The collection's fingerprint.
+    bad_records: What the collection tells of bad records. What it has counted
+      before is forgotten, as a tokenizer may have read the same streams; what
+      it counts here is kept in the store, and drained.
+
+  Returns:
+    The store, open.
+
+  Raises:
+    FileExistsError: if there is something at `path`.
+    ValueError: if the contract is another tokenizer's, a record cannot be
+      used, or a language pair has too few pairs to be shuffled.
+  """
+  path = pathlib.Path(path)
+  if path.exists():
+    raise FileExistsError(
+      f"{path} exists: open it with TokenStore.open, or delete it."
+    )
+  _check_tokenizer(tokenizer, contract, pad_id)
+  bad_records = bad_records or records.BadRecords()
+  bad_records.drain()
+  path.parent.mkdir(parents=True, exist_ok=True)
+  _sweep(path)
+  with _folder_aside(path) as (aside, meta_file):
+    shuffle_seed = seed if shuffle_parallel else None
+    meta = _write(aside, collection, contract, tokenizer, shuffle_seed)
+    meta["pad_id"] = pad_id
+    meta["source"] = source
+    meta["bad_records"] = bad_records.drain()
+    meta["fingerprint"] = tokens.fingerprint_of(meta)
+    json.dump(meta, meta_file, indent=2, ensure_ascii=False)
+    meta_file.flush()
+    _publish(aside, path, meta["fingerprint"])
+  return tokens.TokenStore.open(path)
+
+
+def _check_tokenizer(
+  tokenizer: tokenizers.Tokenizer,
+  contract: contract_lib.EncodingContract,
+  pad_id: int,
+) -> None:
+  if contract_lib.fingerprint(tokenizer) != contract.tokenizer_fingerprint:
+    raise ValueError("The encoding contract was made with another tokenizer.")
+  if not 0 <= pad_id < tokenizer.get_vocab_size():
+    raise ValueError(f"pad_id is {pad_id}; the tokenizer has no such token.")
+
+
+@contextlib.contextmanager
+def _folder_aside(
+  path: pathlib.Path,
+) -> Iterator[tuple[pathlib.Path, TextIO]]:
+  """A new folder beside the path, and its meta.json, open for writing.
+
+  The file stays locked until the end of the block or of the process, which
+  tells a build that is running from one that was killed. The folder is
+  removed at the end of the block, unless it was renamed.
+  """
+  aside, file = _make_folder(path)
+  try:
+    with file:
+      yield aside, file
+  finally:
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _make_folder(path: pathlib.Path) -> tuple[pathlib.Path, TextIO]:
+  """Makes what `_folder_aside` gives."""
+  while True:
+    aside = path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex[:8]}")
+    aside.mkdir()
+    # Until it is locked, another build may sweep it away; then again.
+    with contextlib.suppress(FileNotFoundError):
+      file = open(aside / "meta.json", "w", encoding="utf-8")  # noqa: SIM115
+      # Where the file system has no locks, nobody can sweep it away.
+      with contextlib.suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_EX)
+      if (aside / "meta.json").exists():
+        return aside, file
+      file.close()
+
+
+def _sweep(path: pathlib.Path) -> None:
+  """Removes what killed builds have left beside the path."""
+  for aside in path.parent.glob(f"{glob.escape(path.name)}.tmp-*"):
+    # Locked, without locks, or just renamed: not left by a killed build.
+    with contextlib.suppress(OSError):
+      aside.rmdir()  # Killed before it had a file.
+    with (
+      contextlib.suppress(OSError),
+      open(aside / "meta.json", "r+") as file,
+    ):
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      shutil.rmtree(aside, ignore_errors=True)
+
+
+def _publish(aside: pathlib.Path, path: pathlib.Path, fingerprint: str) -> None:
+  """Renames a complete store to its path."""
+  try:
+    os.rename(aside, path)
+  except OSError:
+    # Another process may have built the same store in the meantime.
+    if (
+      not path.exists()
+      or tokens.TokenStore.open(path).fingerprint != fingerprint
+    ):
+      raise
+
+
+def _write(
+  folder: pathlib.Path,
+  collection: records.Collection,
+  contract: contract_lib.EncodingContract,
+  tokenizer: tokenizers.Tokenizer,
+  shuffle_seed: int | None,
+) -> dict:
+  """Writes all arrays into a folder; returns meta, but for the pad id."""
+
+  def progress(stream: str):
+    return tqdm.tqdm(
+      getattr(collection, stream)(),
+      desc=f"{collection.name}: tokenizing {stream}",
+      unit=" rows",
+    )
+
+  languages = streams.Numbering()
+  encoder = _Encoder(folder, contract, tokenizer)
+  read = {
+    "retrieval": streams.read_retrieval(
+      progress("retrieval"), contract, encoder, languages
+    ),
+    "parallel": streams.read_parallel(
+      progress("parallel"), encoder, languages, shuffle_seed
+    ),
+    "monolingual": streams.read_monolingual(
+      progress("monolingual"), encoder, languages
+    ),
+  }
+  truncation = encoder.finish()
+  groups, dropped = {}, {}
+  for stream, (arrays, stream_groups, stream_dropped) in read.items():
+    groups[stream] = stream_groups
+    dropped |= stream_dropped
+    for name, values in arrays.items():
+      np.save(folder / f"{stream}_{name}.npy", values)
+  known = read["retrieval"][0]["known_offsets"]
+  return {
+    "format": tokens.FORMAT,
+    "collection": collection.name,
+    "contract": dataclasses.asdict(contract),
+    "languages": list(languages),
+    "max_positives": int(np.diff(known).max(initial=0)),
+    "shuffled_by": shuffle_seed,
+    "groups": groups,
+    "dropped": dropped,
+    "truncation": truncation,
+    "arrays": {
+      file.stem: _description(file) for file in sorted(folder.glob("*.npy"))
+    },
+  }
+
+
+def _description(file: pathlib.Path) -> dict:
+  values = np.load(file, mmap_mode="r")
+  return {
+    "dtype": str(values.dtype),
+    "shape": list(values.shape),
+    "sha256": tokens.file_hash(file),
+  }
+
+
+class _Encoder:
+  """Numbers texts and encodes each once per role it appears in."""
+
+  def __init__(self, folder, contract, tokenizer):
+    # Keyed by a digest: the texts themselves would fill the memory.
+    self._texts = streams.Numbering()
+    self._roles = {
+      name: _RoleEncoder(folder, name, contract.role(name), tokenizer)
+      for name in contract_lib.ROLES
+    }
+
+  def text(self, role: str, body: str, language: str) -> int:
+    """The text id of a body, which will be encoded in this role."""
+    body = body.strip()
+    text = self._texts[hashlib.blake2b(body.encode(), digest_size=16).digest()]
+    self._roles[role].add(text, body, language)
+    return text
+
+  def finish(self) -> dict:
+    """Writes what is left; returns role to language to [cut, all texts]."""
+    texts = len(self._texts)
+    return {name: role.finish(texts) for name, role in self._roles.items()}
+
+
+class _RoleEncoder:
+  """Encodes the texts of one role, a chunk at a time, into its arrays."""
+
+  def __init__(self, folder, name, role, tokenizer):
+    self._base = folder / name
+    self._prefix = role.prefix
+    self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
+    self._tokenizer.no_padding()
+    self._tokenizer.enable_truncation(role.max_length, direction="right")
+    self._sequences = array.array("i")  # Text id to sequence, or -1.
+    self._added = 0
+    self._lengths = array.array("i")
+    self._truncation = {}  # Language to [texts cut, all texts].
+    self._waiting = []  # (text with prefix, language)
+    self._waiting_characters = 0
+    self._tokens_file = f"{self._base}_tokens.npy"
+    with open(self._tokens_file, "wb") as file:
+      _write_header(file, 0)
+
+  def add(self, text: int, body: str, language: str) -> None:
+    """Sees to it that the text of that id is encoded, once."""
+    self._reach(text + 1)
+    if self._sequences[text] >= 0:
+      return
+    self._sequences[text] = self._added
+    self._added += 1
+    self._waiting.append((self._prefix + body, language))
+    self._waiting_characters += len(body)
+    if self._waiting_characters >= _CHUNK_CHARACTERS:
+      self._flush()
+
+  def _reach(self, texts: int) -> None:
+    """Extends the table of sequences to so many texts."""
+    missing = texts - len(self._sequences)
+    self._sequences.extend(itertools.repeat(-1, missing))
+
+  def _flush(self) -> None:
+    """Encodes what is waiting."""
+    encodings = self._tokenizer.encode_batch_fast([t for t, _ in self._waiting])
+    with open(self._tokens_file, "ab") as file:
+      for (text, language), encoding in zip(
+        self._waiting, encodings, strict=True
+      ):
+        ids = array.array("i", encoding.ids)
+        if not ids:
+          raise ValueError(
+            f"The tokenizer makes no tokens of {text!r}; it should add"
+            " special tokens (its post_processor)."
+          )
+        ids.tofile(file)
+        self._lengths.append(len(ids))
+        counts = self._truncation.setdefault(language, [0, 0])
+        counts[0] += bool(encoding.overflowing)
+        counts[1] += 1
+    self._waiting.clear()
+    self._waiting_characters = 0
+
+  def finish(self, texts: int) -> dict:
+    """Writes what is left, for so many texts in all roles together.
+
+    Returns:
+      Language to [texts cut, all texts].
+    """
+    self._flush()
+    self._reach(texts)
+    offsets = streams.row_offsets(self._lengths)
+    with open(self._tokens_file, "r+b") as file:
+      # numpy leaves room in a header for its first dimension to grow.
+      _write_header(file, int(offsets[-1]))
+    np.save(f"{self._base}_offsets.npy", offsets)
+    np.save(f"{self._base}_sequences.npy", np.array(self._sequences, np.int32))
+    return self._truncation
+
+
+def _write_header(file: BinaryIO, length: int) -> None:
+  """Writes the .npy header of a one-dimensional int32 array."""
+  np.lib.format.write_array_header_1_0(
+    file,
+    {
+      "descr": np.dtype(np.int32).str,
+      "fortran_order": False,
+      "shape": (length,),
+    },
+  )
