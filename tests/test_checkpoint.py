@@ -116,8 +116,10 @@ def test_evaluating_a_live_run_leaves_its_save_alone(tmp_path):
   assert reader.describe(1) == DESCRIPTION
   reader.close()
   assert being_saved.exists()
-  # The run itself sweeps what its own killed save left.
-  checkpoint.Checkpoints(str(tmp_path)).close()
+  # The run itself sweeps what its own killed save left, before the next save.
+  checkpoints = checkpoint.Checkpoints(str(tmp_path))
+  checkpoints.save(2, state, DESCRIPTION)
+  checkpoints.close()
   assert not being_saved.exists()
 
 
