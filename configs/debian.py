@@ -17,6 +17,7 @@ def get_config(variant=""):
     c.tokenizer.vocab_size = 8000
     return c
 
+  c.encoding.sentence.max_length = 32  # Descriptions are short, mostly.
   c.batch.retrieval = 64
   c.batch.parallel = 32
   c.batch.monolingual = 32

@@ -20,7 +20,7 @@ def get_config(variant=""):
   c.encoding.sentence.prefix = "query: "  # As e5 asks for in symmetric tasks.
   c.encoding.query.max_length = 32
   c.encoding.passage.max_length = 128
-  c.encoding.sentence.max_length = 32
+  c.encoding.sentence.max_length = 64
 
   c.batch.retrieval = 128
   c.batch.parallel = 64

@@ -1,7 +1,7 @@
 """The device mesh, and where parameters and batches live on it.
 
-Axis names appear here and in exact search;
-losses and models are written for the global batch and know none.
+Axis names appear here and in exact search; losses and models are written for
+the global batch and know none.
 """
 
 from collections.abc import Callable, Mapping, Sequence
