@@ -269,6 +269,35 @@ def test_the_learning_rate_warms_up_and_decays_to_its_end():
 
 
 @pytest.mark.parametrize(
+  "decay,halfway,end", [("linear", 5.5e-4, 1e-4), ("constant", 1e-3, 1e-3)]
+)
+def test_the_other_decays_end_where_they_say(decay, halfway, end):
+  schedule = optim.make_schedule(
+    1e-3, warmup_steps=10, decay=decay, final_fraction=0.1, steps=110
+  )
+  np.testing.assert_allclose(schedule(60), halfway, rtol=1e-5)
+  np.testing.assert_allclose(schedule(110), end, rtol=1e-5)
+
+
+def test_gradients_are_clipped_by_their_global_norm():
+  params = {"a": jnp.zeros((2, 2)), "b": jnp.zeros((3,))}
+  gradient = jax.tree.map(lambda x: x + 10.0, params)
+  settings = {"b1": 0.0, "b2": 0.9, "eps": 1.0, "weight_decay": 0.0}
+
+  def update(gradient, clip_norm):
+    optimizer = optim.make_optimizer(
+      optax.constant_schedule(1.0), clip_norm=clip_norm, **settings
+    )
+    return optimizer.update(gradient, optimizer.init(params), params)[0]
+
+  norm = 10 * np.sqrt(7)
+  scaled = jax.tree.map(lambda x: x / norm, gradient)
+  for name, clipped in update(gradient, 1.0).items():
+    np.testing.assert_allclose(clipped, update(scaled, 0.0)[name], rtol=1e-6)
+    assert np.abs(clipped - update(gradient, 0.0)[name]).max() > 0.1
+
+
+@pytest.mark.parametrize(
   "changes,sizes,message",
   [
     ({"ir_temperature": 0.0}, {}, r"loss\.ir\.temperature is 0"),
