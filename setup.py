@@ -38,7 +38,7 @@ setuptools.setup(
     "babel>=2.18",
     "etils[epath]>=1.14",
     "flax>=0.12.8",
-    "huggingface-hub>=1.0",
+    "huggingface-hub>=1.33",
     # tensorflow-datasets needs it on Python 3.11 and does not say so.
     "importlib-resources>=6.4",
     "ir-measures>=0.4.3",
@@ -52,7 +52,7 @@ setuptools.setup(
     *TENSORFLOW,
     "tensorboardX>=2.6.5",
     "tensorflow-datasets>=4.9.10",
-    "tokenizers>=0.22",
+    "tokenizers>=0.23.3",
     "tqdm>=4.67",
     "transformers>=5.17",
   ],
@@ -64,7 +64,7 @@ setuptools.setup(
       "pytest>=9",
       "pytest-timeout>=2.4",
       "pytest-xdist>=3.8",
-      "protobuf>=6",
+      "protobuf>=7",
       "sentencepiece>=0.2.1",
       # The reference for parity; a looser bound fetches gigabytes.
       "torch==2.13.0",
