@@ -45,11 +45,14 @@ def absolute(folder: str) -> str:
   return os.path.abspath(os.path.expanduser(folder))
 
 
-def write_aside(path: str, text: str) -> None:
+def write_aside(path: str, content: str | bytes) -> None:
   """Writes a file whole or not at all: aside, then renamed."""
   aside = epath.Path(f"{path}.tmp")
   aside.parent.mkdir(parents=True, exist_ok=True)
-  aside.write_text(text)
+  if isinstance(content, bytes):
+    aside.write_bytes(content)
+  else:
+    aside.write_text(content)
   aside.replace(path)
 
 

@@ -20,16 +20,8 @@ def _training_bodies(
     unit=" rows",
     leave=False,
   ):
-    match record:
-      case records.RetrievalRecord():
-        yield contract.body(record.question)
-        for passage in (*record.positives, *record.hard_negatives):
-          yield contract.body(passage.text, passage.title)
-      case records.ParallelRecord():
-        yield contract.body(record.source)
-        yield contract.body(record.target)
-      case records.MonolingualRecord():
-        yield contract.body(record.text)
+    for title, text in records.texts(record):
+      yield contract.body(text, title)
 
 
 def count_shared_texts(

@@ -38,17 +38,12 @@ class Prepared:
 
 def training_texts(collection: records.Collection) -> Iterator[str]:
   """Every text that training sees, for a tokenizer to be trained on."""
-  for record in collection.retrieval():
-    yield record.question
-    for passage in (*record.positives, *record.hard_negatives):
-      if passage.title:
-        yield passage.title
-      yield passage.text
-  for record in collection.parallel():
-    yield record.source
-    yield record.target
-  for record in collection.monolingual():
-    yield record.text
+  for stream in tokens.STREAMS:
+    for record in getattr(collection, stream)():
+      for title, text in records.texts(record):
+        if title:
+          yield title
+        yield text
 
 
 def find_tokenizer(

@@ -1,7 +1,7 @@
 """The records that every source yields and the token store is built from."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 
@@ -40,6 +40,22 @@ class MonolingualRecord:
 
   text: str
   language: str
+
+
+def texts(
+  record: RetrievalRecord | ParallelRecord | MonolingualRecord,
+) -> Iterator[tuple[str, str]]:
+  """Every (title, text) of a record, hard negatives included; "" for none."""
+  match record:
+    case RetrievalRecord():
+      yield "", record.question
+      for passage in (*record.positives, *record.hard_negatives):
+        yield passage.title, passage.text
+    case ParallelRecord():
+      yield "", record.source
+      yield "", record.target
+    case MonolingualRecord():
+      yield "", record.text
 
 
 @dataclasses.dataclass(frozen=True)

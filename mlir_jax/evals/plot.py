@@ -5,8 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from etils import epath
-
+from mlir_jax import workdir
 from mlir_jax.evals import report
 
 _INK, _FAINT, _GRID = "#222222", "#9a9a9a", "#e6e6e6"
@@ -175,10 +174,7 @@ def _add_legend(fig: Any, names: Sequence[str]) -> None:
 
 
 def _save(fig: Any, path: str | os.PathLike) -> None:
-  """Writes a figure whole or not at all: aside, then renamed."""
+  """Writes a figure whole or not at all."""
   image = io.BytesIO()
   fig.savefig(image, format="png", dpi=160)
-  aside = epath.Path(f"{os.fspath(path)}.tmp")
-  aside.parent.mkdir(parents=True, exist_ok=True)
-  aside.write_bytes(image.getvalue())
-  aside.replace(path)
+  workdir.write_aside(os.fspath(path), image.getvalue())

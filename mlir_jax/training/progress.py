@@ -11,12 +11,14 @@ import tensorboardX
 import tqdm
 from etils import epath
 
+from mlir_jax import workdir
+
 METRICS_FILE = "metrics.jsonl"
 
 
-def read_metrics(workdir: str) -> list[dict[str, Any]]:
+def read_metrics(folder: str) -> list[dict[str, Any]]:
   """Reads metrics.jsonl; a last line that was cut short is left out."""
-  path = epath.Path(workdir) / METRICS_FILE
+  path = epath.Path(folder) / METRICS_FILE
   if not path.exists():
     return []
   lines = path.read_text().splitlines()
@@ -41,7 +43,7 @@ class Progress:
 
   def __init__(
     self,
-    workdir: str,
+    folder: str,
     *,
     first_step: int,
     last_step: int,
@@ -51,22 +53,22 @@ class Progress:
     """Opens the files and draws the bar.
 
     Args:
-      workdir: The run's folder.
+      folder: The run's folder.
       first_step: Steps taken before this start.
       last_step: Steps of the whole run.
       sequences_per_step: Texts encoded in a step, for the rate.
       tensorboard: Whether to write TensorBoard events.
     """
-    self._path = epath.Path(workdir) / METRICS_FILE
-    kept = [r for r in read_metrics(workdir) if r["step"] <= first_step]
-    aside = epath.Path(f"{self._path}.tmp")
-    aside.write_text("".join(json.dumps(record) + "\n" for record in kept))
-    aside.replace(self._path)
-    self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
+    path = epath.Path(folder) / METRICS_FILE
+    kept = [r for r in read_metrics(folder) if r["step"] <= first_step]
+    workdir.write_aside(
+      str(path), "".join(json.dumps(record) + "\n" for record in kept)
+    )
+    self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
     self._events = None
     if tensorboard:
       self._events = tensorboardX.SummaryWriter(
-        str(epath.Path(workdir) / "tensorboard"), purge_step=first_step + 1
+        str(epath.Path(folder) / "tensorboard"), purge_step=first_step + 1
       )
     self._sequences_per_step = sequences_per_step
     self._bar = tqdm.tqdm(
