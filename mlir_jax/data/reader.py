@@ -10,9 +10,10 @@ from collections.abc import Callable, Generator, Mapping
 
 import numpy as np
 
-from mlir_jax.data import sampling, tokens
+from mlir_jax.data import masking, sampling, tokens
 
 READERS = ("tf_data", "in_process")
+STREAMS = (*tokens.STREAMS, "masked")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +25,14 @@ class BatchSpec:
     hard_negatives: Per question.
     parallel: Sentence pairs.
     monolingual: Sentences.
+    masked: Monolingual sentences with words hidden, drawn on their own.
   """
 
   retrieval: int
   hard_negatives: int
   parallel: int
   monolingual: int
+  masked: int = 0
 
 
 # What a config without a stream sets beside its batch size.
@@ -37,18 +40,29 @@ _WITHOUT = {
   "retrieval": "",
   "parallel": " and loss.semantic.weight=0, loss.language.weight=0",
   "monolingual": " and loss.language.monolingual=0",
+  "masked": " and loss.masked_lm.weight=0",
 }
+# The rows of the store that a stream reads.
+_ROWS = {stream: stream for stream in tokens.STREAMS} | {
+  "masked": "monolingual"
+}
+
+
+def streams_read(sizes: Mapping[str, int]) -> list[str]:
+  """The collection's streams that batches of these sizes read."""
+  read = {_ROWS[stream] for stream in STREAMS if sizes[stream]}
+  return [stream for stream in tokens.STREAMS if stream in read]
 
 
 def check(store: tokens.TokenStore, spec: BatchSpec) -> None:
   """Raises ValueError if the store lacks what the batch shall hold."""
-  for stream in tokens.STREAMS:
-    size = getattr(spec, stream)
-    if size > 0 and not store.rows(stream):
+  for stream in STREAMS:
+    size, rows = getattr(spec, stream), _ROWS[stream]
+    if size > 0 and not store.rows(rows):
       raise ValueError(
         f"batch.{stream} is {size}, but the token store {store.path} has no"
-        f" {stream} rows: set batch.{stream}=0{_WITHOUT[stream]}, or add"
-        f" {stream} text to the collection."
+        f" {rows} rows: set batch.{stream}=0{_WITHOUT[stream]}, or add"
+        f" {rows} text to the collection."
       )
   if spec.hard_negatives > 0 and not len(store.arrays["retrieval_negatives"]):
     raise ValueError(
@@ -65,6 +79,7 @@ def batch_of_step(
   temperature: float,
   step: int,
   rows: Mapping[str, np.ndarray] | None = None,
+  masker: masking.Masker | None = None,
 ) -> dict:
   """The batch of a step, or the part of it that this host needs.
 
@@ -77,11 +92,13 @@ def batch_of_step(
     step: From 0; any step costs the same.
     rows: Stream to the rows of its global batch that are wanted, int [n];
       None for all.
+    masker: Hides words of the stream "masked".
 
   Returns:
     A dict of the streams whose batch size is not 0; B, N and M stand for
-    the rows wanted, H for hard negatives, L for the role's max_length, P for
-    the most known positives of a question. Ids are int32; -1 is none.
+    the rows wanted, H for hard negatives, L for the role's padded length, P
+    for the most known positives of a question, K for the most targets of a
+    row. Ids are int32; -1 is none.
       retrieval:
         query: {"ids": [B, L], "mask": bool [B, L]}
         query_text: [B]
@@ -95,35 +112,53 @@ def batch_of_step(
       monolingual:
         tokens: {"ids": [M, L], "mask": bool}
         text: [M]
+      masked:
+        tokens: {"ids": [M, L], "mask": bool}, words hidden
+        positions, targets: [M, K], where and what they were; else 0
+        valid: bool [M, K]
 
   Raises:
-    ValueError: if the store lacks a stream, see `check`.
+    ValueError: if the store lacks a stream, see `check`, or the masker is
+      missing.
   """
   check(store, spec)
+  _check_masker(spec, masker)
   batch = {}
-  for stream in tokens.STREAMS:
+  for stream in STREAMS:
     size = getattr(spec, stream)
     if not size:
       continue
     wanted = np.arange(size) if rows is None else rows[stream]
+    positions = step * size + wanted
     drawn, epochs = sampling.draw(
-      step * size + wanted,
+      positions,
       seed,
       stream,
-      list(store.groups(stream).values()),
+      list(store.groups(_ROWS[stream]).values()),
       temperature,
     )
     if stream == "retrieval":
       batch[stream] = _retrieval(
         store, drawn, epochs, seed, spec.hard_negatives
       )
+      continue
+    text = store.arrays[f"{_ROWS[stream]}_texts"][drawn]
+    sentences = _sequences(store, "sentence", text)
+    if stream == "masked":
+      # By position, not by row: a later epoch hides other words.
+      keys = sampling.make_key(seed, "masking", positions)
+      batch[stream] = masker(**sentences, keys=keys)
     else:
-      text = store.arrays[f"{stream}_texts"][drawn]
-      batch[stream] = {
-        "tokens": _sequences(store, "sentence", text),
-        "text": text,
-      }
+      batch[stream] = {"tokens": sentences, "text": text}
   return batch
+
+
+def _check_masker(spec: BatchSpec, masker: masking.Masker | None) -> None:
+  if spec.masked > 0 and masker is None:
+    raise ValueError(
+      f"batch.masked is {spec.masked}, but there is no masker: make one with"
+      " masking.make_masker, or set batch.masked=0."
+    )
 
 
 def _retrieval(
@@ -212,6 +247,7 @@ def batches(
   stop: int,
   rows: Mapping[str, np.ndarray] | None = None,
   prefetch: int = 2,
+  masker: masking.Masker | None = None,
 ) -> Generator[tuple[int, dict], None, None]:
   """The batches of the steps from `start` to before `stop`.
 
@@ -226,6 +262,7 @@ def batches(
     stop: The step after the last one.
     rows: As in `batch_of_step`.
     prefetch: Batches prepared ahead, at least 1.
+    masker: As in `batch_of_step`.
 
   Returns:
     A generator of (step, batch); closing it ends what runs ahead.
@@ -239,8 +276,9 @@ def batches(
   if prefetch < 1:
     raise ValueError(f"data.prefetch is {prefetch}; it must be at least 1.")
   check(store, spec)
+  _check_masker(spec, masker)
   make_batch = functools.partial(
-    batch_of_step, store, spec, seed, temperature, rows=rows
+    batch_of_step, store, spec, seed, temperature, rows=rows, masker=masker
   )
   read = _tf_data if kind == "tf_data" else _in_process
   return read(make_batch, start, stop, prefetch)

@@ -19,8 +19,9 @@ from tokenizers import (
 # Their ids are their places: XLM-R's, with the mask drawn to the front.
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 
-# Padding tokens of the XLM-R and of the BERT family.
+# Padding and mask tokens of the XLM-R and of the BERT family.
 PAD_TOKENS = ("<pad>", "[PAD]")
+MASK_TOKENS = ("<mask>", "[MASK]")
 
 # Of a trained tokenizer's scores (natural logarithms of probabilities). The
 # trainer adds in the order of a hash map, which moves them by some 1e-11
@@ -100,6 +101,26 @@ def pad_id(tokenizer: tokenizers.Tokenizer) -> int:
   raise ValueError(
     f"The tokenizer has no padding token: none of {PAD_TOKENS} is in its"
     " vocabulary. Add one to tokenizer.json."
+  )
+
+
+def mask_id(tokenizer: tokenizers.Tokenizer) -> int:
+  """The id of the mask token; ValueError if there is none.
+
+  It must be a special token: of another one, the ids may occur in texts.
+  """
+  special = {
+    token.content: token_id
+    for token_id, token in tokenizer.get_added_tokens_decoder().items()
+    if token.special
+  }
+  for token in MASK_TOKENS:
+    if token in special:
+      return special[token]
+  raise ValueError(
+    f"The tokenizer has no mask token: none of {MASK_TOKENS} is a special"
+    " token of it. Set batch.masked=0 and loss.masked_lm.weight=0, or use the"
+    " tokenizer.json of a model that was trained with one."
   )
 
 

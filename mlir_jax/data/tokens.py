@@ -20,6 +20,7 @@ the texts that appear in it:
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -147,6 +148,21 @@ class TokenStore:
     """The number of tokens of each sequence of a role; int64 [S]."""
     return np.diff(self.arrays[f"{role}_offsets"])
 
+  @functools.cached_property
+  def padded_lengths(self) -> Mapping[str, int]:
+    """Role to the length that its texts are padded to, in tokens.
+
+    The longest sequence's, rounded up to a multiple of 8, or max_length if
+    that is less: the same in every batch and on every host.
+    """
+    return {
+      role: min(
+        self.contract.role(role).max_length,
+        -(-int(self.lengths(role).max(initial=1)) // 8) * 8,
+      )
+      for role in contract_lib.ROLES
+    }
+
   def sequences(
     self, role: str, texts: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray]:
@@ -158,7 +174,7 @@ class TokenStore:
         alone.
 
     Returns:
-      ids: int32 [..., max_length of the role].
+      ids: int32 [..., padded length of the role].
       mask: bool, the same shape; False is padding.
 
     Raises:
@@ -171,7 +187,7 @@ class TokenStore:
       raise ValueError(f"Some of these texts do not appear in the role {role}.")
     starts = offsets[sequence]
     lengths = np.where(texts < 0, 0, offsets[sequence + 1] - starts)
-    places = np.arange(self.contract.role(role).max_length)
+    places = np.arange(self.padded_lengths[role])
     mask = places < lengths[..., None]
     ids = tokens[np.where(mask, starts[..., None] + places, 0)]
     return np.where(mask, ids, np.int32(self.pad_id)), mask

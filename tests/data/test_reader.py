@@ -11,10 +11,10 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
 from mlir_jax import contract as contract_lib
-from mlir_jax.data import reader, records, tokenizing, tokens
+from mlir_jax.data import masking, reader, records, tokenizing, tokens
 
 SPEC = reader.BatchSpec(
-  retrieval=8, hard_negatives=2, parallel=6, monolingual=4
+  retrieval=8, hard_negatives=2, parallel=6, monolingual=4, masked=5
 )
 PAD = 0
 TEMPERATURE = 2.0
@@ -45,8 +45,8 @@ def monolingual():
     yield records.MonolingualRecord(f"m{i} " * (1 + i % 9), "fi")
 
 
-def make_store(path, **streams):
-  """A store of the streams given; the text "w3" is the token 3 + some."""
+def make_tokenizer():
+  """One that makes one token of a word: of "w3", the token 3 + some."""
   words = [
     *(
       f"{kind}{i}"
@@ -55,15 +55,28 @@ def make_store(path, **streams):
     ),
   ]
   vocabulary = {
-    word: i for i, word in enumerate(["[PAD]", "[CLS]", "[SEP]", *words])
+    word: i
+    for i, word in enumerate(["[PAD]", "[CLS]", "[SEP]", *words, "[MASK]"])
   }
-  tokenizer = tokenizers.Tokenizer(models.WordLevel(vocabulary, "[SEP]"))
+  tokenizer = tokenizers.Tokenizer(
+    models.WordPiece(vocabulary, unk_token="[SEP]")
+  )
+  tokenizer.add_special_tokens(["[MASK]"])
   tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
   tokenizer.post_processor = processors.TemplateProcessing(
     single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
   )
+  return tokenizer
+
+
+TOKENIZER = make_tokenizer()
+MASKER = masking.make_masker(TOKENIZER, "word", 0.3)
+
+
+def make_store(path, **streams):
+  """A store of the streams given."""
   contract = contract_lib.make_contract(
-    tokenizer,
+    TOKENIZER,
     pooling="mean",
     normalize=True,
     title_joiner=" ",
@@ -83,7 +96,7 @@ def make_store(path, **streams):
     path,
     data,
     contract,
-    tokenizer,
+    TOKENIZER,
     PAD,
     shuffle_parallel=False,
     seed=0,
@@ -102,12 +115,14 @@ def store(tmp_path_factory):
 
 
 def batch_of_step(store, step, spec=SPEC, seed=0, rows=None):
-  return reader.batch_of_step(store, spec, seed, TEMPERATURE, step, rows)
+  return reader.batch_of_step(
+    store, spec, seed, TEMPERATURE, step, rows, MASKER
+  )
 
 
 def batches(kind, store, start, stop, spec=SPEC, rows=None, prefetch=2):
   return reader.batches(
-    kind, store, spec, 0, TEMPERATURE, start, stop, rows, prefetch
+    kind, store, spec, 0, TEMPERATURE, start, stop, rows, prefetch, MASKER
   )
 
 
@@ -151,6 +166,11 @@ def test_a_batch_has_the_promised_arrays(store):
     "/monolingual/tokens/ids": ((4, 6), "int32"),
     "/monolingual/tokens/mask": ((4, 6), "bool"),
     "/monolingual/text": ((4,), "int32"),
+    "/masked/tokens/ids": ((5, 6), "int32"),
+    "/masked/tokens/mask": ((5, 6), "bool"),
+    "/masked/positions": ((5, 4), "int32"),
+    "/masked/targets": ((5, 4), "int32"),
+    "/masked/valid": ((5, 4), "bool"),
   }
 
 
@@ -258,9 +278,10 @@ def test_a_batch_is_a_function_of_seed_and_step(store, step):
         ("retrieval", "query_text"),
         ("parallel", "text"),
         ("monolingual", "text"),
+        ("masked", "targets"),
       )
     ]
-    assert not all(same)
+    assert not any(same)
 
 
 def test_an_epoch_reads_every_row_once(store):
@@ -287,7 +308,7 @@ def test_the_hosts_rows_together_are_the_global_batch(store, hosts):
   whole = leaves(batch_of_step(store, 11))
   for host in range(hosts):
     rows = {
-      stream: share(getattr(SPEC, stream), host) for stream in tokens.STREAMS
+      stream: share(getattr(SPEC, stream), host) for stream in reader.STREAMS
     }
     part = leaves(batch_of_step(store, 11, rows=rows))
     for name, leaf in whole.items():
@@ -304,6 +325,77 @@ def test_a_global_batch_split_otherwise_reads_the_same_rows(store):
   np.testing.assert_array_equal(
     one["text"], np.concatenate([part["text"] for part in two])
   )
+
+
+def restored(part):
+  """The token ids before words were hidden."""
+  ids = part["tokens"]["ids"].copy()
+  rows, slots = np.nonzero(part["valid"])
+  ids[rows, part["positions"][rows, slots]] = part["targets"][rows, slots]
+  return ids
+
+
+def test_masked_text_is_monolingual_text_in_an_order_of_its_own(store):
+  spec = reader.BatchSpec(0, 0, 0, 25, 25)
+  for step in range(2):  # An epoch each.
+    batch = batch_of_step(store, step, spec)
+    masked = restored(batch["masked"])
+    plain = batch["monolingual"]["tokens"]["ids"]
+    assert sorted(masked.tolist()) == sorted(plain.tolist())
+    assert (masked != plain).any()
+    assert (batch["masked"]["tokens"]["ids"] != masked).any()
+    np.testing.assert_array_equal(
+      batch["masked"]["tokens"]["mask"], masked != PAD
+    )
+
+
+def test_later_epochs_hide_other_words(store):
+  spec = reader.BatchSpec(0, 0, 0, 0, 25)
+  hidden = {}
+  for epoch in range(20):
+    part = batch_of_step(store, epoch, spec)["masked"]
+    for row, ids in enumerate(restored(part).tolist()):
+      places = tuple(part["positions"][row][part["valid"][row]].tolist())
+      hidden.setdefault(tuple(ids), []).append(places)
+  for ids, places in hidden.items():
+    inside = sum(token not in (PAD, 1, 2) for token in ids)
+    # Each word of a text was hidden in some epoch.
+    assert set().union(*places) == set(range(1, 1 + inside))
+
+
+def test_other_seeds_hide_other_words_at_the_same_position(store):
+  spec = reader.BatchSpec(0, 0, 0, 0, 25)
+  one, two = (batch_of_step(store, 0, spec, seed)["masked"] for seed in (0, 1))
+  alike = (one["tokens"]["mask"] == two["tokens"]["mask"]).all(axis=1)
+  assert (one["positions"][alike] != two["positions"][alike]).any()
+
+
+def test_masks_of_a_global_batch_split_otherwise_are_the_same(store):
+  one = batch_of_step(store, 3, reader.BatchSpec(0, 0, 0, 0, 8))["masked"]
+  two = [
+    batch_of_step(store, step, reader.BatchSpec(0, 0, 0, 0, 4))["masked"]
+    for step in (6, 7)
+  ]
+  for name in ("positions", "targets"):
+    np.testing.assert_array_equal(
+      one[name], np.concatenate([part[name] for part in two])
+    )
+
+
+def test_masked_text_needs_a_masker_and_monolingual_rows(store, tmp_path):
+  spec = reader.BatchSpec(0, 0, 0, 0, 4)
+  with pytest.raises(ValueError, match=r"batch\.masked is 4.*make_masker"):
+    reader.batches("in_process", store, spec, 0, TEMPERATURE, 0, 1)
+  with pytest.raises(ValueError, match=r"batch\.masked is 4.*make_masker"):
+    reader.batch_of_step(store, spec, 0, TEMPERATURE, 0)
+  reader.batch_of_step(store, reader.BatchSpec(4, 0, 0, 0), 0, TEMPERATURE, 0)
+  poorer = make_store(tmp_path / "store", parallel=parallel)
+  message = (
+    "no monolingual rows: set batch.masked=0 and loss.masked_lm.weight=0, or"
+    " add monolingual text"
+  )
+  with pytest.raises(ValueError, match=re.escape(message)):
+    reader.check(poorer, spec)
 
 
 def test_resume_reads_the_same_batches(store):
@@ -323,6 +415,7 @@ def test_both_readers_give_identical_batches(store):
     "retrieval": np.array([1, 5]),
     "parallel": np.array([0, 2, 3]),
     "monolingual": np.arange(4),
+    "masked": np.array([4, 1]),
   }
   for wanted in (None, rows):
     for spec in (SPEC, reader.BatchSpec(8, 0, 6, 0)):

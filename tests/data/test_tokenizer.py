@@ -161,3 +161,22 @@ def test_the_padding_token_is_found_in_both_families(token):
 def test_a_tokenizer_without_padding_token_is_refused():
   with pytest.raises(ValueError, match="no padding token"):
     tokenizer_lib.pad_id(word_level(["x", "y"]))
+
+
+def test_the_mask_token_is_found_in_both_families():
+  assert tokenizer_lib.mask_id(tokenizer_lib.train(TEXTS, 60)) == 4
+  for token in ("<mask>", "[MASK]"):
+    tokenizer = word_level(["x", "y", token])
+    tokenizer.add_special_tokens([token])
+    assert tokenizer_lib.mask_id(tokenizer) == 2
+
+
+def test_a_tokenizer_without_mask_token_is_refused():
+  with pytest.raises(ValueError, match=r"no mask token.*batch\.masked=0"):
+    tokenizer_lib.mask_id(word_level(["x", "y"]))
+  # An ordinary word of that name may occur in texts.
+  tokenizer = word_level(["x", "[MASK]"])
+  for _ in range(2):
+    with pytest.raises(ValueError, match="no mask token"):
+      tokenizer_lib.mask_id(tokenizer)
+    tokenizer.add_tokens(["[MASK]"])

@@ -177,6 +177,35 @@ def test_padding_fills_a_fixed_length(store):
   assert (ids[~mask] == PAD).all()
 
 
+def test_a_long_max_length_costs_nothing_where_texts_are_short(tmp_path):
+  contract = contract_lib.make_contract(
+    TOKENIZER,
+    pooling="mean",
+    normalize=True,
+    title_joiner=" ",
+    roles={"query": ("", 12), "passage": ("", 5), "sentence": ("", 512)},
+  )
+  store = tokenizing.build(
+    tmp_path / "store",
+    collection(RETRIEVAL, PARALLEL, MONOLINGUAL),
+    contract,
+    TOKENIZER,
+    PAD,
+    shuffle_parallel=False,
+    seed=0,
+    source="made",
+  )
+  # The longest sentence has 11 tokens, query 3, and passages are cut to 5.
+  assert store.padded_lengths == {"query": 8, "passage": 5, "sentence": 16}
+  for role, length in store.padded_lengths.items():
+    texts = np.flatnonzero(store.arrays[f"{role}_sequences"] >= 0)
+    for some in (texts, texts[:1]):
+      ids, mask = store.sequences(role, some)
+      assert ids.shape == mask.shape == (len(some), length)
+    _, mask = store.sequences(role, texts)
+    assert mask.sum() == store.lengths(role).sum()  # Nothing was cut.
+
+
 def test_a_text_that_a_role_lacks_is_an_error(store):
   with pytest.raises(ValueError, match="role query"):
     store.sequences("query", store.arrays["parallel_texts"])
