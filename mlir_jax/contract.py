@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import tokenizers
 
 ROLES = ("query", "passage", "sentence")
-POOLINGS = ("mean", "cls")
+POOLINGS = ("mean", "cls", "last")
 
 # Encoded when the contract is made and compared wherever it is used: a
 # tokenizer library that changes how one script is cut shows here.

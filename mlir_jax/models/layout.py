@@ -1,0 +1,493 @@
+"""The folder layout of sentence-transformers, read and written without torch.
+
+Such a folder says how texts become vectors: modules.json lists the modules,
+and each has settings of its own. What this package cannot honour is refused
+by file and field, for a model that is read but encodes otherwise looks like a
+bad model. Versions 2 to 6 are read; what is written, versions 5 and 6 read.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from mlir_jax import contract as contract_lib
+from mlir_jax.models import config as config_lib
+
+MODULES = "modules.json"
+OURS = "mlir_jax.json"
+TOWERS = ("both", "query", "passage")
+WEIGHTS = "model.safetensors"
+
+_MODEL = "config_sentence_transformers.json"
+_TRANSFORMER = "sentence_bert_config.json"
+# Names of the same file in version 1 and before.
+_OLD_TRANSFORMER = ("roberta", "distilbert", "xlm-roberta")
+_CONFIG = "config.json"
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+
+_KINDS = ("Transformer", "Pooling", "Dense", "Normalize")
+_TYPES = "sentence_transformers.models."  # Versions 2 to 6 know these.
+
+# Ours to theirs, of which the second is the flag of versions 2 to 5.
+_POOLINGS = {
+  "mean": ("mean", "pooling_mode_mean_tokens"),
+  "cls": ("cls", "pooling_mode_cls_token"),
+  "last": ("lasttoken", "pooling_mode_lasttoken"),
+}
+_POOLING_FLAGS = {
+  **{flag: mode for mode, flag in _POOLINGS.values()},
+  "pooling_mode_max_tokens": "max",
+  "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+  "pooling_mode_weightedmean_tokens": "weightedmean",
+}
+_ACTIVATIONS = {
+  "identity": "torch.nn.modules.linear.Identity",
+  "tanh": "torch.nn.modules.activation.Tanh",
+}
+
+# The one value of each setting that we compute; None where it is left out.
+_TRANSFORMER_FIXED = {
+  "do_lower_case": False,
+  "transformer_task": "feature-extraction",
+  "modality_config": {
+    "text": {"method": "forward", "method_output_name": "last_hidden_state"}
+  },
+  "module_output_name": "token_embeddings",
+}
+_TRANSFORMER_FREE = (
+  *("max_seq_length", "query_length", "document_length"),
+  "unpad_inputs",  # Speed alone.
+)
+_VECTOR_FIXED = {
+  "module_input_name": "sentence_embedding",
+  "module_output_name": "sentence_embedding",
+}
+_DENSE_FIXED = _VECTOR_FIXED | {"use_residual": False}
+_MODEL_FIXED = {"model_type": "SentenceTransformer", "truncate_dim": None}
+_SIMILARITIES = (None, "cosine", "dot")
+
+_PASSAGE_PROMPTS = ("document", "passage", "corpus")
+_UNLIMITED = 1e6  # Tokenizers without a length say 1e30.
+
+
+class LayoutError(ValueError):
+  """A folder that cannot be honoured; the message names file and field."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Projection:
+  """A dense layer behind the pooling.
+
+  Attributes:
+    weights: A safetensors file with linear.weight, [size, in_features], and
+      linear.bias, [size].
+    in_features: Width of the pooled vectors.
+    size: Width of what comes out.
+    bias: Whether there is a linear.bias.
+    activation: "identity" or "tanh".
+  """
+
+  weights: pathlib.Path
+  in_features: int
+  size: int
+  bias: bool
+  activation: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """What a model's folder says of how it encodes; None where it is silent.
+
+  Attributes:
+    folder: The folder.
+    transformer: The folder with config.json, weights and tokenizer.json: the
+      same one, or one in it.
+    known: Whether it is a sentence-transformers folder. A plain Hugging Face
+      folder is silent on all that follows.
+    pooling: "mean", "cls" or "last".
+    normalize: Whether vectors are scaled to unit length.
+    title_joiner: Stands between a passage's title and its text.
+    prefixes: Role to prefix.
+    max_lengths: Role to length in tokens.
+    undecided: A config's field to why it must be set: the folder says
+      something of it that fits no encoding contract.
+    projection: The dense layer behind the pooling, if there is one.
+    ours: What mlir_jax.json holds, if this package wrote the folder:
+      "contract", "tower", "encoder", "provenance" and "step".
+  """
+
+  folder: pathlib.Path
+  transformer: pathlib.Path
+  known: bool = False
+  pooling: str | None = None
+  normalize: bool | None = None
+  title_joiner: str | None = None
+  prefixes: Mapping[str, str | None] = dataclasses.field(
+    default_factory=lambda: dict.fromkeys(contract_lib.ROLES)
+  )
+  max_lengths: Mapping[str, int | None] = dataclasses.field(
+    default_factory=lambda: dict.fromkeys(contract_lib.ROLES)
+  )
+  undecided: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  projection: Projection | None = None
+  ours: Mapping[str, Any] | None = None
+
+
+def read(folder: pathlib.Path) -> Layout:
+  """Reads how a model encodes.
+
+  A folder of our own is compared with the contract in its mlir_jax.json; the
+  tokenizer's part of it is left to those who encode.
+
+  Args:
+    folder: A sentence-transformers folder, or a plain Hugging Face one.
+
+  Raises:
+    LayoutError: if something cannot be honoured.
+    ContractMismatchError: if a folder of our own was changed.
+  """
+  if not (folder / MODULES).is_file():
+    return Layout(folder, folder)
+  modules = _read_modules(folder / MODULES)
+  model = _read_json(folder / _MODEL, required=False)
+  _check_fixed(folder / _MODEL, model, _MODEL_FIXED)
+  similarity = model.get("similarity_fn_name")
+  if similarity not in _SIMILARITIES:
+    raise LayoutError(
+      f"{folder / _MODEL}: similarity_fn_name is {similarity!r}; only the"
+      " cosine and the dot product can be honoured."
+    )
+  prefixes, undecided = _read_prompts(folder / _MODEL, model)
+  layout = Layout(
+    folder=folder,
+    transformer=modules["Transformer"],
+    known=True,
+    pooling=_read_pooling(modules["Pooling"] / _CONFIG, model),
+    normalize="Normalize" in modules,
+    prefixes=prefixes,
+    max_lengths=_read_lengths(modules["Transformer"]),
+    undecided=undecided,
+    projection=_read_dense(modules["Dense"]) if "Dense" in modules else None,
+  )
+  if "Normalize" in modules:
+    path = modules["Normalize"] / _CONFIG
+    _check_fixed(path, _read_json(path, required=False), _VECTOR_FIXED)
+  return _with_ours(layout) if (folder / OURS).is_file() else layout
+
+
+def _read_json(
+  path: pathlib.Path, kind: type = dict, *, required: bool = True
+) -> Any:
+  """A JSON file's content; an empty one where it may be missing."""
+  if not required and not path.is_file():
+    return kind()
+  try:
+    content = json.loads(path.read_text(encoding="utf-8"))
+  except (OSError, ValueError) as error:
+    raise LayoutError(f"{path} cannot be read: {error}") from error
+  if not isinstance(content, kind):
+    raise LayoutError(f"{path} holds a {type(content)}, not a {kind}.")
+  return content
+
+
+def _check_fixed(path: pathlib.Path, found: Mapping, fixed: Mapping) -> None:
+  for name, value in fixed.items():
+    if found.get(name) not in (None, value):
+      raise LayoutError(
+        f"{path}: {name} is {found[name]!r}; only {value!r} can be honoured."
+      )
+
+
+def _read_modules(path: pathlib.Path) -> dict[str, pathlib.Path]:
+  """The folder of each module, by the last part of its type."""
+  folders = {}
+  kinds = []
+  for module in _read_json(path, list):
+    package, _, kind = str(module.get("type")).rpartition(".")
+    if package.split(".")[0] != "sentence_transformers" or kind not in _KINDS:
+      raise LayoutError(
+        f"{path}: type is {module.get('type')!r} in module {len(kinds)}; of"
+        f" sentence-transformers, {', '.join(_KINDS)} can be honoured."
+      )
+    kinds.append(kind)
+    folders[kind] = path.parent / module.get("path", "")
+  if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in (
+    [],
+    ["Dense"],
+    ["Normalize"],
+    ["Dense", "Normalize"],
+  ):
+    raise LayoutError(
+      f"{path}: the modules' types are {', '.join(kinds)}; Transformer and"
+      " Pooling can be honoured, then at most one Dense, then at most one"
+      " Normalize."
+    )
+  return folders
+
+
+def _read_pooling(path: pathlib.Path, model: Mapping) -> str:
+  found = _read_json(path)
+  modes = found.get("pooling_mode")
+  if modes is None:  # Versions 2 to 5 have a flag for each.
+    modes = [mode for flag, mode in _POOLING_FLAGS.items() if found.get(flag)]
+  modes = [modes] if isinstance(modes, str) else (modes or ["mean"])
+  ours = [name for name, (mode, _) in _POOLINGS.items() if [mode] == modes]
+  if not ours:
+    raise LayoutError(
+      f"{path}: pooling_mode is {' and '.join(modes)}; one of"
+      f" {', '.join(mode for mode, _ in _POOLINGS.values())} can be honoured."
+    )
+  if found.get("include_prompt") is False and any(_prompts(model).values()):
+    raise LayoutError(
+      f"{path}: include_prompt is False, and there are prompts: that their"
+      " tokens are left out of the pooling cannot be honoured."
+    )
+  return ours[0]
+
+
+def _read_dense(folder: pathlib.Path) -> Projection:
+  path = folder / _CONFIG
+  found = _read_json(path)
+  _check_fixed(path, found, _DENSE_FIXED)
+  # Where it is silent, sentence-transformers takes the tanh.
+  name = found.get("activation_function") or _ACTIVATIONS["tanh"]
+  package, _, kind = name.rpartition(".")
+  if package.split(".")[0] != "torch" or kind.lower() not in _ACTIVATIONS:
+    raise LayoutError(
+      f"{path}: activation_function is {name!r}; Identity and Tanh of torch.nn"
+      " can be honoured."
+    )
+  if not (folder / WEIGHTS).is_file():
+    raise LayoutError(
+      f"{folder} has no {WEIGHTS}. Pickles (pytorch_model.bin) are never"
+      " loaded, since loading one can run any code. Where you trust it,"
+      " convert the model once: sentence_transformers.SentenceTransformer("
+      "FOLDER).save(NEW_FOLDER)."
+    )
+  for field in ("in_features", "out_features"):
+    if not isinstance(found.get(field), int):
+      raise LayoutError(f"{path}: {field} is {found.get(field)!r}.")
+  return Projection(
+    weights=folder / WEIGHTS,
+    in_features=found["in_features"],
+    size=found["out_features"],
+    bias=found.get("bias", True),
+    activation=kind.lower(),
+  )
+
+
+def _prompts(model: Mapping) -> dict[str, str]:
+  found = model.get("prompts") or {}
+  return {name: prompt or "" for name, prompt in found.items()}
+
+
+def _read_prompts(
+  path: pathlib.Path, model: Mapping
+) -> tuple[dict[str, str | None], dict[str, str]]:
+  """The prefix of each role, and why those without one have none."""
+  prompts = _prompts(model)
+  default = model.get("default_prompt_name")
+  if default and default not in prompts:
+    raise LayoutError(
+      f"{path}: default_prompt_name is {default!r}, and there is no such"
+      f" prompt: {', '.join(prompts) or 'none'}."
+    )
+  names = {
+    "query": "query" if "query" in prompts else None,
+    "passage": next((n for n in _PASSAGE_PROMPTS if n in prompts), None),
+    "sentence": default,  # What plain encode() takes.
+  }
+  tasks = [
+    name
+    for name, prompt in prompts.items()
+    if prompt and name not in ("query", *_PASSAGE_PROMPTS, default)
+  ]
+  prefixes, undecided = {}, {}
+  for role, name in names.items():
+    if name:
+      prefixes[role] = prompts[name]
+    elif tasks:
+      prefixes[role] = None
+      undecided[f"encoding.{role}.prefix"] = (
+        f"{path}: prompts has one per task ({', '.join(map(repr, tasks))}) and"
+        f" none for the role {role!r}; say which prefix it has."
+      )
+    else:
+      prefixes[role] = ""
+  return prefixes, undecided
+
+
+def _read_lengths(folder: pathlib.Path) -> dict[str, int]:
+  """The length of each role, in tokens."""
+  names = [
+    _TRANSFORMER,
+    *(f"sentence_{name}_config.json" for name in _OLD_TRANSFORMER),
+  ]
+  path = next(
+    (folder / name for name in names if (folder / name).is_file()),
+    folder / _TRANSFORMER,
+  )
+  found = _read_json(path, required=False)
+  _check_fixed(path, found, _TRANSFORMER_FIXED)
+  for name in found.keys() - {*_TRANSFORMER_FIXED, *_TRANSFORMER_FREE}:
+    if found[name]:
+      raise LayoutError(
+        f"{path}: {name} is {found[name]!r}, which cannot be honoured."
+      )
+  tokenizer = _read_json(folder / _TOKENIZER_CONFIG, required=False)
+  _check_fixed(
+    folder / _TOKENIZER_CONFIG, tokenizer, {"truncation_side": "right"}
+  )
+  longest = found.get("max_seq_length")
+  if longest is None:
+    hf = _read_json(folder / _CONFIG)
+    try:
+      longest = config_lib.EncoderConfig.from_hf(hf).max_length
+    except ValueError as error:
+      raise LayoutError(f"{folder / _CONFIG}: {error}") from error
+    said = tokenizer.get("model_max_length")
+    if said is not None and said < _UNLIMITED:
+      longest = min(longest, said)
+  lengths = {
+    "query": found.get("query_length") or longest,
+    "passage": found.get("document_length") or longest,
+    "sentence": longest,
+  }
+  for role, length in lengths.items():
+    if not isinstance(length, int) or length < 1:
+      raise LayoutError(f"{path}: the length of a {role} is {length!r}.")
+  return lengths
+
+
+def _with_ours(layout: Layout) -> Layout:
+  """Adds mlir_jax.json, whose contract the other files must agree with."""
+  path = layout.folder / OURS
+  ours = _read_json(path)
+  try:
+    contract = contract_lib.EncodingContract.from_json(
+      json.dumps(ours["contract"])
+    )
+    tower = ours["tower"]
+  except (KeyError, TypeError, ValueError) as error:
+    raise LayoutError(f"{path} is not as it was written: {error!r}") from error
+  if tower not in TOWERS:
+    raise LayoutError(f"{path}: tower is {tower!r}; it is one of {TOWERS}.")
+  found = dataclasses.replace(
+    contract,
+    pooling=layout.pooling,
+    normalize=layout.normalize,
+    **{
+      role: dataclasses.replace(
+        contract.role(role),
+        prefix=layout.prefixes[role],
+        max_length=layout.max_lengths[role],
+      )
+      for role in contract_lib.ROLES
+    },
+  )
+  contract_lib.check_same(contract, found, f"the files beside {path}")
+  return dataclasses.replace(
+    layout, title_joiner=contract.title_joiner, ours=ours
+  )
+
+
+def exported_contract(
+  contract: contract_lib.EncodingContract, one_length: bool = False
+) -> contract_lib.EncodingContract:
+  """The contract that a folder can say.
+
+  Plain encode() cuts at the one length that each version knows, the longest;
+  so that of sentences is the longest role's.
+
+  Args:
+    contract: The contract that was trained under.
+    one_length: Gives queries and passages that length, too: version 5 knows
+      no others, and refuses a folder that has them.
+  """
+  longest = max(contract.role(role).max_length for role in contract_lib.ROLES)
+  roles = contract_lib.ROLES if one_length else ("sentence",)
+  return dataclasses.replace(
+    contract,
+    **{
+      role: dataclasses.replace(contract.role(role), max_length=longest)
+      for role in roles
+    },
+  )
+
+
+def to_json(
+  contract: contract_lib.EncodingContract,
+  config: config_lib.EncoderConfig,
+  *,
+  tower: str,
+  provenance: Mapping[str, Any],
+  step: int,
+  masked_lm: bool = False,
+) -> dict[str, Any]:
+  """What stands in a folder, beside weights, tokenizer and model card.
+
+  Args:
+    contract: From `exported_contract`.
+    config: The encoder's.
+    tower: Which tower it is: "query", "passage", or "both" where they are
+      tied.
+    provenance: Versions, commit, data fingerprints.
+    step: Steps it was trained.
+    masked_lm: Whether the head for masked language modelling goes along.
+
+  Returns:
+    File name to what `read` reads there.
+  """
+  longest = contract.sentence.max_length
+  folders = {"Transformer": "", "Pooling": "1_Pooling"}
+  if config.projection_size:
+    folders["Dense"] = "2_Dense"
+  if contract.normalize:
+    folders["Normalize"] = f"{len(folders)}_Normalize"
+  transformer = {"max_seq_length": longest, "do_lower_case": False}
+  for role, name in (("query", "query_length"), ("passage", "document_length")):
+    if (length := contract.role(role).max_length) != longest:
+      transformer[name] = length
+  files = {
+    MODULES: [
+      {"idx": i, "name": str(i), "path": path, "type": f"{_TYPES}{kind}"}
+      for i, (kind, path) in enumerate(folders.items())
+    ],
+    _CONFIG: config.to_hf(masked_lm),
+    _TRANSFORMER: transformer,
+    _MODEL: {
+      "model_type": "SentenceTransformer",
+      "prompts": {
+        "query": contract.query.prefix,
+        "document": contract.passage.prefix,
+        "sentence": contract.sentence.prefix,
+      },
+      "default_prompt_name": "sentence" if contract.sentence.prefix else None,
+      "similarity_fn_name": "cosine",
+    },
+    f"{folders['Pooling']}/{_CONFIG}": {
+      "word_embedding_dimension": config.hidden_size,
+      **{
+        flag: mode == _POOLINGS[contract.pooling][0]
+        for flag, mode in _POOLING_FLAGS.items()
+      },
+      "include_prompt": True,
+    },
+    OURS: {
+      "contract": dataclasses.asdict(contract),
+      "tower": tower,
+      "encoder": dataclasses.asdict(config),
+      "provenance": dict(provenance),
+      "step": step,
+    },
+  }
+  if config.projection_size:
+    files[f"{folders['Dense']}/{_CONFIG}"] = {
+      "in_features": config.hidden_size,
+      "out_features": config.projection_size,
+      "bias": config.projection_bias,
+      "activation_function": _ACTIVATIONS[config.projection_activation],
+    }
+  return files

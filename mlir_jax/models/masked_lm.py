@@ -1,0 +1,69 @@
+"""The head for masked language modelling: hidden states to token scores.
+
+The same in every family (Devlin et al. 2019): a dense layer, its activation
+and layer norm, then a dot with each row of the encoder's own token table and
+a bias. In ModernBERT the dense layer and the norm have no bias.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mlir_jax.models import blocks
+from mlir_jax.models import config as config_lib
+
+
+class _Transform(nn.Module):
+  """What stands between the encoder and the token table."""
+
+  config: config_lib.EncoderConfig
+
+  @nn.compact
+  def __call__(self, hidden: jax.Array) -> jax.Array:
+    config = self.config
+    bias = not config.layer_types  # All but ModernBERT.
+    # RoBERTa's head has the exact GELU, whatever its layers have.
+    name = "gelu" if config.position_offset or not bias else config.hidden_act
+    hidden = blocks.dense(config, config.hidden_size, "dense", bias)(hidden)
+    hidden = blocks.ACTIVATIONS[name](hidden)
+    return blocks.layer_norm(config, "norm", bias)(hidden)
+
+
+def init(config: config_lib.EncoderConfig, key: jax.Array) -> dict:
+  """Draws the head's parameters, float32; the bias over tokens is 0."""
+  hidden = jnp.zeros((1, config.hidden_size), config.dtype)
+  params = _Transform(config).init(key, hidden)["params"]
+  return {**params, "token_bias": jnp.zeros(config.padded_vocab_size)}
+
+
+def logits(
+  config: config_lib.EncoderConfig,
+  params: Mapping,
+  table: jax.Array,
+  hidden: jax.Array,
+) -> jax.Array:
+  """Scores every token of the vocabulary.
+
+  Args:
+    config: The encoder's.
+    params: The head's.
+    table: The encoder's token table, [padded_vocab_size, hidden].
+    hidden: [..., hidden], last-layer states.
+
+  Returns:
+    [..., padded_vocab_size], at least float32; -inf beyond the vocabulary.
+  """
+  weights = {name: params[name] for name in params if name != "token_bias"}
+  hidden = _Transform(config).apply({"params": weights}, hidden)
+  # Summed in float32; a bfloat16 model multiplies as its layers do, since over
+  # a vocabulary exact float32 products cost as much as the encoder.
+  scores = jnp.dot(
+    hidden,
+    table.astype(hidden.dtype).T,
+    precision=jax.lax.Precision.HIGHEST,
+    preferred_element_type=config.wide_dtype,
+  )
+  real = jnp.arange(config.padded_vocab_size) < config.vocab_size
+  return jnp.where(real, scores + params["token_bias"], -jnp.inf)
