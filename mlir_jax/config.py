@@ -7,6 +7,20 @@ import runpy
 from collections.abc import Sequence
 
 import ml_collections
+from ml_collections.config_dict import placeholder
+
+# The encoding of a model that says nothing of its own.
+ENCODING = {
+  "pooling": "mean",
+  "normalize": True,
+  "title_joiner": " ",
+  "query.prefix": "",
+  "query.max_length": 32,
+  "passage.prefix": "",
+  "passage.max_length": 128,
+  "sentence.prefix": "",
+  "sentence.max_length": 64,
+}
 
 
 def default() -> ml_collections.ConfigDict:
@@ -33,6 +47,10 @@ def default() -> ml_collections.ConfigDict:
   # Languages are drawn with probability ~ size ** (1 / temperature): 1 is
   # proportional, larger is flatter. Our choice.
   data.language_temperature = 2.0
+  # Masked language modelling (batch.masked): which tokens are predicted.
+  data.masking = ml_collections.ConfigDict()
+  data.masking.kind = "word"  # Whole words; or "span": several in a row.
+  data.masking.rate = 0.15  # Share of a text's tokens (Devlin et al. 2019).
   data.reader = "tf_data"  # Or "in_process": the same batches, no tensorflow.
   data.prefetch = 2  # Batches prepared ahead.
 
@@ -43,15 +61,20 @@ def default() -> ml_collections.ConfigDict:
   tokenizer.path = ""
   tokenizer.vocab_size = 8000  # Of a tokenizer trained on the spot.
 
-  # --- Encoding contract: saved with every checkpoint. Our choices. ---
+  # --- Encoding contract: saved with every checkpoint. ---
+  # Each is None until set: what the pretrained model's sentence-transformers
+  # folder says of it, else ENCODING below, which is our choice.
   c.encoding = encoding = ml_collections.ConfigDict()
-  encoding.pooling = "mean"  # Or "cls".
-  encoding.normalize = True  # Unit-length vectors; the losses need them.
-  encoding.title_joiner = " "  # Between a passage's title and its text.
-  for role, length in (("query", 32), ("passage", 128), ("sentence", 64)):
+  encoding.pooling = placeholder(str)  # "mean", "cls" or "last".
+  # Unit-length vectors; the losses need them.
+  encoding.normalize = placeholder(bool)
+  # Between a passage's title and its text.
+  encoding.title_joiner = placeholder(str)
+  for role in ("query", "passage", "sentence"):
     encoding[role] = ml_collections.ConfigDict()
-    encoding[role].prefix = ""  # E.g. "query: ".
-    encoding[role].max_length = length  # Tokens, special tokens included.
+    encoding[role].prefix = placeholder(str)  # E.g. "query: ".
+    # Tokens, special tokens included.
+    encoding[role].max_length = placeholder(int)
 
   # --- Model: a pretrained one, or a BERT of this shape from scratch. ---
   c.model = model = ml_collections.ConfigDict()
@@ -65,6 +88,9 @@ def default() -> ml_collections.ConfigDict:
   model.num_heads = 4  # Attention heads.
   model.intermediate_size = 512  # Width of the feed-forward layers.
   model.max_positions = 512  # The longest text, in tokens.
+  # Width of the vectors by a dense layer after pooling; 0 for no such layer, or
+  # the pretrained model's own.
+  model.projection_size = 0
   model.dropout = 0.1  # Of hidden states and attention, in training.
   model.dtype = "float32"  # Or "bfloat16": of activations, not parameters.
 
@@ -74,8 +100,10 @@ def default() -> ml_collections.ConfigDict:
   batch.hard_negatives = 0  # Per question, beside the in-batch ones.
   batch.parallel = 64  # Sentence pairs.
   batch.monolingual = 64  # Sentences, third points of the language loss.
+  batch.masked = 0  # Monolingual sentences for masked language modelling.
 
-  # --- Losses: total = w_ir IR + w_sem semantic + w_lang language. ---
+  # --- Losses: total = w_ir IR + w_sem semantic + w_lang language
+  #     + w_mlm masked_lm. ---
   c.loss = loss = ml_collections.ConfigDict()
   loss.ir = ml_collections.ConfigDict()
   loss.ir.weight = 1.0  # w_ir.
@@ -93,6 +121,10 @@ def default() -> ml_collections.ConfigDict:
   loss.language.monolingual = 1.0  # The monolingual sentences.
   # Ablation: no gradient to the third points.
   loss.language.stop_gradient = False
+  # Masked language modelling in the passage tower: it adapts a backbone to
+  # languages, beside the other losses or before them. No part of Hu et al.
+  loss.masked_lm = ml_collections.ConfigDict()
+  loss.masked_lm.weight = 0.0  # w_mlm; batch.masked must be set, too.
 
   # --- Optimizer: AdamW, linear warm-up, then decay. ---
   c.optim = optim = ml_collections.ConfigDict()

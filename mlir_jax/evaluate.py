@@ -13,12 +13,15 @@ from mlir_jax import command_line
 
 def main():
   """Evaluates by the flags."""
-  from mlir_jax.data import collections, records, tokens
+  from mlir_jax.data import collections, reader, records
   from mlir_jax.evals import suite
-  from mlir_jax.mesh import sharding
   from mlir_jax.retrieval import model
 
-  loaded = model.load(_WORKDIR.value, _CHECKPOINT.value, sharding.make_mesh())
+  loaded = model.load(_WORKDIR.value, _CHECKPOINT.value)
+  if loaded.description is None:
+    raise ValueError(
+      f"--workdir={_WORKDIR.value} is no run's folder: a run is evaluated."
+    )
   config = loaded.description.config
   data = config["data"]
   bad_records = records.BadRecords(data["on_bad_record"])
@@ -53,7 +56,7 @@ def main():
     or f"{_WORKDIR.value}/evaluate-{tested.name}-{_CHECKPOINT.value}",
     top_k=config["eval"]["top_k"],
     trained_on=trained_on,
-    streams=[name for name in tokens.STREAMS if config["batch"][name]],
+    streams=reader.streams_read(config["batch"]),
   )
   evaluation.table(loaded.params, loaded.step)
   print(evaluation.report())

@@ -18,7 +18,7 @@ import tiny
 from mlir_jax import contract as contract_lib
 from mlir_jax.data import collections, preparation, tokens
 from mlir_jax.mesh import sharding
-from mlir_jax.models import encoder as encoder_lib
+from mlir_jax.models import config as config_lib
 from mlir_jax.retrieval import encoding, model
 from mlir_jax.training import build, progress, run
 
@@ -153,13 +153,31 @@ def test_a_folder_of_pairs_alone_trains_to_the_end(trained, tmp_path):
   pairs = tmp_path / "pairs"
   shutil.copytree(root / "ir", pairs / "ir")
   c = tiny.make_config(pairs)
-  c.batch.parallel = c.batch.monolingual = 0
+  c.batch.parallel = c.batch.monolingual = c.batch.masked = 0
   c.loss.semantic.weight = c.loss.language.weight = 0.0
+  c.loss.masked_lm.weight = 0.0
   c.train.steps = 2
   assert run.train(c, str(tmp_path / "run")) == {}
   lines = progress.read_metrics(str(tmp_path / "run"))
   assert [line["step"] for line in lines] == [1, 2]
   assert {"ir/mean_cosine", "ir/effective_rank"} <= lines[0].keys()
+
+
+def test_plain_text_alone_trains_a_backbone(trained, tmp_path):
+  _, root, _ = trained
+  shutil.copytree(root / "mono", tmp_path / "text" / "mono")
+  c = tiny.make_config(tmp_path / "text")
+  c.batch.retrieval = c.batch.parallel = c.batch.monolingual = 0
+  c.loss.ir.weight = c.loss.semantic.weight = c.loss.language.weight = 0.0
+  c.loss.masked_lm.weight = 1.0
+  c.optim.learning_rate = 1e-2
+  c.train.steps = 30
+  assert run.train(c, str(tmp_path / "run")) == {}
+  losses = [
+    line["loss/masked_lm"]
+    for line in progress.read_metrics(str(tmp_path / "run"))
+  ]
+  assert np.mean(losses[-5:]) < losses[0] - 0.3
 
 
 def test_the_same_command_again_trains_no_further_step(trained):
@@ -219,7 +237,7 @@ def test_training_and_encoding_embed_a_text_alike(trained):
   text = store.arrays["retrieval_positives"][row, 0]
   ids, mask = store.sequences("passage", np.array([text]))
   embed = encoding.make_embed(
-    encoder_lib.EncoderConfig(**loaded.description.encoder), encoder.contract
+    config_lib.EncoderConfig(**loaded.description.encoder), encoder.contract
   )
   trained_on = jax.jit(embed, static_argnums=1)(
     loaded.params, "passage", {"ids": ids, "mask": mask}

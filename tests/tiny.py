@@ -125,6 +125,8 @@ def make_config(root: pathlib.Path):
   c.model.intermediate_size = 32
   c.model.max_positions = 16
   c.batch.retrieval = c.batch.parallel = c.batch.monolingual = 16
+  c.batch.masked = 16
+  c.loss.masked_lm.weight = 0.5
   c.optim.warmup_steps = 2
   c.train.steps = 8
   c.train.log_every = 1

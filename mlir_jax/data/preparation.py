@@ -1,16 +1,19 @@
 """A run's data, prepared or opened: tokenizer, contract, store and tests."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import ml_collections
 import tokenizers
 from etils import epath
 
+from mlir_jax import config as config_lib
 from mlir_jax import contract as contract_lib
 from mlir_jax import workdir
 from mlir_jax.data import collections, records, tokenizing, tokens
 from mlir_jax.data import tokenizer as tokenizer_lib
+from mlir_jax.models import layout, pretrained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +49,21 @@ def training_texts(collection: records.Collection) -> Iterator[str]:
         yield text
 
 
+def pretrained_layout(
+  config: ml_collections.ConfigDict,
+) -> layout.Layout | None:
+  """What the pretrained model's folder says of itself; None from scratch."""
+  model = config.model
+  if not model.pretrained:
+    return None
+  return layout.read(pretrained.fetch(model.pretrained, model.revision))
+
+
 def find_tokenizer(
   config: ml_collections.ConfigDict,
   collection: records.Collection,
   folder: str,
+  found: layout.Layout | None,
 ) -> tokenizers.Tokenizer:
   """The run's tokenizer: kept in the workdir, configured, or trained now."""
   kept = epath.Path(folder) / workdir.TOKENIZER
@@ -57,10 +71,8 @@ def find_tokenizer(
     return tokenizer_lib.load(str(kept.parent))
   if config.tokenizer.path:
     tokenizer = tokenizer_lib.load(config.tokenizer.path)
-  elif config.model.pretrained:
-    tokenizer = tokenizer_lib.load(
-      config.model.pretrained, config.model.revision
-    )
+  elif found:
+    tokenizer = tokenizer_lib.load(str(found.transformer))
   else:
     print("Training a tokenizer on the collection.")
     tokenizer = tokenizer_lib.train(
@@ -70,18 +82,64 @@ def find_tokenizer(
   return tokenizer
 
 
+def encoding_settings(
+  config: ml_collections.ConfigDict, found: layout.Layout | None
+) -> dict[str, Any]:
+  """How texts are encoded: as configured, as found, or our default.
+
+  Args:
+    config: The run's config; its None fields are filled.
+    found: What the pretrained model's folder says.
+
+  Returns:
+    Field of config.encoding ("query.prefix") to its value.
+
+  Raises:
+    ValueError: if the folder says what cannot be honoured, and the config
+      does not say what to do instead.
+  """
+  set_here = workdir.flatten(config.encoding.to_dict())
+  said = {}
+  if found:
+    said = {
+      "pooling": found.pooling,
+      "normalize": found.normalize,
+      "title_joiner": found.title_joiner,
+      **{f"{name}.prefix": value for name, value in found.prefixes.items()},
+      **{
+        f"{name}.max_length": value for name, value in found.max_lengths.items()
+      },
+    }
+    undecided = [
+      f"  {field}: {reason}"
+      for field, reason in found.undecided.items()
+      if set_here[field.removeprefix("encoding.")] is None
+    ]
+    if undecided:
+      raise ValueError(
+        f"{found.folder} does not say how to encode; set these:\n"
+        + "\n".join(undecided)
+      )
+  settings = {}
+  for field, default in config_lib.ENCODING.items():
+    values = (set_here[field], said.get(field), default)
+    settings[field] = next(value for value in values if value is not None)
+    if set_here[field] is None and said.get(field) is not None:
+      print(f"encoding.{field} is {said[field]!r}, as {found.folder} says.")
+  return settings
+
+
 def make_contract(
-  config: ml_collections.ConfigDict, tokenizer: tokenizers.Tokenizer
+  settings: Mapping[str, Any], tokenizer: tokenizers.Tokenizer
 ) -> contract_lib.EncodingContract:
-  """The encoding contract that a config asks for."""
-  encoding = config.encoding
+  """The encoding contract of some `encoding_settings`."""
   return contract_lib.make_contract(
     tokenizer,
-    pooling=encoding.pooling,
-    normalize=encoding.normalize,
-    title_joiner=encoding.title_joiner,
+    pooling=settings["pooling"],
+    normalize=settings["normalize"],
+    title_joiner=settings["title_joiner"],
     roles={
-      name: (encoding[name].prefix, encoding[name].max_length)
+      name: (settings[f"{name}.prefix"], settings[f"{name}.max_length"])
       for name in contract_lib.ROLES
     },
   )
@@ -108,10 +166,18 @@ def prepare(config: ml_collections.ConfigDict, folder: str) -> Prepared:
     config.data.root,
     bad_records,
     config.data.tatoeba_root,
+    require_pairs=bool(config.batch.retrieval),
   )
-  tokenizer = find_tokenizer(config, collection, folder)
+  found = pretrained_layout(config)
+  settings = encoding_settings(config, found)
+  if not settings["normalize"]:
+    raise ValueError(
+      "encoding.normalize is False, but the losses are written for cosines:"
+      " set it to True."
+    )
+  tokenizer = find_tokenizer(config, collection, folder, found)
   pad_id = tokenizer_lib.pad_id(tokenizer)
-  contract = make_contract(config, tokenizer)
+  contract = make_contract(settings, tokenizer)
   path = epath.Path(folder) / workdir.TOKEN_STORE
   source = collection.fingerprint()
   if path.exists():

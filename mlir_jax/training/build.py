@@ -8,13 +8,15 @@ import jax
 import ml_collections
 import numpy as np
 import optax
+from flax import traverse_util
 
 from mlir_jax import checkpoint, workdir
 from mlir_jax import contract as contract_lib
-from mlir_jax.data import preparation, reader, tokens
+from mlir_jax.data import preparation, reader
 from mlir_jax.evals import ranking, suite
 from mlir_jax.mesh import sharding
-from mlir_jax.models import encoder, pretrained
+from mlir_jax.models import config as config_lib
+from mlir_jax.models import encoder, masked_lm, pretrained
 from mlir_jax.retrieval import encoding
 from mlir_jax.training import optim, provenance, step
 
@@ -31,12 +33,13 @@ def loss_settings(loss: ml_collections.ConfigDict) -> step.LossSettings:
     language_temperature=loss.language.temperature,
     third_points={kind: loss.language[kind] for kind in step.THIRD_POINTS},
     language_stop_gradient=loss.language.stop_gradient,
+    masked_lm_weight=loss.masked_lm.weight,
   )
 
 
 def batch_sizes(config: ml_collections.ConfigDict) -> dict[str, int]:
   """Stream to the rows of its global batch; 0 leaves it out."""
-  return {name: config.batch[name] for name in tokens.STREAMS}
+  return {name: config.batch[name] for name in reader.STREAMS}
 
 
 def check_settings(config: ml_collections.ConfigDict) -> None:
@@ -70,10 +73,6 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
   if config.data.reader not in reader.READERS:
     raise ValueError(
       f"data.reader is {config.data.reader!r}; use one of {reader.READERS}."
-    )
-  if not config.encoding.normalize:
-    raise ValueError(
-      "encoding.normalize is False, but the losses are written for cosines."
     )
   if jax.process_count() > 1:
     raise ValueError(
@@ -119,26 +118,23 @@ def make_optimizer(
   )
 
 
-def initial_encoder(
+def initial_config(
   config: ml_collections.ConfigDict, prepared: preparation.Prepared
-) -> tuple[encoder.EncoderConfig, Any]:
-  """The encoder before training, pretrained or from scratch.
+) -> config_lib.EncoderConfig:
+  """The shape of the encoder, pretrained or from scratch.
 
   Args:
     config: The run's config.
     prepared: Its tokenizer says how large the vocabulary is.
 
-  Returns:
-    The encoder's config and the towers' parameters, float32.
-
   Raises:
-    ValueError: if the pretrained model and the tokenizer do not fit.
+    ValueError: if the pretrained model and the config do not fit.
   """
   model = config.model
   # The largest id may lie beyond the number of pieces.
   vocab_size = 1 + max(prepared.tokenizer.get_vocab().values())
   if not model.pretrained:
-    encoder_config = encoder.EncoderConfig(
+    return config_lib.EncoderConfig(
       vocab_size=vocab_size,
       hidden_size=model.hidden_size,
       num_layers=model.num_layers,
@@ -149,25 +145,97 @@ def initial_encoder(
       attention_dropout=model.dropout,
       pad_token_id=prepared.pad_id,
       dtype=model.dtype,
+      projection_size=model.projection_size,
     )
-    return encoder_config, encoder.init_params(
-      encoder_config, model.towers, jax.random.key(config.seed)
-    )
-  encoder_config, params = pretrained.load(
-    model.pretrained, model.revision, model.dtype
+  found = pretrained.load_config(
+    pretrained.fetch(model.pretrained, model.revision), model.dtype
   )
-  if vocab_size > encoder_config.vocab_size:
+  if vocab_size > found.vocab_size:
     raise ValueError(
       f"The tokenizer has ids up to {vocab_size - 1}, but {model.pretrained}"
-      f" embeds {encoder_config.vocab_size}: leave tokenizer.path empty for its"
-      " own."
+      f" embeds {found.vocab_size}: leave tokenizer.path empty for its own."
     )
-  encoder_config = dataclasses.replace(
-    encoder_config,
+  if found.position_offset and found.pad_token_id != prepared.pad_id:
+    raise ValueError(
+      f"{model.pretrained} counts positions from its pad_token_id,"
+      f" {found.pad_token_id}, but the tokenizer pads with {prepared.pad_id}:"
+      " leave tokenizer.path empty for its own."
+    )
+  if model.projection_size and found.projection_size not in (
+    0,
+    model.projection_size,
+  ):
+    raise ValueError(
+      f"model.projection_size is {model.projection_size}, but"
+      f" {model.pretrained} projects to {found.projection_size}: leave it 0."
+    )
+  return dataclasses.replace(
+    found,
     hidden_dropout=model.dropout,
     attention_dropout=model.dropout,
+    projection_size=found.projection_size or model.projection_size,
   )
-  return encoder_config, encoder.with_towers(params, model.towers)
+
+
+def initial_params(
+  config: ml_collections.ConfigDict,
+  encoder_config: config_lib.EncoderConfig,
+  shardings: Any,
+) -> Any:
+  """The parameters before training, each put on its devices as it is read.
+
+  Args:
+    config: The run's config.
+    encoder_config: From `initial_config`.
+    shardings: Of the parameters, a tree like them.
+
+  Returns:
+    float32 parameters of the towers, and of the head for masked language
+    modelling if the run has it.
+  """
+  model = config.model
+  with_head = encoder.MASKED_LM in shardings
+
+  def place_as(shardings):
+    by_path = traverse_util.flatten_dict(shardings, sep="/")
+    return lambda path, array: jax.device_put(array, by_path[path])
+
+  def draw(what):
+    # All is drawn, and what isn't returned is dropped by the compiler.
+    key = jax.random.key(config.seed)
+    return jax.jit(
+      lambda key: what(
+        encoder.init_params(encoder_config, model.towers, key, with_head)
+      ),
+      out_shardings=what(shardings),
+    )(key)
+
+  if not model.pretrained:
+    return draw(lambda tree: tree)
+  first = next(name for name in shardings if name != encoder.MASKED_LM)
+  _, params = pretrained.load(
+    model.pretrained,
+    model.revision,
+    model.dtype,
+    place_as(shardings[first]),
+  )
+  if encoder_config.projection_size and encoder.PROJECTION not in params:
+    params[encoder.PROJECTION] = draw(lambda tree: tree[first])[
+      encoder.PROJECTION
+    ]
+  params = encoder.with_towers(params, model.towers)
+  if with_head:
+    head = pretrained.load_masked_lm(
+      model.pretrained, model.revision, place_as(shardings[encoder.MASKED_LM])
+    )
+    if head is None:
+      print(
+        f"{model.pretrained} has no head for masked language modelling: a new"
+        " one is drawn."
+      )
+      head = draw(lambda tree: tree[encoder.MASKED_LM])
+    params[encoder.MASKED_LM] = head
+  return params
 
 
 def check_same_data(ours: str, theirs: str, where: str) -> None:
@@ -195,7 +263,7 @@ def start_state(
   optimizer: optax.GradientTransformation,
   mesh: jax.sharding.Mesh,
   checkpoints: checkpoint.Checkpoints,
-) -> tuple[encoder.EncoderConfig, step.TrainState, Any]:
+) -> tuple[config_lib.EncoderConfig, step.TrainState, Any]:
   """The state to go on from: the last checkpoint's, or a new one.
 
   Args:
@@ -215,7 +283,7 @@ def start_state(
   """
   last = checkpoints.last_step()
   if last is None:
-    encoder_config, params = initial_encoder(config, prepared)
+    encoder_config = initial_config(config, prepared)
   else:
     where = f"step {last} in {checkpoints.directory}"
     found = checkpoints.describe(last)
@@ -223,25 +291,52 @@ def start_state(
     check_same_data(
       prepared.store.fingerprint, found.provenance["token_store"], where
     )
-    encoder_config = encoder.EncoderConfig(**found.encoder)
-    params = encoder.abstract_params(encoder_config, config.model.towers)
-  encoder.check_lengths(
+    encoder_config = config_lib.EncoderConfig(**found.encoder)
+  contract = prepared.contract
+  config_lib.check_lengths(
     encoder_config,
-    {name: config.encoding[name].max_length for name in contract_lib.ROLES},
+    {name: contract.role(name).max_length for name in contract_lib.ROLES},
   )
 
   def init(params):
     return step.init_state(params, optimizer)
 
-  abstract = jax.eval_shape(init, params)
+  abstract = jax.eval_shape(
+    init,
+    encoder.abstract_params(
+      encoder_config, config.model.towers, bool(config.batch.masked)
+    ),
+  )
   shardings = sharding.state_shardings(abstract, mesh, config.mesh.fsdp)
   print(sharding.describe(abstract.params, shardings.params))
   if last is None:
-    state = jax.jit(init, out_shardings=shardings)(params)
+    params = initial_params(config, encoder_config, shardings.params)
+    state = jax.jit(init, out_shardings=shardings, donate_argnums=0)(params)
   else:
     state = checkpoints.restore(last, checkpoint.abstract(abstract, shardings))
     print(f"Going on from {where}.")
   return encoder_config, state, shardings
+
+
+def make_masked_lm(encoder_config: config_lib.EncoderConfig) -> step.MaskedLM:
+  """Masked language modelling in the passage tower, which reads sentences."""
+
+  def read(params, batch, dropout_key):
+    tower = encoder.tower_params(params, "passage")
+    states = encoder.masked_states(
+      encoder_config,
+      params,
+      "passage",
+      batch["tokens"],
+      batch["positions"],
+      dropout_key,
+    )
+    return states, (params[encoder.MASKED_LM], tower["embeddings"]["token"])
+
+  def score(states, weights):
+    return masked_lm.logits(encoder_config, *weights, states)
+
+  return step.MaskedLM(read, score)
 
 
 def jit_step(
@@ -251,6 +346,7 @@ def jit_step(
   optimizer: optax.GradientTransformation,
   mesh: jax.sharding.Mesh,
   shardings: Any,
+  encoder_config: config_lib.EncoderConfig,
 ) -> Callable:
   """The train step, jitted for the mesh; it donates the state."""
   train_step = step.make_train_step(
@@ -260,6 +356,7 @@ def jit_step(
     schedule,
     config.seed,
     sharding.replicate(mesh),
+    make_masked_lm(encoder_config) if config.batch.masked else None,
   )
   return jax.jit(
     train_step,
@@ -292,14 +389,14 @@ def make_suite(
     f"{folder}/{workdir.RESULTS}",
     top_k=config.eval.top_k,
     trained_on=prepared.collection,
-    streams=[name for name, size in batch_sizes(config).items() if size],
+    streams=reader.streams_read(config.batch),
   )
 
 
 def describe(
   config: ml_collections.ConfigDict,
   prepared: preparation.Prepared,
-  encoder_config: encoder.EncoderConfig,
+  encoder_config: config_lib.EncoderConfig,
 ) -> checkpoint.Description:
   """What stands beside the arrays in the run's checkpoints."""
   values = config.to_dict()

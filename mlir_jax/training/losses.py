@@ -1,10 +1,10 @@
-"""The three losses of Hu et al. (2023), written for the global batch.
+"""The losses, written for the global batch: the three of Hu et al. (2023).
 
-All take unit-norm embeddings, compare texts by dense int32 ids, and return
+These take unit-norm embeddings, compare texts by dense int32 ids, and return
 the loss with what is worth logging. Score matrices are computed with
 `precision=HIGHEST`: float32 products run as bfloat16 on TPU and as TF32 on GPU
 otherwise. The formulas are this project's reading of arXiv 2210.06633, whose
-authors published no code.
+authors published no code. Beside them stands masked language modelling.
 """
 
 import math
@@ -271,6 +271,32 @@ def language_loss(
     "excess": excess,
     "rms_difference": rms,
     "masked": masked,
+  }
+
+
+def masked_lm_loss(
+  scores: Array, targets: Array, valid: Array
+) -> tuple[Array, Metrics]:
+  """Masked language modelling: the mean of -log softmax at the true tokens.
+
+  Devlin et al. (2019).
+
+  Args:
+    scores: Of all tokens at the masked places, [M, K, V], float32 or wider.
+    targets: The true tokens, int32 [M, K].
+    valid: bool [M, K]; False where a text has fewer masked places.
+
+  Returns:
+    The loss, 0 without any target, and the metrics "accuracy", the share of
+    places where the true token has the highest score, and "targets", how many
+    places there are.
+  """
+  at_target = jnp.take_along_axis(scores, targets[..., None], axis=-1)[..., 0]
+  losses = jax.nn.logsumexp(scores, axis=-1) - at_target
+  right = (scores.argmax(axis=-1) == targets).astype(losses.dtype)
+  return _masked_mean(losses, valid), {
+    "accuracy": _masked_mean(right, valid),
+    "targets": valid.sum(),
   }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import ml_collections
 
 from mlir_jax import checkpoint, workdir
-from mlir_jax.data import preparation, reader
+from mlir_jax.data import masking, preparation, reader
 from mlir_jax.evals import suite
 from mlir_jax.mesh import sharding
 from mlir_jax.retrieval import encoding
@@ -38,6 +38,9 @@ def train(config: ml_collections.ConfigDict, folder: str) -> dict[str, float]:
   with loop.StopSignal() as stop:
     prepared = preparation.prepare(config, folder)
     reader.check(prepared.store, spec)
+    masker = None
+    if spec.masked:
+      masker = masking.make_masker(prepared.tokenizer, **config.data.masking)
     with contextlib.closing(
       checkpoint.Checkpoints(
         f"{folder}/{workdir.CHECKPOINTS}", config.train.keep
@@ -51,7 +54,7 @@ def train(config: ml_collections.ConfigDict, folder: str) -> dict[str, float]:
       if config.eval.at_start and not int(state.step):
         evaluation.table(state.params, 0)
       train_step = build.jit_step(
-        config, embed, schedule, optimizer, mesh, shardings
+        config, embed, schedule, optimizer, mesh, shardings, encoder_config
       )
       description = build.describe(config, prepared, encoder_config)
 
@@ -72,6 +75,7 @@ def train(config: ml_collections.ConfigDict, folder: str) -> dict[str, float]:
         stop=config.train.steps,
         rows=rows,
         prefetch=config.data.prefetch,
+        masker=masker,
       )
       state = take_steps(
         config, folder, train_step, state, batches, place, save, evaluation,
@@ -146,4 +150,4 @@ def take_steps(
 def sequences_per_step(batch: ml_collections.ConfigDict) -> int:
   """How many texts a step encodes."""
   pairs = batch.retrieval * (2 + batch.hard_negatives)
-  return pairs + 2 * batch.parallel + batch.monolingual
+  return pairs + 2 * batch.parallel + batch.monolingual + batch.masked

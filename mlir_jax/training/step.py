@@ -1,13 +1,14 @@
 """The training step: state, batch -> state, metrics. Read this first.
 
-The three losses are computed on the embeddings of one global batch. The step
-is pure: what is random is a function of the seed and the step's number, and a
-step whose loss or gradient is not finite changes nothing but the counters.
+The three losses are computed on the embeddings of one global batch, beside
+them, if asked for, masked language modelling on other texts. The step is pure:
+what is random is a function of the seed and the step's number, and a step
+whose loss or gradient is not finite changes nothing but the counters.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -21,6 +22,28 @@ Batch = Mapping[str, Any]
 Embeddings = dict[str, jax.Array]
 # (params, tower, {"ids", "mask"}, dropout key or None) -> unit vectors.
 Embed = Callable[[PyTree, str, Mapping[str, jax.Array], Any], jax.Array]
+
+
+class MaskedLM(NamedTuple):
+  """Masked language modelling, in two halves.
+
+  Attributes:
+    read: (params, batch["masked"], dropout key or None) -> the states at the
+      masked places [M, K, D], and the parameters that the scores need.
+    score: What `read` returns -> [M, K, V] scores of all tokens.
+  """
+
+  read: Callable[[PyTree, Batch, Any], tuple[jax.Array, PyTree]]
+  score: Callable[[jax.Array, PyTree], jax.Array]
+
+
+# The losses, and the streams that they cannot do without.
+STREAM_OF_LOSS = {
+  "ir": "retrieval",
+  "semantic": "parallel",
+  "language": "parallel",
+  "masked_lm": "masked",
+}
 
 # The kinds of third points, and the streams that they come from.
 THIRD_POINTS = {
@@ -77,6 +100,7 @@ class LossSettings:
     language_temperature: Its temperature.
     third_points: Kind of third points to its weight.
     language_stop_gradient: Whether third points get no gradient.
+    masked_lm_weight: Weight of masked language modelling.
   """
 
   ir_weight: float
@@ -88,6 +112,7 @@ class LossSettings:
   language_temperature: float
   third_points: Mapping[str, float]
   language_stop_gradient: bool
+  masked_lm_weight: float = 0.0
 
 
 def check_losses(settings: LossSettings, batch_sizes: Mapping[str, int]):
@@ -101,16 +126,15 @@ def check_losses(settings: LossSettings, batch_sizes: Mapping[str, int]):
       raise ValueError(
         f"loss.{name}.temperature is {temperature}; it must be above 0."
       )
+  for name, stream in STREAM_OF_LOSS.items():
     if (weight := getattr(settings, f"{name}_weight")) < 0:
       raise ValueError(f"loss.{name}.weight is {weight}; it must not be < 0.")
-    stream = "retrieval" if name == "ir" else "parallel"
     if weight and not batch_sizes[stream]:
       raise ValueError(
         f"loss.{name}.weight is {weight}, but batch.{stream} is 0: set the"
         " weight to 0 or the batch above it."
       )
-  weights = ("ir_weight", "semantic_weight", "language_weight")
-  if not any(getattr(settings, weight) for weight in weights):
+  if not any(getattr(settings, f"{name}_weight") for name in STREAM_OF_LOSS):
     raise ValueError("All of loss.*.weight are 0: there is nothing to learn.")
   if not settings.language_weight:
     return
@@ -262,40 +286,76 @@ def gradients(
   settings: LossSettings,
   replicate: Callable[[jax.Array], jax.Array],
   key: jax.Array | None,
+  masked_lm: MaskedLM | None = None,
 ) -> tuple[jax.Array, PyTree, dict[str, jax.Array]]:
   """The total loss, its gradient, and the metrics of one batch.
 
-  Each loss is differentiated with respect to the embeddings, which costs
-  little beside the encoder, and the weighted sum is pulled back through the
-  encoder once. That also gives each loss's own gradient norm at every step.
+  Each loss is differentiated with respect to what the encoder gives it, which
+  costs little beside the encoder, and the weighted sum is pulled back through
+  the encoder once. That also gives each loss's own gradient norm at every
+  step.
 
   Returns:
-    The total, w_ir IR + w_sem semantic + w_lang language; its gradient, like
-    `params`; and the metrics: each "loss/NAME", its "grad_norm/NAME" (of the
-    unweighted loss, with respect to the batch's embeddings), and what the
-    losses report as "NAME/METRIC".
+    The total, w_ir IR + w_sem semantic + w_lang language + w_mlm masked_lm;
+    its gradient, like `params`; and the metrics: each "loss/NAME", its
+    "grad_norm/NAME" (of the unweighted loss, with respect to the batch's
+    embeddings, or the masked places' states), and what the losses report as
+    "NAME/METRIC".
   """
-  embeddings, pull_back = jax.vjp(
-    lambda p: embed_batch(embed, p, batch, key), params
-  )
+
+  def encode(params):
+    embeddings = embed_batch(embed, params, batch, key)
+    if "masked" not in batch:
+      return embeddings, None
+    # The key behind those of the embeddings.
+    own_key = key
+    if key is not None:
+      own_key = jax.random.fold_in(key, len(embeddings))
+    return embeddings, masked_lm.read(params, batch["masked"], own_key)
+
+  (embeddings, masked), pull_back = jax.vjp(encode, params)
   total = 0.0
   total_gradient = jax.tree.map(jnp.zeros_like, embeddings)
   metrics = {}
+
+  def note(name, loss, details, gradient):
+    metrics[f"loss/{name}"] = loss
+    metrics[f"grad_norm/{name}"] = optax.tree.norm(gradient)
+    metrics.update({f"{name}/{key}": value for key, value in details.items()})
+
   for name, (weight, loss_fn) in make_losses(
     settings, batch, replicate
   ).items():
     (loss, details), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
       embeddings
     )
-    metrics[f"loss/{name}"] = loss
-    metrics[f"grad_norm/{name}"] = optax.tree.norm(gradient)
-    metrics |= {f"{name}/{key}": value for key, value in details.items()}
+    note(name, loss, details, gradient)
     if weight:
       total += weight * loss
       total_gradient = jax.tree.map(
         lambda t, g, w=weight: t + w * g, total_gradient, gradient
       )
-  (gradient,) = pull_back(total_gradient)
+
+  masked_gradient = None
+  if masked is not None:
+
+    def masked_lm_loss(masked):
+      return losses.masked_lm_loss(
+        masked_lm.score(*masked),
+        batch["masked"]["targets"],
+        batch["masked"]["valid"],
+      )
+
+    (loss, details), gradient = jax.value_and_grad(
+      masked_lm_loss, has_aux=True
+    )(masked)
+    states_gradient, _ = gradient
+    note("masked_lm", loss, details, states_gradient)
+    total += settings.masked_lm_weight * loss
+    masked_gradient = jax.tree.map(
+      lambda g: settings.masked_lm_weight * g, gradient
+    )
+  (gradient,) = pull_back((total_gradient, masked_gradient))
   return total, gradient, {"loss/total": total} | metrics
 
 
@@ -306,6 +366,7 @@ def make_train_step(
   schedule: optax.Schedule,
   seed: int,
   replicate: Callable[[jax.Array], jax.Array] = lambda x: x,
+  masked_lm: MaskedLM | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
   """Makes the pure step; the caller jits it with its shardings.
 
@@ -316,6 +377,7 @@ def make_train_step(
     schedule: The learning rate, for the log.
     seed: Of dropout; the key of a step is folded from it and `state.step`.
     replicate: A sharding constraint on the candidates of each loss.
+    masked_lm: For batches with masked sentences.
 
   Returns:
     `train_step(state, batch) -> (state, metrics)`, metrics being scalars.
@@ -324,7 +386,7 @@ def make_train_step(
   def train_step(state, batch):
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     total, gradient, metrics = gradients(
-      state.params, batch, embed, settings, replicate, key
+      state.params, batch, embed, settings, replicate, key, masked_lm
     )
     norm = optax.tree.norm(gradient)
     finite = jnp.isfinite(total) & jnp.isfinite(norm)

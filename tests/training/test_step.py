@@ -9,10 +9,11 @@ import optax
 import pytest
 
 from mlir_jax.mesh import sharding
+from mlir_jax.models import config as config_lib
 from mlir_jax.models import encoder
 from mlir_jax.training import optim, step
 
-CONFIG = encoder.EncoderConfig(
+CONFIG = config_lib.EncoderConfig(
   vocab_size=200,
   hidden_size=16,
   num_layers=1,

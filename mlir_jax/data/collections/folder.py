@@ -138,7 +138,8 @@ def load(
     root: A folder laid out as `LAYOUT` says; its name is the collection's.
     bad: Told of bad records whenever a stream or test is read.
     tatoeba_root: A folder of files in LASER's Tatoeba naming; "" for none.
-    require_pairs: Whether ir/ must hold a file; without it, some tests will do.
+    require_pairs: Whether ir/ must hold a file; without it, some tests or
+      monolingual text will do.
 
   Returns:
     The collection. Files are read in the order of their names, tests in that
@@ -148,7 +149,7 @@ def load(
 
   Raises:
     ValueError: if the folder is not laid out so: no such folder, no pairs (or,
-      if they are not required, no tests either), a file named otherwise or
+      if they are not required, nothing else either), a file named otherwise or
       both plain and gzipped, a lone side of parallel text, a dev split in
       another language than English.
     FileNotFoundError: if a file of a test is missing.
@@ -161,8 +162,8 @@ def load(
   monolingual = [(path, m[1]) for m, path in _find(folder / "mono", _MONO)]
   tests = _find_tests(folder / "eval")
   translations = tatoeba.find_pairs(tatoeba_root) if tatoeba_root else {}
-  if not (retrieval_paths or tests or translations):
-    raise _missing(root, "ir/NAME.json and no test")
+  if not (retrieval_paths or tests or translations or monolingual):
+    raise _missing(root, "ir/NAME.json, no mono/ and no test")
 
   training_paths = [
     *retrieval_paths,
