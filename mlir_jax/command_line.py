@@ -39,23 +39,30 @@ def parse(argv: Sequence[str]) -> list[str]:
     _refuse(str(error))
 
 
-def run(main: Callable[[], object], required: Sequence[str]) -> None:
+def run(
+  main: Callable[..., object],
+  required: Sequence[str],
+  takes_files: bool = False,
+) -> None:
   """Runs a main after parsing its flags.
 
   Args:
-    main: Takes nothing; it reads its flags.
+    main: Takes nothing, it reads its flags; or the list of files.
     required: Flags that must be given.
+    takes_files: Whether arguments that are no flags are files.
   """
   flags.mark_flags_as_required(required)
+  flags.FLAGS.set_gnu_getopt()  # Flags may stand behind files.
 
   def call(argv):
-    if len(argv) > 1:
+    files = argv[1:]
+    if files and not takes_files:
       _refuse(
-        f"Unexpected {argv[1]!r}: every argument is a flag, --name=value."
+        f"Unexpected {files[0]!r}: every argument is a flag, --name=value."
       )
     logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant.
     try:
-      main()
+      main(files) if takes_files else main()
     except (ValueError, OSError, ImportError, ArithmeticError) as error:
       if not _is_ours(error):
         raise
@@ -67,7 +74,9 @@ def run(main: Callable[[], object], required: Sequence[str]) -> None:
 def _is_ours(error: BaseException) -> bool:
   """Whether this package raised it: then its message says what to do."""
   *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-  return frame.f_globals.get("__name__", "").startswith("mlir_jax")
+  # The package, since a main's own __name__ is "__main__".
+  package = frame.f_globals.get("__package__") or ""
+  return package.split(".")[0] == "mlir_jax"
 
 
 def _refuse(message: str) -> None:

@@ -10,6 +10,7 @@ import tqdm
 
 from mlir_jax import contract as contract_lib
 from mlir_jax.mesh import sharding
+from mlir_jax.models import config as config_lib
 from mlir_jax.models import encoder
 
 PyTree = Any
@@ -157,7 +158,7 @@ class TextEncoder:
 
 
 def make_embed(
-  encoder_config: encoder.EncoderConfig,
+  encoder_config: config_lib.EncoderConfig,
   contract: contract_lib.EncodingContract,
 ) -> Callable[..., jax.Array]:
   """The encoder under a contract.

@@ -1,17 +1,28 @@
-"""A trained retriever, read from a run's folder, ready to encode."""
+"""A retriever, read from a run's folder or an export, ready to encode."""
 
 import contextlib
 import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-from etils import epath
+import numpy as np
+import tokenizers
 
-from mlir_jax import checkpoint, workdir
+from mlir_jax import checkpoint as checkpoint_lib
+from mlir_jax import contract as contract_lib
+from mlir_jax import workdir
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.mesh import sharding
-from mlir_jax.models import encoder
+from mlir_jax.models import config as config_lib
+from mlir_jax.models import encoder as encoder_lib
+from mlir_jax.models import layout, pretrained
 from mlir_jax.retrieval import encoding
+
+# Of models that know no titles: as BEIR and mteb join them.
+_TITLE_JOINER = " "
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,63 +30,309 @@ class Model:
   """A retriever.
 
   Attributes:
-    text_encoder: Encodes texts under the checkpoint's contract.
+    path: What it was loaded from.
+    text_encoder: Encodes texts under the contract.
+    encoder_config: The shape of the encoder.
     params: The towers' parameters, on the text encoder's mesh.
-    description: What stands beside the checkpoint's arrays.
-    step: Steps it was trained.
+    similarity: How vectors are compared, "cosine" or "dot"; the same for
+      vectors of unit length.
+    step: Steps it was trained; None for a model that is not ours.
+    description: What stands beside a checkpoint's arrays; None unless it was
+      loaded from a run.
   """
 
+  path: str
   text_encoder: encoding.TextEncoder
+  encoder_config: config_lib.EncoderConfig
   params: Any
-  description: checkpoint.Description
-  step: int
+  similarity: str
+  step: int | None
+  description: checkpoint_lib.Description | None = None
+
+  @property
+  def contract(self) -> contract_lib.EncodingContract:
+    """How a text becomes a vector."""
+    return self.text_encoder.contract
+
+  def encode(
+    self,
+    texts: Sequence[str],
+    role: str = "query",
+    titles: Sequence[str] | None = None,
+    progress: str | None = None,
+  ) -> np.ndarray:
+    """Encodes texts.
+
+    Args:
+      texts: The texts, at least one, without prefix; too long ones are cut.
+      role: "query", "passage", or "sentence" for texts that are neither.
+      titles: A title each, "" for none; only passages have them.
+      progress: Description of a progress bar; None for no bar.
+
+    Returns:
+      float32 [n, D], in the order of the texts.
+
+    Raises:
+      ValueError: if there are no texts, the role is unknown, the titles do
+        not match, or the tower of this role is not there.
+    """
+    for name, value in (("texts", texts), ("titles", titles)):
+      if isinstance(value, str):  # Else encoded letter by letter.
+        raise ValueError(f"{name} is one string; give a list: [{value!r}].")
+    tower = self.contract.role(role).tower
+    if not {"encoder", f"{tower}_encoder"} & self.params.keys():
+      raise ValueError(
+        f"{self.path} holds one of two towers, and a text of the role {role!r}"
+        f" goes to the other: load the folder {tower}/ that was exported"
+        " beside it, or the folder that holds both."
+      )
+    return self.text_encoder.encode(
+      self.params, role, texts, titles, progress=progress
+    )
 
 
 def load(
-  run_folder: str,
-  which: str | int,
-  mesh: jax.sharding.Mesh,
+  path: str,
+  checkpoint: str | int = "last",
+  mesh: jax.sharding.Mesh | None = None,
   batch_size: int | None = None,
+  revision: str = "",
 ) -> Model:
-  """Loads a retriever from a run's folder, onto any mesh.
+  """Loads a retriever, onto any mesh.
 
   Args:
-    run_folder: The folder.
-    which: "last", "best" by English dev, or the number of steps.
-    mesh: Where the parameters are replicated.
-    batch_size: Texts encoded at once; None for the run's own.
+    path: A run's folder (the --workdir), an export (where towers are
+      separate, its folder query/ or passage/ or what holds both), any
+      sentence-transformers folder, or the name of such a model on the
+      Hugging Face hub.
+    checkpoint: Of a run: "last", "best" by English dev, or the number of
+      steps.
+    mesh: Where the parameters are replicated and batches split over "data";
+      None for all devices.
+    batch_size: Texts encoded at once; None for the run's own, or 256.
+    revision: Of a hub name: branch, tag or commit.
 
   Raises:
-    ValueError: if there is no such checkpoint.
-    ContractMismatchError: if the tokenizer is not the contract's.
+    ValueError: if there is no such model or checkpoint, or how it encodes is
+      not known or cannot be honoured.
+    ContractMismatchError: if the folder's files are not of one encoding
+      contract; it names the field.
   """
-  folder = epath.Path(workdir.absolute(run_folder))
-  if not (folder / workdir.CHECKPOINTS).exists():
+  mesh = sharding.make_mesh() if mesh is None else mesh
+  folder = pathlib.Path(path).expanduser().absolute()
+  if (folder / workdir.CHECKPOINTS).is_dir():
+    if revision:
+      raise ValueError(
+        f"revision is {revision!r}, but {path} is a run's folder: give"
+        " checkpoint."
+      )
+    return _load_run(folder, checkpoint, mesh, batch_size)
+  if (folder / workdir.TOKENIZER).exists():
+    raise ValueError(f"{path} is a run's folder without checkpoints: train it.")
+  if checkpoint != "last":
     raise ValueError(
-      f"{run_folder} holds no checkpoints; give the --workdir of a run."
+      f"{path} is no run's folder: there is no checkpoint {checkpoint!r} to"
+      " choose."
     )
+  name = str(folder) if folder.is_dir() else path
+  return _load_folder(name, mesh, batch_size, revision)
+
+
+def _load_run(
+  folder: pathlib.Path,
+  which: str | int,
+  mesh: jax.sharding.Mesh,
+  batch_size: int | None,
+) -> Model:
+  """Loads a checkpoint of a run."""
   with contextlib.closing(
-    checkpoint.Checkpoints(str(folder / workdir.CHECKPOINTS), read_only=True)
+    checkpoint_lib.Checkpoints(
+      str(folder / workdir.CHECKPOINTS), read_only=True
+    )
   ) as checkpoints:
     step = checkpoints.find(which)
     description = checkpoints.describe(step)
-    encoder_config = encoder.EncoderConfig(**description.encoder)
-    shapes = encoder.abstract_params(
-      encoder_config, description.config["model"]["towers"]
+    tokenizer = tokenizer_lib.load(str((folder / workdir.TOKENIZER).parent))
+    check_run(folder, description.contract, tokenizer)
+    encoder_config = config_lib.EncoderConfig(**description.encoder)
+    shapes = encoder_lib.abstract_params(
+      encoder_config,
+      description.config["model"]["towers"],
+      # The head of masked language modelling, which an export takes along.
+      bool(description.config["batch"]["masked"]),
     )
     params = checkpoints.restore_params(
       step,
-      checkpoint.abstract(
+      checkpoint_lib.abstract(
         shapes, jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
       ),
     )
-  tokenizer = tokenizer_lib.load(str((folder / workdir.TOKENIZER).parent))
-  text_encoder = encoding.TextEncoder(
-    description.contract,
-    tokenizer,
-    tokenizer_lib.pad_id(tokenizer),
-    encoding.make_embed(encoder_config, description.contract),
-    mesh,
-    batch_size or description.config["eval"]["batch_size"],
+  return Model(
+    path=str(folder),
+    text_encoder=encoding.TextEncoder(
+      description.contract,
+      tokenizer,
+      tokenizer_lib.pad_id(tokenizer),
+      encoding.make_embed(encoder_config, description.contract),
+      mesh,
+      batch_size or description.config["eval"]["batch_size"],
+    ),
+    encoder_config=encoder_config,
+    params=params,
+    similarity="cosine",
+    step=step,
+    description=description,
   )
-  return Model(text_encoder, params, description, step)
+
+
+def check_run(
+  folder: pathlib.Path,
+  contract: contract_lib.EncodingContract,
+  tokenizer: tokenizers.Tokenizer,
+) -> None:
+  """Compares a checkpoint's contract with all that its run's folder says.
+
+  Args:
+    folder: The run's folder. Its config and token store are compared where
+      they are there: to encode, neither is needed.
+    contract: The checkpoint's contract.
+    tokenizer: The tokenizer in the folder.
+
+  Raises:
+    ContractMismatchError: naming the field and the file.
+  """
+  path = folder / workdir.CONFIG_FILE
+  if path.exists():
+    said = json.loads(path.read_text())["encoding"]
+    # What the config leaves open is the checkpoint's to say.
+    settings = workdir.flatten(dataclasses.asdict(contract)) | {
+      name: value
+      for name, value in workdir.flatten(said).items()
+      if value is not None
+    }
+    made = contract_lib.make_contract(
+      tokenizer,
+      pooling=settings["pooling"],
+      normalize=settings["normalize"],
+      title_joiner=settings["title_joiner"],
+      roles={
+        role: (settings[f"{role}.prefix"], settings[f"{role}.max_length"])
+        for role in contract_lib.ROLES
+      },
+    )
+    contract_lib.check_same(contract, made, f"{path} and {workdir.TOKENIZER}")
+  path = folder / workdir.TOKEN_STORE / "meta.json"
+  if path.exists():
+    found = json.dumps(json.loads(path.read_text())["contract"])
+    contract_lib.check_same(
+      contract, contract_lib.EncodingContract.from_json(found), str(path)
+    )
+
+
+def _load_folder(
+  path: str, mesh: jax.sharding.Mesh, batch_size: int | None, revision: str
+) -> Model:
+  """Loads an export or another sentence-transformers folder."""
+  root = pretrained.fetch(path, revision)
+  folders = [root]
+  if not (root / layout.MODULES).is_file():
+    towers = [root / tower for tower in ("query", "passage")]
+    folders = [f for f in towers if (f / layout.MODULES).is_file()] or folders
+  params, parts = {}, []
+  for folder in folders:
+    found = layout.read(folder)
+    ours = found.ours or {"tower": "both", "encoder": {}, "step": None}
+    if folder != root and ours["tower"] != folder.name:
+      raise ValueError(
+        f"{folder} is not the {folder.name} tower of an export: give the"
+        " folder of one model."
+      )
+    tokenizer = tokenizer_lib.load(str(found.transformer))
+    encoder_config = pretrained.load_config(
+      folder, ours["encoder"].get("dtype", "float32")
+    )
+    contract = _read_contract(found, tokenizer, encoder_config)
+    name = "" if ours["tower"] == "both" else f"{ours['tower']}_"
+    _, params[f"{name}encoder"] = pretrained.load(
+      str(folder),
+      dtype=encoder_config.dtype,
+      place=lambda _, array: jax.device_put(array, sharding.replicated(mesh)),
+    )
+    parts.append((contract, encoder_config, ours["step"]))
+  contract, encoder_config, step = parts[0]
+  for other, *shape_and_step in parts[1:]:
+    contract_lib.check_same(contract, other, str(folders[1]))
+    if shape_and_step != [encoder_config, step]:
+      raise ValueError(
+        f"{folders[0]} and {folders[1]} are not of one export: config.json or"
+        f" the step in {layout.OURS} differ."
+      )
+  return Model(
+    path=path,
+    text_encoder=encoding.TextEncoder(
+      contract,
+      tokenizer,
+      tokenizer_lib.pad_id(tokenizer),
+      encoding.make_embed(encoder_config, contract),
+      mesh,
+      batch_size or 256,
+    ),
+    encoder_config=encoder_config,
+    params=params,
+    similarity=_read_similarity(folders[0]),
+    step=step,
+  )
+
+
+def _read_contract(
+  found: layout.Layout,
+  tokenizer: tokenizers.Tokenizer,
+  encoder_config: config_lib.EncoderConfig,
+) -> contract_lib.EncodingContract:
+  """The encoding contract of a folder.
+
+  Raises:
+    ContractMismatchError: if the tokenizer is not that of the export.
+    ValueError: if the folder does not say how it encodes.
+  """
+  if found.ours:
+    contract = contract_lib.EncodingContract.from_json(
+      json.dumps(found.ours["contract"])
+    )
+    encoding.check_tokenizer(contract, tokenizer, str(found.transformer))
+    return contract
+  if not found.known:
+    raise ValueError(
+      f"{found.folder} has no {layout.MODULES}, so how its states become one"
+      " vector is not known: give a sentence-transformers folder, or train it"
+      " (model.pretrained) and give the run's."
+    )
+  if found.undecided:
+    reasons = "\n  ".join(found.undecided.values())
+    raise ValueError(
+      f"{found.folder} does not say how texts of each role are encoded; train"
+      " it with a config that sets these, or name the prompts in a copy of"
+      f" it:\n  {reasons}"
+    )
+  return contract_lib.make_contract(
+    tokenizer,
+    pooling=found.pooling,
+    normalize=found.normalize,
+    title_joiner=_TITLE_JOINER,
+    roles={
+      # Some folders give more tokens than there are positions, on which
+      # sentence-transformers fails.
+      role: (
+        found.prefixes[role],
+        min(found.max_lengths[role], encoder_config.max_length),
+      )
+      for role in contract_lib.ROLES
+    },
+  )
+
+
+def _read_similarity(folder: pathlib.Path) -> str:
+  """How a folder compares vectors; where it is silent, by the cosine."""
+  path = folder / "config_sentence_transformers.json"
+  said = json.loads(path.read_text()) if path.is_file() else {}
+  return said.get("similarity_fn_name") or "cosine"

@@ -1,0 +1,143 @@
+"""mteb's benchmarks for a retriever of ours, in its own roles and vectors.
+
+  import mlir_jax, mteb
+  from mlir_jax.evals import mteb_encoder
+
+  encoder = mteb_encoder.MtebEncoder(mlir_jax.load("runs/W", "best"))
+  results = mteb.evaluate(encoder, mteb.get_tasks(["MIRACLRetrieval"]))
+
+Needs `pip install "mlir_jax[mteb]"`. Nothing else in this package does.
+"""
+
+import functools
+import hashlib
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from mlir_jax import contract as contract_lib
+from mlir_jax.retrieval import model as model_lib
+
+_ROLES = {"query": "query", "document": "passage"}
+
+
+class MtebEncoder:
+  """A retriever as mteb's `EncoderProtocol`.
+
+  Queries, documents and all other texts go to the roles query, passage and
+  sentence; titles are joined as the encoding contract says.
+
+  Attributes:
+    model: The retriever.
+  """
+
+  def __init__(self, model: model_lib.Model):
+    """Keeps the retriever.
+
+    Raises:
+      ImportError: if mteb is not installed.
+    """
+    try:
+      import mteb  # noqa: F401
+    except ImportError as error:
+      raise ImportError(
+        'This needs mteb: pip install "mlir_jax[mteb]".'
+      ) from error
+    self.model = model
+
+  def encode(
+    self,
+    inputs: Any,
+    *,
+    task_metadata: Any,
+    hf_split: str,
+    hf_subset: str,
+    prompt_type: Any = None,
+    batch_size: int = 0,
+    show_progress_bar: bool = True,
+    precision: str = "float32",
+  ) -> np.ndarray:
+    """Encodes the texts of a data loader.
+
+    Args:
+      inputs: mteb's data loader: batches with "text", documents with "title"
+        and "body", too.
+      task_metadata: The task's; its instruction is not used, the contract's
+        prefix is.
+      hf_split: Not used.
+      hf_subset: Not used, one model takes all languages.
+      prompt_type: mteb's "query", "document" or None.
+      batch_size: Of the data loader; the model encodes in its own.
+      show_progress_bar: Whether long work shows a bar.
+      precision: "float32"; there is no other.
+
+    Returns:
+      float32 [n, D].
+    """
+    del hf_split, hf_subset, batch_size
+    if precision != "float32":
+      raise ValueError(f"precision is {precision!r}; vectors are float32.")
+    role = "sentence" if prompt_type is None else _ROLES[prompt_type.value]
+    texts, titles = [], []
+    for batch in inputs:
+      # mteb joins "title" and "body" into "text" in a way of its own.
+      bodies = batch["body"] if "title" in batch else batch["text"]
+      texts += bodies
+      titles += batch.get("title", [""] * len(bodies))
+    return self.model.encode(
+      texts,
+      role,
+      titles,
+      f"{task_metadata.name}, {role} texts" if show_progress_bar else None,
+    )
+
+  def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
+    """The scores of all pairs; torch.Tensor [n, m]."""
+    from mteb import similarity_functions
+
+    return similarity_functions.select_similarity(
+      embeddings1, embeddings2, self.mteb_model_meta.similarity_fn_name
+    )
+
+  def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
+    """The score of each pair; torch.Tensor [n]."""
+    from mteb import similarity_functions
+
+    return similarity_functions.select_pairwise_similarity(
+      embeddings1, embeddings2, self.mteb_model_meta.similarity_fn_name
+    )
+
+  @functools.cached_property
+  def mteb_model_meta(self) -> Any:
+    """The model's `ModelMeta`.
+
+    Mteb keeps results by name and revision and does not evaluate these again,
+    so the revision is the step and a hash of weights and contract.
+    """
+    from mteb.models import model_meta
+
+    model, contract = self.model, self.model.contract
+    roles = [contract.role(name) for name in contract_lib.ROLES]
+    path = pathlib.Path(model.path)
+    return model_meta.ModelMeta.create_empty(
+      {
+        "name": f"mlir_jax/{path.name}" if path.is_dir() else model.path,
+        "revision": f"{model.step or 0}-{_fingerprint(model)[:12]}",
+        "n_parameters": sum(x.size for x in jax.tree.leaves(model.params)),
+        "max_tokens": max(role.max_length for role in roles),
+        "embed_dim": model.encoder_config.output_size,
+        "framework": ["JAX"],
+        "similarity_fn_name": model_meta.ScoringFunction(model.similarity),
+        "use_instructions": any(role.prefix for role in roles),
+      }
+    )
+
+
+def _fingerprint(model: model_lib.Model) -> str:
+  """SHA-256 of the contract and of all parameters."""
+  digest = hashlib.sha256(model.contract.to_json().encode())
+  for leaf in jax.tree.leaves(model.params):
+    digest.update(np.ascontiguousarray(jax.device_get(leaf)).data)
+  return digest.hexdigest()

@@ -1,0 +1,218 @@
+"""A model is loaded from a folder alone, and encodes as the folder says."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import sentence_models
+import tiny
+
+import mlir_jax
+from mlir_jax import contract as contract_lib
+from mlir_jax.data import tokenizer as tokenizer_lib
+from mlir_jax.hub import folder as export_lib
+from mlir_jax.mesh import sharding
+from mlir_jax.models import config as config_lib
+from mlir_jax.models import encoder as encoder_lib
+from mlir_jax.retrieval import encoding
+
+TEXTS = ["river stone", "apple", "", "cloud " * 50, "winter music"]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+  """A sentence-transformers folder, and the model in it."""
+  folder = tmp_path_factory.mktemp("models") / "tiny"
+  return folder, sentence_models.save(folder)
+
+
+@pytest.fixture(scope="module")
+def loaded(saved):
+  return mlir_jax.load(str(saved[0]), batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+  """An export of separate towers, and how they encode unexported."""
+  folder = tmp_path_factory.mktemp("exports")
+  tokenizer = tokenizer_lib.train(tiny.WORDS, 120)
+  config = config_lib.EncoderConfig(
+    vocab_size=tokenizer.get_vocab_size(),
+    hidden_size=16,
+    num_layers=1,
+    num_heads=2,
+    intermediate_size=16,
+    max_positions=16,
+    initializer_range=0.3,
+    projection_size=8,
+    dtype="bfloat16",
+  )
+  contract = contract_lib.make_contract(
+    tokenizer,
+    pooling="cls",
+    normalize=True,
+    title_joiner=" apple ",
+    roles={"query": ("river ", 8), "passage": ("", 16), "sentence": ("", 16)},
+  )
+  params = encoder_lib.init_params(config, "separate", jax.random.key(0))
+  for tower in ("query", "passage"):
+    export_lib.write(
+      *(folder / tower, params, config, contract, tokenizer),
+      tower=tower,
+      provenance={},
+      step=7,
+    )
+  text_encoder = encoding.TextEncoder(
+    contract,
+    tokenizer,
+    tokenizer_lib.pad_id(tokenizer),
+    encoding.make_embed(config, contract),
+    sharding.make_mesh(),
+    8,
+  )
+  return folder, text_encoder.with_params(params)
+
+
+def change(path, **fields):
+  path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def test_importing_the_package_does_not_import_jax():
+  script = """
+import sys, mlir_jax
+assert not {"jax", "numpy", "tokenizers"} & sys.modules.keys()
+from mlir_jax import load
+import mlir_jax.retrieval.model
+assert load is mlir_jax.retrieval.model.load is mlir_jax.load
+"""
+  subprocess.run([sys.executable, "-c", script], check=True)
+  with pytest.raises(AttributeError, match="no attribute 'loads'"):
+    mlir_jax.loads  # noqa: B018
+
+
+def test_each_role_encodes_as_sentence_transformers_does(saved, loaded):
+  _, theirs = saved
+  expected = {
+    "query": theirs.encode_query(TEXTS),
+    "passage": theirs.encode_document(TEXTS),
+    "sentence": theirs.encode(TEXTS),
+  }
+  for role, vectors in expected.items():
+    ours = loaded.encode(TEXTS, role)
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(ours, vectors, atol=1e-5)
+  assert np.abs(expected["query"] - expected["passage"]).max() > 0.01
+  titled = loaded.encode(["stone"], "passage", ["river"])
+  np.testing.assert_allclose(titled, expected["passage"][:1], atol=1e-5)
+  assert (loaded.step, loaded.description) == (None, None)
+
+
+def test_a_model_without_normalize_keeps_its_lengths(tmp_path):
+  theirs = sentence_models.save(
+    tmp_path / "free", normalize=False, similarity_fn_name="dot"
+  )
+  loaded = mlir_jax.load(str(tmp_path / "free"), batch_size=8)
+  np.testing.assert_allclose(
+    loaded.encode(TEXTS, "sentence"), theirs.encode(TEXTS), atol=1e-5
+  )
+  assert loaded.similarity == "dot"
+
+
+def test_any_mesh_gives_the_same_vectors(saved, loaded):
+  one = sharding.make_mesh(devices=jax.devices()[:1])
+  alone = mlir_jax.load(str(saved[0]), mesh=one, batch_size=3)
+  assert loaded.text_encoder.mesh.size == 8
+  np.testing.assert_allclose(
+    alone.encode(TEXTS), loaded.encode(TEXTS), atol=1e-6
+  )
+
+
+def test_one_string_is_not_taken_for_a_list_of_letters(loaded):
+  with pytest.raises(ValueError, match=r"texts is one string.*\['apple'\]"):
+    loaded.encode("apple")
+  with pytest.raises(ValueError, match="titles is one string"):
+    loaded.encode(["a"], "passage", titles="b")
+  with pytest.raises(ValueError, match="no texts to encode as 'query'"):
+    loaded.encode([])
+  with pytest.raises(ValueError, match="Unknown role 'document'"):
+    loaded.encode(["a"], "document")
+
+
+def test_a_length_beyond_the_positions_is_cut_to_them(saved, tmp_path):
+  """Folders say so; there sentence-transformers fails on a long text."""
+  folder = shutil.copytree(saved[0], tmp_path / "long")
+  change(folder / "sentence_bert_config.json", max_seq_length=512)
+  loaded = mlir_jax.load(str(folder), batch_size=8)
+  assert loaded.contract.passage.max_length == 23
+  assert np.isfinite(loaded.encode(["cloud " * 600], "passage")).all()
+
+
+def test_a_folder_that_does_not_say_how_it_encodes_is_refused(saved, tmp_path):
+  folder = shutil.copytree(saved[0], tmp_path / "tasks")
+  change(
+    folder / "config_sentence_transformers.json",
+    prompts={"clustering": "Cluster this: "},
+    default_prompt_name=None,
+  )
+  with pytest.raises(ValueError, match=r"(?s)clustering.*role 'passage'"):
+    mlir_jax.load(str(folder))
+  (folder / "modules.json").unlink()
+  with pytest.raises(ValueError, match=r"has no modules\.json.*not known"):
+    mlir_jax.load(str(folder))
+
+
+def test_what_is_no_model_is_refused(saved, tmp_path):
+  with pytest.raises(ValueError, match="is no folder here"):
+    mlir_jax.load(str(tmp_path / "missing"))
+  with pytest.raises(ValueError, match="no checkpoint 'best' to choose"):
+    mlir_jax.load(str(saved[0]), "best")
+  begun = tmp_path / "run/tokenizer"
+  begun.mkdir(parents=True)
+  (begun / "tokenizer.json").write_text("{}")
+  with pytest.raises(ValueError, match="without checkpoints"):
+    mlir_jax.load(str(tmp_path / "run"))
+
+
+def test_an_export_of_two_towers_encodes_as_the_run_did(exported):
+  folder, embed = exported
+  both = mlir_jax.load(str(folder), batch_size=8)
+  assert both.step == 7 and both.encoder_config.dtype == "bfloat16"
+  titles = ["", "stone", "", "", "paper"]
+  for role in contract_lib.ROLES:
+    of_role = titles if role == "passage" else None
+    np.testing.assert_array_equal(
+      both.encode(TEXTS, role, of_role), embed(role, TEXTS, of_role)
+    )
+  query = mlir_jax.load(str(folder / "query"), batch_size=8)
+  np.testing.assert_array_equal(query.encode(TEXTS), embed("query", TEXTS))
+  with pytest.raises(
+    ValueError, match=r"one of two towers.*'passage'.* folder passage/"
+  ):
+    query.encode(TEXTS, "passage")
+
+
+def test_an_export_whose_parts_differ_is_refused(exported, tmp_path):
+  folder = shutil.copytree(exported[0], tmp_path / "export")
+  path = folder / "passage/tokenizer.json"
+  definition = json.loads(path.read_text())
+  pieces = definition["model"]["vocab"]
+  pieces[10], pieces[11] = pieces[11], pieces[10]
+  before = path.read_text()
+  path.write_text(json.dumps(definition))
+  for part in (folder, folder / "passage"):
+    with pytest.raises(
+      contract_lib.ContractMismatchError, match="tokenizer_fingerprint"
+    ):
+      mlir_jax.load(str(part))
+  path.write_text(before)
+  change(folder / "passage/mlir_jax.json", step=8)
+  with pytest.raises(ValueError, match="are not of one export"):
+    mlir_jax.load(str(folder))
+  shutil.rmtree(folder / "passage")
+  shutil.copytree(folder / "query", folder / "passage")
+  with pytest.raises(ValueError, match="is not the passage tower"):
+    mlir_jax.load(str(folder))
