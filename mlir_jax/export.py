@@ -1,0 +1,131 @@
+"""Exports a checkpoint as a folder that sentence-transformers loads.
+
+python -m mlir_jax.export --workdir=W --checkpoint=best --output=FOLDER
+
+Where the towers are separate, FOLDER/query and FOLDER/passage are one model
+each. The folder gets its name once sentence-transformers has loaded it and
+given the run's vectors.
+"""
+
+import dataclasses
+import pathlib
+
+from absl import flags
+
+from mlir_jax import command_line
+
+
+def export(
+  run_folder: str,
+  checkpoint: str | int,
+  output: str,
+  *,
+  one_length: bool = False,
+  name: str = "",
+) -> str:
+  """Exports a checkpoint.
+
+  Args:
+    run_folder: The run's folder.
+    checkpoint: "last", "best" by English dev, or the number of steps.
+    output: The new folder.
+    one_length: Whether queries and passages may be as long as the longest.
+    name: Of the model, in its card; "" for the folder's own.
+
+  Returns:
+    What was written, in a sentence.
+
+  Raises:
+    ImportError: if sentence-transformers is not installed.
+    ValueError: if the output is not free or this is no run.
+    CheckError: if the export does not give the run's vectors.
+  """
+  from mlir_jax.hub import check
+
+  check.require()
+  from mlir_jax import workdir
+  from mlir_jax.data import tokenizer as tokenizer_lib
+  from mlir_jax.hub import card, folder
+  from mlir_jax.models import layout
+  from mlir_jax.retrieval import model
+
+  target = folder.check_free(output)
+  loaded = model.load(run_folder, checkpoint)
+  if loaded.description is None:
+    raise ValueError(f"{run_folder} is no run's folder: a run is exported.")
+  run_path = pathlib.Path(loaded.path)
+  tokenizer = tokenizer_lib.load(str((run_path / workdir.TOKENIZER).parent))
+  contract = layout.exported_contract(loaded.contract, one_length)
+  # Weights are float32 in the folder, so that is what it computes in.
+  encoder_config = dataclasses.replace(loaded.encoder_config, dtype="float32")
+  config = loaded.description.config
+  provenance = loaded.description.provenance
+  name = name or target.name
+  largest = 0.0
+  with folder.aside(target) as aside:
+    for subfolder, tower in folder.towers(loaded.params).items():
+      path = aside / subfolder
+      folder.write(
+        path,
+        loaded.params,
+        encoder_config,
+        contract,
+        tokenizer,
+        tower=tower,
+        provenance=provenance,
+        step=loaded.step,
+      )
+      checked = check.check(
+        path, loaded.params, encoder_config, contract, tokenizer, tower
+      )
+      largest = max(largest, checked.difference)
+      (path / folder.README).write_text(
+        card.make(
+          f"{name}/{subfolder}".strip("/"),
+          tower,
+          config=config,
+          encoder_config=encoder_config,
+          contract=contract,
+          provenance=provenance,
+          step=loaded.step,
+          rows=card.find_rows(run_path),
+          results=card.find_results(run_path, config, loaded.step),
+          checked=checked,
+        ),
+        encoding="utf-8",
+      )
+  return (
+    f"Wrote step {loaded.step:,} to {output}: sentence-transformers"
+    f" {checked.version} gives the same vectors, to {largest:.1g}."
+  )
+
+
+def main():
+  """Exports by the flags."""
+  print(
+    export(
+      _WORKDIR.value,
+      _CHECKPOINT.value,
+      _OUTPUT.value,
+      one_length=_ONE_LENGTH.value,
+      name=_NAME.value,
+    )
+  )
+
+
+if __name__ == "__main__":
+  _WORKDIR = command_line.define_workdir()
+  _CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", "last", '"last", "best" by English dev, or a step.'
+  )
+  _OUTPUT = flags.DEFINE_string("output", None, "The new folder.")
+  _ONE_LENGTH = flags.DEFINE_bool(
+    "one_length",
+    False,
+    "Queries and passages are cut at the longest role's length, so that"
+    " sentence-transformers 5 reads the folder, too.",
+  )
+  _NAME = flags.DEFINE_string(
+    "name", "", "The model's name in its card, e.g. that on the hub."
+  )
+  command_line.run(main, required=("workdir", "output"))

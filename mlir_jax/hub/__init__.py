@@ -1,0 +1,1 @@
+"""Trained retrievers for other libraries: folders, model cards, the check."""

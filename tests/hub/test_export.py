@@ -1,0 +1,574 @@
+"""Promises of an export: other libraries give the run's vectors, or no folder.
+
+The libraries are the real ones. Runs are made without training: weights are
+drawn large enough to matter and saved as a checkpoint.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import huggingface_hub
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sentence_transformers
+import tiny
+import torch
+import transformers
+from safetensors.numpy import load_file, save_file
+
+from mlir_jax import checkpoint, export, workdir
+from mlir_jax import contract as contract_lib
+from mlir_jax.data import tokenizer as tokenizer_lib
+from mlir_jax.hub import check
+from mlir_jax.hub import folder as folder_lib
+from mlir_jax.models import config as config_lib
+from mlir_jax.models import encoder, layout, pretrained
+from mlir_jax.retrieval import model
+from mlir_jax.training import provenance, run
+
+PACKAGE = pathlib.Path(export.__file__).parents[1]
+STEP = 7
+LENGTHS = {"query": 8, "passage": 24, "sentence": 16}
+ONE_LENGTH = dict.fromkeys(LENGTHS, 24)
+TEXTS = ["river", "The river flows through the old town. " * 9, "", "小さな 川"]
+RESULTS = {
+  "dev/en/mrr@100": 0.75,
+  "test/en/mrr@100": 0.5,
+  "test/de/mrr@100": 0.25,
+  "tatoeba/de-en/accuracy": 0.125,
+}
+CLS_PROJECTION = {
+  "one_length": True,
+  "pooling": "cls",
+  "projection_size": 8,
+  "projection_activation": "tanh",
+}
+VERSION_5 = "sentence_transformers.models."
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+  return tokenizer_lib.train(check.SENTENCES * 3, 400)
+
+
+@pytest.fixture(scope="session")
+def make_run(tokenizer, tmp_path_factory):
+  """Makes run folders, each once: make_run(towers=..., lengths=..., ...)."""
+  made = {}
+
+  def make(
+    towers="tied",
+    lengths=LENGTHS,
+    pooling="mean",
+    masked_lm=False,
+    **shape,
+  ):
+    key = repr((towers, lengths, pooling, masked_lm, shape))
+    if key not in made:
+      made[key] = tmp_path_factory.mktemp("run")
+      write_run(
+        made[key], tokenizer, towers, lengths, pooling, masked_lm, shape
+      )
+    return made[key]
+
+  return make
+
+
+def write_run(folder, tokenizer, towers, lengths, pooling, masked_lm, shape):
+  c = tiny.make_config(pathlib.Path("some/names"))
+  c.model.towers = towers
+  c.batch.masked = 16 if masked_lm else 0
+  c.loss.masked_lm.weight = 0.5 if masked_lm else 0.0
+  prefixes = {"query": "query: ", "passage": "passage: ", "sentence": "text: "}
+  contract = contract_lib.make_contract(
+    tokenizer,
+    pooling=pooling,
+    normalize=True,
+    title_joiner=" | ",
+    roles={role: (prefixes[role], lengths[role]) for role in LENGTHS},
+  )
+  config = config_lib.EncoderConfig(
+    **{
+      "vocab_size": tokenizer.get_vocab_size(),
+      "hidden_size": 24,
+      "num_layers": 2,
+      "num_heads": 3,
+      "intermediate_size": 32,
+      "max_positions": 30,
+      "pad_token_id": tokenizer_lib.pad_id(tokenizer),
+      "initializer_range": 0.3,
+    }
+    | shape
+  )
+  draw = np.random.default_rng(0).normal
+
+  def random(path, leaf):
+    mean = 1 if path[-1].key == "scale" else 0
+    return jnp.asarray(draw(mean, 0.3, leaf.shape), leaf.dtype)
+
+  params = jax.tree_util.tree_map_with_path(
+    random, encoder.abstract_params(config, towers, masked_lm)
+  )
+  workdir.write_aside(str(folder / workdir.TOKENIZER), tokenizer.to_str())
+  results = folder / workdir.RESULTS / f"step-{STEP}.json"
+  workdir.write_aside(str(results), json.dumps(RESULTS))
+  with contextlib.closing(
+    checkpoint.Checkpoints(str(folder / workdir.CHECKPOINTS))
+  ) as checkpoints:
+    checkpoints.save(
+      STEP,
+      {"params": params},
+      checkpoint.Description(
+        c.to_dict(),
+        contract,
+        dataclasses.asdict(config),
+        provenance.describe("store"),
+      ),
+      dev=0.75,
+    )
+
+
+@pytest.fixture(scope="session")
+def exported(make_run, tmp_path_factory):
+  """Exports runs, each once: (the run's folder, the export's)."""
+  made = {}
+
+  def make(one_length=False, **settings):
+    key = repr((one_length, settings))
+    if key not in made:
+      folder = tmp_path_factory.mktemp("export") / "model"
+      run_folder = make_run(**settings)
+      export.export(str(run_folder), "best", str(folder), one_length=one_length)
+      made[key] = run_folder, folder
+    return made[key]
+
+  return make
+
+
+def vectors_of(folder, tower="both"):
+  """Role to sentence-transformers' vectors of TEXTS."""
+  loaded = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
+  encoders = {
+    "query": loaded.encode_query,
+    "passage": loaded.encode_document,
+    "sentence": loaded.encode,
+  }
+  roles = {"query": ["query"], "passage": ["passage", "sentence"]}
+  return {role: encoders[role](TEXTS) for role in roles.get(tower, LENGTHS)}
+
+
+def assert_same(found, run_folder, contract):
+  """Compares vectors with those of the run under a contract."""
+  loaded = model.load(str(run_folder))
+  encode = type(loaded.text_encoder)(
+    contract,
+    loaded.text_encoder._tokenizer,
+    1,
+    loaded.text_encoder._embed,
+    loaded.text_encoder.mesh,
+    8,
+  ).encode
+  for role, vectors in found.items():
+    expected = encode(loaded.params, role, TEXTS)
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+
+
+def read_json(path):
+  return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize(
+  "lengths, one_length",
+  [(LENGTHS, False), (LENGTHS, True), (ONE_LENGTH, False)],
+)
+def test_sentence_transformers_gives_the_runs_vectors(
+  lengths, one_length, exported
+):
+  run_folder, folder = exported(lengths=lengths, one_length=one_length)
+  contract = model.load(str(run_folder)).contract
+  contract = layout.exported_contract(contract, one_length)
+  found = vectors_of(folder)
+  assert_same(found, run_folder, contract)
+  settings = read_json(folder / "sentence_bert_config.json")
+  # Version 5 refuses keys that it doesn't know.
+  assert ("query_length" in settings) == (lengths is LENGTHS and not one_length)
+  assert layout.read(folder).max_lengths == {
+    role: contract.role(role).max_length for role in LENGTHS
+  }
+
+
+def test_separate_towers_are_a_folder_each(exported):
+  run_folder, folder = exported(towers="separate")
+  contract = layout.exported_contract(model.load(str(run_folder)).contract)
+  found = {}
+  for tower in ("query", "passage"):
+    assert layout.read(folder / tower).ours["tower"] == tower
+    found |= vectors_of(folder / tower, tower)
+  assert_same(found, run_folder, contract)
+  assert found.keys() == LENGTHS.keys()
+  assert {path.name for path in folder.iterdir()} == {"query", "passage"}
+
+
+@pytest.mark.parametrize(
+  "settings",
+  [
+    CLS_PROJECTION,
+    {"family": "xlm-roberta", "pooling": "last", "projection_size": 8},
+    {"family": "distilbert", "type_vocab_size": 0},
+    {
+      "family": "modernbert",
+      "type_vocab_size": 0,
+      "hidden_size": 24,
+      "num_heads": 2,
+      "layer_types": ("full_attention", "sliding_attention"),
+      "attention_window": 6,
+    },
+    {"dtype": "bfloat16", "projection_size": 8, "projection_bias": False},
+  ],
+  ids=["projection", "xlm-roberta", "distilbert", "modernbert", "bfloat16"],
+)
+def test_every_shape_of_encoder_passes_the_check(settings, exported):
+  _, folder = exported(**settings)
+  found = layout.read(folder)
+  assert (found.projection is not None) == ("projection_size" in settings)
+  assert found.ours["encoder"]["dtype"] == "float32"
+  tensors = load_file(folder / "model.safetensors")
+  assert {tensor.dtype for tensor in tensors.values()} == {np.dtype("float32")}
+
+
+def test_an_export_loads_as_a_model_of_ours(exported):
+  """The road back: mlir_jax.load and model.pretrained read the folder."""
+  run_folder, folder = exported()
+  loaded = model.load(str(folder))
+  assert loaded.step == STEP
+  for role, vectors in vectors_of(folder).items():
+    np.testing.assert_allclose(loaded.encode(TEXTS, role), vectors, atol=1e-5)
+  ours, theirs = (
+    pretrained.to_hf(found.params["encoder"], found.encoder_config)
+    for found in (loaded, model.load(str(run_folder)))
+  )
+  assert ours.keys() == theirs.keys()
+  for name, tensor in ours.items():
+    np.testing.assert_array_equal(tensor, theirs[name])
+
+
+def test_a_masked_language_model_loads_with_its_head(exported):
+  _, folder = exported(masked_lm=True)
+  for auto in (transformers.AutoModelForMaskedLM, transformers.AutoModel):
+    _, info = auto.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"]
+  tensors = load_file(folder / "model.safetensors")
+  assert tensors["cls.predictions.bias"].all()
+
+
+def test_a_head_goes_with_the_tower_that_was_trained_with_it(exported):
+  _, folder = exported(towers="separate", masked_lm=True, family="xlm-roberta")
+  architectures = {
+    tower: read_json(folder / tower / "config.json")["architectures"]
+    for tower in ("query", "passage")
+  }
+  assert architectures == {
+    "query": ["XLMRobertaModel"],
+    "passage": ["XLMRobertaForMaskedLM"],
+  }
+
+
+def test_nothing_is_drawn_anew_when_transformers_loads_it(exported):
+  _, folder = exported()
+  loaded, info = transformers.AutoModel.from_pretrained(
+    folder, output_loading_info=True
+  )
+  assert not info["missing_keys"]
+  assert not info["unexpected_keys"]
+  output = loaded(input_ids=torch.tensor([[0, 5, 2]]))
+  assert not output.pooler_output.any()
+
+
+def test_the_tokenizer_knows_its_special_tokens(exported):
+  _, folder = exported()
+  loaded = transformers.AutoTokenizer.from_pretrained(folder)
+  names = ("pad_token", "cls_token", "sep_token", "unk_token", "mask_token")
+  assert [getattr(loaded, name) for name in names] == [
+    *("<pad>", "<s>", "</s>", "<unk>", "<mask>")
+  ]
+  assert loaded.model_max_length == 24
+  tokens = loaded(TEXTS, padding=True, truncation=True)
+  assert tokens.keys() == {"input_ids", "attention_mask"}
+  assert {len(ids) for ids in tokens["input_ids"]} == {24}
+  assert tokens["attention_mask"][2][-1] == 0  # Padded on the right.
+
+
+def test_bert_special_tokens_are_recognised():
+  pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]
+  bert = tokenizer_lib.tokenizers.Tokenizer(
+    tokenizer_lib.models.WordLevel(
+      {piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"
+    )
+  )
+  bert.add_special_tokens(pieces[:4])  # [MASK] is an ordinary word here.
+  tokens = folder_lib.tokenizer_to_json(bert, 9)["special_tokens_map.json"]
+  assert tokens == {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+  }
+
+
+# What the modules of version 5.1.2 take; they refuse any other key.
+TRANSFORMER_5 = {
+  *("max_seq_length", "model_args", "tokenizer_args", "config_args"),
+  *("cache_dir", "do_lower_case", "tokenizer_name_or_path", "backend"),
+}
+POOLING_5 = {
+  *("word_embedding_dimension", "pooling_mode", "include_prompt"),
+  *("pooling_mode_cls_token", "pooling_mode_max_tokens"),
+  *("pooling_mode_mean_tokens", "pooling_mode_mean_sqrt_len_tokens"),
+  *("pooling_mode_weightedmean_tokens", "pooling_mode_lasttoken"),
+}
+DENSE_5 = {"in_features", "out_features", "bias", "activation_function"}
+
+
+def test_one_length_is_a_folder_that_version_5_reads(exported):
+  _, folder = exported(**CLS_PROJECTION)
+  assert [
+    (module["path"], module["type"])
+    for module in read_json(folder / "modules.json")
+  ] == [
+    ("", f"{VERSION_5}Transformer"),
+    ("1_Pooling", f"{VERSION_5}Pooling"),
+    ("2_Dense", f"{VERSION_5}Dense"),
+    ("3_Normalize", f"{VERSION_5}Normalize"),
+  ]
+  assert read_json(folder / "sentence_bert_config.json").keys() <= TRANSFORMER_5
+  assert read_json(folder / "1_Pooling/config.json").keys() <= POOLING_5
+  dense = read_json(folder / "2_Dense/config.json")
+  assert dense.keys() == DENSE_5
+  assert dense["activation_function"] == "torch.nn.modules.activation.Tanh"
+  assert load_file(folder / "2_Dense/model.safetensors").keys() == {
+    "linear.weight",
+    "linear.bias",
+  }
+  settings = read_json(folder / "config_sentence_transformers.json")
+  assert settings["prompts"].keys() == {"query", "document", "sentence"}
+  assert settings["default_prompt_name"] == "sentence"
+
+
+ALONE = """
+import sys
+for name in ("mlir_jax", "jax", "jaxlib", "flax"):
+  sys.modules[name] = None
+import json
+import numpy as np
+import sentence_transformers
+model = sentence_transformers.SentenceTransformer(sys.argv[1], device="cpu")
+texts = json.loads(sys.argv[2])
+np.save(sys.argv[3], [f(texts) for f in (
+  model.encode_query, model.encode_document, model.encode)])
+"""
+
+
+@pytest.mark.slow
+def test_a_machine_without_this_package_gives_the_vectors(exported, tmp_path):
+  run_folder, folder = exported()
+  output = tmp_path / "vectors.npy"
+  done = subprocess.run(
+    [sys.executable, "-c", ALONE, folder, json.dumps(TEXTS), output],
+    capture_output=True,
+    text=True,
+    cwd=tmp_path,
+    timeout=300,
+  )
+  assert done.returncode == 0, done.stderr
+  found = dict(zip(LENGTHS, np.load(output), strict=True))
+  contract = layout.exported_contract(model.load(str(run_folder)).contract)
+  assert_same(found, run_folder, contract)
+
+
+@pytest.mark.slow
+def test_the_command_exports_what_training_left(tmp_path):
+  c = tiny.make_config(tiny.write_folder(tmp_path / "names"))
+  c.train.steps = 2
+  results = run.train(c, str(tmp_path / "run"))
+  done = subprocess.run(
+    [
+      *(sys.executable, "-m", "mlir_jax.export", "--checkpoint=2"),
+      *(f"--workdir={tmp_path}/run", "--output=model", "--name=we/names"),
+    ],
+    capture_output=True,
+    text=True,
+    cwd=tmp_path,
+    timeout=300,
+    env=os.environ | {"PYTHONPATH": str(PACKAGE), "JAX_NUM_CPU_DEVICES": "1"},
+  )
+  assert done.returncode == 0, done.stderr
+  assert "Wrote step 2 to model: sentence-transformers" in done.stdout
+  card = huggingface_hub.ModelCard.load(tmp_path / "model/README.md")
+  assert card.data.model_name == "we/names"
+  assert card.data.language == ["de", "en", "fi"]
+  found = [result.metric_value for result in card.data.eval_results]
+  assert sorted(found) == sorted(results.values())
+  assert "| parallel | 16 | de-en 120 |" in card.text
+  assert "| **with parallel text** |" in card.text
+  assert str(tmp_path) not in card.text
+  modes = {path.stat().st_mode for path in (tmp_path / "model").glob("*.*")}
+  assert len(modes) == 1  # Others may read all of it.
+
+
+@pytest.mark.parametrize(
+  "settings",
+  [
+    {"towers": "separate"},
+    CLS_PROJECTION,
+    {"family": "xlm-roberta", "pooling": "last", "projection_size": 8},
+  ],
+  ids=["separate", "cls", "last"],
+)
+def test_the_code_in_the_card_runs(settings, exported, monkeypatch):
+  """And with transformers alone it gives the same vectors."""
+  _, folder = exported(**settings)
+  monkeypatch.chdir(folder.parent)
+  towers = {"": "query"}
+  if settings.get("towers") == "separate":
+    towers = {"query": "query", "passage": "passage"}
+  for subfolder, role in towers.items():
+    card = (folder / subfolder / "README.md").read_text()
+    blocks = re.findall("```python\n(.*?)```", card, re.DOTALL)
+    assert len(blocks) == 2
+    names = {}
+    for block in blocks:
+      exec(block, names)
+    np.testing.assert_allclose(
+      names["vectors"], names[f"{role}_vectors"], atol=1e-5
+    )
+
+
+def test_the_card_has_the_runs_results_and_contract(exported):
+  _, folder = exported()
+  card = huggingface_hub.ModelCard.load(folder / "README.md")
+  values = {
+    (result.dataset_config, result.dataset_split, result.metric_type): (
+      result.metric_value
+    )
+    for result in card.data.eval_results
+  }
+  assert values == {
+    ("en", "dev", "mrr_at_100"): 0.75,
+    ("en", "test", "mrr_at_100"): 0.5,
+    ("de", "test", "mrr_at_100"): 0.25,
+    ("de", "test", "tatoeba_to_en"): 0.125,
+  }
+  assert card.data.library_name == "sentence-transformers"
+  assert card.data.pipeline_tag == "sentence-similarity"
+  assert card.data.license is None
+  assert '| query | `encode_query` | `"query: "` | 8 |' in card.text
+  assert '| passage | `encode_document` | `"passage: "` | 24 |' in card.text
+  assert "| de | 25.0 |" in card.text
+  assert "2210.06633" in card.text
+  assert "57 texts in 16 scripts" in card.text
+
+
+def spoil(monkeypatch, change):
+  """Has the export's folder changed between writing and checking."""
+  write = folder_lib.write
+
+  def spoiled(folder, *args, **kwargs):
+    write(folder, *args, **kwargs)
+    change(folder)
+
+  monkeypatch.setattr(folder_lib, "write", spoiled)
+
+
+def other_pooling(folder):
+  path = folder / "1_Pooling/config.json"
+  path.write_text(json.dumps({**read_json(path), "pooling_mode": "cls"}))
+
+
+def other_weights(folder):
+  path = folder / "model.safetensors"
+  tensors = load_file(path)
+  tensors["encoder.layer.1.output.dense.bias"][0] += 0.1
+  save_file(tensors, path, {"format": "pt"})
+
+
+def fewer_weights(folder):
+  path = folder / "model.safetensors"
+  tensors = load_file(path)
+  del tensors["encoder.layer.1.output.dense.bias"]
+  save_file(tensors, path, {"format": "pt"})
+
+
+def other_tokenizer(folder):
+  path = folder / "tokenizer.json"
+  definition = read_json(path)
+  vocabulary = definition["model"]["vocab"]
+  vocabulary[10], vocabulary[11] = vocabulary[11], vocabulary[10]
+  path.write_text(json.dumps(definition))
+
+
+def no_numbers(folder):
+  path = folder / "model.safetensors"
+  tensors = load_file(path)
+  tensors["encoder.layer.1.output.dense.bias"][:] = np.nan
+  save_file(tensors, path, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+  "change, named",
+  [
+    (other_pooling, "pooling: 'mean' here, 'cls' there"),
+    (other_weights, r"In the role query, .* encodes '.+' otherwise .* by 0\.0"),
+    (no_numbers, "In the role query, .* differs by nan"),
+    (fewer_weights, r"finds no \['encoder\.layer\.1\.output\.dense\.bias'\]"),
+    (other_tokenizer, "tokenizer_fingerprint"),
+  ],
+)
+def test_an_export_that_fails_the_check_leaves_no_folder(
+  change, named, make_run, monkeypatch, tmp_path
+):
+  spoil(monkeypatch, change)
+  with pytest.raises(ValueError, match=named):
+    export.export(str(make_run()), "last", str(tmp_path / "out/model"))
+  assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_interrupted_export_leaves_no_folder(
+  make_run, monkeypatch, tmp_path
+):
+  def interrupt(folder):
+    assert not (tmp_path / "model").exists()
+    raise KeyboardInterrupt
+
+  spoil(monkeypatch, interrupt)
+  with pytest.raises(KeyboardInterrupt):
+    export.export(str(make_run()), "last", str(tmp_path / "model"))
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_use_is_refused_and_left_alone(make_run, tmp_path):
+  (tmp_path / "kept.txt").write_text("kept")
+  with pytest.raises(ValueError, match=r"--output=.* is not an empty folder"):
+    export.export(str(make_run()), "last", str(tmp_path))
+  assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
+
+
+def test_without_sentence_transformers_the_extra_is_named_first(
+  monkeypatch, tmp_path
+):
+  monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+  with pytest.raises(ImportError, match=r"mlir_jax\[export\]"):
+    export.export("no run at all", "last", str(tmp_path / "model"))
+
+
+def test_an_export_is_no_run_to_export(exported, tmp_path):
+  _, folder = exported()
+  with pytest.raises(ValueError, match="a run is exported"):
+    export.export(str(folder), "last", str(tmp_path / "again"))

