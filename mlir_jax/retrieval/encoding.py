@@ -16,7 +16,7 @@ from mlir_jax.models import encoder
 PyTree = Any
 # Texts are padded to the next of these, so that short ones stay cheap and
 # few shapes are compiled.
-LENGTHS = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512)
+LENGTHS = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096)
 
 
 class TextEncoder:
@@ -56,8 +56,8 @@ class TextEncoder:
     self._pad_id = pad_id
     self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
     self._tokenizer.no_padding()
-    devices = mesh.shape[sharding.DATA]
-    self._batch_size = -(-batch_size // devices) * devices
+    self._devices = mesh.shape[sharding.DATA]
+    self._batch_size = -(-batch_size // self._devices) * self._devices
     self._embed = jax.jit(
       embed, static_argnums=1, out_shardings=sharding.replicated(mesh)
     )
@@ -144,7 +144,13 @@ class TextEncoder:
     longest = max(len(i) for i in ids)
     length = next((n for n in LENGTHS if n >= longest), max_length)
     length = min(length, max_length)
-    padded = np.full((self._batch_size, length), self._pad_id, np.int32)
+    # A few texts are not padded to a whole batch; by powers of two, so that
+    # there are few shapes of these, too.
+    rows = self._devices
+    while rows < len(ids):
+      rows *= 2
+    rows = min(rows, self._batch_size)
+    padded = np.full((rows, length), self._pad_id, np.int32)
     mask = np.zeros(padded.shape, bool)
     for row, values in enumerate(ids):
       padded[row, : len(values)] = values

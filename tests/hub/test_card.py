@@ -35,7 +35,7 @@ CONTRACT = contract_lib.EncodingContract(
 @pytest.fixture
 def config(tmp_path):
   c = tiny.make_config(tmp_path / "private/names").to_dict()
-  c["batch"]["monolingual"] = 0
+  c["batch"]["monolingual"] = c["batch"]["masked"] = 0
   return c
 
 

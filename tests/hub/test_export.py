@@ -31,7 +31,7 @@ from mlir_jax.hub import check
 from mlir_jax.hub import folder as folder_lib
 from mlir_jax.models import config as config_lib
 from mlir_jax.models import encoder, layout, pretrained
-from mlir_jax.retrieval import model
+from mlir_jax.retrieval import encoding, model
 from mlir_jax.training import provenance, run
 
 PACKAGE = pathlib.Path(export.__file__).parents[1]
@@ -168,16 +168,17 @@ def vectors_of(folder, tower="both"):
 def assert_same(found, run_folder, contract):
   """Compares vectors with those of the run under a contract."""
   loaded = model.load(str(run_folder))
-  encode = type(loaded.text_encoder)(
+  tokenizer = tokenizer_lib.load(str((run_folder / workdir.TOKENIZER).parent))
+  text_encoder = encoding.TextEncoder(
     contract,
-    loaded.text_encoder._tokenizer,
-    1,
-    loaded.text_encoder._embed,
+    tokenizer,
+    tokenizer_lib.pad_id(tokenizer),
+    encoding.make_embed(loaded.encoder_config, contract),
     loaded.text_encoder.mesh,
-    8,
-  ).encode
+    batch_size=8,
+  )
   for role, vectors in found.items():
-    expected = encode(loaded.params, role, TEXTS)
+    expected = text_encoder.encode(loaded.params, role, TEXTS)
     np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
 
