@@ -470,12 +470,13 @@ def test_loading_takes_little_more_memory_than_the_parameters(tmp_path):
   )
   (tmp_path / "config.json").write_text(json.dumps(config.to_hf()))
   save_file(pretrained.to_hf(params, config), tmp_path / "model.safetensors")
-  script = """
+  script = r"""
 import re, sys, jax
 from mlir_jax.models import pretrained
 jax.device_put(1.0).block_until_ready()
 def peak():
-  return 1024 * int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1])
+  status = open("/proc/self/status").read()
+  return 1024 * int(re.search(r"VmHWM:\s+(\d+)", status)[1])
 before = peak()
 _, params = pretrained.load(
   sys.argv[1], place=lambda _, array: jax.device_put(array).block_until_ready()
