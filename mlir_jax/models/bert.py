@@ -44,10 +44,9 @@ class _Embeddings(nn.Module):
     self, ids: jax.Array, mask: jax.Array, deterministic: bool
   ) -> jax.Array:
     config = self.config
+    hidden = blocks.token_table(self, config)[ids]
     positions = blocks.table(self, config, "position", config.max_positions)
-    hidden = blocks.token_table(self, config)[ids] + _position_vectors(
-      config, positions, ids, mask
-    )
+    hidden += _position_vectors(config, positions, ids, mask)
     if config.type_vocab_size:
       hidden += blocks.table(self, config, "type", config.type_vocab_size)[0]
     hidden = blocks.layer_norm(config, "norm")(hidden)

@@ -66,7 +66,7 @@ _VECTOR_FIXED = {
 }
 _DENSE_FIXED = _VECTOR_FIXED | {"use_residual": False}
 _MODEL_FIXED = {"model_type": "SentenceTransformer", "truncate_dim": None}
-_SIMILARITIES = (None, "cosine", "dot")
+_SIMILARITIES = ("cosine", "dot")
 
 _PASSAGE_PROMPTS = ("document", "passage", "corpus")
 _UNLIMITED = 1e6  # Tokenizers without a length say 1e30.
@@ -114,6 +114,8 @@ class Layout:
     undecided: A config's field to why it must be set: the folder says
       something of it that fits no encoding contract.
     projection: The dense layer behind the pooling, if there is one.
+    similarity: How vectors are compared, "cosine" or "dot"; where the folder
+      is silent, the cosine.
     ours: What mlir_jax.json holds, if this package wrote the folder:
       "contract", "tower", "encoder", "provenance" and "step".
   """
@@ -132,6 +134,7 @@ class Layout:
   )
   undecided: Mapping[str, str] = dataclasses.field(default_factory=dict)
   projection: Projection | None = None
+  similarity: str = "cosine"
   ours: Mapping[str, Any] | None = None
 
 
@@ -153,7 +156,7 @@ def read(folder: pathlib.Path) -> Layout:
   modules = _read_modules(folder / MODULES)
   model = _read_json(folder / _MODEL, required=False)
   _check_fixed(folder / _MODEL, model, _MODEL_FIXED)
-  similarity = model.get("similarity_fn_name")
+  similarity = model.get("similarity_fn_name") or "cosine"
   if similarity not in _SIMILARITIES:
     raise LayoutError(
       f"{folder / _MODEL}: similarity_fn_name is {similarity!r}; only the"
@@ -170,6 +173,7 @@ def read(folder: pathlib.Path) -> Layout:
     max_lengths=_read_lengths(modules["Transformer"]),
     undecided=undecided,
     projection=_read_dense(modules["Dense"]) if "Dense" in modules else None,
+    similarity=similarity,
   )
   if "Normalize" in modules:
     path = modules["Normalize"] / _CONFIG
@@ -340,16 +344,17 @@ def _read_lengths(folder: pathlib.Path) -> dict[str, int]:
   _check_fixed(
     folder / _TOKENIZER_CONFIG, tokenizer, {"truncation_side": "right"}
   )
+  hf = _read_json(folder / _CONFIG)
+  try:
+    positions = config_lib.EncoderConfig.from_hf(hf).max_length
+  except ValueError as error:
+    raise LayoutError(f"{folder / _CONFIG}: {error}") from error
   longest = found.get("max_seq_length")
   if longest is None:
-    hf = _read_json(folder / _CONFIG)
-    try:
-      longest = config_lib.EncoderConfig.from_hf(hf).max_length
-    except ValueError as error:
-      raise LayoutError(f"{folder / _CONFIG}: {error}") from error
+    longest = positions
     said = tokenizer.get("model_max_length")
     if said is not None and said < _UNLIMITED:
-      longest = min(longest, said)
+      longest = said
   lengths = {
     "query": found.get("query_length") or longest,
     "passage": found.get("document_length") or longest,
@@ -358,7 +363,9 @@ def _read_lengths(folder: pathlib.Path) -> dict[str, int]:
   for role, length in lengths.items():
     if not isinstance(length, int) or length < 1:
       raise LayoutError(f"{path}: the length of a {role} is {length!r}.")
-  return lengths
+  # Some folders give more tokens than there are positions, on which
+  # sentence-transformers fails.
+  return {role: min(length, positions) for role, length in lengths.items()}
 
 
 def _with_ours(layout: Layout) -> Layout:

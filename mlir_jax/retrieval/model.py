@@ -159,7 +159,7 @@ def _load_run(
       encoder_config,
       description.config["model"]["towers"],
       # The head of masked language modelling, which an export takes along.
-      bool(description.config["batch"]["masked"]),
+      bool(description.config["batch"].get("masked")),
     )
     params = checkpoints.restore_params(
       step,
@@ -251,7 +251,7 @@ def _load_folder(
     encoder_config = pretrained.load_config(
       folder, ours["encoder"].get("dtype", "float32")
     )
-    contract = _read_contract(found, tokenizer, encoder_config)
+    contract = _read_contract(found, tokenizer)
     name = "" if ours["tower"] == "both" else f"{ours['tower']}_"
     _, params[f"{name}encoder"] = pretrained.load(
       str(folder),
@@ -259,6 +259,7 @@ def _load_folder(
       place=lambda _, array: jax.device_put(array, sharding.replicated(mesh)),
     )
     parts.append((contract, encoder_config, ours["step"]))
+    similarity = found.similarity
   contract, encoder_config, step = parts[0]
   for other, *shape_and_step in parts[1:]:
     contract_lib.check_same(contract, other, str(folders[1]))
@@ -279,15 +280,13 @@ def _load_folder(
     ),
     encoder_config=encoder_config,
     params=params,
-    similarity=_read_similarity(folders[0]),
+    similarity=similarity,
     step=step,
   )
 
 
 def _read_contract(
-  found: layout.Layout,
-  tokenizer: tokenizers.Tokenizer,
-  encoder_config: config_lib.EncoderConfig,
+  found: layout.Layout, tokenizer: tokenizers.Tokenizer
 ) -> contract_lib.EncodingContract:
   """The encoding contract of a folder.
 
@@ -320,19 +319,7 @@ def _read_contract(
     normalize=found.normalize,
     title_joiner=_TITLE_JOINER,
     roles={
-      # Some folders give more tokens than there are positions, on which
-      # sentence-transformers fails.
-      role: (
-        found.prefixes[role],
-        min(found.max_lengths[role], encoder_config.max_length),
-      )
+      role: (found.prefixes[role], found.max_lengths[role])
       for role in contract_lib.ROLES
     },
   )
-
-
-def _read_similarity(folder: pathlib.Path) -> str:
-  """How a folder compares vectors; where it is silent, by the cosine."""
-  path = folder / "config_sentence_transformers.json"
-  said = json.loads(path.read_text()) if path.is_file() else {}
-  return said.get("similarity_fn_name") or "cosine"

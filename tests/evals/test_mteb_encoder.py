@@ -9,6 +9,7 @@ import mteb
 import numpy as np
 import pytest
 import sentence_models
+import sentence_transformers
 import tiny
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
@@ -16,10 +17,12 @@ from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.models.models_protocols import EncoderProtocol
 
 import mlir_jax
+from mlir_jax import export
 from mlir_jax.data import records
 from mlir_jax.evals import mteb_encoder, ranking
 from mlir_jax.mesh import sharding
 from mlir_jax.retrieval import model as model_lib
+from mlir_jax.training import run
 
 
 def write_task(folder):
@@ -152,6 +155,25 @@ def test_mteb_scores_a_model_as_sentence_transformers(models, task):
   ):
     # Mteb rounds to 5 digits.
     assert measured[f"test/en/{name}"] == pytest.approx(value, abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The fill_missing:DeprecationWarning")
+def test_mteb_scores_a_checkpoint_as_its_export(task, tmp_path):
+  c = tiny.make_config(tiny.write_folder(tmp_path / "data", pairs=40))
+  c.encoding.query.prefix, c.encoding.passage.prefix = "apple: ", "river: "
+  c.encoding.query.max_length = 8
+  c.train.steps = 4
+  c.eval.every = 0
+  run.train(c, str(tmp_path / "run"))
+  export.export(str(tmp_path / "run"), "last", str(tmp_path / "export"))
+  theirs = sentence_transformers.SentenceTransformer(
+    str(tmp_path / "export"), device="cpu"
+  )
+  ours = mteb_encoder.MtebEncoder(mlir_jax.load(str(tmp_path / "run")))
+  found = scores(ours, task)
+  assert found == pytest.approx(scores(theirs, task), abs=1e-6, nan_ok=True)
+  assert found["ndcg_at_10"] > 0.1
 
 
 @pytest.mark.slow
