@@ -20,7 +20,7 @@ from mlir_jax.data import collections, preparation, tokens
 from mlir_jax.mesh import sharding
 from mlir_jax.models import config as config_lib
 from mlir_jax.retrieval import encoding, model
-from mlir_jax.training import build, progress, run
+from mlir_jax.training import progress, run, start
 
 pytestmark = pytest.mark.slow
 
@@ -266,4 +266,4 @@ def test_a_changed_tokenizer_is_refused_wherever_it_encodes(trained, tmp_path):
 def test_a_store_that_was_not_trained_on_is_refused(trained):
   folder, _, _ = trained
   with pytest.raises(ValueError, match="is not the one that"):
-    build.check_same_data("abc", "def", str(folder))
+    start.check_same_data("abc", "def", str(folder))

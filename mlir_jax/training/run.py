@@ -11,7 +11,7 @@ from mlir_jax.data import masking, preparation, reader
 from mlir_jax.evals import suite
 from mlir_jax.mesh import sharding
 from mlir_jax.retrieval import encoding
-from mlir_jax.training import build, loop, progress, step
+from mlir_jax.training import build, loop, progress, start, step
 
 
 def train(config: ml_collections.ConfigDict, folder: str) -> dict[str, float]:
@@ -46,7 +46,7 @@ def train(config: ml_collections.ConfigDict, folder: str) -> dict[str, float]:
         f"{folder}/{workdir.CHECKPOINTS}", config.train.keep
       )
     ) as checkpoints:
-      encoder_config, state, shardings = build.start_state(
+      encoder_config, state, shardings = start.start_state(
         config, prepared, optimizer, mesh, checkpoints
       )
       embed = encoding.make_embed(encoder_config, prepared.contract)

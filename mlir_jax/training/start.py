@@ -1,0 +1,217 @@
+"""The state that a run starts from: drawn, pretrained, or its last one's."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import ml_collections
+import optax
+from flax import traverse_util
+
+from mlir_jax import checkpoint
+from mlir_jax import contract as contract_lib
+from mlir_jax.data import preparation
+from mlir_jax.mesh import sharding
+from mlir_jax.models import config as config_lib
+from mlir_jax.models import encoder, pretrained
+from mlir_jax.training import step
+
+
+def initial_config(
+  config: ml_collections.ConfigDict, prepared: preparation.Prepared
+) -> config_lib.EncoderConfig:
+  """The shape of the encoder, pretrained or from scratch.
+
+  Args:
+    config: The run's config.
+    prepared: Its tokenizer says how large the vocabulary is.
+
+  Raises:
+    ValueError: if the pretrained model and the config do not fit.
+  """
+  model = config.model
+  # The largest id may lie beyond the number of pieces.
+  vocab_size = 1 + max(prepared.tokenizer.get_vocab().values())
+  if not model.pretrained:
+    return config_lib.EncoderConfig(
+      vocab_size=vocab_size,
+      hidden_size=model.hidden_size,
+      num_layers=model.num_layers,
+      num_heads=model.num_heads,
+      intermediate_size=model.intermediate_size,
+      max_positions=model.max_positions,
+      hidden_dropout=model.dropout,
+      attention_dropout=model.dropout,
+      pad_token_id=prepared.pad_id,
+      dtype=model.dtype,
+      projection_size=model.projection_size,
+    )
+  found = pretrained.load_config(
+    pretrained.fetch(model.pretrained, model.revision), model.dtype
+  )
+  if vocab_size > found.vocab_size:
+    raise ValueError(
+      f"The tokenizer has ids up to {vocab_size - 1}, but {model.pretrained}"
+      f" embeds {found.vocab_size}: leave tokenizer.path empty for its own."
+    )
+  if found.position_offset and found.pad_token_id != prepared.pad_id:
+    raise ValueError(
+      f"{model.pretrained} counts positions from its pad_token_id,"
+      f" {found.pad_token_id}, but the tokenizer pads with {prepared.pad_id}:"
+      " leave tokenizer.path empty for its own."
+    )
+  if model.projection_size and found.projection_size not in (
+    0,
+    model.projection_size,
+  ):
+    raise ValueError(
+      f"model.projection_size is {model.projection_size}, but"
+      f" {model.pretrained} projects to {found.projection_size}: leave it 0."
+    )
+  return dataclasses.replace(
+    found,
+    hidden_dropout=model.dropout,
+    attention_dropout=model.dropout,
+    projection_size=found.projection_size or model.projection_size,
+  )
+
+
+def initial_params(
+  config: ml_collections.ConfigDict,
+  encoder_config: config_lib.EncoderConfig,
+  shardings: Any,
+) -> Any:
+  """The parameters before training, each put on its devices as it is read.
+
+  Args:
+    config: The run's config.
+    encoder_config: From `initial_config`.
+    shardings: Of the parameters, a tree like them.
+
+  Returns:
+    float32 parameters of the towers, and of the head for masked language
+    modelling if the run has it.
+  """
+  model = config.model
+  with_head = encoder.MASKED_LM in shardings
+
+  def place_as(shardings):
+    by_path = traverse_util.flatten_dict(shardings, sep="/")
+    return lambda path, array: jax.device_put(array, by_path[path])
+
+  def draw(what):
+    # All is drawn, and what isn't returned is dropped by the compiler.
+    key = jax.random.key(config.seed)
+    return jax.jit(
+      lambda key: what(
+        encoder.init_params(encoder_config, model.towers, key, with_head)
+      ),
+      out_shardings=what(shardings),
+    )(key)
+
+  if not model.pretrained:
+    return draw(lambda tree: tree)
+  first = next(name for name in shardings if name != encoder.MASKED_LM)
+  _, params = pretrained.load(
+    model.pretrained,
+    model.revision,
+    model.dtype,
+    place_as(shardings[first]),
+  )
+  if encoder_config.projection_size and encoder.PROJECTION not in params:
+    params[encoder.PROJECTION] = draw(lambda tree: tree[first])[
+      encoder.PROJECTION
+    ]
+  params = encoder.with_towers(params, model.towers)
+  if with_head:
+    head = pretrained.load_masked_lm(
+      model.pretrained, model.revision, place_as(shardings[encoder.MASKED_LM])
+    )
+    if head is None:
+      print(
+        f"{model.pretrained} has no head for masked language modelling: a new"
+        " one is drawn."
+      )
+      head = draw(lambda tree: tree[encoder.MASKED_LM])
+    params[encoder.MASKED_LM] = head
+  return params
+
+
+def check_same_data(ours: str, theirs: str, where: str) -> None:
+  """Refuses to go on with other data than a checkpoint was trained on.
+
+  Args:
+    ours: The token store's fingerprint.
+    theirs: That in the checkpoint's provenance.
+    where: The checkpoint, for the message.
+
+  Raises:
+    ValueError: if they differ.
+  """
+  if ours != theirs:
+    raise ValueError(
+      f"The token store ({ours[:12]}) is not the one that {where} was"
+      f" trained on ({theirs[:12]}): restore the folder, or start in another"
+      " --workdir."
+    )
+
+
+def start_state(
+  config: ml_collections.ConfigDict,
+  prepared: preparation.Prepared,
+  optimizer: optax.GradientTransformation,
+  mesh: jax.sharding.Mesh,
+  checkpoints: checkpoint.Checkpoints,
+) -> tuple[config_lib.EncoderConfig, step.TrainState, Any]:
+  """The state to go on from: the last checkpoint's, or a new one.
+
+  Args:
+    config: The run's config.
+    prepared: Its contract and data.
+    optimizer: Its optimizer.
+    mesh: Where the state shall live.
+    checkpoints: The run's.
+
+  Returns:
+    The encoder's config, the state, and the state's shardings.
+
+  Raises:
+    ContractMismatchError: if the checkpoint's contract is another.
+    ValueError: if the checkpoint is of other data, or the model and the
+      tokenizer, or the model and the lengths, do not fit.
+  """
+  last = checkpoints.last_step()
+  if last is None:
+    encoder_config = initial_config(config, prepared)
+  else:
+    where = f"step {last} in {checkpoints.directory}"
+    found = checkpoints.describe(last)
+    contract_lib.check_same(prepared.contract, found.contract, where)
+    check_same_data(
+      prepared.store.fingerprint, found.provenance["token_store"], where
+    )
+    encoder_config = config_lib.EncoderConfig(**found.encoder)
+  contract = prepared.contract
+  config_lib.check_lengths(
+    encoder_config,
+    {name: contract.role(name).max_length for name in contract_lib.ROLES},
+  )
+
+  def init(params):
+    return step.init_state(params, optimizer)
+
+  abstract = jax.eval_shape(
+    init,
+    encoder.abstract_params(
+      encoder_config, config.model.towers, bool(config.batch.masked)
+    ),
+  )
+  shardings = sharding.state_shardings(abstract, mesh, config.mesh.fsdp)
+  print(sharding.describe(abstract.params, shardings.params))
+  if last is None:
+    params = initial_params(config, encoder_config, shardings.params)
+    state = jax.jit(init, out_shardings=shardings, donate_argnums=0)(params)
+  else:
+    state = checkpoints.restore(last, checkpoint.abstract(abstract, shardings))
+    print(f"Going on from {where}.")
+  return encoder_config, state, shardings
