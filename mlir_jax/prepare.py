@@ -5,14 +5,21 @@ python -m mlir_jax.prepare --config=quickstart --workdir=W
 Training does this by itself; prepared ahead, it need not.
 """
 
+import functools
+
 from mlir_jax import command_line, workdir
 
 
 def main():
   """Prepares by the flags."""
   from mlir_jax.data import preparation
+  from mlir_jax.training import build, start
 
-  preparation.prepare(_CONFIG.value, workdir.absolute(_WORKDIR.value))
+  config, folder = _CONFIG.value, workdir.absolute(_WORKDIR.value)
+  build.check_settings(config)
+  preparation.prepare(
+    config, folder, functools.partial(start.check_fits, config, folder)
+  )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from etils import epath
 
 # What stands in it.
 CONFIG_FILE = "config.json"
+BACKBONE = "backbone.json"
 TOKENIZER = "tokenizer/tokenizer.json"
 TOKEN_STORE = "tokens"
 CHECKPOINTS = "checkpoints"
@@ -29,6 +30,11 @@ FREE = (
   "train.log_every",
   "train.max_nonfinite_steps",
 )
+
+# Before the first checkpoint these alone have left anything in the folder:
+# the tokenizer and the token store, which has a contract of its own.
+PREPARED = ("data.", "model.pretrained", "model.revision", "seed", "tokenizer.")
+NOT_PREPARED = ("data.language_temperature", "data.masking.")
 
 
 def absolute(folder: str) -> str:
@@ -67,30 +73,40 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
   }
 
 
-def claim(config: Mapping[str, Any], workdir: str) -> None:
+def claim(
+  config: Mapping[str, Any], workdir: str, defaults: Mapping[str, Any]
+) -> None:
   """Keeps the config in the workdir, or compares it with the one there.
 
   Args:
     config: The run's config, as a plain dict.
     workdir: The run's folder; made if missing.
+    defaults: The same of a config without changes: what a config that was
+      kept before a field existed has for it.
 
   Raises:
     ValueError: if the workdir is of another experiment; it names each field.
   """
   folder = epath.Path(workdir)
   path = folder / CONFIG_FILE
-  made = (TOKENIZER, TOKEN_STORE, CHECKPOINTS)
-  if not path.exists() or not any((folder / name).exists() for name in made):
-    write_aside(str(path), json.dumps(config, indent=2) + "\n")
-    return
-  ours, theirs = flatten(config), flatten(json.loads(path.read_text()))
-  changed = [
-    f"  config.{name}: {ours.get(name)!r} here, {theirs.get(name)!r} there"
-    for name in sorted(ours.keys() | theirs.keys())
-    if not name.startswith(FREE) and ours.get(name) != theirs.get(name)
-  ]
-  if changed:
-    raise ValueError(
-      f"{workdir} holds a run with another config; give another --workdir,"
-      " or the same values:\n" + "\n".join(changed)
-    )
+  trained = (folder / CHECKPOINTS).exists()
+  prepared = any((folder / name).exists() for name in (TOKENIZER, TOKEN_STORE))
+  if path.exists() and (trained or prepared):
+    ours = flatten(config)
+    theirs = flatten(defaults) | flatten(json.loads(path.read_text()))
+    changed = [
+      f"  config.{name}: {ours.get(name)!r} here, {theirs.get(name)!r} there"
+      for name in sorted(ours.keys() | theirs.keys())
+      if ours.get(name) != theirs.get(name)
+      and not name.startswith(FREE)
+      and (trained or name.startswith(PREPARED))
+      and (trained or not name.startswith(NOT_PREPARED))
+    ]
+    if changed:
+      raise ValueError(
+        f"{workdir} holds a run with another config; give another --workdir,"
+        " or the same values:\n" + "\n".join(changed)
+      )
+    if trained:
+      return
+  write_aside(str(path), json.dumps(config, indent=2) + "\n")

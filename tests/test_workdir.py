@@ -8,7 +8,7 @@ from mlir_jax import workdir
 
 
 def test_a_folder_is_one_place_however_it_is_written(monkeypatch, tmp_path):
-  monkeypatch.setenv("HOME", str(tmp_path))
+  monkeypatch.setenv("HOME", str(tmp_path), {})
   monkeypatch.chdir(tmp_path)
   assert workdir.absolute("~/run") == workdir.absolute("run")
   assert os.path.isabs(workdir.absolute("run"))
@@ -32,18 +32,41 @@ def test_a_file_is_written_whole_or_not_at_all(monkeypatch, tmp_path):
 
 def test_a_config_may_change_where_it_changes_no_result(tmp_path):
   config = {"seed": 0, "eval": {"every": 5}, "train": {"steps": 3}}
-  workdir.claim(config, str(tmp_path))
+  workdir.claim(config, str(tmp_path), {})
   (tmp_path / "checkpoints").mkdir()
-  workdir.claim(config | {"eval": {"every": 7}}, str(tmp_path))
+  workdir.claim(config | {"eval": {"every": 7}}, str(tmp_path), {})
   with pytest.raises(
     ValueError, match=r"config\.train\.steps: 4 here, 3 there"
   ):
-    workdir.claim(config | {"train": {"steps": 4}}, str(tmp_path))
+    workdir.claim(config | {"train": {"steps": 4}}, str(tmp_path), {})
 
 
 def test_a_folder_in_which_nothing_was_made_takes_another_config(tmp_path):
-  workdir.claim({"seed": 0}, str(tmp_path))
-  workdir.claim({"seed": 1}, str(tmp_path))
+  workdir.claim({"seed": 0}, str(tmp_path), {})
+  workdir.claim({"seed": 1}, str(tmp_path), {})
   (tmp_path / "tokens").mkdir()
   with pytest.raises(ValueError, match=r"config\.seed: 0 here, 1 there"):
-    workdir.claim({"seed": 0}, str(tmp_path))
+    workdir.claim({"seed": 0}, str(tmp_path), {})
+
+
+def test_before_any_checkpoint_only_what_was_prepared_is_held_fast(tmp_path):
+  config = {"data": {"masking": {"rate": 0.0}, "collection": "cldr"}}
+  mended = {"data": {"masking": {"rate": 0.1}, "collection": "cldr"}}
+  other = {"data": {"masking": {"rate": 0.1}, "collection": "folder"}}
+  workdir.claim(config, str(tmp_path), {})
+  (tmp_path / "tokens").mkdir()
+  workdir.claim(mended, str(tmp_path), {})
+  with pytest.raises(ValueError, match=r"config\.data\.collection"):
+    workdir.claim(other, str(tmp_path), {})
+  (tmp_path / "checkpoints").mkdir()
+  with pytest.raises(ValueError, match=r"config\.data\.masking\.rate"):
+    workdir.claim(config, str(tmp_path), {})
+
+
+def test_a_config_from_before_a_field_has_its_default(tmp_path):
+  workdir.claim({"seed": 0}, str(tmp_path), {})
+  (tmp_path / "checkpoints").mkdir()
+  new = {"seed": 0, "model": {"projection_size": 0}}
+  workdir.claim(new, str(tmp_path), new)
+  with pytest.raises(ValueError, match="projection_size: 0 here, None there"):
+    workdir.claim(new, str(tmp_path), {})

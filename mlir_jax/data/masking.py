@@ -57,6 +57,7 @@ class Masker:
       was: no special tokens, and not the unknown one, as what it stands for
       cannot be told.
     begins_word: bool [V], which tokens begin a word.
+    prefix_length: Tokens in front of every text, which are no part of it.
   """
 
   kind: str
@@ -64,6 +65,7 @@ class Masker:
   mask_id: int
   maskable: np.ndarray
   begins_word: np.ndarray
+  prefix_length: int = 0
 
   @functools.cached_property
   def _replacements(self) -> np.ndarray:
@@ -101,6 +103,7 @@ class Masker:
       valid: bool [M, K], False behind a row's last target
     """
     maskable = mask & self.maskable[ids]
+    maskable[:, : self.prefix_length] = False
     words = _Words.find(maskable, self.begins_word[ids])
     unit, behind = words.number, np.zeros_like(mask)
     if self.kind == "span":
@@ -277,7 +280,7 @@ def _uniform(keys: np.ndarray) -> np.ndarray:
 
 
 def make_masker(
-  tokenizer: tokenizers.Tokenizer, kind: str, rate: float
+  tokenizer: tokenizers.Tokenizer, kind: str, rate: float, prefix: str = ""
 ) -> Masker:
   """Makes a masker for the texts of a tokenizer.
 
@@ -285,18 +288,17 @@ def make_masker(
     tokenizer: The tokenizer.
     kind: "word" or "span".
     rate: The share of a text's tokens that become targets.
+    prefix: What stands before every text, and is not to be learned.
 
   Raises:
     ValueError: if a setting cannot be honoured, or the tokenizer has no mask
       token or does not tell where words begin.
   """
   if kind not in KINDS:
-    raise ValueError(
-      f"config.data.masking.kind is {kind!r}; use one of {KINDS}."
-    )
+    raise ValueError(f"data.masking.kind is {kind!r}; use one of {KINDS}.")
   if not 0 < rate < 1:
     raise ValueError(
-      f"config.data.masking.rate is {rate}; it must be above 0 and below 1."
+      f"data.masking.rate is {rate}; it must be above 0 and below 1."
     )
   mask_id = tokenizer_lib.mask_id(tokenizer)
   definition = json.loads(tokenizer.to_str())
@@ -307,7 +309,24 @@ def make_masker(
     maskable[token_id] = True
     begins_word[token_id] = begins(token)
   maskable[_special_ids(tokenizer, definition["model"])] = False
-  return Masker(kind, rate, mask_id, maskable, begins_word)
+  return Masker(
+    kind,
+    rate,
+    mask_id,
+    maskable,
+    begins_word,
+    _count_prefix(tokenizer, prefix),
+  )
+
+
+def _count_prefix(tokenizer: tokenizers.Tokenizer, prefix: str) -> int:
+  """The tokens of a prefix, with the special ones before it."""
+  if not prefix:
+    return 0
+  # White space at its end goes to the text's first word.
+  encoded = tokenizer.encode(prefix.rstrip())
+  is_text = np.flatnonzero(np.array(encoded.special_tokens_mask) == 0)
+  return int(is_text.max(initial=-1)) + 1
 
 
 def _find_beginnings(definition: Mapping) -> Callable[[str], bool]:
@@ -334,7 +353,7 @@ def _find_beginnings(definition: Mapping) -> Callable[[str], bool]:
       if spaces := _spaces(step):
         return lambda token: token.startswith(spaces)
   raise ValueError(
-    "config.data.masking: where words begin is not known for this tokenizer"
+    "data.masking: where words begin is not known for this tokenizer"
     f" (model {model['type']}; pre-tokenizer and decoder"
     f" {[step['type'] for step in steps]}). Known are WordPiece with a prefix"
     " inside words, Metaspace and ByteLevel: set batch.masked=0 and"

@@ -1,7 +1,9 @@
 """A run's data, prepared or opened: tokenizer, contract, store and tests."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import json
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import ml_collections
@@ -49,14 +51,33 @@ def training_texts(collection: records.Collection) -> Iterator[str]:
         yield text
 
 
-def pretrained_layout(
-  config: ml_collections.ConfigDict,
-) -> layout.Layout | None:
-  """What the pretrained model's folder says of itself; None from scratch."""
+def fetch_backbone(
+  config: ml_collections.ConfigDict, folder: str
+) -> pathlib.Path | None:
+  """The pretrained model's folder; None from scratch.
+
+  A hub name's commit is kept in the run's folder, so that settings, tokenizer
+  and weights come from one, however its branch moves.
+
+  Args:
+    config: The run's config.
+    folder: The run's folder.
+  """
   model = config.model
   if not model.pretrained:
     return None
-  return layout.read(pretrained.fetch(model.pretrained, model.revision))
+  kept = epath.Path(folder) / workdir.BACKBONE
+  if kept.exists():
+    commit = json.loads(kept.read_text())["commit"]
+    return pretrained.fetch(model.pretrained, commit or model.revision)
+  found = pretrained.fetch(model.pretrained, model.revision)
+  described = {
+    "pretrained": model.pretrained,
+    "revision": model.revision,
+    "commit": pretrained.commit(found),
+  }
+  workdir.write_aside(str(kept), json.dumps(described, indent=2) + "\n")
+  return found
 
 
 def find_tokenizer(
@@ -83,13 +104,17 @@ def find_tokenizer(
 
 
 def encoding_settings(
-  config: ml_collections.ConfigDict, found: layout.Layout | None
+  config: ml_collections.ConfigDict,
+  found: layout.Layout | None,
+  kept: contract_lib.EncodingContract | None = None,
 ) -> dict[str, Any]:
   """How texts are encoded: as configured, as found, or our default.
 
   Args:
     config: The run's config; its None fields are filled.
     found: What the pretrained model's folder says.
+    kept: The contract of a token store that was built before; it takes the
+      place of both the folder and our defaults.
 
   Returns:
     Field of config.encoding ("query.prefix") to its value.
@@ -100,7 +125,9 @@ def encoding_settings(
   """
   set_here = workdir.flatten(config.encoding.to_dict())
   said = {}
-  if found:
+  if kept:
+    said = workdir.flatten(dataclasses.asdict(kept))
+  elif found:
     said = {
       "pooling": found.pooling,
       "normalize": found.normalize,
@@ -124,7 +151,7 @@ def encoding_settings(
   for field, default in config_lib.ENCODING.items():
     values = (set_here[field], said.get(field), default)
     settings[field] = next(value for value in values if value is not None)
-    if set_here[field] is None and said.get(field) is not None:
+    if found and set_here[field] is None and said.get(field) is not None:
       print(f"encoding.{field} is {said[field]!r}, as {found.folder} says.")
   return settings
 
@@ -145,7 +172,11 @@ def make_contract(
   )
 
 
-def prepare(config: ml_collections.ConfigDict, folder: str) -> Prepared:
+def prepare(
+  config: ml_collections.ConfigDict,
+  folder: str,
+  check: Callable[[tokenizers.Tokenizer, contract_lib.EncodingContract], None],
+) -> Prepared:
   """Prepares a run's data, or opens what was prepared before.
 
   The tests are read, too, so that a bad one is found before the first step.
@@ -153,13 +184,15 @@ def prepare(config: ml_collections.ConfigDict, folder: str) -> Prepared:
   Args:
     config: The run's config.
     folder: The run's folder.
+    check: Called before texts are tokenized, which may take hours, to refuse
+      what the model cannot do with this tokenizer and contract.
 
   Raises:
     ValueError: if the folder is of another experiment, the files are not
       those that its token store was built from, or a setting or record cannot
       be used; it names the field, or file, line and field.
   """
-  workdir.claim(config.to_dict(), folder)
+  workdir.claim(config.to_dict(), folder, config_lib.default().to_dict())
   bad_records = records.BadRecords(config.data.on_bad_record)
   collection = collections.load(
     config.data.collection,
@@ -168,27 +201,25 @@ def prepare(config: ml_collections.ConfigDict, folder: str) -> Prepared:
     config.data.tatoeba_root,
     require_pairs=bool(config.batch.retrieval),
   )
-  found = pretrained_layout(config)
-  settings = encoding_settings(config, found)
-  if not settings["normalize"]:
-    raise ValueError(
-      "encoding.normalize is False, but the losses are written for cosines:"
-      " set it to True."
-    )
+  path = epath.Path(folder) / workdir.TOKEN_STORE
+  store = tokens.TokenStore.open(str(path)) if path.exists() else None
+  found = None
+  if not store and (backbone := fetch_backbone(config, folder)):
+    found = layout.read(backbone)
+  settings = encoding_settings(config, found, store and store.contract)
   tokenizer = find_tokenizer(config, collection, folder, found)
   pad_id = tokenizer_lib.pad_id(tokenizer)
   contract = make_contract(settings, tokenizer)
-  path = epath.Path(folder) / workdir.TOKEN_STORE
   source = collection.fingerprint()
-  if path.exists():
-    store = tokens.TokenStore.open(str(path))
+  if store:
     contract_lib.check_same(contract, store.contract, str(path))
     if store.source != source:
       raise ValueError(
         f"The files under data.root are not those that {path} was built from:"
         " restore them, or start in another --workdir."
       )
-  else:
+  check(tokenizer, contract)
+  if not store:
     store = tokenizing.build(
       str(path),
       collection,

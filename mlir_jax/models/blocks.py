@@ -10,9 +10,12 @@ from mlir_jax.models import config as config_lib
 
 ACTIVATIONS = {
   "gelu": functools.partial(nn.gelu, approximate=False),
+  "gelu_python": functools.partial(nn.gelu, approximate=False),
   "gelu_new": functools.partial(nn.gelu, approximate=True),
   "gelu_pytorch_tanh": functools.partial(nn.gelu, approximate=True),
   "relu": nn.relu,
+  "silu": nn.silu,
+  "swish": nn.silu,
 }
 
 

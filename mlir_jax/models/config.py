@@ -11,7 +11,10 @@ import jax.numpy as jnp
 # without a word (jax#26946), and 250,002 pieces do not divide by 4.
 _VOCAB_MULTIPLE = 256
 
-ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
+ACTIVATIONS = (
+  *("gelu", "gelu_python", "gelu_new", "gelu_pytorch_tanh"),
+  *("relu", "silu", "swish"),
+)
 PROJECTION_ACTIVATIONS = ("identity", "tanh")
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -28,6 +31,10 @@ class _Family(NamedTuple):
     fixed: What else config.json may say, and the one value that we compute.
     masked_lm: The architecture with the head for masked language modelling.
     base: The architecture without.
+    architecture: Which module computes it: "bert" or "modernbert".
+    counts_from_pad: Whether positions are counted from behind pad_token_id
+      (fairseq's habit).
+    head_activation: Of the head, if it isn't that of the layers.
   """
 
   names: Mapping[str, tuple[str, ...]]
@@ -35,6 +42,9 @@ class _Family(NamedTuple):
   fixed: Mapping[str, Any]
   masked_lm: str
   base: str
+  architecture: str = "bert"
+  counts_from_pad: bool = False
+  head_activation: str = ""
 
 
 _COMMON_NAMES = {
@@ -73,6 +83,8 @@ FAMILIES = {
     _BERT_FIXED,
     "RobertaForMaskedLM",
     "RobertaModel",
+    counts_from_pad=True,
+    head_activation="gelu",
   ),
   "xlm-roberta": _Family(
     _BERT_NAMES,
@@ -80,6 +92,8 @@ FAMILIES = {
     _BERT_FIXED,
     "XLMRobertaForMaskedLM",
     "XLMRobertaModel",
+    counts_from_pad=True,
+    head_activation="gelu",
   ),
   "distilbert": _Family(
     _COMMON_NAMES
@@ -125,6 +139,8 @@ FAMILIES = {
     },
     "ModernBertForMaskedLM",
     "ModernBertModel",
+    architecture="modernbert",
+    head_activation="gelu",
   ),
 }
 
@@ -190,6 +206,16 @@ class EncoderConfig:
   def __post_init__(self):
     # A list where it was read from JSON; tuples can be hashed.
     object.__setattr__(self, "layer_types", tuple(self.layer_types))
+    for name, known in (
+      ("hidden_act", ACTIVATIONS),
+      ("projection_activation", PROJECTION_ACTIVATIONS),
+      ("dtype", _DTYPES),
+      ("family", tuple(FAMILIES)),
+    ):
+      if getattr(self, name) not in known:
+        raise ValueError(
+          f"{name} is {getattr(self, name)!r}; use one of {known}."
+        )
     for name, least in (
       *(("vocab_size", 1), ("hidden_size", 1), ("num_layers", 1)),
       *(("num_heads", 1), ("intermediate_size", 1), ("type_vocab_size", 0)),
@@ -210,17 +236,7 @@ class EncoderConfig:
         raise ValueError(
           f"{name} is {getattr(self, name)}; it must be in [0, 1)."
         )
-    for name, known in (
-      ("hidden_act", ACTIVATIONS),
-      ("projection_activation", PROJECTION_ACTIVATIONS),
-      ("dtype", _DTYPES),
-      ("family", tuple(FAMILIES)),
-    ):
-      if getattr(self, name) not in known:
-        raise ValueError(
-          f"{name} is {getattr(self, name)!r}; use one of {known}."
-        )
-    if self.family == "modernbert":
+    if self.architecture == "modernbert":
       if len(self.layer_types) != self.num_layers or not {
         *self.layer_types
       } <= {FULL, SLIDING}:
@@ -245,12 +261,19 @@ class EncoderConfig:
     return jnp.promote_types(self.dtype, jnp.float32)
 
   @property
-  def position_offset(self) -> int:
-    """The position of a text's first token.
+  def architecture(self) -> str:
+    """Which module computes it: "bert" or "modernbert"."""
+    return FAMILIES[self.family].architecture
 
-    The roberta families count from behind pad_token_id (fairseq's habit).
-    """
-    return self.pad_token_id + 1 if "roberta" in self.family else 0
+  @property
+  def head_act(self) -> str:
+    """The activation in the head for masked language modelling."""
+    return FAMILIES[self.family].head_activation or self.hidden_act
+
+  @property
+  def position_offset(self) -> int:
+    """The position of a text's first token."""
+    return self.pad_token_id + 1 if FAMILIES[self.family].counts_from_pad else 0
 
   @property
   def max_length(self) -> int:
@@ -287,11 +310,16 @@ class EncoderConfig:
     values = dict(family.defaults)
     for field in dataclasses.fields(cls):
       if keys := family.names.get(field.name):
-        if hf.get(keys[0]) is not None:
-          values[field.name] = hf[keys[0]]
+        value = hf.get(keys[0])
+        if value is not None:
+          values[field.name] = value
+          if isinstance(value, str) != (field.type is str) or isinstance(
+            value, (list, dict)
+          ):
+            problems.append(f"{keys[0]} is {value!r}, not a {field.type}")
         elif field.default is dataclasses.MISSING:
           problems.append(f"{keys[0]} is missing")
-    if name == "modernbert" and not problems:
+    if family.architecture == "modernbert" and not problems:
       rotary, faults = _read_rotary(hf)
       values |= rotary
       problems += faults
@@ -312,7 +340,7 @@ class EncoderConfig:
     }
     for ours, names in family.names.items():
       hf |= dict.fromkeys(names, getattr(self, ours))
-    if self.family == "modernbert":
+    if self.architecture == "modernbert":
       hf |= _write_rotary(self)
       # transformers' own are ModernBERT's, beyond a small vocabulary.
       hf |= dict.fromkeys(
@@ -336,8 +364,18 @@ def _read_rotary(hf: Mapping) -> tuple[dict, list[str]]:
   ]
   parameters = hf.get("rope_parameters") or {}
   problems = []
+  window = hf.get("sliding_window")
+  if window and window != hf.get("local_attention", 128) // 2:
+    problems.append(
+      f"sliding_window is {window}; only half of local_attention can be"
+      " honoured"
+    )
   if hf.get("rope_scaling"):
     problems.append(f"rope_scaling is {hf['rope_scaling']!r}; only none can be")
+
+  # Where version 4 had no theta of its own for sliding layers, null, they took
+  # the other.
+  same = "local_rope_theta" in hf and hf["local_rope_theta"] is None
 
   def theta(kind, old_name, default):
     values = parameters.get(kind) or {}
@@ -352,7 +390,9 @@ def _read_rotary(hf: Mapping) -> tuple[dict, list[str]]:
   return {
     "layer_types": tuple(layer_types),
     "full_rope_theta": float(full),
-    "sliding_rope_theta": float(theta(SLIDING, "local_rope_theta", 10_000.0)),
+    "sliding_rope_theta": float(
+      theta(SLIDING, "local_rope_theta", full if same else 10_000.0)
+    ),
   }, problems
 
 

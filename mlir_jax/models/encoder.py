@@ -16,9 +16,7 @@ MASKED_LM = "masked_lm"
 PROJECTION = "projection"
 
 
-def _module(config: config_lib.EncoderConfig):
-  family = modernbert.ModernBert if config.layer_types else bert.Bert
-  return family(config)
+_ARCHITECTURES = {"bert": bert.Bert, "modernbert": modernbert.ModernBert}
 
 
 def hidden_states(
@@ -49,7 +47,7 @@ def hidden_states(
       f" {config.max_length} positions."
     )
   weights = {name: params[name] for name in params if name != PROJECTION}
-  return _module(config).apply(
+  return _ARCHITECTURES[config.architecture](config).apply(
     {"params": weights},
     ids,
     mask,
@@ -167,17 +165,19 @@ def init_params(
     with_head: Adds "masked_lm", the head for masked language modelling.
   """
   ids = jnp.zeros((1, 1), jnp.int32)
-  params = dict(_module(config).init(key, ids, ids == 0, True)["params"])
+  module = _ARCHITECTURES[config.architecture](config)
+  params = dict(module.init(key, ids, ids == 0, True)["params"])
   if config.projection_size:
-    params[PROJECTION] = init_projection(config, jax.random.fold_in(key, 1))
+    params[PROJECTION] = init_projection(config, key)
   params = with_towers(params, towers)
   if with_head:
-    params[MASKED_LM] = masked_lm.init(config, jax.random.fold_in(key, 2))
+    params[MASKED_LM] = init_head(config, key)
   return params
 
 
 def init_projection(config: config_lib.EncoderConfig, key: jax.Array) -> dict:
-  """Draws the parameters of `project`."""
+  """Draws the parameters of `project`: those of `init_params` by that key."""
+  key = jax.random.fold_in(key, 1)
   shape = (config.hidden_size, config.projection_size)
   # Of the size at which a vector keeps its length, on average.
   scale = config.hidden_size**-0.5
@@ -185,6 +185,11 @@ def init_projection(config: config_lib.EncoderConfig, key: jax.Array) -> dict:
   if config.projection_bias:
     projection["bias"] = jnp.zeros(config.projection_size)
   return projection
+
+
+def init_head(config: config_lib.EncoderConfig, key: jax.Array) -> dict:
+  """Draws the head's parameters: those of `init_params` by that key."""
+  return masked_lm.init(config, jax.random.fold_in(key, 2))
 
 
 def abstract_params(

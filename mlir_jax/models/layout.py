@@ -154,7 +154,7 @@ def read(folder: pathlib.Path) -> Layout:
   if not (folder / MODULES).is_file():
     return Layout(folder, folder)
   modules = _read_modules(folder / MODULES)
-  model = _read_json(folder / _MODEL, required=False)
+  model = read_json(folder / _MODEL, required=False)
   _check_fixed(folder / _MODEL, model, _MODEL_FIXED)
   similarity = model.get("similarity_fn_name") or "cosine"
   if similarity not in _SIMILARITIES:
@@ -177,14 +177,18 @@ def read(folder: pathlib.Path) -> Layout:
   )
   if "Normalize" in modules:
     path = modules["Normalize"] / _CONFIG
-    _check_fixed(path, _read_json(path, required=False), _VECTOR_FIXED)
+    _check_fixed(path, read_json(path, required=False), _VECTOR_FIXED)
   return _with_ours(layout) if (folder / OURS).is_file() else layout
 
 
-def _read_json(
+def read_json(
   path: pathlib.Path, kind: type = dict, *, required: bool = True
 ) -> Any:
-  """A JSON file's content; an empty one where it may be missing."""
+  """A JSON file's content; an empty one where it may be missing.
+
+  Raises:
+    LayoutError: if it is no JSON, or of another kind.
+  """
   if not required and not path.is_file():
     return kind()
   try:
@@ -192,7 +196,9 @@ def _read_json(
   except (OSError, ValueError) as error:
     raise LayoutError(f"{path} cannot be read: {error}") from error
   if not isinstance(content, kind):
-    raise LayoutError(f"{path} holds a {type(content)}, not a {kind}.")
+    raise LayoutError(
+      f"{path} holds a {type(content).__name__}, not a {kind.__name__}."
+    )
   return content
 
 
@@ -208,7 +214,7 @@ def _read_modules(path: pathlib.Path) -> dict[str, pathlib.Path]:
   """The folder of each module, by the last part of its type."""
   folders = {}
   kinds = []
-  for module in _read_json(path, list):
+  for module in read_json(path, list):
     package, _, kind = str(module.get("type")).rpartition(".")
     if package.split(".")[0] != "sentence_transformers" or kind not in _KINDS:
       raise LayoutError(
@@ -232,7 +238,7 @@ def _read_modules(path: pathlib.Path) -> dict[str, pathlib.Path]:
 
 
 def _read_pooling(path: pathlib.Path, model: Mapping) -> str:
-  found = _read_json(path)
+  found = read_json(path)
   modes = found.get("pooling_mode")
   if modes is None:  # Versions 2 to 5 have a flag for each.
     modes = [mode for flag, mode in _POOLING_FLAGS.items() if found.get(flag)]
@@ -253,7 +259,7 @@ def _read_pooling(path: pathlib.Path, model: Mapping) -> str:
 
 def _read_dense(folder: pathlib.Path) -> Projection:
   path = folder / _CONFIG
-  found = _read_json(path)
+  found = read_json(path)
   _check_fixed(path, found, _DENSE_FIXED)
   # Where it is silent, sentence-transformers takes the tanh.
   name = found.get("activation_function") or _ACTIVATIONS["tanh"]
@@ -333,18 +339,18 @@ def _read_lengths(folder: pathlib.Path) -> dict[str, int]:
     (folder / name for name in names if (folder / name).is_file()),
     folder / _TRANSFORMER,
   )
-  found = _read_json(path, required=False)
+  found = read_json(path, required=False)
   _check_fixed(path, found, _TRANSFORMER_FIXED)
   for name in found.keys() - {*_TRANSFORMER_FIXED, *_TRANSFORMER_FREE}:
     if found[name]:
       raise LayoutError(
         f"{path}: {name} is {found[name]!r}, which cannot be honoured."
       )
-  tokenizer = _read_json(folder / _TOKENIZER_CONFIG, required=False)
+  tokenizer = read_json(folder / _TOKENIZER_CONFIG, required=False)
   _check_fixed(
     folder / _TOKENIZER_CONFIG, tokenizer, {"truncation_side": "right"}
   )
-  hf = _read_json(folder / _CONFIG)
+  hf = read_json(folder / _CONFIG)
   try:
     positions = config_lib.EncoderConfig.from_hf(hf).max_length
   except ValueError as error:
@@ -371,7 +377,7 @@ def _read_lengths(folder: pathlib.Path) -> dict[str, int]:
 def _with_ours(layout: Layout) -> Layout:
   """Adds mlir_jax.json, whose contract the other files must agree with."""
   path = layout.folder / OURS
-  ours = _read_json(path)
+  ours = read_json(path)
   try:
     contract = contract_lib.EncodingContract.from_json(
       json.dumps(ours["contract"])

@@ -23,11 +23,9 @@ class _Transform(nn.Module):
   @nn.compact
   def __call__(self, hidden: jax.Array) -> jax.Array:
     config = self.config
-    bias = not config.layer_types  # All but ModernBERT.
-    # RoBERTa's head has the exact GELU, whatever its layers have.
-    name = "gelu" if config.position_offset or not bias else config.hidden_act
+    bias = config.architecture != "modernbert"
     hidden = blocks.dense(config, config.hidden_size, "dense", bias)(hidden)
-    hidden = blocks.ACTIVATIONS[name](hidden)
+    hidden = blocks.ACTIVATIONS[config.head_act](hidden)
     return blocks.layer_norm(config, "norm", bias)(hidden)
 
 

@@ -1,7 +1,6 @@
 """Pretrained weights: safetensors to parameters and back, tensor by tensor."""
 
 import dataclasses
-import json
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,8 @@ _INDEX = "model.safetensors.index.json"
 
 # What is fetched from the hub: weights, settings and tokenizer; no pickles.
 _HUB_FILES = (
-  *(_WEIGHTS, "model-*-of-*.safetensors", "*.json", "vocab.txt", "*.model"),
+  *(_WEIGHTS, "model-*-of-*.safetensors", "*.json"),
+  *("*vocab.txt", "*merges.txt", "*.model"),
   # Of sentence-transformers' modules.
   *("0_*/model*.safetensors", "*_Dense/model.safetensors"),
 )
@@ -121,6 +121,8 @@ def fetch(name_or_path: str, revision: str = "") -> pathlib.Path:
         " leave it empty."
       )
     return pathlib.Path(name_or_path)
+  if pathlib.Path(name_or_path).is_absolute():
+    raise WeightsError(f"There is no folder {name_or_path}.")
   try:
     folder = huggingface_hub.snapshot_download(
       name_or_path,
@@ -135,12 +137,17 @@ def fetch(name_or_path: str, revision: str = "") -> pathlib.Path:
   return pathlib.Path(folder)
 
 
+def commit(folder: pathlib.Path) -> str:
+  """The commit of a folder from the hub; "" of any other."""
+  return folder.name if folder.parent.name == "snapshots" else ""
+
+
 def _read_config(folder: pathlib.Path, dtype: str) -> config_lib.EncoderConfig:
   path = folder / _CONFIG
   if not path.is_file():
     raise WeightsError(f"{folder} has no {_CONFIG}.")
   try:
-    return config_lib.EncoderConfig.from_hf(json.loads(path.read_text()), dtype)
+    return config_lib.EncoderConfig.from_hf(layout.read_json(path), dtype)
   except ValueError as error:
     raise WeightsError(f"{path}: {error}") from error
 
@@ -156,8 +163,10 @@ def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
       " transformers.AutoModel.from_pretrained(FOLDER)"
       ".save_pretrained(NEW_FOLDER)."
     )
-  index = json.loads((folder / _INDEX).read_text())
-  paths = [folder / name for name in sorted(set(index["weight_map"].values()))]
+  index = layout.read_json(folder / _INDEX).get("weight_map")
+  if not isinstance(index, dict) or not index:
+    raise WeightsError(f"{folder / _INDEX} has no weight_map.")
+  paths = [folder / name for name in sorted(set(index.values()))]
   if absent := [path.name for path in paths if not path.is_file()]:
     raise WeightsError(f"{folder / _INDEX} names {absent}, which are absent.")
   return paths
@@ -191,14 +200,13 @@ def _find(
 
 
 def _check(
-  tensors: Mapping,
-  rules: Mapping[str, families.Rule],
-  shapes: Mapping[str, tuple[int, ...]],
+  part: "_Part",
   ignored: Sequence[str],
   config: config_lib.EncoderConfig,
-  where: str,
-):
+  where: pathlib.Path,
+) -> None:
   """Raises WeightsError unless there is one tensor for each parameter."""
+  tensors, rules, shapes = part
   problems = []
   for path, shape in shapes.items():
     tensor, change = rules[path]
@@ -285,34 +293,9 @@ def load(
   """
   folder = fetch(name_or_path, revision)
   config = load_config(folder, dtype)
-  found = layout.read(folder)
-  names = families.NAMES[config.family]
-  shapes = _shapes(encoder.abstract_params(config, "tied")["encoder"])
-  projection = {
-    path: shapes.pop(path)
-    for path in list(shapes)
-    if path.startswith(f"{encoder.PROJECTION}/")
-  }
-  params = _load_from(
-    _weight_files(found.transformer),
-    names,
-    families.encoder_rules(config),
-    shapes,
-    # Those of a head are read by load_masked_lm alone.
-    names.dropped + families.head_patterns(config),
-    config,
-    place,
-  )
-  if projection:
-    params |= _load_from(
-      [found.projection.weights],
-      families.PROJECTION,
-      families.PROJECTION_RULES,
-      projection,
-      (),
-      config,
-      place,
-    )
+  params = {}
+  for part in _encoder_parts(folder, config):
+    params |= _read_part(part, place)
   return config, traverse_util.unflatten_dict(params, sep="/")
 
 
@@ -333,43 +316,135 @@ def load_masked_lm(
     WeightsError: if some of its tensors are missing or misshapen, or it has
       a token table of its own.
   """
-  folder = layout.read(fetch(name_or_path, revision)).transformer
+  part = _head_part(fetch(name_or_path, revision))
+  if part is None:
+    return None
+  return traverse_util.unflatten_dict(_read_part(part, place), sep="/")
+
+
+def check(folder: pathlib.Path, with_head: bool = False) -> None:
+  """Checks that a folder can be loaded, without reading its weights.
+
+  Args:
+    folder: From `fetch`.
+    with_head: Whether the head for masked language modelling shall be, too.
+
+  Raises:
+    WeightsError, LayoutError: as `load` and `load_masked_lm` raise them.
+  """
+  _encoder_parts(folder, load_config(folder))
+  if with_head:
+    _head_part(folder)
+
+
+class _Part(NamedTuple):
+  """Tensors that have been found to fit some parameters.
+
+  Attributes:
+    tensors: By name.
+    rules: The parameters' rules, by path.
+    shapes: The parameters' shapes, by path.
+  """
+
+  tensors: Mapping[str, _Tensor]
+  rules: Mapping[str, families.Rule]
+  shapes: Mapping[str, tuple[int, ...]]
+
+
+def _encoder_parts(
+  folder: pathlib.Path, config: config_lib.EncoderConfig
+) -> list[_Part]:
+  """Finds an encoder and its projection, or raises WeightsError."""
+  found = layout.read(folder)
+  names = families.NAMES[config.family]
+  shapes = _shapes(encoder.abstract_params(config, "tied")["encoder"])
+  of_projection = {
+    path: shapes.pop(path)
+    for path in list(shapes)
+    if path.startswith(f"{encoder.PROJECTION}/")
+  }
+  part = _Part(
+    _find(_weight_files(found.transformer), names),
+    families.encoder_rules(config),
+    shapes,
+  )
+  # What belongs to a head is read with it alone.
+  ignored = names.dropped + families.head_patterns(config)
+  _check(part, ignored, config, found.transformer)
+  if not of_projection:
+    return [part]
+  path = found.projection.weights
+  projection = _Part(
+    _find([path], families.PROJECTION),
+    families.PROJECTION_RULES,
+    of_projection,
+  )
+  _check(projection, (), config, path.parent)
+  return [part, projection]
+
+
+def _head_part(folder: pathlib.Path) -> _Part | None:
+  """Finds a head that shares the token table, or raises WeightsError."""
+  folder = layout.read(folder).transformer
   config = _read_config(folder, "float32")
   names = families.NAMES[config.family]
+  tensors = _find(_weight_files(folder), names)
   rules = families.head_rules(config)
-  paths = _weight_files(folder)
-  tensors = _find(paths, names)
+  # Either copy of the bias will do, as it does for transformers.
+  biases = [name for name in names.token_bias if name in tensors]
+  if biases:
+    tensors[rules["token_bias"].tensor] = tensors[biases[0]]
   if not any(rule.tensor in tensors for rule in rules.values()):
     return None
-  hf = json.loads((folder / _CONFIG).read_text())
-  if hf.get("tie_word_embeddings") is False:
+  shapes = _shapes(
+    encoder.abstract_params(config, "tied", True)[encoder.MASKED_LM]
+  )
+  part = _Part(tensors, rules, shapes)
+  _check(part, (".*",), config, folder)
+  table = families.encoder_rules(config)["embeddings/token"].tensor
+  copies = [(name, table) for name in names.table_copies if name in tensors]
+  hf = layout.read_json(folder / _CONFIG)
+  if hf.get("tie_word_embeddings") is False and not copies:
     raise WeightsError(
-      f"{folder / _CONFIG}: tie_word_embeddings is False; only a head that"
-      " shares the encoder's token table can be read."
+      f"{folder / _CONFIG}: tie_word_embeddings is False, and the weights have"
+      f" no {names.table_copies[0]}."
     )
-  shapes = _shapes(encoder.abstract_params(config, "tied", True)["masked_lm"])
-  params = _load_from(paths, names, rules, shapes, (".*",), config, place)
-  return traverse_util.unflatten_dict(params, sep="/")
+  for copy, original in [*copies, *((name, biases[0]) for name in biases[1:])]:
+    if not _equal(tensors[copy], tensors[original]):
+      raise WeightsError(
+        f"{copy} in {folder} is not {original}; only a head that shares the"
+        " encoder's token table and has one bias can be read."
+      )
+  return part
 
 
-def _load_from(
-  paths: list[pathlib.Path],
-  names: families.Names,
-  rules: Mapping[str, families.Rule],
-  shapes: Mapping[str, tuple[int, ...]],
-  ignored: Sequence[str],
-  config: config_lib.EncoderConfig,
-  place: Place | None,
-) -> dict[str, Any]:
-  """Checks all tensors of some files, then reads them one by one."""
-  tensors = _find(paths, names)
-  _check(tensors, rules, shapes, ignored, config, str(paths[0].parent))
+def _equal(one: _Tensor, other: _Tensor) -> bool:
+  """Whether two tensors hold the same."""
+  if one.shape != other.shape:
+    return False
+  with (
+    safetensors.safe_open(one.path, "numpy") as file,
+    safetensors.safe_open(other.path, "numpy") as other_file,
+  ):
+    rows, other_rows = (
+      file.get_slice(one.stored),
+      other_file.get_slice(other.stored),
+    )
+    spans = [
+      slice(start, min(start + _ROWS, one.shape[0]))
+      for start in range(0, one.shape[0], _ROWS)
+    ]
+    return all(np.array_equal(rows[s], other_rows[s]) for s in spans)
+
+
+def _read_part(part: _Part, place: Place | None) -> dict[str, Any]:
+  """Reads tensors one by one, as parameters by path."""
   params = {}
   for path, shape in tqdm.tqdm(
-    shapes.items(), "Reading weights", unit="tensor", delay=2
+    part.shapes.items(), "Reading weights", unit="tensor", delay=2
   ):
-    tensor, change = rules[path]
-    array = _read(tensors[tensor], change, shape)
+    tensor, change = part.rules[path]
+    array = _read(part.tensors[tensor], change, shape)
     params[path] = place(path, array) if place else array
   return params
 

@@ -1,6 +1,8 @@
 """From a config to the parts of a run."""
 
 import dataclasses
+import functools
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +10,7 @@ import jax
 import ml_collections
 import numpy as np
 import optax
+from etils import epath
 
 from mlir_jax import checkpoint, workdir
 from mlir_jax.data import preparation, reader
@@ -16,7 +19,11 @@ from mlir_jax.mesh import sharding
 from mlir_jax.models import config as config_lib
 from mlir_jax.models import encoder, masked_lm
 from mlir_jax.retrieval import encoding
-from mlir_jax.training import optim, provenance, step
+from mlir_jax.training import losses, optim, provenance, step
+
+# Token scores that a device holds at once in masked language modelling: 256
+# MB in float32, a few times over.
+_SCORES = 2**26
 
 
 def loss_settings(loss: ml_collections.ConfigDict) -> step.LossSettings:
@@ -48,11 +55,13 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
   """
   step.check_losses(loss_settings(config.loss), batch_sizes(config))
   at_least = {
+    **{f"batch.{stream}": 0 for stream in reader.STREAMS},
     "batch.hard_negatives": 0,
     "data.prefetch": 1,
     "eval.batch_size": 1,
     "eval.every": 0,
     "eval.top_k": ranking.DEPTH,
+    "model.projection_size": 0,
     "train.checkpoint_every": 1,
     "train.keep": 1,
     "train.log_every": 1,
@@ -67,6 +76,20 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
     raise ValueError(
       f"data.language_temperature is {config.data.language_temperature}; it"
       " must be above 0."
+    )
+  if config.model.towers not in encoder.TOWERS:
+    raise ValueError(
+      f"model.towers is {config.model.towers!r}; use one of {encoder.TOWERS}."
+    )
+  if not 0 <= config.model.dropout < 1:
+    raise ValueError(
+      f"model.dropout is {config.model.dropout}; it must be in [0, 1)."
+    )
+  trained = [n for n in step.STREAM_OF_LOSS if config.loss[n].weight]
+  if trained == ["masked_lm"] and config.model.towers != "tied":
+    raise ValueError(
+      "loss.masked_lm alone trains the passage tower and leaves the other as it"
+      " is: set model.towers='tied'."
     )
   if config.data.reader not in reader.READERS:
     raise ValueError(
@@ -116,8 +139,21 @@ def make_optimizer(
   )
 
 
-def make_masked_lm(encoder_config: config_lib.EncoderConfig) -> step.MaskedLM:
-  """Masked language modelling in the passage tower, which reads sentences."""
+def _parts(rows: int, scores: int) -> int:
+  """The fewest equal parts of some rows that hold `_SCORES` scores at most."""
+  parts = [n for n in range(1, rows + 1) if rows % n == 0]
+  return next((n for n in parts if scores <= n * _SCORES), rows)
+
+
+def make_masked_lm(
+  encoder_config: config_lib.EncoderConfig, devices: int = 1
+) -> step.MaskedLM:
+  """Masked language modelling in the passage tower, which reads sentences.
+
+  Args:
+    encoder_config: The encoder's.
+    devices: Over how many the masked texts are split.
+  """
 
   def read(params, batch, dropout_key):
     tower = encoder.tower_params(params, "passage")
@@ -129,12 +165,24 @@ def make_masked_lm(encoder_config: config_lib.EncoderConfig) -> step.MaskedLM:
       batch["positions"],
       dropout_key,
     )
-    return states, (params[encoder.MASKED_LM], tower["embeddings"]["token"])
+    return {
+      "states": states,
+      "head": params[encoder.MASKED_LM],
+      "table": tower["embeddings"]["token"],
+    }
 
-  def score(states, weights):
-    return masked_lm.logits(encoder_config, *weights, states)
+  def loss(outputs, targets, valid):
+    score = functools.partial(
+      masked_lm.logits, encoder_config, outputs["head"], outputs["table"]
+    )
+    texts, places = targets.shape
+    rows = texts // devices
+    chunks = _parts(rows, rows * places * encoder_config.padded_vocab_size)
+    return losses.masked_lm_loss(
+      score, outputs["states"], targets, valid, chunks=chunks
+    )
 
-  return step.MaskedLM(read, score)
+  return step.MaskedLM(read, loss)
 
 
 def jit_step(
@@ -154,7 +202,7 @@ def jit_step(
     schedule,
     config.seed,
     sharding.replicate(mesh),
-    make_masked_lm(encoder_config) if config.batch.masked else None,
+    make_masked_lm(encoder_config, mesh.shape[sharding.DATA]),
   )
   return jax.jit(
     train_step,
@@ -195,9 +243,11 @@ def describe(
   config: ml_collections.ConfigDict,
   prepared: preparation.Prepared,
   encoder_config: config_lib.EncoderConfig,
+  folder: str,
 ) -> checkpoint.Description:
   """What stands beside the arrays in the run's checkpoints."""
   values = config.to_dict()
+  backbone = epath.Path(folder) / workdir.BACKBONE
   for name in ("root", "tatoeba_root"):
     if values["data"][name]:  # Found from any directory.
       values["data"][name] = workdir.absolute(values["data"][name])
@@ -205,5 +255,8 @@ def describe(
     config=values,
     contract=prepared.contract,
     encoder=dataclasses.asdict(encoder_config),
-    provenance=provenance.describe(prepared.store.fingerprint),
+    provenance=provenance.describe(
+      prepared.store.fingerprint,
+      json.loads(backbone.read_text()) if backbone.exists() else None,
+    ),
   )

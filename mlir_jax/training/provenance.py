@@ -5,6 +5,7 @@ import pathlib
 import platform
 import shutil
 import subprocess
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -24,11 +25,14 @@ PACKAGES = (
 )
 
 
-def describe(store_fingerprint: str) -> dict[str, Any]:
+def describe(
+  store_fingerprint: str, backbone: Mapping[str, str] | None = None
+) -> dict[str, Any]:
   """Gathers the provenance of a run.
 
   Args:
     store_fingerprint: Of the token store that is trained on.
+    backbone: The pretrained model's name, revision and commit.
 
   Returns:
     A tree that JSON can hold.
@@ -43,6 +47,7 @@ def describe(store_fingerprint: str) -> dict[str, Any]:
     "devices": jax.device_count(),
     "hosts": jax.process_count(),
     "token_store": store_fingerprint,
+    "backbone": backbone,
   }
 
 

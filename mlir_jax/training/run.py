@@ -1,6 +1,7 @@
 """One training run: prepare, build or resume, take the steps, report."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -36,18 +37,24 @@ def train(config: ml_collections.ConfigDict, folder: str) -> dict[str, float]:
   schedule, optimizer = build.make_optimizer(config)
   spec = reader.BatchSpec(**config.batch)
   with loop.StopSignal() as stop:
-    prepared = preparation.prepare(config, folder)
+    prepared = preparation.prepare(
+      config, folder, functools.partial(start.check_fits, config, folder)
+    )
     reader.check(prepared.store, spec)
     masker = None
     if spec.masked:
-      masker = masking.make_masker(prepared.tokenizer, **config.data.masking)
+      masker = masking.make_masker(
+        prepared.tokenizer,
+        **config.data.masking,
+        prefix=prepared.contract.sentence.prefix,
+      )
     with contextlib.closing(
       checkpoint.Checkpoints(
         f"{folder}/{workdir.CHECKPOINTS}", config.train.keep
       )
     ) as checkpoints:
       encoder_config, state, shardings = start.start_state(
-        config, prepared, optimizer, mesh, checkpoints
+        config, prepared, optimizer, mesh, checkpoints, folder
       )
       embed = encoding.make_embed(encoder_config, prepared.contract)
       evaluation = build.make_suite(config, prepared, embed, mesh, folder)
@@ -56,7 +63,7 @@ def train(config: ml_collections.ConfigDict, folder: str) -> dict[str, float]:
       train_step = build.jit_step(
         config, embed, schedule, optimizer, mesh, shardings, encoder_config
       )
-      description = build.describe(config, prepared, encoder_config)
+      description = build.describe(config, prepared, encoder_config, folder)
 
       def place(batch):
         sizes = build.batch_sizes(config)

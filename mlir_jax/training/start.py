@@ -1,16 +1,21 @@
 """The state that a run starts from: drawn, pretrained, or its last one's."""
 
 import dataclasses
+import functools
+import pathlib
 from typing import Any
 
 import jax
 import ml_collections
 import optax
+import tokenizers
+from etils import epath
 from flax import traverse_util
 
-from mlir_jax import checkpoint
+from mlir_jax import checkpoint, workdir
 from mlir_jax import contract as contract_lib
-from mlir_jax.data import preparation
+from mlir_jax.data import masking, preparation
+from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.mesh import sharding
 from mlir_jax.models import config as config_lib
 from mlir_jax.models import encoder, pretrained
@@ -18,21 +23,25 @@ from mlir_jax.training import step
 
 
 def initial_config(
-  config: ml_collections.ConfigDict, prepared: preparation.Prepared
+  config: ml_collections.ConfigDict,
+  tokenizer: tokenizers.Tokenizer,
+  backbone: pathlib.Path | None,
 ) -> config_lib.EncoderConfig:
   """The shape of the encoder, pretrained or from scratch.
 
   Args:
     config: The run's config.
-    prepared: Its tokenizer says how large the vocabulary is.
+    tokenizer: It says how large the vocabulary is.
+    backbone: The pretrained model's folder.
 
   Raises:
     ValueError: if the pretrained model and the config do not fit.
   """
   model = config.model
   # The largest id may lie beyond the number of pieces.
-  vocab_size = 1 + max(prepared.tokenizer.get_vocab().values())
-  if not model.pretrained:
+  vocab_size = 1 + max(tokenizer.get_vocab().values())
+  pad_id = tokenizer_lib.pad_id(tokenizer)
+  if not backbone:
     return config_lib.EncoderConfig(
       vocab_size=vocab_size,
       hidden_size=model.hidden_size,
@@ -42,22 +51,20 @@ def initial_config(
       max_positions=model.max_positions,
       hidden_dropout=model.dropout,
       attention_dropout=model.dropout,
-      pad_token_id=prepared.pad_id,
+      pad_token_id=pad_id,
       dtype=model.dtype,
       projection_size=model.projection_size,
     )
-  found = pretrained.load_config(
-    pretrained.fetch(model.pretrained, model.revision), model.dtype
-  )
+  found = pretrained.load_config(backbone, model.dtype)
   if vocab_size > found.vocab_size:
     raise ValueError(
       f"The tokenizer has ids up to {vocab_size - 1}, but {model.pretrained}"
       f" embeds {found.vocab_size}: leave tokenizer.path empty for its own."
     )
-  if found.position_offset and found.pad_token_id != prepared.pad_id:
+  if found.position_offset and found.pad_token_id != pad_id:
     raise ValueError(
       f"{model.pretrained} counts positions from its pad_token_id,"
-      f" {found.pad_token_id}, but the tokenizer pads with {prepared.pad_id}:"
+      f" {found.pad_token_id}, but the tokenizer pads with {pad_id}:"
       " leave tokenizer.path empty for its own."
     )
   if model.projection_size and found.projection_size not in (
@@ -76,10 +83,58 @@ def initial_config(
   )
 
 
+def check_fits(
+  config: ml_collections.ConfigDict,
+  folder: str,
+  tokenizer: tokenizers.Tokenizer,
+  contract: contract_lib.EncodingContract,
+) -> None:
+  """Refuses what the run's encoder cannot do, before any text is tokenized.
+
+  Args:
+    config: The run's config.
+    folder: The run's folder.
+    tokenizer: Its tokenizer.
+    contract: Its contract.
+
+  Raises:
+    ValueError: naming the field or the tensor.
+  """
+  losses = config.loss
+  if not contract.normalize and any(
+    losses[name].weight for name in ("ir", "semantic", "language")
+  ):
+    raise ValueError(
+      "encoding.normalize is False, but the losses are written for cosines:"
+      " set it to True."
+    )
+  if config.batch.masked:
+    masking.make_masker(tokenizer, **config.data.masking)
+  if any((epath.Path(folder) / workdir.CHECKPOINTS).glob("[0-9]*")):
+    return  # The encoder is the checkpoint's.
+  backbone = preparation.fetch_backbone(config, folder)
+  encoder_config = initial_config(config, tokenizer, backbone)
+  check_lengths(encoder_config, contract)
+  if backbone:
+    pretrained.check(backbone, bool(config.batch.masked))
+
+
+def check_lengths(
+  encoder_config: config_lib.EncoderConfig,
+  contract: contract_lib.EncodingContract,
+) -> None:
+  """Raises ValueError if a role's texts may be longer than the encoder's."""
+  config_lib.check_lengths(
+    encoder_config,
+    {name: contract.role(name).max_length for name in contract_lib.ROLES},
+  )
+
+
 def initial_params(
   config: ml_collections.ConfigDict,
   encoder_config: config_lib.EncoderConfig,
   shardings: Any,
+  backbone: pathlib.Path | None,
 ) -> Any:
   """The parameters before training, each put on its devices as it is read.
 
@@ -87,6 +142,7 @@ def initial_params(
     config: The run's config.
     encoder_config: From `initial_config`.
     shardings: Of the parameters, a tree like them.
+    backbone: The pretrained model's folder.
 
   Returns:
     float32 parameters of the towers, and of the head for masked language
@@ -99,40 +155,39 @@ def initial_params(
     by_path = traverse_util.flatten_dict(shardings, sep="/")
     return lambda path, array: jax.device_put(array, by_path[path])
 
-  def draw(what):
-    # All is drawn, and what isn't returned is dropped by the compiler.
-    key = jax.random.key(config.seed)
-    return jax.jit(
-      lambda key: what(
-        encoder.init_params(encoder_config, model.towers, key, with_head)
-      ),
-      out_shardings=what(shardings),
-    )(key)
+  def draw(init, shardings):
+    return jax.jit(init, out_shardings=shardings)(jax.random.key(config.seed))
 
-  if not model.pretrained:
-    return draw(lambda tree: tree)
+  if not backbone:
+    return draw(
+      lambda key: encoder.init_params(
+        encoder_config, model.towers, key, with_head
+      ),
+      shardings,
+    )
   first = next(name for name in shardings if name != encoder.MASKED_LM)
   _, params = pretrained.load(
-    model.pretrained,
-    model.revision,
-    model.dtype,
-    place_as(shardings[first]),
+    str(backbone), dtype=model.dtype, place=place_as(shardings[first])
   )
   if encoder_config.projection_size and encoder.PROJECTION not in params:
-    params[encoder.PROJECTION] = draw(lambda tree: tree[first])[
-      encoder.PROJECTION
-    ]
+    params[encoder.PROJECTION] = draw(
+      functools.partial(encoder.init_projection, encoder_config),
+      shardings[first][encoder.PROJECTION],
+    )
   params = encoder.with_towers(params, model.towers)
   if with_head:
+    head_shardings = shardings[encoder.MASKED_LM]
     head = pretrained.load_masked_lm(
-      model.pretrained, model.revision, place_as(shardings[encoder.MASKED_LM])
+      str(backbone), place=place_as(head_shardings)
     )
     if head is None:
       print(
         f"{model.pretrained} has no head for masked language modelling: a new"
         " one is drawn."
       )
-      head = draw(lambda tree: tree[encoder.MASKED_LM])
+      head = draw(
+        functools.partial(encoder.init_head, encoder_config), head_shardings
+      )
     params[encoder.MASKED_LM] = head
   return params
 
@@ -162,6 +217,7 @@ def start_state(
   optimizer: optax.GradientTransformation,
   mesh: jax.sharding.Mesh,
   checkpoints: checkpoint.Checkpoints,
+  folder: str,
 ) -> tuple[config_lib.EncoderConfig, step.TrainState, Any]:
   """The state to go on from: the last checkpoint's, or a new one.
 
@@ -171,6 +227,7 @@ def start_state(
     optimizer: Its optimizer.
     mesh: Where the state shall live.
     checkpoints: The run's.
+    folder: The run's folder.
 
   Returns:
     The encoder's config, the state, and the state's shardings.
@@ -182,7 +239,8 @@ def start_state(
   """
   last = checkpoints.last_step()
   if last is None:
-    encoder_config = initial_config(config, prepared)
+    backbone = preparation.fetch_backbone(config, folder)
+    encoder_config = initial_config(config, prepared.tokenizer, backbone)
   else:
     where = f"step {last} in {checkpoints.directory}"
     found = checkpoints.describe(last)
@@ -191,11 +249,7 @@ def start_state(
       prepared.store.fingerprint, found.provenance["token_store"], where
     )
     encoder_config = config_lib.EncoderConfig(**found.encoder)
-  contract = prepared.contract
-  config_lib.check_lengths(
-    encoder_config,
-    {name: contract.role(name).max_length for name in contract_lib.ROLES},
-  )
+  check_lengths(encoder_config, prepared.contract)
 
   def init(params):
     return step.init_state(params, optimizer)
@@ -209,7 +263,7 @@ def start_state(
   shardings = sharding.state_shardings(abstract, mesh, config.mesh.fsdp)
   print(sharding.describe(abstract.params, shardings.params))
   if last is None:
-    params = initial_params(config, encoder_config, shardings.params)
+    params = initial_params(config, encoder_config, shardings.params, backbone)
     state = jax.jit(init, out_shardings=shardings, donate_argnums=0)(params)
   else:
     state = checkpoints.restore(last, checkpoint.abstract(abstract, shardings))

@@ -1,9 +1,10 @@
 """The training step: state, batch -> state, metrics. Read this first.
 
-The three losses are computed on the embeddings of one global batch, beside
-them, if asked for, masked language modelling on other texts. The step is pure:
-what is random is a function of the seed and the step's number, and a step
-whose loss or gradient is not finite changes nothing but the counters.
+The IR, semantic and language losses are computed on the embeddings of one
+global batch, and masked language modelling on the states of other texts. The
+step is pure: what is random is a function of the seed and the step's number,
+and a step whose loss or gradient is not finite changes nothing but the
+counters.
 """
 
 import dataclasses
@@ -19,7 +20,8 @@ from mlir_jax.training import losses
 
 PyTree = Any
 Batch = Mapping[str, Any]
-Embeddings = dict[str, jax.Array]
+# What the encoder gives the losses, by name.
+Outputs = dict[str, PyTree]
 # (params, tower, {"ids", "mask"}, dropout key or None) -> unit vectors.
 Embed = Callable[[PyTree, str, Mapping[str, jax.Array], Any], jax.Array]
 
@@ -28,13 +30,28 @@ class MaskedLM(NamedTuple):
   """Masked language modelling, in two halves.
 
   Attributes:
-    read: (params, batch["masked"], dropout key or None) -> the states at the
-      masked places [M, K, D], and the parameters that the scores need.
-    score: What `read` returns -> [M, K, V] scores of all tokens.
+    read: (params, batch["masked"], dropout key or None) -> what the loss
+      needs: "states" at the masked places, [M, K, D], and parameters.
+    loss: (what `read` returns, targets [M, K], valid [M, K]) -> (loss,
+      metrics).
   """
 
-  read: Callable[[PyTree, Batch, Any], tuple[jax.Array, PyTree]]
-  score: Callable[[jax.Array, PyTree], jax.Array]
+  read: Callable[[PyTree, Batch, Any], dict[str, PyTree]]
+  loss: Callable[[dict[str, PyTree], jax.Array, jax.Array], tuple]
+
+
+class Loss(NamedTuple):
+  """A loss that a batch can feed.
+
+  Attributes:
+    weight: Its weight in the total; 0 measures it alone.
+    reads: The names of the outputs that it reads.
+    compute: Those outputs -> (loss, metrics).
+  """
+
+  weight: float
+  reads: tuple[str, ...]
+  compute: Callable[[Outputs], tuple]
 
 
 # The losses, and the streams that they cannot do without.
@@ -49,6 +66,11 @@ STREAM_OF_LOSS = {
 THIRD_POINTS = {
   "parallel": "parallel",
   "passages": "retrieval",
+  "monolingual": "monolingual",
+}
+_OUTPUT_OF_KIND = {
+  "parallel": "sentences",
+  "passages": "passages",
   "monolingual": "monolingual",
 }
 
@@ -154,8 +176,8 @@ def check_losses(settings: LossSettings, batch_sizes: Mapping[str, int]):
 
 def embed_batch(
   embed: Embed, params: PyTree, batch: Batch, key: jax.Array | None
-) -> Embeddings:
-  """Embeds all texts of a batch.
+) -> Outputs:
+  """Embeds the texts of a batch, all but the masked ones.
 
   Queries go through the query tower; passages, parallel and monolingual
   sentences through the passage tower (Hu et al. 2023, Figure 2).
@@ -194,63 +216,71 @@ def make_losses(
   settings: LossSettings,
   batch: Batch,
   replicate: Callable[[jax.Array], jax.Array],
-) -> dict[str, tuple[float, Callable[[Embeddings], tuple]]]:
-  """The losses that this batch can feed, as functions of its embeddings.
+  masked_lm: MaskedLM | None = None,
+) -> dict[str, Loss]:
+  """The losses that this batch can feed, as functions of its outputs.
 
   Args:
     settings: Weights and temperatures.
     batch: The reader's batch.
     replicate: A sharding constraint on the candidates of each loss.
+    masked_lm: For batches with masked sentences.
 
   Returns:
-    Loss name to (weight, embeddings -> (loss, metrics)).
+    The losses by name.
   """
 
-  def ir(embeddings):
+  def ir(outputs):
     fields = ("query_text", "passage_text", "passage_id", "passage_valid")
     known = ("positive_text", "positive_id")
     return losses.ir_loss(
-      embeddings["queries"],
-      embeddings["passages"],
+      outputs["queries"],
+      outputs["passages"],
       **{name: batch["retrieval"][name] for name in fields + known},
       temperature=settings.ir_temperature,
       symmetric=settings.ir_symmetric,
       replicate=replicate,
     )
 
-  def semantic(embeddings):
+  def semantic(outputs):
     return losses.semantic_loss(
-      embeddings["sentences"],
+      outputs["sentences"],
       batch["parallel"]["text"],
       temperature=settings.semantic_temperature,
       replicate=replicate,
     )
 
-  def language(embeddings):
+  def language(outputs):
     return losses.language_loss(
-      embeddings["sentences"],
+      outputs["sentences"],
       batch["parallel"]["text"],
-      {
-        kind: points
-        for kind, points in third_points(embeddings, batch).items()
-        if settings.third_points[kind]
-      },
+      {kind: third_points(kind, outputs, batch) for kind in kinds},
       temperature=settings.language_temperature,
       weights=settings.third_points,
       stop_gradient=settings.language_stop_gradient,
       replicate=replicate,
     )
 
+  def masked(outputs):
+    places = batch["masked"]
+    return masked_lm.loss(outputs["masked"], places["targets"], places["valid"])
+
   fed = {}
   if "retrieval" in batch:
-    fed["ir"] = settings.ir_weight, ir
+    fed["ir"] = Loss(settings.ir_weight, ("queries", "passages"), ir)
   if "parallel" in batch:
-    fed["semantic"] = settings.semantic_weight, semantic
+    fed["semantic"] = Loss(settings.semantic_weight, ("sentences",), semantic)
+    kinds = [
+      kind for kind in third_point_kinds(batch) if settings.third_points[kind]
+    ]
     # Without a weight it is still measured, if it has anything to measure by.
-    if settings.language_weight or any(
-      settings.third_points[kind] for kind in third_point_kinds(batch)
-    ):
-      fed["language"] = settings.language_weight, language
+    if settings.language_weight or kinds:
+      reads = {"sentences", *(_OUTPUT_OF_KIND[kind] for kind in kinds)}
+      fed["language"] = Loss(
+        settings.language_weight, tuple(sorted(reads)), language
+      )
+  if "masked" in batch:
+    fed["masked_lm"] = Loss(settings.masked_lm_weight, ("masked",), masked)
   return fed
 
 
@@ -260,23 +290,19 @@ def third_point_kinds(batch: Batch) -> list[str]:
 
 
 def third_points(
-  embeddings: Embeddings, batch: Batch
-) -> dict[str, losses.ThirdPoints]:
-  """The third points of the language loss, by kind."""
-  points = {}
-  for kind in third_point_kinds(batch):
-    if kind == "passages":
-      vectors = embeddings["passages"]
-      text = batch["retrieval"]["passage_text"]
-      valid = batch["retrieval"]["passage_valid"]
-    else:
-      vectors = embeddings["sentences" if kind == "parallel" else kind]
-      text = batch[kind]["text"]
-      valid = jnp.ones_like(text, bool)
-    points[kind] = losses.ThirdPoints(
-      vectors.reshape(-1, vectors.shape[-1]), text.ravel(), valid.ravel()
-    )
-  return points
+  kind: str, outputs: Outputs, batch: Batch
+) -> losses.ThirdPoints:
+  """The third points of a kind, for the language loss."""
+  vectors = outputs[_OUTPUT_OF_KIND[kind]]
+  if kind == "passages":
+    text = batch["retrieval"]["passage_text"]
+    valid = batch["retrieval"]["passage_valid"]
+  else:
+    text = batch[kind]["text"]
+    valid = jnp.ones_like(text, bool)
+  return losses.ThirdPoints(
+    vectors.reshape(-1, vectors.shape[-1]), text.ravel(), valid.ravel()
+  )
 
 
 def gradients(
@@ -304,58 +330,36 @@ def gradients(
   """
 
   def encode(params):
-    embeddings = embed_batch(embed, params, batch, key)
-    if "masked" not in batch:
-      return embeddings, None
-    # The key behind those of the embeddings.
-    own_key = key
-    if key is not None:
-      own_key = jax.random.fold_in(key, len(embeddings))
-    return embeddings, masked_lm.read(params, batch["masked"], own_key)
+    outputs = embed_batch(embed, params, batch, key)
+    if "masked" in batch:
+      # The key behind those of the embeddings.
+      own_key = None if key is None else jax.random.fold_in(key, len(outputs))
+      outputs["masked"] = masked_lm.read(params, batch["masked"], own_key)
+    return outputs
 
-  (embeddings, masked), pull_back = jax.vjp(encode, params)
+  outputs, pull_back = jax.vjp(encode, params)
   total = 0.0
-  total_gradient = jax.tree.map(jnp.zeros_like, embeddings)
+  total_gradient = jax.tree.map(jnp.zeros_like, outputs)
   metrics = {}
-
-  def note(name, loss, details, gradient):
-    metrics[f"loss/{name}"] = loss
-    metrics[f"grad_norm/{name}"] = optax.tree.norm(gradient)
-    metrics.update({f"{name}/{key}": value for key, value in details.items()})
-
-  for name, (weight, loss_fn) in make_losses(
-    settings, batch, replicate
-  ).items():
-    (loss, details), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
-      embeddings
+  for name, loss in make_losses(settings, batch, replicate, masked_lm).items():
+    read = {output: outputs[output] for output in loss.reads}
+    (value, details), gradient = jax.value_and_grad(loss.compute, has_aux=True)(
+      read
     )
-    note(name, loss, details, gradient)
-    if weight:
-      total += weight * loss
-      total_gradient = jax.tree.map(
-        lambda t, g, w=weight: t + w * g, total_gradient, gradient
-      )
-
-  masked_gradient = None
-  if masked is not None:
-
-    def masked_lm_loss(masked):
-      return losses.masked_lm_loss(
-        masked_lm.score(*masked),
-        batch["masked"]["targets"],
-        batch["masked"]["valid"],
-      )
-
-    (loss, details), gradient = jax.value_and_grad(
-      masked_lm_loss, has_aux=True
-    )(masked)
-    states_gradient, _ = gradient
-    note("masked_lm", loss, details, states_gradient)
-    total += settings.masked_lm_weight * loss
-    masked_gradient = jax.tree.map(
-      lambda g: settings.masked_lm_weight * g, gradient
-    )
-  (gradient,) = pull_back((total_gradient, masked_gradient))
+    metrics[f"loss/{name}"] = value
+    # Of what was encoded; not of the parameters that scoring reads.
+    encoded = gradient if name != "masked_lm" else gradient["masked"]["states"]
+    metrics[f"grad_norm/{name}"] = optax.tree.norm(encoded)
+    metrics |= {f"{name}/{key}": value for key, value in details.items()}
+    if loss.weight:
+      total += loss.weight * value
+      for output in loss.reads:
+        total_gradient[output] = jax.tree.map(
+          lambda t, g, w=loss.weight: t + w * g,
+          total_gradient[output],
+          gradient[output],
+        )
+  (gradient,) = pull_back(total_gradient)
   return total, gradient, {"loss/total": total} | metrics
 
 

@@ -1,18 +1,30 @@
 """Preparing a run's data: once, whole, and only from the same files."""
 
+import functools
 import shutil
 
+import hf_models
 import pytest
+import sentence_models
 import tiny
+from safetensors.numpy import load_file, save_file
 
 from mlir_jax.data import preparation
+from mlir_jax.data import tokenizer as tokenizer_lib
+from mlir_jax.models import pretrained
+from mlir_jax.training import start
+
+
+def prepare(c, folder):
+  check = functools.partial(start.check_fits, c, folder)
+  return preparation.prepare(c, folder, check)
 
 
 def test_data_are_prepared_once(tmp_path):
   root = tiny.write_folder(tmp_path / "data")
   c = tiny.make_config(root)
-  first = preparation.prepare(c, str(tmp_path / "run"))
-  again = preparation.prepare(c, str(tmp_path / "run"))
+  first = prepare(c, str(tmp_path / "run"))
+  again = prepare(c, str(tmp_path / "run"))
   assert again.store.fingerprint == first.store.fingerprint
   assert again.contract == first.contract
   assert [test.split for test in first.tests].count("dev") == 1
@@ -24,7 +36,7 @@ def test_what_a_kill_left_is_no_tokenizer_and_no_store(tmp_path):
   (run / "tokenizer").mkdir(parents=True)
   (run / "tokenizer/tokenizer.json.tmp").write_text("{")
   (run / "tokens.tmp-1234abcd").mkdir()
-  prepared = preparation.prepare(c, str(run))
+  prepared = prepare(c, str(run))
   assert prepared.store.rows("retrieval") == 120
   assert not (run / "tokens.tmp-1234abcd").exists()
 
@@ -32,17 +44,17 @@ def test_what_a_kill_left_is_no_tokenizer_and_no_store(tmp_path):
 def test_changed_files_are_refused(tmp_path):
   root = tiny.write_folder(tmp_path / "data")
   c = tiny.make_config(root)
-  preparation.prepare(c, str(tmp_path / "run"))
+  prepare(c, str(tmp_path / "run"))
   path = root / "mono/made.fi.txt"
   text = path.read_text()
   path.write_text(text.replace("e", "o"))  # As many bytes as before.
   with pytest.raises(ValueError, match=r"files under data\.root are not those"):
-    preparation.prepare(c, str(tmp_path / "run"))
+    prepare(c, str(tmp_path / "run"))
   path.write_text(text)
   moved = tmp_path / "moved"
   shutil.move(root, moved)
   c.data.root = str(moved)  # The same files elsewhere are the same data.
-  preparation.prepare(c, str(tmp_path / "run"))
+  prepare(c, str(tmp_path / "run"))
 
 
 def test_skipped_records_are_shown_at_every_start(tmp_path, capsys):
@@ -55,11 +67,11 @@ def test_skipped_records_are_shown_at_every_start(tmp_path, capsys):
     file.write("a sentence\n")
   c = tiny.make_config(root)
   with pytest.raises(ValueError, match=r"made\.en-de\.de:121: "):
-    preparation.prepare(c, str(tmp_path / "run"))
+    prepare(c, str(tmp_path / "run"))
   c.data.on_bad_record = "skip"
   for _ in range(2):
     capsys.readouterr()
-    preparation.prepare(c, str(tmp_path / "run"))
+    prepare(c, str(tmp_path / "run"))
     output = capsys.readouterr().out
     assert "bad training records skipped: 1" in output
     assert "bad test records skipped: 1" in output
@@ -67,9 +79,81 @@ def test_skipped_records_are_shown_at_every_start(tmp_path, capsys):
 
 def test_another_experiment_in_the_same_folder_is_refused(tmp_path):
   c = tiny.make_config(tiny.write_folder(tmp_path / "data"))
-  preparation.prepare(c, str(tmp_path / "run"))
+  prepare(c, str(tmp_path / "run"))
   c.encoding.passage.max_length = 12
   with pytest.raises(
-    ValueError, match=r"config\.encoding\.passage\.max_length: 12 here, 16"
+    ValueError, match=r"passage\.max_length: 12 here, 16 there"
   ):
-    preparation.prepare(c, str(tmp_path / "run"))
+    prepare(c, str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+  ("field", "wrong", "right", "named"),
+  [
+    ("data.masking.rate", 0.0, 0.15, r"data\.masking\.rate is 0\.0"),
+    ("data.masking.kind", "words", "word", r"data\.masking\.kind is 'words'"),
+    ("encoding.passage.max_length", 64, 16, r"passage\.max_length': 64"),
+    ("model.num_heads", 3, 2, "num_heads, 3"),
+  ],
+)
+def test_what_cannot_be_trained_is_refused_before_and_can_be_mended(
+  field, wrong, right, named, tmp_path
+):
+  c = tiny.make_config(tiny.write_folder(tmp_path / "data"))
+  c.update_from_flattened_dict({field: wrong})
+  with pytest.raises(ValueError, match=named):
+    prepare(c, str(tmp_path / "run"))
+  assert not (tmp_path / "run" / "tokens").exists()
+  c.update_from_flattened_dict({field: right})
+  prepare(c, str(tmp_path / "run"))
+
+
+def test_a_backbone_that_cannot_be_read_is_refused_before(tmp_path):
+  c = tiny.make_config(tiny.write_folder(tmp_path / "data"))
+  folder = hf_models.random_model(tmp_path / "bert", "bert")
+  tokenizer_lib.train(tiny.WORDS, 100).save(str(folder / "tokenizer.json"))
+  c.model.pretrained = str(folder)
+  file = folder / "model.safetensors"
+  tensors = load_file(file)
+  del tensors["encoder.layer.1.output.dense.bias"]
+  save_file(tensors, file)
+  with pytest.raises(ValueError, match=r"layer\.1\.output\.dense\.bias"):
+    prepare(c, str(tmp_path / "run"))
+  assert not (tmp_path / "run" / "tokens").exists()
+
+
+def test_what_is_prepared_needs_its_backbones_settings_no_more(tmp_path):
+  c = tiny.make_config(tiny.write_folder(tmp_path / "data"))
+  folder = tmp_path / "sentences"
+  sentence_models.save(folder)
+  c.model.pretrained = str(folder)
+  for role in ("query", "passage", "sentence"):
+    c.encoding[role].max_length = None
+  first = prepare(c, str(tmp_path / "run"))
+  assert first.contract.query.prefix == sentence_models.PROMPTS["query"]
+  assert first.contract.passage.max_length == sentence_models.LENGTH
+  (tmp_path / "run" / "checkpoints" / "2").mkdir(parents=True)
+  folder.rename(tmp_path / "gone")
+  assert prepare(c, str(tmp_path / "run")).contract == first.contract
+  c.encoding.query.prefix = "other: "
+  with pytest.raises(ValueError, match=r"encoding\.query\.prefix"):
+    prepare(c, str(tmp_path / "run"))
+
+
+def test_a_hub_names_commit_is_kept_for_all_that_is_read_later(
+  tmp_path, monkeypatch
+):
+  asked = []
+
+  def download(name, revision, allow_patterns):
+    asked.append(revision)
+    folder = tmp_path / "snapshots" / "abc123"
+    folder.mkdir(parents=True, exist_ok=True)
+    return str(folder)
+
+  monkeypatch.setattr(pretrained.huggingface_hub, "snapshot_download", download)
+  c = tiny.make_config(tmp_path)
+  c.model.pretrained, c.model.revision = "someone/bert", "main"
+  for _ in range(2):
+    preparation.fetch_backbone(c, str(tmp_path / "run"))
+  assert asked == ["main", "abc123"]

@@ -74,11 +74,77 @@ def test_config_survives_the_round_trip():
     ({"num_attention_heads": None}, "num_attention_heads is missing"),
     ({"hidden_dropout_prob": 1.0}, "hidden_dropout is 1.0"),
     ({"num_hidden_layers": 0}, "num_layers is 0"),
+    ({"hidden_size": "32"}, "hidden_size is '32', not a "),
+    ({"hidden_act": ["gelu"]}, "hidden_act is "),
   ],
 )
 def test_a_config_that_cannot_be_honoured_is_named(change, named):
   with pytest.raises(ValueError, match=named):
     config_lib.EncoderConfig.from_hf(HF | change)
+
+
+def modernbert(**fields):
+  return {
+    "model_type": "modernbert",
+    "vocab_size": 99,
+    "hidden_size": 8,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "intermediate_size": 8,
+    "max_position_embeddings": 64,
+    **fields,
+  }
+
+
+@pytest.mark.parametrize(
+  ("fields", "layers", "thetas"),
+  [
+    ({}, "fssf", (160_000, 10_000)),
+    (
+      {"global_attn_every_n_layers": 2, "global_rope_theta": 500.0},
+      *("fsfs", (500, 10_000)),
+    ),
+    # As mmBERT's is, and null, which version 4 of transformers took for "as
+    # in full layers".
+    ({"local_rope_theta": 160_000}, "fssf", (160_000, 160_000)),
+    (
+      {"global_rope_theta": 500, "local_rope_theta": None},
+      *("fssf", (500, 500)),
+    ),
+    (
+      {
+        "layer_types": ["sliding_attention"] * 4,
+        "rope_parameters": {"sliding_attention": {"rope_theta": 7.0}},
+      },
+      *("ssss", (160_000, 7)),
+    ),
+  ],
+)
+def test_modernberts_of_both_versions_are_understood(fields, layers, thetas):
+  config = config_lib.EncoderConfig.from_hf(modernbert(**fields))
+  assert "".join(kind[0] for kind in config.layer_types) == layers
+  assert (config.full_rope_theta, config.sliding_rope_theta) == thetas
+  assert config_lib.EncoderConfig.from_hf(config.to_hf()) == config
+
+
+@pytest.mark.parametrize(
+  ("fields", "named"),
+  [
+    ({"sliding_window": 3}, "sliding_window is 3"),
+    ({"layer_types": ["full_attention"]}, "layer_types is"),
+    ({"layer_types": ["linear"] * 4}, "layer_types is"),
+    ({"rope_scaling": {"type": "yarn"}}, "rope_scaling is"),
+    (
+      {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}},
+      r"full_attention\.rope_type is 'yarn'",
+    ),
+    ({"attention_bias": True}, "attention_bias is True"),
+    ({"num_attention_heads": 8}, "even"),
+  ],
+)
+def test_a_modernbert_that_cannot_be_honoured_is_named(fields, named):
+  with pytest.raises(ValueError, match=named):
+    config_lib.EncoderConfig.from_hf(modernbert(**fields))
 
 
 def test_all_faults_of_a_config_are_named_at_once():

@@ -9,7 +9,7 @@ import transformers
 from safetensors.numpy import load_file, save_file
 
 from mlir_jax.models import config as config_lib
-from mlir_jax.models import encoder, masked_lm, pretrained
+from mlir_jax.models import encoder, families, masked_lm, pretrained
 
 
 @pytest.fixture(scope="module", params=hf_models.FAMILIES)
@@ -100,12 +100,58 @@ def test_a_part_of_a_head_is_refused(bert_path):
     pretrained.load_masked_lm(str(bert_path))
 
 
-def test_a_head_with_a_table_of_its_own_is_refused(tmp_path):
+def change(folder, **changed):
+  """Rewrites some of the tensors; None deletes one."""
+  file = folder / "model.safetensors"
+  tensors = load_file(file) | changed
+  kept = {name: t for name, t in tensors.items() if t is not None}
+  save_file(kept, file, {"format": "pt"})
+  return tensors
+
+
+def test_a_head_with_a_table_or_bias_of_its_own_is_refused(path):
+  names = families.NAMES[load(path)[0].family]
+  stored = load_file(path / "model.safetensors")
+  table = next(
+    name for name in stored if "tok_emb" in name or "word_emb" in name
+  )
+  changes = dict.fromkeys(names.table_copies, stored[table] * 1.1)
+  changes |= dict.fromkeys(
+    names.token_bias[1:], stored[names.token_bias[0]] + 1
+  )
+  for name, array in changes.items():
+    change(path, **{name: array})
+    with pytest.raises(pretrained.WeightsError, match=name.replace(".", r"\.")):
+      pretrained.load_masked_lm(str(path))
+    change(path, **{name: None})
+  copies = dict.fromkeys(names.table_copies, stored[table])
+  change(path, **copies)
+  assert pretrained.load_masked_lm(str(path)) is not None
+  change(path, **dict.fromkeys(copies))
+
+
+def test_an_untied_head_is_refused(tmp_path):
   folder = hf_models.random_model(
     tmp_path, "bert", masked_lm=True, tie_word_embeddings=False
   )
+  with pytest.raises(pretrained.WeightsError, match=r"decoder\.weight"):
+    pretrained.load_masked_lm(str(folder))
+  change(folder, **{"cls.predictions.decoder.weight": None})
   with pytest.raises(pretrained.WeightsError, match="tie_word_embeddings"):
     pretrained.load_masked_lm(str(folder))
+
+
+def test_either_copy_of_the_bias_will_do(bert_path):
+  expected = load(bert_path)[2]["token_bias"]
+  stored = load_file(bert_path / "model.safetensors")
+  change(
+    bert_path,
+    **{
+      "cls.predictions.decoder.bias": stored["cls.predictions.bias"],
+      "cls.predictions.bias": None,
+    },
+  )
+  np.testing.assert_array_equal(load(bert_path)[2]["token_bias"], expected)
 
 
 def test_bfloat16_scores_are_summed_in_float32():

@@ -184,9 +184,9 @@ def test_the_gradient_is_that_of_the_weighted_sum_of_the_losses():
   embed = make_embed()
 
   def total(params):
-    embeddings = step.embed_batch(embed, params, batch, None)
+    outputs = step.embed_batch(embed, params, batch, None)
     fed = step.make_losses(SETTINGS, batch, lambda x: x)
-    return sum(weight * loss(embeddings)[0] for weight, loss in fed.values())
+    return sum(loss.weight * loss.compute(outputs)[0] for loss in fed.values())
 
   expected_total, expected = jax.jit(jax.value_and_grad(total))(params)
   found_total, found, metrics = jax.jit(
