@@ -162,10 +162,11 @@ def test_its_gradient_is_added_to_that_of_the_other_losses(towers):
 def test_it_agrees_between_1_and_8_devices_in_float64(limit, monkeypatch):
   with jax.enable_x64(True):
     config = dataclasses.replace(test_step.CONFIG, dtype="float64")
-    params, batch = make_params(config, "separate"), make_batch()
+    params = make_params(config, "separate")
+    batch = {"masked": make_batch()["masked"]}
     one = gradients(config, params, batch)
     monkeypatch.setattr(build, "_SCORES", limit)
-    for devices in (1, 2, 8):
+    for devices in (1, 8):
       again = gradients(config, params, batch, devices=devices)
       assert_same(again[1], one[1])
       np.testing.assert_allclose(again[0], one[0], rtol=1e-12)
