@@ -1,5 +1,6 @@
 """The command line that all mains share: parsing, and errors that help."""
 
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -61,10 +62,13 @@ def run(
         f"Unexpected {files[0]!r}: every argument is a flag, --name=value."
       )
     logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant.
+    # As Ctrl-C does: what is written aside is removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
       main(files) if takes_files else main()
     except (ValueError, OSError, ImportError, ArithmeticError) as error:
-      if not _is_ours(error):
+      of_file = isinstance(error, OSError) and error.filename is not None
+      if not of_file and not _is_ours(error):
         raise
       _refuse(str(error))
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import tokenizers
 
 ROLES = ("query", "passage", "sentence")
+LEAST_LENGTH = 4  # Tokens: to hold any text beside the special ones.
 POOLINGS = ("mean", "cls", "last")
 
 # Encoded when the contract is made and compared wherever it is used: a
@@ -55,7 +56,8 @@ class EncodingContract:
   """How texts become vectors.
 
   Attributes:
-    pooling: "mean" over non-padding tokens, or "cls", the first token.
+    pooling: "mean" over non-padding tokens, "cls", the first token, or
+      "last".
     normalize: Whether vectors are scaled to unit length.
     title_joiner: Stands between a passage's title and its text.
     query: The role of queries.
@@ -185,7 +187,7 @@ def make_contract(
 
   Args:
     tokenizer: The tokenizer.
-    pooling: "mean" or "cls".
+    pooling: "mean", "cls" or "last".
     normalize: Whether vectors are scaled to unit length.
     title_joiner: Stands between a passage's title and its text.
     roles: For "query", "passage" and "sentence", the prefix and the maximum
@@ -198,10 +200,10 @@ def make_contract(
   if pooling not in POOLINGS:
     raise ValueError(f"encoding.pooling is {pooling!r}; use one of {POOLINGS}.")
   for name, (_, max_length) in roles.items():
-    if max_length < 4:
+    if max_length < LEAST_LENGTH:
       raise ValueError(
-        f"encoding.{name}.max_length is {max_length}; at least 4 tokens are"
-        " needed to hold any text beside the special tokens."
+        f"encoding.{name}.max_length is {max_length}; at least {LEAST_LENGTH}"
+        " tokens are needed to hold any text beside the special tokens."
       )
   return EncodingContract(
     pooling=pooling,

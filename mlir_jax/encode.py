@@ -128,11 +128,17 @@ def main(paths: Sequence[str]):
 
   if not paths:
     raise ValueError('Give the files of texts, or "-" for the standard input.')
+  output = _OUTPUT.value
+  if not output or os.path.isdir(output):
+    raise ValueError(f"--output={output} is no file: name the .npy to write.")
   for path in paths:
     if path != "-" and not os.path.isfile(path):
       raise FileNotFoundError(
         f'There is no file {path} (a pipe is read as "-", the standard input).'
       )
+    if os.path.realpath(path) == os.path.realpath(output):
+      raise ValueError(f"--output={output} is one of the files of texts.")
+  pathlib.Path(output).parent.mkdir(parents=True, exist_ok=True)
   model = model_lib.load(
     _MODEL.value,
     _CHECKPOINT.value,

@@ -17,18 +17,18 @@ def main():
   from mlir_jax.evals import suite
   from mlir_jax.retrieval import model
 
-  loaded = model.load(_WORKDIR.value, _CHECKPOINT.value)
-  if loaded.description is None:
-    raise ValueError(
-      f"--workdir={_WORKDIR.value} is no run's folder: a run is evaluated."
-    )
+  loaded = model.load_run(_WORKDIR.value, _CHECKPOINT.value)
   config = loaded.description.config
   data = config["data"]
   bad_records = records.BadRecords(data["on_bad_record"])
   trained_on = None
   try:
     trained_on = collections.load(
-      data["collection"], data["root"], bad_records, data["tatoeba_root"]
+      data["collection"],
+      data["root"],
+      bad_records,
+      data["tatoeba_root"],
+      require_pairs=bool(config["batch"]["retrieval"]),
     )
   except (ValueError, OSError) as error:
     print(f"Shared texts are not counted, the run's data are gone: {error}")

@@ -30,7 +30,8 @@ def export(
     checkpoint: "last", "best" by English dev, or the number of steps.
     output: The new folder.
     one_length: Whether queries and passages may be as long as the longest.
-    name: Of the model, in its card; "" for the folder's own.
+    name: Of the model, in its card, as on the hub ("-query" and "-passage"
+      are added where towers are separate); "" for the folder's own.
 
   Returns:
     What was written, in a sentence.
@@ -50,9 +51,7 @@ def export(
   from mlir_jax.retrieval import model
 
   target = folder.check_free(output)
-  loaded = model.load(run_folder, checkpoint)
-  if loaded.description is None:
-    raise ValueError(f"{run_folder} is no run's folder: a run is exported.")
+  loaded = model.load_run(run_folder, checkpoint)
   run_path = pathlib.Path(loaded.path)
   tokenizer = tokenizer_lib.load(str((run_path / workdir.TOKENIZER).parent))
   contract = layout.exported_contract(loaded.contract, one_length)
@@ -60,7 +59,6 @@ def export(
   encoder_config = dataclasses.replace(loaded.encoder_config, dtype="float32")
   config = loaded.description.config
   provenance = loaded.description.provenance
-  name = name or target.name
   largest = 0.0
   with folder.aside(target) as aside:
     for subfolder, tower in folder.towers(loaded.params).items():
@@ -81,7 +79,7 @@ def export(
       largest = max(largest, checked.difference)
       (path / folder.README).write_text(
         card.make(
-          f"{name}/{subfolder}".strip("/"),
+          _name(name, target.name, subfolder),
           tower,
           config=config,
           encoder_config=encoder_config,
@@ -98,6 +96,13 @@ def export(
     f"Wrote step {loaded.step:,} to {output}: sentence-transformers"
     f" {checked.version} gives the same vectors, to {largest:.1g}."
   )
+
+
+def _name(given: str, folder: str, subfolder: str) -> str:
+  """A model's name: on the hub, if given, else the path of its folder."""
+  if given:  # A hub name has one slash.
+    return f"{given}-{subfolder}" if subfolder else given
+  return f"{folder}/{subfolder}" if subfolder else folder
 
 
 def main():

@@ -75,6 +75,15 @@ def test_wrong_arguments_are_named(tmp_path):
   assert code == 2 and 'Give the files of texts, or "-"' in error
   code, _, error = call(*given, tmp_path / "none.txt")
   assert code == 2 and f"There is no file {tmp_path}/none.txt" in error
+  texts = tmp_path / "texts.txt"
+  texts.write_text("river\n")
+  code, _, error = call(*given[:2], f"--output={texts}", texts)
+  assert code == 2 and "is one of the files of texts" in error
+  assert texts.read_text() == "river\n"
+  code, _, error = call(*given[:2], f"--output={tmp_path}", texts)
+  assert code == 2 and "is no file" in error
+  code, _, error = call(*given[:2], f"--output={texts}/v.npy", texts)
+  assert code == 2 and "texts.txt" in error
   assert "Traceback" not in error
 
 

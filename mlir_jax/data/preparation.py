@@ -94,6 +94,7 @@ def find_tokenizer(
     tokenizer = tokenizer_lib.load(config.tokenizer.path)
   elif found:
     tokenizer = tokenizer_lib.load(str(found.transformer))
+    tokenizer_lib.check_as_transformers(str(found.transformer), tokenizer)
   else:
     print("Training a tokenizer on the collection.")
     tokenizer = tokenizer_lib.train(

@@ -16,12 +16,28 @@ from tokenizers import (
   trainers,
 )
 
+from mlir_jax import contract as contract_lib
+
 # Their ids are their places: XLM-R's, with the mask drawn to the front.
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 
 # Padding and mask tokens of the XLM-R and of the BERT family.
 PAD_TOKENS = ("<pad>", "[PAD]")
 MASK_TOKENS = ("<mask>", "[MASK]")
+
+# What a tokenizer may be made of, where there is no tokenizer.json.
+_VOCABULARIES = (
+  *("vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model"),
+  *("tokenizer.model", "spm.model"),
+)
+
+# Beside the contract's golden texts: what settings beside a tokenizer.json
+# treat otherwise.
+_TELLING_TEXTS = (
+  "Mixed CASE, naïve Café 北京大学",
+  "a <mask> b [MASK] c <s> d [SEP] e",
+  " a  b\tc ",
+)
 
 # Of a trained tokenizer's scores (natural logarithms of probabilities). The
 # trainer adds in the order of a hash map, which moves them by some 1e-11
@@ -51,6 +67,14 @@ def load(path: str, revision: str = "") -> tokenizers.Tokenizer:
   if file is not None:
     tokenizer = tokenizers.Tokenizer.from_file(file)
   else:
+    if os.path.isdir(path) and not any(
+      os.path.isfile(os.path.join(path, name)) for name in _VOCABULARIES
+    ):
+      # transformers would make up one of special tokens alone.
+      raise FileNotFoundError(
+        f"There is no tokenizer in {path!r}: give a folder with a"
+        f" tokenizer.json (or one of {', '.join(_VOCABULARIES)})."
+      )
     import transformers
 
     try:
@@ -65,6 +89,45 @@ def load(path: str, revision: str = "") -> tokenizers.Tokenizer:
   tokenizer.no_padding()
   tokenizer.no_truncation()
   return tokenizer
+
+
+def check_as_transformers(path: str, tokenizer: tokenizers.Tokenizer) -> None:
+  """Refuses a folder whose tokenizer_config.json changes its tokenizer.
+
+  transformers, and whoever encoded with it, may lowercase, add prefix spaces
+  or cut texts from the left where tokenizer.json says nothing of it.
+
+  Args:
+    path: A folder.
+    tokenizer: What `load` read from it.
+
+  Raises:
+    ValueError: naming the file, and what differs.
+  """
+  file = os.path.join(path, "tokenizer_config.json")
+  if not os.path.isfile(file):
+    return
+  import transformers
+
+  theirs = transformers.AutoTokenizer.from_pretrained(
+    path, local_files_only=True
+  )
+  for side in ("truncation_side", "padding_side"):
+    if getattr(theirs, side) != "right":
+      raise ValueError(
+        f"{file}: {side} is {getattr(theirs, side)!r} (here, or in"
+        " tokenizer.json); only 'right' can be honoured."
+      )
+  texts = [*contract_lib.GOLDEN_TEXTS, *_TELLING_TEXTS]
+  for text in texts:
+    ids = theirs(text, truncation=False, verbose=False)["input_ids"]
+    if ids != tokenizer.encode(text).ids:
+      raise ValueError(
+        f"{file}: transformers cuts {text!r} otherwise than tokenizer.json"
+        " says. What it sets beside that (do_lower_case, add_prefix_space,"
+        " split_special_tokens, tokenizer_class, ...) cannot be honoured: save"
+        " the tokenizer anew with transformers, or remove the setting."
+      )
 
 
 def _definition_file(path: str, revision: str) -> str | None:

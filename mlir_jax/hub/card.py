@@ -21,6 +21,7 @@ _TAGS = (
   *("sentence-transformers", "sentence-similarity", "feature-extraction"),
   *("retrieval", "multilingual", "mlir_jax"),
 )
+_BACKBONE_TAGS = ("fill-mask", "multilingual", "mlir_jax")
 _LOSSES = {
   "ir": "retrieval: a query and its passage",
   "semantic": "semantic: a sentence and its translation",
@@ -146,16 +147,24 @@ def make(
   Returns:
     Markdown with YAML front matter, as the Hugging Face hub reads it.
   """
-  front = _front_matter(name, config, rows, results)
+  is_retriever = any(
+    settings["weight"]
+    for loss, settings in config["loss"].items()
+    if loss != "masked_lm"
+  )
+  front = _front_matter(name, config, rows, results, is_retriever)
   sections = {
-    "": _introduction(config, tower, encoder_config, step),
+    "": _introduction(config, tower, encoder_config, step, is_retriever),
     "Use": _usage(name, tower, encoder_config, contract),
     "How texts become vectors": _contract(contract, tower),
     "Results": _results(results, step),
     "Training": _training(config, rows),
     "Provenance": _provenance(provenance, step, checked),
-    "Citation": f"The losses are those of\n\n```bibtex\n{_CITATION}\n```",
   }
+  if is_retriever:
+    sections["Citation"] = (
+      f"The losses are those of\n\n```bibtex\n{_CITATION}\n```"
+    )
   body = "\n\n".join(
     f"## {title}\n\n{text}" if title else text
     for title, text in sections.items()
@@ -163,7 +172,7 @@ def make(
   return f"---\n{front}\n---\n\n# {name}\n\n{body}\n"
 
 
-def _front_matter(name, config, rows, results) -> str:
+def _front_matter(name, config, rows, results, is_retriever) -> str:
   evaluated = []
   for found in results:
     for result, value in found.values.items():
@@ -186,8 +195,8 @@ def _front_matter(name, config, rows, results) -> str:
   return huggingface_hub.ModelCardData(
     language=_languages(config, rows),
     library_name="sentence-transformers",
-    pipeline_tag="sentence-similarity",
-    tags=list(_TAGS),
+    pipeline_tag="sentence-similarity" if is_retriever else "fill-mask",
+    tags=list(_TAGS if is_retriever else _BACKBONE_TAGS),
     base_model=pretrained if is_hub_name else None,
     model_name=name,
     eval_results=evaluated or None,
@@ -208,7 +217,7 @@ def _languages(
   return sorted(codes) or None
 
 
-def _introduction(config, tower, encoder_config, step) -> str:
+def _introduction(config, tower, encoder_config, step, is_retriever) -> str:
   which = {
     "both": "It encodes queries and passages.",
     "query": "This is its query tower; passages go to the passage tower, in"
@@ -222,9 +231,17 @@ def _introduction(config, tower, encoder_config, step) -> str:
       " Its head for masked language modelling is there, too:"
       " `AutoModelForMaskedLM` of transformers loads it."
     )
+  steps = f"{step:,} step" + "s" * (step != 1)
+  if not is_retriever:
+    return (
+      "A backbone that was adapted to languages by masked language modelling,"
+      f" {steps} with mlir_jax. It was not trained to retrieve: its vectors are"
+      " where such a training starts"
+      f" (`--config.model.pretrained` of mlir_jax).{head}"
+    )
   return (
-    "A multilingual dense retriever, trained for"
-    f" {step:,} steps with mlir_jax. It maps a text to"
+    f"A multilingual dense retriever, trained for {steps} with mlir_jax. It"
+    " maps a text to"
     f" {encoder_config.output_size} numbers. {which[tower]}{head}"
   )
 
@@ -233,9 +250,9 @@ def _usage(name, tower, encoder_config, contract) -> str:
   if tower == "both":
     load = f'queries = passages = SentenceTransformer("{name}")'
   else:
-    parent = name.removesuffix(f"/{tower}")
+    stem = name.removesuffix(tower)
     load = "\n".join(
-      f'{text} = SentenceTransformer("{parent}/{folder}")'
+      f'{text} = SentenceTransformer("{stem}{folder}")'
       for text, folder in (("queries", "query"), ("passages", "passage"))
     )
   role = "passage" if tower == "passage" else "query"

@@ -39,7 +39,14 @@ _SPECIAL_TOKENS = {
 
 def check_free(path: str) -> pathlib.Path:
   """The path of a new folder; ValueError if something is there."""
-  folder = pathlib.Path(path).expanduser().absolute()
+  if not path:
+    raise ValueError("--output is empty: name the new folder.")
+  folder = pathlib.Path(path).expanduser().resolve()
+  if folder.is_mount():
+    raise ValueError(
+      f"--output={path} is a mount point, which cannot be renamed to: give a"
+      " folder in it."
+    )
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
     raise ValueError(
       f"--output={path} exists and is not an empty folder: give another."

@@ -152,10 +152,21 @@ def read(folder: pathlib.Path) -> Layout:
     ContractMismatchError: if a folder of our own was changed.
   """
   if not (folder / MODULES).is_file():
+    if not (folder / _CONFIG).is_file():
+      towers = [name for name in TOWERS if (folder / name / MODULES).is_file()]
+      hint = f" It holds towers: give one of {towers} in it." if towers else ""
+      raise LayoutError(f"{folder} has neither {MODULES} nor {_CONFIG}.{hint}")
     return Layout(folder, folder)
   modules = _read_modules(folder / MODULES)
   model = read_json(folder / _MODEL, required=False)
   _check_fixed(folder / _MODEL, model, _MODEL_FIXED)
+  prompts = model.get("prompts") or {}
+  if not isinstance(prompts, dict) or not all(
+    isinstance(prompt, str | None) for prompt in prompts.values()
+  ):
+    raise LayoutError(
+      f"{folder / _MODEL}: prompts is {prompts!r}, not a name and a text each."
+    )
   similarity = model.get("similarity_fn_name") or "cosine"
   if similarity not in _SIMILARITIES:
     raise LayoutError(
@@ -215,6 +226,10 @@ def _read_modules(path: pathlib.Path) -> dict[str, pathlib.Path]:
   folders = {}
   kinds = []
   for module in read_json(path, list):
+    if not isinstance(module, dict) or not isinstance(
+      module.get("path", ""), str
+    ):
+      raise LayoutError(f"{path}: module {len(kinds)} is {module!r}.")
     package, _, kind = str(module.get("type")).rpartition(".")
     if package.split(".")[0] != "sentence_transformers" or kind not in _KINDS:
       raise LayoutError(
@@ -359,6 +374,10 @@ def _read_lengths(folder: pathlib.Path) -> dict[str, int]:
   if longest is None:
     longest = positions
     said = tokenizer.get("model_max_length")
+    if said is not None and not isinstance(said, int | float):
+      raise LayoutError(
+        f"{folder / _TOKENIZER_CONFIG}: model_max_length is {said!r}."
+      )
     if said is not None and said < _UNLIMITED:
       longest = said
   lengths = {
@@ -367,7 +386,7 @@ def _read_lengths(folder: pathlib.Path) -> dict[str, int]:
     "sentence": longest,
   }
   for role, length in lengths.items():
-    if not isinstance(length, int) or length < 1:
+    if not isinstance(length, int) or length < contract_lib.LEAST_LENGTH:
       raise LayoutError(f"{path}: the length of a {role} is {length!r}.")
   # Some folders give more tokens than there are positions, on which
   # sentence-transformers fails.

@@ -21,10 +21,9 @@ _INDEX = "model.safetensors.index.json"
 
 # What is fetched from the hub: weights, settings and tokenizer; no pickles.
 _HUB_FILES = (
-  *(_WEIGHTS, "model-*-of-*.safetensors", "*.json"),
+  # Their * matches folders, too: the modules of sentence-transformers.
+  *("*model.safetensors", "*model-*-of-*.safetensors", "*.json"),
   *("*vocab.txt", "*merges.txt", "*.model"),
-  # Of sentence-transformers' modules.
-  *("0_*/model*.safetensors", "*_Dense/model.safetensors"),
 )
 
 # Stored types whose values float32 holds exactly.

@@ -64,9 +64,10 @@ class Model:
     """Encodes texts.
 
     Args:
-      texts: The texts, at least one, without prefix; too long ones are cut.
+      texts: A list of texts, at least one, without prefix; too long ones are
+        cut, and white space around them is left out.
       role: "query", "passage", or "sentence" for texts that are neither.
-      titles: A title each, "" for none; only passages have them.
+      titles: A title each, "" for none; passages have them.
       progress: Description of a progress bar; None for no bar.
 
     Returns:
@@ -79,6 +80,9 @@ class Model:
     for name, value in (("texts", texts), ("titles", titles)):
       if isinstance(value, str):  # Else encoded letter by letter.
         raise ValueError(f"{name} is one string; give a list: [{value!r}].")
+      for i, text in enumerate(value or ()):
+        if not isinstance(text, str):
+          raise ValueError(f"{name}[{i}] is {text!r}, which is no string.")
     tower = self.contract.role(role).tower
     if not {"encoder", f"{tower}_encoder"} & self.params.keys():
       raise ValueError(
@@ -118,7 +122,6 @@ def load(
     ContractMismatchError: if the folder's files are not of one encoding
       contract; it names the field.
   """
-  mesh = sharding.make_mesh() if mesh is None else mesh
   folder = pathlib.Path(path).expanduser().absolute()
   if (folder / workdir.CHECKPOINTS).is_dir():
     if revision:
@@ -126,7 +129,7 @@ def load(
         f"revision is {revision!r}, but {path} is a run's folder: give"
         " checkpoint."
       )
-    return _load_run(folder, checkpoint, mesh, batch_size)
+    return load_run(path, checkpoint, mesh, batch_size)
   if (folder / workdir.TOKENIZER).exists():
     raise ValueError(f"{path} is a run's folder without checkpoints: train it.")
   if checkpoint != "last":
@@ -135,16 +138,28 @@ def load(
       " choose."
     )
   name = str(folder) if folder.is_dir() else path
+  mesh = sharding.make_mesh() if mesh is None else mesh
   return _load_folder(name, mesh, batch_size, revision)
 
 
-def _load_run(
-  folder: pathlib.Path,
-  which: str | int,
-  mesh: jax.sharding.Mesh,
-  batch_size: int | None,
+def load_run(
+  run_folder: str,
+  which: str | int = "last",
+  mesh: jax.sharding.Mesh | None = None,
+  batch_size: int | None = None,
 ) -> Model:
-  """Loads a checkpoint of a run."""
+  """Loads a checkpoint of a run: see `load`.
+
+  Raises:
+    ValueError: if there is no such run or checkpoint.
+    ContractMismatchError: if the run's files are not of one contract.
+  """
+  mesh = sharding.make_mesh() if mesh is None else mesh
+  folder = pathlib.Path(run_folder).expanduser().absolute()
+  if not (folder / workdir.CHECKPOINTS).is_dir():
+    raise ValueError(
+      f"{run_folder} is no run's folder: it has no {workdir.CHECKPOINTS}/."
+    )
   with contextlib.closing(
     checkpoint_lib.Checkpoints(
       str(folder / workdir.CHECKPOINTS), read_only=True
@@ -248,6 +263,7 @@ def _load_folder(
         " folder of one model."
       )
     tokenizer = tokenizer_lib.load(str(found.transformer))
+    tokenizer_lib.check_as_transformers(str(found.transformer), tokenizer)
     encoder_config = pretrained.load_config(
       folder, ours["encoder"].get("dtype", "float32")
     )

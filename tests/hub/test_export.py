@@ -561,6 +561,19 @@ def test_a_folder_in_use_is_refused_and_left_alone(make_run, tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
 
 
+def test_a_link_to_an_empty_folder_is_followed_and_a_mount_is_refused(
+  tmp_path, monkeypatch
+):
+  (tmp_path / "real").mkdir()
+  (tmp_path / "link").symlink_to(tmp_path / "real")
+  assert folder_lib.check_free(str(tmp_path / "link")) == tmp_path / "real"
+  monkeypatch.setattr(pathlib.Path, "is_mount", lambda self: True)
+  with pytest.raises(ValueError, match="is a mount point"):
+    folder_lib.check_free(str(tmp_path / "real"))
+  with pytest.raises(ValueError, match="--output is empty"):
+    folder_lib.check_free("")
+
+
 def test_without_sentence_transformers_the_extra_is_named_first(
   monkeypatch, tmp_path
 ):
@@ -571,5 +584,5 @@ def test_without_sentence_transformers_the_extra_is_named_first(
 
 def test_an_export_is_no_run_to_export(exported, tmp_path):
   _, folder = exported()
-  with pytest.raises(ValueError, match="a run is exported"):
+  with pytest.raises(ValueError, match="is no run's folder"):
     export.export(str(folder), "last", str(tmp_path / "again"))

@@ -333,6 +333,9 @@ TRANSFORMER = "sentence_bert_config.json"
     (TRANSFORMER, {"query_expansion": {"length": 9}}, "query_expansion"),
     (TRANSFORMER, {"model_args": {"dtype": "float16"}}, "model_args"),
     (TRANSFORMER, {"max_seq_length": "20"}, "'20'"),
+    (TRANSFORMER, {"max_seq_length": 2}, "is 2"),
+    (MODEL, {"prompts": ["query"]}, "prompts"),
+    (MODEL, {"prompts": {"query": 5}}, "prompts"),
     ("tokenizer_config.json", {"truncation_side": "left"}, "truncation_side"),
   ],
 )
@@ -376,6 +379,22 @@ def test_code_of_its_own_is_refused_whatever_its_name(old_path):
   write(old_path / "modules.json", entries)
   with pytest.raises(layout.LayoutError, match=r"custom\.Pooling"):
     layout.read(old_path)
+
+
+@pytest.mark.parametrize("module", ["x", {"type": "a.Pooling", "path": None}])
+def test_a_module_that_is_none_is_named(module, old_path):
+  write(old_path / "modules.json", [module])
+  with pytest.raises(layout.LayoutError, match=r"modules\.json: module 0 is"):
+    layout.read(old_path)
+
+
+def test_a_folder_of_towers_or_of_nothing_says_what_to_give(tmp_path):
+  with pytest.raises(layout.LayoutError, match=r"neither modules\.json nor"):
+    layout.read(tmp_path)
+  for tower in ("query", "passage"):
+    write(tmp_path / tower / "modules.json", [])
+  with pytest.raises(layout.LayoutError, match=r"\['query', 'passage'\]"):
+    layout.read(tmp_path)
 
 
 def test_pickled_weights_are_refused_with_what_to_do(old_path):
