@@ -91,21 +91,33 @@ def config_for(path, root, **changes):
   return c
 
 
-def theirs(folder, texts, role):
-  """Vectors by sentence-transformers, where none of our code can be seen."""
+def theirs(folders, texts):
+  """Vectors by sentence-transformers, where none of our code can be seen.
+
+  Args:
+    folders: Role to the folder that encodes it.
+    texts: The texts.
+
+  Returns:
+    Role to vectors.
+  """
   script = """
 import json, sys
 sys.modules |= dict.fromkeys(("mlir_jax", "jax", "flax", "tensorflow"))
 import numpy, sentence_transformers
-folder, role, output = sys.argv[1:]
-model = sentence_transformers.SentenceTransformer(folder, device="cpu")
-encode = {"query": model.encode_query, "passage": model.encode_document}[role]
-numpy.save(output, encode(json.load(sys.stdin), batch_size=4))
+output, folders, texts = json.load(sys.stdin)
+vectors = {}
+for role, folder in folders.items():
+  model = sentence_transformers.SentenceTransformer(folder, device="cpu")
+  encode = {"query": model.encode_query, "passage": model.encode_document}[role]
+  vectors[role] = encode(texts, batch_size=4)
+numpy.savez(output, **vectors)
 """
-  output = folder.parent / f"{role}.npy"
+  folders = {role: str(folder) for role, folder in folders.items()}
+  output = f"{folders['query']}.npz"
   finished = subprocess.run(
-    [sys.executable, "-c", script, str(folder), role, str(output)],
-    input=json.dumps(texts),
+    [sys.executable, "-c", script],
+    input=json.dumps([output, folders, texts]),
     text=True,
     capture_output=True,
     env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
@@ -114,7 +126,7 @@ numpy.save(output, encode(json.load(sys.stdin), batch_size=4))
   return np.load(output)
 
 
-def check_round_trip(path, tmp_path, texts=TEXTS, **changes):
+def check_round_trip(path, tmp_path, **changes):
   """Trains a step from a backbone and compares all three ways to encode.
 
   Returns:
@@ -125,15 +137,16 @@ def check_round_trip(path, tmp_path, texts=TEXTS, **changes):
   run.train(config_for(path, root, **changes), folder)
   assert "gives the same vectors" in export.export(folder, "last", str(output))
   trained, exported = mlir_jax.load(folder), mlir_jax.load(str(output))
-  queries = None
+  split = not (output / layout.MODULES).is_file()
+  found = theirs(
+    {role: output / role if split else output for role in ("query", "passage")},
+    TEXTS,
+  )
+  queries = trained.encode(TEXTS)
   for role in ("query", "passage"):
-    ours = trained.encode(texts, role)
-    part = output
-    if not (output / layout.MODULES).is_file():
-      part = output / role
-    assert np.abs(theirs(part, texts, role) - ours).max() < 1e-5
-    np.testing.assert_allclose(exported.encode(texts, role), ours, atol=1e-6)
-    queries = ours if queries is None else queries
+    ours = queries if role == "query" else trained.encode(TEXTS, role)
+    assert np.abs(found[role] - ours).max() < 1e-5
+    np.testing.assert_allclose(exported.encode(TEXTS, role), ours, atol=1e-6)
   return queries, exported, output
 
 
@@ -150,6 +163,8 @@ def test_a_random_backbone_makes_the_round_trip(family, tmp_path):
   queries, exported, output = check_round_trip(path, tmp_path, **changes)
   assert exported.contract.pooling == "cls"
   assert exported.encoder_config.family == family
+  if family != "xlm-roberta":
+    return
   # And in again, as a backbone with all its settings and its head.
   again = tmp_path / "again"
   run.train(config_for(output, tmp_path / "data", **ITS_OWN), str(again))

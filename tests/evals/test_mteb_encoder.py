@@ -173,7 +173,7 @@ def test_mteb_scores_a_checkpoint_as_its_export(task, tmp_path):
   ours = mteb_encoder.MtebEncoder(mlir_jax.load(str(tmp_path / "run")))
   found = scores(ours, task)
   assert found == pytest.approx(scores(theirs, task), abs=1e-6, nan_ok=True)
-  assert found["ndcg_at_10"] > 0.1
+  assert 0 < found["ndcg_at_10"] < 1
 
 
 @pytest.mark.slow

@@ -166,7 +166,7 @@ def test_a_folder_that_does_not_say_how_it_encodes_is_refused(saved, tmp_path):
 
 
 def test_what_is_no_model_is_refused(saved, tmp_path):
-  with pytest.raises(ValueError, match="is no folder here"):
+  with pytest.raises(ValueError, match="There is no folder"):
     mlir_jax.load(str(tmp_path / "missing"))
   with pytest.raises(ValueError, match="no checkpoint 'best' to choose"):
     mlir_jax.load(str(saved[0]), "best")
