@@ -138,7 +138,9 @@ def main(paths: Sequence[str]):
       )
     if os.path.realpath(path) == os.path.realpath(output):
       raise ValueError(f"--output={output} is one of the files of texts.")
-  pathlib.Path(output).parent.mkdir(parents=True, exist_ok=True)
+  for folder in pathlib.Path(output).absolute().parents:
+    if folder.exists() and not folder.is_dir():
+      raise ValueError(f"--output={output}: {folder} is a file, no folder.")
   model = model_lib.load(
     _MODEL.value,
     _CHECKPOINT.value,

@@ -21,9 +21,12 @@ _INDEX = "model.safetensors.index.json"
 
 # What is fetched from the hub: weights, settings and tokenizer; no pickles.
 _HUB_FILES = (
-  # Their * matches folders, too: the modules of sentence-transformers.
-  *("*model.safetensors", "*model-*-of-*.safetensors", "*.json"),
-  *("*vocab.txt", "*merges.txt", "*.model"),
+  *(_WEIGHTS, "model-*-of-*.safetensors"),
+  # Modules of sentence-transformers, and the towers of an export.
+  *(f"{folder}/*model*.safetensors" for folder in ("query", "passage")),
+  "[0-9]_*/model*.safetensors",
+  # A * matches folders, too.
+  *("*.json", "*vocab.txt", "*merges.txt", "*.model"),
 )
 
 # Stored types whose values float32 holds exactly.
