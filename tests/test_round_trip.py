@@ -151,7 +151,7 @@ def check_round_trip(path, tmp_path, **changes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", hf_models.FAMILIES)
+@pytest.mark.parametrize("family", ["xlm-roberta", "distilbert"])
 def test_a_random_backbone_makes_the_round_trip(family, tmp_path):
   path = random_backbone(tmp_path / "backbone", family)
   changes = {
