@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import tokenizers
 
@@ -218,5 +219,27 @@ def make_contract(
         tower="query" if name == "query" else "passage",
       )
       for name in ROLES
+    },
+  )
+
+
+def contract_of(
+  settings: Mapping[str, Any], tokenizer: tokenizers.Tokenizer
+) -> EncodingContract:
+  """Makes the contract of flat settings: see `make_contract`.
+
+  Args:
+    settings: "pooling", "normalize", "title_joiner", and for each role
+      "ROLE.prefix" and "ROLE.max_length"; others are not looked at.
+    tokenizer: The tokenizer.
+  """
+  return make_contract(
+    tokenizer,
+    pooling=settings["pooling"],
+    normalize=settings["normalize"],
+    title_joiner=settings["title_joiner"],
+    roles={
+      role: (settings[f"{role}.prefix"], settings[f"{role}.max_length"])
+      for role in ROLES
     },
   )

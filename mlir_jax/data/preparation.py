@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ml_collections
@@ -84,7 +84,6 @@ def find_tokenizer(
   config: ml_collections.ConfigDict,
   collection: records.Collection,
   folder: str,
-  found: layout.Layout | None,
 ) -> tokenizers.Tokenizer:
   """The run's tokenizer: kept in the workdir, configured, or trained now."""
   kept = epath.Path(folder) / workdir.TOKENIZER
@@ -92,9 +91,10 @@ def find_tokenizer(
     return tokenizer_lib.load(str(kept.parent))
   if config.tokenizer.path:
     tokenizer = tokenizer_lib.load(config.tokenizer.path)
-  elif found:
-    tokenizer = tokenizer_lib.load(str(found.transformer))
-    tokenizer_lib.check_as_transformers(str(found.transformer), tokenizer)
+  elif backbone := fetch_backbone(config, folder):
+    source = str(layout.read(backbone).transformer)
+    tokenizer = tokenizer_lib.load(source)
+    tokenizer_lib.check_as_transformers(source, tokenizer)
   else:
     print("Training a tokenizer on the collection.")
     tokenizer = tokenizer_lib.train(
@@ -129,15 +129,7 @@ def encoding_settings(
   if kept:
     said = workdir.flatten(dataclasses.asdict(kept))
   elif found:
-    said = {
-      "pooling": found.pooling,
-      "normalize": found.normalize,
-      "title_joiner": found.title_joiner,
-      **{f"{name}.prefix": value for name, value in found.prefixes.items()},
-      **{
-        f"{name}.max_length": value for name, value in found.max_lengths.items()
-      },
-    }
+    said = found.settings()
     undecided = [
       f"  {field}: {reason}"
       for field, reason in found.undecided.items()
@@ -155,22 +147,6 @@ def encoding_settings(
     if found and set_here[field] is None and said.get(field) is not None:
       print(f"encoding.{field} is {said[field]!r}, as {found.folder} says.")
   return settings
-
-
-def make_contract(
-  settings: Mapping[str, Any], tokenizer: tokenizers.Tokenizer
-) -> contract_lib.EncodingContract:
-  """The encoding contract of some `encoding_settings`."""
-  return contract_lib.make_contract(
-    tokenizer,
-    pooling=settings["pooling"],
-    normalize=settings["normalize"],
-    title_joiner=settings["title_joiner"],
-    roles={
-      name: (settings[f"{name}.prefix"], settings[f"{name}.max_length"])
-      for name in contract_lib.ROLES
-    },
-  )
 
 
 def prepare(
@@ -208,9 +184,9 @@ def prepare(
   if not store and (backbone := fetch_backbone(config, folder)):
     found = layout.read(backbone)
   settings = encoding_settings(config, found, store and store.contract)
-  tokenizer = find_tokenizer(config, collection, folder, found)
+  tokenizer = find_tokenizer(config, collection, folder)
   pad_id = tokenizer_lib.pad_id(tokenizer)
-  contract = make_contract(settings, tokenizer)
+  contract = contract_lib.contract_of(settings, tokenizer)
   source = collection.fingerprint()
   if store:
     contract_lib.check_same(contract, store.contract, str(path))

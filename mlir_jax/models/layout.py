@@ -137,6 +137,16 @@ class Layout:
   similarity: str = "cosine"
   ours: Mapping[str, Any] | None = None
 
+  def settings(self) -> dict[str, Any]:
+    """What it says as fields of config.encoding; None where it is silent."""
+    return {
+      "pooling": self.pooling,
+      "normalize": self.normalize,
+      "title_joiner": self.title_joiner,
+      **{f"{role}.prefix": text for role, text in self.prefixes.items()},
+      **{f"{role}.max_length": n for role, n in self.max_lengths.items()},
+    }
+
 
 def read(folder: pathlib.Path) -> Layout:
   """Reads how a model encodes.

@@ -225,16 +225,7 @@ def check_run(
       for name, value in workdir.flatten(said).items()
       if value is not None
     }
-    made = contract_lib.make_contract(
-      tokenizer,
-      pooling=settings["pooling"],
-      normalize=settings["normalize"],
-      title_joiner=settings["title_joiner"],
-      roles={
-        role: (settings[f"{role}.prefix"], settings[f"{role}.max_length"])
-        for role in contract_lib.ROLES
-      },
-    )
+    made = contract_lib.contract_of(settings, tokenizer)
     contract_lib.check_same(contract, made, f"{path} and {workdir.TOKENIZER}")
   path = folder / workdir.TOKEN_STORE / "meta.json"
   if path.exists():
@@ -329,13 +320,5 @@ def _read_contract(
       " it with a config that sets these, or name the prompts in a copy of"
       f" it:\n  {reasons}"
     )
-  return contract_lib.make_contract(
-    tokenizer,
-    pooling=found.pooling,
-    normalize=found.normalize,
-    title_joiner=_TITLE_JOINER,
-    roles={
-      role: (found.prefixes[role], found.max_lengths[role])
-      for role in contract_lib.ROLES
-    },
-  )
+  settings = found.settings() | {"title_joiner": _TITLE_JOINER}
+  return contract_lib.contract_of(settings, tokenizer)

@@ -140,6 +140,15 @@ def test_what_is_prepared_needs_its_backbones_settings_no_more(tmp_path):
     prepare(c, str(tmp_path / "run"))
 
 
+def test_a_tokenizer_that_is_gone_is_the_backbones_again(tmp_path):
+  c = tiny.make_config(tiny.write_folder(tmp_path / "data"))
+  sentence_models.save(tmp_path / "sentences")
+  c.model.pretrained = str(tmp_path / "sentences")
+  first = prepare(c, str(tmp_path / "run"))
+  shutil.rmtree(tmp_path / "run" / "tokenizer")
+  assert prepare(c, str(tmp_path / "run")).contract == first.contract
+
+
 def test_a_hub_names_commit_is_kept_for_all_that_is_read_later(
   tmp_path, monkeypatch
 ):
