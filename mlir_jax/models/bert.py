@@ -41,16 +41,20 @@ class _Embeddings(nn.Module):
 
   @nn.compact
   def __call__(
-    self, ids: jax.Array, mask: jax.Array, deterministic: bool
+    self,
+    ids: jax.Array,
+    mask: jax.Array,
+    seeds: jax.Array | None,
+    token_vectors: jax.Array | None,
   ) -> jax.Array:
     config = self.config
-    hidden = blocks.token_table(self, config)[ids]
+    hidden = blocks.look_up(self, config, ids, token_vectors)
     positions = blocks.table(self, config, "position", config.max_positions)
     hidden += _position_vectors(config, positions, ids, mask)
     if config.type_vocab_size:
       hidden += blocks.table(self, config, "type", config.type_vocab_size)[0]
     hidden = blocks.layer_norm(config, "norm")(hidden)
-    return blocks.dropout(config.hidden_dropout)(hidden, deterministic)
+    return blocks.dropout(config.hidden_dropout)(hidden, seeds)
 
 
 class _Attention(nn.Module):
@@ -60,7 +64,7 @@ class _Attention(nn.Module):
 
   @nn.compact
   def __call__(
-    self, hidden: jax.Array, mask: jax.Array, deterministic: bool
+    self, hidden: jax.Array, mask: jax.Array, seeds: jax.Array | None
   ) -> jax.Array:
     config = self.config
 
@@ -72,7 +76,7 @@ class _Attention(nn.Module):
       config,
       *(heads(name) for name in ("query", "key", "value")),
       mask[:, None, None, :],
-      deterministic,
+      seeds,
     )
     return blocks.dense(config, config.hidden_size, "output")(attended)
 
@@ -84,18 +88,18 @@ class _Layer(nn.Module):
 
   @nn.compact
   def __call__(
-    self, hidden: jax.Array, mask: jax.Array, deterministic: bool
+    self, hidden: jax.Array, mask: jax.Array, seeds: jax.Array | None
   ) -> jax.Array:
     config = self.config
     dropout = blocks.dropout
-    attended = _Attention(config, name="attention")(hidden, mask, deterministic)
-    attended = dropout(config.hidden_dropout)(attended, deterministic)
+    attended = _Attention(config, name="attention")(hidden, mask, seeds)
+    attended = dropout(config.hidden_dropout)(attended, seeds)
     hidden = blocks.layer_norm(config, "attention_norm")(hidden + attended)
 
     inner = blocks.dense(config, config.intermediate_size, "intermediate")
     inner = blocks.ACTIVATIONS[config.hidden_act](inner(hidden))
     output = blocks.dense(config, config.hidden_size, "output")(inner)
-    output = dropout(config.hidden_dropout)(output, deterministic)
+    output = dropout(config.hidden_dropout)(output, seeds)
     return blocks.layer_norm(config, "output_norm")(hidden + output)
 
 
@@ -106,14 +110,17 @@ class Bert(nn.Module):
 
   @nn.compact
   def __call__(
-    self, ids: jax.Array, mask: jax.Array, deterministic: bool
+    self,
+    ids: jax.Array,
+    mask: jax.Array,
+    seeds: jax.Array | None,
+    token_vectors: jax.Array | None,
   ) -> jax.Array:
     """See `encoder.hidden_states`."""
     hidden = _Embeddings(self.config, name="embeddings")(
-      ids, mask, deterministic
+      ids, mask, seeds, token_vectors
     )
+    layer = blocks.layer(self.config, _Layer)
     for i in range(self.config.num_layers):
-      hidden = _Layer(self.config, name=f"layer_{i}")(
-        hidden, mask, deterministic
-      )
+      hidden = layer(self.config, name=f"layer_{i}")(hidden, mask, seeds)
     return hidden

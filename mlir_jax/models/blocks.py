@@ -1,9 +1,12 @@
 """The pieces that every family of encoders is made of."""
 
 import functools
+import zlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from mlir_jax.models import config as config_lib
@@ -19,31 +22,66 @@ ACTIVATIONS = {
 }
 
 
+# More tokens than texts have.
+_LONGEST = 2**13
+
+
 class _Dropout(nn.Module):
   """Sets a share of the values to zero and scales up the others.
 
-  Two values share a random word of 32 bits, since drawing them is most of
-  dropout's cost; the rate is rounded to a multiple of 2**-16.
+  Which ones is a hash of the text's seed, of the module's place in the
+  encoder, and of the value's place in the text. So a text loses the same
+  values however it is padded, and whatever other texts, in whatever order, on
+  whatever devices, it is encoded with; and nothing random is kept for the
+  backward pass. The rate is rounded to a multiple of 2**-16.
   """
 
   rate: float
 
   @nn.compact
-  def __call__(self, values: jax.Array, deterministic: bool) -> jax.Array:
+  def __call__(self, values: jax.Array, seeds: jax.Array | None) -> jax.Array:
     threshold = round(self.rate * 2**16)
-    if deterministic or not threshold:
+    if seeds is None or not threshold:
       return values
-    *leading, last = values.shape
-    words = jax.random.bits(
-      self.make_rng("dropout"), (*leading, -(-last // 2)), jnp.uint32
-    )
-    halves = jax.lax.bitcast_convert_type(words, jnp.uint16)
-    keep = halves.reshape(*leading, -1)[..., :last] >= threshold
+    salt = zlib.crc32("/".join(self.path).encode())
+    keep = _random_bits(seeds, salt, values.shape[1:])
+    keep = keep >= np.uint32(threshold << 16)
     return jnp.where(keep, values / (1 - threshold / 2**16), 0)
 
 
+def _random_bits(
+  seeds: jax.Array, salt: int, shape: tuple[int, ...]
+) -> jax.Array:
+  """uint32 [texts, *shape]: a hash of seed, salt and place.
+
+  The places of a matrix of attention weights are numbered as if texts had
+  `_LONGEST` tokens, those of hidden states row by row: neither depends on the
+  padding.
+  """
+  strides = {2: (shape[-1], 1), 3: (_LONGEST**2, _LONGEST, 1)}[len(shape)]
+  place = sum(
+    jax.lax.broadcasted_iota(jnp.uint32, (1, *shape), axis)
+    * np.uint32(stride % 2**32)
+    for axis, stride in enumerate(strides, start=1)
+  )
+  texts = seeds.reshape(-1, *[1] * len(shape))
+  first = _scramble(texts ^ np.uint32(salt))
+  second = _scramble(first + np.uint32(0x9E3779B9))
+  # Two words of each text go in, so that no two share their places' order.
+  bits = (place ^ first) * np.uint32(0x9E3779B1)
+  bits = (bits ^ (bits >> 15) ^ second) * np.uint32(0x85EBCA77)
+  return bits ^ (bits >> 13)
+
+
+def _scramble(words: jax.Array) -> jax.Array:
+  """The 32-bit bijection that MurmurHash3 ends with (Appleby 2011)."""
+  words = (words ^ (words >> 16)) * np.uint32(0x85EBCA6B)
+  words = (words ^ (words >> 13)) * np.uint32(0xC2B2AE35)
+  return words ^ (words >> 16)
+
+
 def dropout(rate: float) -> nn.Module:
-  """Dropout, called with (values, deterministic)."""
+  """Dropout, called with (values, seeds): none where the seeds are None."""
   return _Dropout(rate)
 
 
@@ -120,7 +158,7 @@ def attend(
   keys: jax.Array,
   values: jax.Array,
   visible: jax.Array,
-  deterministic: bool,
+  seeds: jax.Array | None,
 ) -> jax.Array:
   """Scaled dot-product attention (Vaswani et al. 2017), inside a module.
 
@@ -131,11 +169,16 @@ def attend(
     values: The same.
     visible: bool, broadcast to [texts, heads, length, length]: whether a
       query sees a key.
-    deterministic: False applies dropout to the weights.
+    seeds: uint32 [texts], of the dropout on the weights; None for none.
 
   Returns:
     [texts, length, heads * size].
   """
+  if config.attention == "cudnn":
+    attended = jax.nn.dot_product_attention(
+      queries, keys, values, mask=visible, implementation="cudnn"
+    )
+    return attended.reshape(*attended.shape[:2], -1)
   scores = jnp.einsum(
     "bqnd,bknd->bnqk", queries, keys, preferred_element_type=config.wide_dtype
   )
@@ -143,6 +186,47 @@ def attend(
   minimum = jnp.finfo(scores.dtype).min
   scores = jnp.where(visible, scores * queries.shape[-1] ** -0.5, minimum)
   weights = nn.softmax(scores).astype(config.dtype)
-  weights = dropout(config.attention_dropout)(weights, deterministic)
+  weights = dropout(config.attention_dropout)(weights, seeds)
   attended = jnp.einsum("bnqk,bknd->bqnd", weights, values)
   return attended.reshape(*attended.shape[:2], -1)
+
+
+def layer(config: config_lib.EncoderConfig, module: type[nn.Module]) -> Any:
+  """A class of layers, with what it keeps for the backward pass.
+
+  Args:
+    config: The encoder's; `remat` is "none", all is kept; "dots", the results
+      of the dense layers alone; or "layer", nothing but what the layer reads.
+    module: The class.
+  """
+  if config.remat == "none":
+    return module
+  policies = jax.checkpoint_policies
+  return nn.remat(
+    module,
+    policy={
+      "dots": policies.dots_with_no_batch_dims_saveable,
+      "layer": policies.nothing_saveable,
+    }[config.remat],
+  )
+
+
+def look_up(
+  module: nn.Module,
+  config: config_lib.EncoderConfig,
+  ids: jax.Array,
+  token_vectors: jax.Array | None,
+) -> jax.Array:
+  """The tokens' rows of the module's table, unless they are given.
+
+  Args:
+    module: Whose parameter the table is.
+    config: The encoder's.
+    ids: [texts, length] int32.
+    token_vectors: As `encoder.hidden_states` takes them.
+
+  Returns:
+    [texts, length, hidden] float32.
+  """
+  table = token_table(module, config)
+  return table[ids] if token_vectors is None else token_vectors

@@ -16,6 +16,8 @@ ACTIVATIONS = (
   *("relu", "silu", "swish"),
 )
 PROJECTION_ACTIVATIONS = ("identity", "tanh")
+REMATS = ("none", "dots", "layer")
+ATTENTIONS = ("xla", "cudnn")
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 # float64 is there for tests of arithmetic.
@@ -178,6 +180,10 @@ class EncoderConfig:
     layer_types: Of modernbert: "full_attention" or "sliding_attention" each.
     full_rope_theta: The base of its rotary angles, in full layers.
     sliding_rope_theta: The same in sliding layers.
+    remat: What a layer keeps for the backward pass, see `blocks.layer`. It and
+      the next decide how the same is computed, not what.
+    attention: "xla", or "cudnn", fused on NVIDIA GPUs, for bfloat16 and
+      without dropout on attention weights.
   """
 
   vocab_size: int
@@ -202,6 +208,8 @@ class EncoderConfig:
   layer_types: tuple[str, ...] = ()
   full_rope_theta: float = 160_000.0
   sliding_rope_theta: float = 10_000.0
+  remat: str = "none"
+  attention: str = "xla"
 
   def __post_init__(self):
     # A list where it was read from JSON; tuples can be hashed.
@@ -211,6 +219,8 @@ class EncoderConfig:
       ("projection_activation", PROJECTION_ACTIVATIONS),
       ("dtype", _DTYPES),
       ("family", tuple(FAMILIES)),
+      ("remat", REMATS),
+      ("attention", ATTENTIONS),
     ):
       if getattr(self, name) not in known:
         raise ValueError(

@@ -24,7 +24,8 @@ def hidden_states(
   params: Mapping,
   ids: jax.Array,
   mask: jax.Array,
-  dropout_key: jax.Array | None = None,
+  seeds: jax.Array | None = None,
+  token_vectors: jax.Array | None = None,
 ) -> jax.Array:
   """Encodes texts, up to the last layer's states.
 
@@ -33,7 +34,10 @@ def hidden_states(
     params: One encoder's.
     ids: [texts, length] int32, token ids.
     mask: [texts, length] bool, False at padding.
-    dropout_key: Applies dropout if given.
+    seeds: uint32 [texts]; applies dropout if given, to each text by its seed
+      alone.
+    token_vectors: [texts, length, hidden] float32: `token_table(params)[ids]`
+      if given, so that one can differentiate by them and not by the table.
 
   Returns:
     [texts, length, hidden] in the config's dtype; finite at padding, too.
@@ -51,9 +55,21 @@ def hidden_states(
     {"params": weights},
     ids,
     mask,
-    deterministic=dropout_key is None,
-    rngs=None if dropout_key is None else {"dropout": dropout_key},
+    seeds,
+    token_vectors,
   )
+
+
+def split_table(params: Mapping) -> tuple[jax.Array, Mapping]:
+  """One tower's token table, and its parameters with None in that place."""
+  embeddings = params["embeddings"]
+  rest = {**params, "embeddings": {**embeddings, "token": None}}
+  return embeddings["token"], rest
+
+
+def join_table(table: jax.Array, rest: Mapping) -> Mapping:
+  """The tower's parameters that `split_table` took apart."""
+  return {**rest, "embeddings": {**rest["embeddings"], "token": table}}
 
 
 def pool(hidden: jax.Array, mask: jax.Array, pooling: str) -> jax.Array:
@@ -166,7 +182,7 @@ def init_params(
   """
   ids = jnp.zeros((1, 1), jnp.int32)
   module = _ARCHITECTURES[config.architecture](config)
-  params = dict(module.init(key, ids, ids == 0, True)["params"])
+  params = dict(module.init(key, ids, ids == 0, None, None)["params"])
   if config.projection_size:
     params[PROJECTION] = init_projection(config, key)
   params = with_towers(params, towers)
@@ -224,7 +240,8 @@ def embed(
   *,
   pooling: str,
   normalize: bool,
-  dropout_key: jax.Array | None = None,
+  seeds: jax.Array | None = None,
+  token_vectors: jax.Array | None = None,
 ) -> jax.Array:
   """Turns tokenized texts into vectors.
 
@@ -236,7 +253,9 @@ def embed(
       at padding; any leading axes.
     pooling: "mean", "cls" or "last".
     normalize: Whether vectors are scaled to unit length.
-    dropout_key: Applies dropout if given.
+    seeds: uint32 [...], like `token_vectors` [..., length, hidden] as in
+      `hidden_states`.
+    token_vectors: See there.
 
   Returns:
     [..., output_size] float32; zeros for a text that is all padding (or the
@@ -249,7 +268,11 @@ def embed(
   *leading, length = tokens["ids"].shape
   ids = tokens["ids"].reshape(-1, length)
   mask = tokens["mask"].reshape(-1, length)
-  hidden = hidden_states(config, weights, ids, mask, dropout_key)
+  if seeds is not None:
+    seeds = seeds.ravel()
+  if token_vectors is not None:
+    token_vectors = token_vectors.reshape(-1, length, config.hidden_size)
+  hidden = hidden_states(config, weights, ids, mask, seeds, token_vectors)
   vectors = pool(hidden, mask, pooling)
   if config.projection_size:
     vectors = project(config, weights[PROJECTION], vectors)
@@ -264,7 +287,8 @@ def masked_states(
   tower: str,
   tokens: Mapping[str, jax.Array],
   positions: jax.Array,
-  dropout_key: jax.Array | None = None,
+  seeds: jax.Array | None = None,
+  token_vectors: jax.Array | None = None,
 ) -> jax.Array:
   """The last layer's states at some places, for the head to predict from.
 
@@ -274,7 +298,8 @@ def masked_states(
     tower: "query" or "passage".
     tokens: "ids" and "mask" [texts, length].
     positions: [texts, K] int32.
-    dropout_key: Applies dropout if given.
+    seeds: As in `hidden_states`, like `token_vectors`.
+    token_vectors: See there.
 
   Returns:
     [texts, K, hidden] in the config's dtype.
@@ -284,6 +309,7 @@ def masked_states(
     tower_params(params, tower),
     tokens["ids"],
     tokens["mask"],
-    dropout_key,
+    seeds,
+    token_vectors,
   )
   return jnp.take_along_axis(hidden, positions[:, :, None], axis=1)

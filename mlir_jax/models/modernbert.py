@@ -40,7 +40,7 @@ class _Attention(nn.Module):
 
   @nn.compact
   def __call__(
-    self, hidden: jax.Array, mask: jax.Array, deterministic: bool
+    self, hidden: jax.Array, mask: jax.Array, seeds: jax.Array | None
   ) -> jax.Array:
     config = self.config
     fused = blocks.dense(config, 3 * config.hidden_size, "qkv", use_bias=False)
@@ -61,12 +61,10 @@ class _Attention(nn.Module):
       _rotate(keys, theta),
       values,
       visible,
-      deterministic,
+      seeds,
     )
     output = blocks.dense(config, config.hidden_size, "output", use_bias=False)
-    return blocks.dropout(config.attention_dropout)(
-      output(attended), deterministic
-    )
+    return blocks.dropout(config.attention_dropout)(output(attended), seeds)
 
 
 class _FeedForward(nn.Module):
@@ -75,14 +73,14 @@ class _FeedForward(nn.Module):
   config: config_lib.EncoderConfig
 
   @nn.compact
-  def __call__(self, hidden: jax.Array, deterministic: bool) -> jax.Array:
+  def __call__(self, hidden: jax.Array, seeds: jax.Array | None) -> jax.Array:
     config = self.config
     inner = blocks.dense(
       config, 2 * config.intermediate_size, "intermediate", use_bias=False
     )
     inner, gate = jnp.split(inner(hidden), 2, axis=-1)
     gated = blocks.ACTIVATIONS[config.hidden_act](inner) * gate
-    gated = blocks.dropout(config.hidden_dropout)(gated, deterministic)
+    gated = blocks.dropout(config.hidden_dropout)(gated, seeds)
     return blocks.dense(config, config.hidden_size, "output", use_bias=False)(
       gated
     )
@@ -96,7 +94,7 @@ class _Layer(nn.Module):
 
   @nn.compact
   def __call__(
-    self, hidden: jax.Array, mask: jax.Array, deterministic: bool
+    self, hidden: jax.Array, mask: jax.Array, seeds: jax.Array | None
   ) -> jax.Array:
     config = self.config
     sliding = config.layer_types[self.number] == config_lib.SLIDING
@@ -104,10 +102,10 @@ class _Layer(nn.Module):
     read = hidden
     if self.number:  # The first layer's states come normalized.
       read = blocks.layer_norm(config, "attention_norm", use_bias=False)(hidden)
-    hidden += attention(read, mask, deterministic)
+    hidden += attention(read, mask, seeds)
     read = blocks.layer_norm(config, "feed_forward_norm", use_bias=False)
     return hidden + _FeedForward(config, name="feed_forward")(
-      read(hidden), deterministic
+      read(hidden), seeds
     )
 
 
@@ -117,10 +115,15 @@ class _Embeddings(nn.Module):
   config: config_lib.EncoderConfig
 
   @nn.compact
-  def __call__(self, ids: jax.Array, deterministic: bool) -> jax.Array:
-    hidden = blocks.token_table(self, self.config)[ids]
+  def __call__(
+    self,
+    ids: jax.Array,
+    seeds: jax.Array | None,
+    token_vectors: jax.Array | None,
+  ) -> jax.Array:
+    hidden = blocks.look_up(self, self.config, ids, token_vectors)
     hidden = blocks.layer_norm(self.config, "norm", use_bias=False)(hidden)
-    return blocks.dropout(self.config.hidden_dropout)(hidden, deterministic)
+    return blocks.dropout(self.config.hidden_dropout)(hidden, seeds)
 
 
 class ModernBert(nn.Module):
@@ -130,12 +133,17 @@ class ModernBert(nn.Module):
 
   @nn.compact
   def __call__(
-    self, ids: jax.Array, mask: jax.Array, deterministic: bool
+    self,
+    ids: jax.Array,
+    mask: jax.Array,
+    seeds: jax.Array | None,
+    token_vectors: jax.Array | None,
   ) -> jax.Array:
     """See `encoder.hidden_states`."""
-    hidden = _Embeddings(self.config, name="embeddings")(ids, deterministic)
+    hidden = _Embeddings(self.config, name="embeddings")(
+      ids, seeds, token_vectors
+    )
+    layer = blocks.layer(self.config, _Layer)
     for i in range(self.config.num_layers):
-      hidden = _Layer(self.config, i, name=f"layer_{i}")(
-        hidden, mask, deterministic
-      )
+      hidden = layer(self.config, i, name=f"layer_{i}")(hidden, mask, seeds)
     return blocks.layer_norm(self.config, "norm", use_bias=False)(hidden)

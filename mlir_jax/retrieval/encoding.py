@@ -170,10 +170,11 @@ def make_embed(
   """The encoder under a contract.
 
   Returns:
-    embed(params, tower, {"ids", "mask"}, dropout_key=None) -> [..., D] float32.
+    embed(params, tower, {"ids", "mask"}, seeds=None, token_vectors=None) ->
+    [..., D] float32; see `encoder.embed`.
   """
 
-  def embed(params, tower, tokens, dropout_key=None):
+  def embed(params, tower, tokens, seeds=None, token_vectors=None):
     return encoder.embed(
       encoder_config,
       params,
@@ -181,7 +182,8 @@ def make_embed(
       tokens,
       pooling=contract.pooling,
       normalize=contract.normalize,
-      dropout_key=dropout_key,
+      seeds=seeds,
+      token_vectors=token_vectors,
     )
 
   return embed

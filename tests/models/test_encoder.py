@@ -318,14 +318,65 @@ def test_each_tower_reads_its_own_parameters(params):
     embed(params, tokens, "document")
 
 
-def test_dropout_is_applied_only_with_a_key_and_repeats_with_it(params):
+def seeds_of(count, key=1):
+  return jax.random.bits(jax.random.key(key), (count,), jnp.uint32)
+
+
+def test_dropout_is_applied_only_with_seeds_and_repeats_with_them(params):
   tokens = random_tokens(4)
-  keys = [jax.random.key(seed) for seed in (1, 1, 2)]
   plain = embed(params, tokens)
-  a, b, c = (embed(params, tokens, dropout_key=key) for key in keys)
+  a, b, c = (embed(params, tokens, seeds=seeds_of(4, k)) for k in (1, 1, 2))
   np.testing.assert_array_equal(a, b)
   assert np.abs(a - c).max() > 0.01
   assert np.abs(a - plain).max() > 0.01
+
+
+def test_a_text_loses_the_same_whatever_stands_around_it(params):
+  tokens, seeds = random_tokens(4), seeds_of(4)
+  expected = embed(params, tokens, seeds=seeds)
+  padded = {
+    name: np.pad(values, ((0, 0), (0, 5))) for name, values in tokens.items()
+  }
+  longer = embed(params, padded, seeds=seeds)
+  np.testing.assert_allclose(longer, expected, atol=1e-6)
+  order = np.array([2, 0])
+  others = {name: values[order] for name, values in tokens.items()}
+  moved = embed(params, others, seeds=seeds[order])
+  np.testing.assert_allclose(moved, expected[order], atol=1e-6)
+
+
+@pytest.mark.parametrize("remat", ["dots", "layer"])
+def test_what_is_kept_for_the_backward_pass_changes_no_gradient(params, remat):
+  tokens, seeds = random_tokens(4), seeds_of(4)
+
+  def gradient(config):
+    return jax.grad(
+      lambda params: embed(params, tokens, config=config, seeds=seeds)[
+        :, 0
+      ].sum()
+    )(params)
+
+  expected = gradient(CONFIG)
+  found = gradient(dataclasses.replace(CONFIG, remat=remat))
+  largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
+  for a, b in zip(
+    jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
+  ):
+    np.testing.assert_allclose(a, b, atol=1e-5 * largest)
+
+
+def test_token_vectors_stand_in_for_the_table(params):
+  tokens = random_tokens(4)
+  table, rest = encoder.split_table(params["query_encoder"])
+  assert rest["embeddings"]["token"] is None
+  joined = encoder.join_table(table, rest)
+  jax.tree.map(np.testing.assert_array_equal, joined, params["query_encoder"])
+  given = embed(
+    {**params, "query_encoder": encoder.join_table(table * 0, rest)},
+    tokens,
+    token_vectors=table[tokens["ids"]],
+  )
+  np.testing.assert_array_equal(given, embed(params, tokens))
 
 
 @pytest.mark.parametrize("place", ["hidden_dropout", "attention_dropout"])
@@ -336,7 +387,7 @@ def test_each_dropout_rate_is_applied(params, place):
     params,
     tokens,
     config=dataclasses.replace(CONFIG, **rates),
-    dropout_key=jax.random.key(1),
+    seeds=seeds_of(4),
   )
   assert np.abs(dropped - embed(params, tokens)).max() > 0.01
 
@@ -371,17 +422,15 @@ def test_a_dropout_rate_of_zero_changes_nothing(params):
   )
   tokens = random_tokens(4)
   np.testing.assert_array_equal(
-    embed(params, tokens, config=config, dropout_key=jax.random.key(1)),
+    embed(params, tokens, config=config, seeds=seeds_of(4)),
     embed(params, tokens),
   )
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 def test_dropout_drops_its_share_independently_and_keeps_the_mean(rate):
-  values = jnp.ones((400, 2, 251))  # An odd number, beside packed pairs.
-  dropped = blocks._Dropout(rate).apply(
-    {}, values, False, rngs={"dropout": jax.random.key(0)}
-  )
+  values = jnp.ones((400, 2, 251))
+  dropped = blocks._Dropout(rate).apply({}, values, seeds_of(400))
   kept = np.asarray(dropped) != 0
   assert kept.mean() == pytest.approx(1 - rate, abs=0.005)
   assert dropped.mean() == pytest.approx(1, rel=0.01 / (1 - rate))
@@ -394,14 +443,14 @@ def test_dropout_drops_its_share_independently_and_keeps_the_mean(rate):
 def test_sharding_parameters_and_batch_changes_no_vector(params):
   mesh = sharding.make_mesh()
   tokens = random_tokens(16, 2)
-  key = jax.random.key(3)
-  expected = embed(params, tokens, dropout_key=key)
+  seeds = seeds_of(32).reshape(16, 2)
+  expected = embed(params, tokens, seeds=seeds)
   sharded = jax.device_put(
     params, sharding.state_shardings(params, mesh, fsdp=True)
   )
   assert not sharded["query_encoder"]["embeddings"]["token"].is_fully_replicated
   rows = jax.device_put(tokens, NamedSharding(mesh, PartitionSpec("data")))
-  vectors = embed(sharded, rows, dropout_key=key)
+  vectors = embed(sharded, rows, seeds=seeds)
   np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
 
