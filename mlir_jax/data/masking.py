@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
@@ -72,12 +71,14 @@ class Masker:
     """The tokens that random ones are drawn from; int32."""
     return np.flatnonzero(self.maskable).astype(np.int32)
 
-  def max_targets(self, length: int) -> int:
-    """K: the most targets that a row of so many tokens gets.
+  def max_targets(self, length: np.ndarray | int) -> np.ndarray:
+    """K: the most targets that a text of so many tokens gets; int64.
 
-    There is room for the share of a row without padding, and for any word.
+    There is room for its share of them, and for any word. It rises with the
+    length, so a row has room whatever its text is padded to.
     """
-    return max(LONGEST_WORD, math.ceil(self.rate * length))
+    share = np.ceil(self.rate * np.asarray(length)).astype(np.int64)
+    return np.maximum(LONGEST_WORD, share)
 
   def __call__(
     self, ids: np.ndarray, mask: np.ndarray, keys: np.ndarray
@@ -87,8 +88,8 @@ class Masker:
     The expected number of a text's targets is its maskable tokens times the
     rate, with two exceptions: a text has at least the first word that is
     chosen (if it has any), which is more in texts of a few words; and a word
-    that would end beyond the K-th target is left out, which is less, by some
-    1 %, in texts that fill the row.
+    that would end beyond the most targets of a text of that length (rounded up
+    to a multiple of 8) is left out, which is less, by some 1 %.
 
     Args:
       ids: int32 [M, L].
@@ -97,7 +98,8 @@ class Masker:
         its own key and tokens alone.
 
     Returns:
-      tokens: {"ids": int32 [M, L], with words hidden, "mask": as given}
+      ids: int32 [M, L], with words hidden
+      mask: bool [M, L], as given
       positions: int32 [M, K], where the targets are, rising; 0 if not valid
       targets: int32 [M, K], the ids that were there; 0 if not valid
       valid: bool [M, K], False behind a row's last target
@@ -111,20 +113,25 @@ class Masker:
     # The units are shuffled, and words taken from the front.
     order = sampling.make_key(keys[:, None], "order", unit)
     ranks = _ranks(np.where(maskable, order, _LAST), behind)
-    chosen = self._choose(maskable, ranks - words.offset, words.length, keys)
+    limits = self.max_targets(-(-mask.sum(axis=1, keepdims=True) // 8) * 8)
+    limits = np.minimum(limits, self.max_targets(ids.shape[1]))
+    chosen = self._choose(
+      maskable, ranks - words.offset, words.length, limits, keys
+    )
     rows, places = np.nonzero(chosen)
     originals = ids[rows, places]
     hidden = ids.copy()
     hidden[rows, places] = self._replace(
       originals, keys[rows], unit[rows, places], places
     )
-    amount = self.max_targets(ids.shape[1])
+    amount = int(self.max_targets(ids.shape[1]))
     valid = np.arange(amount) < chosen.sum(axis=1, keepdims=True)
     positions, targets = np.zeros((2, len(ids), amount), np.int32)
     positions[valid] = places  # Both go row by row, from left to right.
     targets[valid] = originals
     return {
-      "tokens": {"ids": hidden, "mask": mask},
+      "ids": hidden,
+      "mask": mask,
       "positions": positions,
       "targets": targets,
       "valid": valid,
@@ -135,6 +142,7 @@ class Masker:
     maskable: np.ndarray,
     before: np.ndarray,
     lengths: np.ndarray,
+    limits: np.ndarray,
     keys: np.ndarray,
   ) -> np.ndarray:
     """Which tokens become targets; bool [M, L].
@@ -143,6 +151,7 @@ class Masker:
       maskable: bool [M, L].
       before: int64 [M, L], tokens that come before the token's word.
       lengths: int64 [M, L], tokens of the word.
+      limits: int64 [M, 1], the most targets.
       keys: uint64 [M].
     """
     share = self.rate * maskable.sum(axis=1, keepdims=True)
@@ -152,7 +161,7 @@ class Masker:
     return (
       maskable
       & ((before == 0) | (before + drawn * lengths < share))
-      & (before + lengths <= self.max_targets(maskable.shape[1]))
+      & (before + lengths <= limits)
     )
 
   def _replace(

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import ml_collections
 import tokenizers
 from etils import epath
@@ -15,6 +16,7 @@ from mlir_jax import contract as contract_lib
 from mlir_jax import workdir
 from mlir_jax.data import collections, records, tokenizing, tokens
 from mlir_jax.data import tokenizer as tokenizer_lib
+from mlir_jax.mesh import multihost
 from mlir_jax.models import layout, pretrained
 
 
@@ -147,6 +149,45 @@ def encoding_settings(
     if found and set_here[field] is None and said.get(field) is not None:
       print(f"encoding.{field} is {said[field]!r}, as {found.folder} says.")
   return settings
+
+
+def prepare_together(
+  config: ml_collections.ConfigDict,
+  folder: str,
+  check: Callable[[tokenizers.Tokenizer, contract_lib.EncodingContract], None],
+) -> Prepared:
+  """`prepare` in all processes of a run: process 0 first, then the others.
+
+  Args:
+    config: As in `prepare`, like the next two.
+    folder: The run's folder.
+    check: What to ask before texts are tokenized.
+
+  Raises:
+    multihost.Lost: if a process does not come in time.
+    ValueError: as `prepare`, or if what was prepared, or the devices, are not
+      the same in all processes; it names what differs.
+  """
+  multihost.report("preparing")
+  with multihost.first("prepare"):
+    prepared = prepare(config, folder, check)
+  backbone = epath.Path(folder) / workdir.BACKBONE
+  multihost.check_in(
+    "prepared",
+    {
+      **{
+        f"contract.{name}": value
+        for name, value in workdir.flatten(
+          dataclasses.asdict(prepared.contract)
+        ).items()
+      },
+      "token store": prepared.store.fingerprint,
+      "backbone": backbone.read_text() if backbone.exists() else "",
+      "device": jax.devices()[0].device_kind,
+      "devices of a process": jax.local_device_count(),
+    },
+  )
+  return prepared
 
 
 def prepare(

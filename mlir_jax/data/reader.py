@@ -6,11 +6,12 @@ import dataclasses
 import functools
 import itertools
 import os
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from mlir_jax.data import masking, sampling, tokens
+from mlir_jax.data import buckets, masking, sampling, tokens
 
 READERS = ("tf_data", "in_process")
 STREAMS = (*tokens.STREAMS, "masked")
@@ -26,6 +27,7 @@ class BatchSpec:
     parallel: Sentence pairs.
     monolingual: Sentences.
     masked: Monolingual sentences with words hidden, drawn on their own.
+    tied: Whether one tower encodes all: queries then stand among passages.
   """
 
   retrieval: int
@@ -33,6 +35,22 @@ class BatchSpec:
   parallel: int
   monolingual: int
   masked: int = 0
+  tied: bool = True
+
+  def texts(self) -> dict[str, int]:
+    """Group to how many texts of it a step encodes, for those it has."""
+    passages = self.retrieval * (1 + self.hard_negatives)
+    passages += 2 * self.parallel + self.monolingual
+    counts = {
+      "query": 0 if self.tied else self.retrieval,
+      "passage": passages + (self.retrieval if self.tied else 0),
+      "masked": self.masked,
+    }
+    return {group: count for group, count in counts.items() if count}
+
+
+# Group to the buckets of its texts, the longest first.
+Plan = Mapping[str, tuple[buckets.Bucket, ...]]
 
 
 # What a config without a stream sets beside its batch size.
@@ -72,13 +90,97 @@ def check(store: tokens.TokenStore, spec: BatchSpec) -> None:
     )
 
 
-def batch_of_step(
+def make_plans(
   store: tokens.TokenStore,
   spec: BatchSpec,
   seed: int,
   temperature: float,
+  steps: int,
+  *,
+  chunk: int = 0,
+  devices: int = 1,
+  most: int = 1,
+) -> tuple[Plan, ...]:
+  """The shapes that a run's batches may have; a step takes the first it fits.
+
+  They are a function of the arguments, so all hosts make the same.
+
+  Args:
+    store: The token store.
+    spec: Global batch sizes.
+    seed: The run's seed.
+    temperature: Of the languages' mixture.
+    steps: Of the whole run.
+    chunk: Texts encoded at once, over all devices; 0 for all of them.
+    devices: Over how many the texts are split.
+    most: Buckets of a group, at most.
+
+  Returns:
+    A plan for (nearly) all steps and, if there are steps that it is too short
+    for, one for those.
+
+  Raises:
+    ValueError: if the chunk does not divide what a step encodes.
+  """
+  sampled = np.unique(np.linspace(0, steps - 1, buckets.SAMPLES).astype(int))
+  drawn = [_draw(store, spec, seed, temperature, step) for step in sampled]
+  lengths = [_lengths(store, texts) for texts in drawn]
+  usual = {
+    group: buckets.choose(
+      np.stack([of_step[group] for of_step in lengths]),
+      max(store.padded_lengths[part.role] for part in drawn[0].texts[group]),
+      check_chunk(chunk, group, texts) or devices,
+      most,
+    )
+    for group, texts in spec.texts().items()
+  }
+  longest = {group: buckets.widened(chosen) for group, chosen in usual.items()}
+  return (usual,) if longest == usual else (usual, longest)
+
+
+def describe(plan: Plan) -> str:
+  """A plan in words: its buckets, and what they save."""
+  lines = []
+  for group, chosen in plan.items():
+    texts = sum(bucket.rows for bucket in chosen)
+    padded = sum(bucket.rows * bucket.length for bucket in chosen)
+    saved = 1 - padded / (texts * chosen[0].length)
+    each = " + ".join(f"{rows:,} x {length}" for rows, length in chosen)
+    lines.append(
+      f"{group} texts of a step, padded: {each} tokens"
+      f" ({saved:.0%} fewer than all at {chosen[0].length})"
+    )
+  return "\n".join(lines)
+
+
+def check_chunk(chunk: int, group: str, texts: int) -> int:
+  """Texts of a group that are encoded at once: a chunk, or all if fewer.
+
+  Raises:
+    ValueError: if the chunk does not divide them; it names the nearest that
+      do.
+  """
+  if not chunk or texts <= chunk:
+    return texts if chunk else 0
+  if texts % chunk:
+    divisors = [n for n in range(1, texts + 1) if texts % n == 0]
+    near = sorted(divisors, key=lambda n: abs(n - chunk))[:2]
+    raise ValueError(
+      f"batch.chunk is {chunk}, but a step encodes {texts} {group} texts,"
+      f" which it does not divide: use {near[0]} or {near[-1]}, or change the"
+      " batch."
+    )
+  return chunk
+
+
+def batch_of_step(
+  store: tokens.TokenStore,
+  spec: BatchSpec,
+  plans: Sequence[Plan],
+  seed: int,
+  temperature: float,
   step: int,
-  rows: Mapping[str, np.ndarray] | None = None,
+  host_rows: Callable[[int], np.ndarray] = np.arange,
   masker: masking.Masker | None = None,
 ) -> dict:
   """The batch of a step, or the part of it that this host needs.
@@ -86,51 +188,122 @@ def batch_of_step(
   Args:
     store: The token store.
     spec: Global batch sizes.
+    plans: From `make_plans`.
     seed: The run's seed.
     temperature: Languages are drawn with probability ~ size ** (1 /
       temperature).
     step: From 0; any step costs the same.
-    rows: Stream to the rows of its global batch that are wanted, int [n];
-      None for all.
+    host_rows: Rows of a global array to those of them that are wanted, int
+      [n]; all, by default.
     masker: Hides words of the stream "masked".
 
   Returns:
-    A dict of the streams whose batch size is not 0; B, N and M stand for
-    the rows wanted, H for hard negatives, L for the role's padded length, P
-    for the most known positives of a question, K for the most targets of a
-    row. Ids are int32; -1 is none.
+    A dict of what the batch has; R, B, N and M stand for the rows wanted, H
+    for hard negatives, L for a bucket's length, P for the most known
+    positives of a question, K for the most targets of a row. Ids are int32;
+    -1 is none. A row number is that of a tower's text in its buckets, one
+    behind the other.
+      texts: tower ("query" if it is one of its own, "passage") to buckets:
+        a list of {"ids": [R, L], "mask": bool, "number": [R], the text's in
+        the step, whatever the buckets}
       retrieval:
-        query: {"ids": [B, L], "mask": bool [B, L]}
+        query: row numbers [B]
         query_text: [B]
-        passage: {"ids": [B, 1 + H, L], "mask": bool}, the positive first
+        passage: row numbers [B, 1 + H], the positive first
         passage_text, passage_id: [B, 1 + H]
         passage_valid: bool [B, 1 + H]; False where hard negatives lack
         positive_text, positive_id: [B, P], all known positives
       parallel:
-        tokens: {"ids": [N, 2, L], "mask": bool}
+        sentence: row numbers [N, 2]
         text: [N, 2]
       monolingual:
-        tokens: {"ids": [M, L], "mask": bool}
+        sentence: row numbers [M]
         text: [M]
-      masked:
-        tokens: {"ids": [M, L], "mask": bool}, words hidden
-        positions, targets: [M, K], where and what they were; else 0
-        valid: bool [M, K]
+      masked: buckets, a list of {"ids", "mask", "number"}, words hidden, and
+        positions, targets: [R, K], where and what they were; else 0
+        valid: bool [R, K]
 
   Raises:
     ValueError: if the store lacks a stream, see `check`, or the masker is
       missing.
   """
-  check(store, spec)
   _check_masker(spec, masker)
-  batch = {}
+  drawn = _draw(store, spec, seed, temperature, step)
+  lengths = _lengths(store, drawn)
+  plan = next(
+    plan
+    for plan in plans
+    if all(buckets.fit(lengths[group], plan[group]) for group in lengths)
+  )
+  batch = {
+    stream: {
+      name: values[host_rows(len(values))] for name, values in fields.items()
+    }
+    for stream, fields in drawn.fields.items()
+  }
+  batch["texts"] = {}
+  for group, parts in drawn.texts.items():
+    order = buckets.order(lengths[group])
+    row_of = np.empty(len(order), np.int32)
+    row_of[order] = np.arange(len(order))
+    start = 0
+    filled = []
+    for bucket in plan[group]:
+      number = order[start + host_rows(bucket.rows)]
+      filled.append(_bucket(store, parts, number, bucket.length))
+      start += bucket.rows
+    if group == "masked":
+      batch["masked"] = [
+        _mask(masker, texts, drawn.mask_keys) for texts in filled
+      ]
+      continue
+    batch["texts"][group] = filled
+    at = 0
+    for part in parts:
+      rows = row_of[at : at + part.text.size].reshape(part.text.shape)
+      batch[part.stream][part.role] = rows[host_rows(len(rows))]
+      at += part.text.size
+  return batch
+
+
+class _Part(NamedTuple):
+  """Texts of a stream that are encoded in one role; text is int32 [n, ...]."""
+
+  stream: str
+  role: str
+  text: np.ndarray
+
+
+class _Drawn(NamedTuple):
+  """A step's global batch before anything is padded.
+
+  Attributes:
+    fields: Stream to what its losses compare texts by.
+    texts: Group to its texts; their order gives each its number.
+    mask_keys: uint64 [M], of the masked sentences.
+  """
+
+  fields: dict[str, dict[str, np.ndarray]]
+  texts: dict[str, list[_Part]]
+  mask_keys: np.ndarray
+
+
+def _draw(
+  store: tokens.TokenStore,
+  spec: BatchSpec,
+  seed: int,
+  temperature: float,
+  step: int,
+) -> _Drawn:
+  """Which texts a step reads."""
+  check(store, spec)
+  fields, texts, mask_keys = {}, collections.defaultdict(list), np.zeros(0)
   for stream in STREAMS:
     size = getattr(spec, stream)
     if not size:
       continue
-    wanted = np.arange(size) if rows is None else rows[stream]
-    positions = step * size + wanted
-    drawn, epochs = sampling.draw(
+    positions = step * size + np.arange(size)
+    rows, epochs = sampling.draw(
       positions,
       seed,
       stream,
@@ -138,19 +311,59 @@ def batch_of_step(
       temperature,
     )
     if stream == "retrieval":
-      batch[stream] = _retrieval(
-        store, drawn, epochs, seed, spec.hard_negatives
+      fields[stream] = found = _retrieval(
+        store, rows, epochs, seed, spec.hard_negatives
       )
+      queries = "passage" if spec.tied else "query"
+      texts[queries].append(_Part(stream, "query", found["query_text"]))
+      texts["passage"].append(_Part(stream, "passage", found["passage_text"]))
       continue
-    text = store.arrays[f"{_ROWS[stream]}_texts"][drawn]
-    sentences = _sequences(store, "sentence", text)
+    part = _Part(
+      stream, "sentence", store.arrays[f"{_ROWS[stream]}_texts"][rows]
+    )
     if stream == "masked":
       # By position, not by row: a later epoch hides other words.
-      keys = sampling.make_key(seed, "masking", positions)
-      batch[stream] = masker(**sentences, keys=keys)
+      mask_keys = sampling.make_key(seed, "masking", positions)
+      texts["masked"].append(part)
     else:
-      batch[stream] = {"tokens": sentences, "text": text}
-  return batch
+      fields[stream] = {"text": part.text}
+      texts["passage"].append(part)
+  return _Drawn(fields, dict(texts), mask_keys)
+
+
+def _lengths(store: tokens.TokenStore, drawn: _Drawn) -> dict[str, np.ndarray]:
+  """Group to the tokens of each of its texts, int64 [T]."""
+  return {
+    group: np.concatenate(
+      [store.text_lengths(part.role, part.text.ravel()) for part in parts]
+    )
+    for group, parts in drawn.texts.items()
+  }
+
+
+def _bucket(
+  store: tokens.TokenStore,
+  parts: Sequence[_Part],
+  number: np.ndarray,
+  length: int,
+) -> dict:
+  """The padded tokens of some of a group's texts, told by their numbers."""
+  ids = np.full((len(number), length), store.pad_id, np.int32)
+  mask = np.zeros(ids.shape, bool)
+  at = 0
+  for part in parts:
+    here = (at <= number) & (number < at + part.text.size)
+    ids[here], mask[here] = store.sequences(
+      part.role, part.text.ravel()[number[here] - at], length
+    )
+    at += part.text.size
+  return {"ids": ids, "mask": mask, "number": number.astype(np.int32)}
+
+
+def _mask(masker: masking.Masker, texts: dict, keys: np.ndarray) -> dict:
+  """A bucket with words hidden, and what they were."""
+  number = texts["number"]
+  return {**masker(texts["ids"], texts["mask"], keys[number]), "number": number}
 
 
 def _check_masker(spec: BatchSpec, masker: masking.Masker | None) -> None:
@@ -168,7 +381,7 @@ def _retrieval(
   seed: int,
   hard_negatives: int,
 ) -> dict:
-  """The retrieval part of a batch; rows and epochs are int64 [B]."""
+  """What the IR loss compares texts by; rows and epochs are int64 [B]."""
   passages, valid = _choose(store, "positive", rows, 1, epochs, seed)
   if hard_negatives:
     negatives, has_negative = _choose(
@@ -187,9 +400,7 @@ def _retrieval(
   )
   query_text = store.arrays["retrieval_queries"][rows]
   return {
-    "query": _sequences(store, "query", query_text),
     "query_text": query_text,
-    "passage": _sequences(store, "passage", passages[..., 0]),
     "passage_text": passages[..., 0],
     "passage_id": passages[..., 1],
     "passage_valid": valid,
@@ -232,20 +443,16 @@ def _take(
   return np.where(valid[..., None], taken, np.int32(-1))
 
 
-def _sequences(store: tokens.TokenStore, role: str, text: np.ndarray) -> dict:
-  ids, mask = store.sequences(role, text)
-  return {"ids": ids, "mask": mask}
-
-
 def batches(
   kind: str,
   store: tokens.TokenStore,
   spec: BatchSpec,
+  plans: Sequence[Plan],
   seed: int,
   temperature: float,
   start: int,
   stop: int,
-  rows: Mapping[str, np.ndarray] | None = None,
+  host_rows: Callable[[int], np.ndarray] = np.arange,
   prefetch: int = 2,
   masker: masking.Masker | None = None,
 ) -> Generator[tuple[int, dict], None, None]:
@@ -256,11 +463,12 @@ def batches(
       tensorflow.
     store: The token store.
     spec: Global batch sizes.
+    plans: From `make_plans`.
     seed: The run's seed.
     temperature: Of the languages' mixture.
     start: First step.
     stop: The step after the last one.
-    rows: As in `batch_of_step`.
+    host_rows: As in `batch_of_step`.
     prefetch: Batches prepared ahead, at least 1.
     masker: As in `batch_of_step`.
 
@@ -278,7 +486,14 @@ def batches(
   check(store, spec)
   _check_masker(spec, masker)
   make_batch = functools.partial(
-    batch_of_step, store, spec, seed, temperature, rows=rows, masker=masker
+    batch_of_step,
+    store,
+    spec,
+    plans,
+    seed,
+    temperature,
+    host_rows=host_rows,
+    masker=masker,
   )
   read = _tf_data if kind == "tf_data" else _in_process
   return read(make_batch, start, stop, prefetch)
@@ -331,8 +546,6 @@ def _tf_data(
       [leaf.dtype for leaf in leaves],
       stateful=False,
     )
-    for array, leaf in zip(arrays, leaves, strict=True):
-      array.set_shape(leaf.shape)
     return step, tf.nest.pack_sequence_as(example, arrays)
 
   # A map without parallel calls keeps the order.

@@ -163,8 +163,24 @@ class TokenStore:
       for role in contract_lib.ROLES
     }
 
+  def text_lengths(self, role: str, texts: np.ndarray) -> np.ndarray:
+    """The tokens of some texts in a role.
+
+    Args:
+      role: The role that they are encoded in.
+      texts: int [...], text ids that appear in that role; -1 has no tokens.
+
+    Returns:
+      int64 [...].
+
+    Raises:
+      ValueError: if a text does not appear in that role.
+    """
+    _, lengths = self._find(role, texts)
+    return lengths
+
   def sequences(
-    self, role: str, texts: np.ndarray
+    self, role: str, texts: np.ndarray, length: int
   ) -> tuple[np.ndarray, np.ndarray]:
     """The padded tokens of some texts.
 
@@ -172,25 +188,36 @@ class TokenStore:
       role: The role that they are encoded in.
       texts: int [...], text ids that appear in that role; -1 gives padding
         alone.
+      length: To which they are padded.
 
     Returns:
-      ids: int32 [..., padded length of the role].
+      ids: int32 [..., length].
       mask: bool, the same shape; False is padding.
 
     Raises:
-      ValueError: if a text does not appear in that role.
+      ValueError: if a text does not appear in that role, or is longer.
     """
-    offsets = self.arrays[f"{role}_offsets"]
+    starts, lengths = self._find(role, texts)
+    if lengths.max(initial=0) > length:
+      raise ValueError(
+        f"A text of {lengths.max()} tokens cannot be padded to {length}."
+      )
+    places = np.arange(length)
+    mask = places < lengths[..., None]
     tokens = self.arrays[f"{role}_tokens"]
+    ids = tokens[np.where(mask, starts[..., None] + places, 0)]
+    return np.where(mask, ids, np.int32(self.pad_id)), mask
+
+  def _find(
+    self, role: str, texts: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Where the tokens of some texts begin, and how many there are."""
+    offsets = self.arrays[f"{role}_offsets"]
     sequence = self.arrays[f"{role}_sequences"][texts]
     if ((sequence < 0) & (texts >= 0)).any():
       raise ValueError(f"Some of these texts do not appear in the role {role}.")
     starts = offsets[sequence]
-    lengths = np.where(texts < 0, 0, offsets[sequence + 1] - starts)
-    places = np.arange(self.padded_lengths[role])
-    mask = places < lengths[..., None]
-    ids = tokens[np.where(mask, starts[..., None] + places, 0)]
-    return np.where(mask, ids, np.int32(self.pad_id)), mask
+    return starts, np.where(texts < 0, 0, offsets[sequence + 1] - starts)
 
   def summary(self) -> str:
     """What the store holds, what was left out and what was cut, in lines."""

@@ -4,7 +4,7 @@ Axis names appear here and in exact search; losses and models are written for
 the global batch and know none.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -100,25 +100,80 @@ def state_shardings(state: PyTree, mesh: Mesh, fsdp: bool) -> PyTree:
   return jax.tree.map(sharding, state)
 
 
+def over_rows(
+  apply: Callable[[PyTree, PyTree], PyTree],
+  mesh: Mesh,
+  shardings: PyTree,
+  *,
+  add: bool = False,
+) -> Callable[[PyTree, PyTree], PyTree]:
+  """A function of parameters and rows, on each device for its own rows.
+
+  Parameters that are split are gathered once, before; their gradient is summed
+  over the devices once, after, and split again. So `apply` may loop: nothing
+  passes between devices inside.
+
+  Args:
+    apply: (whole parameters, a device's rows) -> a tree of arrays, whose first
+      axis is the rows; it names no axis of the mesh.
+    mesh: The mesh.
+    shardings: Of the parameters: a tree of `NamedSharding`s like them.
+    add: Whether the results are sums over rows, to be added up.
+
+  Returns:
+    The same function of the global arrays.
+  """
+  specs = jax.tree.map(lambda sharding: sharding.spec, shardings)
+  rows = PartitionSpec(DATA)
+
+  def whole(leaf, spec):
+    if DATA in spec:
+      axis = spec.index(DATA)
+      return jax.lax.all_gather(leaf, DATA, axis=axis, tiled=True)
+    # Said here, or else at each use, which may be in a loop.
+    return jax.lax.pcast(leaf, DATA, to="varying")
+
+  def on_device(params, rows):
+    results = apply(jax.tree.map(whole, params, specs), rows)
+    return jax.lax.psum(results, DATA) if add else results
+
+  return jax.shard_map(
+    on_device,
+    mesh=mesh,
+    in_specs=(specs, rows),
+    out_specs=PartitionSpec() if add else rows,
+  )
+
+
 def describe(params: PyTree, shardings: PyTree) -> str:
-  """One line: how many parameters are sharded and how many replicated."""
+  """How many parameters are sharded, and by name which are not."""
   split = whole = 0
-  for leaf, sharding in zip(
-    jax.tree.leaves(params), jax.tree.leaves(shardings), strict=True
+  kept = []
+  named = jax.tree_util.tree_leaves_with_path(params)
+  for (path, leaf), sharding in zip(
+    named, jax.tree.leaves(shardings), strict=True
   ):
     size = int(np.prod(leaf.shape))
     if sharding.is_fully_replicated:
       whole += size
+      kept.append(
+        (size, jax.tree_util.keystr(path, simple=True, separator="/"))
+      )
     else:
       split += size
-  return (
+  text = (
     f"Parameters: {(split + whole) / 1e6:,.2f} M, of which"
     f" {split / 1e6:,.2f} M sharded over '{DATA}' and {whole / 1e6:,.2f} M"
-    " replicated."
+    " replicated"
   )
+  if not split:
+    return f"{text}."
+  named = [f"{name} ({size:,})" for size, name in sorted(kept, reverse=True)]
+  more = f" and {len(named) - 5} smaller ones" if len(named) > 5 else ""
+  return f"{text}, as no axis divides: {', '.join(named[:5]) or 'none'}{more}."
 
 
-def host_rows(mesh: Mesh, batch_size: int, name: str) -> np.ndarray:
+def host_rows(mesh: Mesh, batch_size: int, name: str = "a batch") -> np.ndarray:
   """Which rows of a global batch the devices of this host hold.
 
   Read from the sharding's device-to-index map, not from the process number:
@@ -148,40 +203,34 @@ def host_rows(mesh: Mesh, batch_size: int, name: str) -> np.ndarray:
   return np.unique(np.concatenate(rows))
 
 
-def place_batch(
-  batch: Mapping[str, Any],
-  mesh: Mesh,
-  rows: Mapping[str, np.ndarray],
-  batch_sizes: Mapping[str, int],
-) -> Mapping[str, Any]:
+def place_batch(batch: PyTree, mesh: Mesh) -> PyTree:
   """Puts a host's rows of a batch on its devices, as one global batch.
 
   Args:
-    batch: Stream name to a tree of arrays whose first axis is this host's rows.
+    batch: A tree of arrays whose first axis is this host's rows, those of
+      `host_rows`.
     mesh: The mesh.
-    rows: Stream name to `host_rows`.
-    batch_sizes: Stream name to the rows of the global batch.
 
   Returns:
     The same tree of global `jax.Array`s, split over "data".
   """
   sharding = over_data(mesh)
+  parts = mesh.shape[DATA]
+  ours = len(host_rows(mesh, parts))
 
-  def place(stream, array):
-    size = batch_sizes[stream]
+  def place(array):
+    size = len(array) * parts // ours
+    rows = host_rows(mesh, size)
 
     def shard(index):
       start, stop, _ = index[0].indices(size)
-      first = np.searchsorted(rows[stream], start)
+      first = np.searchsorted(rows, start)
       return array[first : first + stop - start]
 
-    # Meant, so it may pass the guard that the loop sets against transfers.
-    with jax.transfer_guard_host_to_device("allow"):
-      return jax.make_array_from_callback(
-        (size, *array.shape[1:]), sharding, shard
-      )
+    return jax.make_array_from_callback(
+      (size, *array.shape[1:]), sharding, shard
+    )
 
-  return {
-    stream: jax.tree.map(lambda x, s=stream: place(s, x), arrays)
-    for stream, arrays in batch.items()
-  }
+  # Meant, so it may pass the guard that the loop sets against transfers.
+  with jax.transfer_guard_host_to_device("allow"):
+    return jax.tree.map(place, batch)

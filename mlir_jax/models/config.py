@@ -440,3 +440,13 @@ def check_lengths(config: EncoderConfig, max_lengths: Mapping[str, int]):
       f"The encoder takes up to {config.max_length} tokens, fewer than {long}:"
       " lower these."
     )
+
+
+def shape_of(config: EncoderConfig) -> dict[str, Any]:
+  """A config as a dict, without what decides only how it is computed."""
+  left_out = ("remat", "attention")
+  return {
+    name: value
+    for name, value in dataclasses.asdict(config).items()
+    if name not in left_out
+  }

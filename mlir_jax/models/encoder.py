@@ -12,6 +12,7 @@ from mlir_jax.models import config as config_lib
 TOWERS = ("tied", "separate")
 # Beside the towers' parameters: the head for masked language modelling.
 MASKED_LM = "masked_lm"
+TOWER_NAMES = ("encoder", "query_encoder", "passage_encoder")
 # In a tower's: the dense layer on its pooled vectors.
 PROJECTION = "projection"
 
@@ -217,19 +218,26 @@ def abstract_params(
   )
 
 
-def tower_params(params: Mapping, tower: str) -> Mapping:
-  """One tower's parameters.
+def tower_name(params: Mapping, tower: str) -> str:
+  """What a tower's parameters are called.
 
   Args:
     params: Of the towers, as `with_towers` gives them.
-    tower: "query" or "passage".
+    tower: "query", "passage", or "masked", which the passage tower reads.
 
   Raises:
     ValueError: if there is no such tower.
   """
-  if tower not in ("query", "passage"):
+  if tower not in ("query", "passage", "masked"):
     raise ValueError(f"tower is {tower!r}; use 'query' or 'passage'.")
-  return params["encoder" if "encoder" in params else f"{tower}_encoder"]
+  if "encoder" in params:
+    return "encoder"
+  return "query_encoder" if tower == "query" else "passage_encoder"
+
+
+def tower_params(params: Mapping, tower: str) -> Mapping:
+  """One tower's parameters, see `tower_name`."""
+  return params[tower_name(params, tower)]
 
 
 def embed(

@@ -520,7 +520,7 @@ def to_json(
     OURS: {
       "contract": dataclasses.asdict(contract),
       "tower": tower,
-      "encoder": dataclasses.asdict(config),
+      "encoder": config_lib.shape_of(config),
       "provenance": dict(provenance),
       "step": step,
     },

@@ -1,6 +1,5 @@
 """From a config to the parts of a run."""
 
-import dataclasses
 import functools
 import json
 from collections.abc import Callable
@@ -8,18 +7,18 @@ from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
 import optax
 from etils import epath
 
 from mlir_jax import checkpoint, workdir
-from mlir_jax.data import preparation, reader
+from mlir_jax import contract as contract_lib
+from mlir_jax.data import masking, preparation, reader, tokens
 from mlir_jax.evals import ranking, suite
 from mlir_jax.mesh import sharding
 from mlir_jax.models import config as config_lib
 from mlir_jax.models import encoder, masked_lm
 from mlir_jax.retrieval import encoding
-from mlir_jax.training import losses, optim, provenance, step
+from mlir_jax.training import chunking, losses, optim, provenance, start, step
 
 # Token scores that a device holds at once in masked language modelling: 256
 # MB in float32, a few times over.
@@ -42,6 +41,15 @@ def loss_settings(loss: ml_collections.ConfigDict) -> step.LossSettings:
   )
 
 
+def batch_spec(config: ml_collections.ConfigDict) -> reader.BatchSpec:
+  """The global batch that a config asks for."""
+  return reader.BatchSpec(
+    **batch_sizes(config),
+    hard_negatives=config.batch.hard_negatives,
+    tied=config.model.towers == "tied",
+  )
+
+
 def batch_sizes(config: ml_collections.ConfigDict) -> dict[str, int]:
   """Stream to the rows of its global batch; 0 leaves it out."""
   return {name: config.batch[name] for name in reader.STREAMS}
@@ -56,6 +64,8 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
   step.check_losses(loss_settings(config.loss), batch_sizes(config))
   at_least = {
     **{f"batch.{stream}": 0 for stream in reader.STREAMS},
+    "batch.buckets": 1,
+    "batch.chunk": 0,
     "batch.hard_negatives": 0,
     "data.prefetch": 1,
     "eval.batch_size": 1,
@@ -81,10 +91,12 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
     raise ValueError(
       f"model.towers is {config.model.towers!r}; use one of {encoder.TOWERS}."
     )
-  if not 0 <= config.model.dropout < 1:
-    raise ValueError(
-      f"model.dropout is {config.model.dropout}; it must be in [0, 1)."
-    )
+  for name, rate in start.dropout_rates(config).items():
+    if not 0 <= rate < 1:
+      raise ValueError(f"model.{name} is {rate}; it must be in [0, 1).")
+  _check_attention(config)
+  for group, texts in batch_spec(config).texts().items():
+    reader.check_chunk(config.batch.chunk, group, texts)
   trained = [n for n in step.STREAM_OF_LOSS if config.loss[n].weight]
   if trained == ["masked_lm"] and config.model.towers != "tied":
     raise ValueError(
@@ -95,26 +107,70 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
     raise ValueError(
       f"data.reader is {config.data.reader!r}; use one of {reader.READERS}."
     )
-  if jax.process_count() > 1:
+
+
+def _check_attention(config: ml_collections.ConfigDict) -> None:
+  """Refuses fused attention where it cannot be had."""
+  model = config.model
+  for name, known in (
+    ("remat", config_lib.REMATS),
+    ("attention", config_lib.ATTENTIONS),
+  ):
+    if model[name] not in known:
+      raise ValueError(f"model.{name} is {model[name]!r}; use one of {known}.")
+  if model.attention != "cudnn":
+    return
+  missing = []
+  if jax.default_backend() != "gpu":
+    missing.append("a GPU")
+  if model.dtype != "bfloat16":
+    missing.append("model.dtype=bfloat16")
+  if start.dropout_rates(config)["attention_dropout"]:
+    missing.append("model.attention_dropout=0.0")
+  if missing:
     raise ValueError(
-      "Training runs on one host for now: start one process, of any number of"
-      " devices."
+      f"model.attention='cudnn' needs {' and '.join(missing)}; or use 'xla'."
     )
 
 
-def host_rows(
+def check_mesh(
   config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
-) -> dict[str, np.ndarray]:
-  """Stream to the rows of its global batch that this host reads.
+) -> None:
+  """Raises ValueError if a batch or chunk does not divide over the mesh."""
+  for name in (*reader.STREAMS, "chunk"):
+    if size := config.batch[name]:
+      sharding.host_rows(mesh, size, f"batch.{name}")
 
-  Raises:
-    ValueError: if a batch does not divide over the mesh.
-  """
-  return {
-    name: sharding.host_rows(mesh, size, f"batch.{name}")
-    for name, size in batch_sizes(config).items()
-    if size
-  }
+
+def make_plans(
+  config: ml_collections.ConfigDict,
+  store: tokens.TokenStore,
+  mesh: jax.sharding.Mesh,
+) -> tuple[reader.Plan, ...]:
+  """The shapes that the run's batches may have."""
+  return reader.make_plans(
+    store,
+    batch_spec(config),
+    config.seed,
+    config.data.language_temperature,
+    config.train.steps,
+    chunk=config.batch.chunk,
+    devices=mesh.shape[sharding.DATA],
+    most=config.batch.buckets,
+  )
+
+
+def make_masker(
+  config: ml_collections.ConfigDict, prepared: preparation.Prepared
+) -> masking.Masker | None:
+  """What hides words, if the run has a stream for it."""
+  if not config.batch.masked:
+    return None
+  return masking.make_masker(
+    prepared.tokenizer,
+    **config.data.masking,
+    prefix=prepared.contract.sentence.prefix,
+  )
 
 
 def make_optimizer(
@@ -146,63 +202,93 @@ def _parts(rows: int, scores: int) -> int:
 
 
 def make_masked_lm(
-  encoder_config: config_lib.EncoderConfig, devices: int = 1
+  encoder_config: config_lib.EncoderConfig,
+  mesh: jax.sharding.Mesh,
+  shardings: Any,
 ) -> step.MaskedLM:
   """Masked language modelling in the passage tower, which reads sentences.
 
   Args:
     encoder_config: The encoder's.
-    devices: Over how many the masked texts are split.
+    mesh: The mesh; the masked texts are split over "data".
+    shardings: Of the parameters.
   """
 
-  def read(params, batch, dropout_key):
+  def read(params):
     tower = encoder.tower_params(params, "passage")
-    states = encoder.masked_states(
-      encoder_config,
-      params,
-      "passage",
-      batch["tokens"],
-      batch["positions"],
-      dropout_key,
-    )
-    return {
-      "states": states,
-      "head": params[encoder.MASKED_LM],
-      "table": tower["embeddings"]["token"],
-    }
+    table, _ = encoder.split_table(tower)
+    return {"head": params[encoder.MASKED_LM], "table": table}
 
-  def loss(outputs, targets, valid):
+  def sums(params, rows):
     score = functools.partial(
-      masked_lm.logits, encoder_config, outputs["head"], outputs["table"]
+      masked_lm.logits, encoder_config, params["head"], params["table"]
     )
-    texts, places = targets.shape
-    rows = texts // devices
-    chunks = _parts(rows, rows * places * encoder_config.padded_vocab_size)
-    return losses.masked_lm_loss(
-      score, outputs["states"], targets, valid, chunks=chunks
-    )
+    added = []
+    for states, bucket in zip(*rows, strict=True):
+      texts, places = bucket["targets"].shape
+      scores = texts * places * encoder_config.padded_vocab_size
+      added.append(
+        losses.masked_lm_sums(
+          score, states, bucket["targets"], bucket["valid"],
+          chunks=_parts(texts, scores),
+        )
+      )  # fmt: skip
+    return jax.tree.map(lambda *each: sum(each), *added)
+
+  add_up = sharding.over_rows(sums, mesh, read(shardings), add=True)
+
+  def loss(params, states, buckets):
+    known = [{name: b[name] for name in ("targets", "valid")} for b in buckets]
+    return losses.masked_lm_loss(add_up(params, (states, known)))
 
   return step.MaskedLM(read, loss)
 
 
+def make_read(
+  encoder_config: config_lib.EncoderConfig,
+  contract: contract_lib.EncodingContract,
+) -> chunking.Read:
+  """What the step reads of texts: vectors, or states at masked places."""
+  embed = encoding.make_embed(encoder_config, contract)
+
+  def read(params, group, texts, token_vectors=None):
+    seeds = texts.get("seeds")
+    if group == "masked":
+      return encoder.masked_states(
+        encoder_config, params, "passage", texts, texts["positions"],
+        seeds, token_vectors,
+      )  # fmt: skip
+    return embed(params, group, texts, seeds, token_vectors)
+
+  return read
+
+
 def jit_step(
   config: ml_collections.ConfigDict,
-  embed: step.Embed,
+  contract: contract_lib.EncodingContract,
   schedule: optax.Schedule,
   optimizer: optax.GradientTransformation,
   mesh: jax.sharding.Mesh,
-  shardings: Any,
+  shardings: step.TrainState,
   encoder_config: config_lib.EncoderConfig,
 ) -> Callable:
   """The train step, jitted for the mesh; it donates the state."""
+  has_head = bool(config.batch.masked)
   train_step = step.make_train_step(
-    embed,
+    chunking.make_encode(
+      make_read(encoder_config, contract),
+      mesh,
+      shardings.params,
+      config.batch.chunk,
+    ),
     loss_settings(config.loss),
     optimizer,
     schedule,
     config.seed,
     sharding.replicate(mesh),
-    make_masked_lm(encoder_config, mesh.shape[sharding.DATA]),
+    make_masked_lm(encoder_config, mesh, shardings.params)
+    if has_head
+    else None,
   )
   return jax.jit(
     train_step,
@@ -214,7 +300,7 @@ def jit_step(
 def make_suite(
   config: ml_collections.ConfigDict,
   prepared: preparation.Prepared,
-  embed: step.Embed,
+  embed: Callable[..., jax.Array],
   mesh: jax.sharding.Mesh,
   folder: str,
 ) -> suite.Suite:
@@ -254,7 +340,7 @@ def describe(
   return checkpoint.Description(
     config=values,
     contract=prepared.contract,
-    encoder=dataclasses.asdict(encoder_config),
+    encoder=config_lib.shape_of(encoder_config),
     provenance=provenance.describe(
       prepared.store.fingerprint,
       json.loads(backbone.read_text()) if backbone.exists() else None,

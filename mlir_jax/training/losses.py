@@ -274,15 +274,15 @@ def language_loss(
   }
 
 
-def masked_lm_loss(
+def masked_lm_sums(
   score: Callable[[Array], Array],
   states: Array,
   targets: Array,
   valid: Array,
   *,
   chunks: int = 1,
-) -> tuple[Array, Metrics]:
-  """Masked language modelling: the mean of -log softmax at the true tokens.
+) -> dict[str, Array]:
+  """Masked language modelling: sums of -log softmax at the true tokens.
 
   Devlin et al. (2019). Scores over a vocabulary are larger than all else in a
   step, so they are made for a part of the texts at a time, forward and again
@@ -294,19 +294,12 @@ def masked_lm_loss(
     states: At the masked places, [M, K, D].
     targets: The true tokens, int32 [M, K].
     valid: bool [M, K]; False where a text has fewer masked places.
-    chunks: Into how many parts the texts are folded. It divides M, and M /
-      chunks should be a multiple of the devices that M is split over: text i
-      goes to part i mod chunks, so that every device has its share of each.
+    chunks: Into how many parts the texts are folded; it divides M.
 
   Returns:
-    The loss, 0 without any target, and the metrics "accuracy", the share of
-    places where no token has a higher score than the true one, and "targets",
-    how many places there are.
+    Sums over the valid places: "loss"; "right", places where no token has a
+    higher score than the true one; and "targets", how many there are.
   """
-
-  def fold(array):
-    folded = array.reshape(-1, chunks, *array.shape[1:])
-    return folded.swapaxes(0, 1)
 
   @jax.checkpoint
   def sums(part):
@@ -316,15 +309,30 @@ def masked_lm_loss(
     at_target = at_target[..., 0]
     losses = jax.nn.logsumexp(scores, axis=-1) - at_target
     right = at_target >= scores.max(axis=-1)
-    return (
-      jnp.where(valid, losses, 0).sum(),
-      jnp.where(valid, right, 0).sum().astype(losses.dtype),
-    )
+    return {
+      "loss": jnp.where(valid, losses, 0).sum(),
+      "right": jnp.where(valid, right, 0).sum().astype(losses.dtype),
+      "targets": valid.sum().astype(losses.dtype),
+    }
 
-  parts = jax.tree.map(fold, (states, targets, valid))
-  loss, right = (each.sum() for each in jax.lax.map(sums, parts))
-  count = jnp.maximum(_count(valid), 1)
-  return loss / count, {"accuracy": right / count, "targets": valid.sum()}
+  parts = jax.tree.map(
+    lambda x: x.reshape(chunks, -1, *x.shape[1:]), (states, targets, valid)
+  )
+  return jax.tree.map(jnp.sum, jax.lax.map(sums, parts))
+
+
+def masked_lm_loss(sums: dict[str, Array]) -> tuple[Array, Metrics]:
+  """The mean of the losses that `masked_lm_sums` added up.
+
+  Returns:
+    The loss, 0 without any target, and the metrics "accuracy", a share, and
+    "targets", how many there are.
+  """
+  count = jnp.maximum(sums["targets"], 1)
+  return sums["loss"] / count, {
+    "accuracy": sums["right"] / count,
+    "targets": sums["targets"],
+  }
 
 
 @jax.custom_jvp

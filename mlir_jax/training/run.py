@@ -8,11 +8,19 @@ from typing import Any
 import ml_collections
 
 from mlir_jax import checkpoint, workdir
-from mlir_jax.data import masking, preparation, reader
+from mlir_jax.data import preparation, reader
 from mlir_jax.evals import suite
-from mlir_jax.mesh import sharding
+from mlir_jax.mesh import multihost, sharding
 from mlir_jax.retrieval import encoding
-from mlir_jax.training import build, loop, progress, start, step
+from mlir_jax.training import (
+  build,
+  compiling,
+  loop,
+  progress,
+  selfcheck,
+  start,
+  step,
+)
 
 
 def train(config: ml_collections.ConfigDict, folder: str) -> dict[str, float]:
@@ -33,21 +41,16 @@ def train(config: ml_collections.ConfigDict, folder: str) -> dict[str, float]:
   folder = workdir.absolute(folder)
   build.check_settings(config)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
-  rows = build.host_rows(config, mesh)
+  build.check_mesh(config, mesh)
   schedule, optimizer = build.make_optimizer(config)
-  spec = reader.BatchSpec(**config.batch)
+  spec = build.batch_spec(config)
   with loop.StopSignal() as stop:
-    prepared = preparation.prepare(
+    prepared = preparation.prepare_together(
       config, folder, functools.partial(start.check_fits, config, folder)
     )
-    reader.check(prepared.store, spec)
-    masker = None
-    if spec.masked:
-      masker = masking.make_masker(
-        prepared.tokenizer,
-        **config.data.masking,
-        prefix=prepared.contract.sentence.prefix,
-      )
+    plans = build.make_plans(config, prepared.store, mesh)
+    print(reader.describe(plans[0]))
+    masker = build.make_masker(config, prepared)
     with contextlib.closing(
       checkpoint.Checkpoints(
         f"{folder}/{workdir.CHECKPOINTS}", config.train.keep
@@ -60,14 +63,24 @@ def train(config: ml_collections.ConfigDict, folder: str) -> dict[str, float]:
       evaluation = build.make_suite(config, prepared, embed, mesh, folder)
       if config.eval.at_start and not int(state.step):
         evaluation.table(state.params, 0)
-      train_step = build.jit_step(
-        config, embed, schedule, optimizer, mesh, shardings, encoder_config
-      )
+      if config.train.self_check:
+        print(selfcheck.check(encoder_config, prepared.contract, mesh))
+      train_step = compiling.Steps(
+        build.jit_step(
+          config, prepared.contract, schedule, optimizer, mesh, shardings,
+          encoder_config,
+        ),
+        state,
+        compiling.abstract_batch(
+          spec, plans[0], mesh,
+          positives=prepared.store.max_positives,
+          max_targets=masker and masker.max_targets,
+        ),
+      )  # fmt: skip
       description = build.describe(config, prepared, encoder_config, folder)
 
       def place(batch):
-        sizes = build.batch_sizes(config)
-        return sharding.place_batch(batch, mesh, rows, sizes)
+        return sharding.place_batch(batch, mesh)
 
       def save(taken, state, dev):
         checkpoints.save(taken, state, description, dev)
@@ -76,11 +89,12 @@ def train(config: ml_collections.ConfigDict, folder: str) -> dict[str, float]:
         config.data.reader,
         prepared.store,
         spec,
+        plans,
         seed=config.seed,
         temperature=config.data.language_temperature,
         start=int(state.step),
         stop=config.train.steps,
-        rows=rows,
+        host_rows=functools.partial(sharding.host_rows, mesh),
         prefetch=config.data.prefetch,
         masker=masker,
       )
@@ -89,6 +103,7 @@ def train(config: ml_collections.ConfigDict, folder: str) -> dict[str, float]:
         stop,
       )  # fmt: skip
     # Closed, hence saved, before the table is made.
+    multihost.report("evaluating")
     results = evaluation.table(state.params, config.train.steps)
   print(evaluation.report())
   return results

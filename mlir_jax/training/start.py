@@ -22,6 +22,15 @@ from mlir_jax.models import encoder, pretrained
 from mlir_jax.training import step
 
 
+def dropout_rates(config: ml_collections.ConfigDict) -> dict[str, float]:
+  """The rates by their names in the model's part of the config."""
+  rate, attention = config.model.dropout, config.model.attention_dropout
+  return {
+    "dropout": rate,
+    "attention_dropout": rate if attention is None else attention,
+  }
+
+
 def initial_config(
   config: ml_collections.ConfigDict,
   tokenizer: tokenizers.Tokenizer,
@@ -41,6 +50,7 @@ def initial_config(
   # The largest id may lie beyond the number of pieces.
   vocab_size = 1 + max(tokenizer.get_vocab().values())
   pad_id = tokenizer_lib.pad_id(tokenizer)
+  rates = dropout_rates(config)
   if not backbone:
     return config_lib.EncoderConfig(
       vocab_size=vocab_size,
@@ -49,8 +59,8 @@ def initial_config(
       num_heads=model.num_heads,
       intermediate_size=model.intermediate_size,
       max_positions=model.max_positions,
-      hidden_dropout=model.dropout,
-      attention_dropout=model.dropout,
+      hidden_dropout=rates["dropout"],
+      attention_dropout=rates["attention_dropout"],
       pad_token_id=pad_id,
       dtype=model.dtype,
       projection_size=model.projection_size,
@@ -77,8 +87,8 @@ def initial_config(
     )
   return dataclasses.replace(
     found,
-    hidden_dropout=model.dropout,
-    attention_dropout=model.dropout,
+    hidden_dropout=rates["dropout"],
+    attention_dropout=rates["attention_dropout"],
     projection_size=found.projection_size or model.projection_size,
   )
 
@@ -250,6 +260,11 @@ def start_state(
     )
     encoder_config = config_lib.EncoderConfig(**found.encoder)
   check_lengths(encoder_config, prepared.contract)
+  encoder_config = dataclasses.replace(
+    encoder_config,
+    remat=config.model.remat,
+    attention=config.model.attention,
+  )
 
   def init(params):
     return step.init_state(params, optimizer)

@@ -16,28 +16,25 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mlir_jax.training import losses
+from mlir_jax.training import chunking, losses
 
 PyTree = Any
 Batch = Mapping[str, Any]
 # What the encoder gives the losses, by name.
 Outputs = dict[str, PyTree]
-# (params, tower, {"ids", "mask"}, dropout key or None) -> unit vectors.
-Embed = Callable[[PyTree, str, Mapping[str, jax.Array], Any], jax.Array]
 
 
 class MaskedLM(NamedTuple):
   """Masked language modelling, in two halves.
 
   Attributes:
-    read: (params, batch["masked"], dropout key or None) -> what the loss
-      needs: "states" at the masked places, [M, K, D], and parameters.
-    loss: (what `read` returns, targets [M, K], valid [M, K]) -> (loss,
-      metrics).
+    read: Parameters -> those that the loss needs beside the encoder's states.
+    loss: (those, the states at the masked places, [R, K, D] for each bucket,
+      the buckets) -> (loss, metrics).
   """
 
-  read: Callable[[PyTree, Batch, Any], dict[str, PyTree]]
-  loss: Callable[[dict[str, PyTree], jax.Array, jax.Array], tuple]
+  read: Callable[[PyTree], PyTree]
+  loss: Callable[[PyTree, list[jax.Array], list[Batch]], tuple]
 
 
 class Loss(NamedTuple):
@@ -174,42 +171,94 @@ def check_losses(settings: LossSettings, batch_sizes: Mapping[str, int]):
     )
 
 
-def embed_batch(
-  embed: Embed, params: PyTree, batch: Batch, key: jax.Array | None
+def texts_of(batch: Batch, key: jax.Array | None) -> chunking.Texts:
+  """The texts that a step encodes, each with its seed for dropout.
+
+  Args:
+    batch: The reader's batch.
+    key: For dropout; None for none.
+
+  Returns:
+    Group to buckets: "query", "passage" and "masked", as far as the batch has
+    them. Seeds go by the texts' numbers, so that no bucket or device changes
+    what a text loses.
+  """
+  groups = dict(batch["texts"])
+  if "masked" in batch:
+    read = ("ids", "mask", "number", "positions")
+    groups["masked"] = [
+      {name: bucket[name] for name in read} for bucket in batch["masked"]
+    ]
+  texts = {}
+  for position, group in enumerate(sorted(groups)):
+    numbers = [bucket["number"] for bucket in groups[group]]
+    texts[group] = [
+      {name: bucket[name] for name in bucket if name != "number"}
+      for bucket in groups[group]
+    ]
+    if key is None:
+      continue
+    seeds = jax.random.bits(
+      jax.random.fold_in(key, position),
+      (sum(len(number) for number in numbers),),
+      jnp.uint32,
+    )
+    for bucket, number in zip(texts[group], numbers, strict=True):
+      bucket["seeds"] = seeds[number]
+  return texts
+
+
+def outputs_of(
+  encode: chunking.Encode,
+  params: PyTree,
+  batch: Batch,
+  replicate: Callable[[jax.Array], jax.Array],
+  key: jax.Array | None,
+  masked_lm: MaskedLM | None = None,
 ) -> Outputs:
-  """Embeds the texts of a batch, all but the masked ones.
+  """Encodes the texts of a batch.
 
   Queries go through the query tower; passages, parallel and monolingual
   sentences through the passage tower (Hu et al. 2023, Figure 2).
 
   Args:
-    embed: The encoder with its pooling.
-    params: The towers' parameters.
+    encode: From `chunking.make_encode`.
+    params: All parameters.
     batch: The reader's batch.
+    replicate: A sharding constraint on all texts' vectors.
     key: For dropout; None for none.
+    masked_lm: For batches with masked sentences.
 
   Returns:
     float32 unit vectors: "queries" [B, D], "passages" [B, 1 + H, D],
     "sentences" [N, 2, D] and "monolingual" [M, D], as far as the batch has
-    the stream.
+    the stream; "masked", {"states": [R, K, D] for each bucket, "params": what
+    the loss needs of them}.
   """
-  texts = {}
-  if "retrieval" in batch:
-    texts["queries"] = "query", batch["retrieval"]["query"]
-    texts["passages"] = "passage", batch["retrieval"]["passage"]
-  if "parallel" in batch:
-    texts["sentences"] = "passage", batch["parallel"]["tokens"]
-  if "monolingual" in batch:
-    texts["monolingual"] = "passage", batch["monolingual"]["tokens"]
-  return {
-    name: embed(
-      params,
-      tower,
-      tokens,
-      None if key is None else jax.random.fold_in(key, position),
-    )
-    for position, (name, (tower, tokens)) in enumerate(texts.items())
+  encoded = encode(params, texts_of(batch, key))
+  vectors = {
+    tower: replicate(jnp.concatenate(encoded[tower]))
+    for tower in batch["texts"]
   }
+
+  def find(stream, role):
+    tower = role if role in vectors else "passage"
+    return vectors[tower][batch[stream][role]]
+
+  outputs = {}
+  if "retrieval" in batch:
+    outputs["queries"] = find("retrieval", "query")
+    outputs["passages"] = find("retrieval", "passage")
+  if "parallel" in batch:
+    outputs["sentences"] = find("parallel", "sentence")
+  if "monolingual" in batch:
+    outputs["monolingual"] = find("monolingual", "sentence")
+  if "masked" in batch:
+    outputs["masked"] = {
+      "states": encoded["masked"],
+      "params": masked_lm.read(params),
+    }
+  return outputs
 
 
 def make_losses(
@@ -262,8 +311,8 @@ def make_losses(
     )
 
   def masked(outputs):
-    places = batch["masked"]
-    return masked_lm.loss(outputs["masked"], places["targets"], places["valid"])
+    read = outputs["masked"]
+    return masked_lm.loss(read["params"], read["states"], batch["masked"])
 
   fed = {}
   if "retrieval" in batch:
@@ -308,7 +357,7 @@ def third_points(
 def gradients(
   params: PyTree,
   batch: Batch,
-  embed: Embed,
+  encode: chunking.Encode,
   settings: LossSettings,
   replicate: Callable[[jax.Array], jax.Array],
   key: jax.Array | None,
@@ -328,16 +377,10 @@ def gradients(
     embeddings, or the masked places' states), and what the losses report as
     "NAME/METRIC".
   """
-
-  def encode(params):
-    outputs = embed_batch(embed, params, batch, key)
-    if "masked" in batch:
-      # The key behind those of the embeddings.
-      own_key = None if key is None else jax.random.fold_in(key, len(outputs))
-      outputs["masked"] = masked_lm.read(params, batch["masked"], own_key)
-    return outputs
-
-  outputs, pull_back = jax.vjp(encode, params)
+  outputs, pull_back = jax.vjp(
+    lambda params: outputs_of(encode, params, batch, replicate, key, masked_lm),
+    params,
+  )
   total = 0.0
   total_gradient = jax.tree.map(jnp.zeros_like, outputs)
   metrics = {}
@@ -364,7 +407,7 @@ def gradients(
 
 
 def make_train_step(
-  embed: Embed,
+  encode: chunking.Encode,
   settings: LossSettings,
   optimizer: optax.GradientTransformation,
   schedule: optax.Schedule,
@@ -375,7 +418,7 @@ def make_train_step(
   """Makes the pure step; the caller jits it with its shardings.
 
   Args:
-    embed: The encoder with its pooling.
+    encode: From `chunking.make_encode`.
     settings: Weights and temperatures.
     optimizer: From `optim.make_optimizer`.
     schedule: The learning rate, for the log.
@@ -390,7 +433,7 @@ def make_train_step(
   def train_step(state, batch):
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     total, gradient, metrics = gradients(
-      state.params, batch, embed, settings, replicate, key, masked_lm
+      state.params, batch, encode, settings, replicate, key, masked_lm
     )
     norm = optax.tree.norm(gradient)
     finite = jnp.isfinite(total) & jnp.isfinite(norm)

@@ -1,0 +1,124 @@
+"""How many floating-point operations a step takes, by formula.
+
+A compiler counts the body of a loop once (jax#18672), so a rate is divided out
+of these. A multiplication and an addition count as two; what is no matrix
+product (layer norms, activations, softmax, the optimizer) is left out, as in
+Kaplan et al. 2020 (arXiv 2001.08361, section 2.1) and in the model FLOPs
+utilization (MFU) of Chowdhery et al. 2022 (PaLM, arXiv 2204.02311, appendix
+B).
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from mlir_jax.models import config as config_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Flops:
+  """The operations of a training step, over all devices.
+
+  Attributes:
+    model: What a forward and a backward pass need. MFU counts these alone.
+    again: Forward passes that are computed a second time to save memory; with
+      them it is the hardware's utilization (HFU).
+    scores: Those of `model` in the losses' score matrices, float32 with
+      precision=HIGHEST: a matrix unit of bfloat16 makes six passes for one.
+  """
+
+  model: int
+  again: int
+  scores: int
+
+  @property
+  def hardware(self) -> int:
+    """All that are computed."""
+    return self.model + self.again
+
+
+def encode(config: config_lib.EncoderConfig, rows: int, length: int) -> int:
+  """The operations of encoding texts, forward.
+
+  Per layer, a token of a text of L takes 8 d^2 for queries, keys, values and
+  the attention's output, 4 L d for its scores and the sum that they weigh, and
+  4 d f for the feed-forward layers, of which a gate makes 6 d f. Layers with a
+  sliding window compute all L scores, too.
+
+  Args:
+    config: The encoder's.
+    rows: How many texts.
+    length: Tokens of each. Padding counts, if it is counted here: it is
+      computed like the rest.
+  """
+  hidden, inner = config.hidden_size, config.intermediate_size
+  matrices = 3 if config.architecture == "modernbert" else 2
+  layer = 8 * hidden**2 + 4 * length * hidden + 2 * matrices * hidden * inner
+  tokens = config.num_layers * layer * length * rows
+  return tokens + 2 * rows * hidden * config.projection_size
+
+
+def predict(config: config_lib.EncoderConfig, places: int) -> int:
+  """The operations of scoring a vocabulary at some places, forward."""
+  hidden = config.hidden_size
+  return 2 * places * hidden * (hidden + config.padded_vocab_size)
+
+
+def score_matrices(
+  sizes: Mapping[str, int], third_points: Mapping[str, float]
+) -> list[tuple[int, int]]:
+  """The shapes of the matrices of inner products that the losses make.
+
+  Args:
+    sizes: "retrieval", "hard_negatives", "parallel", "monolingual": as in
+      the config's batch.
+    third_points: Of the language loss: kind to weight.
+
+  Returns:
+    (rows, columns) each; the IR, semantic and language losses'.
+  """
+  passages = sizes["retrieval"] * (1 + sizes["hard_negatives"])
+  pairs = sizes["parallel"]
+  points = {
+    "parallel": 2 * pairs,
+    "passages": passages,
+    "monolingual": sizes["monolingual"],
+  }
+  matrices = [(sizes["retrieval"], passages), (2 * pairs, 2 * pairs)]
+  matrices += [
+    (pairs, points[kind]) for kind, weight in third_points.items() if weight
+  ]
+  return [shape for shape in matrices if all(shape)]
+
+
+def train_step(
+  config: config_lib.EncoderConfig,
+  texts: Sequence[tuple[int, int]],
+  matrices: Sequence[tuple[int, int]] = (),
+  places: int = 0,
+  forwards_again: int = 0,
+) -> Flops:
+  """The operations of one training step.
+
+  A backward pass takes twice a forward pass: a product of the gradient with
+  either factor.
+
+  Args:
+    config: The encoder's.
+    texts: (rows, length) of the texts that are encoded.
+    matrices: (rows, columns) of the losses' score matrices.
+    places: Where tokens are predicted; their scores are always made again in
+      the backward pass.
+    forwards_again: How often texts are encoded again in the backward pass: 1
+      where a batch is encoded in chunks, and one more where layers are
+      computed again within a chunk.
+  """
+  encoding = sum(encode(config, rows, length) for rows, length in texts)
+  scores = sum(
+    2 * rows * columns * config.output_size for rows, columns in matrices
+  )
+  predicting = predict(config, places)
+  return Flops(
+    model=3 * (encoding + scores + predicting),
+    again=forwards_again * encoding + predicting,
+    scores=3 * scores,
+  )

@@ -1,0 +1,144 @@
+"""The step, compiled ahead for each shape of batch, and what it costs."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mlir_jax.data import reader
+from mlir_jax.mesh import sharding
+from mlir_jax.training import step
+
+PyTree = Any
+
+
+def abstract_batch(
+  spec: reader.BatchSpec,
+  plan: reader.Plan,
+  mesh: jax.sharding.Mesh,
+  *,
+  positives: int = 1,
+  max_targets: Callable[[int], int] | None = None,
+) -> PyTree:
+  """The shapes of a global batch, see `reader.batch_of_step`.
+
+  Args:
+    spec: Global batch sizes.
+    plan: The buckets.
+    mesh: The mesh that the batch is placed on.
+    positives: P, the most known positives of a question.
+    max_targets: Length of a masked text to the most targets in it.
+
+  Returns:
+    The same tree of `jax.ShapeDtypeStruct`s with shardings.
+  """
+
+  def rows(*shape, dtype=jnp.int32):
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.over_data(mesh))
+
+  def flags(*shape):
+    return rows(*shape, dtype=jnp.bool_)
+
+  def bucket(count, length):
+    return {
+      "ids": rows(count, length),
+      "mask": flags(count, length),
+      "number": rows(count),
+    }
+
+  batch = {
+    "texts": {
+      group: [bucket(*shape) for shape in plan[group]]
+      for group in plan
+      if group != "masked"
+    }
+  }
+  if size := spec.retrieval:
+    passages = size, 1 + spec.hard_negatives
+    batch["retrieval"] = {
+      "query": rows(size),
+      "query_text": rows(size),
+      "passage": rows(*passages),
+      "passage_text": rows(*passages),
+      "passage_id": rows(*passages),
+      "passage_valid": flags(*passages),
+      "positive_text": rows(size, positives),
+      "positive_id": rows(size, positives),
+    }
+  if size := spec.parallel:
+    batch["parallel"] = {"sentence": rows(size, 2), "text": rows(size, 2)}
+  if size := spec.monolingual:
+    batch["monolingual"] = {"sentence": rows(size), "text": rows(size)}
+  if spec.masked:
+    batch["masked"] = []
+    for count, length in plan["masked"]:
+      places = count, int(max_targets(length))
+      batch["masked"].append(
+        bucket(count, length)
+        | {
+          "positions": rows(*places),
+          "targets": rows(*places),
+          "valid": flags(*places),
+        }
+      )
+  return batch
+
+
+def _shapes(batch: PyTree) -> tuple:
+  return tuple(leaf.shape for leaf in jax.tree.leaves(batch))
+
+
+class Steps:
+  """A train step that is compiled for the shapes it may meet.
+
+  The usual shape is compiled at once, so that what does not fit in memory
+  fails before the first step; another one when it comes.
+  """
+
+  def __init__(
+    self,
+    train_step: Callable,
+    state: step.TrainState,
+    batch: PyTree,
+    say: Callable[[str], None] = print,
+  ):
+    """Compiles for the usual shape.
+
+    Args:
+      train_step: Jitted: (state, batch) -> (state, metrics).
+      state: Arrays or `jax.ShapeDtypeStruct`s with shardings.
+      batch: The usual one's, like `abstract_batch`.
+      say: Where what it costs is told.
+    """
+    self._train_step = train_step
+    self._say = say
+    self._compiled = {_shapes(batch): self._compile(state, batch)}
+
+  def __call__(self, state: step.TrainState, batch: PyTree) -> tuple:
+    """Takes the step."""
+    shapes = _shapes(batch)
+    if shapes not in self._compiled:
+      self._say("A batch of longer texts than usual: compiling for it.")
+      with jax.transfer_guard("allow"):
+        self._compiled[shapes] = self._compile(state, batch)
+    return self._compiled[shapes](state, batch)
+
+  def _compile(self, state, batch) -> jax.stages.Compiled:
+    started = time.perf_counter()
+    compiled = self._train_step.lower(state, batch).compile()
+    self._say(
+      f"Compiled the step in {time.perf_counter() - started:.1f} s:"
+      f" {describe_memory(compiled)} per device."
+    )
+    return compiled
+
+
+def describe_memory(compiled: jax.stages.Compiled) -> str:
+  """What a compiled step takes of a device's memory."""
+  found = compiled.memory_analysis()
+  return (
+    f"{found.argument_size_in_bytes / 2**20:,.0f} MiB of arguments and"
+    f" {found.temp_size_in_bytes / 2**20:,.0f} MiB of temporaries"
+  )
