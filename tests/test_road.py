@@ -235,7 +235,7 @@ def test_training_and_encoding_embed_a_text_alike(trained):
   passage = record.positives[0]
   row = np.flatnonzero(store.arrays["retrieval_positives"][:, 1] == 0)[0]
   text = store.arrays["retrieval_positives"][row, 0]
-  ids, mask = store.sequences("passage", np.array([text]))
+  ids, mask = store.sequences("passage", np.array([text]), 16)
   embed = encoding.make_embed(
     config_lib.EncoderConfig(**loaded.description.encoder), encoder.contract
   )

@@ -74,11 +74,12 @@ class Masker:
   def max_targets(self, length: np.ndarray | int) -> np.ndarray:
     """K: the most targets that a text of so many tokens gets; int64.
 
-    There is room for its share of them, and for any word. It rises with the
-    length, so a row has room whatever its text is padded to.
+    There is room for its share of them and a piece of a word more, and for any
+    word. It rises with the length, so a row has room whatever its text is
+    padded to.
     """
     share = np.ceil(self.rate * np.asarray(length)).astype(np.int64)
-    return np.maximum(LONGEST_WORD, share)
+    return np.maximum(LONGEST_WORD, share + PIECE)
 
   def __call__(
     self, ids: np.ndarray, mask: np.ndarray, keys: np.ndarray

@@ -108,14 +108,14 @@ def test_targets_are_what_stood_where_something_was_changed(kind):
     name: (part[name].shape, part[name].dtype.name)
     for name in ("positions", "targets", "valid")
   } == {
-    "positions": ((400, 20), "int32"),
-    "targets": ((400, 20), "int32"),
-    "valid": ((400, 20), "bool"),
+    "positions": ((400, 22), "int32"),
+    "targets": ((400, 22), "int32"),
+    "valid": ((400, 22), "bool"),
   }
-  assert part["tokens"]["ids"].dtype == np.int32
-  np.testing.assert_array_equal(part["tokens"]["mask"], mask)
+  assert part["ids"].dtype == np.int32
+  np.testing.assert_array_equal(part["mask"], mask)
 
-  restored = part["tokens"]["ids"].copy()
+  restored = part["ids"].copy()
   for row in range(len(ids)):
     places = targets_of(part, row)
     assert places == sorted(set(places))
@@ -137,7 +137,7 @@ def test_words_are_hidden_whole_and_in_one_way(kind):
       assert len(targets.intersection(word)) in (0, len(word))
       if word[0] not in targets:
         continue
-      now, then = part["tokens"]["ids"][row, word], ids[row, word]
+      now, then = part["ids"][row, word], ids[row, word]
       if (now == MASK).all():
         ways.append("mask")
       elif (now == then).all():
@@ -154,18 +154,18 @@ def test_words_are_hidden_whole_and_in_one_way(kind):
 def test_a_span_is_hidden_in_one_way():
   ids, mask = make_rows(*[[1] * 98] * 400, length=100)
   part = make_masker("span", 0.05)(ids, mask, KEYS)
-  masked = (part["tokens"]["ids"] == MASK).sum(axis=1)
+  masked = (part["ids"] == MASK).sum(axis=1)
   targets = part["valid"].sum(axis=1)
   # Five targets are one or two spans.
   assert ((masked == 0) | (masked == targets)).mean() > 0.7
   part = make_masker("word", 0.05)(ids, mask, KEYS)
-  masked = (part["tokens"]["ids"] == MASK).sum(axis=1)
+  masked = (part["ids"] == MASK).sum(axis=1)
   assert ((masked == 0) | (masked == targets)).mean() < 0.5
 
 
 def test_random_tokens_are_spread_over_the_ordinary_ones():
   ids, mask = random_rows()
-  now = make_masker()(ids, mask, KEYS)["tokens"]["ids"]
+  now = make_masker()(ids, mask, KEYS)["ids"]
   random = now[(now != ids) & (now != MASK)]
   assert random.min() >= FIRST
   assert random.max() < INSIDE + PIECES
@@ -185,7 +185,7 @@ def test_no_special_unknown_or_padding_token_is_a_target(kind, rate):
   part = make_masker(kind, rate)(ids, mask, KEYS)
   assert (part["targets"][part["valid"]] >= FIRST).all()
   special = ids < FIRST
-  np.testing.assert_array_equal(part["tokens"]["ids"][special], ids[special])
+  np.testing.assert_array_equal(part["ids"][special], ids[special])
   # Text behind the padding mask would be a target otherwise.
   shorter = mask & (np.arange(40) < 5)
   part = make_masker(kind, rate)(ids, shorter, KEYS)
@@ -232,13 +232,26 @@ def test_every_word_of_a_text_is_hidden_as_often(kind):
   np.testing.assert_allclose(counts / rows, 0.2, atol=0.02)
 
 
+def test_what_is_hidden_does_not_hang_on_the_padding():
+  ids, mask = random_rows(length=24, filled=24)
+  wide = make_masker()(
+    *(np.pad(x, ((0, 0), (0, 40))) for x in (ids, mask)), KEYS
+  )
+  part = make_masker()(ids, mask, KEYS)
+  np.testing.assert_array_equal(wide["ids"][:, :24], part["ids"])
+  assert wide["valid"].shape[1] > part["valid"].shape[1]
+  np.testing.assert_array_equal(
+    wide["valid"].sum(axis=1), part["valid"].sum(axis=1)
+  )
+
+
 @pytest.mark.parametrize("rate", [0.1, 0.15, 0.9])
 @pytest.mark.parametrize("length", [4, 8, 30, 128])
 def test_no_row_has_more_targets_than_there_is_room_for(rate, length):
   masker = make_masker("word", rate)
   ids, mask = random_rows(length=length, filled=length)
   valid = masker(ids, mask, KEYS)["valid"]
-  room = max(4, int(np.ceil(rate * length)))
+  room = max(4, int(np.ceil(rate * length)) + 2)
   assert valid.shape[1] == masker.max_targets(length) == room
   np.testing.assert_array_equal(valid.any(axis=1), (ids >= FIRST).any(axis=1))
 
@@ -310,9 +323,7 @@ def test_a_row_depends_on_its_own_key_and_tokens_alone(kind):
     part = masker(ids[rows], mask[rows], KEYS[rows])
     for name in ("positions", "targets", "valid"):
       np.testing.assert_array_equal(part[name], whole[name][rows])
-    np.testing.assert_array_equal(
-      part["tokens"]["ids"], whole["tokens"]["ids"][rows]
-    )
+    np.testing.assert_array_equal(part["ids"], whole["ids"][rows])
 
 
 def test_other_keys_hide_other_words():
@@ -329,7 +340,7 @@ def test_masks_are_the_same_in_every_version():
   for kind in masking.KINDS:
     part = make_masker(kind, 0.3)(ids, mask, keys)
     found[kind] = [
-      (places, part["tokens"]["ids"][row, places].tolist())
+      (places, part["ids"][row, places].tolist())
       for row in range(3)
       for places in [targets_of(part, row)]
     ]

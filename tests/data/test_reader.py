@@ -1,17 +1,21 @@
 """Tests that a batch is a function of (seed, step) alone."""
 
 import contextlib
+import dataclasses
 import re
 import sys
 import threading
 
+import jax
 import numpy as np
 import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
 from mlir_jax import contract as contract_lib
-from mlir_jax.data import masking, reader, records, tokenizing, tokens
+from mlir_jax.data import buckets, masking, reader, records, tokenizing, tokens
+from mlir_jax.mesh import sharding
+from mlir_jax.training import compiling
 
 SPEC = reader.BatchSpec(
   retrieval=8, hard_negatives=2, parallel=6, monolingual=4, masked=5
@@ -114,25 +118,72 @@ def store(tmp_path_factory):
   )
 
 
-def batch_of_step(store, step, spec=SPEC, seed=0, rows=None):
+def plans_of(store, spec=SPEC, **settings):
+  return reader.make_plans(
+    store, spec, 0, TEMPERATURE, 20, **{"most": 3} | settings
+  )
+
+
+def raw_batch(store, step, spec=SPEC, seed=0, plans=None, host_rows=np.arange):
   return reader.batch_of_step(
-    store, spec, seed, TEMPERATURE, step, rows, MASKER
-  )
+    store, spec, plans or plans_of(store, spec), seed, TEMPERATURE, step,
+    host_rows, MASKER,
+  )  # fmt: skip
 
 
-def batches(kind, store, start, stop, spec=SPEC, rows=None, prefetch=2):
+def batch_of_step(store, step, spec=SPEC, seed=0, plans=None):
+  """The batch with each text's tokens where its row number stands."""
+  batch = raw_batch(store, step, spec, seed, plans)
+  towers = {
+    tower: pad_alike(buckets) for tower, buckets in batch.pop("texts").items()
+  }
+  for stream, roles in (
+    ("retrieval", ("query", "passage")),
+    ("parallel", ("sentence",)),
+    ("monolingual", ("sentence",)),
+  ):
+    for role in roles if stream in batch else ():
+      texts = towers[role if role in towers else "passage"]
+      row = batch[stream][role]
+      batch[stream][role] = {name: texts[name][row] for name in ("ids", "mask")}
+  if "masked" in batch:
+    texts = pad_alike(batch["masked"])
+    order = np.argsort(texts.pop("number"))
+    batch["masked"] = {name: texts[name][order] for name in texts}
+  return batch
+
+
+def pad_alike(buckets):
+  """Buckets one behind the other, padded to the widest of each array."""
+  padded = {}
+  for name in buckets[0]:
+    parts = [bucket[name] for bucket in buckets]
+    if name != "number":
+      width = max(part.shape[1] for part in parts)
+      parts = [
+        np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in parts
+      ]
+    padded[name] = np.concatenate(parts)
+  return padded
+
+
+def batches(
+  kind, store, start, stop, spec=SPEC, host_rows=np.arange, prefetch=2
+):
   return reader.batches(
-    kind, store, spec, 0, TEMPERATURE, start, stop, rows, prefetch, MASKER
-  )
+    kind, store, spec, plans_of(store, spec), 0, TEMPERATURE, start, stop,
+    host_rows, prefetch, MASKER,
+  )  # fmt: skip
 
 
 def leaves(batch, path=""):
   """Path to array."""
   if isinstance(batch, np.ndarray):
     return {path: batch}
+  parts = batch.items() if isinstance(batch, dict) else enumerate(batch)
   return {
     name: leaf
-    for key, part in batch.items()
+    for key, part in parts
     for name, leaf in leaves(part, f"{path}/{key}").items()
   }
 
@@ -146,37 +197,113 @@ def assert_equal(first, second):
 
 
 def test_a_batch_has_the_promised_arrays(store):
-  batch = batch_of_step(store, 3)
+  plans = [
+    {
+      "query": (buckets.Bucket(8, 4),),
+      "passage": (buckets.Bucket(30, 6), buckets.Bucket(10, 5)),
+      "masked": (buckets.Bucket(5, 6),),
+    }
+  ]
+  spec = dataclasses.replace(SPEC, tied=False)
+  batch = raw_batch(store, 3, spec, plans=plans)
   assert {
     name: (leaf.shape, leaf.dtype.name) for name, leaf in leaves(batch).items()
   } == {
-    "/retrieval/query/ids": ((8, 4), "int32"),
-    "/retrieval/query/mask": ((8, 4), "bool"),
+    "/texts/query/0/ids": ((8, 4), "int32"),
+    "/texts/query/0/mask": ((8, 4), "bool"),
+    "/texts/query/0/number": ((8,), "int32"),
+    "/texts/passage/0/ids": ((30, 6), "int32"),
+    "/texts/passage/0/mask": ((30, 6), "bool"),
+    "/texts/passage/0/number": ((30,), "int32"),
+    "/texts/passage/1/ids": ((10, 5), "int32"),
+    "/texts/passage/1/mask": ((10, 5), "bool"),
+    "/texts/passage/1/number": ((10,), "int32"),
+    "/retrieval/query": ((8,), "int32"),
     "/retrieval/query_text": ((8,), "int32"),
-    "/retrieval/passage/ids": ((8, 3, 5), "int32"),
-    "/retrieval/passage/mask": ((8, 3, 5), "bool"),
+    "/retrieval/passage": ((8, 3), "int32"),
     "/retrieval/passage_text": ((8, 3), "int32"),
     "/retrieval/passage_id": ((8, 3), "int32"),
     "/retrieval/passage_valid": ((8, 3), "bool"),
     "/retrieval/positive_text": ((8, 3), "int32"),
     "/retrieval/positive_id": ((8, 3), "int32"),
-    "/parallel/tokens/ids": ((6, 2, 6), "int32"),
-    "/parallel/tokens/mask": ((6, 2, 6), "bool"),
+    "/parallel/sentence": ((6, 2), "int32"),
     "/parallel/text": ((6, 2), "int32"),
-    "/monolingual/tokens/ids": ((4, 6), "int32"),
-    "/monolingual/tokens/mask": ((4, 6), "bool"),
+    "/monolingual/sentence": ((4,), "int32"),
     "/monolingual/text": ((4,), "int32"),
-    "/masked/tokens/ids": ((5, 6), "int32"),
-    "/masked/tokens/mask": ((5, 6), "bool"),
-    "/masked/positions": ((5, 4), "int32"),
-    "/masked/targets": ((5, 4), "int32"),
-    "/masked/valid": ((5, 4), "bool"),
+    "/masked/0/ids": ((5, 6), "int32"),
+    "/masked/0/mask": ((5, 6), "bool"),
+    "/masked/0/number": ((5,), "int32"),
+    "/masked/0/positions": ((5, 4), "int32"),
+    "/masked/0/targets": ((5, 4), "int32"),
+    "/masked/0/valid": ((5, 4), "bool"),
   }
+  abstract = compiling.abstract_batch(
+    spec, plans[0], sharding.make_mesh(devices=jax.devices()[:1]),
+    positives=store.max_positives, max_targets=MASKER.max_targets,
+  )  # fmt: skip
+  jax.tree.map(
+    lambda leaf, said: np.testing.assert_equal(
+      (leaf.shape, leaf.dtype), (said.shape, said.dtype)
+    ),
+    batch,
+    abstract,
+  )
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_buckets_change_no_text(store, tied, monkeypatch):
+  monkeypatch.setattr(buckets, "MULTIPLE", 1)  # These texts are short.
+  spec = dataclasses.replace(SPEC, tied=tied, monolingual=24)
+  one, many = (plans_of(store, spec, most=most) for most in (1, 3))
+  assert len(one[0]["passage"]) == 1 < len(many[0]["passage"])
+  for step in range(5):
+    plain, bucketed = (
+      batch_of_step(store, step, spec, plans=plans) for plans in (one, many)
+    )
+    for name, leaf in leaves(bucketed).items():
+      wide = leaves(plain)[name]
+      np.testing.assert_array_equal(leaf, wide[..., : leaf.shape[-1]])
+      assert not wide[..., leaf.shape[-1] :].any()
+    # A text has the same number in either: its seed hangs on it.
+    numbers = [
+      np.concatenate([bucket["number"] for bucket in raw["texts"]["passage"]])
+      for raw in (
+        raw_batch(store, step, spec, plans=plans) for plans in (one, many)
+      )
+    ]
+    np.testing.assert_array_equal(*numbers)
+
+
+def test_a_step_of_longer_texts_than_usual_gets_wider_buckets(store):
+  spec = reader.BatchSpec(0, 0, 0, 8)
+  usual = {"passage": (buckets.Bucket(6, 6), buckets.Bucket(2, 4))}
+  wider = {"passage": buckets.widened(usual["passage"])}
+  seen = set()
+  for step in range(10):
+    batch = raw_batch(store, step, spec, plans=(usual, wider))
+    long = sum(
+      (b["mask"].sum(axis=1) > 4).sum() for b in batch["texts"]["passage"]
+    )
+    shapes = tuple(b["ids"].shape for b in batch["texts"]["passage"])
+    assert shapes == (((6, 6), (2, 4)) if long <= 6 else ((6, 6), (2, 6)))
+    seen.add(shapes)
+  assert len(seen) == 2
+
+
+def test_a_chunk_divides_every_bucket(store):
+  spec = dataclasses.replace(SPEC, monolingual=12)
+  for plan in plans_of(store, spec, chunk=14):
+    assert all(bucket.rows % 14 == 0 for bucket in plan["passage"])
+    # Fewer than a chunk are encoded at once.
+    assert [bucket.rows for bucket in plan["masked"]] == [5]
+  with pytest.raises(ValueError, match=r"batch\.chunk is 9.*56 passage.*8"):
+    plans_of(store, spec, chunk=9)
 
 
 def test_a_stream_of_size_0_is_absent(store):
   batch = batch_of_step(store, 0, reader.BatchSpec(0, 0, 4, 0))
   assert batch.keys() == {"parallel"}
+  assert not raw_batch(store, 0, reader.BatchSpec(0, 0, 0, 0, 5))["texts"]
   batch = batch_of_step(store, 0, reader.BatchSpec(4, 0, 0, 0))
   assert batch["retrieval"]["passage_text"].shape == (4, 1)
 
@@ -242,7 +369,7 @@ def test_all_positives_and_hard_negatives_are_read_in_turn(store):
 
 def test_padding_is_masked_and_nothing_else(store):
   for step in range(5):
-    part = batch_of_step(store, step)["monolingual"]["tokens"]
+    part = batch_of_step(store, step)["monolingual"]["sentence"]
     np.testing.assert_array_equal(part["mask"], part["ids"] != PAD)
     assert (part["ids"][:, 0] == 1).all()
     last = part["mask"].sum(axis=1) - 1
@@ -251,7 +378,7 @@ def test_padding_is_masked_and_nothing_else(store):
 
 def test_translations_stay_together(store):
   for step in range(10):
-    ids = batch_of_step(store, step)["parallel"]["tokens"]["ids"][:, :, 1]
+    ids = batch_of_step(store, step)["parallel"]["sentence"]["ids"][:, :, 1]
     # German stands before English, Finnish after it.
     is_german = words(ids[:, 0], "de") >= 0
     for kind, english, other in (
@@ -302,18 +429,18 @@ def test_an_epoch_reads_every_row_once(store):
 
 @pytest.mark.parametrize("hosts", [2, 3])
 def test_the_hosts_rows_together_are_the_global_batch(store, hosts):
-  def share(size, host):
-    return np.arange(size)[host::hosts]  # Interleaved, as a mesh may do.
-
-  whole = leaves(batch_of_step(store, 11))
+  whole = leaves(raw_batch(store, 11))
   for host in range(hosts):
-    rows = {
-      stream: share(getattr(SPEC, stream), host) for stream in reader.STREAMS
-    }
-    part = leaves(batch_of_step(store, 11, rows=rows))
+
+    def share(size, host=host):
+      return np.arange(size)[host::hosts]  # Interleaved, as a mesh may do.
+
+    part = leaves(raw_batch(store, 11, host_rows=share))
+    assert part.keys() == whole.keys()
     for name, leaf in whole.items():
-      wanted = rows[name.split("/")[1]]
-      np.testing.assert_array_equal(part[name], leaf[wanted], err_msg=name)
+      np.testing.assert_array_equal(
+        part[name], leaf[share(len(leaf))], err_msg=name
+      )
 
 
 def test_a_global_batch_split_otherwise_reads_the_same_rows(store):
@@ -329,7 +456,7 @@ def test_a_global_batch_split_otherwise_reads_the_same_rows(store):
 
 def restored(part):
   """The token ids before words were hidden."""
-  ids = part["tokens"]["ids"].copy()
+  ids = part["ids"].copy()
   rows, slots = np.nonzero(part["valid"])
   ids[rows, part["positions"][rows, slots]] = part["targets"][rows, slots]
   return ids
@@ -340,13 +467,11 @@ def test_masked_text_is_monolingual_text_in_an_order_of_its_own(store):
   for step in range(2):  # An epoch each.
     batch = batch_of_step(store, step, spec)
     masked = restored(batch["masked"])
-    plain = batch["monolingual"]["tokens"]["ids"]
+    plain = batch["monolingual"]["sentence"]["ids"]
     assert sorted(masked.tolist()) == sorted(plain.tolist())
     assert (masked != plain).any()
-    assert (batch["masked"]["tokens"]["ids"] != masked).any()
-    np.testing.assert_array_equal(
-      batch["masked"]["tokens"]["mask"], masked != PAD
-    )
+    assert (batch["masked"]["ids"] != masked).any()
+    np.testing.assert_array_equal(batch["masked"]["mask"], masked != PAD)
 
 
 def test_later_epochs_hide_other_words(store):
@@ -366,7 +491,7 @@ def test_later_epochs_hide_other_words(store):
 def test_other_seeds_hide_other_words_at_the_same_position(store):
   spec = reader.BatchSpec(0, 0, 0, 0, 25)
   one, two = (batch_of_step(store, 0, spec, seed)["masked"] for seed in (0, 1))
-  alike = (one["tokens"]["mask"] == two["tokens"]["mask"]).all(axis=1)
+  alike = (one["mask"] == two["mask"]).all(axis=1)
   assert (one["positions"][alike] != two["positions"][alike]).any()
 
 
@@ -385,10 +510,9 @@ def test_masks_of_a_global_batch_split_otherwise_are_the_same(store):
 def test_masked_text_needs_a_masker_and_monolingual_rows(store, tmp_path):
   spec = reader.BatchSpec(0, 0, 0, 0, 4)
   with pytest.raises(ValueError, match=r"batch\.masked is 4.*make_masker"):
-    reader.batches("in_process", store, spec, 0, TEMPERATURE, 0, 1)
+    reader.batches("in_process", store, spec, (), 0, TEMPERATURE, 0, 1)
   with pytest.raises(ValueError, match=r"batch\.masked is 4.*make_masker"):
-    reader.batch_of_step(store, spec, 0, TEMPERATURE, 0)
-  reader.batch_of_step(store, reader.BatchSpec(4, 0, 0, 0), 0, TEMPERATURE, 0)
+    reader.batch_of_step(store, spec, (), 0, TEMPERATURE, 0)
   poorer = make_store(tmp_path / "store", parallel=parallel)
   message = (
     "no monolingual rows: set batch.masked=0 and loss.masked_lm.weight=0, or"
@@ -411,13 +535,7 @@ def test_resume_reads_the_same_batches(store):
 
 @pytest.mark.slow
 def test_both_readers_give_identical_batches(store):
-  rows = {
-    "retrieval": np.array([1, 5]),
-    "parallel": np.array([0, 2, 3]),
-    "monolingual": np.arange(4),
-    "masked": np.array([4, 1]),
-  }
-  for wanted in (None, rows):
+  for wanted in (np.arange, lambda size: np.arange(size)[1::2]):
     for spec in (SPEC, reader.BatchSpec(8, 0, 6, 0)):
       ours = list(batches("in_process", store, 4, 8, spec, wanted))
       theirs = list(batches("tf_data", store, 4, 8, spec, wanted))

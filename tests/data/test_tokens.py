@@ -110,7 +110,7 @@ def store(tmp_path_factory):
 
 def text_of(store, role, text):
   """The words of a text id, read back through its tokens."""
-  ids, mask = store.sequences(role, np.array(text))
+  ids, mask = store.sequences(role, np.array(text), 16)
   names = {i: word for word, i in VOCABULARY.items()}
   return " ".join(names[i] for i in ids[mask][1:-1])
 
@@ -148,7 +148,7 @@ def test_tokens_are_those_of_the_contract(store):
       ids[mask].tolist()
       for ids, mask in zip(
         *store.sequences(
-          role, np.flatnonzero(store.arrays[f"{role}_sequences"] >= 0)
+          role, np.flatnonzero(store.arrays[f"{role}_sequences"] >= 0), 16
         ),
         strict=True,
       )
@@ -158,7 +158,7 @@ def test_tokens_are_those_of_the_contract(store):
 
 def test_long_texts_are_cut_before_the_special_tokens_and_counted(store):
   text = store.arrays["monolingual_texts"][-1]
-  ids, mask = store.sequences("sentence", text)
+  ids, mask = store.sequences("sentence", text, 8)
   pilvi = VOCABULARY["pilvi"]
   assert ids.tolist() == [CLS, *[pilvi] * 6, SEP]
   assert mask.all()
@@ -168,12 +168,15 @@ def test_long_texts_are_cut_before_the_special_tokens_and_counted(store):
   assert "fi 50.0%" in store.summary()
 
 
-def test_padding_fills_a_fixed_length(store):
+def test_padding_fills_the_length_that_is_asked_for(store):
   texts = np.array([[store.arrays["parallel_texts"][0, 0], -1]])
-  ids, mask = store.sequences("sentence", texts)
+  ids, mask = store.sequences("sentence", texts, 8)
   assert ids.shape == mask.shape == (1, 2, 8)
   assert ids.dtype == np.int32
   assert mask.sum(axis=-1).tolist() == [[3, 0]]
+  assert store.text_lengths("sentence", texts).tolist() == [[3, 0]]
+  with pytest.raises(ValueError, match="3 tokens cannot be padded to 2"):
+    store.sequences("sentence", texts, 2)
   assert (ids[~mask] == PAD).all()
 
 
@@ -199,16 +202,13 @@ def test_a_long_max_length_costs_nothing_where_texts_are_short(tmp_path):
   assert store.padded_lengths == {"query": 8, "passage": 5, "sentence": 16}
   for role, length in store.padded_lengths.items():
     texts = np.flatnonzero(store.arrays[f"{role}_sequences"] >= 0)
-    for some in (texts, texts[:1]):
-      ids, mask = store.sequences(role, some)
-      assert ids.shape == mask.shape == (len(some), length)
-    _, mask = store.sequences(role, texts)
+    _, mask = store.sequences(role, texts, length)
     assert mask.sum() == store.lengths(role).sum()  # Nothing was cut.
 
 
 def test_a_text_that_a_role_lacks_is_an_error(store):
   with pytest.raises(ValueError, match="role query"):
-    store.sequences("query", store.arrays["parallel_texts"])
+    store.sequences("query", store.arrays["parallel_texts"], 8)
 
 
 def test_one_text_has_one_id_in_all_streams(store):

@@ -62,22 +62,52 @@ def test_the_description_counts_what_is_sharded():
   mesh = sharding.make_mesh()
   params = {"a": jnp.zeros((1000, 1000)), "b": jnp.zeros((9,))}
   shardings = sharding.state_shardings(params, mesh, fsdp=True)
-  assert "1.00 M sharded" in sharding.describe(params, shardings)
+  described = sharding.describe(params, shardings)
+  assert "1.00 M sharded" in described
+  assert described.endswith("as no axis divides: b (9).")
+
+
+@pytest.mark.parametrize("fsdp", [False, True])
+def test_over_rows_each_device_has_its_rows_and_all_parameters(fsdp):
+  mesh = sharding.make_mesh()
+  params = {"kernel": jnp.arange(16.0).reshape(8, 2), "bias": jnp.ones(3)}
+  shardings = sharding.state_shardings(params, mesh, fsdp)
+  rows = jnp.arange(32.0).reshape(16, 2)
+
+  def each(params, rows):
+    assert params["kernel"].shape == (8, 2)
+    assert rows.shape == (2, 2)
+    return rows @ params["kernel"].T * params["bias"].sum()
+
+  def total(params, rows, add):
+    apply = each if not add else lambda *args: each(*args).sum()
+    over = sharding.over_rows(apply, mesh, shardings, add=add)
+    return over(params, rows).sum()
+
+  def expected(params):
+    return (rows @ params["kernel"].T).sum() * params["bias"].sum()
+
+  placed = jax.device_put(params, shardings)
+  on_mesh = sharding.place_batch(np.asarray(rows), mesh)
+  for add in (False, True):
+    value, gradient = jax.jit(jax.value_and_grad(total), static_argnums=2)(
+      placed, on_mesh, add
+    )
+    np.testing.assert_allclose(value, expected(params))
+    jax.tree.map(
+      np.testing.assert_allclose, gradient, jax.grad(expected)(params)
+    )
 
 
 @pytest.mark.parametrize("model", [1, 2])
 def test_a_placed_batch_is_the_global_batch(model):
   mesh = sharding.make_mesh(model=model)
-  sizes = {"retrieval": 16, "parallel": 8}
-  rows = {
-    name: sharding.host_rows(mesh, size, name) for name, size in sizes.items()
-  }
   batch = {
     "retrieval": {"ids": np.arange(16 * 3).reshape(16, 3)},
     "parallel": {"ids": np.arange(8 * 2 * 3).reshape(8, 2, 3)},
   }
   with jax.transfer_guard("disallow"):
-    placed = sharding.place_batch(batch, mesh, rows, sizes)
+    placed = sharding.place_batch(batch, mesh)
   jax.tree.map(np.testing.assert_array_equal, placed, batch)
   assert placed["retrieval"]["ids"].sharding.spec == PartitionSpec("data")
 

@@ -7,87 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import random_batches
+from random_batches import CONFIG, SETTINGS, make_batch
 
 from mlir_jax.mesh import sharding
-from mlir_jax.models import config as config_lib
 from mlir_jax.models import encoder
-from mlir_jax.training import optim, step
-
-CONFIG = config_lib.EncoderConfig(
-  vocab_size=200,
-  hidden_size=16,
-  num_layers=1,
-  num_heads=2,
-  intermediate_size=32,
-  max_positions=8,
-  hidden_dropout=0.0,
-  attention_dropout=0.0,
-)
-SETTINGS = step.LossSettings(
-  ir_weight=1.0,
-  ir_temperature=0.1,
-  ir_symmetric=True,
-  semantic_weight=0.5,
-  semantic_temperature=0.2,
-  language_weight=2.0,
-  language_temperature=0.3,
-  third_points={"parallel": 1.0, "passages": 0.5, "monolingual": 2.0},
-  language_stop_gradient=False,
-)
-SIZES = {"retrieval": 16, "parallel": 8, "monolingual": 8}
-
-
-def make_batch(seed=0):
-  """A random batch with two hard negatives a row, some of them padding."""
-  random = np.random.default_rng(seed)
-
-  def tokens(*shape):
-    mask = np.arange(8) < random.integers(2, 9, shape)[..., None]
-    ids = np.where(mask, random.integers(5, 200, mask.shape), 1)
-    return {"ids": ids.astype(np.int32), "mask": mask}
-
-  def text(*shape):
-    return random.integers(0, 60, shape).astype(np.int32)
-
-  valid = np.ones((16, 3), bool)
-  valid[::3, 2] = False
-  passages = tokens(16, 3)
-  passages["mask"] &= valid[..., None]
-  return {
-    "retrieval": {
-      "query": tokens(16),
-      "query_text": text(16),
-      "passage": passages,
-      "passage_text": np.where(valid, text(16, 3), -1).astype(np.int32),
-      "passage_id": np.where(valid, text(16, 3), -1).astype(np.int32),
-      "passage_valid": valid,
-      "positive_text": text(16, 2),
-      "positive_id": text(16, 2),
-    },
-    "parallel": {
-      "tokens": tokens(8, 2),
-      "text": text(8, 2),
-    },
-    "monolingual": {
-      "tokens": tokens(8),
-      "text": text(8),
-    },
-  }
-
-
-def make_embed(config=CONFIG):
-  def embed(params, tower, tokens, dropout_key=None):
-    return encoder.embed(
-      config,
-      params,
-      tower,
-      tokens,
-      pooling="mean",
-      normalize=True,
-      dropout_key=dropout_key,
-    )
-
-  return embed
+from mlir_jax.training import build, chunking, optim, step
 
 
 def make_step(devices, *, settings=SETTINGS, config=CONFIG, towers="tied"):
@@ -112,7 +37,11 @@ def make_step(devices, *, settings=SETTINGS, config=CONFIG, towers="tied"):
   state = jax.jit(init, out_shardings=shardings)(params)
   train_step = jax.jit(
     step.make_train_step(
-      make_embed(config),
+      chunking.make_encode(
+        build.make_read(config, random_batches.CONTRACT),
+        mesh,
+        shardings.params,
+      ),
       settings,
       optimizer,
       optax.constant_schedule(1e-3),
@@ -121,10 +50,9 @@ def make_step(devices, *, settings=SETTINGS, config=CONFIG, towers="tied"):
     ),
     out_shardings=(shardings, sharding.replicated(mesh)),
   )
-  rows = {name: np.arange(size) for name, size in SIZES.items()}
 
   def place(batch):
-    return sharding.place_batch(batch, mesh, rows, SIZES)
+    return sharding.place_batch(batch, mesh)
 
   return train_step, state, place
 
@@ -135,7 +63,7 @@ def test_losses_agree_between_1_and_8_devices_over_20_steps():
     train_step, state, place = make_step(devices)
     losses = []
     for number in range(20):
-      state, metrics = train_step(state, place(make_batch(number)))
+      state, metrics = train_step(state, place(make_batch(seed=number)))
       losses.append({k: v for k, v in metrics.items() if "loss/" in k})
     followed.append(jax.device_get(losses))
   for one, eight in zip(*followed, strict=True):
@@ -143,54 +71,20 @@ def test_losses_agree_between_1_and_8_devices_over_20_steps():
       np.testing.assert_allclose(eight[name], value, rtol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("towers", ["tied", "separate"])
-def test_gradients_agree_between_1_and_8_devices_in_float64(towers):
-  with jax.enable_x64(True):
-    config = dataclasses.replace(CONFIG, dtype="float64")
-    params = jax.tree.map(
-      lambda x: x.astype(jnp.float64),
-      encoder.init_params(config, towers, jax.random.key(0)),
-    )
-    found = []
-    for devices in (1, 8):
-      mesh = sharding.make_mesh(devices=jax.devices()[:devices])
-      rows = {name: np.arange(size) for name, size in SIZES.items()}
-      batch = sharding.place_batch(make_batch(), mesh, rows, SIZES)
-
-      @jax.jit
-      def gradients(params, batch, mesh=mesh):
-        return step.gradients(
-          params,
-          batch,
-          make_embed(config),
-          SETTINGS,
-          sharding.replicate(mesh),
-          None,
-        )[1]
-
-      found.append(jax.device_get(gradients(params, batch)))
-    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(found[0]))
-    assert largest > 0.1
-    jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(b, a, rtol=0, atol=1e-12),
-      *found,
-    )
-
-
 def test_the_gradient_is_that_of_the_weighted_sum_of_the_losses():
   """Pulling back the sum of gradients equals differentiating the total."""
   batch = make_batch()
   params = encoder.init_params(CONFIG, "tied", jax.random.key(0))
-  embed = make_embed()
+  encode = chunking.whole(build.make_read(CONFIG, random_batches.CONTRACT))
 
   def total(params):
-    outputs = step.embed_batch(embed, params, batch, None)
+    outputs = step.outputs_of(encode, params, batch, lambda x: x, None)
     fed = step.make_losses(SETTINGS, batch, lambda x: x)
     return sum(loss.weight * loss.compute(outputs)[0] for loss in fed.values())
 
   expected_total, expected = jax.jit(jax.value_and_grad(total))(params)
   found_total, found, metrics = jax.jit(
-    lambda p: step.gradients(p, batch, embed, SETTINGS, lambda x: x, None)
+    lambda p: step.gradients(p, batch, encode, SETTINGS, lambda x: x, None)
   )(params)
   np.testing.assert_allclose(found_total, expected_total, rtol=1e-6)
   jax.tree.map(
@@ -203,6 +97,36 @@ def test_the_gradient_is_that_of_the_weighted_sum_of_the_losses():
     found_total,
     rtol=1e-6,
   )
+
+
+def test_each_text_is_encoded_in_its_role_and_gets_its_own_seed():
+  """The vectors stand where their texts stood before they were sorted."""
+  batch = make_batch(plan=random_batches.two_buckets(random_batches.SPEC))
+
+  def encode(params, texts):
+    del params
+    return {
+      group: [
+        jnp.stack([b["mask"].sum(1), b["seeds"] // 2**9], 1).astype(float)
+        for b in buckets
+      ]
+      for group, buckets in texts.items()
+    }
+
+  outputs = step.outputs_of(encode, None, batch, lambda x: x, jax.random.key(0))
+  lengths = {name: np.asarray(x[..., 0]) for name, x in outputs.items()}
+  # A passage that is not there has no tokens; all others have.
+  np.testing.assert_array_equal(
+    lengths["passages"] > 0, batch["retrieval"]["passage_valid"]
+  )
+  for name in ("queries", "sentences", "monolingual"):
+    assert (lengths[name] > 0).all()
+  seeds = np.concatenate([np.ravel(x[..., 1]) for x in outputs.values()])
+  assert len(np.unique(seeds)) == len(seeds)
+  again = step.outputs_of(
+    encode, None, make_batch(), lambda x: x, jax.random.key(0)
+  )
+  jax.tree.map(np.testing.assert_array_equal, outputs, again)
 
 
 def test_a_step_that_is_not_finite_changes_only_the_counters():
@@ -314,4 +238,7 @@ def test_gradients_are_clipped_by_their_global_norm():
 )
 def test_losses_that_cannot_be_fed_are_refused(changes, sizes, message):
   with pytest.raises(ValueError, match=message):
-    step.check_losses(dataclasses.replace(SETTINGS, **changes), SIZES | sizes)
+    step.check_losses(
+      dataclasses.replace(SETTINGS, masked_lm_weight=0.0, **changes),
+      {"retrieval": 16, "parallel": 8, "monolingual": 8, "masked": 0} | sizes,
+    )

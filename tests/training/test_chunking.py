@@ -1,0 +1,192 @@
+"""Chunks, buckets and devices change no gradient, and bound the memory."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+import random_batches as rb
+
+from mlir_jax.mesh import compiled, sharding
+from mlir_jax.models import encoder
+from mlir_jax.training import build, chunking
+
+
+def config_of(dropout):
+  return rb.float64(hidden_dropout=dropout, attention_dropout=dropout)
+
+
+@functools.cache
+def expected(towers, dropout):
+  """Without mesh, chunks and buckets; in float64."""
+  config = config_of(dropout)
+  spec = spec_of(towers)
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  params = rb.make_params(config, towers, with_head=True)
+  replicated = sharding.state_shardings(params, mesh, False)
+  batch = rb.make_batch(spec)
+  compute = jax.jit(
+    lambda params, batch: rb.step.gradients(
+      params,
+      batch,
+      chunking.whole(build.make_read(config, rb.CONTRACT)),
+      rb.SETTINGS,
+      lambda x: x,
+      jax.random.key(1) if dropout else None,
+      build.make_masked_lm(config, mesh, replicated),
+    )
+  )
+  return params, jax.device_get(compute(params, batch))
+
+
+def spec_of(towers):
+  return rb.dataclasses.replace(rb.MASKED_SPEC, tied=towers == "tied")
+
+
+CASES = [
+  ("tied", 0.5, 1, False, 8, True),
+  ("tied", 0.5, 8, False, 8, True),
+  ("tied", 0.5, 8, True, 0, True),
+  ("separate", 0.0, 1, False, 8, True),
+  ("separate", 0.0, 8, True, 24, False),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("towers", "dropout", "devices", "fsdp", "chunk", "two"), CASES
+)
+def test_gradients_are_those_of_one_piece_to_1e_12(
+  towers, dropout, devices, fsdp, chunk, two
+):
+  """All four losses; hard negatives, repeated texts and masks; unequal taus.
+
+  With dropout, too: what a text loses does not depend on where it stands.
+  """
+  with jax.enable_x64(True):
+    params, (total, gradient, metrics) = expected(towers, dropout)
+    spec = spec_of(towers)
+    quantum = max(chunk, devices)
+    plan = rb.two_buckets(spec, quantum) if two else rb.one_bucket(spec)
+    found = rb.gradients(
+      params,
+      rb.make_batch(spec, plan),
+      config=config_of(dropout),
+      devices=devices,
+      fsdp=fsdp,
+      chunk=chunk,
+      key=jax.random.key(1) if dropout else None,
+    )
+    np.testing.assert_allclose(found[0], total, rtol=1e-12)
+    rb.assert_same(found[1], gradient)
+    rb.assert_same(found[2], metrics, atol=1e-10)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient))
+    assert largest > 0.1
+
+
+def test_with_dropout_the_gradient_is_that_of_the_chunked_function():
+  """By differences along a random direction; the losses go up as it says."""
+  with jax.enable_x64(True):
+    config = config_of(0.3)
+    params = rb.make_params(config, with_head=True)
+    batch = rb.make_batch(rb.MASKED_SPEC, rb.two_buckets(rb.MASKED_SPEC))
+    direction = rb.random_like(params)
+    compute, (placed, on_mesh) = rb.prepare_gradients(
+      params,
+      batch,
+      config=config,
+      settings=rb.SETTINGS,
+      devices=8,
+      fsdp=False,
+      chunk=8,
+      key=jax.random.key(2),
+    )
+    _, gradient, _ = compute(placed, on_mesh)
+    size = 1e-5
+
+    def total(sign):
+      moved = jax.tree.map(lambda p, d: p + sign * size * d, params, direction)
+      return compute(moved, on_mesh)[0]
+
+    slope = (total(1) - total(-1)) / (2 * size)
+    said = sum(
+      (g * d).sum()
+      for g, d in zip(
+        jax.tree.leaves(jax.device_get(gradient)),
+        jax.tree.leaves(direction),
+        strict=True,
+      )
+    )
+    assert abs(said) > 0.1
+    np.testing.assert_allclose(slope, said, rtol=1e-6)
+
+
+def compile_gradients(fsdp, chunk, rows, devices=8, **changes):
+  """The compiled gradients of a batch with so many retrieval pairs."""
+  config = rb.dataclasses.replace(rb.CONFIG, **changes)
+  spec = rb.reader.BatchSpec(rows, 0, 0, 0)
+  mesh = sharding.make_mesh(devices=jax.devices()[:devices])
+  params = encoder.abstract_params(config, "tied")
+  shardings = sharding.state_shardings(params, mesh, fsdp)
+  encode = chunking.make_encode(
+    build.make_read(config, rb.CONTRACT), mesh, shardings, chunk
+  )
+  settings = rb.dataclasses.replace(
+    rb.SETTINGS, semantic_weight=0.0, language_weight=0.0
+  )
+
+  def compute(params, batch):
+    return rb.step.gradients(
+      params, batch, encode, settings, sharding.replicate(mesh), None
+    )[1]
+
+  abstract = rb.compiling.abstract_batch(spec, rb.one_bucket(spec), mesh)
+  placed = jax.tree.map(
+    lambda p, s: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=s),
+    params,
+    shardings,
+  )
+  jitted = jax.jit(compute, out_shardings=shardings)
+  return params, jitted.lower(placed, abstract).compile()
+
+
+def test_parameters_and_gradients_pass_between_devices_once_a_step(capsys):
+  """Whatever the chunks: nothing of that kind is in a loop."""
+  for fsdp in (False, True):
+    for chunk in (64, 16, 8):
+      params, step = compile_gradients(fsdp, chunk, 64, vocab_size=2000)
+      size = sum(4 * leaf.size for leaf in jax.tree.leaves(params))
+      found = compiled.collectives(step.as_text())
+      looped = [each for each in found if each.times > 1]
+      assert not looped, looped
+      moved = sum(each.bytes * each.times for each in found)
+      with capsys.disabled():
+        print(
+          f"\n{'FSDP' if fsdp else 'replicated'}, {128 // chunk} chunks:"
+          f" {moved / size:.2f} x the parameters pass a device in a step",
+          end="",
+        )
+      assert moved < 3.5 * size
+
+
+def test_memory_is_that_of_a_chunk_and_of_the_vectors():
+  """A batch of 4,096 in chunks of 64, beside one of 64 at once."""
+  size = {"hidden_size": 128, "intermediate_size": 512, "num_layers": 2}
+  params, small = compile_gradients(False, 0, 32, devices=1, **size)
+  _, large = compile_gradients(False, 64, 2048, devices=1, **size)
+  gradient = sum(4 * leaf.size for leaf in jax.tree.leaves(params))
+  vectors = 2 * 4096 * 128 * 4  # And their gradients.
+  scores = 2048 * 2048 * 4
+  taken = [each.memory_analysis().temp_size_in_bytes for each in (small, large)]
+  print(taken, gradient, vectors, scores)
+  assert taken[1] < 1.3 * taken[0] + vectors + scores + gradient
+
+
+def test_a_chunk_that_does_not_divide_is_refused():
+  mesh = sharding.make_mesh()
+  with pytest.raises(ValueError, match=r"batch\.chunk is 12.*16"):
+    chunking.make_encode(None, mesh, {}, 12)
+  with pytest.raises(ValueError, match=r"batch\.chunk is 24.*88 passage"):
+    rb.reader.check_chunk(24, "passage", 88)
+  assert rb.reader.check_chunk(22, "passage", 88) == 22
+  assert rb.reader.check_chunk(512, "masked", 88) == 88
