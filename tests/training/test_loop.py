@@ -21,6 +21,9 @@ class Log:
   def advance(self):
     pass
 
+  def keep(self):
+    pass
+
   def say(self, text):
     self.events.append(("say", text.split()[0]))
 
