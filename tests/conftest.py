@@ -1,15 +1,25 @@
 """Eight CPU devices for every test, no network, and the shared data's path."""
 
+import atexit
 import gzip
 import itertools
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  # Many tests start the same program: what one process has compiled the others
+  # need not. Processes that pytest starts find it set.
+  _compiled = tempfile.mkdtemp(prefix="mlir_jax_compiled_")
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+  atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
 
 import jax
 import pytest

@@ -132,9 +132,9 @@ def make_batch(spec=SPEC, plan=None, seed=0):
         filled[-1] |= {name: value[number] for name, value in targets.items()}
       start += rows
     if group == "masked":
-      batch["masked"] = filled
+      batch["masked"] = tuple(filled)
       continue
-    batch["texts"][group] = filled
+    batch["texts"][group] = tuple(filled)
     row_of = np.argsort(order).astype(np.int32)
     for stream, role, shape in places[group]:
       rows, row_of = np.split(row_of, [np.prod(shape)])

@@ -19,6 +19,8 @@ from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.mesh import multihost
 from mlir_jax.models import layout, pretrained
 
+_META = "meta.json"  # Of a token store; where it is, the store is whole.
+
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
@@ -86,9 +88,17 @@ def find_tokenizer(
   config: ml_collections.ConfigDict,
   collection: records.Collection,
   folder: str,
+  local: str,
 ) -> tokenizers.Tokenizer:
-  """The run's tokenizer: kept in the workdir, configured, or trained now."""
-  kept = epath.Path(folder) / workdir.TOKENIZER
+  """The run's tokenizer: kept in the workdir, configured, or trained now.
+
+  Args:
+    config: The run's config.
+    collection: What a new one is trained on.
+    folder: The run's folder.
+    local: The local copy of it, where the tokenizer is kept.
+  """
+  kept = epath.Path(local) / workdir.TOKENIZER
   if kept.exists():
     return tokenizer_lib.load(str(kept.parent))
   if config.tokenizer.path:
@@ -151,6 +161,44 @@ def encoding_settings(
   return settings
 
 
+def fetch_prepared(folder: str, local: str) -> None:
+  """Brings what was prepared from object storage to the local copy.
+
+  Args:
+    folder: The run's folder.
+    local: The local copy; what is not of this run is removed from it.
+
+  Raises:
+    tokens.TokenStoreError: if the token store did not arrive as it was kept.
+  """
+  if folder == local:
+    return
+  workdir.fetch(folder, local, workdir.TOKENIZER)
+  ours = epath.Path(local) / workdir.TOKEN_STORE
+  theirs = epath.Path(folder) / workdir.TOKEN_STORE
+  metas = [path / _META for path in (theirs, ours)]
+  known = [path.read_text() if path.exists() else None for path in metas]
+  if known[0] != known[1]:
+    ours.rmtree(missing_ok=True)
+    if known[0]:
+      print(f"Copying {theirs} to {ours}.")
+      workdir.fetch_folder(folder, local, workdir.TOKEN_STORE)
+      tokens.TokenStore.open(str(ours), verify=True)
+
+
+def keep_prepared(folder: str, local: str) -> None:
+  """Takes what was prepared to object storage, what says so last."""
+  store = epath.Path(local) / workdir.TOKEN_STORE
+  names = sorted(path.name for path in store.iterdir())
+  names.sort(key=lambda name: name == _META)
+  workdir.keep(
+    folder,
+    local,
+    workdir.TOKENIZER,
+    *(f"{workdir.TOKEN_STORE}/{name}" for name in names),
+  )
+
+
 def prepare_together(
   config: ml_collections.ConfigDict,
   folder: str,
@@ -164,12 +212,12 @@ def prepare_together(
     check: What to ask before texts are tokenized.
 
   Raises:
-    multihost.Lost: if a process does not come in time.
+    multihost.LostError: if a process does not come in time.
     ValueError: as `prepare`, or if what was prepared, or the devices, are not
       the same in all processes; it names what differs.
   """
   multihost.report("preparing")
-  with multihost.first("prepare"):
+  with multihost.first("it prepares the data"):
     prepared = prepare(config, folder, check)
   backbone = epath.Path(folder) / workdir.BACKBONE
   multihost.check_in(
@@ -210,6 +258,7 @@ def prepare(
       those that its token store was built from, or a setting or record cannot
       be used; it names the field, or file, line and field.
   """
+  workdir.check_packages(folder)
   workdir.claim(config.to_dict(), folder, config_lib.default().to_dict())
   bad_records = records.BadRecords(config.data.on_bad_record)
   collection = collections.load(
@@ -219,13 +268,15 @@ def prepare(
     config.data.tatoeba_root,
     require_pairs=bool(config.batch.retrieval),
   )
-  path = epath.Path(folder) / workdir.TOKEN_STORE
+  local = workdir.local_copy(folder, config.hosts.local_dir)
+  fetch_prepared(folder, local)
+  path = epath.Path(local) / workdir.TOKEN_STORE
   store = tokens.TokenStore.open(str(path)) if path.exists() else None
   found = None
   if not store and (backbone := fetch_backbone(config, folder)):
     found = layout.read(backbone)
   settings = encoding_settings(config, found, store and store.contract)
-  tokenizer = find_tokenizer(config, collection, folder)
+  tokenizer = find_tokenizer(config, collection, folder, local)
   pad_id = tokenizer_lib.pad_id(tokenizer)
   contract = contract_lib.contract_of(settings, tokenizer)
   source = collection.fingerprint()
@@ -249,6 +300,7 @@ def prepare(
       source=source,
       bad_records=bad_records,
     )
+    keep_prepared(folder, local)
   tests = collection.tests()
   translation_tests = collection.translation_tests()
   print("\n".join([*collection.notes(), store.summary()]))

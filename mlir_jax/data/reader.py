@@ -204,7 +204,7 @@ def batch_of_step(
     -1 is none. A row number is that of a tower's text in its buckets, one
     behind the other.
       texts: tower ("query" if it is one of its own, "passage") to buckets:
-        a list of {"ids": [R, L], "mask": bool, "number": [R], the text's in
+        a tuple of {"ids": [R, L], "mask": bool, "number": [R], the text's in
         the step, whatever the buckets}
       retrieval:
         query: row numbers [B]
@@ -219,7 +219,7 @@ def batch_of_step(
       monolingual:
         sentence: row numbers [M]
         text: [M]
-      masked: buckets, a list of {"ids", "mask", "number"}, words hidden, and
+      masked: buckets, a tuple of {"ids", "mask", "number"}, words hidden, and
         positions, targets: [R, K], where and what they were; else 0
         valid: bool [R, K]
 
@@ -253,11 +253,11 @@ def batch_of_step(
       filled.append(_bucket(store, parts, number, bucket.length))
       start += bucket.rows
     if group == "masked":
-      batch["masked"] = [
+      batch["masked"] = tuple(
         _mask(masker, texts, drawn.mask_keys) for texts in filled
-      ]
+      )
       continue
-    batch["texts"][group] = filled
+    batch["texts"][group] = tuple(filled)  # tf.data takes no lists.
     at = 0
     for part in parts:
       rows = row_of[at : at + part.text.size].reshape(part.text.shape)

@@ -1,5 +1,6 @@
 """Texts to vectors: the encoder of any family, pooling, projection, towers."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 
@@ -182,7 +183,10 @@ def init_params(
     with_head: Adds "masked_lm", the head for masked language modelling.
   """
   ids = jnp.zeros((1, 1), jnp.int32)
-  module = _ARCHITECTURES[config.architecture](config)
+  # Drawing needs no fused attention, and no GPU.
+  module = _ARCHITECTURES[config.architecture](
+    dataclasses.replace(config, attention="xla")
+  )
   params = dict(module.init(key, ids, ids == 0, None, None)["params"])
   if config.projection_size:
     params[PROJECTION] = init_projection(config, key)

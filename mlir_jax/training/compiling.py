@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 
 from mlir_jax.data import reader
-from mlir_jax.mesh import sharding
+from mlir_jax.mesh import multihost, sharding
 from mlir_jax.training import step
 
 PyTree = Any
@@ -48,9 +49,17 @@ def abstract_batch(
       "number": rows(count),
     }
 
+  def masked(count, length):
+    places = count, int(max_targets(length))
+    return bucket(count, length) | {
+      "positions": rows(*places),
+      "targets": rows(*places),
+      "valid": flags(*places),
+    }
+
   batch = {
     "texts": {
-      group: [bucket(*shape) for shape in plan[group]]
+      group: tuple(bucket(*shape) for shape in plan[group])
       for group in plan
       if group != "masked"
     }
@@ -72,18 +81,21 @@ def abstract_batch(
   if size := spec.monolingual:
     batch["monolingual"] = {"sentence": rows(size), "text": rows(size)}
   if spec.masked:
-    batch["masked"] = []
-    for count, length in plan["masked"]:
-      places = count, int(max_targets(length))
-      batch["masked"].append(
-        bucket(count, length)
-        | {
-          "positions": rows(*places),
-          "targets": rows(*places),
-          "valid": flags(*places),
-        }
-      )
+    batch["masked"] = tuple(masked(*shape) for shape in plan["masked"])
   return batch
+
+
+def keep_compiled(folder: str, workdir: str) -> None:
+  """Keeps compiled programs for the next start, unless JAX was told where.
+
+  Args:
+    folder: Where, in the workdir unless it is absolute or a URL; "" for
+      nowhere.
+    workdir: The run's folder.
+  """
+  if folder and jax.config.jax_compilation_cache_dir is None:
+    path = epath.Path(workdir) / folder
+    jax.config.update("jax_compilation_cache_dir", str(path))
 
 
 def _shapes(batch: PyTree) -> tuple:
@@ -120,6 +132,7 @@ class Steps:
     """Takes the step."""
     shapes = _shapes(batch)
     if shapes not in self._compiled:
+      multihost.report("compiling")
       self._say("A batch of longer texts than usual: compiling for it.")
       with jax.transfer_guard("allow"):
         self._compiled[shapes] = self._compile(state, batch)

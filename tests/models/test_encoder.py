@@ -365,6 +365,25 @@ def test_what_is_kept_for_the_backward_pass_changes_no_gradient(params, remat):
     np.testing.assert_allclose(a, b, atol=1e-5 * largest)
 
 
+def test_fused_attention_is_asked_for_the_same(params, monkeypatch):
+  """On a GPU; here its arguments go to JAX's own implementation."""
+  original = jax.nn.dot_product_attention
+  seen = []
+
+  def unfused(*args, implementation, **kwargs):
+    seen.append(implementation)
+    return original(*args, implementation="xla", **kwargs)
+
+  monkeypatch.setattr(jax.nn, "dot_product_attention", unfused)
+  tokens = random_tokens(4)
+  config = dataclasses.replace(CONFIG, attention="cudnn")
+  fused = encoder.embed(
+    config, params, "query", tokens, pooling="mean", normalize=True
+  )
+  assert seen == ["cudnn"] * config.num_layers
+  np.testing.assert_allclose(fused, embed(params, tokens), atol=1e-6)
+
+
 def test_token_vectors_stand_in_for_the_table(params):
   tokens = random_tokens(4)
   table, rest = encoder.split_table(params["query_encoder"])
@@ -428,16 +447,20 @@ def test_a_dropout_rate_of_zero_changes_nothing(params):
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
-def test_dropout_drops_its_share_independently_and_keeps_the_mean(rate):
-  values = jnp.ones((400, 2, 251))
-  dropped = blocks._Dropout(rate).apply({}, values, seeds_of(400))
+@pytest.mark.parametrize("shape", [(400, 2, 251), (100, 16, 12, 11)])
+def test_dropout_drops_its_share_independently_and_keeps_the_mean(rate, shape):
+  seeds = jnp.arange(shape[0], dtype=jnp.uint32)
+  dropped = blocks._Dropout(rate).apply({}, jnp.ones(shape), seeds)
   kept = np.asarray(dropped) != 0
   assert kept.mean() == pytest.approx(1 - rate, abs=0.005)
   assert dropped.mean() == pytest.approx(1, rel=0.01 / (1 - rate))
-  centred = kept - kept.mean()
-  for axis in range(3):
-    neighbours = np.delete(centred, 0, axis) * np.delete(centred, -1, axis)
-    assert abs(neighbours.mean()) < 0.01 * kept.var() ** 0.5
+  centred = kept - (1 - rate)
+  for axis, size in enumerate(shape):
+    along = np.swapaxes(centred, 0, axis)
+    for distance in (d for d in (1, 2, 4, 8) if d < size):
+      products = along[distance:] * along[:-distance]
+      error = products.std() / products.size**0.5
+      assert abs(products.mean()) < 5 * error, (axis, distance)
 
 
 def test_sharding_parameters_and_batch_changes_no_vector(params):

@@ -1,0 +1,55 @@
+"""A trace of a few training steps, for TensorBoard, XProf or Perfetto."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import jax
+
+# The first steps warm up: caches fill, and the host runs ahead of the device.
+_BEFORE = 3
+_STEPS = 5
+
+
+@contextlib.contextmanager
+def traced(
+  train_step: Callable, folder: str, say: Callable[[str], None] = print
+) -> Iterator[Callable]:
+  """The step, of which some calls are traced.
+
+  Args:
+    train_step: (state, batch) -> (state, metrics).
+    folder: Where the trace goes.
+    say: Told where it is.
+
+  Yields:
+    The same function. Its traced calls are waited for, so that the trace is
+    whole; if the run ends before them, there is a shorter trace or none.
+  """
+  calls = 0
+  running = False
+
+  def stop():
+    nonlocal running
+    running = False
+    jax.profiler.stop_trace()
+    say(f"A trace of {calls - _BEFORE} steps is in {folder}.")
+
+  def step(state, batch):
+    nonlocal calls, running
+    if calls == _BEFORE:
+      jax.profiler.start_trace(folder)
+      running = True
+    with jax.profiler.StepTraceAnnotation("train", step_num=calls):
+      results = train_step(state, batch)
+      if running:
+        jax.block_until_ready(results)
+    calls += 1
+    if calls == _BEFORE + _STEPS:
+      stop()
+    return results
+
+  try:
+    yield step
+  finally:
+    if running:
+      stop()
