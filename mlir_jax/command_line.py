@@ -1,14 +1,17 @@
 """The command line that all mains share: parsing, and errors that help."""
 
+import contextlib
+import re
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from mlir_jax import config
+from mlir_jax import config as config_lib
 
 
 def define_config() -> flags.FlagHolder:
@@ -28,10 +31,70 @@ def define_workdir() -> flags.FlagHolder:
   )
 
 
+def define_processes() -> None:
+  """Defines the flags of a main that several processes may run together."""
+  flags.DEFINE_bool(
+    "distributed",
+    False,
+    "Whether this is one of several processes of one run. Who the others are"
+    " is asked of the cluster (TPU pods, SLURM, ...) unless the next three"
+    " flags say it.",
+  )
+  flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0; the port must be free."
+  )
+  flags.DEFINE_integer("processes", None, "How many processes there are.")
+  flags.DEFINE_integer("process", None, "The number of this one, from 0.")
+
+
+def join_processes(config: ml_collections.ConfigDict | None = None) -> None:
+  """Joins the run's other processes, if --distributed says so.
+
+  Args:
+    config: The run's; it must be the same in all. None for a main that has
+      none: its flags must be the same.
+
+  Raises:
+    ValueError: if a flag is missing or wrong, or the processes differ.
+    multihost.LostError: if a process does not come in time.
+  """
+  values = flags.FLAGS
+  if not values.distributed:
+    for name in ("coordinator", "processes", "process"):
+      if values[name].present:
+        raise ValueError(f"--{name} is given without --distributed.")
+    return
+  from mlir_jax import workdir
+  from mlir_jax.mesh import multihost
+  from mlir_jax.training import provenance
+
+  if config:
+    fields = {"config": config.to_dict()}
+  else:
+    config = config_lib.default()
+    own = {"coordinator", "processes", "process"}
+    fields = {
+      f"--{name}": str(values[name].value)
+      for name in values
+      if values[name].present and name not in own
+    }
+  multihost.join(
+    values.coordinator,
+    values.processes,
+    values.process,
+    check_in_seconds=config.hosts.check_in_seconds,
+    silent_seconds=config.hosts.silent_seconds,
+    items={
+      **workdir.flatten(fields),
+      **provenance.code(),
+    },
+  )
+
+
 def parse(argv: Sequence[str]) -> list[str]:
   """Parses flags; a field or name that does not exist ends the program."""
   try:
-    return app.parse_flags_with_usage(config.resolve_arguments(argv))
+    return app.parse_flags_with_usage(config_lib.resolve_arguments(argv))
   except AttributeError as error:
     # From ml_collections, which names the nearest field.
     message = str(error).strip("'\"").replace("\\n", " ").replace("\\'", "'")
@@ -64,19 +127,57 @@ def run(
     logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant.
     # As Ctrl-C does: what is written aside is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-      main(files) if takes_files else main()
-    except (ValueError, OSError, ImportError, ArithmeticError) as error:
-      of_file = isinstance(error, OSError) and error.filename is not None
-      if not of_file and not _is_ours(error):
-        raise
-      _refuse(str(error))
+    with _together():
+      try:
+        main(files) if takes_files else main()
+      except (ValueError, OSError, ImportError, ArithmeticError) as error:
+        of_file = isinstance(error, OSError) and error.filename is not None
+        if not of_file and not _is_ours(error):
+          raise
+        _refuse(str(error))
 
   app.run(call, flags_parser=parse)
 
 
+@contextlib.contextmanager
+def _together():
+  """Within this context, how one of several processes ends, all end."""
+  if not getattr(flags.FLAGS, "distributed", False):
+    yield
+    return
+  from mlir_jax.mesh import multihost
+
+  try:
+    yield
+  except multihost.LostError as error:
+    print(f"{sys.argv[0]}: {error}", file=sys.stderr)
+    multihost.fail(multihost.EXIT_LOST, str(error))
+    sys.exit(multihost.EXIT_LOST)
+  except SystemExit as error:
+    if not getattr(error, "together", False):
+      multihost.fail(int(error.code or 0), _reason(error))
+    multihost.leave()
+    raise
+  except BaseException as error:
+    multihost.await_verdict()  # The death of another shows in many ways.
+    traceback.print_exc()
+    multihost.fail(1, f"{type(error).__name__}: {error}")
+    raise
+  multihost.leave()
+
+
+def _reason(error: SystemExit) -> str:
+  """Why a process was ended: what it refused, or SIGTERM."""
+  cause = error.__context__
+  return str(cause) if cause else "it was asked to stop"
+
+
 def _is_ours(error: BaseException) -> bool:
   """Whether this package raised it: then its message says what to do."""
+  # XLA raises ValueError, too, in the frame that called what was compiled:
+  # "UNKNOWN: Gloo ...", "RESOURCE_EXHAUSTED: ...".
+  if re.match("[A-Z_]+: ", str(error)):
+    return False
   *_, (frame, _) = traceback.walk_tb(error.__traceback__)
   # The package, since a main's own __name__ is "__main__".
   package = frame.f_globals.get("__package__") or ""

@@ -92,7 +92,14 @@ def default() -> ml_collections.ConfigDict:
   # the pretrained model's own.
   model.projection_size = 0
   model.dropout = 0.1  # Of hidden states and attention, in training.
+  # Of attention alone, where it is another rate.
+  model.attention_dropout = placeholder(float)
   model.dtype = "float32"  # Or "bfloat16": of activations, not parameters.
+  # What a layer keeps for the backward pass: "none" of it is computed again;
+  # "dots" keeps what the dense layers give; "layer" only what it reads.
+  model.remat = "none"
+  # "cudnn" is fused, on NVIDIA GPUs; it needs bfloat16, attention_dropout=0.
+  model.attention = "xla"
 
   # --- Batch: global sizes, over all devices and hosts. Our choices. ---
   c.batch = batch = ml_collections.ConfigDict()
@@ -101,6 +108,12 @@ def default() -> ml_collections.ConfigDict:
   batch.parallel = 64  # Sentence pairs.
   batch.monolingual = 64  # Sentences, third points of the language loss.
   batch.masked = 0  # Monolingual sentences for masked language modelling.
+  # Texts encoded at once, over all devices, in bounded memory and with exact
+  # gradients; they are encoded twice. 0 for all at once.
+  batch.chunk = 0
+  # Lengths that texts are padded to, at most: short ones stay cheap, and each
+  # is compiled.
+  batch.buckets = 4
 
   # --- Losses: total = w_ir IR + w_sem semantic + w_lang language
   #     + w_mlm masked_lm. ---
@@ -153,6 +166,22 @@ def default() -> ml_collections.ConfigDict:
   train.keep = 2  # Last checkpoints kept, beside the best by English dev.
   # Steps skipped in a row for non-finite numbers before the run stops.
   train.max_nonfinite_steps = 10
+  # Before the first step: are a small model's gradients, in chunks over the
+  # mesh, those without chunks and mesh?
+  train.self_check = True
+  # Where compiled programs are kept for the next start, in the workdir unless
+  # absolute; "" for nowhere. JAX_COMPILATION_CACHE_DIR goes before it.
+  train.compilation_cache = "compiled"
+
+  # --- Several processes (--distributed). ---
+  c.hosts = hosts = ml_collections.ConfigDict()
+  # Seconds in which all must have come to a check-in.
+  hosts.check_in_seconds = 600.0
+  # Seconds after which a process that is not heard of is called lost.
+  hosts.silent_seconds = 120.0
+  # Where each has a copy of what must be on a disk of a --workdir on object
+  # storage; "" for a folder in the user's cache.
+  hosts.local_dir = ""
 
   # --- Evaluation. ---
   c.eval = evaluation = ml_collections.ConfigDict()

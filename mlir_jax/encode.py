@@ -5,6 +5,9 @@ python -m mlir_jax.encode --model=W --role=query --output=vectors.npy texts.txt
 Files are UTF-8, plain or ending in .gz, read one after the other; "-" is the
 standard input. An empty line is a text, too: row n of the output, a float32
 array [lines, width], is the vector of line n.
+
+Several processes (--distributed) share the encoding; all read the files, and
+process 0 writes.
 """
 
 import contextlib
@@ -91,6 +94,7 @@ def encode_files(
   paths: Sequence[str],
   output: str,
   description: str = "texts",
+  writes: bool = True,
 ) -> tuple[int, int]:
   """Encodes the lines of files into a .npy file, in bounded memory.
 
@@ -99,6 +103,7 @@ def encode_files(
     paths: Text files, read one after the other; "-" is the standard input.
     output: The .npy file.
     description: Of the progress bar.
+    writes: Whether this process writes; of several only one does.
 
   Returns:
     The shape of the float32 array written.
@@ -110,8 +115,9 @@ def encode_files(
   if "-" not in paths:  # Read once before, so that a bad line shows at once.
     total = sum(1 for _ in read_texts(paths))
   texts = read_texts(paths)
+  rows = contextlib.nullcontext(np.shape)
   with (
-    write_rows(output) as append,
+    write_rows(output) if writes else rows as append,
     tqdm.tqdm(total=total, desc=description, unit="text") as bar,
   ):
     while chunk := list(itertools.islice(texts, CHUNK)):
@@ -124,6 +130,8 @@ def encode_files(
 
 def main(paths: Sequence[str]):
   """Encodes files by the flags."""
+  command_line.join_processes()
+  from mlir_jax.mesh import multihost
   from mlir_jax.retrieval import model as model_lib
 
   if not paths:
@@ -141,6 +149,11 @@ def main(paths: Sequence[str]):
   for folder in pathlib.Path(output).absolute().parents:
     if folder.exists() and not folder.is_dir():
       raise ValueError(f"--output={output}: {folder} is a file, no folder.")
+  if multihost.joined() and "-" in paths:
+    raise ValueError("Several processes read files, no standard input.")
+  multihost.check_in(
+    "files", {path: os.path.getsize(path) for path in paths if path != "-"}
+  )
   model = model_lib.load(
     _MODEL.value,
     _CHECKPOINT.value,
@@ -153,6 +166,7 @@ def main(paths: Sequence[str]):
     paths,
     _OUTPUT.value,
     f"{role} texts",
+    multihost.is_first(),
   )
   settings = model.contract.role(role)
   print(
@@ -183,4 +197,5 @@ if __name__ == "__main__":
   _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", None, "Texts encoded at once.", lower_bound=1
   )
+  command_line.define_processes()
   command_line.run(main, required=("model", "role", "output"), takes_files=True)

@@ -3,7 +3,8 @@
 python -m mlir_jax.evaluate --workdir=W --checkpoint=best
 
 The tests are those of the collection that it was trained on, or of another
-one: --collection=folder --root=FOLDER.
+one: --collection=folder --root=FOLDER. Several processes (--distributed) share
+the encoding and the search; all need the tests.
 """
 
 from absl import flags
@@ -13,6 +14,7 @@ from mlir_jax import command_line
 
 def main():
   """Evaluates by the flags."""
+  command_line.join_processes()
   from mlir_jax.data import collections, reader, records
   from mlir_jax.evals import suite
   from mlir_jax.retrieval import model
@@ -77,4 +79,5 @@ if __name__ == "__main__":
   _OUTPUT = flags.DEFINE_string(
     "output", "", "Where results go; by default in the workdir."
   )
+  command_line.define_processes()
   command_line.run(main, required=("workdir",))

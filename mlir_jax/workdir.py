@@ -1,7 +1,16 @@
-"""The run's folder: what stands in it, and that it is of one experiment."""
+"""The run's folder: what stands in it, and that it is of one experiment.
 
+It may stand on object storage (gs://bucket/run), which writes whole objects,
+and neither appends, renames nor maps into memory. What needs one of these
+lives in a local copy of the folder on each machine, and is brought and kept
+by `fetch` and `keep`.
+"""
+
+import hashlib
+import importlib.util
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,17 +27,24 @@ RESULTS = "results"
 # These may change between the starts of one run: they decide where and how it
 # is computed and shown, not what.
 FREE = (
+  "batch.buckets",
+  "batch.chunk",
   "data.on_bad_record",
   "data.prefetch",
   "data.reader",
   "data.root",
   "data.tatoeba_root",
   "eval.",
+  "hosts.",
   "mesh.",
+  "model.attention",
+  "model.remat",
   "train.checkpoint_every",
+  "train.compilation_cache",
   "train.keep",
   "train.log_every",
   "train.max_nonfinite_steps",
+  "train.self_check",
 )
 
 # Before the first checkpoint these alone have left anything in the folder:
@@ -37,29 +53,109 @@ PREPARED = ("data.", "model.pretrained", "model.revision", "seed", "tokenizer.")
 NOT_PREPARED = ("data.language_temperature", "data.masking.")
 
 
-def absolute(folder: str) -> str:
-  """The folder as an absolute path.
+def is_url(folder: str) -> bool:
+  """Whether the folder is on object storage."""
+  return "://" in folder
 
-  Raises:
-    ValueError: for a URL (gs://...).
-  """
-  if "://" in folder:
-    raise ValueError(
-      f"--workdir={folder}: only local folders for now; train on a local disk"
-      " and copy the folder."
-    )
+
+def absolute(folder: str) -> str:
+  """The folder as an absolute path, or as the URL that it is."""
+  if is_url(folder):
+    return folder.rstrip("/")
   return os.path.abspath(os.path.expanduser(folder))
 
 
+def check_packages(folder: str) -> None:
+  """Raises ValueError if what it takes to write to the folder is missing."""
+  if not folder.startswith("gs://"):
+    return
+  needed = {"google.cloud.storage": "google-cloud-storage"}  # Of orbax.
+  if not importlib.util.find_spec("tensorflow"):  # epath takes it, or else:
+    needed["gcsfs"] = "gcsfs"
+  for module, package in needed.items():
+    try:
+      importlib.import_module(module)
+    except ImportError as error:
+      raise ValueError(
+        f"{folder}: {error}. Object storage needs it: pip install {package}."
+      ) from error
+
+
+def local_copy(folder: str, local_dir: str = "") -> str:
+  """Where this machine has what must be on a disk of the run's folder.
+
+  Args:
+    folder: The run's folder, from `absolute`.
+    local_dir: For the copy of a folder on object storage; "" for one in the
+      user's cache that is named by the URL's hash.
+
+  Returns:
+    An absolute path: the folder itself, if it is on a disk.
+  """
+  if not is_url(folder):
+    return folder
+  if local_dir:
+    return absolute(local_dir)
+  cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+  name = hashlib.sha256(folder.encode()).hexdigest()[:16]
+  return os.path.join(cache, "mlir_jax", name)
+
+
+def fetch(folder: str, local: str, name: str) -> None:
+  """Brings a file of the run's folder, or none, to the local copy of it."""
+  theirs, ours = epath.Path(folder) / name, epath.Path(local) / name
+  if folder == local:
+    return
+  if not theirs.exists():
+    ours.unlink(missing_ok=True)
+    return
+  content = theirs.read_bytes()
+  if ours.exists() and ours.read_bytes() == content:
+    return
+  ours.parent.mkdir(parents=True, exist_ok=True)
+  # Other processes of this machine may do the same at the same time.
+  with tempfile.TemporaryDirectory(dir=ours.parent) as aside:
+    (epath.Path(aside) / ours.name).write_bytes(content)
+    (epath.Path(aside) / ours.name).replace(ours)
+
+
+def fetch_folder(folder: str, local: str, name: str) -> None:
+  """Brings a folder in the run's folder to the local copy, whole or not."""
+  target = epath.Path(local) / name
+  target.parent.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(dir=target.parent) as aside:
+    copy = epath.Path(aside) / "copy"
+    copy.mkdir()
+    for path in (epath.Path(folder) / name).iterdir():
+      path.copy(copy / path.name)
+    try:
+      copy.rename(target)
+    except OSError:
+      if not target.exists():  # Else another process here was faster.
+        raise
+
+
+def keep(folder: str, local: str, *names: str) -> None:
+  """Takes files of the local copy to the run's folder, in this order."""
+  if folder != local:
+    for name in names:
+      write_aside(f"{folder}/{name}", (epath.Path(local) / name).read_bytes())
+
+
 def write_aside(path: str, content: str | bytes) -> None:
-  """Writes a file whole or not at all: aside, then renamed."""
-  aside = epath.Path(f"{path}.tmp")
+  """Writes a file whole or not at all.
+
+  On a disk it is written aside, then renamed; object storage writes no other
+  way.
+  """
+  aside = epath.Path(path if is_url(path) else f"{path}.tmp")
   aside.parent.mkdir(parents=True, exist_ok=True)
   if isinstance(content, bytes):
     aside.write_bytes(content)
   else:
     aside.write_text(content)
-  aside.replace(path)
+  if not is_url(path):
+    aside.replace(path)
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -109,4 +205,7 @@ def claim(
       )
     if trained:
       return
-  write_aside(str(path), json.dumps(config, indent=2) + "\n")
+  text = json.dumps(config, indent=2) + "\n"
+  # Several processes claim it, one behind the other.
+  if not path.exists() or path.read_text() != text:
+    write_aside(str(path), text)

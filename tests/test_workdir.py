@@ -12,8 +12,7 @@ def test_a_folder_is_one_place_however_it_is_written(monkeypatch, tmp_path):
   monkeypatch.chdir(tmp_path)
   assert workdir.absolute("~/run") == workdir.absolute("run")
   assert os.path.isabs(workdir.absolute("run"))
-  with pytest.raises(ValueError, match="only local folders"):
-    workdir.absolute("gs://bucket/run")
+  assert workdir.absolute("gs://bucket/run/") == "gs://bucket/run"
 
 
 def test_a_file_is_written_whole_or_not_at_all(monkeypatch, tmp_path):

@@ -9,12 +9,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 from etils import epath
 
 from mlir_jax import workdir
 from mlir_jax.data import overlap, records
 from mlir_jax.evals import bitext, plot, ranking, report
+from mlir_jax.mesh import multihost
 from mlir_jax.retrieval import encoding
 
 SELECTION = "dev/en/mrr@100"
@@ -82,7 +82,7 @@ class Suite:
     embed = self._encoder.with_params(params)
     mesh = self._encoder.mesh
     # One host writes; all take part in encoding and searching.
-    writes = jax.process_index() == 0
+    writes = multihost.is_first()
     run_dir = str(self._folder / f"step-{step}") if writes else None
     results = dict(
       ranking.evaluate(
@@ -101,8 +101,10 @@ class Suite:
     """Writes the report of all tables in the folder, with a plot.
 
     Returns:
-      The report as text.
+      The report as text; "" in a process that writes none.
     """
+    if not multihost.is_first():
+      return ""
     by_step = {}
     for path in self._folder.glob("step-*.json"):
       step = int(path.stem.removeprefix("step-"))

@@ -3,13 +3,13 @@
 import contextlib
 import dataclasses
 import json
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import tokenizers
+from etils import epath
 
 from mlir_jax import checkpoint as checkpoint_lib
 from mlir_jax import contract as contract_lib
@@ -122,7 +122,7 @@ def load(
     ContractMismatchError: if the folder's files are not of one encoding
       contract; it names the field.
   """
-  folder = pathlib.Path(path).expanduser().absolute()
+  folder = epath.Path(workdir.absolute(path))
   if (folder / workdir.CHECKPOINTS).is_dir():
     if revision:
       raise ValueError(
@@ -155,7 +155,7 @@ def load_run(
     ContractMismatchError: if the run's files are not of one contract.
   """
   mesh = sharding.make_mesh() if mesh is None else mesh
-  folder = pathlib.Path(run_folder).expanduser().absolute()
+  folder = epath.Path(workdir.absolute(run_folder))
   if not (folder / workdir.CHECKPOINTS).is_dir():
     raise ValueError(
       f"{run_folder} is no run's folder: it has no {workdir.CHECKPOINTS}/."
@@ -167,7 +167,11 @@ def load_run(
   ) as checkpoints:
     step = checkpoints.find(which)
     description = checkpoints.describe(step)
-    tokenizer = tokenizer_lib.load(str((folder / workdir.TOKENIZER).parent))
+    local = workdir.local_copy(str(folder))
+    workdir.fetch(str(folder), local, workdir.TOKENIZER)
+    tokenizer = tokenizer_lib.load(
+      str((epath.Path(local) / workdir.TOKENIZER).parent)
+    )
     check_run(folder, description.contract, tokenizer)
     encoder_config = config_lib.EncoderConfig(**description.encoder)
     shapes = encoder_lib.abstract_params(
@@ -201,7 +205,7 @@ def load_run(
 
 
 def check_run(
-  folder: pathlib.Path,
+  folder: epath.Path,
   contract: contract_lib.EncodingContract,
   tokenizer: tokenizers.Tokenizer,
 ) -> None:

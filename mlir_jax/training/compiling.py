@@ -93,7 +93,11 @@ def keep_compiled(folder: str, workdir: str) -> None:
       nowhere.
     workdir: The run's folder.
   """
-  if folder and jax.config.jax_compilation_cache_dir is None:
+  if jax.default_backend() == "cpu" and jax.process_count() > 1:
+    # Process 0 alone finds what was kept, and would wait for the others where
+    # nobody waits for long.
+    jax.config.update("jax_enable_compilation_cache", False)
+  elif folder and jax.config.jax_compilation_cache_dir is None:
     path = epath.Path(workdir) / folder
     jax.config.update("jax_compilation_cache_dir", str(path))
 
@@ -126,7 +130,8 @@ class Steps:
     """
     self._train_step = train_step
     self._say = say
-    self._compiled = {_shapes(batch): self._compile(state, batch)}
+    self._compiled = {}
+    self._compile(state, batch)
 
   def __call__(self, state: step.TrainState, batch: PyTree) -> tuple:
     """Takes the step."""
@@ -135,17 +140,21 @@ class Steps:
       multihost.report("compiling")
       self._say("A batch of longer texts than usual: compiling for it.")
       with jax.transfer_guard("allow"):
-        self._compiled[shapes] = self._compile(state, batch)
+        self._compile(state, batch)
     return self._compiled[shapes](state, batch)
 
-  def _compile(self, state, batch) -> jax.stages.Compiled:
+  def _compile(self, state, batch) -> None:
+    multihost.report("compiling")
     started = time.perf_counter()
     compiled = self._train_step.lower(state, batch).compile()
     self._say(
       f"Compiled the step in {time.perf_counter() - started:.1f} s:"
       f" {describe_memory(compiled)} per device."
     )
-    return compiled
+    # A process that is not there yet would be awaited in the first collective,
+    # and not for long.
+    multihost.check_in(f"compiled {len(self._compiled) + 1}", {})
+    self._compiled[_shapes(batch)] = compiled
 
 
 def describe_memory(compiled: jax.stages.Compiled) -> str:

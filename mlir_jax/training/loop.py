@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from mlir_jax.mesh import multihost
 from mlir_jax.training import progress as progress_lib
 from mlir_jax.training import step as step_lib
 
@@ -15,10 +16,15 @@ EXIT_PREEMPTED = 75
 
 
 class Preempted(SystemExit):
-  """The run was asked to stop, has saved, and can be started again."""
+  """The run was asked to stop, and can be started again.
 
-  def __init__(self):
+  Attributes:
+    together: Whether all processes of the run stop here, after saving.
+  """
+
+  def __init__(self, together: bool = False):
     super().__init__(EXIT_PREEMPTED)
+    self.together = together
 
 
 class NonFiniteError(FloatingPointError):
@@ -57,10 +63,23 @@ class StopSignal:
     finally:
       self._waits = False
 
+  def reached(self, step: int) -> bool:
+    """Whether to save and stop after this step, the same in all processes.
+
+    One that is alone stops when it was asked to. Several stop after a step
+    that they agree on, soon after one of them was asked; each must ask this
+    once after every step.
+    """
+    if multihost.joined():
+      return multihost.reached_stop(step)
+    return self.requested
+
   def _receive(self, *_):
     if not self._waits:
       raise Preempted
     self.requested = True
+    if multihost.joined():
+      multihost.ask_to_stop()
 
 
 def train_loop(
@@ -131,8 +150,13 @@ def train_loop(
       )
 
   with stop.remembered(), jax.transfer_guard("disallow"):
+    first = True
     for step, batch in batches:
-      state, metrics = train_step(state, place(batch))
+      batch = place(batch)
+      # The first may have to be compiled, which takes some longer than others.
+      multihost.report("starting" if first else multihost.STEP, step)
+      first = False
+      state, metrics = train_step(state, batch)
       report()  # Of the step before: the device has this one to work on.
       taken = step + 1
       waiting = taken, metrics
@@ -140,17 +164,21 @@ def train_loop(
 
       last = taken == last_step
       evaluate = eval_every and (taken % eval_every == 0 or last)
-      stopping = stop.requested  # Read once: the signal may come any time.
+      stopping = stop.reached(taken)  # Once: the signal may come any time.
       if evaluate or last or stopping or taken % checkpoint_every == 0:
         report()
+        multihost.report("evaluating" if evaluate else "saving")
         with jax.transfer_guard("allow"):
           dev = evaluate_dev(state, taken) if evaluate else None
+          multihost.report("saving")
           save(taken, state, dev)
-        stopping = stopping or stop.requested  # It came while evaluating.
+          progress.keep()
+        if not multihost.joined():  # It may have come while evaluating.
+          stopping = stopping or stop.requested
       if stopping:
         progress.say(
           f"Stopped by SIGTERM and saved at step {taken:,}; the same command"
           " goes on."
         )
-        raise Preempted
+        raise Preempted(together=True)
   return state

@@ -12,8 +12,10 @@ import tqdm
 from etils import epath
 
 from mlir_jax import workdir
+from mlir_jax.mesh import multihost
 
 METRICS_FILE = "metrics.jsonl"
+EVENTS = "tensorboard"
 
 
 def read_metrics(folder: str) -> list[dict[str, Any]]:
@@ -49,6 +51,7 @@ class Progress:
     last_step: int,
     sequences_per_step: int,
     tensorboard: bool = True,
+    local_dir: str = "",
   ):
     """Opens the files and draws the bar.
 
@@ -58,18 +61,13 @@ class Progress:
       last_step: Steps of the whole run.
       sequences_per_step: Texts encoded in a step, for the rate.
       tensorboard: Whether to write TensorBoard events.
+      local_dir: Where the files grow, if the folder is on object storage.
     """
-    path = epath.Path(folder) / METRICS_FILE
-    kept = [r for r in read_metrics(folder) if r["step"] <= first_step]
-    workdir.write_aside(
-      str(path), "".join(json.dumps(record) + "\n" for record in kept)
-    )
-    self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
-    self._events = None
-    if tensorboard:
-      self._events = tensorboardX.SummaryWriter(
-        str(epath.Path(folder) / "tensorboard"), purge_step=first_step + 1
-      )
+    self._folder = folder
+    self._local = workdir.local_copy(folder, local_dir)
+    self._file = self._events = None
+    if multihost.is_first():
+      self._open(first_step, tensorboard)
     self._sequences_per_step = sequences_per_step
     self._bar = tqdm.tqdm(
       total=last_step,
@@ -81,6 +79,19 @@ class Progress:
       smoothing=0.05,
     )
     self._at, self._time = first_step, time.perf_counter()
+
+  def _open(self, first_step: int, tensorboard: bool) -> None:
+    workdir.fetch(self._folder, self._local, METRICS_FILE)
+    path = epath.Path(self._local) / METRICS_FILE
+    kept = [r for r in read_metrics(self._local) if r["step"] <= first_step]
+    workdir.write_aside(
+      str(path), "".join(json.dumps(record) + "\n" for record in kept)
+    )
+    self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+    if tensorboard:
+      self._events = tensorboardX.SummaryWriter(
+        f"{self._local}/{EVENTS}", purge_step=first_step + 1
+      )
 
   def train(self, step: int, metrics: Mapping[str, float]) -> None:
     """Writes the metrics of the step that made `step` steps taken."""
@@ -113,10 +124,21 @@ class Progress:
     self._bar.write(text, file=sys.stdout)
     sys.stdout.flush()
 
+  def keep(self) -> None:
+    """Takes the files to the run's folder, if it is on object storage."""
+    if self._file and self._local != self._folder:
+      if self._events:
+        self._events.flush()
+      events = (epath.Path(self._local) / EVENTS).glob("*")
+      names = [METRICS_FILE, *(f"{EVENTS}/{path.name}" for path in events)]
+      workdir.keep(self._folder, self._local, *names)
+
   def close(self) -> None:
-    """Closes the files."""
+    """Keeps and closes the files."""
     self._bar.close()
-    self._file.close()
+    self.keep()
+    if self._file:
+      self._file.close()
     if self._events:
       self._events.close()
 
@@ -127,6 +149,8 @@ class Progress:
       name: value if math.isfinite(value) else None
       for name, value in values.items()
     }
+    if not self._file:
+      return
     self._file.write(json.dumps({"step": step, "kind": kind, **record}) + "\n")
     self._file.flush()
     if self._events:

@@ -1,5 +1,6 @@
 """Where a checkpoint comes from: versions, commit, machine, data."""
 
+import hashlib
 import importlib.metadata
 import pathlib
 import platform
@@ -23,6 +24,28 @@ PACKAGES = (
   "transformers",
   "babel",
 )
+
+
+def code() -> dict[str, str]:
+  """What the processes of a run must have in common, beside its config.
+
+  Returns:
+    What it is, for a message, to its version, commit or SHA-256.
+  """
+  root = pathlib.Path(mlir_jax.__file__).parent
+  source = hashlib.sha256()
+  for path in sorted(root.rglob("*.py")):
+    source.update(f"{path.relative_to(root)}\0".encode())
+    source.update(path.read_bytes())
+  return {
+    "version of python": platform.python_version(),
+    **{
+      f"version of {name}": importlib.metadata.version(name)
+      for name in PACKAGES
+    },
+    "commit of mlir_jax": _commit(),
+    "SHA-256 of mlir_jax/**.py": source.hexdigest(),
+  }
 
 
 def describe(

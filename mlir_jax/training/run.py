@@ -16,6 +16,7 @@ from mlir_jax.training import (
   build,
   compiling,
   loop,
+  profiling,
   progress,
   selfcheck,
   start,
@@ -23,12 +24,15 @@ from mlir_jax.training import (
 )
 
 
-def train(config: ml_collections.ConfigDict, folder: str) -> dict[str, float]:
+def train(
+  config: ml_collections.ConfigDict, folder: str, profile: bool = False
+) -> dict[str, float]:
   """Trains, or goes on training, until `train.steps` steps are taken.
 
   Args:
     config: From `config.default` and a config file.
     folder: The run's folder: checkpoints, metrics, results.
+    profile: Whether to write a trace of some steps.
 
   Returns:
     The final results, {"test/de/mrr@100": value}, as in the report.
@@ -40,6 +44,7 @@ def train(config: ml_collections.ConfigDict, folder: str) -> dict[str, float]:
   """
   folder = workdir.absolute(folder)
   build.check_settings(config)
+  compiling.keep_compiled(config.train.compilation_cache, folder)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
   build.check_mesh(config, mesh)
   schedule, optimizer = build.make_optimizer(config)
@@ -98,10 +103,15 @@ def train(config: ml_collections.ConfigDict, folder: str) -> dict[str, float]:
         prefetch=config.data.prefetch,
         masker=masker,
       )
-      state = take_steps(
-        config, folder, train_step, state, batches, place, save, evaluation,
-        stop,
-      )  # fmt: skip
+      with contextlib.ExitStack() as stack:
+        if profile:
+          train_step = stack.enter_context(
+            profiling.traced(train_step, f"{folder}/profile")
+          )
+        state = take_steps(
+          config, folder, train_step, state, batches, place, save, evaluation,
+          stop,
+        )  # fmt: skip
     # Closed, hence saved, before the table is made.
     multihost.report("evaluating")
     results = evaluation.table(state.params, config.train.steps)
@@ -141,6 +151,7 @@ def take_steps(
     first_step=int(state.step),
     last_step=config.train.steps,
     sequences_per_step=sequences_per_step(config.batch),
+    local_dir=config.hosts.local_dir,
   )
 
   def evaluate_dev(state, taken):

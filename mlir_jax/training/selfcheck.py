@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mlir_jax import contract as contract_lib
-from mlir_jax.mesh import sharding
+from mlir_jax.mesh import multihost, sharding
 from mlir_jax.models import config as config_lib
 from mlir_jax.models import encoder
 from mlir_jax.training import build, chunking
@@ -112,9 +112,10 @@ def largest_difference(
     mesh,
   )
   with jax.default_matmul_precision("highest"):
-    found = jax.device_get(
-      jax.jit(differences, out_shardings=whole)(params, *placed)
-    )
+    compared = jax.jit(differences, out_shardings=whole)
+    compared = compared.lower(params, *placed).compile()
+    multihost.check_in("self-check", {})  # See `compiling.Steps`.
+    found = jax.device_get(compared(params, *placed))
   named = {
     jax.tree_util.keystr(path, simple=True, separator="/"): float(value)
     for path, value in jax.tree_util.tree_leaves_with_path(found)

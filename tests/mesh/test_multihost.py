@@ -1,0 +1,300 @@
+"""Several processes: who is missing, different, stuck or dead is named."""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tiny
+
+from mlir_jax import config
+from mlir_jax.mesh import multihost
+from mlir_jax.retrieval import model
+from mlir_jax.training import loop, progress, run
+
+LIGHT = pathlib.Path(tiny.__file__).parent / "light_run.py"
+# A machine at work on other things is slow; each step of a test ends by then.
+LIMIT = 240
+
+
+def free_port():
+  with socket.socket() as found:
+    found.bind(("127.0.0.1", 0))
+    return found.getsockname()[1]
+
+
+@contextlib.contextmanager
+def processes(command, numbers=(0, 1), count=2, devices=2):
+  """Starts processes of one run; none outlives the test."""
+  port = free_port()
+  started = {}
+  try:
+    for number in numbers:
+      started[number] = subprocess.Popen(
+        [
+          sys.executable,
+          *command,
+          "--distributed",
+          f"--coordinator=127.0.0.1:{port}",
+          f"--processes={count}",
+          f"--process={number}",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ
+        | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)},
+      )
+    yield started
+  finally:
+    for process in started.values():
+      process.kill()
+      process.wait()
+
+
+def ends(process):
+  """Waits for a process: its exit status, what it printed, and warned."""
+  output, errors = process.communicate(timeout=LIMIT)
+  return process.returncode, output, errors
+
+
+def light(moment, who, mishap, *flags, **settings):
+  """Runs light_run.py to its end: process to (status, output, errors)."""
+  command = [str(LIGHT), str(moment), str(who), mishap, *flags]
+  with processes(command, **settings) as started:
+    return {number: ends(process) for number, process in started.items()}
+
+
+@pytest.mark.parametrize(
+  "given, message",
+  [
+    (("here:1", 2, 2), "--process=2: of --processes=2 the numbers are 0 to 1"),
+    (("here", 2, 0), "--coordinator=here: give HOST:PORT"),
+    ((None, 2, 0), "give --coordinator"),
+  ],
+)
+def test_a_wrong_flag_is_named(given, message):
+  with pytest.raises(ValueError, match=message):
+    multihost.address(*given)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("missing, there", [(1, (0, 2)), (0, (1, 2))])
+def test_a_process_that_does_not_come_is_named(missing, there):
+  ended = light("no", 0, "none", "--check_in_seconds=4", numbers=there, count=3)
+  for status, _, errors in ended.values():
+    assert status == multihost.EXIT_LOST, errors
+    assert f"process {missing} of 3" in errors
+    assert "hosts.check_in_seconds" in errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "moment, mishap, message",
+  [
+    (
+      "join",
+      "config",
+      r"config\.optim\.learning_rate: 0\.001 in process 0 \(\S+\), 0\.5 in"
+      r" process 1 \(\S+\)",
+    ),
+    (
+      "prepare",
+      "store",
+      r"token store: 'a store' in process 0 \(\S+\), 'a store of its own' in"
+      r" process 1 \(\S+\)",
+    ),
+  ],
+)
+def test_a_process_that_is_different_is_named_with_the_field(
+  moment, mishap, message
+):
+  for status, _, errors in light(moment, 1, mishap).values():
+    assert status == 2, errors
+    assert re.search(message, errors)
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "name, who, message",
+  [
+    ("SIGKILL", 0, "is gone: its connection closed"),
+    ("SIGSTOP", 0, "was silent for 4 s"),
+    ("SIGSTOP", 1, "was silent for 4 s"),
+  ],
+)
+def test_a_killed_or_stopped_process_is_named_and_the_others_end(
+  name, who, message
+):
+  with processes([str(LIGHT), "15", str(who), name]) as started:
+    for line in started[who].stderr:
+      if line.endswith(f"Now: {name}.\n"):
+        break
+    since = time.monotonic()
+    status, _, errors = ends(started[1 - who])
+    assert time.monotonic() - since < 40  # Of the 1000 s and more of a hang.
+  assert status == multihost.EXIT_LOST, errors
+  assert re.search(rf"process {who} \(\S+\) {message}", errors)
+  assert re.search(r"last known at step \d+", errors)
+
+
+@pytest.mark.slow
+def test_whatever_the_others_wait_for_they_name_who_died():
+  # With three, a survivor may see another's connection close before it has
+  # heard that one died.
+  ended = light(15, 2, "SIGKILL", numbers=(0, 1, 2), count=3, devices=1)
+  for who in (0, 1):
+    status, _, errors = ended[who]
+    assert status == multihost.EXIT_LOST, errors
+    assert re.search(r"process 2 \(\S+\) is gone", errors)
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_while_another_waits_is_named():
+  for status, _, errors in light(15, 1, "hang").values():
+    assert status == multihost.EXIT_LOST, errors
+    assert re.search(r"process 1 \(\S+\) is stuck: .* step 14 ", errors)
+
+
+@pytest.mark.slow
+def test_a_slow_process_is_not_called_stuck():
+  ended = light("prepare", 0, "slow")
+  for status, _, errors in ended.values():
+    assert status == 0, errors
+    assert "Saved 60." in errors
+  assert "Waiting for process 0" in ended[1][2]
+  # Only process 0 prints; Gloo's own lines are written past Python.
+  assert "Steps are taken." in ended[0][1]
+  assert "Steps are taken." not in ended[1][1]
+
+
+@pytest.mark.slow
+def test_a_process_that_refuses_ends_all_with_its_message():
+  for status, _, errors in light("prepare", 0, "refuse").values():
+    assert status == 2, errors
+    assert "mesh.data x mesh.model is 3 x 1" in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+def test_a_fault_ends_all_with_its_message():
+  for status, _, errors in light(3, 1, "fault").values():
+    assert status == 1, errors
+    assert "KeyError: 'a fault'" in errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["prepare", 15])
+def test_a_stop_of_one_process_stops_all(moment):
+  saved = set()
+  for status, _, errors in light(moment, 1, "SIGTERM").values():
+    assert status == loop.EXIT_PREEMPTED, errors
+    saved |= set(re.findall(r"Saved (\d+)", errors))
+  assert len(saved) == (0 if moment == "prepare" else 1)
+  assert all(15 < int(step) < 60 for step in saved)
+
+
+# A config file; where the environment says "PROCESS STEP", that process gets a
+# SIGTERM after that step, and steps take long from there on.
+CONFIG = """
+import os, pathlib, signal, sys, time
+sys.path.insert(0, {tests!r})
+import tiny
+from mlir_jax.training import progress
+
+advance = progress.Progress.advance
+
+def slowly(self):
+  advance(self)
+  process, step = map(int, os.environ["STOP"].split())
+  if self._bar.n == step and f"--process={{process}}" in sys.argv:
+    os.kill(os.getpid(), signal.SIGTERM)
+  if self._bar.n >= step:
+    time.sleep(0.5)
+
+if "STOP" in os.environ:
+  progress.Progress.advance = slowly
+
+def get_config():
+  c = tiny.make_config(pathlib.Path({root!r}))
+  c.batch.masked, c.loss.masked_lm.weight = 0, 0.0
+  c.batch.buckets = 1
+  c.mesh.fsdp = True
+  c.train.steps = 12
+  c.train.checkpoint_every = 100
+  c.train.self_check = False
+  c.eval.every = 0
+  c.hosts.silent_seconds = 60.0
+  return c
+"""
+
+
+def metrics(workdir):
+  """Lines of metrics.jsonl without what a clock put there."""
+  return [
+    {k: v for k, v in record.items() if not k.endswith("per_second")}
+    for record in progress.read_metrics(str(workdir))
+  ]
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_go_on_and_do_as_one_does(
+  tmp_path, monkeypatch
+):
+  root = tiny.write_folder(tmp_path / "collection")
+  path = tmp_path / "small.py"
+  tests = str(pathlib.Path(tiny.__file__).parent)
+  path.write_text(CONFIG.format(tests=tests, root=str(root)))
+  together, alone = tmp_path / "together", tmp_path / "alone"
+  command = [
+    *("-m", "mlir_jax.train", f"--config={path}", f"--workdir={together}"),
+    f"--config.train.compilation_cache={tmp_path / 'compiled'}",
+  ]
+  monkeypatch.setenv("STOP", "1 2")
+  with processes(command, devices=4) as started:
+    for process in started.values():
+      status, _, errors = ends(process)
+      assert status == loop.EXIT_PREEMPTED, errors
+  (saved,) = (together / "checkpoints").iterdir()
+  assert 2 <= int(saved.name) < 12
+  monkeypatch.delenv("STOP")
+  with processes(command, devices=4) as started:
+    ended = {number: ends(process) for number, process in started.items()}
+  for status, _, errors in ended.values():
+    assert status == 0, errors
+  assert f"Going on from step {saved.name}" in ended[0][1]
+  assert "English" in ended[0][1]  # The report, which one process writes.
+  assert "English" not in ended[1][1]
+
+  run.train(config.load(str(path)), str(alone))
+  ours, theirs = metrics(together), metrics(alone)
+  assert [line["step"] for line in ours] == list(range(1, 13))
+  for mine, other in zip(ours, theirs, strict=True):
+    for name in ("loss/ir", "loss/semantic", "loss/language"):
+      assert mine[name] == pytest.approx(other[name], rel=1e-5), mine["step"]
+  found, expected = (
+    json.loads((folder / "results" / "step-12.json").read_text())
+    for folder in (together, alone)
+  )
+  assert found == pytest.approx(expected, abs=1e-3)
+
+  texts = (root / "parallel" / "made.en-de.de").read_text().splitlines()
+  output = tmp_path / "vectors.npy"
+  command = [
+    *("-m", "mlir_jax.encode", f"--model={together}", "--role=sentence"),
+    *(f"--output={output}", str(root / "parallel" / "made.en-de.de")),
+  ]
+  with processes(command) as started:
+    for process in started.values():
+      status, _, errors = ends(process)
+      assert status == 0, errors
+  vectors = model.load(str(together)).encode(texts, role="sentence")
+  np.testing.assert_allclose(np.load(output), vectors, atol=1e-6)
