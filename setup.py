@@ -61,6 +61,7 @@ setuptools.setup(
   ],
   extras_require={
     "cuda": ["jax[cuda13]>=0.10.1"],
+    "gcs": ["gcsfs>=2026.10", "google-cloud-storage>=3.17"],
     "export": [SENTENCE_TRANSFORMERS],
     "mteb": [MTEB],
     "tpu": ["jax[tpu]>=0.10.1"],

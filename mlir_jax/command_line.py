@@ -130,13 +130,17 @@ def run(
     with _together():
       try:
         main(files) if takes_files else main()
-      except (ValueError, OSError, ImportError, ArithmeticError) as error:
+      except _TOLD as error:
         of_file = isinstance(error, OSError) and error.filename is not None
         if not of_file and not _is_ours(error):
           raise
         _refuse(str(error))
 
   app.run(call, flags_parser=parse)
+
+
+# Errors whose message says what to do, if this package raised them.
+_TOLD = (ValueError, OSError, ImportError, ArithmeticError, MemoryError)
 
 
 @contextlib.contextmanager

@@ -129,6 +129,7 @@ def make_config(root: pathlib.Path):
   c.loss.masked_lm.weight = 0.5
   c.optim.warmup_steps = 2
   c.train.steps = 8
+  c.train.self_check = False  # It has tests of its own.
   c.train.log_every = 1
   c.train.checkpoint_every = 2
   c.eval.every = 4

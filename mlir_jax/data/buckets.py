@@ -53,9 +53,9 @@ def fit(lengths: np.ndarray, buckets: Sequence[Bucket]) -> bool:
   return bool((longest[starts] <= room).all())
 
 
-def widened(buckets: Sequence[Bucket]) -> tuple[Bucket, ...]:
-  """The same rows, all of the longest length: every step's texts fit."""
-  return tuple(bucket._replace(length=buckets[0].length) for bucket in buckets)
+def widened(buckets: Sequence[Bucket], longest: int) -> tuple[Bucket, ...]:
+  """The same rows, all as long as any text: every step's texts fit."""
+  return tuple(bucket._replace(length=longest) for bucket in buckets)
 
 
 def choose(
@@ -69,7 +69,8 @@ def choose(
 
   Args:
     lengths: int [S, T], tokens of the T texts of S steps.
-    longest: Length of the first bucket, whatever the lengths given.
+    longest: As long as any text, here or in other steps. No bucket is longer;
+      if none of these texts comes near it, none is as long.
     quantum: Rows of a bucket are multiples of it; it divides T.
     most: Buckets at most.
 
@@ -84,9 +85,10 @@ def choose(
     raise ValueError(f"{quantum} does not divide {texts} texts.")
   edges = [*range(MULTIPLE, longest, MULTIPLE), longest]
   above = np.stack([(lengths > edge).sum(axis=1) for edge in edges])  # [E, S]
-  needed = np.maximum(
-    above.max(axis=1), np.ceil(above.mean(axis=1) + 4 * above.std(axis=1))
-  )
+  # Rounded: the last bit of a mean, which differs between machines, must not
+  # decide about a row.
+  likely = np.round(above.mean(axis=1) + 4 * above.std(axis=1), 6)
+  needed = np.maximum(above.max(axis=1), np.ceil(likely))
   needed[-1] = 0
   rows = np.minimum(-(-needed // quantum) * quantum, texts).astype(np.int64)
   # cost[n][e]: tokens of the texts that are no longer than edges[e], in n + 1

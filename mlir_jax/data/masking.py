@@ -35,6 +35,21 @@ LONGEST_SPAN = 10
 _LAST = np.uint64(2**64 - 1)
 
 
+def max_targets(rate: float, length: np.ndarray | int) -> np.ndarray:
+  """K: the most targets that a text of so many tokens gets; int64.
+
+  There is room for its share of them and a piece of a word more, and for any
+  word. It rises with the length, so a row has room whatever its text is padded
+  to.
+
+  Args:
+    rate: The share of tokens that become targets.
+    length: In tokens.
+  """
+  share = np.ceil(rate * np.asarray(length)).astype(np.int64)
+  return np.maximum(LONGEST_WORD, share + PIECE)
+
+
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Masker:
   """Chooses a text's targets and hides them; made by `make_masker`.
@@ -72,14 +87,8 @@ class Masker:
     return np.flatnonzero(self.maskable).astype(np.int32)
 
   def max_targets(self, length: np.ndarray | int) -> np.ndarray:
-    """K: the most targets that a text of so many tokens gets; int64.
-
-    There is room for its share of them and a piece of a word more, and for any
-    word. It rises with the length, so a row has room whatever its text is
-    padded to.
-    """
-    share = np.ceil(self.rate * np.asarray(length)).astype(np.int64)
-    return np.maximum(LONGEST_WORD, share + PIECE)
+    """K: the most targets that a text of so many tokens gets; int64."""
+    return max_targets(self.rate, length)
 
   def __call__(
     self, ids: np.ndarray, mask: np.ndarray, keys: np.ndarray

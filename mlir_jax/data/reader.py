@@ -120,22 +120,31 @@ def make_plans(
     for, one for those.
 
   Raises:
-    ValueError: if the chunk does not divide what a step encodes.
+    ValueError: if the store lacks a stream, or the chunk does not divide what
+      a step encodes.
   """
+  check_chunk(chunk, spec.texts(), devices)
   sampled = np.unique(np.linspace(0, steps - 1, buckets.SAMPLES).astype(int))
   drawn = [_draw(store, spec, seed, temperature, step) for step in sampled]
   lengths = [_lengths(store, texts) for texts in drawn]
+  longest = {
+    group: max(store.padded_lengths[part.role] for part in parts)
+    for group, parts in drawn[0].texts.items()
+  }
   usual = {
     group: buckets.choose(
       np.stack([of_step[group] for of_step in lengths]),
-      max(store.padded_lengths[part.role] for part in drawn[0].texts[group]),
-      check_chunk(chunk, group, texts) or devices,
+      longest[group],
+      chunk if 0 < chunk < texts else devices,
       most,
     )
     for group, texts in spec.texts().items()
   }
-  longest = {group: buckets.widened(chosen) for group, chosen in usual.items()}
-  return (usual,) if longest == usual else (usual, longest)
+  widened = {
+    group: buckets.widened(chosen, longest[group])
+    for group, chosen in usual.items()
+  }
+  return (usual,) if widened == usual else (usual, widened)
 
 
 def describe(plan: Plan) -> str:
@@ -153,24 +162,34 @@ def describe(plan: Plan) -> str:
   return "\n".join(lines)
 
 
-def check_chunk(chunk: int, group: str, texts: int) -> int:
-  """Texts of a group that are encoded at once: a chunk, or all if fewer.
+def check_chunk(chunk: int, texts: Mapping[str, int], devices: int = 1) -> None:
+  """Refuses a chunk that does not divide what is encoded in such chunks.
+
+  Args:
+    chunk: Texts encoded at once, over all devices; 0 for all of them.
+    texts: From `BatchSpec.texts`; a group of fewer texts than a chunk needs no
+      chunks.
+    devices: Over how many the texts are split.
 
   Raises:
-    ValueError: if the chunk does not divide them; it names the nearest that
-      do.
+    ValueError: naming the nearest that does.
   """
-  if not chunk or texts <= chunk:
-    return texts if chunk else 0
-  if texts % chunk:
-    divisors = [n for n in range(1, texts + 1) if texts % n == 0]
-    near = sorted(divisors, key=lambda n: abs(n - chunk))[:2]
-    raise ValueError(
-      f"batch.chunk is {chunk}, but a step encodes {texts} {group} texts,"
-      f" which it does not divide: use {near[0]} or {near[-1]}, or change the"
-      " batch."
+
+  def divides(chunk):
+    return chunk % devices == 0 and all(
+      count <= chunk or count % chunk == 0 for count in texts.values()
     )
-  return chunk
+
+  if not chunk or divides(chunk):
+    return
+  possible = [n for n in range(1, max(texts.values()) + 1) if divides(n)]
+  nearest = sorted(possible, key=lambda n: (abs(n - chunk), n))[:2]
+  counts = " and ".join(f"{n} {group} texts" for group, n in texts.items())
+  raise ValueError(
+    f"batch.chunk is {chunk}, but a step encodes {counts} on {devices} devices"
+    f" along the mesh's 'data': use {' or '.join(map(str, nearest))}, or change"
+    " the batch."
+  )
 
 
 def batch_of_step(
@@ -224,17 +243,20 @@ def batch_of_step(
         valid: bool [R, K]
 
   Raises:
-    ValueError: if the store lacks a stream, see `check`, or the masker is
-      missing.
+    ValueError: if the store lacks a stream, see `check`, the masker is missing,
+      or the plans are not of this store.
   """
   _check_masker(spec, masker)
   drawn = _draw(store, spec, seed, temperature, step)
   lengths = _lengths(store, drawn)
-  plan = next(
+  fitting = [
     plan
     for plan in plans
     if all(buckets.fit(lengths[group], plan[group]) for group in lengths)
-  )
+  ]
+  if not fitting:
+    raise ValueError(f"The texts of step {step} fit none of the plans.")
+  plan = fitting[0]
   batch = {
     stream: {
       name: values[host_rows(len(values))] for name, values in fields.items()

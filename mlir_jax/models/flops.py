@@ -35,6 +35,12 @@ class Flops:
     """All that are computed."""
     return self.model + self.again
 
+  def __str__(self) -> str:
+    return (
+      f"{self.model / 1e12:,.3g} TFLOP, and {self.again / 1e12:,.3g} again to"
+      " save memory,"
+    )
+
 
 def encode(config: config_lib.EncoderConfig, rows: int, length: int) -> int:
   """The operations of encoding texts, forward.

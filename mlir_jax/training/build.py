@@ -95,13 +95,10 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
     if not 0 <= rate < 1:
       raise ValueError(f"model.{name} is {rate}; it must be in [0, 1).")
   _check_attention(config)
-  for group, texts in batch_spec(config).texts().items():
-    reader.check_chunk(config.batch.chunk, group, texts)
-  trained = [n for n in step.STREAM_OF_LOSS if config.loss[n].weight]
-  if trained == ["masked_lm"] and config.model.towers != "tied":
+  if not config.loss.ir.weight and config.model.towers != "tied":
     raise ValueError(
-      "loss.masked_lm alone trains the passage tower and leaves the other as it"
-      " is: set model.towers='tied'."
+      "Without the IR loss (loss.ir.weight) nothing trains the query tower: set"
+      " model.towers='tied'."
     )
   if config.data.reader not in reader.READERS:
     raise ValueError(
@@ -127,6 +124,9 @@ def _check_attention(config: ml_collections.ConfigDict) -> None:
     missing.append("model.dtype=bfloat16")
   if start.dropout_rates(config)["attention_dropout"]:
     missing.append("model.attention_dropout=0.0")
+  for role in contract_lib.ROLES:
+    if (config.encoding[role].max_length or 0) % 2:
+      missing.append(f"an even encoding.{role}.max_length")
   if missing:
     raise ValueError(
       f"model.attention='cudnn' needs {' and '.join(missing)}; or use 'xla'."
@@ -137,9 +137,12 @@ def check_mesh(
   config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
 ) -> None:
   """Raises ValueError if a batch or chunk does not divide over the mesh."""
-  for name in (*reader.STREAMS, "chunk"):
+  for name in reader.STREAMS:
     if size := config.batch[name]:
       sharding.host_rows(mesh, size, f"batch.{name}")
+  reader.check_chunk(
+    config.batch.chunk, batch_spec(config).texts(), mesh.shape[sharding.DATA]
+  )
 
 
 def make_plans(

@@ -44,9 +44,7 @@ def make_encode(
     mesh: The mesh; texts are split over its axis "data".
     shardings: Of the parameters, `NamedSharding`s by name, of the towers at
       least.
-    chunk: Texts encoded at once, over all devices; 0 for all of them. Of a
-      bucket that is no multiple of it all are encoded at once, so see
-      `reader.make_plans`.
+    chunk: Texts encoded at once, over all devices, at most; 0 for all of them.
 
   Returns:
     encode(params, texts), differentiable by the parameters.
@@ -91,7 +89,7 @@ def in_chunks(read: Read, chunk: int) -> Encode:
 
   Args:
     read: Encodes some texts.
-    chunk: How many at once.
+    chunk: How many at once, at most.
   """
 
   @jax.custom_vjp
@@ -127,10 +125,18 @@ def in_chunks(read: Read, chunk: int) -> Encode:
 
 
 def _fold(rows: PyTree, chunk: int) -> PyTree:
-  """Arrays [n, ...] as [n / chunk, chunk, ...]; fewer rows are one chunk."""
-  return jax.tree.map(
-    lambda x: x.reshape(-1, min(chunk, len(x)), *x.shape[1:]), rows
-  )
+  """Arrays [n, ...] as [n / c, c, ...], where c is at most a chunk.
+
+  There are two parts at least: a compiler takes a loop of one turn apart, and
+  what several such loops keep is then in memory together.
+  """
+
+  def fold(array):
+    count = len(array)
+    sizes = [n for n in range(1, count) if count % n == 0 and n <= chunk]
+    return array.reshape(-1, max(sizes, default=1), *array.shape[1:])
+
+  return jax.tree.map(fold, rows)
 
 
 def _adder(read: Callable, params: PyTree, name: str) -> Callable:

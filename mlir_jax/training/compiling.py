@@ -1,18 +1,24 @@
 """The step, compiled ahead for each shape of batch, and what it costs."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 from etils import epath
 
-from mlir_jax.data import reader
+from mlir_jax.data import masking, reader
 from mlir_jax.mesh import multihost, sharding
+from mlir_jax.models import config as config_lib
+from mlir_jax.models import flops
 from mlir_jax.training import step
 
 PyTree = Any
+
+# Where this process keeps compiled programs, if not where it was told to.
+_kept: str | None = None
 
 
 def abstract_batch(
@@ -93,13 +99,14 @@ def keep_compiled(folder: str, workdir: str) -> None:
       nowhere.
     workdir: The run's folder.
   """
+  global _kept
   if jax.default_backend() == "cpu" and jax.process_count() > 1:
     # Process 0 alone finds what was kept, and would wait for the others where
     # nobody waits for long.
     jax.config.update("jax_enable_compilation_cache", False)
-  elif folder and jax.config.jax_compilation_cache_dir is None:
-    path = epath.Path(workdir) / folder
-    jax.config.update("jax_compilation_cache_dir", str(path))
+  elif jax.config.jax_compilation_cache_dir == _kept:
+    _kept = str(epath.Path(workdir) / folder) if folder else None
+    jax.config.update("jax_compilation_cache_dir", _kept)
 
 
 def _shapes(batch: PyTree) -> tuple:
@@ -109,29 +116,36 @@ def _shapes(batch: PyTree) -> tuple:
 class Steps:
   """A train step that is compiled for the shapes it may meet.
 
-  The usual shape is compiled at once, so that what does not fit in memory
-  fails before the first step; another one when it comes.
+  What does not fit in an accelerator's memory fails before the first step. A
+  CPU's shapes beyond the usual one are compiled when they come, which is
+  seldom.
   """
 
   def __init__(
     self,
     train_step: Callable,
     state: step.TrainState,
-    batch: PyTree,
+    batches: Sequence[PyTree],
     say: Callable[[str], None] = print,
   ):
-    """Compiles for the usual shape.
+    """Compiles for the usual shape, and on accelerators for all.
 
     Args:
       train_step: Jitted: (state, batch) -> (state, metrics).
       state: Arrays or `jax.ShapeDtypeStruct`s with shardings.
-      batch: The usual one's, like `abstract_batch`.
+      batches: The shapes that may come, the usual one first, each like
+        `abstract_batch`.
       say: Where what it costs is told.
+
+    Raises:
+      MemoryError: if one does not fit.
     """
     self._train_step = train_step
     self._say = say
     self._compiled = {}
-    self._compile(state, batch)
+    ahead = 1 if jax.default_backend() == "cpu" else len(batches)
+    for batch in batches[:ahead]:
+      self._compile(state, batch)
 
   def __call__(self, state: step.TrainState, batch: PyTree) -> tuple:
     """Takes the step."""
@@ -146,7 +160,17 @@ class Steps:
   def _compile(self, state, batch) -> None:
     multihost.report("compiling")
     started = time.perf_counter()
-    compiled = self._train_step.lower(state, batch).compile()
+    lowered = self._train_step.lower(state, batch)
+    try:
+      compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+      if "RESOURCE_EXHAUSTED" not in str(error):
+        raise
+      raise MemoryError(
+        "The step does not fit in the devices' memory. Set batch.chunk, or a"
+        " smaller one; model.remat=layer; mesh.fsdp=True; or a smaller batch."
+        f" The compiler says: {error}"
+      ) from error
     self._say(
       f"Compiled the step in {time.perf_counter() - started:.1f} s:"
       f" {describe_memory(compiled)} per device."
@@ -155,6 +179,34 @@ class Steps:
     # and not for long.
     multihost.check_in(f"compiled {len(self._compiled) + 1}", {})
     self._compiled[_shapes(batch)] = compiled
+
+
+def step_flops(
+  config: ml_collections.ConfigDict,
+  encoder_config: config_lib.EncoderConfig,
+  plan: reader.Plan,
+) -> flops.Flops:
+  """The operations of a step with a config, over all devices.
+
+  Args:
+    config: The run's.
+    encoder_config: The encoder's.
+    plan: The buckets that its texts stand in.
+  """
+  rate = config.data.masking.rate
+  return flops.train_step(
+    encoder_config,
+    [tuple(bucket) for chosen in plan.values() for bucket in chosen],
+    flops.score_matrices(
+      config.batch,
+      {kind: config.loss.language[kind] for kind in step.THIRD_POINTS},
+    ),
+    places=sum(
+      bucket.rows * int(masking.max_targets(rate, bucket.length))
+      for bucket in plan.get("masked", ())
+    ),
+    forwards_again=(config.batch.chunk > 0) + (encoder_config.remat == "layer"),
+  )
 
 
 def describe_memory(compiled: jax.stages.Compiled) -> str:

@@ -12,13 +12,17 @@ _STEPS = 5
 
 @contextlib.contextmanager
 def traced(
-  train_step: Callable, folder: str, say: Callable[[str], None] = print
+  train_step: Callable,
+  folder: str,
+  first: int = 0,
+  say: Callable[[str], None] = print,
 ) -> Iterator[Callable]:
   """The step, of which some calls are traced.
 
   Args:
     train_step: (state, batch) -> (state, metrics).
     folder: Where the trace goes.
+    first: The number of the step that is taken first.
     say: Told where it is.
 
   Yields:
@@ -32,14 +36,15 @@ def traced(
     nonlocal running
     running = False
     jax.profiler.stop_trace()
-    say(f"A trace of {calls - _BEFORE} steps is in {folder}.")
+    if calls > _BEFORE:
+      say(f"A trace of {calls - _BEFORE} steps is in {folder}.")
 
   def step(state, batch):
     nonlocal calls, running
     if calls == _BEFORE:
       jax.profiler.start_trace(folder)
       running = True
-    with jax.profiler.StepTraceAnnotation("train", step_num=calls):
+    with jax.profiler.StepTraceAnnotation("train", step_num=first + calls):
       results = train_step(state, batch)
       if running:
         jax.block_until_ready(results)

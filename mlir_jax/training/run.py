@@ -66,8 +66,6 @@ def train(
       )
       embed = encoding.make_embed(encoder_config, prepared.contract)
       evaluation = build.make_suite(config, prepared, embed, mesh, folder)
-      if config.eval.at_start and not int(state.step):
-        evaluation.table(state.params, 0)
       if config.train.self_check:
         print(selfcheck.check(encoder_config, prepared.contract, mesh))
       train_step = compiling.Steps(
@@ -76,12 +74,19 @@ def train(
           encoder_config,
         ),
         state,
-        compiling.abstract_batch(
-          spec, plans[0], mesh,
-          positives=prepared.store.max_positives,
-          max_targets=masker and masker.max_targets,
-        ),
+        [
+          compiling.abstract_batch(
+            spec, plan, mesh,
+            positives=prepared.store.max_positives,
+            max_targets=masker and masker.max_targets,
+          )
+          for plan in plans
+        ],
       )  # fmt: skip
+      operations = compiling.step_flops(config, encoder_config, plans[0])
+      print(f"A step takes {operations} over {mesh.size} devices.")
+      if config.eval.at_start and not int(state.step):
+        evaluation.table(state.params, 0)
       description = build.describe(config, prepared, encoder_config, folder)
 
       def place(batch):
@@ -106,7 +111,7 @@ def train(
       with contextlib.ExitStack() as stack:
         if profile:
           train_step = stack.enter_context(
-            profiling.traced(train_step, f"{folder}/profile")
+            profiling.traced(train_step, f"{folder}/profile", int(state.step))
           )
         state = take_steps(
           config, folder, train_step, state, batches, place, save, evaluation,

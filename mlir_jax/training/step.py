@@ -392,7 +392,9 @@ def gradients(
     metrics[f"loss/{name}"] = value
     # Of what was encoded; not of the parameters that scoring reads.
     encoded = gradient if name != "masked_lm" else gradient["masked"]["states"]
-    metrics[f"grad_norm/{name}"] = optax.tree.norm(encoded)
+    metrics[f"grad_norm/{name}"] = optax.tree.norm(
+      optax.tree.cast(encoded, value.dtype)
+    )
     metrics |= {f"{name}/{key}": value for key, value in details.items()}
     if loss.weight:
       total += loss.weight * value

@@ -27,13 +27,14 @@ def test_they_hold_every_step_seen_and_nearly_all_others(quantum, most):
   assert 1 <= len(chosen) <= most
   assert sum(bucket.rows for bucket in chosen) == 240
   assert all(bucket.rows % quantum == 0 for bucket in chosen)
-  assert chosen[0].length == 64
+  assert chosen[0].length == 64  # Some text was that long.
   lengths = [bucket.length for bucket in chosen]
   assert lengths == sorted(lengths, reverse=True)
   assert all(buckets.fit(step, chosen) for step in seen)
   others = lengths_of(2000, 240, seed=1)
   assert np.mean([buckets.fit(step, chosen) for step in others]) > 0.998
-  assert all(buckets.fit(step, buckets.widened(chosen)) for step in others)
+  wide = buckets.widened(chosen, 64)
+  assert all(buckets.fit(step, wide) for step in others)
 
 
 def test_no_other_buckets_of_that_number_cost_less():
@@ -55,6 +56,15 @@ def test_no_other_buckets_of_that_number_cost_less():
       )
     )
   assert tokens_of(found) == min(costs) < 96 * 40
+
+
+def test_texts_that_no_sampled_step_had_fit_when_widened():
+  seen = lengths_of(64, 64, longest=12)
+  chosen = buckets.choose(seen, 64, 8, 4)
+  assert chosen[0].length < 64
+  longer = np.append(seen[0, 1:], 64)
+  assert not buckets.fit(longer, chosen)
+  assert buckets.fit(longer, buckets.widened(chosen, 64))
 
 
 def test_a_bucket_that_saves_little_is_not_made():

@@ -277,7 +277,7 @@ def test_buckets_change_no_text(store, tied, monkeypatch):
 def test_a_step_of_longer_texts_than_usual_gets_wider_buckets(store):
   spec = reader.BatchSpec(0, 0, 0, 8)
   usual = {"passage": (buckets.Bucket(6, 6), buckets.Bucket(2, 4))}
-  wider = {"passage": buckets.widened(usual["passage"])}
+  wider = {"passage": buckets.widened(usual["passage"], 6)}
   seen = set()
   for step in range(10):
     batch = raw_batch(store, step, spec, plans=(usual, wider))
@@ -294,10 +294,25 @@ def test_a_chunk_divides_every_bucket(store):
   spec = dataclasses.replace(SPEC, monolingual=12)
   for plan in plans_of(store, spec, chunk=14):
     assert all(bucket.rows % 14 == 0 for bucket in plan["passage"])
-    # Fewer than a chunk are encoded at once.
-    assert [bucket.rows for bucket in plan["masked"]] == [5]
   with pytest.raises(ValueError, match=r"batch\.chunk is 9.*56 passage.*8"):
     plans_of(store, spec, chunk=9)
+  with pytest.raises(ValueError, match="step 3 fit none"):
+    raw_batch(
+      store,
+      3,
+      spec,
+      plans=({g: (buckets.Bucket(56, 1),) for g in ("passage", "masked")},),
+    )
+
+
+def test_fewer_texts_than_a_chunk_have_buckets_too(store, monkeypatch):
+  monkeypatch.setattr(buckets, "MULTIPLE", 1)
+  spec = dataclasses.replace(SPEC, monolingual=24, masked=6)
+  whole, chunked = (
+    plans_of(store, spec, chunk=chunk, devices=2)[0] for chunk in (0, 512)
+  )
+  assert len(chunked["passage"]) > 1
+  assert chunked == whole
 
 
 def test_a_stream_of_size_0_is_absent(store):
@@ -642,3 +657,26 @@ def test_settings_that_cannot_be_honoured_are_refused(store):
     batches("grain", store, 0, 1)
   with pytest.raises(ValueError, match=r"data\.prefetch is 0"):
     batches("in_process", store, 0, 1, prefetch=0)
+
+
+def test_a_long_text_that_was_not_foreseen_is_read(tmp_path, monkeypatch):
+  """The plans are made from other steps than that in which it comes."""
+
+  def sentences():
+    for i in range(60):
+      yield records.MonolingualRecord(
+        f"m{i % 30} " * (4 if i == 7 else 1), "fi"
+      )
+
+  store = make_store(tmp_path / "store", monolingual=sentences)
+  monkeypatch.setattr(buckets, "MULTIPLE", 1)
+  monkeypatch.setattr(buckets, "SAMPLES", 1)
+  spec = reader.BatchSpec(0, 0, 0, 4)
+  plans = plans_of(store, spec)
+  assert plans[0]["passage"][0].length < store.padded_lengths["sentence"]
+  read = [
+    raw_batch(store, step, spec, plans=plans)["texts"]["passage"]
+    for step in range(15)
+  ]
+  longest = [max(b["mask"].sum(axis=1).max() for b in texts) for texts in read]
+  assert max(longest) == store.padded_lengths["sentence"]

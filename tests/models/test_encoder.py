@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -490,3 +491,34 @@ def test_layer_norm_of_bfloat16_is_computed_in_float32():
   np.testing.assert_allclose(
     np.asarray(norm.apply(variables, hidden), np.float64), exact, rtol=2**-8
   )
+
+
+@pytest.mark.parametrize(
+  ("dtype", "tolerance"),
+  [("bfloat16", 2**-8), ("float32", 1e-5), ("float64", 1e-12)],
+)
+def test_gelu_is_rounded_once(dtype, tolerance):
+  with jax.enable_x64(True):
+    values = jnp.linspace(-6, 6, 999).astype(dtype)
+    found = blocks.ACTIVATIONS["gelu"](values)
+    assert found.dtype == values.dtype
+    # Phi(x) by the other tail, so that nothing cancels.
+    exact = np.array([x / 2 * math.erfc(-x / 2**0.5) for x in values.tolist()])
+    error = np.abs(np.asarray(found, np.float64) - exact)
+  assert (error <= tolerance * np.maximum(np.abs(exact), 2**-4)).all()
+
+
+def test_a_dense_layer_multiplies_matrices_forward_and_backward():
+  layer = blocks.dense(CONFIG, 5, "dense")
+  hidden = jnp.ones((2, 3, 4))
+  variables = layer.init(jax.random.key(0), hidden)
+  assert layer.apply(variables, hidden).shape == (2, 3, 5)
+  gradient = jax.make_jaxpr(
+    jax.grad(lambda *inputs: layer.apply(*inputs).sum(), argnums=(0, 1))
+  )(variables, hidden)
+  ranks = [
+    {variable.aval.ndim for variable in equation.invars}
+    for equation in gradient.eqns
+    if equation.primitive.name == "dot_general"
+  ]
+  assert ranks == [{2}] * 3

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import random_batches as rb
 
-from mlir_jax.data import reader
+from mlir_jax.data import buckets, reader
 from mlir_jax.mesh import compiled, sharding
 from mlir_jax.models import encoder
 from mlir_jax.training import build, chunking, compiling
@@ -50,7 +50,7 @@ CASES = [
   ("tied", 0.5, 1, False, 8, True),
   ("tied", 0.5, 8, False, 8, True),
   ("tied", 0.5, 8, True, 0, True),
-  ("separate", 0.0, 1, False, 8, True),
+  ("separate", 0.0, 1, False, 512, True),
   ("separate", 0.0, 8, True, 24, False),
 ]
 
@@ -69,7 +69,7 @@ def test_gradients_are_those_of_one_piece_to_1e_12(
   with jax.enable_x64(True):
     params, (total, gradient, metrics) = expected(towers, dropout)
     spec = spec_of(towers)
-    quantum = max(chunk, devices)
+    quantum = chunk if chunk in (8, 24) else devices
     plan = rb.two_buckets(spec, quantum) if two else rb.one_bucket(spec)
     found = rb.gradients(
       params,
@@ -125,8 +125,8 @@ def test_with_dropout_the_gradient_is_that_of_the_chunked_function():
     np.testing.assert_allclose(slope, said, rtol=1e-6)
 
 
-def compile_gradients(fsdp, chunk, rows, devices=8, **changes):
-  """The compiled gradients of a batch with so many retrieval pairs."""
+def compile_gradients(fsdp, chunk, rows, devices=8, parts=1, **changes):
+  """The compiled gradients of so many pairs, in some equal buckets."""
   config = dataclasses.replace(rb.CONFIG, **changes)
   spec = reader.BatchSpec(rows, 0, 0, 0)
   mesh = sharding.make_mesh(devices=jax.devices()[:devices])
@@ -144,7 +144,9 @@ def compile_gradients(fsdp, chunk, rows, devices=8, **changes):
       params, batch, encode, settings, sharding.replicate(mesh), None
     )[1]
 
-  abstract = compiling.abstract_batch(spec, rb.one_bucket(spec), mesh)
+  ((texts, length),) = rb.one_bucket(spec)["passage"]
+  plan = {"passage": (buckets.Bucket(texts // parts, length),) * parts}
+  abstract = compiling.abstract_batch(spec, plan, mesh)
   placed = jax.tree.map(
     lambda p, s: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=s),
     params,
@@ -195,6 +197,9 @@ def test_memory_is_that_of_a_chunk_and_of_the_vectors():
   scores = compiled.memory(alone.lower(outputs).compile())["total"]
   taken = [compiled.memory(each)["temporaries"] for each in (small, large)]
   assert taken[1] < 1.3 * taken[0] + scores + gradient
+  # A bucket of one chunk is encoded behind the others, too.
+  _, single = compile_gradients(False, 64, 128, devices=1, parts=4, **size)
+  assert compiled.memory(single)["temporaries"] < 1.3 * taken[0] + gradient
   # At once it would be many times that.
   assert 64 * taken[0] > 10 * taken[1]
 
@@ -203,7 +208,8 @@ def test_a_chunk_that_does_not_divide_is_refused():
   mesh = sharding.make_mesh()
   with pytest.raises(ValueError, match=r"batch\.chunk is 12.*16"):
     chunking.make_encode(None, mesh, {}, 12)
-  with pytest.raises(ValueError, match=r"batch\.chunk is 24.*88 passage"):
-    reader.check_chunk(24, "passage", 88)
-  assert reader.check_chunk(22, "passage", 88) == 22
-  assert reader.check_chunk(512, "masked", 88) == 88
+  texts = {"passage": 96, "masked": 16}
+  with pytest.raises(ValueError, match=r"96 passage.*use 32 or 48, or change"):
+    reader.check_chunk(40, texts, devices=8)
+  for chunk in (0, 16, 48, 96, 512):
+    reader.check_chunk(chunk, texts, devices=8)

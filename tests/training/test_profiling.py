@@ -13,7 +13,7 @@ def count(state, batch):
 @pytest.mark.parametrize(("steps", "traced"), [(2, 0), (5, 2), (12, 5)])
 def test_some_steps_are_traced(tmp_path, steps, traced):
   said = []
-  with profiling.traced(count, str(tmp_path), said.append) as step:
+  with profiling.traced(count, str(tmp_path), say=said.append) as step:
     state = 0
     for _ in range(steps):
       state, _ = step(state, 1)
@@ -27,7 +27,7 @@ def test_some_steps_are_traced(tmp_path, steps, traced):
 def test_a_run_that_fails_leaves_no_trace_running(tmp_path):
   with (
     pytest.raises(RuntimeError, match="no more"),
-    profiling.traced(count, str(tmp_path), print) as step,
+    profiling.traced(count, str(tmp_path)) as step,
   ):
     for _ in range(4):
       step(0, 1)
