@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 DECAYS = ("cosine", "linear", "constant")
@@ -62,8 +63,14 @@ def make_optimizer(
   eps: float,
   weight_decay: float,
   clip_norm: float,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
   """AdamW (Loshchilov & Hutter 2019) after clipping the global norm.
+
+  It computes what `optax.chain(clip_by_global_norm, adamw)` does, and its state
+  is that chain's, but each of a parameter's arrays is read and written once,
+  in place: the chain keeps the clipped gradient, and, where its results are
+  selected afterwards, copies both moments. For a table of 250,000 tokens that
+  is more than a small batch's forward pass.
 
   Args:
     schedule: Step to learning rate.
@@ -72,6 +79,10 @@ def make_optimizer(
     eps: Added to the denominator.
     weight_decay: Decoupled, of matrices and embeddings alone.
     clip_norm: The largest global gradient norm; 0 for no clipping.
+
+  Returns:
+    Its `update` takes `finite`, bool []: False gives updates of 0 and the state
+    as it was, whatever the gradient. It is True by default.
   """
   adamw = optax.adamw(
     schedule,
@@ -81,6 +92,49 @@ def make_optimizer(
     weight_decay=weight_decay,
     mask=is_decayed,
   )
-  if not clip_norm:
-    return adamw
-  return optax.chain(optax.clip_by_global_norm(clip_norm), adamw)
+  clip = optax.clip_by_global_norm(clip_norm)
+  init = (optax.chain(clip, adamw) if clip_norm else adamw).init
+
+  def update(gradient, state, params, *, finite=True):
+    adam, decay, scheduled = state[1] if clip_norm else state
+
+    def keep(new, old):
+      return jnp.where(finite, new, old)
+
+    factor = 1.0
+    if clip_norm:
+      factor = clip_norm / jnp.maximum(optax.tree.norm(gradient), clip_norm)
+
+    # Kept at once: the update then reads the new moments, not the old ones.
+    def first_moment(moment, slope):
+      return keep(b1 * moment + (1 - b1) * (factor * slope), moment)
+
+    def second_moment(moment, slope):
+      return keep(b2 * moment + (1 - b2) * (factor * slope) ** 2, moment)
+
+    mu = jax.tree.map(first_moment, adam.mu, gradient)
+    nu = jax.tree.map(second_moment, adam.nu, gradient)
+    count = optax.safe_increment(adam.count)
+    rate = schedule(scheduled.count)
+
+    def change(mu, nu, values, decayed):
+      first, second, speed = (
+        jnp.asarray(scalar, values.dtype)
+        for scalar in (1 - b1**count, 1 - b2**count, rate)
+      )
+      direction = mu / first / (jnp.sqrt(nu / second) + eps)
+      if decayed:
+        direction += weight_decay * values
+      return keep(-speed * direction, 0)
+
+    changes = jax.tree.map(change, mu, nu, params, is_decayed(params))
+    new = (
+      adam._replace(count=keep(count, adam.count), mu=mu, nu=nu),
+      decay,
+      scheduled._replace(
+        count=keep(optax.safe_increment(scheduled.count), scheduled.count)
+      ),
+    )
+    return changes, (state[0], new) if clip_norm else new
+
+  return optax.GradientTransformationExtraArgs(init, update)

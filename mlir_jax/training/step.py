@@ -441,18 +441,13 @@ def make_train_step(
     finite = jnp.isfinite(total) & jnp.isfinite(norm)
 
     updates, opt_state = optimizer.update(
-      gradient, state.opt_state, state.params
+      gradient, state.opt_state, state.params, finite=finite
     )
-    params = optax.apply_updates(state.params, updates)
-
-    def keep(new, old):
-      return jnp.where(finite, new, old)
-
     skipped = jnp.where(finite, 0, 1).astype(jnp.int32)
     new_state = TrainState(
       step=state.step + 1,
-      params=jax.tree.map(keep, params, state.params),
-      opt_state=jax.tree.map(keep, opt_state, state.opt_state),
+      params=optax.apply_updates(state.params, updates),
+      opt_state=opt_state,
       skipped=state.skipped + skipped,
       skipped_in_a_row=(state.skipped_in_a_row + skipped) * skipped,
     )

@@ -1,0 +1,639 @@
+"""Times training steps and encoding beside sentence-transformers on PyTorch.
+
+python benchmarks/speed.py --model=FOLDER --data=PAIRS.json.gz
+
+Both sides have the same weights (FOLDER, in sentence-transformers' layout),
+texts, lengths, batch, precision and threads, and are checked to compute the
+same loss and vectors, without dropout, before the clock starts. Each is a
+process of its own; they take turns, measurement by measurement, while the other
+waits. Compiling and warming up are not measured.
+
+- A training step is the whole of one: forward with the model's dropout,
+  in-batch negatives, backward, clipping, AdamW. Ours also computes what the
+  loop logs, and skips a step that is not finite. Theirs is
+  MultipleNegativesRankingLoss with PyTorch's fused AdamW, its trainer's choice.
+- Encoding goes from strings to NumPy arrays. Of this, tokenizing is measured
+  apart, too.
+- Each pads in its own way, and says how much. Ours: queries and passages
+  together, in a few buckets of lengths that are the same at every step. Theirs:
+  each of the two to its longest text. To encode, both sort texts by length.
+
+With --device=gpu, XLM-R base's shape with random weights and tokens, in
+bfloat16: 512 queries and 1,024 passages of 128 tokens, and the model FLOPs
+utilization. The largest batch that fits is found by hand: --queries, --chunk.
+This part has never been run: no GPU was at hand when it was written.
+"""
+
+import argparse
+import contextlib
+import gzip
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+MAX_LENGTH = {"query": 32, "passage": 128}
+PREFIX = {"query": "query: ", "passage": "passage: "}
+SCALE = 50.0  # Of the cosines: 1 / temperature.
+LEARNING_RATE = 3e-5
+STEPS = 8  # Batches that are gone through in turn.
+# On a GPU, where a step is too short to be measured alone.
+GPU_STEPS = 20
+XLMR = {"vocab_size": 250_002, "type_vocab_size": 1, "pad_token_id": 1}
+# What a step frees is kept for the next one, in huge pages. XLA asks for a
+# step's memory at once and would wait for the system to clear it, each time;
+# PyTorch has less to gain. Both get it.
+MALLOC = (
+  "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0"
+  ":glibc.malloc.trim_threshold=1099511627776"
+)
+
+
+def read_pairs(path: str) -> list[tuple[str, str]]:
+  """(question, title and text of its passage), in an order of chance."""
+  with gzip.open(path, "rt", encoding="utf-8") as file:
+    rows = json.load(file)
+  pairs = []
+  for row in np.random.default_rng(0).permutation(len(rows)):
+    passage = rows[row]["positive_ctxs"][0]
+    text = f"{passage['title']} {passage['text']}".strip()
+    pairs.append((rows[row]["question"], text))
+  return pairs
+
+
+class Side:
+  """What is measured: a subclass for each side, with the methods of `Ours`.
+
+  Attributes:
+    settings: The command line.
+    ids: Role to the token ids of each text of each batch.
+    texts: Passages to encode.
+    taken: Steps taken.
+  """
+
+  def __init__(self, settings: argparse.Namespace):
+    """Reads the texts."""
+    self.settings = settings
+    self.taken = 0
+    count = settings.queries
+    if settings.device == "gpu":
+      random = np.random.default_rng(0)
+      self.texts = []
+      self.ids = {
+        role: [random.integers(4, 250_000, (rows, 128)).tolist()]
+        for role, rows in (("query", count), ("passage", 2 * count))
+      }
+      return
+    pairs = read_pairs(settings.data)
+    end = STEPS * count
+    self.texts = [pair[1] for pair in pairs[end : end + settings.texts]]
+    self.ids = {}
+    for column, role in enumerate(MAX_LENGTH):
+      texts = [PREFIX[role] + pair[column] for pair in pairs[:end]]
+      encoded = self.tokenizer(role).encode_batch(texts)
+      ids = [text.ids for text in encoded]
+      self.ids[role] = [ids[i : i + count] for i in range(0, end, count)]
+
+  def tokenizer(self, role: str):
+    """The model's tokenizer, which cuts texts as that role asks for."""
+    import tokenizers
+
+    path = f"{self.settings.model}/tokenizer.json"
+    tokenizer = tokenizers.Tokenizer.from_file(path)
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(MAX_LENGTH[role])
+    return tokenizer
+
+  def steps(self) -> int:
+    """Steps in one measurement."""
+    return GPU_STEPS if self.settings.device == "gpu" else 1
+
+
+class Ours(Side):
+  """This project, by the pieces that its runs are made of."""
+
+  def __init__(self, settings: argparse.Namespace):
+    """Builds and compiles."""
+    super().__init__(settings)
+    import jax
+    import tokenizers
+
+    from mlir_jax import config as config_lib
+    from mlir_jax import contract as contract_lib
+    from mlir_jax.data import buckets
+    from mlir_jax.mesh import sharding
+    from mlir_jax.models import config as model_config
+    from mlir_jax.models import encoder, pretrained
+    from mlir_jax.retrieval import encoding
+    from mlir_jax.training import build, step
+
+    self.jax = jax
+    config = self.config = config_lib.default()
+    config.batch.retrieval = settings.queries
+    config.batch.parallel = config.batch.monolingual = 0
+    config.batch.chunk = settings.chunk
+    config.loss.semantic.weight = config.loss.language.weight = 0.0
+    config.loss.ir.temperature = 1 / SCALE
+    config.optim.learning_rate = LEARNING_RATE
+    config.optim.warmup_steps = 0
+    config.optim.decay = "constant"
+    mesh = self.mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    if settings.device == "gpu":
+      shape = self.shape = model_config.EncoderConfig(
+        **XLMR, hidden_size=768, num_layers=12, num_heads=12,
+        intermediate_size=3072, max_positions=514, layer_norm_eps=1e-5,
+        family="xlm-roberta", dtype="bfloat16",
+      )  # fmt: skip
+      params = encoder.init_params(shape, "tied", jax.random.key(0))
+      tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel())
+    else:
+      self.shape, params = pretrained.load(settings.model)
+      params = encoder.with_towers(params, "tied")
+      tokenizer = self.passage_tokenizer = self.tokenizer("passage")
+    said = config_lib.ENCODING | {
+      f"{role}.{field}": values[role]
+      for field, values in (("prefix", PREFIX), ("max_length", MAX_LENGTH))
+      for role in values
+    }
+    self.contract = contract_lib.contract_of(said, tokenizer)
+    lengths = [
+      [len(ids) for ids in queries + passages]
+      for queries, passages in zip(*self.ids.values(), strict=True)
+    ]
+    self.plan = buckets.choose(
+      np.array(lengths), int(np.max(lengths)), 1, config.batch.buckets
+    )
+    self.batches = [
+      sharding.place_batch(self._batch(queries + passages), mesh)
+      for queries, passages in zip(*self.ids.values(), strict=True)
+    ]
+    schedule, optimizer = build.make_optimizer(config)
+
+    def init(params):
+      return step.init_state(params, optimizer)
+
+    self.shardings = sharding.state_shardings(
+      jax.eval_shape(init, params), mesh, fsdp=False
+    )
+    self.state = jax.jit(
+      init, out_shardings=self.shardings, donate_argnums=0
+    )(jax.device_put(params, self.shardings.params))  # fmt: skip
+    jitted = build.jit_step(
+      config, self.contract, schedule, optimizer, mesh, self.shardings,
+      self.shape,
+    )  # fmt: skip
+    started = time.perf_counter()
+    self.compiled = jitted.lower(self.state, self.batches[0]).compile()
+    self.compile_seconds = time.perf_counter() - started
+    if self.texts:
+      self.text_encoder = encoding.TextEncoder(
+        self.contract, tokenizer, self.shape.pad_token_id,
+        encoding.make_embed(self.shape, self.contract), mesh,
+        settings.encode_batch,
+      )  # fmt: skip
+
+  def _batch(self, texts: list[list[int]]) -> dict:
+    """A batch, as the reader makes it; queries come before passages."""
+    from mlir_jax.data import buckets
+
+    order = buckets.order(np.array([len(ids) for ids in texts]))
+    row_of = np.empty(len(order), np.int32)
+    row_of[order] = np.arange(len(order))
+    filled, start = [], 0
+    for rows, length in self.plan:
+      number = order[start : start + rows].astype(np.int32)
+      start += rows
+      ids = np.full((rows, length), self.shape.pad_token_id, np.int32)
+      mask = np.arange(length) < [[len(texts[text])] for text in number]
+      ids[mask] = np.concatenate([texts[text] for text in number])
+      filled.append({"ids": ids, "mask": mask, "number": number})
+    count = self.settings.queries
+    # Column 0 the positives, then a hard negative for each.
+    passage = row_of[count:].reshape(-1, count).T
+    text = np.arange(passage.size, dtype=np.int32).reshape(-1, count).T
+    return {
+      "texts": {"passage": filled},
+      "retrieval": {
+        "query": row_of[:count],
+        "query_text": -2 - np.arange(count, dtype=np.int32),
+        "passage": passage,
+        "passage_text": text,
+        "passage_id": text,
+        "passage_valid": np.ones(text.shape, bool),
+        "positive_text": text[:, :1],
+        "positive_id": text[:, :1],
+      },
+    }
+
+  def describe(self) -> dict:
+    """Versions, padding, and what a step takes."""
+    from mlir_jax.models import flops
+
+    matrix = (self.settings.queries, len(self.ids["passage"][0]))
+    memory = self.compiled.memory_analysis().temp_size_in_bytes
+    return {
+      "with": f"jax {self.jax.__version__}",
+      "padded to": " + ".join(f"{rows} x {n}" for rows, n in self.plan),
+      "tokens in a step": sum(rows * length for rows, length in self.plan),
+      "flops": flops.train_step(self.shape, self.plan, [matrix]).model,
+      "temporaries": f"{memory / 2**20:,.0f} MiB",
+      "compiled in": f"{self.compile_seconds:.1f} s",
+    }
+
+  def check(self) -> tuple[float, np.ndarray]:
+    """The first batch's loss, its vectors and those of the texts."""
+    from mlir_jax.mesh import sharding
+    from mlir_jax.training import build, chunking, step
+
+    replicate = sharding.replicate(self.mesh)
+    read = build.make_read(self.shape, self.contract)
+    encode = chunking.make_encode(read, self.mesh, self.shardings.params)
+
+    @self.jax.jit
+    def run(params, batch):
+      outputs = step.outputs_of(encode, params, batch, replicate, None)
+      weights = build.loss_settings(self.config.loss)
+      ir = step.make_losses(weights, batch, replicate)["ir"]
+      return ir.compute(outputs)[0], outputs["queries"], outputs["passages"]
+
+    loss, queries, passages = run(self.state.params, self.batches[0])
+    vectors = queries, *np.swapaxes(passages, 0, 1), self._encode()
+    return float(loss), np.concatenate(vectors)
+
+  def _encode(self):
+    return self.text_encoder.encode(self.state.params, "passage", self.texts)
+
+  def step(self) -> float:
+    """Seconds of a training step."""
+    started = time.perf_counter()
+    for _ in range(self.steps()):
+      batch = self.batches[self.taken % len(self.batches)]
+      self.state, metrics = self.compiled(self.state, batch)
+      self.taken += 1
+    self.jax.device_get(metrics)
+    return (time.perf_counter() - started) / self.steps()
+
+  def encode(self) -> float:
+    """Seconds of encoding the texts."""
+    started = time.perf_counter()
+    self._encode()
+    return time.perf_counter() - started
+
+  def tokenize(self) -> float:
+    """Seconds of tokenizing them."""
+    texts = [PREFIX["passage"] + text for text in self.texts]
+    started = time.perf_counter()
+    self.passage_tokenizer.encode_batch_fast(texts)
+    return time.perf_counter() - started
+
+  def matmul(self) -> float:
+    """FLOP/s of a product of large bfloat16 matrices."""
+    matrix = self.jax.numpy.ones((8192, 8192), "bfloat16")
+    product = self.jax.jit(lambda matrix: matrix @ matrix)
+    return rate(lambda: product(matrix), self.jax.block_until_ready)
+
+
+class Theirs(Side):
+  """sentence-transformers, in a loop like its trainer's."""
+
+  def __init__(self, settings: argparse.Namespace):
+    """Loads the model."""
+    super().__init__(settings)
+    import sentence_transformers
+    import torch
+    import transformers
+    from sentence_transformers.sentence_transformer import losses
+
+    self.torch = torch
+    self.versions = (
+      f"sentence-transformers {sentence_transformers.__version__},"
+      f" torch {torch.__version__}, transformers {transformers.__version__}"
+    )
+    if settings.device == "gpu":
+      shape = transformers.XLMRobertaConfig(
+        **XLMR, max_position_embeddings=514, layer_norm_eps=1e-5
+      )
+      self.model = mean_pooled(torch, transformers.XLMRobertaModel(shape))
+      self.model.to("cuda")
+    else:
+      torch.set_num_threads(settings.threads)
+      self.model = sentence_transformers.SentenceTransformer(
+        settings.model, device="cpu"
+      )
+      self.model.max_seq_length = MAX_LENGTH["passage"]
+    self.loss = losses.MultipleNegativesRankingLoss(self.model, scale=SCALE)
+    parameters = list(self.model.parameters())
+    self.optimizer = torch.optim.AdamW(
+      [
+        {"params": [p for p in parameters if p.ndim > 1]},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+      ],
+      lr=LEARNING_RATE,
+      weight_decay=0.01,
+      fused=True,
+    )
+    count = settings.queries
+    self.batches = []
+    for queries, passages in zip(*self.ids.values(), strict=True):
+      columns = [queries]
+      columns += [
+        passages[i : i + count] for i in range(0, len(passages), count)
+      ]
+      self.batches.append([self._features(column) for column in columns])
+
+  def _features(self, texts):
+    pad = self.torch.nn.utils.rnn.pad_sequence
+    rows = [self.torch.tensor(ids) for ids in texts]
+    device = self.model.device
+    return {
+      "input_ids": pad(rows, True, 1).to(device),
+      "attention_mask": pad(
+        [self.torch.ones_like(row) for row in rows], True
+      ).to(device),
+    }
+
+  def describe(self) -> dict:
+    """Versions and padding."""
+    shapes = [
+      [tuple(column["input_ids"].shape) for column in batch]
+      for batch in self.batches
+    ]
+    tokens = [sum(rows * n for rows, n in batch) for batch in shapes]
+    return {
+      "with": self.versions,
+      "padded to": " + ".join(f"{rows} x {n}" for rows, n in shapes[0])
+      + " in the first step",
+      "tokens in a step": round(statistics.mean(tokens)),
+    }
+
+  def _loss(self):
+    """The next batch's loss."""
+    batch = self.batches[self.taken % len(self.batches)]
+    on_gpu = self.settings.device == "gpu"
+    with (
+      self.torch.autocast("cuda", self.torch.bfloat16)
+      if on_gpu
+      else contextlib.nullcontext()
+    ):
+      return self.loss([dict(column) for column in batch], None)
+
+  def check(self) -> tuple[float, np.ndarray]:
+    """The first batch's loss, its vectors and those of the texts."""
+    self.model.eval()
+    with self.torch.inference_mode():
+      loss = self._loss().item()
+      vectors = [
+        self.model(dict(column))["sentence_embedding"].numpy()
+        for column in self.batches[0]
+      ]
+    return loss, np.concatenate([*vectors, self._encode()])
+
+  def _encode(self):
+    return self.model.encode(
+      self.texts,
+      prompt=PREFIX["passage"],
+      batch_size=self.settings.encode_batch,
+      show_progress_bar=False,
+    )
+
+  def step(self) -> float:
+    """Seconds of a training step."""
+    self.model.train()
+    started = time.perf_counter()
+    for _ in range(self.steps()):
+      loss = self._loss()
+      loss.backward()
+      self.torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+      self.optimizer.step()
+      self.optimizer.zero_grad()
+      self.taken += 1
+    loss.item()
+    if self.settings.device == "gpu":
+      self.torch.cuda.synchronize()
+    return (time.perf_counter() - started) / self.steps()
+
+  def encode(self) -> float:
+    """Seconds of encoding the texts."""
+    self.model.eval()
+    started = time.perf_counter()
+    self._encode()
+    return time.perf_counter() - started
+
+  def tokenize(self) -> float:
+    """Seconds of tokenizing them."""
+    size = self.settings.encode_batch
+    texts = sorted(self.texts, key=len)
+    started = time.perf_counter()
+    for start in range(0, len(texts), size):
+      batch = texts[start : start + size]
+      self.model.preprocess(batch, prompt=PREFIX["passage"])
+    return time.perf_counter() - started
+
+  def matmul(self) -> float:
+    """FLOP/s of a product of large bfloat16 matrices."""
+    matrix = self.torch.ones(
+      8192, 8192, dtype=self.torch.bfloat16, device="cuda"
+    )
+    return rate(
+      lambda: matrix @ matrix, lambda _: self.torch.cuda.synchronize()
+    )
+
+
+SIDES = {"ours": Ours, "theirs": Theirs}
+
+
+def mean_pooled(torch, encoder):
+  """A model as their losses take it, without a tokenizer."""
+
+  class Model(torch.nn.Module):
+    def __init__(self):
+      super().__init__()
+      self.encoder = encoder
+
+    @property
+    def device(self):
+      return self.encoder.device
+
+    def forward(self, features):
+      states = self.encoder(**features).last_hidden_state.float()
+      mask = features["attention_mask"][:, :, None]
+      mean = (states * mask).sum(1) / mask.sum(1)
+      vectors = torch.nn.functional.normalize(mean, dim=-1)
+      return features | {"sentence_embedding": vectors}
+
+  return Model()
+
+
+def rate(product, wait, times: int = 50) -> float:
+  """FLOP/s of a product of matrices of 8,192 x 8,192."""
+  wait(product())
+  started = time.perf_counter()
+  for _ in range(times):
+    result = product()
+  wait(result)
+  return times * 2 * 8192**3 / (time.perf_counter() - started)
+
+
+def serve(settings: argparse.Namespace) -> None:
+  """One side's process: does what it is asked for, line by line."""
+  answers = os.fdopen(os.dup(1), "w", buffering=1)
+  os.dup2(2, 1)  # What libraries print goes to stderr.
+  side = SIDES[settings.side](settings)
+  for line in sys.stdin:
+    command = line.strip()
+    before = time.process_time()
+    answer = getattr(side, command)()
+    if command == "check":
+      np.save(f"{settings.exchange}/{settings.side}.npy", answer[1])
+      answer = answer[0]
+    elif isinstance(answer, float):
+      answer = [answer, time.process_time() - before]
+    print(json.dumps(answer), file=answers)
+
+
+class Process:
+  """A side, in a process of its own."""
+
+  def __init__(self, side: str, settings: argparse.Namespace, exchange: str):
+    """Starts it."""
+    threads = str(settings.threads)
+    variables = {
+      "GLIBC_TUNABLES": MALLOC,
+      "HF_HUB_OFFLINE": "1",
+      "JAX_PLATFORMS": "cuda" if settings.device == "gpu" else "cpu",
+      "OMP_NUM_THREADS": threads,
+      "RAYON_NUM_THREADS": threads,
+      "TOKENIZERS_PARALLELISM": "true",
+    }
+    self._process = subprocess.Popen(
+      [
+        *(sys.executable, __file__, *sys.argv[1:]),
+        *(f"--side={side}", f"--exchange={exchange}"),
+      ],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+      env=os.environ | variables,
+    )
+
+  def __call__(self, command: str):
+    """What it answers to a command."""
+    self._process.stdin.write(command + "\n")
+    self._process.stdin.flush()
+    answer = self._process.stdout.readline()
+    if not answer:
+      raise SystemExit("A side has ended; its error stands above.")
+    return json.loads(answer)
+
+  def close(self) -> None:
+    """Ends it."""
+    self._process.stdin.close()
+    self._process.wait()
+
+
+def measure(
+  sides: dict[str, Process], command: str, repeats: int
+) -> dict[str, np.ndarray]:
+  """Side to its measurements, [repeats, 2]: seconds, and those of all CPUs."""
+  found = {name: [] for name in sides}
+  for _ in range(repeats):
+    for name, side in sides.items():
+      side(command)  # Not counted: the other's turn left memory cold.
+      found[name].append(side(command))
+  return {name: np.array(values) for name, values in found.items()}
+
+
+def row(name: str, found: dict[str, np.ndarray]) -> str:
+  """A line of the table: medians, and quartiles of theirs over ours."""
+  cells = [name]
+  for side in SIDES:
+    wall, cpu = 1e3 * np.median(found[side], axis=0)
+    cells.append(f"{wall:,.0f} ms ({cpu:,.0f} of CPUs)")
+  ratios = found["theirs"] / found["ours"]
+  low, middle, high = np.quantile(ratios[:, 0], (0.25, 0.5, 0.75))
+  cells.append(f"**{middle:.2f}** ({low:.2f} to {high:.2f})")
+  cells.append(f"{np.median(ratios[:, 1]):.2f}")
+  return f"| {' | '.join(cells)} |"
+
+
+def check(sides: dict[str, Process], exchange: str) -> None:
+  """Raises SystemExit unless both sides compute the same."""
+  losses = [side("check") for side in sides.values()]
+  vectors = [np.load(f"{exchange}/{name}.npy") for name in sides]
+  apart = np.abs(vectors[0] - vectors[1]).max()
+  print(
+    f"Without dropout: losses {losses[0]:.6f} and {losses[1]:.6f};"
+    f" {len(vectors[0]):,} vectors, at most {apart:.1e} apart."
+  )
+  if apart > 1e-5 or abs(losses[0] - losses[1]) > 1e-4:
+    raise SystemExit("The sides do not compute the same.")
+
+
+def compare(settings: argparse.Namespace, exchange: str) -> None:
+  """Checks, measures, and prints the table."""
+  load = os.getloadavg()[0]
+  sides = {name: Process(name, settings, exchange) for name in SIDES}
+  said = {name: side("describe") for name, side in sides.items()}
+  print(
+    f"{platform.machine()}, Python {platform.python_version()},"
+    f" {settings.threads} threads; load before the start {load:.1f}"
+  )
+  for name, facts in said.items():
+    print(f"{name}:", ", ".join(f"{k} {v}" for k, v in facts.items()))
+  if settings.device == "cpu":
+    check(sides, exchange)
+  print("\n| | ours | theirs | theirs / ours (quartiles) | of CPUs |")
+  print("|---|---|---|---|---|")
+  steps = measure(sides, "step", settings.repeats)
+  print(row("training step", steps), flush=True)
+  if settings.device == "cpu":
+    for command in ("encode", "tokenize"):
+      found = measure(sides, command, settings.repeats)
+      print(row(f"{command} {settings.texts:,} passages", found), flush=True)
+  else:
+    for name, values in steps.items():
+      done = said["ours"]["flops"] / np.median(values[:, 0])
+      peak = sides[name]("matmul")[0]
+      print(
+        f"{name}: {done / 1e12:.0f} TFLOP/s, {done / peak:.0%} of"
+        f" {peak / 1e12:.0f} in a product of large matrices"
+      )
+  for side in sides.values():
+    side.close()
+
+
+def main():
+  """Runs the benchmark, or one side of it."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+  parser.add_argument("--model", help="folder of weights and tokenizer")
+  parser.add_argument("--data", help="pairs: DPR's JSON, gzipped")
+  parser.add_argument("--queries", type=int, help="of a step; 64, or 512")
+  parser.add_argument("--chunk", type=int, default=0, help="our batch.chunk")
+  parser.add_argument("--texts", type=int, default=1024, help="to encode")
+  parser.add_argument("--encode_batch", type=int, default=64)
+  parser.add_argument("--repeats", type=int, default=9)
+  parser.add_argument("--threads", type=int, default=os.cpu_count())
+  parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+  parser.add_argument("--exchange", help=argparse.SUPPRESS)
+  settings = parser.parse_args()
+  if settings.device == "cpu" and not (settings.model and settings.data):
+    parser.error("--model and --data are needed, or --device=gpu.")
+  if not settings.queries:
+    settings.queries = 512 if settings.device == "gpu" else 64
+  os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: settings.threads])
+  if settings.side:
+    serve(settings)
+    return
+  with tempfile.TemporaryDirectory() as exchange:
+    compare(settings, exchange)
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,82 @@
+"""Promises of the optimizer: it is optax's AdamW, in fewer passes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mlir_jax.training import optim
+
+SETTINGS = {"b1": 0.9, "b2": 0.99, "eps": 1e-6, "weight_decay": 0.1}
+SCHEDULE = optim.make_schedule(
+  0.1, warmup_steps=2, decay="cosine", final_fraction=0.1, steps=9
+)
+
+
+def draw(seed):
+  random = np.random.default_rng(seed)
+  return {
+    "table": random.normal(size=(50, 8)),
+    "norm": {"scale": random.normal(size=8)},
+  }
+
+
+def make(clip_norm):
+  return optim.make_optimizer(SCHEDULE, clip_norm=clip_norm, **SETTINGS)
+
+
+@pytest.mark.parametrize("clip_norm", [0, 1.0, 1e3])
+def test_it_is_adamw_after_clipping(clip_norm):
+  adamw = optax.adamw(SCHEDULE, mask=optim.is_decayed, **SETTINGS)
+  if clip_norm:
+    adamw = optax.chain(optax.clip_by_global_norm(clip_norm), adamw)
+
+  with jax.enable_x64(True):
+
+    def train(optimizer):
+      params = jax.tree.map(jnp.asarray, draw(0))
+      state = optimizer.init(params)
+      for step in range(1, 6):
+        updates, state = optimizer.update(draw(step), state, params)
+        params = optax.apply_updates(params, updates)
+      return params, state
+
+    found, expected = train(make(clip_norm)), train(adamw)
+  assert jax.tree.structure(found) == jax.tree.structure(expected)
+  for ours, theirs in zip(
+    jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
+  ):
+    assert ours.dtype == theirs.dtype
+    np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("clip_norm", [0, 1.0])
+def test_what_is_not_finite_changes_nothing(clip_norm):
+  optimizer = make(clip_norm)
+  params = jax.tree.map(jnp.float32, draw(0))
+  _, state = optimizer.update(draw(1), optimizer.init(params), params)
+  gradient = draw(2)
+  gradient["table"][3, 3] = np.nan
+  updates, new_state = optimizer.update(gradient, state, params, finite=False)
+  for ours, before in zip(
+    jax.tree.leaves(new_state), jax.tree.leaves(state), strict=True
+  ):
+    np.testing.assert_array_equal(ours, before)
+  assert not any(np.any(leaf) for leaf in jax.tree.leaves(updates))
+
+
+def test_a_step_makes_no_copy_of_a_table():
+  """Neither the clipped gradient nor a moment is kept beside the state."""
+  params = {"table": jax.ShapeDtypeStruct((1000, 64), jnp.float32)}
+  optimizer = make(1.0)
+  state = jax.eval_shape(optimizer.init, params)
+
+  def step(params, state, gradient):
+    finite = jnp.isfinite(optax.tree.norm(gradient))
+    updates, state = optimizer.update(gradient, state, params, finite=finite)
+    return optax.apply_updates(params, updates), state
+
+  compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params)
+  temporaries = compiled.compile().memory_analysis().temp_size_in_bytes
+  assert temporaries < 1000 * 64 * 4 / 4
