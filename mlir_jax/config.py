@@ -156,7 +156,9 @@ def default() -> ml_collections.ConfigDict:
   mesh.data = -1  # Devices along the batch; -1 for all that are left.
   # Devices along "model"; nothing is split over it yet: more repeat work.
   mesh.model = 1
-  mesh.fsdp = False  # Shard parameters and optimizer state over "data".
+  # Shard parameters and optimizer state over "data". In the step each device
+  # holds the towers, and in chunks their gradients, whole for a while.
+  mesh.fsdp = False
 
   # --- Training. ---
   c.train = train = ml_collections.ConfigDict()

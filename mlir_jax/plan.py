@@ -1,0 +1,90 @@
+"""Plans a run for TPUs that one need not have: memory, collectives, bounds.
+
+python -m mlir_jax.plan --config=xlmr_base --topology=v5e:16x16 --chunk=0,4096
+
+It compiles the exact train step for each --batch, --chunk and --sharding. It
+reads no data or weights and needs no TPU, but libtpu: pip install
+mlir_jax[tpu]. Large models take minutes each.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+
+from absl import flags
+
+from mlir_jax import command_line
+
+
+def main():
+  """Plans by the flags."""
+  # Compiling for a TPU needs none, and must not look for one.
+  os.environ["JAX_PLATFORMS"] = "cpu"
+  import tqdm
+
+  from mlir_jax.mesh import chips
+  from mlir_jax.training import planner
+
+  config = _CONFIG.value
+  chip, axes = chips.parse(_TOPOLOGY.value)
+  made = planner.rows(
+    config,
+    _TOPOLOGY.value,
+    batches=_integers(_BATCH) or [config.batch[planner.first_stream(config)]],
+    chunks=_integers(_CHUNK) or [config.batch.chunk],
+    shardings=_SHARDING.value,
+    encoder_file=_ENCODER.value,
+    store=planner.open_store(_WORKDIR.value) if _WORKDIR.value else None,
+    each=lambda settings: tqdm.tqdm(settings, "compiling", leave=False),
+    say=tqdm.tqdm.write,
+  )
+  print(
+    f"\n{chips.count(axes):,} chips, {_TOPOLOGY.value}; bounds by their"
+    f" makers' rates, {config.train.steps:,} steps:\n"
+  )
+  print(planner.table(made, chip))
+  if _OUTPUT.value:
+    path = pathlib.Path(_OUTPUT.value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    described = {
+      "topology": _TOPOLOGY.value,
+      "chips": chips.count(axes),
+      "chip": dataclasses.asdict(chip),
+      "config": config.to_dict(),
+      "rows": [dataclasses.asdict(row) for row in made],
+    }
+    path.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+
+
+def _integers(flag: flags.FlagHolder) -> list[int]:
+  try:
+    return [int(value) for value in flag.value]
+  except ValueError as error:
+    raise ValueError(
+      f"--{flag.name}={','.join(flag.value)}: give integers, as 1024,4096."
+    ) from error
+
+
+if __name__ == "__main__":
+  _CONFIG = command_line.define_config()
+  _TOPOLOGY = flags.DEFINE_string(
+    "topology", None, "Chips and the shape of their slice: v5e:16x16."
+  )
+  _BATCH = flags.DEFINE_list(
+    "batch", [], "Values of batch.retrieval; the other streams in proportion."
+  )
+  _CHUNK = flags.DEFINE_list("chunk", [], "Values of batch.chunk.")
+  _SHARDING = flags.DEFINE_list(
+    "sharding",
+    ["replicated", "fsdp"],
+    "How parameters and optimizer state lie: mesh.fsdp.",
+  )
+  _ENCODER = flags.DEFINE_string(
+    "encoder", "", "A config.json, where model.pretrained is not at hand."
+  )
+  _WORKDIR = flags.DEFINE_string(
+    "workdir", "", "A prepared run's folder, for the lengths of its texts."
+  )
+  _OUTPUT = flags.DEFINE_string("output", "", "A JSON file for all numbers.")
+  command_line.run(main, required=("config", "topology"))
