@@ -116,8 +116,6 @@ def test_without_texts_each_is_as_long_as_it_may_be():
     "query": ((1024, 32),),
     "passage": ((1024, 128), (1024, 64)),
   }
-  c.batch.chunk = 2048
-  assert planner.full_plan(c, 16)["passage"] == ((2048, 128),)
   c.batch.parallel, c.batch.chunk = 256, 512
   assert planner.full_plan(c, 16)["passage"] == ((1024, 128), (512, 64))
 

@@ -124,19 +124,21 @@ def in_chunks(read: Read, chunk: int) -> Encode:
   return encode
 
 
-def _fold(rows: PyTree, chunk: int) -> PyTree:
-  """Arrays [n, ...] as [n / c, c, ...], where c is at most a chunk.
+def parts(rows: int, chunk: int) -> int:
+  """In how many parts of at most a chunk a bucket's rows are encoded.
 
-  There are two parts at least: a compiler takes a loop of one turn apart, and
-  what several such loops keep is then in memory together.
+  Two at least: a compiler takes a loop of one turn apart, and what several
+  such loops keep is then in memory together.
   """
+  sizes = [n for n in range(1, rows) if rows % n == 0 and n <= chunk]
+  return rows // max(sizes, default=1)
 
-  def fold(array):
-    count = len(array)
-    sizes = [n for n in range(1, count) if count % n == 0 and n <= chunk]
-    return array.reshape(-1, max(sizes, default=1), *array.shape[1:])
 
-  return jax.tree.map(fold, rows)
+def _fold(rows: PyTree, chunk: int) -> PyTree:
+  """Arrays [n, ...] as [parts, n / parts, ...]."""
+  return jax.tree.map(
+    lambda x: x.reshape(parts(len(x), chunk), -1, *x.shape[1:]), rows
+  )
 
 
 def _adder(read: Callable, params: PyTree, name: str) -> Callable:

@@ -26,7 +26,7 @@ from mlir_jax.data import buckets, masking, preparation, reader, tokens
 from mlir_jax.mesh import chips, compiled, sharding
 from mlir_jax.models import config as config_lib
 from mlir_jax.models import encoder, flops, pretrained
-from mlir_jax.training import build, compiling, start, step
+from mlir_jax.training import build, chunking, compiling, start, step
 
 SHARDINGS = ("replicated", "fsdp")
 
@@ -384,7 +384,7 @@ def make_row(
       plan = build.make_plans(config, store, mesh)[0]
     else:
       plan = full_plan(config, mesh.shape[sharding.DATA])
-    row.chunks = _chunks(plan, config.batch.chunk)
+    row.chunks = _chunks(plan, config.batch.chunk, mesh.shape[sharding.DATA])
     program = lower(config, shape, mesh, plan, store).compile()
   except ValueError as error:
     return dataclasses.replace(row, problem=str(error))
@@ -437,12 +437,12 @@ def _bound(
   row.chip_hours = slowest * steps * count / 3600
 
 
-def _chunks(plan: reader.Plan, chunk: int) -> int:
+def _chunks(plan: reader.Plan, chunk: int, devices: int) -> int:
   """In how many parts a batch is encoded, one after the other."""
   if not chunk:
     return 1
   return sum(
-    max(1, bucket.rows // chunk)
+    chunking.parts(bucket.rows // devices, chunk // devices)
     for chosen in plan.values()
     for bucket in chosen
   )
