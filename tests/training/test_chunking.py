@@ -106,7 +106,7 @@ def test_with_dropout_the_gradient_is_that_of_the_chunked_function():
       key=jax.random.key(2),
     )
     _, gradient, _ = compute(placed, on_mesh)
-    size = 1e-5
+    size = 1e-6
 
     def total(sign):
       moved = jax.tree.map(lambda p, d: p + sign * size * d, params, direction)
