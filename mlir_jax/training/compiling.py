@@ -10,7 +10,7 @@ import ml_collections
 from etils import epath
 
 from mlir_jax.data import masking, reader
-from mlir_jax.mesh import multihost, sharding
+from mlir_jax.mesh import compiled, multihost, sharding
 from mlir_jax.models import config as config_lib
 from mlir_jax.models import flops
 from mlir_jax.training import step
@@ -162,7 +162,7 @@ class Steps:
     started = time.perf_counter()
     lowered = self._train_step.lower(state, batch)
     try:
-      compiled = lowered.compile()
+      program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
       if "RESOURCE_EXHAUSTED" not in str(error):
         raise
@@ -173,12 +173,12 @@ class Steps:
       ) from error
     self._say(
       f"Compiled the step in {time.perf_counter() - started:.1f} s:"
-      f" {describe_memory(compiled)} per device."
+      f" {describe_memory(program)} per device."
     )
     # A process that is not there yet would be awaited in the first collective,
     # and not for long.
     multihost.check_in(f"compiled {len(self._compiled) + 1}", {})
-    self._compiled[_shapes(batch)] = compiled
+    self._compiled[_shapes(batch)] = program
 
 
 def step_flops(
@@ -209,10 +209,10 @@ def step_flops(
   )
 
 
-def describe_memory(compiled: jax.stages.Compiled) -> str:
+def describe_memory(program: jax.stages.Compiled) -> str:
   """What a compiled step takes of a device's memory."""
-  found = compiled.memory_analysis()
+  found = compiled.memory(program)
   return (
-    f"{found.argument_size_in_bytes / 2**20:,.0f} MiB of arguments and"
-    f" {found.temp_size_in_bytes / 2**20:,.0f} MiB of temporaries"
+    f"{found['arguments'] / 2**20:,.0f} MiB of arguments and"
+    f" {found['temporaries'] / 2**20:,.0f} MiB of temporaries"
   )
