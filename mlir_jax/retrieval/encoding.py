@@ -15,8 +15,11 @@ from mlir_jax.models import encoder
 
 PyTree = Any
 # Texts are padded to the next of these, so that short ones stay cheap and
-# few shapes are compiled.
-LENGTHS = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096)
+# few shapes are compiled: from 32 on by a quarter at most, up to 4,096.
+LENGTHS = (
+  *(8, 16, 24, 32),
+  *(n * 2**octave for octave in range(7) for n in (40, 48, 56, 64)),
+)
 
 
 class TextEncoder:
