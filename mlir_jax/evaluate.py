@@ -15,7 +15,7 @@ from mlir_jax import command_line
 def main():
   """Evaluates by the flags."""
   command_line.join_processes()
-  from mlir_jax.data import collections, reader, records
+  from mlir_jax.data import collections, drawing, records
   from mlir_jax.evals import suite
   from mlir_jax.retrieval import model
 
@@ -58,7 +58,7 @@ def main():
     or f"{_WORKDIR.value}/evaluate-{tested.name}-{_CHECKPOINT.value}",
     top_k=config["eval"]["top_k"],
     trained_on=trained_on,
-    streams=reader.streams_read(config["batch"]),
+    streams=drawing.streams_read(config["batch"]),
   )
   evaluation.table(loaded.params, loaded.step)
   print(evaluation.report())

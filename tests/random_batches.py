@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mlir_jax.data import buckets, reader
+from mlir_jax.data import buckets, drawing
 from mlir_jax.mesh import sharding
 from mlir_jax.models import config as config_lib
 from mlir_jax.models import encoder
@@ -35,7 +35,7 @@ SETTINGS = step.LossSettings(
   language_stop_gradient=False,
   masked_lm_weight=0.7,
 )
-SPEC = reader.BatchSpec(16, 2, 8, 8)
+SPEC = drawing.BatchSpec(16, 2, 8, 8)
 MASKED_SPEC = dataclasses.replace(SPEC, masked=16)
 LENGTH = 8
 TARGETS = 3

@@ -12,7 +12,7 @@ from etils import epath
 
 from mlir_jax import checkpoint, workdir
 from mlir_jax import contract as contract_lib
-from mlir_jax.data import masking, preparation, reader, tokens
+from mlir_jax.data import drawing, masking, preparation, reader, shapes, tokens
 from mlir_jax.evals import ranking, suite
 from mlir_jax.mesh import sharding
 from mlir_jax.models import config as config_lib
@@ -41,9 +41,9 @@ def loss_settings(loss: ml_collections.ConfigDict) -> step.LossSettings:
   )
 
 
-def batch_spec(config: ml_collections.ConfigDict) -> reader.BatchSpec:
+def batch_spec(config: ml_collections.ConfigDict) -> drawing.BatchSpec:
   """The global batch that a config asks for."""
-  return reader.BatchSpec(
+  return drawing.BatchSpec(
     **batch_sizes(config),
     hard_negatives=config.batch.hard_negatives,
     tied=config.model.towers == "tied",
@@ -52,7 +52,7 @@ def batch_spec(config: ml_collections.ConfigDict) -> reader.BatchSpec:
 
 def batch_sizes(config: ml_collections.ConfigDict) -> dict[str, int]:
   """Stream to the rows of its global batch; 0 leaves it out."""
-  return {name: config.batch[name] for name in reader.STREAMS}
+  return {name: config.batch[name] for name in drawing.STREAMS}
 
 
 def check_settings(config: ml_collections.ConfigDict) -> None:
@@ -63,7 +63,7 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
   """
   step.check_losses(loss_settings(config.loss), batch_sizes(config))
   at_least = {
-    **{f"batch.{stream}": 0 for stream in reader.STREAMS},
+    **{f"batch.{stream}": 0 for stream in drawing.STREAMS},
     "batch.buckets": 1,
     "batch.chunk": 0,
     "batch.hard_negatives": 0,
@@ -137,10 +137,10 @@ def check_mesh(
   config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
 ) -> None:
   """Raises ValueError if a batch or chunk does not divide over the mesh."""
-  for name in reader.STREAMS:
+  for name in drawing.STREAMS:
     if size := config.batch[name]:
       sharding.host_rows(mesh, size, f"batch.{name}")
-  reader.check_chunk(
+  shapes.check_chunk(
     config.batch.chunk, batch_spec(config).texts(), mesh.shape[sharding.DATA]
   )
 
@@ -149,9 +149,9 @@ def make_plans(
   config: ml_collections.ConfigDict,
   store: tokens.TokenStore,
   mesh: jax.sharding.Mesh,
-) -> tuple[reader.Plan, ...]:
+) -> tuple[shapes.Plan, ...]:
   """The shapes that the run's batches may have."""
-  return reader.make_plans(
+  return shapes.make_plans(
     store,
     batch_spec(config),
     config.seed,
@@ -324,7 +324,7 @@ def make_suite(
     f"{folder}/{workdir.RESULTS}",
     top_k=config.eval.top_k,
     trained_on=prepared.collection,
-    streams=reader.streams_read(config.batch),
+    streams=drawing.streams_read(config.batch),
   )
 
 

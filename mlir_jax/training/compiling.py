@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 from etils import epath
 
-from mlir_jax.data import masking, reader
+from mlir_jax.data import drawing, masking, shapes
 from mlir_jax.mesh import compiled, multihost, sharding
 from mlir_jax.models import config as config_lib
 from mlir_jax.models import flops
@@ -22,8 +22,8 @@ _kept: str | None = None
 
 
 def abstract_batch(
-  spec: reader.BatchSpec,
-  plan: reader.Plan,
+  spec: drawing.BatchSpec,
+  plan: shapes.Plan,
   mesh: jax.sharding.Mesh,
   *,
   positives: int = 1,
@@ -184,7 +184,7 @@ class Steps:
 def step_flops(
   config: ml_collections.ConfigDict,
   encoder_config: config_lib.EncoderConfig,
-  plan: reader.Plan,
+  plan: shapes.Plan,
 ) -> flops.Flops:
   """The operations of a step with a config, over all devices.
 

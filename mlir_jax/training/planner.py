@@ -22,7 +22,7 @@ from jax.experimental import topologies
 
 from mlir_jax import checkpoint, workdir
 from mlir_jax import contract as contract_lib
-from mlir_jax.data import buckets, masking, preparation, reader, tokens
+from mlir_jax.data import buckets, drawing, masking, preparation, shapes, tokens
 from mlir_jax.mesh import chips, compiled, sharding
 from mlir_jax.models import config as config_lib
 from mlir_jax.models import encoder, flops, pretrained
@@ -237,7 +237,7 @@ def contract(
   )
 
 
-def full_plan(config: ml_collections.ConfigDict, devices: int) -> reader.Plan:
+def full_plan(config: ml_collections.ConfigDict, devices: int) -> shapes.Plan:
   """The buckets of a batch all of whose texts are as long as they may be."""
   spec = build.batch_spec(config)
   roles = contract(config)
@@ -265,7 +265,7 @@ def lower(
   config: ml_collections.ConfigDict,
   shape: config_lib.EncoderConfig,
   mesh: jax.sharding.Mesh,
-  plan: reader.Plan,
+  plan: shapes.Plan,
   store: tokens.TokenStore | None = None,
 ) -> jax.stages.Lowered:
   """The train step that a run with this config takes, to be compiled.
@@ -317,7 +317,7 @@ def vary(
   """
   varied = ml_collections.ConfigDict(config.to_dict())
   first = first_stream(config)
-  for stream in reader.STREAMS:
+  for stream in drawing.STREAMS:
     size, rest = divmod(config.batch[stream] * batch, config.batch[first])
     if rest:
       raise ValueError(
@@ -331,19 +331,19 @@ def vary(
 
 def first_stream(config: ml_collections.ConfigDict) -> str:
   """The stream by whose rows a batch is named: retrieval, if it has that."""
-  return next(name for name in reader.STREAMS if config.batch[name])
+  return next(name for name in drawing.STREAMS if config.batch[name])
 
 
 def check(config: ml_collections.ConfigDict, devices: int) -> None:
   """Raises ValueError if a run with this config would be refused."""
   build.check_settings(config)
-  for name in reader.STREAMS:
+  for name in drawing.STREAMS:
     if config.batch[name] % devices:
       raise ValueError(
         f"batch.{name} is {config.batch[name]}, no multiple of the {devices}"
         " devices"
       )
-  reader.check_chunk(
+  shapes.check_chunk(
     config.batch.chunk, build.batch_spec(config).texts(), devices
   )
 
@@ -437,7 +437,7 @@ def _bound(
   row.chip_hours = slowest * steps * count / 3600
 
 
-def _chunks(plan: reader.Plan, chunk: int, devices: int) -> int:
+def _chunks(plan: shapes.Plan, chunk: int, devices: int) -> int:
   """In how many parts a batch is encoded, one after the other."""
   if not chunk:
     return 1

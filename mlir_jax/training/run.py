@@ -8,7 +8,7 @@ from typing import Any
 import ml_collections
 
 from mlir_jax import checkpoint, workdir
-from mlir_jax.data import preparation, reader
+from mlir_jax.data import preparation, reader, shapes
 from mlir_jax.evals import suite
 from mlir_jax.mesh import multihost, sharding
 from mlir_jax.retrieval import encoding
@@ -54,7 +54,7 @@ def train(
       config, folder, functools.partial(start.check_fits, config, folder)
     )
     plans = build.make_plans(config, prepared.store, mesh)
-    print(reader.describe(plans[0]))
+    print(shapes.describe(plans[0]))
     masker = build.make_masker(config, prepared)
     with contextlib.closing(
       checkpoint.Checkpoints(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import random_batches as rb
 
-from mlir_jax.data import buckets, reader
+from mlir_jax.data import buckets, drawing, shapes
 from mlir_jax.mesh import compiled, sharding
 from mlir_jax.models import encoder
 from mlir_jax.training import build, chunking, compiling
@@ -128,7 +128,7 @@ def test_with_dropout_the_gradient_is_that_of_the_chunked_function():
 def compile_gradients(fsdp, chunk, rows, devices=8, parts=1, **changes):
   """The compiled gradients of so many pairs, in some equal buckets."""
   config = dataclasses.replace(rb.CONFIG, **changes)
-  spec = reader.BatchSpec(rows, 0, 0, 0)
+  spec = drawing.BatchSpec(rows, 0, 0, 0)
   mesh = sharding.make_mesh(devices=jax.devices()[:devices])
   params = encoder.abstract_params(config, "tied")
   shardings = sharding.state_shardings(params, mesh, fsdp)
@@ -191,7 +191,7 @@ def test_memory_is_that_of_a_chunk_and_of_the_vectors():
       ("passages", (2048, 1, 128)),
     )
   }
-  batch = rb.make_batch(reader.BatchSpec(2048, 0, 0, 0))
+  batch = rb.make_batch(drawing.BatchSpec(2048, 0, 0, 0))
   ir = step_lib.make_losses(rb.SETTINGS, batch, lambda x: x)["ir"]
   alone = jax.jit(jax.value_and_grad(ir.compute, has_aux=True))
   scores = compiled.memory(alone.lower(outputs).compile())["total"]
@@ -210,6 +210,6 @@ def test_a_chunk_that_does_not_divide_is_refused():
     chunking.make_encode(None, mesh, {}, 12)
   texts = {"passage": 96, "masked": 16}
   with pytest.raises(ValueError, match=r"96 passage.*use 32 or 48, or change"):
-    reader.check_chunk(40, texts, devices=8)
+    shapes.check_chunk(40, texts, devices=8)
   for chunk in (0, 16, 48, 96, 512):
-    reader.check_chunk(chunk, texts, devices=8)
+    shapes.check_chunk(chunk, texts, devices=8)
