@@ -109,7 +109,7 @@ def keep_compiled(folder: str, workdir: str) -> None:
     jax.config.update("jax_compilation_cache_dir", _kept)
 
 
-def _shapes(batch: PyTree) -> tuple:
+def _key(batch: PyTree) -> tuple:
   return tuple(leaf.shape for leaf in jax.tree.leaves(batch))
 
 
@@ -149,13 +149,13 @@ class Steps:
 
   def __call__(self, state: step.TrainState, batch: PyTree) -> tuple:
     """Takes the step."""
-    shapes = _shapes(batch)
-    if shapes not in self._compiled:
+    key = _key(batch)
+    if key not in self._compiled:
       multihost.report("compiling")
       self._say("A batch of longer texts than usual: compiling for it.")
       with jax.transfer_guard("allow"):
         self._compile(state, batch)
-    return self._compiled[shapes](state, batch)
+    return self._compiled[key](state, batch)
 
   def _compile(self, state, batch) -> None:
     multihost.report("compiling")
@@ -178,7 +178,7 @@ class Steps:
     # A process that is not there yet would be awaited in the first collective,
     # and not for long.
     multihost.check_in(f"compiled {len(self._compiled) + 1}", {})
-    self._compiled[_shapes(batch)] = program
+    self._compiled[_key(batch)] = program
 
 
 def step_flops(
