@@ -28,7 +28,15 @@ def main():
 
   config = _CONFIG.value
   chip, axes = chips.parse(_TOPOLOGY.value)
-  made = planner.rows(
+  made = []
+  described = {
+    "topology": _TOPOLOGY.value,
+    "chips": chips.count(axes),
+    "chip": dataclasses.asdict(chip),
+    "config": config.to_dict(),
+    "rows": [],
+  }
+  for row in planner.rows(
     config,
     _TOPOLOGY.value,
     batches=_integers(_BATCH) or [config.batch[planner.first_stream(config)]],
@@ -38,23 +46,24 @@ def main():
     store=planner.open_store(_WORKDIR.value) if _WORKDIR.value else None,
     each=lambda settings: tqdm.tqdm(settings, "compiling", leave=False),
     say=tqdm.tqdm.write,
-  )
+  ):
+    made.append(row)
+    described["rows"].append(dataclasses.asdict(row))
+    if _OUTPUT.value:  # After each: the next one may take long.
+      _write(pathlib.Path(_OUTPUT.value), described)
   print(
     f"\n{chips.count(axes):,} chips, {_TOPOLOGY.value}; bounds by their"
     f" makers' rates, {config.train.steps:,} steps:\n"
   )
   print(planner.table(made, chip))
-  if _OUTPUT.value:
-    path = pathlib.Path(_OUTPUT.value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    described = {
-      "topology": _TOPOLOGY.value,
-      "chips": chips.count(axes),
-      "chip": dataclasses.asdict(chip),
-      "config": config.to_dict(),
-      "rows": [dataclasses.asdict(row) for row in made],
-    }
-    path.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+
+
+def _write(path: pathlib.Path, described: dict) -> None:
+  """Writes a JSON file, whole or not at all."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  aside = path.with_name(f"{path.name}.part")
+  aside.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+  aside.replace(path)
 
 
 def _integers(flag: flags.FlagHolder) -> list[int]:

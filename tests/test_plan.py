@@ -37,9 +37,9 @@ def small():
   return c
 
 
-def cpu_row(c, devices=4):
+def cpu_row(c, devices=4, model=1):
   """A row of the plan for a slice of CPU devices."""
-  mesh = sharding.make_mesh(devices=jax.devices()[:devices])
+  mesh = sharding.make_mesh(model=model, devices=jax.devices()[:devices])
   return planner.make_row(c, planner.encoder_config(c), mesh, CHIP, (2, 2))
 
 
@@ -74,7 +74,10 @@ def test_a_slice_sends_by_its_links(topology, count, gigabytes):
   assert chip.sends(axes) == gigabytes * 1e9
 
 
-@pytest.mark.parametrize("topology", ["v9:2x2", "v5e", "v5e:2xtwo", "v5e:0x2"])
+@pytest.mark.parametrize(
+  "topology",
+  ["v9:2x2", "v5e", "v5e:2xtwo", "v5e:0x2", "v5e:4x4x4", "v6e:16x32"],
+)
 def test_a_slice_that_is_none_is_refused(topology):
   with pytest.raises(ValueError, match=f"--topology={topology}"):
     chips.parse(topology)
@@ -137,6 +140,15 @@ def test_a_chunk_costs_turns_and_no_collective(compiled_rows):
 
 
 @pytest.mark.slow
+def test_what_several_chips_repeat_is_work_of_each(compiled_rows):
+  whole = compiled_rows["whole"]
+  repeated = cpu_row(planner.vary(small(), 32, 0, "replicated"), model=2)
+  assert repeated.flops == 2 * whole.flops
+  assert repeated.seconds["compute"] == 2 * whole.seconds["compute"]
+  assert repeated.model_flops == whole.model_flops
+
+
+@pytest.mark.slow
 def test_fsdp_splits_the_state_and_gathers_it_once(compiled_rows):
   replicated, split = compiled_rows["chunked"], compiled_rows["split"]
   ratio = split.memory["arguments"] / replicated.memory["arguments"]
@@ -157,6 +169,20 @@ def test_all_streams_of_a_batch_grow_alike():
   assert c.batch.retrieval == 32
   with pytest.raises(ValueError, match=r"batch\.parallel a part of a row"):
     planner.vary(c, 33, 0, "fsdp")
+
+
+def test_a_batch_that_is_none_is_refused_before_any_is_compiled(monkeypatch):
+  c = small()
+  c.batch.parallel = 16
+  mesh = sharding.make_mesh(devices=jax.devices()[:4])
+  monkeypatch.setattr(planner, "make_mesh", lambda *_: (CHIP, (2, 2), mesh))
+  monkeypatch.setattr(planner, "make_row", lambda *_: pytest.fail("compiled"))
+  with pytest.raises(ValueError, match=r"batch\.parallel a part of a row"):
+    list(
+      planner.rows(
+        c, "v5e:2x2", batches=[32, 33], chunks=[0], shardings=["replicated"]
+      )
+    )
 
 
 def test_what_cannot_be_run_is_a_row_that_says_why():

@@ -69,13 +69,19 @@ def parse(topology: str) -> tuple[Chip, tuple[int, ...]]:
       f"--topology={topology}: the chips known are {', '.join(CHIPS)}; give"
       " one and a shape, as v5e:4x4 or v5p:4x4x4."
     )
-  axes = shape.split("x")
-  if not all(axis.isdecimal() and int(axis) for axis in axes):
+  # A pod of v5e or v6e is 16 x 16; those of the others are put together.
+  flat = CHIPS[name].ring_from == 16
+  parts = shape.split("x")
+  axes = [int(part) for part in parts if part.isdecimal() and int(part)]
+  beyond = flat and (
+    sum(axis > 1 for axis in axes) > 2 or any(axis > 16 for axis in axes)
+  )
+  if len(axes) < len(parts) or beyond:
     raise ValueError(
-      f"--topology={topology}: {shape!r} is no shape; write {name}:4x4"
-      + ("." if CHIPS[name].ring_from == 16 else "x4.")
+      f"--topology={topology}: {shape!r} is no shape of a slice; write"
+      + (f" {name}:4x4, to 16x16." if flat else f" {name}:4x4x4.")
     )
-  return CHIPS[name], tuple(int(axis) for axis in axes)
+  return CHIPS[name], tuple(axes)
 
 
 def count(axes: Sequence[int]) -> int:

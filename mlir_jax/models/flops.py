@@ -58,9 +58,15 @@ def encode(config: config_lib.EncoderConfig, rows: int, length: int) -> int:
   """
   hidden, inner = config.hidden_size, config.intermediate_size
   matrices = 3 if config.architecture == "modernbert" else 2
-  layer = 8 * hidden**2 + 4 * length * hidden + 2 * matrices * hidden * inner
+  layer = 8 * hidden**2 + 2 * matrices * hidden * inner
   tokens = config.num_layers * layer * length * rows
-  return tokens + 2 * rows * hidden * config.projection_size
+  projection = 2 * rows * hidden * config.projection_size
+  return tokens + attend(config, rows, length) + projection
+
+
+def attend(config: config_lib.EncoderConfig, rows: int, length: int) -> int:
+  """Of `encode`, the products between the tokens of a text."""
+  return config.num_layers * 4 * config.hidden_size * length**2 * rows
 
 
 def predict(config: config_lib.EncoderConfig, places: int) -> int:
@@ -102,6 +108,7 @@ def train_step(
   matrices: Sequence[tuple[int, int]] = (),
   places: int = 0,
   forwards_again: int = 0,
+  attends_again: int = 0,
 ) -> Flops:
   """The operations of one training step.
 
@@ -117,14 +124,16 @@ def train_step(
     forwards_again: How often texts are encoded again in the backward pass: 1
       where a batch is encoded in chunks, and one more where layers are
       computed again within a chunk.
+    attends_again: How often the attention's products alone are made again.
   """
   encoding = sum(encode(config, rows, length) for rows, length in texts)
+  attending = sum(attend(config, rows, length) for rows, length in texts)
   scores = sum(
     2 * rows * columns * config.output_size for rows, columns in matrices
   )
   predicting = predict(config, places)
   return Flops(
     model=3 * (encoding + scores + predicting),
-    again=forwards_again * encoding + predicting,
+    again=forwards_again * encoding + attends_again * attending + predicting,
     scores=3 * scores,
   )

@@ -55,12 +55,14 @@ def logits(
   """
   weights = {name: params[name] for name in params if name != "token_bias"}
   hidden = _Transform(config).apply({"params": weights}, hidden)
-  # Summed in float32; a bfloat16 model multiplies as its layers do, since over
-  # a vocabulary exact float32 products cost as much as the encoder.
+  # Summed in float32. A bfloat16 model multiplies as its layers do, since over
+  # a vocabulary exact float32 products cost as much as the encoder; backward,
+  # too, where one factor is float32.
+  exact = hidden.dtype == config.wide_dtype
   scores = jnp.dot(
     hidden,
     table.astype(hidden.dtype).T,
-    precision=jax.lax.Precision.HIGHEST,
+    precision=jax.lax.Precision.HIGHEST if exact else None,
     preferred_element_type=config.wide_dtype,
   )
   real = jnp.arange(config.padded_vocab_size) < config.vocab_size

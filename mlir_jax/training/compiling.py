@@ -206,6 +206,7 @@ def step_flops(
       for bucket in plan.get("masked", ())
     ),
     forwards_again=(config.batch.chunk > 0) + (encoder_config.remat == "layer"),
+    attends_again=int(encoder_config.remat == "dots"),
   )
 
 

@@ -12,7 +12,7 @@ import os
 import pathlib
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -94,7 +94,7 @@ class Row:
     problem: Why there is no step; "" if there is one.
     memory: As `compiled.memory` gives it.
     model_flops: Operations of the step that MFU counts.
-    flops: All operations.
+    flops: All operations, those that several chips repeat, too.
     traffic: Bytes to and from HBM, at least.
     collectives: One each kind and loop: "kind", "loops", "runs", "sent_bytes".
     seconds: What bounds the step to its time in seconds: "compute", "HBM" and
@@ -386,6 +386,17 @@ def make_row(
       plan = full_plan(config, mesh.shape[sharding.DATA])
     row.chunks = _chunks(plan, config.batch.chunk, mesh.shape[sharding.DATA])
     program = lower(config, shape, mesh, plan, store).compile()
+    row.compile_seconds = time.perf_counter() - started
+    row.memory = compiled.memory(program)
+    _bound(
+      row,
+      program.as_text(),
+      compiling.step_flops(config, shape, plan),
+      chip,
+      axes,
+      mesh.shape[sharding.DATA],
+      config.train.steps,
+    )
   except ValueError as error:
     return dataclasses.replace(row, problem=str(error))
   except jax.errors.JaxRuntimeError as error:
@@ -396,16 +407,6 @@ def make_row(
       problem=out_of_memory(str(error)),
       compile_seconds=time.perf_counter() - started,
     )
-  row.compile_seconds = time.perf_counter() - started
-  row.memory = compiled.memory(program)
-  _bound(
-    row,
-    program.as_text(),
-    compiling.step_flops(config, shape, plan),
-    chip,
-    axes,
-    config.train.steps,
-  )
   return row
 
 
@@ -415,19 +416,23 @@ def _bound(
   counted: flops.Flops,
   chip: chips.Chip,
   axes: Sequence[int],
+  parts: int,
   steps: int,
 ) -> None:
-  """Fills in what follows from the compiled text and the counted operations."""
+  """Fills in what follows from the compiled text and the counted operations.
+
+  A batch is split into `parts`; if there are more chips, they repeat work.
+  """
   count = chips.count(axes)
   found = compiled.collectives(text)
   sent = sum(c.runs * c.sent_bytes for c in found)
   row.collectives = _by_kind_and_loops(found)
   row.traffic = compiled.memory_traffic(text)
   row.model_flops = counted.model / count
-  row.flops = counted.hardware / count
+  row.flops = counted.hardware / parts
   passes = counted.hardware + (_PASSES - 1) * counted.scores
   row.seconds = {
-    "compute": passes / count / chip.flops,
+    "compute": passes / parts / chip.flops,
     "HBM": row.traffic / chip.bandwidth,
     "ICI": sent / chip.sends(axes) if sent else 0.0,
   }
@@ -506,8 +511,8 @@ def rows(
   store: tokens.TokenStore | None = None,
   each: Callable[[Sequence], Sequence] = lambda settings: settings,
   say: Callable[[str], None] = print,
-) -> list[Row]:
-  """Compiles a step for each of some settings.
+) -> Iterator[Row]:
+  """Compiles a step for each of some settings, one after the other.
 
   Args:
     config: The run's.
@@ -525,18 +530,17 @@ def rows(
   chip, axes, mesh = make_mesh(config, topology)
   shape = encoder_config(config, encoder_file)
   start.check_lengths(shape, store.contract if store else contract(config))
-  made = []
+  # All before the first is compiled: a batch may be refused.
   settings = [
-    (batch, chunk, how)
+    vary(config, batch, chunk, how)
     for how in shardings
     for batch in batches
     for chunk in chunks
   ]
-  for batch, chunk, how in each(settings):
-    varied = vary(config, batch, chunk, how)
-    made.append(make_row(varied, shape, mesh, chip, axes, store))
-    say(describe(made[-1], chip))
-  return made
+  for varied in each(settings):
+    row = make_row(varied, shape, mesh, chip, axes, store)
+    say(describe(row, chip))
+    yield row
 
 
 # --- In words. ---

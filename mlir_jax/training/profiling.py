@@ -42,6 +42,7 @@ def traced(
   def step(state, batch):
     nonlocal calls, running
     if calls == _BEFORE:
+      jax.block_until_ready(state)  # Or else the trace has their rest, too.
       jax.profiler.start_trace(folder)
       running = True
     with jax.profiler.StepTraceAnnotation("train", step_num=first + calls):
