@@ -10,11 +10,10 @@ mlir_jax[tpu]. Large models take minutes each.
 import dataclasses
 import json
 import os
-import pathlib
 
 from absl import flags
 
-from mlir_jax import command_line
+from mlir_jax import command_line, workdir
 
 
 def main():
@@ -50,20 +49,12 @@ def main():
     made.append(row)
     described["rows"].append(dataclasses.asdict(row))
     if _OUTPUT.value:  # After each: the next one may take long.
-      _write(pathlib.Path(_OUTPUT.value), described)
+      workdir.write_aside(_OUTPUT.value, json.dumps(described, indent=2) + "\n")
   print(
     f"\n{chips.count(axes):,} chips, {_TOPOLOGY.value}; bounds by their"
     f" makers' rates, {config.train.steps:,} steps:\n"
   )
   print(planner.table(made, chip))
-
-
-def _write(path: pathlib.Path, described: dict) -> None:
-  """Writes a JSON file, whole or not at all."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  aside = path.with_name(f"{path.name}.part")
-  aside.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-  aside.replace(path)
 
 
 def _integers(flag: flags.FlagHolder) -> list[int]:
