@@ -57,6 +57,8 @@ for ((i = 0; i < $#; i++)); do
   esac
 done
 [[ -n $workdir ]] || refuse "Give --workdir=FOLDER behind the --."
+# As the trainer does: the shell leaves a ~ behind a = as it is.
+[[ $workdir != \~/* ]] || workdir=$HOME/${workdir:2}
 [[ $workdir != *://* ]] ||
   refuse "--workdir=$workdir: one machine trains on a local folder."
 
@@ -64,8 +66,11 @@ gpus=()
 if [[ ${JAX_PLATFORMS:-} != cpu ]]; then
   if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
     IFS=, read -ra gpus <<<"$CUDA_VISIBLE_DEVICES"
+    [[ ${gpus[0]:-} != -1 ]] || gpus=() # CUDA's way to say none.
   elif command -v nvidia-smi >/dev/null; then
-    mapfile -t gpus < <(nvidia-smi --query-gpu=index --format=csv,noheader)
+    # Without a GPU, or its driver, it says so where numbers would stand.
+    mapfile -t gpus < <(nvidia-smi --query-gpu=index --format=csv,noheader |
+      grep -x '[0-9]*')
   fi
 fi
 if ((${#gpus[@]})); then
@@ -113,7 +118,10 @@ pass_on() {
   ((stopping > 1)) && signal=KILL
   ((${#pids[@]})) || return
   for i in "${!pids[@]}"; do
-    [[ -n ${statuses[i]} ]] || kill -s $signal -- "-${pids[i]}" 2>/dev/null
+    [[ -z ${statuses[i]} ]] || continue
+    # One that was started just now may not lead its session yet.
+    kill -s $signal -- "-${pids[i]}" 2>/dev/null ||
+      kill -s $signal "${pids[i]}" 2>/dev/null
   done
 }
 trap '((stopping++)); pass_on' TERM INT HUP
@@ -122,6 +130,7 @@ trap '((stopping++)); pass_on' TERM INT HUP
 start() {
   local port i share=$((devices / processes)) environment
   port=$(free_port)
+  : >"$logs/process-0.log" # tail may look for it sooner than it is opened.
   pids=() statuses=() killed=()
   for ((i = 0; i < processes; i++)); do
     if ((${#gpus[@]})); then
@@ -145,7 +154,7 @@ start() {
 # Waits until all have ended; the rest is killed when the limit has passed
 # since the first did, or since all were asked to stop.
 finish() {
-  local i running deadline='' asked=$stopping
+  local i running deadline='' asked=0
   while :; do
     running=()
     for i in "${!pids[@]}"; do
@@ -180,10 +189,9 @@ finish() {
 new_log_folder() {
   local number=1
   mkdir -p "$workdir/logs" || refuse "Cannot write to $workdir/logs."
-  until mkdir "$workdir/logs/attempt-$number" 2>/dev/null; do
-    ((number++))
-  done
+  while [[ -e $workdir/logs/attempt-$number ]]; do ((number++)); done
   logs=$workdir/logs/attempt-$number
+  mkdir "$logs" || refuse "Cannot write to $workdir/logs."
 }
 
 stalled=0 before=$(last_step)

@@ -36,6 +36,8 @@ for argument; do
   case $argument in --workdir=*) workdir=${argument#*=} ;; esac
 done
 [[ -n $workdir ]] || refuse "Give --workdir=FOLDER behind the script's name."
+# As the trainer does: the shell leaves a ~ behind a = as it is.
+[[ $workdir != \~/* ]] || workdir=$HOME/${workdir:2}
 [[ $workdir != *://* ]] || refuse "--workdir=$workdir: give a shared folder."
 # JAX gives each task the GPU of its number on the node: more GPUs would idle.
 tasks=${SLURM_NTASKS_PER_NODE:-1}

@@ -6,15 +6,19 @@ usage() {
   cat >&2 <<'USAGE'
 launch/tpu_vm.sh --name=NAME --zone=ZONE
   [--type=TYPE --runtime=VERSION [--spot]] [--setup=COMMAND]
-  [--limit=SECONDS] [--retries=N] -- --config=... --workdir=gs://...
+  [--python=COMMAND] [--limit=SECONDS] [--retries=N] --
+  --config=... --workdir=gs://...
 
   --name, --zone  The slice (a TPU VM). It is used as it stands, or, with
   --type          e.g. v5litepod-16, asked for as a queued resource of the same
                   name, and asked for again whenever it was preempted.
   --runtime       Of a new slice, e.g. v2-alpha-tpuv5-lite.
   --spot          A new slice is a spot slice.
-  --setup         What installs mlir_jax on a host, e.g. 'pip install URL'; run
-                  on all of them before the first start and on a new slice.
+  --setup         What installs mlir_jax and its extras tpu and gcs on a host,
+                  e.g. 'pip install "mlir_jax[tpu,gcs] @ URL"'; run on all of
+                  them before the first start and on a new slice.
+  --python        What runs it there (python3), e.g. '~/venv/bin/python', where
+                  the runtime's own is older than mlir_jax needs.
   --limit         Once a host has ended, what the others may take before they
                   are killed (300); more than the config's hosts.silent_seconds.
   --retries       Starts in a row that may bring no new checkpoint (3).
@@ -22,7 +26,8 @@ launch/tpu_vm.sh --name=NAME --zone=ZONE
 Every host's output goes to logs/RUN/attempt-K/host-I.log here; host 0's is
 shown, too. 75, 69, lost connections and preemptions start again; 2 (refused)
 and faults of another kind end it. SIGTERM and SIGINT are passed on: the run
-saves and ends with 75. The slice is never deleted at the end.
+saves and ends with 75. The slice is never deleted at the end. Where an
+ssh-agent runs it must have gcloud's key: ssh-add ~/.ssh/google_compute_engine.
 USAGE
   exit 2
 }
@@ -33,7 +38,8 @@ refuse() {
   exit 2
 }
 
-name='' zone='' type='' runtime='' spot='' setup='' limit=300 retries=3
+name='' zone='' type='' runtime='' spot='' setup='' python=python3
+limit=300 retries=3
 while (($#)); do
   case $1 in
     --name=*) name=${1#*=} ;;
@@ -41,6 +47,7 @@ while (($#)); do
     --type=*) type=${1#*=} ;;
     --runtime=*) runtime=${1#*=} ;;
     --setup=*) setup=${1#*=} ;;
+    --python=*) python=${1#*=} ;;
     --limit=*) limit=${1#*=} ;;
     --retries=*) retries=${1#*=} ;;
     --spot) spot=yes ;;
@@ -129,7 +136,7 @@ FIND=${FIND//$'\n'/}
 RUN='setsid --wait bash -c '\''echo $$ >~/.mlir_jax.pid; exec "$@"'\'' run'
 printf -v quoted ' %q' "$@"
 run="$FIND kill -KILL -- -\$p && sleep 5; $RUN"
-run+=" python3 -m mlir_jax.train --distributed$quoted"
+run+=" $python -m mlir_jax.train --distributed$quoted"
 
 pids=() stopping=0
 pass_on() {
@@ -139,19 +146,28 @@ pass_on() {
 }
 trap pass_on TERM INT HUP
 
+folder=logs/${workdir##*/} logs=$folder
 # Starts the trainer on all hosts, and waits; fills $statuses.
 attempt() {
-  local hosts i running deadline='' number=1 folder=logs/${workdir##*/}
+  local hosts i running id once deadline='' number=1
   hosts=$(tpus tpu-vm describe "$name" \
     --format='value(networkEndpoints.len())') || return 1
   mkdir -p "$folder" || refuse "Cannot write to $folder."
-  until mkdir "$folder/attempt-$number" 2>/dev/null; do ((number++)); done
+  while [[ -e $folder/attempt-$number ]]; do ((number++)); done
   logs=$folder/attempt-$number
+  mkdir "$logs" || refuse "Cannot write to $folder."
   say "$hosts hosts; logs in $logs."
+  # gcloud says a command again whose connection was lost; but a process that
+  # has left a run cannot join it again.
+  id=$$-$RANDOM-$number
+  once="[ \"\$(cat ~/.mlir_jax.id 2>/dev/null)\" != $id ] ||"
+  once+=" { $FIND kill -KILL -- -\$p; exit 69; }; echo $id >~/.mlir_jax.id"
+  : >"$logs/host-0.log" # tail may look for it sooner than it is opened.
   pids=() statuses=()
   for ((i = 0; i < hosts; i++)); do
     setsid gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" \
-      --worker="$i" --command="$run" >"$logs/host-$i.log" 2>&1 </dev/null &
+      --worker="$i" --command="$once; $run" \
+      >"$logs/host-$i.log" 2>&1 </dev/null &
     pids[i]=$! statuses[i]=''
   done
   tail -n +1 -f -s 0.2 --pid="${pids[0]}" "$logs/host-0.log" &
@@ -210,7 +226,8 @@ while :; do
       "queued-resources delete $name --zone=$zone --force"
     exit 0
   fi
-  if [[ -z $again ]]; then
+  # gcloud ends with 1, too, where the slice went before it was connected.
+  if [[ -z $again && $(slice_state) == READY ]]; then
     say "A fault (status $fault), not retried; see $logs."
     exit "$fault"
   fi

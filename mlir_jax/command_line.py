@@ -51,8 +51,8 @@ def join_processes(config: ml_collections.ConfigDict | None = None) -> None:
   """Joins the run's other processes, if --distributed says so.
 
   Args:
-    config: The run's; it must be the same in all. None for a main that has
-      none: its flags must be the same.
+    config: The run's; it must be the same in all, as the other flags must.
+      None for a main that has none.
 
   Raises:
     ValueError: if a flag is missing or wrong, or the processes differ.
@@ -68,16 +68,18 @@ def join_processes(config: ml_collections.ConfigDict | None = None) -> None:
   from mlir_jax.mesh import multihost
   from mlir_jax.training import provenance
 
+  own = {"coordinator", "processes", "process"}
+  fields = {
+    f"--{name}": str(values[name].value)
+    for name in values
+    if values[name].present
+    and name not in own
+    and name.partition(".")[0] != "config"
+  }
   if config:
-    fields = {"config": config.to_dict()}
+    fields["config"] = config.to_dict()
   else:
     config = config_lib.default()
-    own = {"coordinator", "processes", "process"}
-    fields = {
-      f"--{name}": str(values[name].value)
-      for name in values
-      if values[name].present and name not in own
-    }
   multihost.join(
     values.coordinator,
     values.processes,

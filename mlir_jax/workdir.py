@@ -169,6 +169,12 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
   }
 
 
+def _stands_in(name: str, fields: tuple[str, ...]) -> bool:
+  """Whether it is one of the fields, or of a group: "eval."."""
+  groups = tuple(field for field in fields if field.endswith("."))
+  return name in fields or name.startswith(groups)
+
+
 def claim(
   config: Mapping[str, Any], workdir: str, defaults: Mapping[str, Any]
 ) -> None:
@@ -194,7 +200,7 @@ def claim(
       f"  config.{name}: {ours.get(name)!r} here, {theirs.get(name)!r} there"
       for name in sorted(ours.keys() | theirs.keys())
       if ours.get(name) != theirs.get(name)
-      and not name.startswith(FREE)
+      and not _stands_in(name, FREE)
       and (trained or name.startswith(PREPARED))
       and (trained or not name.startswith(NOT_PREPARED))
     ]

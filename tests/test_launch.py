@@ -101,6 +101,51 @@ def test_gpus_are_split(tmp_path):
   assert seen == ["4,5", "6,7"]
 
 
+def test_what_nvidia_smi_says_without_gpus_is_none(tmp_path):
+  commands(tmp_path / "bin", **{"nvidia-smi": "echo No devices were found"})
+  done = local(
+    *(tmp_path, "0,0", "-n", "2", "-d", "4"),
+    JAX_PLATFORMS="",
+    PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+  )
+  assert done.returncode == 0, done.stderr
+  seen = [c["environment"]["JAX_NUM_CPU_DEVICES"] for c in calls(tmp_path)]
+  assert seen == ["2", "2"]
+
+
+def test_cudas_way_to_say_no_gpu_is_none(tmp_path):
+  done = local(
+    *(tmp_path, "0,0", "-n", "2", "-d", "4"),
+    CUDA_VISIBLE_DEVICES="-1",
+    JAX_PLATFORMS="",
+  )
+  assert done.returncode == 0, done.stderr
+  seen = [c["environment"]["JAX_NUM_CPU_DEVICES"] for c in calls(tmp_path)]
+  assert seen == ["2", "2"]
+
+
+def test_a_home_in_the_workdir_is_the_trainers(tmp_path):
+  done = subprocess.run(
+    [LAUNCH / "local.sh", "-n", "1", "--", "--workdir=~/run"],
+    cwd=tmp_path,
+    env=environment("0", HOME=str(tmp_path / "home")),
+  )
+  assert done.returncode == 0
+  assert (tmp_path / "home/run/logs/attempt-1/process-0.log").exists()
+  assert not (tmp_path / "~/run/logs").exists()
+
+
+def test_a_disk_that_is_full_ends_it(tmp_path):
+  mkdir = '[ "$1" = -p ] && exec /bin/mkdir "$@"; exit 1'
+  commands(tmp_path / "bin", mkdir=mkdir)
+  done = local(
+    *(tmp_path, "0", "-n", "1"),
+    PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+  )
+  assert done.returncode == 2
+  assert f"Cannot write to {tmp_path}/logs" in done.stderr
+
+
 def test_malloc_is_left_as_it_was_set(tmp_path):
   local(tmp_path, "0", "-n", "1", GLIBC_TUNABLES="glibc.malloc.check=0")
   (call,) = calls(tmp_path)
@@ -278,6 +323,7 @@ def cloud(tmp_path):
     folder / "bin",
     gcloud=fake("gcloud"),
     python3=fake("trainer"),
+    python9=fake("trainer"),
     sleep="exec /bin/sleep 0.1",
   )
   return folder
@@ -306,7 +352,7 @@ NEW = ("--type=v5litepod-8", "--runtime=v2-alpha-tpuv5-lite", "--spot")
 def test_a_slice_is_asked_for_set_up_and_asked_for_again(cloud):
   """Preempted once it has saved, preempted by status 75, then done."""
   done = subprocess.run(
-    tpu_vm(*NEW, "--setup=echo 'set  up' >>~/setup"),
+    tpu_vm(*NEW, "--setup=echo 'set  up' >>~/setup", "--python=python9"),
     capture_output=True,
     text=True,
     timeout=60,
@@ -353,6 +399,47 @@ def test_a_slice_that_stands_is_used_and_not_for_ever(
   assert done.returncode == status, done.stderr
   assert says in done.stderr
   assert "queued-resources" not in (cloud / "gcloud.txt").read_text()
+
+
+def test_a_slice_that_goes_before_it_is_connected_is_no_fault(cloud):
+  (cloud / "state").write_text("READY")
+  going = """case "$*" in
+  *" ssh "*) [ -e gone ] || { sleep 1; echo PREEMPTED >state; exit 1; } ;;
+  *" delete "*) touch gone ;;
+esac
+"""
+  (cloud / "bin/gcloud").write_text(f"#!/bin/sh\n{going}{fake('gcloud')}\n")
+  done = subprocess.run(
+    tpu_vm(*NEW),
+    capture_output=True,
+    text=True,
+    timeout=60,
+    cwd=cloud,
+    env=cloudy(cloud, "0,0"),
+  )
+  assert done.returncode == 0, done.stderr
+  assert "Slice my-slice was preempted" in done.stderr
+  assert "A fault" not in done.stderr
+
+
+def test_a_lost_connection_starts_all_again_not_one(cloud):
+  (cloud / "state").write_text("READY")
+  # As gcloud does: what ssh ends with 255 is said again.
+  again = fake("gcloud").removeprefix("exec ")
+  (cloud / "bin/gcloud").write_text(
+    f"#!/bin/sh\n{again}\ns=$?\n[ $s = 255 ] || exit $s\n{again}\n"
+  )
+  done = subprocess.run(
+    tpu_vm("--limit=5"),
+    capture_output=True,
+    text=True,
+    timeout=60,
+    cwd=cloud,
+    env=cloudy(cloud, "69,kill;0,0"),
+  )
+  assert done.returncode == 0, done.stderr
+  assert "Killing what hangs" not in done.stderr
+  assert attempts(cloud / "bucket/my-run") == [2, 2]
 
 
 def test_a_hung_host_is_killed_and_stopping_saves(cloud):

@@ -69,3 +69,14 @@ def test_a_config_from_before_a_field_has_its_default(tmp_path):
   workdir.claim(new, str(tmp_path), new)
   with pytest.raises(ValueError, match="projection_size: 0 here, None there"):
     workdir.claim(new, str(tmp_path), {})
+
+
+def test_the_dropout_of_attention_is_no_way_to_compute_it(tmp_path):
+  kept = {"model": {"attention": "xla", "attention_dropout": 0.1}}
+  workdir.claim(kept, str(tmp_path), {})
+  (tmp_path / "checkpoints").mkdir()
+  fused = {"model": {"attention": "cudnn", "attention_dropout": 0.1}}
+  workdir.claim(fused, str(tmp_path), {})
+  other = {"model": {"attention": "xla", "attention_dropout": 0.0}}
+  with pytest.raises(ValueError, match=r"config\.model\.attention_dropout"):
+    workdir.claim(other, str(tmp_path), {})

@@ -145,6 +145,18 @@ class _Link:
     *lines, self.buffer = (self.buffer + data).split(b"\n")
     return [json.loads(line) for line in lines]
 
+  def closed(self) -> bool:
+    """Whether the other has closed it, where no message is to be read."""
+    self.connection.settimeout(0.0)
+    try:
+      return not self.connection.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+      return False
+    except OSError:
+      return True
+    finally:
+      self.connection.settimeout(10.0)
+
   def __str__(self) -> str:
     return f"process {self.number} ({self.host})"
 
@@ -242,6 +254,8 @@ class Run:
         if link is None:
           continue
         problem = None
+        if link.number in links and links[link.number].closed():
+          del links[link.number]  # It died, and was started again.
         if link.number in links:
           problem = (
             f"{link} and {links[link.number]} have the same number; give each"
@@ -322,11 +336,17 @@ class Run:
         )
       link.buffer += received
     line, _, link.buffer = link.buffer.partition(b"\n")
-    answer = json.loads(line)
-    if "end" in answer:
-      status, text = answer["end"]
+    try:
+      answer = json.loads(line)
+      status, text = answer.get("end", (0, ""))
+      link.host = "" if status else answer["name"]
+    except (ValueError, AttributeError, KeyError) as error:
+      raise LostError(
+        f"what answers at {coordinator} (--coordinator) is not process 0:"
+        f" {line[:80]!r}."
+      ) from error
+    if status:
       raise (LostError if status == EXIT_LOST else ValueError)(text)
-    link.host = answer["name"]
     link.connection.settimeout(10.0)
     return link
 
@@ -366,7 +386,7 @@ class Run:
         f" Missing: {where}."
       )
     differing: dict[tuple[str, str], list[str]] = {}
-    for number, theirs in sorted(self._came[name].items()):
+    for number, theirs in sorted(self._came.get(name, {}).items()):
       for item in sorted(items.keys() | theirs.keys()):
         if items.get(item) != theirs.get(item):
           value = repr(theirs.get(item))
@@ -523,8 +543,9 @@ class Run:
     furthest = max(step for _, step in states.values())
     for number, (phase, step) in states.items():
       # One that is silent, too, is not called stuck: the other rule's it is.
-      heard = number == 0 or self._links[number].quiet < 3 * self._beat
-      waited_for = phase == STEP and step < furthest and heard
+      if number and self._links[number].quiet >= 3 * self._beat:
+        continue
+      waited_for = phase == STEP and step < furthest
       self._behind[number] = (
         self._behind.get(number, 0.0) + passed if waited_for else 0.0
       )
@@ -667,6 +688,9 @@ def join(
     processes,
     process,
     devices,
+    # It was asked above; asked again, it would give a process that was told
+    # all of it one GPU, by its number on the node.
+    cluster_detection_method="deactivate",
     initialization_timeout=int(check_in_seconds) + 1,
     # The watchdog speaks first; and whoever writes the report is waited for.
     heartbeat_timeout_seconds=int(10 * silent_seconds) + 100,

@@ -173,6 +173,7 @@ def train_loop(
           multihost.report("saving")
           save(taken, state, dev)
           progress.keep()
+        multihost.report(multihost.STEP, step)  # The next batch may hang.
         if not multihost.joined():  # It may have come while evaluating.
           stopping = stopping or stop.requested
       if stopping:

@@ -8,13 +8,16 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
+import types
 
 import numpy as np
 import pytest
 import tiny
+from absl import flags
 
-from mlir_jax import config
+from mlir_jax import command_line, config
 from mlir_jax.mesh import multihost
 from mlir_jax.retrieval import model
 from mlir_jax.training import loop, progress, run
@@ -83,6 +86,161 @@ def light(moment, who, mishap, *flags, **settings):
 def test_a_wrong_flag_is_named(given, message):
   with pytest.raises(ValueError, match=message):
     multihost.address(*given)
+
+
+def test_other_flags_than_the_config_must_be_the_same_too(monkeypatch):
+  values = flags.FlagValues()
+  flags.DEFINE_bool("distributed", False, "", flag_values=values)
+  for name in ("coordinator", "processes", "process", "workdir", "config.seed"):
+    flags.DEFINE_string(name, None, "", flag_values=values)
+  values(
+    ["", "--distributed", "--process=1", "--workdir=/a", "--config.seed=7"]
+  )
+  monkeypatch.setattr(flags, "FLAGS", values)
+  compared = {}
+  monkeypatch.setattr(
+    multihost, "join", lambda *_, items, **__: compared.update(items)
+  )
+  command_line.join_processes(config.default())
+  assert compared["--workdir"] == "/a"
+  assert compared["config.seed"] == config.default().seed
+  assert not {"--process", "--config.seed"} & compared.keys()
+
+
+def test_one_that_died_at_the_roll_call_may_come_again():
+  hub = multihost.Run.__new__(multihost.Run)
+  hub.processes, hub._name, hub._check_in_seconds = 3, "here", 60.0
+  port = free_port()
+
+  def call(number):
+    caller = None
+    while caller is None and listening.is_alive():
+      with contextlib.suppress(ConnectionRefusedError):
+        caller = socket.create_connection(("127.0.0.1", port))
+    hello = {"process": number, "processes": 3, "name": "there"}
+    caller.sendall(json.dumps(hello).encode() + b"\n")
+    return caller
+
+  links = []
+  listening = threading.Thread(
+    target=lambda: links.extend(hub._listen(f"127.0.0.1:{port}")), daemon=True
+  )
+  listening.start()
+  call(1).close()
+  with call(1) as first, call(2):
+    listening.join(LIMIT)
+    assert sorted(link.number for link in links) == [1, 2]
+    assert json.loads(first.recv(1000)) == {"name": "here"}
+  for link in links:
+    link.connection.close()
+
+
+def test_what_answers_in_the_place_of_process_0_is_not_taken_for_it():
+  caller = multihost.Run.__new__(multihost.Run)
+  caller.process, caller.processes, caller._name = 1, 2, "here"
+  caller._check_in_seconds = 60.0
+  for answer in (b"220 mail.example ready\r\n", b"[1, 2]\n", b"{}\n"):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+      def serve(server=server, answer=answer):
+        connection, _ = server.accept()
+        with connection:
+          connection.sendall(answer)
+          connection.recv(1000)
+
+      thread = threading.Thread(target=serve, daemon=True)
+      thread.start()
+      port = server.getsockname()[1]
+      with pytest.raises(multihost.LostError, match="is not process 0"):
+        caller._call(f"127.0.0.1:{port}")
+      thread.join(LIMIT)
+
+
+def test_a_process_that_hangs_is_named_though_its_beats_falter():
+  run = multihost.Run.__new__(multihost.Run)
+  link = types.SimpleNamespace(
+    number=1, host="there", quiet=0.0, state=(multihost.STEP, 8), ended=False
+  )
+  run.process, run._links, run._behind = 0, {1: link}, {}
+  run._state, run._name = (multihost.STEP, 9), "here"
+  run._silent_seconds, run._beat = 10.0, 1.0
+  lost = []
+  run._lost = lost.append
+  for tick in range(15):
+    link.quiet = 3.0 if tick == 6 else 0.0
+    run._judge(1.0)
+  assert lost
+  assert "process 1 (there) is stuck" in lost[0]
+
+
+def test_between_saving_and_the_next_step_a_process_may_be_stuck(monkeypatch):
+  phases = []
+  monkeypatch.setattr(
+    multihost, "report", lambda phase, step=-1: phases.append((phase, step))
+  )
+  nothing = types.SimpleNamespace(
+    train=print, advance=lambda: None, keep=lambda: None, say=print
+  )
+
+  def batches():
+    for step in range(3):
+      if step == 2:
+        assert phases[-2:] == [("saving", -1), (multihost.STEP, 1)]
+      yield step, None
+
+  with loop.StopSignal() as stop:
+    loop.train_loop(
+      lambda state, _: (state, {"skipped_in_a_row": 0}),
+      None,
+      batches(),
+      place=lambda batch: batch,
+      last_step=3,
+      progress=nothing,
+      save=lambda *_: None,
+      evaluate_dev=lambda *_: None,
+      stop=stop,
+      log_every=3,
+      eval_every=0,
+      checkpoint_every=2,
+      max_nonfinite_steps=1,
+    )
+  assert phases[-2:] == [("saving", -1), (multihost.STEP, 2)]
+
+
+def test_what_is_told_of_a_process_is_not_asked_of_the_cluster():
+  # As in a shell that SLURM gave: its number on the node is not this run's.
+  slurm = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_STEP_NODELIST": "here",
+    "SLURM_NTASKS": "1",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+  }
+  code = f"""
+import jax
+from mlir_jax.mesh import multihost
+multihost.join("127.0.0.1:{free_port()}", 1, 0, check_in_seconds=60,
+               silent_seconds=60, items={{}})
+print(jax.config.values["jax_cuda_visible_devices"])
+multihost.leave()
+"""
+  done = subprocess.run(
+    [sys.executable, "-c", code],
+    capture_output=True,
+    text=True,
+    timeout=LIMIT,
+    env=os.environ | {"JAX_PLATFORMS": "cpu"} | slurm,
+  )
+  assert done.stdout == "all\n", done.stderr
+
+
+@pytest.mark.slow
+def test_one_process_alone_is_a_run_too():
+  ((status, _, errors),) = light(
+    *(15, 0, "SIGTERM"), numbers=(0,), count=1
+  ).values()
+  assert status == loop.EXIT_PREEMPTED, errors
+  assert "Saved" in errors
 
 
 @pytest.mark.slow
