@@ -68,15 +68,22 @@ done
 [[ $workdir == gs://* ]] ||
   refuse "--workdir=$workdir: the hosts share no disk; give a gs:// folder."
 workdir=${workdir%/}
+errors=$(mktemp)
+trap 'rm -f "$errors"' EXIT
 
 tpus() { gcloud compute tpus "$@" --zone="$zone"; }
-slice_state() {
-  tpus tpu-vm describe "$name" --format='value(state)' 2>/dev/null
+# A field of the slice ($1 tpu-vm) or of its place in the queue; nothing where
+# there is none.
+describe() {
+  local tries=0
+  until tpus "$1" describe "$name" --format="value($2)" 2>"$errors"; do
+    grep -q NOT_FOUND "$errors" && return
+    ((++tries < 5)) || refuse "gcloud cannot say: $(tail -n 1 "$errors")"
+    sleep 10
+  done
 }
-queue_state() {
-  tpus queued-resources describe "$name" --format='value(state.state)' \
-    2>/dev/null
-}
+slice_state() { describe tpu-vm state; }
+queue_state() { describe queued-resources state.state; }
 # Runs a command on all hosts, in so many seconds.
 on_all() {
   timeout "$1" gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" \
@@ -87,12 +94,12 @@ on_all() {
 ensure_slice() {
   local state queued create
   while :; do
-    state=$(slice_state)
+    state=$(slice_state) || exit
     [[ $state == READY ]] && return
     [[ -n $type ]] ||
       refuse "Slice $name in $zone is ${state:-not there}, not READY; with" \
         "--type and --runtime it is asked for."
-    queued=$(queue_state)
+    queued=$(queue_state) || exit
     case $queued:$state in
       :*)
         say "Asking for $type $name."
@@ -150,8 +157,8 @@ folder=logs/${workdir##*/} logs=$folder
 # Starts the trainer on all hosts, and waits; fills $statuses.
 attempt() {
   local hosts i running id once deadline='' number=1
-  hosts=$(tpus tpu-vm describe "$name" \
-    --format='value(networkEndpoints.len())') || return 1
+  hosts=$(describe tpu-vm 'networkEndpoints.len()') || exit
+  [[ -n $hosts ]] || return 1
   mkdir -p "$folder" || refuse "Cannot write to $folder."
   while [[ -e $folder/attempt-$number ]]; do ((number++)); done
   logs=$folder/attempt-$number

@@ -422,6 +422,29 @@ esac
   assert "A fault" not in done.stderr
 
 
+@pytest.mark.parametrize("failures, status", [(2, 0), (5, 2)])
+def test_what_gcloud_cannot_say_is_asked_again(cloud, failures, status):
+  (cloud / "state").write_text("READY")
+  failing = f"""case "$*" in
+  *" describe "*)
+    echo x >>asked
+    [ $(wc -l <asked) -gt {failures} ] || {{ echo UNAVAILABLE >&2; exit 1; }} ;;
+esac
+"""
+  (cloud / "bin/gcloud").write_text(f"#!/bin/sh\n{failing}{fake('gcloud')}\n")
+  done = subprocess.run(
+    tpu_vm(*NEW),
+    capture_output=True,
+    text=True,
+    timeout=60,
+    cwd=cloud,
+    env=cloudy(cloud, "0,0"),
+  )
+  assert done.returncode == status, done.stderr
+  assert ("gcloud cannot say: UNAVAILABLE" in done.stderr) == bool(status)
+  assert "Asking for" not in done.stderr
+
+
 def test_a_lost_connection_starts_all_again_not_one(cloud):
   (cloud / "state").write_text("READY")
   # As gcloud does: what ssh ends with 255 is said again.
