@@ -4,7 +4,7 @@ python -m mlir_jax.plan --config=xlmr_base --topology=v5e:16x16 --chunk=0,4096
 
 It compiles the exact train step for each --batch, --chunk and --sharding. It
 reads no data or weights and needs no TPU, but libtpu: pip install
-mlir_jax[tpu]. Large models take minutes each.
+mlir_jax[tpu]. A row of a large model takes minutes, and some 15 GB of memory.
 """
 
 import dataclasses
