@@ -346,18 +346,30 @@ def cloudy(cloud, plan, **variables):
   )
 
 
+def launched(cloud, plan, *flags, **variables):
+  """The launcher with these flags, come to its end."""
+  return subprocess.run(
+    tpu_vm(*flags),
+    capture_output=True,
+    text=True,
+    timeout=60,
+    cwd=cloud,
+    env=cloudy(cloud, plan, **variables),
+  )
+
+
 NEW = ("--type=v5litepod-8", "--runtime=v2-alpha-tpuv5-lite", "--spot")
 
 
 def test_a_slice_is_asked_for_set_up_and_asked_for_again(cloud):
   """Preempted once it has saved, preempted by status 75, then done."""
-  done = subprocess.run(
-    tpu_vm(*NEW, "--setup=echo 'set  up' >>~/setup", "--python=python9"),
-    capture_output=True,
-    text=True,
-    timeout=60,
-    cwd=cloud,
-    env=cloudy(cloud, "save5:69,kill;75,75;0,0", FAKE_PREEMPTS="yes"),
+  done = launched(
+    cloud,
+    "save5:69,kill;75,75;0,0",
+    *NEW,
+    "--setup=echo 'set  up' >>~/setup",
+    "--python=python9",
+    FAKE_PREEMPTS="yes",
   )
   assert done.returncode == 0, done.stderr
   said = (cloud / "gcloud.txt").read_text()
@@ -388,14 +400,7 @@ def test_a_slice_that_stands_is_used_and_not_for_ever(
   cloud, plan, status, says
 ):
   (cloud / "state").write_text("READY")
-  done = subprocess.run(
-    tpu_vm(),
-    capture_output=True,
-    text=True,
-    timeout=60,
-    cwd=cloud,
-    env=cloudy(cloud, plan),
-  )
+  done = launched(cloud, plan)
   assert done.returncode == status, done.stderr
   assert says in done.stderr
   assert "queued-resources" not in (cloud / "gcloud.txt").read_text()
@@ -409,14 +414,7 @@ def test_a_slice_that_goes_before_it_is_connected_is_no_fault(cloud):
 esac
 """
   (cloud / "bin/gcloud").write_text(f"#!/bin/sh\n{going}{fake('gcloud')}\n")
-  done = subprocess.run(
-    tpu_vm(*NEW),
-    capture_output=True,
-    text=True,
-    timeout=60,
-    cwd=cloud,
-    env=cloudy(cloud, "0,0"),
-  )
+  done = launched(cloud, "0,0", *NEW)
   assert done.returncode == 0, done.stderr
   assert "Slice my-slice was preempted" in done.stderr
   assert "A fault" not in done.stderr
@@ -432,14 +430,7 @@ def test_what_gcloud_cannot_say_is_asked_again(cloud, failures, status):
 esac
 """
   (cloud / "bin/gcloud").write_text(f"#!/bin/sh\n{failing}{fake('gcloud')}\n")
-  done = subprocess.run(
-    tpu_vm(*NEW),
-    capture_output=True,
-    text=True,
-    timeout=60,
-    cwd=cloud,
-    env=cloudy(cloud, "0,0"),
-  )
+  done = launched(cloud, "0,0", *NEW)
   assert done.returncode == status, done.stderr
   assert ("gcloud cannot say: UNAVAILABLE" in done.stderr) == bool(status)
   assert "Asking for" not in done.stderr
@@ -452,14 +443,7 @@ def test_a_lost_connection_starts_all_again_not_one(cloud):
   (cloud / "bin/gcloud").write_text(
     f"#!/bin/sh\n{again}\ns=$?\n[ $s = 255 ] || exit $s\n{again}\n"
   )
-  done = subprocess.run(
-    tpu_vm("--limit=5"),
-    capture_output=True,
-    text=True,
-    timeout=60,
-    cwd=cloud,
-    env=cloudy(cloud, "69,kill;0,0"),
-  )
+  done = launched(cloud, "69,kill;0,0", "--limit=5")
   assert done.returncode == 0, done.stderr
   assert "Killing what hangs" not in done.stderr
   assert attempts(cloud / "bucket/my-run") == [2, 2]
