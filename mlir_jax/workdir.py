@@ -201,8 +201,8 @@ def claim(
       for name in sorted(ours.keys() | theirs.keys())
       if ours.get(name) != theirs.get(name)
       and not _stands_in(name, FREE)
-      and (trained or name.startswith(PREPARED))
-      and (trained or not name.startswith(NOT_PREPARED))
+      and (trained or _stands_in(name, PREPARED))
+      and (trained or not _stands_in(name, NOT_PREPARED))
     ]
     if changed:
       raise ValueError(

@@ -53,20 +53,49 @@ def make_plans(
     group: max(store.padded_lengths[part.role] for part in parts)
     for group, parts in drawn[0].texts.items()
   }
-  usual = {
-    group: buckets.choose(
-      np.stack([of_step[group] for of_step in lengths]),
-      longest[group],
-      chunk if 0 < chunk < texts else devices,
-      most,
-    )
-    for group, texts in spec.texts().items()
-  }
+  usual = choose(
+    {
+      group: np.stack([of_step[group] for of_step in lengths])
+      for group in spec.texts()
+    },
+    longest,
+    chunk=chunk,
+    devices=devices,
+    most=most,
+  )
   widened = {
     group: buckets.widened(chosen, longest[group])
     for group, chosen in usual.items()
   }
   return (usual,) if widened == usual else (usual, widened)
+
+
+def choose(
+  lengths: Mapping[str, np.ndarray],
+  longest: Mapping[str, int],
+  *,
+  chunk: int,
+  devices: int,
+  most: int,
+) -> Plan:
+  """The buckets of each group, whole chunks of each: see `buckets.choose`.
+
+  Args:
+    lengths: Group to the tokens of its texts in some steps, int [S, T].
+    longest: Group to the length that no text of it exceeds.
+    chunk: As in `make_plans`, like the next two.
+    devices: Over how many the texts are split.
+    most: Buckets of a group, at most.
+  """
+  return {
+    group: buckets.choose(
+      of_steps,
+      longest[group],
+      chunk if 0 < chunk < of_steps.shape[1] else devices,
+      most,
+    )
+    for group, of_steps in lengths.items()
+  }
 
 
 def describe(plan: Plan) -> str:

@@ -175,22 +175,16 @@ def describe(params: PyTree, shardings: PyTree) -> str:
   return f"{text}, as no axis divides: {', '.join(named[:5]) or 'none'}{more}."
 
 
-def host_rows(mesh: Mesh, batch_size: int, name: str = "a batch") -> np.ndarray:
-  """Which rows of a global batch the devices of this host hold.
-
-  Read from the sharding's device-to-index map, not from the process number:
-  when another axis spans hosts, several hosts hold the same rows.
+def check_divides(mesh: Mesh, batch_size: int, name: str = "a batch") -> None:
+  """Refuses a batch that does not divide over the mesh.
 
   Args:
     mesh: The mesh.
     batch_size: Rows of the global batch.
     name: The field of the config that set it, for the error.
 
-  Returns:
-    The rows, ascending, int64.
-
   Raises:
-    ValueError: if the batch does not divide over the mesh.
+    ValueError: naming the nearest sizes that do.
   """
   size = mesh.shape[DATA]
   if batch_size % size:
@@ -200,6 +194,25 @@ def host_rows(mesh: Mesh, batch_size: int, name: str = "a batch") -> np.ndarray:
       f" {batch_size // size * size or size} and"
       f" {(batch_size // size + 1) * size}."
     )
+
+
+def host_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+  """Which rows of a global batch the devices of this host hold.
+
+  Read from the sharding's device-to-index map, not from the process number:
+  when another axis spans hosts, several hosts hold the same rows.
+
+  Args:
+    mesh: The mesh.
+    batch_size: Rows of the global batch.
+
+  Returns:
+    The rows, ascending, int64.
+
+  Raises:
+    ValueError: if the batch does not divide over the mesh.
+  """
+  check_divides(mesh, batch_size)
   indices = over_data(mesh).addressable_devices_indices_map((batch_size,))
   rows = [np.arange(batch_size)[index] for index in indices.values()]
   return np.unique(np.concatenate(rows))

@@ -137,9 +137,8 @@ def check_mesh(
   config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
 ) -> None:
   """Raises ValueError if a batch or chunk does not divide over the mesh."""
-  for name in drawing.STREAMS:
-    if size := config.batch[name]:
-      sharding.host_rows(mesh, size, f"batch.{name}")
+  for name, size in batch_sizes(config).items():
+    sharding.check_divides(mesh, size, f"batch.{name}")
   shapes.check_chunk(
     config.batch.chunk, batch_spec(config).texts(), mesh.shape[sharding.DATA]
   )

@@ -22,7 +22,7 @@ from jax.experimental import topologies
 
 from mlir_jax import checkpoint, workdir
 from mlir_jax import contract as contract_lib
-from mlir_jax.data import buckets, drawing, masking, preparation, shapes, tokens
+from mlir_jax.data import drawing, masking, preparation, shapes, tokens
 from mlir_jax.mesh import chips, compiled, sharding
 from mlir_jax.models import config as config_lib
 from mlir_jax.models import encoder, flops, pretrained
@@ -250,15 +250,13 @@ def full_plan(config: ml_collections.ConfigDict, devices: int) -> shapes.Plan:
     "passage": passages + sentences + (queries if spec.tied else []),
     "masked": [lengths["sentence"]] * spec.masked,
   }
-  return {
-    group: buckets.choose(
-      np.array([of_group[group]]),
-      max(of_group[group]),
-      config.batch.chunk if 0 < config.batch.chunk < texts else devices,
-      config.batch.buckets,
-    )
-    for group, texts in spec.texts().items()
-  }
+  return shapes.choose(
+    {group: np.array([of_group[group]]) for group in spec.texts()},
+    {group: max(of_group[group]) for group in spec.texts()},
+    chunk=config.batch.chunk,
+    devices=devices,
+    most=config.batch.buckets,
+  )
 
 
 def lower(
@@ -334,20 +332,6 @@ def first_stream(config: ml_collections.ConfigDict) -> str:
   return next(name for name in drawing.STREAMS if config.batch[name])
 
 
-def check(config: ml_collections.ConfigDict, devices: int) -> None:
-  """Raises ValueError if a run with this config would be refused."""
-  build.check_settings(config)
-  for name in drawing.STREAMS:
-    if config.batch[name] % devices:
-      raise ValueError(
-        f"batch.{name} is {config.batch[name]}, no multiple of the {devices}"
-        " devices"
-      )
-  shapes.check_chunk(
-    config.batch.chunk, build.batch_spec(config).texts(), devices
-  )
-
-
 def make_row(
   config: ml_collections.ConfigDict,
   shape: config_lib.EncoderConfig,
@@ -379,7 +363,8 @@ def make_row(
   )
   started = time.perf_counter()
   try:
-    check(config, mesh.shape[sharding.DATA])
+    build.check_settings(config)
+    build.check_mesh(config, mesh)
     if store:
       plan = build.make_plans(config, store, mesh)[0]
     else:

@@ -114,4 +114,4 @@ def test_a_placed_batch_is_the_global_batch(model):
 
 def test_a_batch_that_does_not_divide_is_refused_with_those_that_do():
   with pytest.raises(ValueError, match=r"batch.parallel is 20.*16 and 24"):
-    sharding.host_rows(sharding.make_mesh(), 20, "batch.parallel")
+    sharding.check_divides(sharding.make_mesh(), 20, "batch.parallel")
