@@ -3,7 +3,6 @@
 import importlib
 
 import pytest
-
 from attack import scoreboard
 
 # Each has `cases()`, and runs alone: PYTHONPATH=tests python -m attack.NAME.
