@@ -211,8 +211,8 @@ class BadRecordsOfFile(BadRecords):
     """
     if self.count and not good:
       raise RecordError(
-        f"{path} holds no record that can be used: {self.count:,} are bad. The"
-        f" first: {self.first[0]}"
+        f"{path} holds no record that can be used. Bad records:"
+        f" {self.count:,}, the first: {self.first[0]}"
       )
 
 

@@ -256,8 +256,7 @@ def load(
     root: A folder laid out as `LAYOUT` says; its name is the collection's.
     bad: Told of bad records whenever a stream or test is read.
     tatoeba_root: A folder of files in LASER's Tatoeba naming; "" for none.
-    require_pairs: Whether ir/ must hold a file; without it, some tests or
-      monolingual text will do.
+    require_pairs: Whether ir/ must hold a file; if not, any file will do.
 
   Returns:
     The collection. Files are read in the order of their names, tests in that
@@ -291,8 +290,8 @@ def load(
   translations = (
     tatoeba.find_pairs(tatoeba_root, names.passed_over) if tatoeba_root else {}
   )
-  if not (retrieval or tests or translations or monolingual):
-    raise _missing(root, "ir/NAME.json, no mono/ and no test")
+  if not (retrieval or pairs or monolingual or tests or translations):
+    raise _missing(root, "file in ir/, parallel/, mono/ and eval/")
 
   training_files = [
     *retrieval,
