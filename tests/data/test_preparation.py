@@ -9,7 +9,7 @@ import sentence_models
 import tiny
 from safetensors.numpy import load_file, save_file
 
-from mlir_jax.data import preparation
+from mlir_jax.data import preparation, records
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.models import pretrained
 from mlir_jax.training import start
@@ -55,6 +55,21 @@ def test_changed_files_are_refused(tmp_path):
   shutil.move(root, moved)
   c.data.root = str(moved)  # The same files elsewhere are the same data.
   prepare(c, str(tmp_path / "run"))
+
+
+def test_a_file_that_changes_while_it_is_prepared_leaves_no_store(tmp_path):
+  """Between its hash and its tokens, a file of aligned lines shifts by one."""
+  c = tiny.make_config(tiny.write_folder(tmp_path / "data"))
+  path = tmp_path / "data/parallel/made.en-de.de"
+  first, *others = path.read_text().splitlines(keepends=True)
+
+  def shift(tokenizer, contract):
+    path.write_text("".join([*others, first]))
+
+  with pytest.raises(records.RecordError, match=r"made\.en-de\.de has changed"):
+    preparation.prepare(c, str(tmp_path / "run"), shift)
+  assert not list((tmp_path / "run").glob("tokens*"))
+  prepare(c, str(tmp_path / "run"))  # What is there now is prepared.
 
 
 def test_skipped_records_are_shown_at_every_start(tmp_path, capsys):
