@@ -81,7 +81,7 @@ class RetrievalTest:
   passages: tuple[Passage, ...]
   queries: Mapping[str, str]
   qrels: Mapping[str, Mapping[str, int]]
-  own_passages: frozenset[str] = frozenset()
+  own_passages: tuple[str, ...] = ()
   notes: tuple[str, ...] = ()
 
 

@@ -102,6 +102,7 @@ def evaluate(
       top_k + bool(test.own_passages),
       description=f"Searching {name}",
     )
+    own_passages = frozenset(test.own_passages)
     run = {}
     for query_id, ids, values in zip(query_ids, found, scores, strict=True):
       judged = test.qrels.get(query_id, {})
@@ -109,7 +110,7 @@ def evaluate(
         (passage_id, float(score))
         for passage_id, score in zip(ids, values, strict=True)
         if passage_id != query_id
-        or query_id not in test.own_passages
+        or query_id not in own_passages
         or passage_id in judged
       ]
       run[query_id] = dict(results[:top_k])

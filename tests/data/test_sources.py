@@ -738,7 +738,7 @@ def test_a_query_is_its_own_passage_where_id_and_text_are_the_same(tmp_path):
     ["test"],
     _strict(),
   )
-  assert test.own_passages == {"q1", "q3"}
+  assert test.own_passages == ("q1", "q3")
   assert test.notes[0].endswith(", unless they are judged so: 2")
 
 

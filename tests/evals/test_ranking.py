@@ -35,7 +35,7 @@ def make_test(
     ),
     queries=queries,
     qrels=qrels,
-    own_passages=frozenset(own_passages),
+    own_passages=tuple(own_passages),
   )
 
 

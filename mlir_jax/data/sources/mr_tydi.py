@@ -293,7 +293,7 @@ def read_tests(
       for relevances in judged.values()
       for passage_id in relevances
     )
-    own_passages = frozenset(
+    own_passages = tuple(
       query_id
       for query_id, query in queries.items()
       if query_id in by_id and _is_own_passage(query, by_id[query_id])
