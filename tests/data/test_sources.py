@@ -774,6 +774,9 @@ def test_a_test_without_a_judged_query_is_an_error(tmp_path):
   _write_test(tmp_path, topics="", qrels="")
   with pytest.raises(records.RecordError, match="holds no query"):
     mr_tydi.read_tests(tmp_path, "de", ["test"], _skipping())
+  _write_test(tmp_path, qrels="q1 d1 Q0 1\nq1 Q0 d1 0\n")
+  with pytest.raises(records.RecordError, match="lacks all passages"):
+    mr_tydi.read_tests(tmp_path, "de", ["test"], _skipping())
 
 
 # --- Tatoeba. ---

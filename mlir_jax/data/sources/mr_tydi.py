@@ -273,7 +273,7 @@ def read_tests(
     FileNotFoundError: if a file is missing.
     RecordError: for a bad record, if the policy is "error"; in any case
       where a file holds no record that can be used, or a split no judged
-      query.
+      query or no relevant passage.
   """
   folder = pathlib.Path(folder)
   passages = _read_passages(locate(folder, splits[0])[0], bad)
@@ -293,6 +293,15 @@ def read_tests(
       for relevances in judged.values()
       for passage_id in relevances
     )
+    if not any(
+      relevance > 0 and passage_id in by_id
+      for relevances in judged.values()
+      for passage_id, relevance in relevances.items()
+    ):
+      raise records.RecordError(
+        f"{docs_path} lacks all passages that {qrels_path.name} judges"
+        " relevant; the ids in the two files should be the same."
+      )
     own_passages = tuple(
       query_id
       for query_id, query in queries.items()
