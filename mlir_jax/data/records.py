@@ -134,7 +134,7 @@ class RecordError(ValueError):
   """A record that cannot be used, with the place where it stands."""
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
   """The text in one line, without control characters or lone surrogates."""
   return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
@@ -169,7 +169,7 @@ class BadRecords:
     Raises:
       RecordError: if the policy is "error".
     """
-    message = _printable(f"{path}:{line}: {field}: {problem}")
+    message = printable(f"{path}:{line}: {field}: {problem}")
     if self.policy == "error":
       raise RecordError(f"{message} (data.on_bad_record=skip goes on.)")
     self.count += 1

@@ -76,6 +76,9 @@ def test_skipped_records_are_shown_at_every_start(tmp_path, capsys):
   root = tiny.write_folder(tmp_path / "data")
   with open(root / "eval/de/topic.test.tsv", "a") as file:
     file.write("q99\t\n")
+  with open(root / "eval/de/qrels.test.txt", "a") as file:
+    file.write("q1 Q0 gone 1\n")
+  (root / "LICENSE").write_text("CC0\n")
   with open(root / "parallel/made.en-de.de", "a") as file:
     file.write("\n")
   with open(root / "parallel/made.en-de.en", "a") as file:
@@ -90,6 +93,8 @@ def test_skipped_records_are_shown_at_every_start(tmp_path, capsys):
     output = capsys.readouterr().out
     assert "bad training records skipped: 1" in output
     assert "bad test records skipped: 1" in output
+    assert "judged passages that docs.jsonl.gz lacks" in output
+    assert "Not read: LICENSE" in output
 
 
 def test_another_experiment_in_the_same_folder_is_refused(tmp_path):

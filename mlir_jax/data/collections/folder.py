@@ -39,7 +39,7 @@ _TEST = re.compile(r"(topic\.(dev|test)\.tsv)|(qrels\.(dev|test)\.txt)")
 _TRAIN = re.compile(r"(topic\.train\.tsv)|(qrels\.train\.txt)")
 _DOCS = re.compile(r"docs\.jsonl")
 
-_SHOWN = 10  # Names in a note.
+_SHOWN = 10  # Names in an error.
 
 _Pair = tuple[files.UnchangedFile, files.UnchangedFile, str, str]
 
@@ -99,8 +99,7 @@ class _Names:
         else str(path)
         for path in self.passed_over
       ]
-      more = f" and {len(names) - _SHOWN:,} more" if names[_SHOWN:] else ""
-      notes.append(f"Not read: {', '.join(names[:_SHOWN])}{more}")
+      notes.append(records.printable(f"Not read: {', '.join(names)}"))
     renamed = [
       f"{name} as {code}"
       for name, code in sorted(self.codes.items())
@@ -236,7 +235,8 @@ def _missing(root: str | os.PathLike, wanted: str) -> ValueError:
   names = []
   if root and folder.is_dir():
     names = sorted(path.name for path in folder.iterdir())
-  there = f" It holds {', '.join(names[:_SHOWN])}." if names else ""
+  more = ", …" if names[_SHOWN:] else ""
+  there = f" It holds {', '.join(names[:_SHOWN])}{more}." if names else ""
   return ValueError(
     f"data.root={root}: there is no {wanted}, or no such folder.{there} It"
     f" should hold:\n{LAYOUT}"
