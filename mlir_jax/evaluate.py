@@ -48,6 +48,9 @@ def main():
     raise ValueError("Give the tests: --collection and --root.")
   tests = tested.tests()
   translation_tests = tested.translation_tests()
+  test_notes = [note for test in tests for note in test.notes]
+  for note in (*tested.notes(), *test_notes):
+    print(note)
   print(records.describe_bad("test", bad_records.drain()))
   evaluation = suite.Suite(
     tests,

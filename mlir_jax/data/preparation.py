@@ -303,7 +303,8 @@ def prepare(
     keep_prepared(folder, local)
   tests = collection.tests()
   translation_tests = collection.translation_tests()
-  print("\n".join([*collection.notes(), store.summary()]))
+  test_notes = [note for test in tests for note in test.notes]
+  print("\n".join([*collection.notes(), *test_notes, store.summary()]))
   print(records.describe_bad("test", bad_records.drain()))
   return Prepared(
     collection, tests, translation_tests, tokenizer, pad_id, contract, store

@@ -1,6 +1,7 @@
 """The records that every source yields and the token store is built from."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -66,8 +67,13 @@ class RetrievalTest:
     language: Language code, e.g. "de".
     split: "test", or "dev" for the English set that selects models.
     passages: The corpus; passage ids are unique.
-    queries: Query id to query text.
-    qrels: Query id to passage id to relevance (an int, above 0 relevant).
+    queries: Query id to query text. A query without a judgement is searched
+      for, but takes part in no mean.
+    qrels: Query id to passage id to relevance (an int, above 0 relevant). A
+      judged passage that is not among the passages counts as not found.
+    own_passages: The queries that are passages of the corpus under their own
+      id (as in BEIR's ArguAna and Quora). They do not find themselves.
+    notes: Lines that say what in its files is unusual.
   """
 
   language: str
@@ -75,6 +81,8 @@ class RetrievalTest:
   passages: tuple[Passage, ...]
   queries: Mapping[str, str]
   qrels: Mapping[str, Mapping[str, int]]
+  own_passages: tuple[str, ...] = ()
+  notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +113,9 @@ class Collection:
       {"de": "with parallel text"}; the report averages within groups, in
       order of first appearance.
     fingerprint: Returns a hash that changes with the files that the three
-      streams are read from, wherever their folder stands.
+      streams are read from, wherever their folder stands. Streams and
+      fingerprint of one collection are of the same bytes: a file that changes
+      in between is an error.
     notes: Returns lines that say what was left out when it was made.
   """
 
@@ -122,6 +132,11 @@ class Collection:
 
 class RecordError(ValueError):
   """A record that cannot be used, with the place where it stands."""
+
+
+def printable(text: str) -> str:
+  """The text in one line, without control characters or lone surrogates."""
+  return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class BadRecords:
@@ -154,7 +169,7 @@ class BadRecords:
     Raises:
       RecordError: if the policy is "error".
     """
-    message = f"{path}:{line}: {field}: {problem}"
+    message = printable(f"{path}:{line}: {field}: {problem}")
     if self.policy == "error":
       raise RecordError(f"{message} (data.on_bad_record=skip goes on.)")
     self.count += 1
@@ -166,6 +181,39 @@ class BadRecords:
     drained = {"count": self.count, "first": self.first}
     self.count, self.first = 0, []
     return drained
+
+
+class BadRecordsOfFile(BadRecords):
+  """Counts the bad records of one file, and passes them on.
+
+  A file without a good record is an error under any policy: it has another
+  format than its name says, or its text is in another encoding.
+  """
+
+  def __init__(self, bad: BadRecords):
+    super().__init__(bad.policy)
+    self._bad = bad
+
+  def report(self, path: str, line: int, field: str, problem: str) -> None:
+    """Passes one on and counts it; see `BadRecords.report`."""
+    self._bad.report(path, line, field, problem)
+    super().report(path, line, field, problem)
+
+  def check_some(self, path: str | os.PathLike, good: int) -> None:
+    """Refuses a file of bad records alone.
+
+    Args:
+      path: The file, for the message.
+      good: How many of its records can be used.
+
+    Raises:
+      RecordError: if there are none, and some are bad.
+    """
+    if self.count and not good:
+      raise RecordError(
+        f"{path} holds no record that can be used. Bad records:"
+        f" {self.count:,}, the first: {self.first[0]}"
+      )
 
 
 def describe_bad(kind: str, bad: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from tokenizers import (
 )
 
 from mlir_jax import contract as contract_lib
+from mlir_jax.data.sources import files
 
 # Their ids are their places: XLM-R's, with the mask drawn to the front.
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
@@ -62,14 +63,21 @@ def load(path: str, revision: str = "") -> tokenizers.Tokenizer:
   Raises:
     FileNotFoundError: if there is neither such a folder nor such a model, or
       no tokenizer in it.
+    ValueError: if a file of it is a Git LFS pointer.
   """
   file = _definition_file(path, revision)
   if file is not None:
+    files.check_no_lfs_pointer(file)
     tokenizer = tokenizers.Tokenizer.from_file(file)
   else:
-    if os.path.isdir(path) and not any(
-      os.path.isfile(os.path.join(path, name)) for name in _VOCABULARIES
-    ):
+    vocabularies = [
+      file
+      for file in (os.path.join(path, name) for name in _VOCABULARIES)
+      if os.path.isfile(file)
+    ]
+    for file in vocabularies:
+      files.check_no_lfs_pointer(file)
+    if os.path.isdir(path) and not vocabularies:
       # transformers would make up one of special tokens alone.
       raise FileNotFoundError(
         f"There is no tokenizer in {path!r}: give a folder with a"
@@ -107,6 +115,7 @@ def check_as_transformers(path: str, tokenizer: tokenizers.Tokenizer) -> None:
   file = os.path.join(path, "tokenizer_config.json")
   if not os.path.isfile(file):
     return
+  files.check_no_lfs_pointer(file)
   import transformers
 
   theirs = transformers.AutoTokenizer.from_pretrained(

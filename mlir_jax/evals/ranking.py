@@ -59,9 +59,8 @@ def evaluate(
 ) -> Iterator[tuple[str, float]]:
   """Encodes and searches each test collection and measures what is found.
 
-  Where a query's id is also a passage's, the passage is taken for the query
-  itself (as in BEIR's ArguAna and Quora) and left out of its results, unless
-  the qrels judge it.
+  A query of a test's `own_passages` is a passage of the corpus itself, under
+  the same id. It is left out of its own results, unless the qrels judge it.
 
   Args:
     embed: `embed(role, texts, titles=None)`, float32 [n, D] of n texts.
@@ -98,19 +97,21 @@ def evaluate(
         ),
         mesh,
       )
-    finds_itself = not set(query_ids).isdisjoint(passage_ids)
     scores, found = passages.search(
       embed("query", list(test.queries.values())),
-      top_k + finds_itself,
+      top_k + bool(test.own_passages),
       description=f"Searching {name}",
     )
+    own_passages = frozenset(test.own_passages)
     run = {}
     for query_id, ids, values in zip(query_ids, found, scores, strict=True):
       judged = test.qrels.get(query_id, {})
       results = [
         (passage_id, float(score))
         for passage_id, score in zip(ids, values, strict=True)
-        if passage_id != query_id or passage_id in judged
+        if passage_id != query_id
+        or query_id not in own_passages
+        or passage_id in judged
       ]
       run[query_id] = dict(results[:top_k])
     if run_dir is not None:

@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import os
 import shutil
+import socket
 
 import pytest
 
@@ -61,11 +63,11 @@ def test_every_file_is_read_in_the_order_of_names(root):
     assert [r.question for r in collection.retrieval()] == ["a", "b"]
     assert list(collection.parallel()) == [
       records.ParallelRecord("one", "eins", "en", "de"),
-      records.ParallelRecord("un", "moja", "fr", "swa"),
+      records.ParallelRecord("un", "moja", "fr", "sw"),
     ]
     assert list(collection.monolingual()) == [
       records.MonolingualRecord("zwei", "de"),
-      records.MonolingualRecord("um", "pt_BR"),
+      records.MonolingualRecord("um", "pt"),
     ]
     assert [(test.language, test.split) for test in collection.tests()] == [
       ("de", "test"),
@@ -77,16 +79,18 @@ def test_every_file_is_read_in_the_order_of_names(root):
 
 
 def test_groups_say_which_languages_have_parallel_text(root, tmp_path):
+  tatoeba = tmp_path / "tatoeba"
+  tatoeba.mkdir()
   for name in ("tatoeba.jpn-eng.jpn", "tatoeba.jpn-eng.eng"):
-    (tmp_path / name).write_text("x\n")
-  assert list(_load(root, tmp_path).groups.items()) == [
+    (tatoeba / name).write_text("x\n")
+  assert list(_load(root, tatoeba).groups.items()) == [
     ("en", "English"),
     ("de", "with parallel text"),
     ("fr", "with parallel text"),
-    ("swa", "with parallel text"),
+    ("sw", "with parallel text"),
     ("fi", "without parallel text"),
     ("ja", "without parallel text"),
-    ("pt_BR", "without parallel text"),
+    ("pt", "without parallel text"),
   ]
 
 
@@ -169,16 +173,146 @@ def test_a_folder_laid_out_otherwise_is_told_the_layout(root, tmp_path):
     ("mono/web.de.txt.gz", r"both web\.de\.txt and web\.de\.txt\.gz"),
     ("eval/de/topic.dev.tsv.gz", r"topic\.dev\.tsv\.gz: only English may"),
     ("eval/german/topic.test.tsv", "not named by a language code"),
+    ("eval/deu/topic.test.tsv", r"eval/de and .*eval/deu are both of 'de'"),
+    ("eval/notes.txt", r"eval/notes\.txt is not named as the layout says"),
+    ("eval/de/topic.tset.tsv", r"topic\.tset\.tsv is not named as the layout"),
+    (
+      "eval/de/collection/more.jsonl",
+      r"more\.jsonl is not named as the layout",
+    ),
+    ("parallel/a.zh_CN-zh_TW.zh_CN", r"a\.zh_CN-zh_TW\.zh_CN lacks its other"),
+    ("Mono/web.fi.txt", "mine/Mono is not named as the layout says"),
+    ("train.json", r"mine/train\.json is not named as the layout says"),
+    ("ir/part2/train.json", "ir/part2 is a folder, and folders are not read"),
+    ("mono/README/a.fi.txt", "mono/README is a folder, and folders"),
+    ("eval/de/more/a.txt", "eval/de/more is a folder, and folders"),
   ],
 )
 def test_a_misplaced_file_is_an_error_before_anything_is_read(
   root, name, problem
 ):
   path = root / name
-  path.parent.mkdir(exist_ok=True)
+  path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text("x\n")
   with pytest.raises(ValueError, match=problem):
     _load(root)
+
+
+@pytest.mark.parametrize(
+  "place",
+  ["ir/x.json", "parallel/x", "mono/x.fi.txt", "eval/fr", "eval/de/x", "mine"],
+)
+def test_what_is_neither_a_file_nor_a_folder_is_refused_by_name(root, place):
+  path = root / place
+  os.symlink("gone", path)
+  with pytest.raises(ValueError, match=f"{place} is a link to gone, which"):
+    _load(root)
+  path.unlink()
+  os.symlink(path, path)
+  with pytest.raises(ValueError, match=f"{place} is a link to {path}, which"):
+    _load(root)
+  path.unlink()
+  os.mkfifo(path)
+  with pytest.raises(ValueError, match=f"{place} is neither a file nor"):
+    _load(root)
+  path.unlink()
+  with (
+    socket.socket(socket.AF_UNIX) as listening,
+    pytest.MonkeyPatch.context() as m,
+  ):
+    m.chdir(path.parent)
+    listening.bind(path.name)
+    with pytest.raises(ValueError, match=f"{place} is neither a file nor"):
+      _load(root)
+
+
+def test_a_part_that_is_a_file_is_refused(root):
+  shutil.rmtree(root / "mono")
+  (root / "mono").write_text("x\n")
+  with pytest.raises(ValueError, match="mono should be a folder; it is a file"):
+    _load(root)
+  (root / "mono").unlink()
+  shutil.rmtree(root / "eval/de/collection")
+  (root / "eval/de/collection").write_text("x\n")
+  with pytest.raises(ValueError, match="collection should be a folder"):
+    _load(root)
+
+
+def test_companions_are_passed_over_and_listed(root):
+  assert _load(root).notes() == [
+    "Languages read as others: pt_BR as pt, swa as sw"
+  ]
+  companions = [
+    ".git/config",
+    "LICENSE",
+    "README.md",
+    "pool/qrels.txt",
+    "ir/.DS_Store",
+    "parallel/news.en-de.ids",
+    "parallel/news.en-de.xml.gz",
+    "eval/README",
+    "eval/de/topic.train.tsv",
+    "eval/de/qrels.train.txt.gz",
+    "eval/de/collection/readme.txt",
+  ]
+  for name in companions:
+    (root / name).parent.mkdir(exist_ok=True)
+    (root / name).write_text("x\n")
+  collection = _load(root)
+  assert len(list(collection.parallel())) == 2
+  note, _ = collection.notes()
+  listed = note.removeprefix("Not read: ").split(", ")
+  assert sorted(listed) == sorted(
+    {".git", "pool", *companions} - {".git/config", "pool/qrels.txt"}
+  )
+
+
+def test_files_of_one_language_are_merged(root):
+  for name, text in (
+    ("mono/a.zh_TW.txt", "one\n"),
+    ("mono/b.zho_Hans.txt", "two\n"),
+    ("parallel/a.eng-deu.eng", "three\n"),
+    ("parallel/a.eng-deu.deu", "drei\n"),
+    ("parallel/b.en-zh-Hant.en", "four\n"),
+    ("parallel/b.en-zh-Hant.zh-Hant", "four\n"),
+  ):
+    (root / name).write_text(text)
+  collection = _load(root)
+  languages = [record.language for record in collection.monolingual()]
+  assert languages == ["zh", "zh", "de", "pt"]
+  pairs = [
+    (p.source_language, p.target_language) for p in collection.parallel()
+  ]
+  assert pairs == [("en", "de"), ("en", "zh"), ("en", "de"), ("fr", "sw")]
+  assert "zh" in collection.groups and "zho_Hans" not in collection.groups
+  for side in ("zh_CN", "zh_TW"):
+    (root / f"parallel/c.zh_CN-zh_TW.{side}").write_text("x\n")
+  with pytest.raises(ValueError, match="are both in 'zh'"):
+    _load(root)
+
+
+def test_streams_and_fingerprint_are_of_the_same_bytes(root):
+  """One that changes is refused, whichever was read first."""
+  for name, stream in (
+    ("ir/b.json", "retrieval"),
+    ("parallel/news.en-de.de.gz", "parallel"),
+    ("mono/web.de.txt", "monolingual"),
+  ):
+    path = root / name
+    before = path.read_bytes()
+    after = before.replace(b"b", b"c").replace(b"zwei", b"drei")
+    if path.suffix == ".gz":
+      after = gzip.compress(b"zwei\n")
+    assert after != before
+    for first in ("fingerprint", stream):
+      collection = _load(root)
+      list(getattr(collection, first)())
+      path.write_bytes(after)
+      for again in ("fingerprint", stream):
+        with pytest.raises(records.RecordError, match=f"{name} has changed"):
+          list(getattr(collection, again)())
+      path.write_bytes(before)
+      list(getattr(collection, stream)())
 
 
 @pytest.mark.parametrize(
@@ -195,6 +329,43 @@ def test_a_test_that_lacks_a_file_is_an_error_before_anything_is_read(
   (root / name).unlink()
   with pytest.raises(FileNotFoundError, match=problem):
     _load(root)
+
+
+# What each of the shared cases of faults gives: rows of the three streams and
+# queries, or what the error says.
+CASES = {
+  "blank_last_line": (16, 0, 0, 0),
+  "invisible": (0, 0, 2, 0),
+  "lfs_pointers": r"x\.en-de\.en is a Git LFS pointer",
+  "lone_cr": r"a\.fi\.txt:1: text: holds a carriage return",
+  "subfolder": "ir/part2 is a folder",
+  "eval/blank_lines": (0, 0, 0, 1),
+  "eval/crlf_title": (0, 0, 0, 1),
+  "eval/judged_but_missing": (0, 0, 0, 2),
+  "eval/query_without_judgement": (0, 0, 0, 2),
+  "eval/tsv_header": (0, 0, 0, 1),
+}
+
+
+@pytest.mark.parametrize("policy", ["error", "skip"])
+@pytest.mark.parametrize("name", CASES)
+def test_the_shared_cases_of_faults_are_read_or_refused(shared, name, policy):
+  def read():
+    bad = records.BadRecords(policy)
+    path = shared / "cases/faults" / name
+    collection = folder.load(path, bad, require_pairs=False)
+    streams = collection.retrieval, collection.parallel, collection.monolingual
+    rows = tuple(len(list(stream())) for stream in streams)
+    tests = collection.tests()
+    assert not bad.count
+    assert {test.passages[0].title for test in tests} <= {"Norway"}
+    return *rows, sum(len(test.queries) for test in tests)
+
+  if isinstance(CASES[name], str):
+    with pytest.raises(ValueError, match=CASES[name]):
+      read()
+  else:
+    assert read() == CASES[name]
 
 
 def test_the_real_debian_collection_is_read_whole(shared):
@@ -222,7 +393,7 @@ def test_the_real_debian_collection_is_read_whole(shared):
        ("en", "da", "de", "fr", "it", "es", "ru", "pt", "cs")},
     ("zh", "test"): 295,  # Of 296: one query is empty.
   }  # fmt: skip
-  assert bad.count == 2  # The empty query, and its judgement.
+  assert bad.count == 1  # The empty query.
   assert "topic.test.tsv.gz:78: query: is missing" in bad.first[0]
   sizes = [len(test.passages) for test in tests.values()]
   assert (min(sizes), max(sizes)) == (373, 6_000)

@@ -9,7 +9,7 @@ import sentence_models
 import tiny
 from safetensors.numpy import load_file, save_file
 
-from mlir_jax.data import preparation
+from mlir_jax.data import preparation, records
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.models import pretrained
 from mlir_jax.training import start
@@ -57,10 +57,28 @@ def test_changed_files_are_refused(tmp_path):
   prepare(c, str(tmp_path / "run"))
 
 
+def test_a_file_that_changes_while_it_is_prepared_leaves_no_store(tmp_path):
+  """Between its hash and its tokens, a file of aligned lines shifts by one."""
+  c = tiny.make_config(tiny.write_folder(tmp_path / "data"))
+  path = tmp_path / "data/parallel/made.en-de.de"
+  first, *others = path.read_text().splitlines(keepends=True)
+
+  def shift(tokenizer, contract):
+    path.write_text("".join([*others, first]))
+
+  with pytest.raises(records.RecordError, match=r"made\.en-de\.de has changed"):
+    preparation.prepare(c, str(tmp_path / "run"), shift)
+  assert not list((tmp_path / "run").glob("tokens*"))
+  prepare(c, str(tmp_path / "run"))  # What is there now is prepared.
+
+
 def test_skipped_records_are_shown_at_every_start(tmp_path, capsys):
   root = tiny.write_folder(tmp_path / "data")
   with open(root / "eval/de/topic.test.tsv", "a") as file:
     file.write("q99\t\n")
+  with open(root / "eval/de/qrels.test.txt", "a") as file:
+    file.write("q1 Q0 gone 1\n")
+  (root / "LICENSE").write_text("CC0\n")
   with open(root / "parallel/made.en-de.de", "a") as file:
     file.write("\n")
   with open(root / "parallel/made.en-de.en", "a") as file:
@@ -75,6 +93,8 @@ def test_skipped_records_are_shown_at_every_start(tmp_path, capsys):
     output = capsys.readouterr().out
     assert "bad training records skipped: 1" in output
     assert "bad test records skipped: 1" in output
+    assert "judged passages that docs.jsonl.gz lacks" in output
+    assert "Not read: LICENSE" in output
 
 
 def test_another_experiment_in_the_same_folder_is_refused(tmp_path):

@@ -1,8 +1,13 @@
 """Each format is read as it stands, and a bad record is named."""
 
+import bz2
 import gzip
+import hashlib
 import io
+import itertools
 import json
+import lzma
+import zipfile
 
 import pytest
 
@@ -71,7 +76,12 @@ def test_a_line_that_is_not_utf8_is_named_and_keeps_its_place(tmp_path):
 
 @pytest.mark.parametrize(
   "damage",
-  [lambda data: data[:-12], lambda data: b"plain text", lambda data: data[:-4]],
+  [
+    lambda data: data[:-12],
+    lambda data: data[:-4],
+    lambda data: data[:40] + b"plain text",
+    lambda data: data + b"plain text",
+  ],
 )
 def test_damaged_gzip_data_is_an_error_whatever_the_policy(tmp_path, damage):
   path = tmp_path / "a.txt.gz"
@@ -84,7 +94,141 @@ def test_a_file_plain_and_gzipped_is_refused(tmp_path):
   _write(tmp_path / "a.txt", "x\n")
   _write(tmp_path / "a.txt.gz", "x\n")
   with pytest.raises(ValueError, match=r"both a\.txt and a\.txt\.gz"):
-    files.find_file(tmp_path, "a.txt")
+    files.list_files(tmp_path)
+
+
+@pytest.mark.parametrize(
+  "content, line, problem",
+  [
+    (b"yksi\rkaksi\rkolme\r", 1, "carriage return"),
+    (b"yksi\nkaksi\rkolme\n", 2, "carriage return"),
+    (b"yksi\nkak\0si\n", 2, "holds a NUL"),
+    ("yksi\nkaksi\n".encode("utf-16-le"), 1, "holds a NUL"),
+    ("yksi\nkaksi\n".encode("utf-16-be"), 1, "holds a NUL"),
+    ("yksi\nkaksi\n".encode("utf-32-be"), 1, "holds a NUL"),
+    ("päivä\n".encode("latin-1"), 1, "not UTF-8"),
+  ],
+)
+def test_what_breaks_lines_is_a_bad_line(tmp_path, content, line, problem):
+  path = _write(tmp_path / "a.fi.txt", content)
+  with pytest.raises(records.RecordError, match=rf":{line}: text: .*{problem}"):
+    list(files.read_lines(path, _strict()))
+  bad = _skipping()
+  numbered = dict(files.read_lines(path, bad))
+  assert numbered[line] is None and bad.count
+
+
+def _zipped(data):
+  buffer = io.BytesIO()
+  with zipfile.ZipFile(buffer, "w") as archive:
+    archive.writestr("a.txt", data)
+  return buffer.getvalue()
+
+
+LFS_POINTER = b"""version https://git-lfs.github.com/spec/v1
+oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393
+size 12345
+"""
+
+
+@pytest.mark.parametrize(
+  "name, data, problem",
+  [
+    ("a.txt", LFS_POINTER, "is a Git LFS pointer"),
+    ("a.txt.gz", LFS_POINTER, "is a Git LFS pointer"),
+    ("a.txt", gzip.compress(b"x\n"), "is gzipped: add"),
+    ("a.txt.gz", b"x\n", "is not gzipped"),
+    ("a.txt.gz", gzip.compress(gzip.compress(b"x\n")), "is gzipped twice"),
+    ("a.txt", _zipped(b"x\n"), "is a zip archive"),
+    ("a.txt.gz", gzip.compress(_zipped(b"x\n")), "is a zip archive"),
+    ("a.txt", lzma.compress(b"x\n"), "is an xz file"),
+    ("a.txt", bz2.compress(b"x\n"), "is a bzip2 file"),
+    ("a.txt", "x\n".encode("utf-16"), "is UTF-16 text"),
+  ],
+)
+def test_a_file_that_is_not_what_its_name_says_is_refused(
+  tmp_path, name, data, problem
+):
+  path = tmp_path / name
+  path.write_bytes(data)
+  bad = _skipping()
+  for read in (dpr.read(path, bad), lines.read(path, "fi", bad)):
+    with pytest.raises(ValueError, match=f"{name} {problem}"):
+      list(read)
+  assert not bad.count
+
+
+def test_text_is_empty_where_no_character_is_visible():
+  invisible = "\u200b\ufeff\xa0\xad\u2060\u200e\u202e\ufe0f\u3164\u2800\x07\x85"
+  for text in ("", " \n", *invisible, invisible, "\U000e0041"):
+    assert files.strip(text) == ""
+    with pytest.raises(files.FieldError, match="title: is empty"):
+      files.check_text(text, "title")
+  # Within a word they spell: Persian, an emoji, an accent that stands alone.
+  for text in ("می\u200cخواهم", "❤\ufe0f", "\u0301"):
+    assert files.strip(f" {text}\n") == text
+  with pytest.raises(files.FieldError, match="NUL"):
+    files.check_text("a\0b", "text")
+
+
+@pytest.mark.parametrize(
+  "value, problem",
+  [
+    ('{"id": 1, "contents": "a", "id": 2}', "has the field 'id' twice"),
+    ('{"id": NaN, "contents": "a"}', "id: is NaN, which is not JSON"),
+    ('{"id": "a", "contents": -Infinity}', "contents: is -Infinity, which"),
+    ('{"id": %s, "contents": "a"}' % ("7" * 5_000), "a number of 5,000 digits"),
+    ('{"id": %s}' % ("[" * 100_000), "nested too deep"),
+    (r'{"id": "\ud800", "contents": "a"}', "id: is not Unicode text"),
+    (r'{"\ud800": "\u001b[31m"}', r"the fields are \\ud800"),
+    ('{"id": true, "contents": "a"}', "id: is a boolean"),
+    ("x" * 9, "is not JSON"),
+  ],
+)
+def test_json_without_a_meaning_is_one_bad_record(tmp_path, value, problem):
+  topics, qrels = "q\tquery\n", "q Q0 a 1\n"
+  docs = '{"id": "a", "contents": "text"}\n\n' + value + "\n"
+  folder = _write_test(tmp_path / "de", docs, topics, qrels)
+  bad = _skipping()
+  (test,) = mr_tydi.read_tests(folder, "de", ["test"], bad)
+  assert len(test.passages) == bad.count == 1
+  assert (folder / "collection/docs.jsonl.gz:3: ").as_posix() in bad.first[0]
+  assert bad.first[0].isprintable()
+  with pytest.raises(records.RecordError, match=problem):
+    mr_tydi.read_tests(folder, "de", ["test"], _strict())
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    lambda path: path.write_bytes(b"other\n" * 100),
+    lambda path: path.write_bytes(path.read_bytes().replace(b"0", b"1")),
+    lambda path: path.write_bytes(path.read_bytes() + b"one more\n"),
+  ],
+)
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+def test_a_file_that_changes_is_refused_when_its_end_is_read(
+  tmp_path, monkeypatch, name, change
+):
+  monkeypatch.setattr(files, "_BUFFER_BYTES", 64)
+  text = "".join(
+    f"{hashlib.sha256(b'%d' % n).hexdigest()}\n" for n in range(9_000)
+  )
+  path = _write(tmp_path / name, text)
+  file = files.UnchangedFile(path)
+  before = file.read_hash()
+  assert len(list(files.read_lines(file, _strict()))) == 9_000
+  assert file.read_hash() == before
+  reading = files.read_lines(file, _strict())
+  assert next(reading) == (1, text[:64])
+  change(path)
+  with pytest.raises(records.RecordError):  # Cut, or not the same.
+    list(reading)
+  if name == "a.txt":
+    with pytest.raises(records.RecordError, match="has changed since it was"):
+      list(files.read_lines(file, _skipping()))
+  with pytest.raises(records.RecordError, match="has changed since it was"):
+    file.read_hash()
 
 
 # --- DPR. ---
@@ -273,7 +417,7 @@ def test_a_dpr_array_cut_anywhere_is_an_error(tmp_path, monkeypatch):
     ('[{"question": "a"}\n{"question": "b"}]', ":2: record 1: , or ] should"),
     ("[]\n{}", ":2: record 0: text follows"),
     ("[]", " holds no record"),
-    ("\n", " is not JSON"),
+    ("\n", " holds no record"),
     ("", " holds no record"),
   ],
 )
@@ -300,6 +444,47 @@ def test_a_line_that_is_not_json_is_one_bad_record(tmp_path):
   bad = _skipping()
   assert len(list(dpr.read(path, bad))) == 2
   assert "a.jsonl:2: record 2: is not JSON" in bad.first[0]
+
+
+@pytest.mark.parametrize(
+  "value, problem",
+  [
+    ('{"question": "a", "question": "b"}', "has the field 'question' twice"),
+    (r'{"question": "a\u0000b"}', "holds a NUL"),
+    ('{"question": "a", "positive_ctxs": NaN}', "is NaN, which is not JSON"),
+    (
+      '{"question": "a", "positive_ctxs": [{"text": "b", "text": "c"}]}',
+      r"positive_ctxs\[0\]: is an object that has the field 'text' twice",
+    ),
+    (
+      '{"question": "a", "positive_ctxs": [{"text": "b", "psg_id": %s}]}'
+      % ("7" * 5_000),
+      r"psg_id: is a number of 5,000 digits",
+    ),
+  ],
+)
+def test_json_without_a_meaning_costs_one_dpr_record(tmp_path, value, problem):
+  good = json.dumps(RECORD)
+  for name, content in (
+    ("a.json", f"[{good},\n{value},\n{good}]"),
+    ("a.jsonl", f"{good}\n{value}\n\n{good}\n\n"),
+  ):
+    path = _write(tmp_path / name, content)
+    bad = _skipping()
+    assert len(list(dpr.read(path, bad))) == 2
+    assert bad.count == 1
+    with pytest.raises(records.RecordError, match=rf"{name}:2: .*{problem}"):
+      list(dpr.read(path, _strict()))
+
+
+@pytest.mark.parametrize(
+  "value, problem",
+  [("[" * 100_000, "nested too deep"), ("\0", "it holds a NUL")],
+)
+def test_where_an_array_cannot_go_on_is_named(tmp_path, value, problem):
+  path = _write(tmp_path / "a.json", f"[{json.dumps(RECORD)},\n{value}")
+  with pytest.raises(records.RecordError, match=rf":2: record 2: .*{problem}"):
+    list(dpr.read(path, _skipping()))
 
 
 # --- Line-aligned and plain text. ---
@@ -352,6 +537,61 @@ def test_empty_parallel_files_are_an_error(tmp_path):
     _read_moses(tmp_path, "", "", _skipping())
 
 
+def test_blank_lines_part_documents_and_end_files(tmp_path):
+  pairs = [("one", "eins"), ("three", "drei")]
+  for source, target in itertools.product(
+    ("one\n\nthree", "one\n\u200b\nthree\n \n\n\n"),
+    ("eins\n\ndrei\n", "eins\r\n\r\ndrei\r\n\r\n"),
+  ):
+    assert _read_moses(tmp_path, source, target, _strict()) == pairs
+  with pytest.raises(records.RecordError, match=r"has 3 lines, but .* has 5:"):
+    _read_moses(tmp_path, "1\n2\n3\n", "1\n2\n3\n\n5\n", _skipping())
+
+
+def test_a_number_before_a_sentence_is_no_text(tmp_path):
+  """As in the Leipzig corpora."""
+  path = _write(tmp_path / "a.de.txt", "1\tEin Satz.\n12\t3 Sätze.\n4 a\tb\n")
+  texts = [record.text for record in lines.read(path, "de", _strict())]
+  assert texts == ["Ein Satz.", "3 Sätze.", "4 a\tb"]
+  assert _read_moses(tmp_path, "7\tone\n", "7\teins\n", _strict()) == [
+    ("one", "eins")
+  ]
+
+
+@pytest.mark.parametrize(
+  "name, content",
+  [
+    ("a.json", '[{"query": "q"}, {"query": "r"}]'),
+    ("a.jsonl", '{"query": "q"}\n{"query": "r"}\n\n'),
+    ("a.fi.txt", b"\xff\n\n\xfe\n"),
+    ("a.en-de.en", "\none\n"),
+    ("docs.jsonl.gz", '{"docid": "a"}\n{"docid": "b"}\n'),
+    ("topic.test.tsv", "one\ntwo\n"),
+    ("qrels.test.txt.gz", "q d 1\nq e 1\n"),
+  ],
+)
+def test_a_file_of_bad_records_alone_is_an_error_whatever_the_policy(
+  tmp_path, name, content
+):
+  bad = _skipping()
+  _write_test(tmp_path)
+  folder = tmp_path / "collection" if name.startswith("docs") else tmp_path
+  path = _write(folder / name, content)
+  with pytest.raises(
+    records.RecordError, match=r"can be used\. Bad records: 2, the first: .*:\d"
+  ) as error:
+    if name in ("a.json", "a.jsonl"):
+      list(dpr.read(path, bad))
+    elif name == "a.fi.txt":
+      list(lines.read(path, "fi", bad))
+    elif name == "a.en-de.en":
+      other = _write(tmp_path / "a.en-de.de", "eins\n\n\n")
+      list(moses.read(path, other, "en", "de", bad))
+    else:
+      mr_tydi.read_tests(tmp_path, "de", ["test"], bad)
+  assert str(path) in str(error.value)
+
+
 def test_blank_lines_are_no_sentences(tmp_path):
   path = _write(tmp_path / "a.fi.txt", "yksi\n\n \nkaksi \n")
   assert list(lines.read(path, "fi", _strict())) == [
@@ -370,7 +610,7 @@ DOCS = [
   {"id": 3, "contents": "\n\nNo title."},
   {"id": "d4", "contents": "Title alone\n\n"},
 ]
-TOPICS = "q1\tfirst?\nq2\tsecond\t2?\n"
+TOPICS = "q1\tfirst?\nq2\tsecond?\n"
 QRELS = "q1 Q0 d1 1\nq1\tQ0\td2\t0\nq2 0 3 2\n"
 
 
@@ -395,7 +635,7 @@ def test_a_retrieval_test_is_read_as_it_stands(tmp_path):
       records.Passage("No title.", "", "3"),
       records.Passage("Title alone", "", "d4"),
     ),
-    queries={"q1": "first?", "q2": "second\t2?"},
+    queries={"q1": "first?", "q2": "second?"},
     qrels={"q1": {"d1": 1, "d2": 0}, "q2": {"3": 2}},
   )
 
@@ -429,18 +669,21 @@ def test_the_splits_of_a_language_share_one_collection(tmp_path):
      r"topic\.test\.tsv:3: query", "is missing"),
     ({"topics": TOPICS + "q1\tagain?\n"},
      r"topic\.test\.tsv:3: query id", "'q1' stands in line 1, too"),
-    ({"topics": TOPICS + "q3\tunjudged?\n"},
-     r"topic\.test\.tsv:3: query id", r"no line in qrels\.test\.txt\.gz"),
+    ({"topics": TOPICS + "q3\tthird?\tmore\n"},
+     r"topic\.test\.tsv:3: query", "has 3 columns"),
+    ({"topics": "query_id\ttext\n" + TOPICS},
+     r"topic\.test\.tsv:1: query id", "heads a column"),
+    ({"docs": [*DOCS, {"id": "d5", "title": "t", "contents": "x"}]},
+     r"docs\.jsonl\.gz:5: title", 'beside "contents"'),
     ({"qrels": QRELS + "q1 Q0 d4\n"},
      r"qrels\.test\.txt\.gz:4: qrels", "3 columns, not 4"),
-    ({"qrels": QRELS + "q1 Q0 d4 1.0\n"},
-     r"qrels\.test\.txt\.gz:4: relevance", "'1.0' is no whole number"),
-    ({"qrels": QRELS + "q1 Q0 d9 1\n"},
-     r"qrels\.test\.txt\.gz:4: passage id", "'d9' is not in the collection"),
+    *(
+      ({"qrels": QRELS + f"q1 Q0 d4 {grade}\n"},
+       r"qrels\.test\.txt\.gz:4: relevance", "is not a whole number")
+      for grade in ("1.0", "1_000", "+1", "١", "9" * 5_000)
+    ),
     ({"qrels": QRELS + "q1 Q0 d1 1\n"},
      r"qrels\.test\.txt\.gz:4: passage id", "judged twice for 'q1'"),
-    ({"qrels": QRELS + "q3 Q0 d1 1\n"},
-     r"qrels\.test\.txt\.gz:4: query id", "'q3' is no query of this split"),
   ],
 )  # fmt: skip
 def test_a_bad_record_of_a_test_is_named_and_skipped(
@@ -457,14 +700,68 @@ def test_a_bad_record_of_a_test_is_named_and_skipped(
   assert bad.count == 1
 
 
-def test_what_depends_on_a_skipped_passage_is_skipped(tmp_path):
-  docs = [doc for doc in DOCS if doc["id"] != 3]
-  bad = _skipping()
-  (test,) = mr_tydi.read_tests(
-    _write_test(tmp_path, docs=docs), "de", ["test"], bad
+def test_judgements_and_queries_without_each_other_are_counted_and_kept(
+  tmp_path,
+):
+  """beir#101: a judged passage that is missing was not found."""
+  folder = _write_test(
+    tmp_path,
+    topics=TOPICS + "q3\tthird?\n",
+    qrels=QRELS + "q1 Q0 gone 1\nq9 Q0 d1 1\n",
   )
-  assert test.queries.keys() == test.qrels.keys() == {"q1"}
-  assert bad.count == 2  # The judgement, and the query that has no other.
+  (test,) = mr_tydi.read_tests(folder, "de", ["test"], _strict())
+  assert test.queries.keys() == {"q1", "q2", "q3"}
+  assert test.qrels == {"q1": {"d1": 1, "d2": 0, "gone": 1}, "q2": {"3": 2}}
+  notes = [note.removeprefix(f"{folder}, test: ") for note in test.notes]
+  assert notes == [
+    "judged passages that docs.jsonl.gz lacks; they count as not found: 1",
+    "queries that qrels.test.txt.gz does not judge; they are in no mean: 1",
+    "judgements of queries that topic.test.tsv lacks; left out: 1",
+  ]
+
+
+def test_a_query_is_its_own_passage_where_id_and_text_are_the_same(tmp_path):
+  """MS MARCO numbers both alike; ArguAna's queries are in the corpus."""
+  docs = [
+    {"id": "q1", "contents": "First? "},
+    {"id": "q2", "contents": "Another text."},
+    {"id": "q3", "contents": "Title\n\nthird?"},
+  ]
+  (test,) = mr_tydi.read_tests(
+    _write_test(
+      tmp_path,
+      docs=docs,
+      topics="q1\tfirst?\nq2\tsecond?\nq3\ttitle third?\n",
+      qrels="q1 Q0 q2 1\nq2 Q0 q1 1\nq3 Q0 q1 1\n",
+    ),
+    "de",
+    ["test"],
+    _strict(),
+  )
+  assert test.own_passages == ("q1", "q3")
+  assert test.notes[0].endswith(", unless they are judged so: 2")
+
+
+def test_blank_lines_windows_lines_and_beirs_header_are_read(tmp_path):
+  _write_test(tmp_path / "plain")
+  _write_test(
+    tmp_path / "odd",
+    docs="\r\n".join(
+      json.dumps(doc).replace(r"\n\n", r"\r\n\r\n") + "\r\n" for doc in DOCS
+    )
+    + "\r\n",
+    topics=TOPICS.replace("\n", "\r\n\n"),
+    qrels="\nquery-id\tcorpus-id\tscore\n\nq1\td1\t1\nq1\td2\t0\n"
+    "q2\t3\t2\n\u200b\n\n",
+  )
+  plain, odd = (
+    mr_tydi.read_tests(tmp_path / name, "de", ["test"], _strict())[0]
+    for name in ("plain", "odd")
+  )
+  assert odd.passages[0] == records.Passage(
+    "Text.\n\nMore text.", "Title", "d1"
+  )
+  assert odd == plain
 
 
 def test_a_missing_file_of_a_test_is_named(tmp_path):
@@ -475,7 +772,10 @@ def test_a_missing_file_of_a_test_is_named(tmp_path):
 
 def test_a_test_without_a_judged_query_is_an_error(tmp_path):
   _write_test(tmp_path, topics="", qrels="")
-  with pytest.raises(records.RecordError, match="no judged query"):
+  with pytest.raises(records.RecordError, match="holds no query"):
+    mr_tydi.read_tests(tmp_path, "de", ["test"], _skipping())
+  _write_test(tmp_path, qrels="q1 d1 Q0 1\nq1 Q0 d1 0\n")
+  with pytest.raises(records.RecordError, match="lacks all passages"):
     mr_tydi.read_tests(tmp_path, "de", ["test"], _skipping())
 
 

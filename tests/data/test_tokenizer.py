@@ -238,3 +238,14 @@ def test_what_tokenizer_json_says_of_its_sides_is_seen(minilm_copy):
   set_fields(path, truncation=truncation | {"direction": "Left"})
   with pytest.raises(ValueError, match="truncation_side is 'left'"):
     tokenizer_lib.check_as_transformers(str(minilm_copy), tokenizer)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.txt"])
+def test_a_git_lfs_pointer_is_refused_by_name(tmp_path, name):
+  """OmniParser#34."""
+  pointer = (
+    "version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 9\n"
+  )
+  (tmp_path / name).write_text(pointer)
+  with pytest.raises(ValueError, match=f"{name} is a Git LFS pointer"):
+    tokenizer_lib.load(str(tmp_path))

@@ -24,7 +24,9 @@ def one_hot(role, texts, titles=None):
   return vectors
 
 
-def make_test(queries, passages, qrels, language="de", split="test"):
+def make_test(
+  queries, passages, qrels, language="de", split="test", own_passages=()
+):
   return records.RetrievalTest(
     language=language,
     split=split,
@@ -33,6 +35,7 @@ def make_test(queries, passages, qrels, language="de", split="test"):
     ),
     queries=queries,
     qrels=qrels,
+    own_passages=tuple(own_passages),
   )
 
 
@@ -150,7 +153,9 @@ def test_passages_are_encoded_with_their_titles_in_their_role():
 def test_a_query_does_not_find_itself(mesh, tmp_path):
   """beir#91: a query that is in the corpus would be its own best answer."""
   passages = {f"p{number:03}": "1" for number in range(101)} | {"q": "1"}
-  test = make_test({"q": "1", "r": "1"}, passages, {"q": {"p100": 1}})
+  test = make_test(
+    {"q": "1", "r": "1"}, passages, {"q": {"p100": 1}}, own_passages=["q"]
+  )
   results = dict(ranking.evaluate(one_hot, [test], mesh, run_dir=tmp_path))
   assert results["test/de/mrr@100"] == 1
   run = runs.read_run(tmp_path / "test.de.trec")
@@ -159,8 +164,29 @@ def test_a_query_does_not_find_itself(mesh, tmp_path):
 
 
 def test_a_judged_passage_with_the_querys_id_counts(mesh):
-  test = make_test({"7": "1"}, {"7": "1", "8": "2"}, {"7": {"7": 1}})
+  test = make_test(
+    {"7": "1"}, {"7": "1", "8": "2"}, {"7": {"7": 1}}, own_passages=["7"]
+  )
   results = dict(ranking.evaluate(one_hot, [test], mesh))
+  assert results["test/de/mrr@100"] == 1
+
+
+def test_another_passage_with_the_querys_id_is_found():
+  """MS MARCO numbers queries and passages alike."""
+  test = make_test({"7": "1"}, {"7": "1", "6": "1"}, {"7": {"6": 1}})
+  results = dict(ranking.evaluate(one_hot, [test], sharding.make_mesh()))
+  assert results["test/de/mrr@100"] == 0.5
+
+
+def test_a_judged_passage_that_is_missing_was_not_found():
+  """beir#101; a query without a judgement takes part in no mean."""
+  test = make_test(
+    {"a": "1", "b": "2", "c": "3"},
+    {"p": "1", "q": "2"},
+    {"a": {"p": 1}, "b": {"q": 1, "gone": 1}},
+  )
+  results = dict(ranking.evaluate(one_hot, [test], sharding.make_mesh()))
+  assert results["test/de/r@100"] == 0.75
   assert results["test/de/mrr@100"] == 1
 
 

@@ -6,11 +6,11 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import tqdm
 
-from mlir_jax.data import records
+from mlir_jax.data import languages, records
 from mlir_jax.data.sources import dpr, files, lines, moses, mr_tydi, tatoeba
 
 LAYOUT = """\
@@ -21,36 +21,119 @@ LAYOUT = """\
   eval/XX/topic.test.tsv         the passages, the queries,
   eval/XX/qrels.test.txt         and the judgements;
   eval/en/{topic.dev.tsv,qrels.dev.txt}  select models: in English only
-A, B and XX are codes like en, swa, pt_BR. Any file may be gzipped, with .gz
-after its name. Training needs ir/ at least, evaluating eval/."""
+A, B and XX are codes like en, deu, zh_TW, eng_Latn; script and region do not
+count. Any file may be gzipped, with .gz after its name. Files named README… or
+LICENSE…, .ids, .xml, hidden files and a folder pool/ are passed over; anything
+else is an error. Training needs ir/ at least, evaluating eval/."""
 
-_CODE = r"[a-z]{2,3}(?:_[A-Za-z]+)?"
+_PARTS = ("ir", "parallel", "mono", "eval")
+# Judgements over the passages of all languages (LAReQA); not read so far.
+_POOL = "pool"
+
+_CODE = languages.PATTERN
 _IR = re.compile(r".+\.jsonl?")
 _PARALLEL = re.compile(rf"(.+\.({_CODE})-({_CODE}))\.(\2|\3)")
 _MONO = re.compile(rf".+\.({_CODE})\.txt")
+_TEST = re.compile(r"(topic\.(dev|test)\.tsv)|(qrels\.(dev|test)\.txt)")
+# Mr. TyDi's training split, which stands beside the others.
+_TRAIN = re.compile(r"(topic\.train\.tsv)|(qrels\.train\.txt)")
+_DOCS = re.compile(r"docs\.jsonl")
 
-_Pair = tuple[pathlib.Path, pathlib.Path, str, str]
+_SHOWN = 10  # Names in an error.
+
+_Pair = tuple[files.UnchangedFile, files.UnchangedFile, str, str]
 
 
-def _find(
-  folder: pathlib.Path, pattern: re.Pattern
-) -> Iterator[tuple[re.Match, pathlib.Path]]:
-  """The files of a folder by name; one named otherwise is an error."""
-  if not folder.is_dir():
-    return
-  for name, path in files.list_files(folder).items():
-    match = pattern.fullmatch(name)
-    if not match:
-      raise ValueError(
-        f"{path} is not named as the layout says; rename it or move it"
-        f" elsewhere. The layout:\n{LAYOUT}"
+def _not_of_layout(path: pathlib.Path) -> ValueError:
+  return ValueError(
+    f"{path} is not named as the layout says; rename it or move it elsewhere."
+    f" The layout:\n{LAYOUT}"
+  )
+
+
+class _Names:
+  """Reads the names of files and keeps what the notes say of them.
+
+  Attributes:
+    passed_over: What is not read, for the notes.
+    codes: Each language code that was found to the one that is used.
+  """
+
+  def __init__(self):
+    self.passed_over: list[pathlib.Path] = []
+    self.codes: dict[str, str] = {}
+
+  def code(self, name: str) -> str:
+    self.codes[name] = languages.code(name)
+    return self.codes[name]
+
+  def matches(
+    self, listed: Mapping[str, pathlib.Path], pattern: re.Pattern
+  ) -> Iterator[tuple[re.Match, pathlib.Path]]:
+    """The files that fit the layout; one named otherwise is an error."""
+    for name, path in listed.items():
+      match = pattern.fullmatch(name)
+      if match:
+        yield match, path
+      elif files.is_companion(name):
+        self.passed_over.append(path)
+      else:
+        raise _not_of_layout(path)
+
+  def find(
+    self, folder: pathlib.Path, pattern: re.Pattern
+  ) -> Iterator[tuple[re.Match, pathlib.Path]]:
+    """`matches` of a folder; none where there is no such folder."""
+    if folder.is_dir():
+      yield from self.matches(
+        files.list_files(folder, self.passed_over), pattern
       )
-    yield match, path
+
+  def notes(self, root: pathlib.Path) -> list[str]:
+    """What was passed over, and which codes are read as others, in lines."""
+    notes = []
+    if self.passed_over:
+      names = [
+        path.relative_to(root).as_posix()
+        if path.is_relative_to(root)
+        else str(path)
+        for path in self.passed_over
+      ]
+      notes.append(records.printable(f"Not read: {', '.join(names)}"))
+    renamed = [
+      f"{name} as {code}"
+      for name, code in sorted(self.codes.items())
+      if name != code
+    ]
+    if renamed:
+      notes.append(f"Languages read as others: {', '.join(renamed)}")
+    return notes
 
 
-def _find_parallel(folder: pathlib.Path) -> list[_Pair]:
+def _find_parts(root: pathlib.Path, names: _Names) -> list[str]:
+  """The parts of the layout that a folder has; anything else is an error."""
+  parts, others = [], []
+  for path in sorted(root.iterdir()) if root.is_dir() else ():
+    if path.name.startswith("."):
+      names.passed_over.append(path)
+      continue
+    is_folder = files.is_folder(path)
+    if path.name in _PARTS:
+      if not is_folder:
+        raise ValueError(f"{path} should be a folder; it is a file.")
+      parts.append(path.name)
+    elif path.name == _POOL if is_folder else files.is_companion(path.name):
+      names.passed_over.append(path)
+    else:
+      others.append(path)
+  if parts and others:
+    raise _not_of_layout(others[0])
+  return parts
+
+
+def _find_parallel(folder: pathlib.Path, names: _Names) -> list[_Pair]:
   sides: dict[tuple[str, str, str], dict[str, pathlib.Path]] = {}
-  for match, path in _find(folder, _PARALLEL):
+  for match, path in names.find(folder, _PARALLEL):
     pair, source, target, side = match.groups()
     sides.setdefault((pair, source, target), {})[side] = path
   pairs = []
@@ -61,36 +144,61 @@ def _find_parallel(folder: pathlib.Path) -> list[_Pair]:
         f"{path} lacks its other side: {pair}.{source} and"
         f" {pair}.{target} belong together, in two languages."
       )
-    pairs.append((paths[source], paths[target], source, target))
+    codes = names.code(source), names.code(target)
+    if codes[0] == codes[1]:
+      raise ValueError(
+        f"{paths[source]} and {paths[target]} are both in {codes[0]!r}; a pair"
+        " is of two languages."
+      )
+    pairs.append(
+      (
+        files.UnchangedFile(paths[source]),
+        files.UnchangedFile(paths[target]),
+        *codes,
+      )
+    )
   return pairs
 
 
 def _find_tests(
-  folder: pathlib.Path,
+  folder: pathlib.Path, names: _Names
 ) -> dict[str, tuple[pathlib.Path, tuple[str, ...]]]:
   """Language to its folder and its splits."""
   tests = {}
-  if not folder.is_dir():
-    return tests
-  for path in sorted(folder.iterdir()):
-    if path.name.startswith(".") or not path.is_dir():
+  for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+    if path.name.startswith("."):
+      names.passed_over.append(path)
+      continue
+    if not files.is_folder(path):
+      if not files.is_companion(path.name):
+        raise _not_of_layout(path)
+      names.passed_over.append(path)
       continue
     if not re.fullmatch(_CODE, path.name):
       raise ValueError(
         f"{path} is not named by a language code like en or swa; rename it."
       )
-    names = files.list_files(path)
-    dev = [n for n in ("topic.dev.tsv", "qrels.dev.txt") if n in names]
-    if dev and path.name != "en":
+    language = names.code(path.name)
+    if language in tests:
       raise ValueError(
-        f"{names[dev[0]]}: only English may have a dev split. Models are"
+        f"{tests[language][0]} and {path} are both of {language!r}; keep one."
+      )
+    listed = mr_tydi.list_files(path, names.passed_over)
+    for name in [name for name in listed if _TRAIN.fullmatch(name)]:
+      names.passed_over.append(listed.pop(name))
+    found = [file for _, file in names.matches(listed, _TEST)]
+    dev = [file for file in found if ".dev." in file.name]
+    if dev and language != "en":
+      raise ValueError(
+        f"{dev[-1]}: only English may have a dev split. Models are"
         " selected by it, so a language that has one is not zero-shot any"
         " more; move it out of the collection."
       )
     splits = ("dev", "test") if dev else ("test",)
     for split in splits:
-      mr_tydi.locate(path, split)
-    tests[path.name] = path, splits
+      docs, *_ = mr_tydi.locate(path, split)
+    list(names.find(docs.parent, _DOCS))  # Refuses other names.
+    tests[language] = path, splits
   return tests
 
 
@@ -105,23 +213,33 @@ def _groups(pairs: Iterable[_Pair], others: Iterable[str]) -> dict[str, str]:
   return groups
 
 
-def _fingerprint(folder: pathlib.Path, paths: Iterable[pathlib.Path]) -> str:
+def _fingerprint(
+  folder: pathlib.Path, training_files: Iterable[files.UnchangedFile]
+) -> str:
   """SHA-256 over the files' names within the folder and their contents."""
-  named = sorted((path.relative_to(folder).as_posix(), path) for path in paths)
-  contents = []
-  for name, path in tqdm.tqdm(
-    named, desc="Hashing the training files", unit="file", leave=False
-  ):
-    with open(path, "rb") as file:
-      digest = hashlib.file_digest(file, "sha256").hexdigest()
-    contents.append((name, digest))
+  named = sorted(
+    (pathlib.Path(file).relative_to(folder).as_posix(), file)
+    for file in training_files
+  )
+  contents = [
+    (name, file.read_hash())
+    for name, file in tqdm.tqdm(
+      named, desc="Hashing the training files", unit="file", leave=False
+    )
+  ]
   return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
 
 
 def _missing(root: str | os.PathLike, wanted: str) -> ValueError:
+  folder = pathlib.Path(root)
+  names = []
+  if root and folder.is_dir():
+    names = sorted(path.name for path in folder.iterdir())
+  more = ", …" if names[_SHOWN:] else ""
+  there = f" It holds {', '.join(names[:_SHOWN])}{more}." if names else ""
   return ValueError(
-    f"data.root={root}: there is no {wanted}, or no such folder. It should"
-    f" hold:\n{LAYOUT}"
+    f"data.root={root}: there is no {wanted}, or no such folder.{there} It"
+    f" should hold:\n{LAYOUT}"
   )
 
 
@@ -138,48 +256,58 @@ def load(
     root: A folder laid out as `LAYOUT` says; its name is the collection's.
     bad: Told of bad records whenever a stream or test is read.
     tatoeba_root: A folder of files in LASER's Tatoeba naming; "" for none.
-    require_pairs: Whether ir/ must hold a file; without it, some tests or
-      monolingual text will do.
+    require_pairs: Whether ir/ must hold a file; if not, any file will do.
 
   Returns:
     The collection. Files are read in the order of their names, tests in that
-    of their languages, "dev" before "test". The groups are "English", "with
+    of their folders, "dev" before "test". The groups are "English", "with
     parallel text" and "without parallel text", by the files in parallel/, of
     all languages that occur.
 
   Raises:
     ValueError: if the folder is not laid out so: no such folder, no pairs (or,
-      if they are not required, nothing else either), a file named otherwise or
-      both plain and gzipped, a lone side of parallel text, a dev split in
-      another language than English.
+      if they are not required, nothing else either), a file or folder named
+      otherwise, what is neither a file nor a folder, a file both plain and
+      gzipped, a lone side of parallel text, two tests of one language, a dev
+      split in another language than English.
     FileNotFoundError: if a file of a test is missing.
   """
   folder = pathlib.Path(root)
-  retrieval_paths = [path for _, path in _find(folder / "ir", _IR)]
-  if not root or (require_pairs and not retrieval_paths):
+  names = _Names()
+  if not root or not _find_parts(folder, names):
     raise _missing(root, "ir/NAME.json")
-  pairs = _find_parallel(folder / "parallel")
-  monolingual = [(path, m[1]) for m, path in _find(folder / "mono", _MONO)]
-  tests = _find_tests(folder / "eval")
-  translations = tatoeba.find_pairs(tatoeba_root) if tatoeba_root else {}
-  if not (retrieval_paths or tests or translations or monolingual):
-    raise _missing(root, "ir/NAME.json, no mono/ and no test")
+  retrieval = [
+    files.UnchangedFile(path) for _, path in names.find(folder / "ir", _IR)
+  ]
+  if require_pairs and not retrieval:
+    raise _missing(root, "ir/NAME.json")
+  pairs = _find_parallel(folder / "parallel", names)
+  monolingual = [
+    (files.UnchangedFile(path), names.code(match[1]))
+    for match, path in names.find(folder / "mono", _MONO)
+  ]
+  tests = _find_tests(folder / "eval", names)
+  translations = (
+    tatoeba.find_pairs(tatoeba_root, names.passed_over) if tatoeba_root else {}
+  )
+  if not (retrieval or pairs or monolingual or tests or translations):
+    raise _missing(root, "file in ir/, parallel/, mono/ and eval/")
 
-  training_paths = [
-    *retrieval_paths,
-    *(path for pair in pairs for path in pair[:2]),
-    *(path for path, _ in monolingual),
+  training_files = [
+    *retrieval,
+    *(file for pair in pairs for file in pair[:2]),
+    *(file for file, _ in monolingual),
   ]
   return records.Collection(
     name=folder.resolve().name,
     retrieval=lambda: itertools.chain.from_iterable(
-      dpr.read(path, bad) for path in retrieval_paths
+      dpr.read(file, bad) for file in retrieval
     ),
     parallel=lambda: itertools.chain.from_iterable(
       moses.read(*pair, bad) for pair in pairs
     ),
     monolingual=lambda: itertools.chain.from_iterable(
-      lines.read(path, language, bad) for path, language in monolingual
+      lines.read(file, language, bad) for file, language in monolingual
     ),
     tests=lambda: tuple(
       test
@@ -190,8 +318,8 @@ def load(
       tatoeba.read_all(tatoeba_root, bad) if tatoeba_root else ()
     ),
     groups=_groups(
-      pairs, [*(m[1] for m in monolingual), *tests, *translations]
+      pairs, [*(code for _, code in monolingual), *tests, *translations]
     ),
-    fingerprint=lambda: _fingerprint(folder, training_paths),
-    notes=tuple,
+    fingerprint=lambda: _fingerprint(folder, training_files),
+    notes=lambda: names.notes(folder),
   )

@@ -22,7 +22,6 @@ _WHITE_SPACE = re.compile(r"[ \t\n\r]*")
 # The longest thing that the end of the buffer can cut other than a string:
 # "-Infinity", or an escaped surrogate pair.
 _LONGEST_TOKEN = 16
-_DECODER = json.JSONDecoder()
 
 
 class _JsonArray:
@@ -95,7 +94,7 @@ class _JsonArray:
   def _read_value(self) -> object:
     while True:
       try:
-        value, end = _DECODER.raw_decode(self._buffer, self._position)
+        value, end = files.JSON_DECODER.raw_decode(self._buffer, self._position)
       except json.JSONDecodeError as error:
         in_string = error.msg.startswith("Unterminated string")
         near_end = error.pos > len(self._buffer) - _LONGEST_TOKEN
@@ -106,7 +105,12 @@ class _JsonArray:
         if in_string or end >= len(self._buffer):
           raise self._truncated() from None
         line = self.line + self._buffer.count("\n", self._position, end)
-        raise self._error(line, f"is not JSON: {error.msg}.") from None
+        problem = error.msg
+        if self._buffer[end] == "\0":
+          problem = f"it {files.HOLDS_NUL}"
+        raise self._error(line, f"is not JSON: {problem}.") from None
+      except RecursionError:
+        raise self._error(self.line, f"{files.NESTED_TOO_DEEP}.") from None
       self.line += self._buffer.count("\n", self._position, end)
       self._position = end
       return value
@@ -138,24 +142,18 @@ def _values(
       yield from array.values()
       return
   for line, text in files.read_lines(path, bad):
-    if text is None:
+    if not text:
       continue
     try:
-      value = json.loads(text)
-    except json.JSONDecodeError as error:
-      bad.report(
-        str(path),
-        line,
-        f"record {line}",
-        f"is not JSON: {error.msg}; the file must be one JSON array, or one"
-        " object a line",
-      )
+      value = files.parse_json(text)
+    except files.FieldError as error:
+      bad.report(str(path), line, f"record {line}", error.problem)
       continue
     yield line, line, value
 
 
 def _is_blank(value: object) -> bool:
-  return value is None or not str(value).strip()
+  return value is None or (isinstance(value, str) and not files.strip(value))
 
 
 def _passage(value: object, where: str) -> records.Passage:
@@ -229,9 +227,11 @@ def read(
 
   Raises:
     RecordError: for a bad record, if the policy is "error"; in any case
-      where the array is not JSON or is cut, or the file holds no record.
+      where the array is not JSON or is cut, or the file holds no record that
+      can be used.
   """
-  number = 0
+  bad = records.BadRecordsOfFile(bad)
+  good = 0
   for line, number, value in _values(path, bad):
     try:
       record = _record(value, language)
@@ -240,8 +240,10 @@ def read(
         str(path), line, f"record {number}, {error.field}", error.problem
       )
       continue
+    good += 1
     yield record
-  if not number:
+  bad.check_some(path, good)
+  if not good:
     raise records.RecordError(
       f"{path} holds no record; remove the file, or write it again."
     )

@@ -1,16 +1,66 @@
-"""What all formats share: plain or gzipped files, lines, and text fields."""
+r"""What all formats share: files, lines, JSON values, and text fields.
+
+The rules are the same in every reader:
+
+- A file is plain UTF-8 or gzip, and its name says which. A Git LFS pointer,
+  another archive or another encoding is refused.
+- "\n" and "\r\n" end a line. A carriage return elsewhere is a bad line, as it
+  ends a line for some programs only; so is a NUL. Other control characters
+  and separators are white space within a line.
+- A text without a visible character is empty. A blank line is not a record.
+"""
 
 import codecs
 import contextlib
+import dataclasses
 import gzip
+import hashlib
 import io
+import json
 import os
 import pathlib
+import re
+import reprlib
+import stat
+import unicodedata
 import zlib
-from collections.abc import Iterator, Mapping
-from typing import BinaryIO
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, BinaryIO
 
 from mlir_jax.data import records
+
+_BUFFER_BYTES = 1 << 20
+_HEAD_BYTES = 512
+
+_GZIP = b"\x1f\x8b"
+_LFS_POINTER = re.compile(
+  rb"version https://(git-lfs|hawser)\.github\.com/spec"
+)
+# What a file is by its first bytes, and what to do.
+_OTHER_KINDS = (
+  (re.compile(rb"PK\x03\x04"), "a zip archive; unpack it"),
+  (re.compile(rb"\xfd7zXZ\0"), "an xz file; unpack it"),
+  (re.compile(rb"BZh[1-9]1AY&SY"), "a bzip2 file; unpack it"),
+  (re.compile(rb"\x28\xb5\x2f\xfd"), "a zstd file; unpack it"),
+  (re.compile(rb"7z\xbc\xaf\x27\x1c"), "a 7z archive; unpack it"),
+  (re.compile(rb"\xff\xfe|\xfe\xff"), "UTF-16 text; convert it to UTF-8"),
+)
+
+# What stands beside the files of a corpus: its papers, OPUS's alignments.
+_COMPANION = re.compile(
+  r"(README|LICEN[CS]E|COPYING|NOTICE|CITATION).*|.+\.(ids|xml)(\.gz)?",
+  re.IGNORECASE,
+)
+
+# Format characters, controls, spaces and separators.
+_INVISIBLE_CATEGORIES = frozenset(("Cc", "Cf", "Zl", "Zp", "Zs"))
+# Characters of other categories that show nothing, as ranges: Unicode's
+# Default_Ignorable_Code_Point (Hangul fillers, Khmer inherent vowels,
+# variation selectors), and the blank of Braille.
+_INVISIBLE = re.compile(
+  "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f"
+  "\uffa0\U000e0000-\U000e0fff]"
+)
 
 _JSON_TYPES = {
   bool: "a boolean",
@@ -21,6 +71,13 @@ _JSON_TYPES = {
   str: "a string",
   type(None): "null",
 }
+
+HOLDS_NUL = (
+  "holds a NUL, as UTF-16 and binary files do; convert the file to UTF-8 text"
+)
+
+_short = reprlib.Repr()
+_short.maxstring = 60
 
 
 class FieldError(ValueError):
@@ -37,15 +94,133 @@ class FieldError(ValueError):
     self.problem = problem
 
 
-def list_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-  """The files of a folder, by name without ".gz", sorted; no hidden ones.
+@dataclasses.dataclass(frozen=True)
+class Unusable:
+  """A JSON value that has no meaning.
+
+  It takes the value's place: a record is refused for the fields that are read,
+  by their names, and the next record can be read.
+
+  Attributes:
+    kind: What it is, behind "is".
+  """
+
+  kind: str
+
+
+class UnchangedFile(os.PathLike):
+  """A file that must hold the same bytes whenever it is read.
+
+  Readers take it as a path. `open_bytes` hashes what it reads of it, and
+  compares when the file was read to its end.
+  """
+
+  def __init__(self, path: pathlib.Path):
+    self._path = path
+    self._sha256 = ""
+
+  def __fspath__(self) -> str:
+    return os.fspath(self._path)
+
+  def __str__(self) -> str:
+    return str(self._path)
+
+  def check(self, sha256: str) -> None:
+    """Keeps the first hash; refuses another one later.
+
+    Raises:
+      RecordError: if the file holds other bytes than before.
+    """
+    self._sha256 = self._sha256 or sha256
+    if sha256 != self._sha256:
+      raise records.RecordError(
+        f"{self} has changed since it was first read: start again when"
+        " nothing writes to it."
+      )
+
+  def read_hash(self) -> str:
+    """Reads the file and returns its SHA-256; raises as `check` does."""
+    with open(self, "rb") as file:
+      sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    self.check(sha256)
+    return sha256
+
+
+class _HashedFile(io.RawIOBase):
+  """Passes a file's bytes on and hashes them."""
+
+  def __init__(self, file: io.RawIOBase):
+    self._file = file
+    self.digest = hashlib.sha256()
+
+  def readable(self) -> bool:
+    return True
+
+  def readinto(self, buffer) -> int | None:
+    count = self._file.readinto(buffer)
+    self.digest.update(memoryview(buffer)[: count or 0])
+    return count
+
+
+def is_folder(path: pathlib.Path) -> bool:
+  """Whether a path is a folder; if not, it is a file.
 
   Raises:
-    ValueError: if a file is there both plain and gzipped.
+    ValueError: if it is neither: a link that leads nowhere, a pipe, a socket,
+      a device.
+  """
+  try:
+    mode = path.stat().st_mode
+  except OSError as error:
+    if not path.is_symlink():
+      raise
+    raise ValueError(
+      f"{path} is a link to {os.readlink(path)}, which cannot be read"
+      f" ({error.strerror}): repair or remove the link."
+    ) from error
+  if stat.S_ISDIR(mode) or stat.S_ISREG(mode):
+    return stat.S_ISDIR(mode)
+  raise ValueError(
+    f"{path} is neither a file nor a folder, but a pipe, a socket or a device:"
+    " put a file there, or remove it."
+  )
+
+
+def is_companion(name: str) -> bool:
+  """Whether a file of this name comes with a corpus and is not read."""
+  return bool(_COMPANION.fullmatch(name))
+
+
+def list_files(
+  folder: pathlib.Path,
+  passed_over: list[pathlib.Path] | None = None,
+  folders: Collection[str] = (),
+) -> dict[str, pathlib.Path]:
+  """The files of a folder, by name without ".gz", sorted.
+
+  Args:
+    folder: The folder.
+    passed_over: Gets the hidden files and folders, which are left out.
+    folders: Names of folders that may be there; they are left out.
+
+  Raises:
+    ValueError: for what is not a file, or if a file is there both plain and
+      gzipped.
   """
   found = {}
   for path in sorted(folder.iterdir()):
-    if path.name.startswith(".") or not path.is_file():
+    if path.name.startswith("."):
+      if passed_over is not None:
+        passed_over.append(path)
+      continue
+    if is_folder(path) != (path.name in folders):
+      raise ValueError(
+        f"{path} should be a folder; it is a file."
+        if path.name in folders
+        else f"{path} is a folder, and folders are not read here: move its"
+        f" files to {folder}, or move it elsewhere."
+      )
+    if path.name in folders:
       continue
     name = path.name.removesuffix(".gz")
     if name in found:
@@ -57,82 +232,220 @@ def list_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
   return found
 
 
-def find_file(folder: pathlib.Path, name: str) -> pathlib.Path:
-  """The file of that name, plain or with ".gz"; ValueError if both exist.
+def check_no_lfs_pointer(
+  path: str | os.PathLike, first_bytes: bytes | None = None
+) -> None:
+  """Refuses a Git LFS pointer, which a clone without Git LFS leaves.
+
+  Args:
+    path: The file.
+    first_bytes: Its first 64 bytes or more, where the caller has read them.
 
   Raises:
-    FileNotFoundError: if there is neither.
+    ValueError: if it is a pointer in place of the file.
   """
-  found = list_files(folder) if folder.is_dir() else {}
-  if name not in found:
-    raise FileNotFoundError(f"{folder} holds neither {name} nor {name}.gz.")
-  return found[name]
+  if first_bytes is None:
+    with open(path, "rb") as file:
+      first_bytes = file.read(_HEAD_BYTES)
+  if _LFS_POINTER.match(first_bytes):
+    raise ValueError(
+      f"{path} is a Git LFS pointer in place of the file: run `git lfs pull`"
+      " in its repository, or fetch the file itself."
+    )
+
+
+def _check_kind(path: str | os.PathLike, head: bytes) -> None:
+  """Refuses a file that is not text by its first bytes.
+
+  Raises:
+    RecordError: if it is an archive, or text in another encoding.
+  """
+  for pattern, kind in _OTHER_KINDS:
+    if pattern.match(head):
+      raise records.RecordError(f"{path} is {kind}.")
 
 
 @contextlib.contextmanager
 def open_bytes(path: str | os.PathLike) -> Iterator[BinaryIO]:
   """Opens a file for reading bytes, decompressed where it ends in ".gz".
 
+  Args:
+    path: The file. An `UnchangedFile` is compared with its earlier readings at
+      the end of the block, where the block has read to the file's end.
+
   Raises:
-    RecordError: inside the block, where the gzip data is cut or damaged.
+    RecordError: if the file is not what its name says, or is not UTF-8 text
+      by its first bytes; inside the block, where the gzip data is cut or
+      damaged; after it, if the file has changed.
+    ValueError: if it is a Git LFS pointer.
   """
   with contextlib.ExitStack() as stack:
-    file = stack.enter_context(open(path, "rb"))
-    if str(path).endswith(".gz"):
-      # Lines are read twice as fast through the outer buffer.
-      file = stack.enter_context(io.BufferedReader(gzip.GzipFile(fileobj=file)))
+    raw = stack.enter_context(open(path, "rb", buffering=0))
+    if isinstance(path, UnchangedFile):
+      raw = stack.enter_context(_HashedFile(raw))
+    stored = file = stack.enter_context(io.BufferedReader(raw, _BUFFER_BYTES))
+    head = stored.peek(_HEAD_BYTES)
+    check_no_lfs_pointer(path, head)
+    _check_kind(path, head)
+    named = str(path).endswith(".gz")
+    if head and named != head.startswith(_GZIP):
+      raise records.RecordError(
+        f"{path} is not gzipped, but its name ends in .gz: rename it."
+        if named
+        else f"{path} is gzipped: add .gz to its name."
+      )
     try:
+      if named:
+        # Lines are read twice as fast through the outer buffer.
+        file = stack.enter_context(
+          io.BufferedReader(gzip.GzipFile(fileobj=stored))
+        )
+        head = file.peek(_HEAD_BYTES)
+        _check_kind(path, head)
+        if head.startswith(_GZIP):
+          raise records.RecordError(f"{path} is gzipped twice: unpack it once.")
       yield file
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
       raise records.RecordError(
         f"{path}: the gzip data is cut or damaged ({error}); fetch or write"
         " the file again."
       ) from error
+    if isinstance(path, UnchangedFile) and not stored.peek(1):
+      path.check(raw.digest.hexdigest())
 
 
 def count_lines(path: str | os.PathLike) -> int:
-  """How many lines a file has; a last one need not end in a newline."""
+  """The number of the last line that is not blank; 0 without one."""
   with open_bytes(path) as file:
-    return sum(1 for _ in file)
+    numbers = (n for n, line in enumerate(file, start=1) if line.strip())
+    return max(numbers, default=0)
+
+
+def _parse_line(line: bytes) -> str:
+  """A line without surrounding white space; see `read_lines`.
+
+  Raises:
+    FieldError: if it is not a line of UTF-8 text.
+  """
+  try:
+    text = strip(line.decode("utf-8"))
+  except UnicodeDecodeError as error:
+    raise FieldError(
+      "text",
+      f"is not UTF-8 at the line's byte {error.start + 1}; convert the file to"
+      " UTF-8",
+    ) from None
+  if b"\0" in line:
+    raise FieldError("text", HOLDS_NUL)
+  if "\r" in text:
+    raise FieldError(
+      "text",
+      "holds a carriage return that is not at the line's end; end lines with a"
+      " newline (`mac2unix` converts a file)",
+    )
+  return text
 
 
 def read_lines(
   path: str | os.PathLike, bad: records.BadRecords
 ) -> Iterator[tuple[int, str | None]]:
-  """Reads the lines of a UTF-8 file, which only newlines part.
+  r"""Reads the lines of a UTF-8 file, which end in "\n" or "\r\n".
 
   Args:
     path: The file, plain or gzipped; a byte order mark is passed over.
-    bad: Told of lines that are not UTF-8.
+    bad: Told of lines that are not UTF-8, or hold a NUL or a carriage return
+      before their end.
 
   Yields:
-    The line's number, from 1, and its text without surrounding white space,
-    or None where the line was bad: line-aligned files stay aligned.
+    The line's number, from 1, and its text without surrounding white space
+    ("" where no character is visible), or None where the line was bad:
+    line-aligned files stay aligned.
 
   Raises:
-    RecordError: for a bad line, if the policy is "error".
+    RecordError: for a bad line, if the policy is "error"; otherwise as
+      `open_bytes`.
   """
   with open_bytes(path) as file:
     for number, line in enumerate(file, start=1):
       if number == 1:
         line = line.removeprefix(codecs.BOM_UTF8)
       try:
-        text = line.decode("utf-8").strip()
-      except UnicodeDecodeError as error:
+        text = _parse_line(line)
+      except FieldError as error:
         text = None
-        bad.report(
-          str(path),
-          number,
-          "text",
-          f"is not UTF-8 at the line's byte {error.start + 1}; convert the"
-          " file to UTF-8",
-        )
+        bad.report(str(path), number, error.field, error.problem)
       yield number, text
+
+
+def strip(text: str) -> str:
+  """The text without surrounding white space; "" if nothing in it is visible.
+
+  Invisible characters within a text stay: Persian is spelled with a
+  zero-width non-joiner.
+  """
+  text = text.strip()
+  for character in text:
+    if unicodedata.category(
+      character
+    ) not in _INVISIBLE_CATEGORIES and not _INVISIBLE.match(character):
+      return text
+  return ""
+
+
+def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Unusable:
+  """A JSON object; duplicate keys have no meaning (RFC 8259, section 4)."""
+  value = dict(pairs)
+  if len(value) == len(pairs):
+    return value
+  names = [name for name, _ in pairs]
+  twice = next(name for name in names if names.count(name) > 1)
+  return Unusable(f"an object that has the field {show(twice)} twice")
+
+
+def _json_whole_number(digits: str) -> int | Unusable:
+  try:
+    return int(digits)
+  except ValueError:  # Python reads 4,300 digits.
+    return Unusable(f"a number of {len(digits):,} digits")
+
+
+# For `raw_decode`; `parse_json` decodes a whole text.
+JSON_DECODER = json.JSONDecoder(
+  object_pairs_hook=_json_object,
+  parse_int=_json_whole_number,
+  parse_constant=lambda name: Unusable(f"{name}, which is not JSON"),
+)
+NESTED_TOO_DEEP = "is nested too deep to be a record"
+
+
+def parse_json(text: str) -> Any:
+  """The value of a line of JSON; parts of it may be `Unusable`.
+
+  Raises:
+    FieldError: if it is not JSON.
+  """
+  try:
+    return JSON_DECODER.decode(text)
+  except json.JSONDecodeError as error:
+    raise FieldError(
+      "record",
+      f"is not JSON: {error.msg} at character {error.pos + 1}; give one object"
+      " a line",
+    ) from None
+  except RecursionError:
+    raise FieldError("record", NESTED_TOO_DEEP) from None
 
 
 def json_type(value: object) -> str:
   """What a decoded JSON value is, in JSON's words."""
+  if isinstance(value, Unusable):
+    return value.kind
   return _JSON_TYPES[type(value)]
+
+
+def show(text: str) -> str:
+  """A text in quotes for a message: shortened, without control characters."""
+  return _short.repr(text)
 
 
 def check_text(value: object, field: str) -> str:
@@ -151,7 +464,9 @@ def check_text(value: object, field: str) -> str:
       f"is not Unicode text at character {error.start + 1}: bytes that are"
       " not UTF-8, or half of a surrogate pair; repair or remove it",
     ) from None
-  text = value.strip()
+  if "\0" in value:
+    raise FieldError(field, "holds a NUL character; repair or remove it")
+  text = strip(value)
   if not text:
     raise FieldError(field, "is empty; give its text or remove the record")
   return text
@@ -168,6 +483,11 @@ def get_field(record: object, name: str, where: str = "") -> object:
   Raises:
     FieldError: if the value is no object or lacks the field.
   """
+  if isinstance(record, Unusable):
+    raise FieldError(
+      where or name,
+      f"{'' if where else 'the record '}is {record.kind}; repair it",
+    )
   if not isinstance(record, Mapping):
     raise FieldError(
       where or name,
@@ -175,9 +495,11 @@ def get_field(record: object, name: str, where: str = "") -> object:
       f' object with "{name}"',
     )
   if name not in record:
+    shown = [field if len(field) < 40 else show(field) for field in record]
     raise FieldError(
       f"{where}.{name}" if where else name,
-      f"is missing; the fields are {', '.join(record) or 'none'}",
+      f"is missing; the fields are {', '.join(shown[:12]) or 'none'}"
+      f"{', …' if shown[12:] else ''}",
     )
   return record[name]
 

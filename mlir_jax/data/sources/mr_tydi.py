@@ -3,16 +3,41 @@
 A language's folder holds, each plain or with ".gz" after its name:
   collection/docs.jsonl  {"id", "contents"}: title, blank line, text
   topic.SPLIT.tsv        query id, tab, query
-  qrels.SPLIT.txt        TREC's query id, iteration, passage id, relevance
+  qrels.SPLIT.txt        TREC's query id, iteration, passage id, relevance; or
+                         BEIR's three columns below its header
 """
 
-import json
 import os
 import pathlib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from mlir_jax.data import records
 from mlir_jax.data.sources import files
+
+_COLLECTION = "collection"
+_TREC_COLUMNS = ("query id", "iteration", "passage id", "relevance")
+_BEIR_COLUMNS = ("query-id", "corpus-id", "score")
+# ASCII digits; int() reads "1_000" and digits of any script, too.
+_RELEVANCE = re.compile(r"-?[0-9]{1,9}")
+# The first column of a header over a file of queries.
+_QUERY_HEADERS = frozenset(("id", "qid", "queryid", "query", "topic"))
+
+
+def list_files(
+  folder: pathlib.Path, passed_over: list[pathlib.Path] | None = None
+) -> dict[str, pathlib.Path]:
+  """The files of a language's folder beside its collection, by name.
+
+  Args:
+    folder: The language's folder.
+    passed_over: Gets the hidden files.
+
+  Raises:
+    ValueError: as `files.list_files` says.
+  """
+  return files.list_files(folder, passed_over, folders=(_COLLECTION,))
 
 
 def locate(
@@ -22,42 +47,55 @@ def locate(
 
   Raises:
     FileNotFoundError: if one is missing.
-    ValueError: if one is there both plain and gzipped.
+    ValueError: if one is there both plain and gzipped, or the folder holds
+      what is not a file.
   """
   folder = pathlib.Path(folder)
-  return (
-    files.find_file(folder / "collection", "docs.jsonl"),
-    files.find_file(folder, f"topic.{split}.tsv"),
-    files.find_file(folder, f"qrels.{split}.txt"),
-  )
+  found = list_files(folder) if folder.is_dir() else {}
+  corpus = folder / _COLLECTION
+  in_corpus = files.list_files(corpus) if corpus.is_dir() else {}
+  paths = []
+  for where, there, name in (
+    (corpus, in_corpus, "docs.jsonl"),
+    (folder, found, f"topic.{split}.tsv"),
+    (folder, found, f"qrels.{split}.txt"),
+  ):
+    if name not in there:
+      raise FileNotFoundError(f"{where} holds neither {name} nor {name}.gz.")
+    paths.append(there[name])
+  return tuple(paths)
 
 
-def _check_unused(identifier: str, lines: dict[str, int], field: str) -> None:
+def _check_unused(
+  identifier: str, lines: Mapping[str, int], field: str
+) -> None:
   """Refuses ids that are not one TREC column, or that stand before."""
   if len(identifier.split()) != 1:
     raise files.FieldError(
       field,
-      f"{identifier!r} holds white space, which parts the columns of qrels"
-      " and runs; rename it",
+      f"{files.show(identifier)} holds white space, which parts the columns of"
+      " qrels and runs; rename it",
     )
   if identifier in lines:
     raise files.FieldError(
       field,
-      f"{identifier!r} stands in line {lines[identifier]}, too; remove one",
+      f"{files.show(identifier)} stands in line {lines[identifier]}, too;"
+      " remove one",
     )
 
 
 def _parse_passage(line: str) -> records.Passage:
-  try:
-    value = json.loads(line)
-  except json.JSONDecodeError as error:
-    raise files.FieldError(
-      "record", f"is not JSON: {error.msg}; give one object a line"
-    ) from None
+  value = files.parse_json(line)
   passage_id = files.check_id(files.get_field(value, "id"), "id")
-  contents = files.get_field(value, "contents")
-  files.check_text(contents, "contents")
-  title, _, text = (part.strip() for part in contents.partition("\n\n"))
+  contents = files.get_text(value, "contents")
+  if value.get("title"):
+    raise files.FieldError(
+      "title",
+      'stands beside "contents"; begin the contents with the title and a blank'
+      " line, and remove the field",
+    )
+  contents = contents.replace("\r\n", "\n").replace("\r", "\n")
+  title, _, text = map(files.strip, contents.partition("\n\n"))
   if not text:  # No blank line, or nothing after it.
     title, text = "", title
   return records.Passage(text=text, title=title, passage_id=passage_id)
@@ -66,10 +104,11 @@ def _parse_passage(line: str) -> records.Passage:
 def _read_passages(
   path: pathlib.Path, bad: records.BadRecords
 ) -> tuple[records.Passage, ...]:
+  bad = records.BadRecordsOfFile(bad)
   passages = []
   lines: dict[str, int] = {}
   for number, line in files.read_lines(path, bad):
-    if line is None:
+    if not line:
       continue
     try:
       passage = _parse_passage(line)
@@ -79,92 +118,132 @@ def _read_passages(
       continue
     lines[passage.passage_id] = number
     passages.append(passage)
+  bad.check_some(path, len(passages))
+  if not passages:
+    raise records.RecordError(f"{path} holds no passage; write it again.")
   return tuple(passages)
+
+
+def _parse_query(line: str, lines: Mapping[str, int]) -> tuple[str, str]:
+  """The id and the text of a query."""
+  query_id, *columns = line.split("\t")
+  query_id = query_id.strip()
+  columns = [files.strip(column) for column in columns]
+  if len(columns) > 1:
+    raise files.FieldError(
+      "query",
+      f"has {len(columns) + 1} columns, not 2: the query id, a tab, the query;"
+      " remove the other columns, or the tabs within the query",
+    )
+  if not any(columns):
+    raise files.FieldError(
+      "query", "is missing; a line is the query id, a tab, the query"
+    )
+  if not lines and re.sub("[-_ ]", "", query_id.lower()) in _QUERY_HEADERS:
+    raise files.FieldError(
+      "query id", f"{query_id!r} heads a column; remove the header"
+    )
+  _check_unused(query_id, lines, "query id")
+  return query_id, columns[0]
 
 
 def _read_queries(
   path: pathlib.Path, bad: records.BadRecords
-) -> tuple[dict[str, str], dict[str, int]]:
-  """Query id to query, and query id to line."""
+) -> dict[str, str]:
+  """Query id to query."""
+  bad = records.BadRecordsOfFile(bad)
   queries = {}
   lines: dict[str, int] = {}
   for number, line in files.read_lines(path, bad):
-    if line is None:
+    if not line:
       continue
-    query_id, _, query = (part.strip() for part in line.partition("\t"))
     try:
-      if not query:
-        raise files.FieldError(
-          "query", "is missing; a line is the query id, a tab, the query"
-        )
-      _check_unused(query_id, lines, "query id")
+      query_id, query = _parse_query(line, lines)
     except files.FieldError as error:
       bad.report(str(path), number, error.field, error.problem)
       continue
     lines[query_id] = number
     queries[query_id] = query
-  return queries, lines
+  bad.check_some(path, len(queries))
+  return queries
 
 
-def _check_judgement(line: str, judged: dict, queries: dict, ids: set):
+class _Qrels(NamedTuple):
+  """What a file of judgements says.
+
+  Attributes:
+    judged: Query id to passage id to relevance, of the queries that are there.
+    without_query: How many judgements are of other queries.
+  """
+
+  judged: dict[str, dict[str, int]]
+  without_query: int
+
+
+def _parse_judgement(line: str, columns: Sequence[str]) -> tuple[str, str, int]:
   """The query id, passage id and relevance of a line of qrels."""
-  columns = line.split()
-  if len(columns) != 4:
+  values = line.split()
+  if len(values) != len(columns):
     raise files.FieldError(
       "qrels",
-      f"has {len(columns)} columns, not 4: query id, iteration, passage id,"
-      " relevance",
+      f"has {len(values)} columns, not {len(columns)}: {', '.join(columns)}",
     )
-  query_id, _, passage_id, relevance = columns
-  if query_id not in queries:
+  query_id, *_, passage_id, relevance = values
+  if not _RELEVANCE.fullmatch(relevance):
     raise files.FieldError(
-      "query id", f"{query_id!r} is no query of this split; remove the line"
+      "relevance",
+      f"{files.show(relevance)} is not a whole number; give 0, 1, …",
     )
-  if passage_id not in ids:
-    raise files.FieldError(
-      "passage id",
-      f"{passage_id!r} is not in the collection; add it or remove the line",
-    )
-  if passage_id in judged.get(query_id, ()):
-    raise files.FieldError(
-      "passage id",
-      f"{passage_id!r} is judged twice for {query_id!r}; remove one",
-    )
-  try:
-    return query_id, passage_id, int(relevance)
-  except ValueError:
-    raise files.FieldError(
-      "relevance", f"{relevance!r} is no whole number; give 0, 1, …"
-    ) from None
+  return query_id, passage_id, int(relevance)
 
 
-def _read_split(
-  folder: pathlib.Path, split: str, ids: set, bad: records.BadRecords
-) -> tuple[dict[str, str], dict[str, dict[str, int]]]:
-  """The queries and the qrels, both of the same query ids."""
-  _, queries_path, qrels_path = locate(folder, split)
-  queries, query_lines = _read_queries(queries_path, bad)
-  qrels: dict[str, dict[str, int]] = {}
-  for number, line in files.read_lines(qrels_path, bad):
-    if line is None:
+def _read_qrels(
+  path: pathlib.Path, queries: Mapping[str, str], bad: records.BadRecords
+) -> _Qrels:
+  bad = records.BadRecordsOfFile(bad)
+  columns = _TREC_COLUMNS
+  judged: dict[str, dict[str, int]] = {}
+  without_query = good = 0
+  for number, line in files.read_lines(path, bad):
+    if not line:
+      continue
+    if not good and tuple(line.split()) == _BEIR_COLUMNS:
+      columns = _BEIR_COLUMNS
       continue
     try:
-      query_id, passage_id, relevance = _check_judgement(
-        line, qrels, queries, ids
-      )
+      query_id, passage_id, relevance = _parse_judgement(line, columns)
+      if passage_id in judged.get(query_id, ()):
+        raise files.FieldError(
+          "passage id",
+          f"{files.show(passage_id)} is judged twice for"
+          f" {files.show(query_id)}; remove one",
+        )
     except files.FieldError as error:
-      bad.report(str(qrels_path), number, error.field, error.problem)
+      bad.report(str(path), number, error.field, error.problem)
       continue
-    qrels.setdefault(query_id, {})[passage_id] = relevance
-  for query_id in [q for q in queries if q not in qrels]:
-    bad.report(
-      str(queries_path),
-      query_lines[query_id],
-      "query id",
-      f"{query_id!r} has no line in {qrels_path.name}; judge or remove it",
-    )
-    del queries[query_id]
-  return queries, qrels
+    good += 1
+    if query_id in queries:
+      judged.setdefault(query_id, {})[passage_id] = relevance
+    else:
+      without_query += 1
+  bad.check_some(path, good)
+  return _Qrels(judged, without_query)
+
+
+def _is_own_passage(query: str, passage: records.Passage) -> bool:
+  """Whether a passage is the query itself, with or without its title."""
+
+  def plain(text):
+    return " ".join(text.split()).casefold()
+
+  return plain(query) in (
+    plain(passage.text),
+    plain(f"{passage.title} {passage.text}"),
+  )
+
+
+def _count(number: int, what: str) -> list[str]:
+  return [f"{what}: {number:,}"] if number else []
 
 
 def read_tests(
@@ -175,13 +254,16 @@ def read_tests(
 ) -> tuple[records.RetrievalTest, ...]:
   """Reads the tests of one language; its splits share one collection.
 
+  Not bad, but counted in the test's notes: judged passages that are not in the
+  collection, which count as not found (as trec_eval has it); queries without
+  a judgement, which stay; and judgements of queries that are not in the topic
+  file, which are left out.
+
   Args:
     folder: The language's folder.
     language: Language code.
     splits: "test", "dev" or both.
-    bad: Told of passages, queries and judgements that cannot be used. What
-      depends on a skipped one is bad, too: a judgement of a passage that was
-      skipped, a query that has no other.
+    bad: Told of passages, queries and judgements that cannot be used.
 
   Returns:
     A test for each split, in the order given; their `passages` are the same
@@ -190,25 +272,69 @@ def read_tests(
   Raises:
     FileNotFoundError: if a file is missing.
     RecordError: for a bad record, if the policy is "error"; in any case
-      where a split is left without a query.
+      where a file holds no record that can be used, or a split no judged
+      query or no relevant passage.
   """
   folder = pathlib.Path(folder)
   passages = _read_passages(locate(folder, splits[0])[0], bad)
-  ids = {passage.passage_id for passage in passages}
+  by_id = {passage.passage_id: passage for passage in passages}
   tests = []
   for split in splits:
-    queries, qrels = _read_split(folder, split, ids, bad)
-    if not queries:
+    docs_path, queries_path, qrels_path = locate(folder, split)
+    queries = _read_queries(queries_path, bad)
+    judged, without_query = _read_qrels(qrels_path, queries, bad)
+    if not judged:
       raise records.RecordError(
-        f"{locate(folder, split)[1]} holds no judged query; write it again."
+        f"{queries_path} holds no query that is judged in {qrels_path.name};"
+        " write them again."
       )
+    missing = sum(
+      passage_id not in by_id
+      for relevances in judged.values()
+      for passage_id in relevances
+    )
+    if not any(
+      relevance > 0 and passage_id in by_id
+      for relevances in judged.values()
+      for passage_id, relevance in relevances.items()
+    ):
+      raise records.RecordError(
+        f"{docs_path} lacks all passages that {qrels_path.name} judges"
+        " relevant; the ids in the two files should be the same."
+      )
+    own_passages = tuple(
+      query_id
+      for query_id, query in queries.items()
+      if query_id in by_id and _is_own_passage(query, by_id[query_id])
+    )
+    notes = [
+      *_count(
+        missing,
+        f"judged passages that {docs_path.name} lacks; they count as not found",
+      ),
+      *_count(
+        len(queries) - len(judged),
+        f"queries that {qrels_path.name} does not judge; they are in no mean",
+      ),
+      *_count(
+        without_query,
+        f"judgements of queries that {queries_path.name} lacks; left out",
+      ),
+      *_count(
+        len(own_passages),
+        f"queries that {docs_path.name} holds under their id; they do not find"
+        " themselves, unless they are judged so",
+      ),
+    ]
     tests.append(
       records.RetrievalTest(
         language=language,
         split=split,
         passages=passages,
         queries=queries,
-        qrels=qrels,
+        qrels=judged,
+        own_passages=own_passages,
+        notes=tuple(f"{folder}, {split}: {note}" for note in notes),
       )
     )
   return tuple(tests)

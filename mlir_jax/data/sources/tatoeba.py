@@ -4,28 +4,20 @@ import os
 import pathlib
 import re
 
-from babel import core
-
-from mlir_jax.data import records
+from mlir_jax.data import languages, records
 from mlir_jax.data.sources import files, moses
 
 _NAME = re.compile(r"tatoeba\.(?P<pair>([a-z]{3})-eng)\.(?P<side>\2|eng)")
 
 
-def _two_letter_code(code: str) -> str:
-  if code == "tgl":  # CLDR has "fil", which stands for Tagalog there.
-    return "tl"
-  alias = core.get_global("language_aliases").get(code, code)
-  return alias if len(alias) == 2 else code
-
-
 def find_pairs(
-  root: str | os.PathLike,
+  root: str | os.PathLike, passed_over: list[pathlib.Path] | None = None
 ) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
   """Finds `tatoeba.XXX-eng.XXX` with `tatoeba.XXX-eng.eng`.
 
   Args:
-    root: The folder. Files that are not named "tatoeba.…" are left alone.
+    root: The folder.
+    passed_over: Gets hidden files and those that `files.is_companion` knows.
 
   Returns:
     Language to its file and the English one, sorted by language. ISO 639-3
@@ -40,8 +32,10 @@ def find_pairs(
   if not folder.is_dir():
     raise ValueError(f"data.tatoeba_root={root}: there is no such folder.")
   sides = {}
-  for name, path in files.list_files(folder).items():
-    if not name.startswith("tatoeba."):
+  for name, path in files.list_files(folder, passed_over).items():
+    if files.is_companion(name):
+      if passed_over is not None:
+        passed_over.append(path)
       continue
     match = _NAME.fullmatch(name)
     if not match:
@@ -57,7 +51,7 @@ def find_pairs(
     if len(paths) != 2:
       (path,) = paths.values()
       raise ValueError(f"{path} lacks the other side of {pair}.")
-    language = _two_letter_code(code)
+    language = languages.code(code)
     if language in pairs:
       raise ValueError(
         f"{paths[code]} and {pairs[language][0]} are both of {language!r};"
