@@ -37,6 +37,10 @@ class FieldError(ValueError):
     self.problem = problem
 
 
+class EmptyTextError(FieldError):
+  """A field that holds no text: null, or nothing that can be seen."""
+
+
 def list_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
   """The files of a folder, by name without ".gz", sorted; no hidden ones.
 
@@ -139,10 +143,12 @@ def check_text(value: object, field: str) -> str:
   """The text without surrounding white space, which no text is known by.
 
   Raises:
-    FieldError: if it is no string, is empty, or is not Unicode text.
+    EmptyTextError: if it is null or empty.
+    FieldError: if it is no string, or is not Unicode text.
   """
   if not isinstance(value, str):
-    raise FieldError(field, f"is {json_type(value)}; give a string")
+    error = EmptyTextError if value is None else FieldError
+    raise error(field, f"is {json_type(value)}; give a string")
   try:
     value.encode("utf-8")
   except UnicodeEncodeError as error:
@@ -153,7 +159,7 @@ def check_text(value: object, field: str) -> str:
     ) from None
   text = value.strip()
   if not text:
-    raise FieldError(field, "is empty; give its text or remove the record")
+    raise EmptyTextError(field, "is empty; give its text or remove the record")
   return text
 
 
