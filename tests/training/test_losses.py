@@ -167,7 +167,7 @@ def third_points_of(embeddings, labels):
     "passages": (
       passages.reshape(-1, passages.shape[-1]),
       labels["passage_text"].reshape(-1),
-      -(labels["passage_text"].reshape(-1) * 0 + 1),  # Of another role.
+      np.full(labels["passage_text"].size, -1, np.int32),  # Another role.
       labels["passage_valid"].reshape(-1),
     ),
     "monolingual": (
