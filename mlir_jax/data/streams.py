@@ -139,7 +139,7 @@ def read_retrieval(
     arrays = _retrieval_arrays(
       identities.text[np.array(queries, np.int32)][order],
       *(_take_rows(values[:, 0], offsets, order) for values, offsets in ragged),
-      identities.sequences,
+      identities.sequences["passage"],
     )
     dropped = len(negatives) // 2 - len(arrays["negatives"])
     return (
@@ -207,7 +207,7 @@ def _refuse(
   )
 
 
-def _retrieval_arrays(queries, positives, negatives, sequences):
+def _retrieval_arrays(queries, positives, negatives, sequence):
   """The retrieval arrays by name, without negatives that are positives.
 
   Args:
@@ -215,25 +215,21 @@ def _retrieval_arrays(queries, positives, negatives, sequences):
     positives: Ragged rows as `_take_rows` gives them: int32 [*], text ids,
       and int64 [R + 1].
     negatives: The same of the hard negatives.
-    sequences: Role to text id to sequence.
+    sequence: Text id to passage sequence.
   """
   positives, positive_offsets = positives
   negatives, negative_offsets = negatives
-  # Questions that are encoded alike are one, and every row of it knows the
-  # positives of all of its rows.
-  distinct, questions = np.unique(
-    sequences["query"][queries], return_inverse=True
-  )
+  # Every row of a question knows the positives of all of its rows. Questions
+  # that are merely cut alike are not one: there may be very many of them.
+  distinct, questions = np.unique(queries, return_inverse=True)
   owners = np.repeat(questions, np.diff(positive_offsets))
-  known = np.unique(
-    np.column_stack([owners, sequences["passage"][positives]]), axis=0
-  )
+  known = np.unique(np.column_stack([owners, sequence[positives]]), axis=0)
   known_offsets = np.searchsorted(known[:, 0], np.arange(len(distinct) + 1))
 
   rows = np.repeat(np.arange(len(queries)), np.diff(negative_offsets))
-  span = 1 + int(sequences["passage"].max(initial=0))
+  span = 1 + int(sequence.max(initial=0))
   kept = ~np.isin(
-    questions[rows] * span + sequences["passage"][negatives],
+    questions[rows] * span + sequence[negatives],
     known[:, 0] * span + known[:, 1],
   )
   return {

@@ -363,8 +363,9 @@ def test_texts_that_are_cut_alike_share_a_sequence_in_that_role(tmp_path):
   assert passages[0] == passages[1]
   assert sentences[0] != sentences[1]
   assert sentences[2] == -1
-  # So both rows ask one question, and a negative of it is its positive.
-  assert store.max_positives == 2
+  # A negative that is encoded like the positive is a positive. But a question
+  # knows no positive of others, of which very many may be cut alike.
+  assert store.max_positives == 1
   assert store.dropped["hard negatives that are positives"] == 1
   assert len(store.arrays["retrieval_negatives"]) == 1
 
