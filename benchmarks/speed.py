@@ -226,13 +226,12 @@ class Ours(Side):
       "texts": {"passage": filled},
       "retrieval": {
         "query": row_of[:count],
-        "query_text": -2 - np.arange(count, dtype=np.int32),
+        "query_sequence": np.arange(count, dtype=np.int32),
         "passage": passage,
         "passage_text": text,
-        "passage_id": text,
+        "passage_sequence": text,
         "passage_valid": np.ones(text.shape, bool),
-        "positive_text": text[:, :1],
-        "positive_id": text[:, :1],
+        "positive_sequence": text[:, :1],
       },
     }
 

@@ -80,16 +80,18 @@ def make_batch(spec=SPEC, plan=None, seed=0):
     valid[::3, 1:][:, 1:] = False
     batch["retrieval"] = {
       "query_text": text(size),
+      "query_sequence": text(size),
       "passage_text": np.where(valid, text(*passages), -1).astype(np.int32),
-      "passage_id": np.where(valid, text(*passages), -1).astype(np.int32),
+      "passage_sequence": np.where(valid, text(*passages), -1).astype(np.int32),
       "passage_valid": valid,
-      "positive_text": text(size, 2),
-      "positive_id": text(size, 2),
+      "positive_sequence": text(size, 2),
     }
   if spec.parallel:
-    batch["parallel"] = {"text": text(spec.parallel, 2)}
+    shape = (spec.parallel, 2)
+    batch["parallel"] = {"text": text(*shape), "sequence": text(*shape)}
   if spec.monolingual:
-    batch["monolingual"] = {"text": text(spec.monolingual)}
+    shape = (spec.monolingual,)
+    batch["monolingual"] = {"text": text(*shape), "sequence": text(*shape)}
   # Where each group's texts go, in the order of their numbers.
   places = {"query": [], "passage": []}
   if size:

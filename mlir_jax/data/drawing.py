@@ -93,7 +93,9 @@ class Drawn(NamedTuple):
   """A step's global batch before anything is padded.
 
   Attributes:
-    fields: Stream to what its losses compare texts by.
+    fields: Stream to what its losses compare texts by: text ids, over all
+      roles, and within a role the numbers of their sequences. Texts with one
+      id have one sequence.
     texts: Group to its texts; their order gives each its number.
     mask_keys: uint64 [M], of the masked sentences.
   """
@@ -153,7 +155,10 @@ def draw(
       mask_keys = sampling.make_key(seed, "masking", positions)
       texts["masked"].append(part)
     else:
-      fields[stream] = {"text": part.text}
+      fields[stream] = {
+        "text": part.text,
+        "sequence": store.sequence_numbers("sentence", part.text),
+      }
       texts["passage"].append(part)
   return Drawn(fields, dict(texts), mask_keys)
 
@@ -187,19 +192,18 @@ def _retrieval(
   questions = store.arrays["retrieval_questions"][rows]
   offsets = store.arrays["retrieval_known_offsets"]
   places = offsets[questions][:, None] + np.arange(store.max_positives)
-  known = _take(
-    store.arrays["retrieval_known"],
-    places,
-    places < offsets[questions + 1][:, None],
-  )
   query_text = store.arrays["retrieval_queries"][rows]
   return {
     "query_text": query_text,
-    "passage_text": passages[..., 0],
-    "passage_id": passages[..., 1],
+    "query_sequence": store.sequence_numbers("query", query_text),
+    "passage_text": passages,
+    "passage_sequence": store.sequence_numbers("passage", passages),
     "passage_valid": valid,
-    "positive_text": known[..., 0],
-    "positive_id": known[..., 1],
+    "positive_sequence": _take(
+      store.arrays["retrieval_known"],
+      places,
+      places < offsets[questions + 1][:, None],
+    ),
   }
 
 
@@ -214,8 +218,7 @@ def _choose(
   """Some of each row's positives or hard negatives.
 
   Returns:
-    int32 [B, amount, 2], text id and passage id, and bool [B, amount], which
-    of them there are.
+    int32 [B, amount], text ids, and bool [B, amount], which of them there are.
   """
   offsets = store.arrays[f"retrieval_{kind}_offsets"]
   starts = offsets[rows]
@@ -232,6 +235,5 @@ def _choose(
 def _take(
   values: np.ndarray, places: np.ndarray, valid: np.ndarray
 ) -> np.ndarray:
-  """`values` [n, 2] at the valid places, -1 at the others."""
-  taken = values[np.where(valid, places, 0)]
-  return np.where(valid[..., None], taken, np.int32(-1))
+  """`values` [n] at the valid places, -1 at the others."""
+  return np.where(valid, values[np.where(valid, places, 0)], np.int32(-1))

@@ -42,24 +42,25 @@ def batch_of_step(
     A dict of what the batch has; R, B, N and M stand for the rows wanted, H
     for hard negatives, L for a bucket's length, P for the most known
     positives of a question, K for the most targets of a row. Ids are int32;
-    -1 is none. A row number is that of a tower's text in its buckets, one
-    behind the other.
+    -1 is none. Texts with one "text" have the same words, in whatever role;
+    those with one "sequence" are encoded alike, in one role. A row number is
+    that of a tower's text in its buckets, one behind the other.
       texts: tower ("query" if it is one of its own, "passage") to buckets:
         a tuple of {"ids": [R, L], "mask": bool, "number": [R], the text's in
         the step, whatever the buckets}
       retrieval:
         query: row numbers [B]
-        query_text: [B]
+        query_text, query_sequence: [B]
         passage: row numbers [B, 1 + H], the positive first
-        passage_text, passage_id: [B, 1 + H]
+        passage_text, passage_sequence: [B, 1 + H]
         passage_valid: bool [B, 1 + H]; False where hard negatives lack
-        positive_text, positive_id: [B, P], all known positives
+        positive_sequence: [B, P], all known positives
       parallel:
         sentence: row numbers [N, 2]
-        text: [N, 2]
+        text, sequence: [N, 2]
       monolingual:
         sentence: row numbers [M]
-        text: [M]
+        text, sequence: [M]
       masked: buckets, a tuple of {"ids", "mask", "number"}, words hidden, and
         positions, targets: [R, K], where and what they were; else 0
         valid: bool [R, K]

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -12,17 +12,43 @@ class Passage:
 
   text: str
   title: str = ""
-  passage_id: str = ""  # Empty: known by its text alone.
+  # Of its file; "" for none. In training it is checked, and nothing more: a
+  # passage is known by its text.
+  passage_id: str = ""
+
+
+class Place(NamedTuple):
+  """Where a record stands: its file, its line and its number, from 1."""
+
+  file: str
+  line: int
+  number: int
+
+  def __str__(self) -> str:
+    return f"{self.file}:{self.line}: record {self.number}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RetrievalRecord:
-  """A question with the passages that answer it, and some that do not."""
+  """A question with the passages that answer it, and some that do not.
+
+  The token store drops and counts hard negatives without text, and those that
+  are a positive of the question: a reader need not.
+
+  Attributes:
+    question: The question.
+    positives: At least one.
+    hard_negatives: May be none.
+    language: Of all of them.
+    place: Where it was read. A passage id that has two texts in one file is
+      refused, or ignored and counted; without a place, ids are not looked at.
+  """
 
   question: str
   positives: tuple[Passage, ...]
   hard_negatives: tuple[Passage, ...] = ()
   language: str = "en"
+  place: Place | None = dataclasses.field(default=None, compare=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,11 +1,32 @@
-"""Records of each stream to the token store's arrays, grouped by language."""
+"""Records of each stream to the token store's arrays, grouped by language.
+
+Which texts are the same is known when all are tokenized. So each stream is
+read first, its texts under provisional numbers, and makes its arrays then.
+"""
 
 import array
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from mlir_jax.data import sampling
+from mlir_jax.data import records, sampling
+
+# Arrays by name, rows of each group, and counts of what was left out.
+Made = tuple[dict[str, np.ndarray], dict[str, int], dict[str, int]]
+
+
+class Identities(NamedTuple):
+  """Which texts are the same.
+
+  Attributes:
+    text: Provisional number to text id, int32: equal for equal texts.
+    sequences: Role to int32 [texts], text id to the number of its sequence:
+      equal for what is encoded alike; -1 where the role lacks the text.
+  """
+
+  text: np.ndarray
+  sequences: Mapping[str, np.ndarray]
 
 
 class Numbering(dict):
@@ -48,67 +69,169 @@ def _group(codes, names: Sequence[str]) -> tuple[np.ndarray, dict[str, int]]:
   return np.argsort(rank[codes], kind="stable"), groups
 
 
-def read_retrieval(rows, contract, encoder, languages):
-  """Reads the question-passage pairs: arrays, groups, dropped counts."""
-  passage_ids = Numbering()
+def read_retrieval(
+  rows: Iterable[records.RetrievalRecord],
+  contract,
+  encoder,
+  languages: Numbering,
+  bad_records: records.BadRecords,
+) -> Callable[[Identities], Made]:
+  """Reads the question-passage pairs.
+
+  Args:
+    rows: The records.
+    contract: The encoding contract.
+    encoder: Numbers texts and encodes them.
+    languages: Numbers languages.
+    bad_records: Says whether a passage id with two texts is an error.
+
+  Returns:
+    What makes the arrays. It raises RecordError for a passage id with two
+    texts, if the policy is "error".
+  """
+  passage_ids = Numbering()  # Of (file, id).
   queries, codes = array.array("i"), array.array("i")
-  # Text id and passage id by turns, and how many passages each row has.
+  places = array.array("q")  # Line and number by turns.
+  # Provisional text and passage id by turns, and how many passages each row
+  # has.
   positives, positive_counts = array.array("i"), array.array("i")
   negatives, negative_counts = array.array("i"), array.array("i")
+  without_text = 0
   for record in rows:
     if not record.positives:
       raise ValueError(f"The question {record.question!r} has no positive.")
-    language = record.language
+    language, place = record.language, record.place
     body = contract.body(record.question)
     queries.append(encoder.text("query", body, language))
     codes.append(languages[language])
+    places.extend((place.line, place.number) if place else (0, 0))
+    with_text = [p for p in record.hard_negatives if p.text.strip()]
+    without_text += len(record.hard_negatives) - len(with_text)
     for passages, values, counts in (
       (record.positives, positives, positive_counts),
-      (record.hard_negatives, negatives, negative_counts),
+      (with_text, negatives, negative_counts),
     ):
       for passage in passages:
         body = contract.body(passage.text, passage.title)
-        values.append(encoder.text("passage", body, language))
         name = passage.passage_id
-        values.append(passage_ids[name] if name else -1)
+        values.extend(
+          (
+            encoder.text("passage", body, language),
+            passage_ids[place.file, name] if place and name else -1,
+          )
+        )
       counts.append(len(passages))
 
-  order, groups = _group(codes, list(languages))
-  arrays = _retrieval_arrays(
-    np.array(queries, np.int32)[order],
-    *(
-      _take_rows(
-        np.array(values, np.int32).reshape(-1, 2), row_offsets(counts), order
-      )
-      for values, counts in (
-        (positives, positive_counts),
-        (negatives, negative_counts),
-      )
-    ),
+  def make(identities: Identities) -> Made:
+    ragged = []
+    for values, counts in (
+      (positives, positive_counts),
+      (negatives, negative_counts),
+    ):
+      values = np.array(values, np.int32).reshape(-1, 2)
+      values[:, 0] = identities.text[values[:, 0]]
+      ragged.append((values, row_offsets(counts)))
+    clashes = _find_clashes(ragged)
+    if len(clashes) and bad_records.policy == "error":
+      _refuse(clashes[0], list(passage_ids), places, bad_records)
+
+    order, groups = _group(codes, list(languages))
+    arrays = _retrieval_arrays(
+      identities.text[np.array(queries, np.int32)][order],
+      *(_take_rows(values[:, 0], offsets, order) for values, offsets in ragged),
+      identities.sequences["passage"],
+    )
+    dropped = len(negatives) // 2 - len(arrays["negatives"])
+    return (
+      arrays,
+      groups,
+      {
+        "hard negatives without text": without_text,
+        "hard negatives that are positives": dropped,
+        "passage ids that have two texts": len(clashes),
+      },
+    )
+
+  return make
+
+
+def _find_clashes(passages) -> np.ndarray:
+  """The passage ids that have two texts in one file.
+
+  Args:
+    passages: Ragged rows of positives and of hard negatives: int32 [*, 2],
+      text id and passage id, -1 for none; and int64 [R + 1].
+
+  Returns:
+    int64 [n, 3], in the order of the second rows: the passage id, the first
+    row that has it, and the first that has it with another text.
+  """
+  rows = np.concatenate(
+    [
+      np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+      for _, offsets in passages
+    ]
   )
-  dropped = len(negatives) // 2 - len(arrays["negatives"])
-  return arrays, groups, {"hard negatives that are positives": dropped}
+  text, ids = np.concatenate([values for values, _ in passages]).T
+  order = np.lexsort((rows, ids))
+  order = order[ids[order] >= 0]
+  rows, text, ids = rows[order], text[order], ids[order]
+  _, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
+  first = first[inverse]
+  other = np.flatnonzero(text != text[first])
+  other = other[np.unique(ids[other], return_index=True)[1]]
+  clashes = np.column_stack([ids[other], rows[first[other]], rows[other]])
+  return clashes[np.argsort(clashes[:, 2], kind="stable")]
 
 
-def _retrieval_arrays(queries, positives, negatives):
+def _refuse(
+  clash: np.ndarray,
+  passage_ids: Sequence[tuple[str, str]],
+  places: Sequence[int],
+  bad_records: records.BadRecords,
+) -> None:
+  """Reports a passage id that has two texts: see `_find_clashes`."""
+  number, first, second = clash.tolist()
+  file, name = passage_ids[number]
+  one, other = (
+    records.Place(file, *places[2 * row : 2 * row + 2])
+    for row in (first, second)
+  )
+  where = "this record" if one == other else str(one)
+  bad_records.report(
+    other.file,
+    other.line,
+    f"record {other.number}, passage id",
+    f"{name!r} is also the id of another text, in {where}; give each text an"
+    " id of its own, or none",
+  )
+
+
+def _retrieval_arrays(queries, positives, negatives, sequence):
   """The retrieval arrays by name, without negatives that are positives.
 
   Args:
     queries: int32 [R], text ids.
-    positives: Ragged rows as `_take_rows` gives them: int32 [*, 2], text id
-      and passage id, and int64 [R + 1].
+    positives: Ragged rows as `_take_rows` gives them: int32 [*], text ids,
+      and int64 [R + 1].
     negatives: The same of the hard negatives.
+    sequence: Text id to passage sequence.
   """
   positives, positive_offsets = positives
   negatives, negative_offsets = negatives
-  # Every row of a question knows the positives of all of its rows.
+  # Every row of a question knows the positives of all of its rows. Questions
+  # that are merely cut alike are not one: there may be very many of them.
   distinct, questions = np.unique(queries, return_inverse=True)
   owners = np.repeat(questions, np.diff(positive_offsets))
-  known = np.unique(np.column_stack([owners, positives]), axis=0)
+  known = np.unique(np.column_stack([owners, sequence[positives]]), axis=0)
   known_offsets = np.searchsorted(known[:, 0], np.arange(len(distinct) + 1))
 
   rows = np.repeat(np.arange(len(queries)), np.diff(negative_offsets))
-  kept = ~_are_known(known, questions[rows], negatives)
+  span = 1 + int(sequence.max(initial=0))
+  kept = ~np.isin(
+    questions[rows] * span + sequence[negatives],
+    known[:, 0] * span + known[:, 1],
+  )
   return {
     "queries": queries,
     "positives": positives,
@@ -118,44 +241,24 @@ def _retrieval_arrays(queries, positives, negatives):
       np.bincount(rows[kept], minlength=len(queries))
     ),
     "questions": questions.astype(np.int32),
-    "known": known[:, 1:].astype(np.int32),
+    "known": known[:, 1].astype(np.int32),
     "known_offsets": known_offsets.astype(np.int64),
   }
 
 
-def _are_known(known, questions, passages) -> np.ndarray:
-  """Which passages are a positive of their question, by text or by id.
-
-  Args:
-    known: int [*, 3], each question's positives: question, text id,
-      passage id.
-    questions: int [n].
-    passages: int32 [n, 2], text id and passage id, -1 for none.
-
-  Returns:
-    bool [n].
-  """
-  are_known = np.zeros(len(passages), bool)
-  for column in (0, 1):
-    ids, known_ids = passages[:, column], known[:, 1 + column]
-    span = 1 + max(ids.max(initial=-1), known_ids.max(initial=-1)).astype(
-      np.int64
-    )
-    named = known_ids >= 0
-    are_known |= (ids >= 0) & np.isin(
-      questions * span + ids, known[named, 0] * span + known_ids[named]
-    )
-  return are_known
-
-
-def read_parallel(rows, encoder, languages, shuffle_seed):
-  """Reads the translations: arrays, groups, dropped counts."""
+def read_parallel(
+  rows: Iterable[records.ParallelRecord],
+  encoder,
+  languages: Numbering,
+  shuffle_seed: int | None,
+) -> Callable[[Identities], Made]:
+  """Reads the translations; returns what makes the arrays."""
   pairs = Numbering()  # Of languages, by name.
   codes, sides = array.array("i"), array.array("i")
   identical = 0
   for record in rows:
     if record.source.strip() == record.target.strip():
-      identical += 1
+      identical += 1  # Not worth tokenizing.
       continue
     codes.append(
       pairs["-".join(sorted((record.source_language, record.target_language)))]
@@ -173,25 +276,39 @@ def read_parallel(rows, encoder, languages, shuffle_seed):
       (first[1], second[1], languages[first[0]], languages[second[0]])
     )
 
-  sides = np.array(sides, np.int32).reshape(-1, 4)
-  _, first_places = np.unique(sides, axis=0, return_index=True)
-  first_places.sort()
-  order, groups = _group(np.array(codes, np.int32)[first_places], list(pairs))
-  repeated = len(sides) - len(order)
-  sides = sides[first_places][order]
-  texts = np.ascontiguousarray(sides[:, :2])
-  if shuffle_seed is not None:
-    start = 0
-    for name, size in groups.items():
-      group = texts[start : start + size]
-      group[:, 1] = _mispair(group, name, shuffle_seed)
-      start += size
-  arrays = {"texts": texts, "languages": np.ascontiguousarray(sides[:, 2:])}
-  dropped = {
-    "parallel pairs with identical sides": identical,
-    "repeated parallel pairs": repeated,
-  }
-  return arrays, groups, dropped
+  def make(identities: Identities) -> Made:
+    found = np.array(sides, np.int32).reshape(-1, 4)
+    found[:, :2] = identities.text[found[:, :2]]
+    one_language = found[:, 2] == found[:, 3]
+    found[one_language, :2] = np.sort(found[one_language, :2], axis=1)
+    differ = np.flatnonzero(found[:, 0] != found[:, 1])
+    _, first_places = np.unique(found[differ], axis=0, return_index=True)
+    first_places = differ[np.sort(first_places)]
+    order, groups = _group(np.array(codes, np.int32)[first_places], list(pairs))
+    distinct = found[first_places][order]
+    texts = np.ascontiguousarray(distinct[:, :2])
+    if shuffle_seed is not None:
+      start = 0
+      for name, size in groups.items():
+        group = texts[start : start + size]
+        group[:, 1] = _mispair(group, name, shuffle_seed)
+        start += size
+    arrays = {
+      "texts": texts,
+      "languages": np.ascontiguousarray(distinct[:, 2:]),
+    }
+    return (
+      arrays,
+      groups,
+      {
+        "parallel pairs with identical sides": (
+          identical + len(found) - len(differ)
+        ),
+        "repeated parallel pairs": len(differ) - len(distinct),
+      },
+    )
+
+  return make
 
 
 def _mispair(texts: np.ndarray, name: str, seed: int) -> np.ndarray:
@@ -236,15 +353,21 @@ def _mispair(texts: np.ndarray, name: str, seed: int) -> np.ndarray:
   )
 
 
-def read_monolingual(rows, encoder, languages):
-  """Reads the plain sentences: arrays, groups, dropped counts."""
+def read_monolingual(
+  rows: Iterable[records.MonolingualRecord], encoder, languages: Numbering
+) -> Callable[[Identities], Made]:
+  """Reads the plain sentences; returns what makes the arrays."""
   texts, codes = array.array("i"), array.array("i")
   for record in rows:
     texts.append(encoder.text("sentence", record.text, record.language))
     codes.append(languages[record.language])
-  order, groups = _group(codes, list(languages))
-  arrays = {
-    "texts": np.array(texts, np.int32)[order],
-    "languages": np.array(codes, np.int32)[order],
-  }
-  return arrays, groups, {}
+
+  def make(identities: Identities) -> Made:
+    order, groups = _group(codes, list(languages))
+    arrays = {
+      "texts": identities.text[np.array(texts, np.int32)][order],
+      "languages": np.array(codes, np.int32)[order],
+    }
+    return arrays, groups, {}
+
+  return make

@@ -42,15 +42,23 @@ def build(
   """Tokenizes a collection's three streams into a store.
 
   It is written to `path`.tmp-… and renamed when it is complete; such folders
-  that killed builds have left are removed first. Texts are the same text if
-  their stripped bodies (title, joiner and text) are equal. Rows stand grouped
-  by language, in the collection's order.
+  that killed builds have left are removed first. Rows stand grouped by
+  language, in the collection's order.
+
+  Texts are the same text if the tokens of their stripped bodies (title,
+  joiner and text) are equal, before prefix, special tokens and truncation;
+  so "Oslo" and full-width "Oslo" are, where the tokenizer makes them one.
+  Texts of one role that are encoded alike, as they differ only in what was
+  cut, share a sequence.
 
   Left out and counted: parallel pairs with identical sides, repeated
-  parallel pairs of one language pair (in either direction), and hard
-  negatives that are a positive of their question in any row
-  (FlagEmbedding#850). Of a parallel pair, the language that sorts first
-  stands first.
+  parallel pairs of one language pair (in either direction), hard negatives
+  without text, and hard negatives that are encoded like a positive of their
+  question in any row (FlagEmbedding#850). Of a parallel pair, the language
+  that sorts first stands first.
+
+  A passage id identifies nothing, since many files count from 0 (DPR#243).
+  One that has two texts in one file is an error, or is counted.
 
   Args:
     path: Where the store shall be; nothing may be there.
@@ -64,7 +72,8 @@ def build(
     source: The collection's fingerprint.
     bad_records: What the collection tells of bad records. What it has counted
       before is forgotten, as a tokenizer may have read the same streams; what
-      it counts here is kept in the store, and drained.
+      it counts here is kept in the store, and drained. Its policy is also that
+      for passage ids with two texts.
 
   Returns:
     The store, open.
@@ -73,6 +82,7 @@ def build(
     FileExistsError: if there is something at `path`.
     ValueError: if the contract is another tokenizer's, a record cannot be
       used, or a language pair has too few pairs to be shuffled.
+    RecordError: for a passage id with two texts, naming both places.
   """
   path = pathlib.Path(path)
   if path.exists():
@@ -86,7 +96,9 @@ def build(
   _sweep(path)
   with _folder_aside(path) as (aside, meta_file):
     shuffle_seed = seed if shuffle_parallel else None
-    meta = _write(aside, collection, contract, tokenizer, shuffle_seed)
+    meta = _write(
+      aside, collection, contract, tokenizer, shuffle_seed, bad_records
+    )
     meta["pad_id"] = pad_id
     meta["source"] = source
     meta["bad_records"] = bad_records.drain()
@@ -175,6 +187,7 @@ def _write(
   contract: contract_lib.EncodingContract,
   tokenizer: tokenizers.Tokenizer,
   shuffle_seed: int | None,
+  bad_records: records.BadRecords,
 ) -> dict:
   """Writes all arrays into a folder; returns meta, but for the pad id."""
 
@@ -189,7 +202,7 @@ def _write(
   encoder = _Encoder(folder, contract, tokenizer)
   read = {
     "retrieval": streams.read_retrieval(
-      progress("retrieval"), contract, encoder, languages
+      progress("retrieval"), contract, encoder, languages, bad_records
     ),
     "parallel": streams.read_parallel(
       progress("parallel"), encoder, languages, shuffle_seed
@@ -198,20 +211,21 @@ def _write(
       progress("monolingual"), encoder, languages
     ),
   }
-  truncation = encoder.finish()
-  groups, dropped = {}, {}
-  for stream, (arrays, stream_groups, stream_dropped) in read.items():
-    groups[stream] = stream_groups
+  identities, truncation = encoder.finish()
+  groups, dropped, max_positives = {}, {}, 0
+  for stream, make in read.items():
+    arrays, groups[stream], stream_dropped = make(identities)
     dropped |= stream_dropped
     for name, values in arrays.items():
       np.save(folder / f"{stream}_{name}.npy", values)
-  known = read["retrieval"][0]["known_offsets"]
+    if stream == "retrieval":
+      max_positives = int(np.diff(arrays["known_offsets"]).max(initial=0))
   return {
     "format": tokens.FORMAT,
     "collection": collection.name,
     "contract": dataclasses.asdict(contract),
     "languages": list(languages),
-    "max_positives": int(np.diff(known).max(initial=0)),
+    "max_positives": max_positives,
     "shuffled_by": shuffle_seed,
     "groups": groups,
     "dropped": dropped,
@@ -231,102 +245,171 @@ def _description(file: pathlib.Path) -> dict:
   }
 
 
+class _Digests:
+  """The digests of numbered token sequences, to find those that are equal."""
+
+  _BYTES = 16
+
+  def __init__(self):
+    self._digests = bytearray()  # An object each would fill the memory.
+
+  def set(self, number: int, tokens_of_it: array.array) -> None:
+    """Keeps the digest of a sequence."""
+    start, size = self._BYTES * number, self._BYTES
+    self._digests.extend(bytes(max(start + size - len(self._digests), 0)))
+    self._digests[start : start + size] = hashlib.blake2b(
+      tokens_of_it, digest_size=size
+    ).digest()
+
+  def first_equal(self) -> np.ndarray:
+    """The first number that has the same digest, of each number; int64."""
+    digests = np.frombuffer(self._digests, f"S{self._BYTES}")
+    _, first, inverse = np.unique(
+      digests, return_index=True, return_inverse=True
+    )
+    return first[inverse]
+
+
 class _Encoder:
-  """Numbers texts and encodes each once per role it appears in."""
+  """Numbers texts and encodes each once per role it appears in.
+
+  A text's number is provisional: it is that of its string. Texts whose tokens
+  are equal are found when all are tokenized.
+  """
 
   def __init__(self, folder, contract, tokenizer):
     # Keyed by a digest: the texts themselves would fill the memory.
     self._texts = streams.Numbering()
+    self._bodies = _Digests()  # Of provisional texts.
     self._roles = {
-      name: _RoleEncoder(folder, name, contract.role(name), tokenizer)
+      name: _RoleEncoder(
+        folder, name, contract.role(name), tokenizer, self._bodies
+      )
       for name in contract_lib.ROLES
     }
 
   def text(self, role: str, body: str, language: str) -> int:
-    """The text id of a body, which will be encoded in this role."""
+    """The provisional number of a body, which will be encoded in this role."""
     body = body.strip()
     text = self._texts[hashlib.blake2b(body.encode(), digest_size=16).digest()]
     self._roles[role].add(text, body, language)
     return text
 
-  def finish(self) -> dict:
-    """Writes what is left; returns role to language to [cut, all texts]."""
-    texts = len(self._texts)
-    return {name: role.finish(texts) for name, role in self._roles.items()}
+  def finish(self) -> tuple[streams.Identities, dict]:
+    """Writes what is left.
+
+    Returns:
+      Which texts are the same; and role to language to [cut, all strings].
+    """
+    truncation = {name: role.flush() for name, role in self._roles.items()}
+    # Dense, in the order in which the texts came.
+    ids, text = np.unique(self._bodies.first_equal(), return_inverse=True)
+    text = text.astype(np.int32)
+    sequences = {
+      name: role.finish(text, len(ids)) for name, role in self._roles.items()
+    }
+    return streams.Identities(text, sequences), truncation
 
 
 class _RoleEncoder:
   """Encodes the texts of one role, a chunk at a time, into its arrays."""
 
-  def __init__(self, folder, name, role, tokenizer):
+  def __init__(self, folder, name, role, tokenizer, bodies):
     self._base = folder / name
     self._prefix = role.prefix
+    self._bodies = bodies
     self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
     self._tokenizer.no_padding()
-    self._tokenizer.enable_truncation(role.max_length, direction="right")
-    self._sequences = array.array("i")  # Text id to sequence, or -1.
+    self._tokenizer.no_truncation()
+    self._cutting = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
+    self._cutting.enable_truncation(role.max_length, direction="right")
+    self._sequences = array.array("i")  # Provisional text to sequence, or -1.
+    self._encoded = _Digests()  # Of sequences.
     self._added = 0
     self._lengths = array.array("i")
-    self._truncation = {}  # Language to [texts cut, all texts].
-    self._waiting = []  # (text with prefix, language)
+    self._truncation = {}  # Language to [strings cut, all strings].
+    self._waiting = []  # (provisional text, body, language)
     self._waiting_characters = 0
     self._tokens_file = f"{self._base}_tokens.npy"
     with open(self._tokens_file, "wb") as file:
       _write_header(file, 0)
 
   def add(self, text: int, body: str, language: str) -> None:
-    """Sees to it that the text of that id is encoded, once."""
-    self._reach(text + 1)
+    """Sees to it that the text of that number is encoded, once."""
+    missing = text + 1 - len(self._sequences)
+    self._sequences.extend(itertools.repeat(-1, missing))
     if self._sequences[text] >= 0:
       return
     self._sequences[text] = self._added
     self._added += 1
-    self._waiting.append((self._prefix + body, language))
+    self._waiting.append((text, body, language))
     self._waiting_characters += len(body)
     if self._waiting_characters >= _CHUNK_CHARACTERS:
-      self._flush()
+      self.flush()
 
-  def _reach(self, texts: int) -> None:
-    """Extends the table of sequences to so many texts."""
-    missing = texts - len(self._sequences)
-    self._sequences.extend(itertools.repeat(-1, missing))
+  def _encode(self, bodies: list[str]) -> Iterator[tuple]:
+    """Each body's tokens before prefix and cutting, and its encoding."""
+    plain = self._tokenizer.encode_batch_fast(bodies, add_special_tokens=False)
+    if self._prefix:
+      encodings = self._cutting.encode_batch_fast(
+        [self._prefix + body for body in bodies]
+      )
+    else:  # The same as encoding the text again.
+      encodings = map(self._cutting.post_process, plain)
+    for body, encoding in zip(plain, encodings, strict=True):
+      yield array.array("i", body.ids), encoding
 
-  def _flush(self) -> None:
-    """Encodes what is waiting."""
-    encodings = self._tokenizer.encode_batch_fast([t for t, _ in self._waiting])
+  def flush(self) -> dict:
+    """Encodes what is waiting.
+
+    Returns:
+      Language to [strings cut, all strings], so far.
+    """
+    encoded = self._encode([body for _, body, _ in self._waiting])
     with open(self._tokens_file, "ab") as file:
-      for (text, language), encoding in zip(
-        self._waiting, encodings, strict=True
+      for (text, body, language), (body_ids, encoding) in zip(
+        self._waiting, encoded, strict=True
       ):
         ids = array.array("i", encoding.ids)
         if not ids:
           raise ValueError(
-            f"The tokenizer makes no tokens of {text!r}; it should add"
-            " special tokens (its post_processor)."
+            f"The tokenizer makes no tokens of {self._prefix + body!r}; it"
+            " should add special tokens (its post_processor)."
           )
         ids.tofile(file)
+        self._bodies.set(text, body_ids)
+        self._encoded.set(len(self._lengths), ids)
         self._lengths.append(len(ids))
         counts = self._truncation.setdefault(language, [0, 0])
         counts[0] += bool(encoding.overflowing)
         counts[1] += 1
     self._waiting.clear()
     self._waiting_characters = 0
+    return self._truncation
 
-  def finish(self, texts: int) -> dict:
-    """Writes what is left, for so many texts in all roles together.
+  def finish(self, text: np.ndarray, texts: int) -> np.ndarray:
+    """Writes what leads from texts to tokens, when nothing is waiting.
+
+    Args:
+      text: Provisional text to text id, int32.
+      texts: How many texts there are, in all roles together.
 
     Returns:
-      Language to [texts cut, all texts].
+      Text id to sequence, int32 [texts]; -1 where the role lacks the text.
+      Of sequences with equal tokens, the first stands for all.
     """
-    self._flush()
-    self._reach(texts)
     offsets = streams.row_offsets(self._lengths)
     with open(self._tokens_file, "r+b") as file:
       # numpy leaves room in a header for its first dimension to grow.
       _write_header(file, int(offsets[-1]))
     np.save(f"{self._base}_offsets.npy", offsets)
-    np.save(f"{self._base}_sequences.npy", np.array(self._sequences, np.int32))
-    return self._truncation
+    found = np.array(self._sequences, np.int32)
+    # Backwards, as the last that is assigned stays: of equal texts, the first.
+    numbers = np.flatnonzero(found >= 0)[::-1]
+    sequences = np.full(texts, -1, np.int32)
+    sequences[text[numbers]] = self._encoded.first_equal()[found[numbers]]
+    np.save(f"{self._base}_sequences.npy", sequences)
+    return sequences
 
 
 def _write_header(file: BinaryIO, length: int) -> None:

@@ -1,19 +1,21 @@
 """The token store: every text of a collection, tokenized once, in arrays.
 
 A folder of .npy files, read through memory maps, and meta.json. Rows name
-texts by their ids; each role (query, passage, sentence) has the tokens of
-the texts that appear in it:
+texts by their ids, which are equal where the texts' tokens are, before prefix,
+special tokens and truncation, in any role. Each role (query, passage,
+sentence) has the tokens of the texts that appear in it; texts that are encoded
+alike there, as they differ only in what was cut, have one sequence:
 
   {role}_tokens      int32 [all tokens]  sequences end to end
   {role}_offsets     int64 [S + 1]       where each starts
   {role}_sequences   int32 [texts]       text id -> sequence, -1 for none
   retrieval_queries             int32 [R]     text ids
-  retrieval_positives           int32 [*, 2]  text id, passage id
+  retrieval_positives           int32 [*]     text ids
   retrieval_positive_offsets    int64 [R + 1]
-  retrieval_negatives           int32 [*, 2]  hard negatives
+  retrieval_negatives           int32 [*]     text ids of hard negatives
   retrieval_negative_offsets    int64 [R + 1]
   retrieval_questions           int32 [R]     which distinct question
-  retrieval_known               int32 [*, 2]  all positives of a question
+  retrieval_known               int32 [*]     sequences of its positives
   retrieval_known_offsets       int64 [Q + 1]
   parallel_texts, parallel_languages          int32 [N, 2]
   monolingual_texts, monolingual_languages    int32 [M]
@@ -33,7 +35,7 @@ from mlir_jax import contract as contract_lib
 from mlir_jax.data import records
 
 STREAMS = ("retrieval", "parallel", "monolingual")
-FORMAT = 2
+FORMAT = 3
 
 
 class TokenStoreError(ValueError):
@@ -81,8 +83,9 @@ class TokenStore:
       raise TokenStoreError(f"{file}: not JSON ({e}); {_REBUILD}") from e
     if meta.get("format") != FORMAT:
       raise TokenStoreError(
-        f"{file}: format {meta.get('format')!r}, this version reads {FORMAT};"
-        f" {_REBUILD}"
+        f"{file}: of another version of mlir_jax (format"
+        f" {meta.get('format')!r}; this one reads {FORMAT}); {_REBUILD} A run"
+        " that was trained on it needs another --workdir."
       )
     if meta["fingerprint"] != fingerprint_of(meta):
       raise TokenStoreError(f"{file}: changed since it was built; {_REBUILD}")
@@ -125,9 +128,9 @@ class TokenStore:
 
   @property
   def truncation(self) -> Mapping[str, Mapping[str, Sequence[int]]]:
-    """Role to language to (texts cut, all texts), each text counted once.
+    """Role to language to (texts cut, all texts), each string counted once.
 
-    A text that stands in several languages counts for the first of them.
+    One that stands in several languages counts for the first of them.
     """
     return self.meta["truncation"]
 
@@ -162,6 +165,24 @@ class TokenStore:
       )
       for role in contract_lib.ROLES
     }
+
+  def sequence_numbers(self, role: str, texts: np.ndarray) -> np.ndarray:
+    """The sequences of some texts: equal for what is encoded alike.
+
+    Args:
+      role: The role that they are encoded in.
+      texts: int [...], text ids that appear in that role, or -1.
+
+    Returns:
+      int32 [...], -1 where the text is.
+
+    Raises:
+      ValueError: if a text does not appear in that role.
+    """
+    found = self.arrays[f"{role}_sequences"][texts]
+    if ((found < 0) & (texts >= 0)).any():
+      raise ValueError(f"Some of these texts do not appear in the role {role}.")
+    return np.where(texts < 0, np.int32(-1), found)
 
   def text_lengths(self, role: str, texts: np.ndarray) -> np.ndarray:
     """The tokens of some texts in a role.
@@ -213,9 +234,7 @@ class TokenStore:
   ) -> tuple[np.ndarray, np.ndarray]:
     """Where the tokens of some texts begin, and how many there are."""
     offsets = self.arrays[f"{role}_offsets"]
-    sequence = self.arrays[f"{role}_sequences"][texts]
-    if ((sequence < 0) & (texts >= 0)).any():
-      raise ValueError(f"Some of these texts do not appear in the role {role}.")
+    sequence = self.sequence_numbers(role, texts)
     starts = offsets[sequence]
     return starts, np.where(texts < 0, 0, offsets[sequence + 1] - starts)
 

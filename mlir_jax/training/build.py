@@ -95,6 +95,7 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
     if not 0 <= rate < 1:
       raise ValueError(f"model.{name} is {rate}; it must be in [0, 1).")
   _check_attention(config)
+  _check_negatives(config)
   if not config.loss.ir.weight and config.model.towers != "tied":
     raise ValueError(
       "Without the IR loss (loss.ir.weight) nothing trains the query tower: set"
@@ -103,6 +104,22 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
   if config.data.reader not in reader.READERS:
     raise ValueError(
       f"data.reader is {config.data.reader!r}; use one of {reader.READERS}."
+    )
+
+
+def _check_negatives(config: ml_collections.ConfigDict) -> None:
+  """Refuses batches in which a contrastive loss has nothing to contrast."""
+  batch, loss = config.batch, config.loss
+  if loss.ir.weight and batch.retrieval == 1 and not batch.hard_negatives:
+    raise ValueError(
+      "batch.retrieval is 1 and batch.hard_negatives is 0: no question has a"
+      " negative, so the IR loss is always 0. Set batch.retrieval to 2 or more,"
+      " batch.hard_negatives to 1 or more, or loss.ir.weight=0."
+    )
+  if loss.semantic.weight and batch.parallel == 1:
+    raise ValueError(
+      "batch.parallel is 1: no sentence has a negative, so the semantic loss is"
+      " always 0. Set batch.parallel to 2 or more, or loss.semantic.weight=0."
     )
 
 

@@ -75,17 +75,18 @@ def abstract_batch(
     batch["retrieval"] = {
       "query": rows(size),
       "query_text": rows(size),
+      "query_sequence": rows(size),
       "passage": rows(*passages),
       "passage_text": rows(*passages),
-      "passage_id": rows(*passages),
+      "passage_sequence": rows(*passages),
       "passage_valid": flags(*passages),
-      "positive_text": rows(size, positives),
-      "positive_id": rows(size, positives),
+      "positive_sequence": rows(size, positives),
     }
+  sentences = ("sentence", "text", "sequence")
   if size := spec.parallel:
-    batch["parallel"] = {"sentence": rows(size, 2), "text": rows(size, 2)}
+    batch["parallel"] = {name: rows(size, 2) for name in sentences}
   if size := spec.monolingual:
-    batch["monolingual"] = {"sentence": rows(size), "text": rows(size)}
+    batch["monolingual"] = {name: rows(size) for name in sentences}
   if spec.masked:
     batch["masked"] = tuple(masked(*shape) for shape in plan["masked"])
   return batch

@@ -2,7 +2,7 @@
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -82,6 +82,27 @@ class StopSignal:
       multihost.ask_to_stop()
 
 
+# How metrics end that count what a contrastive loss teaches nothing.
+_WITHOUT_NEGATIVES = "_without_negatives"
+
+
+def _without_negatives(taken: int, metrics: Mapping[str, Any]) -> str:
+  """A line on queries or sentences without negatives; "" if there are none."""
+  counts = [
+    f"{name}={int(value)}"
+    for name, value in metrics.items()
+    if name.endswith(_WITHOUT_NEGATIVES) and value
+  ]
+  if not counts:
+    return ""
+  return (
+    f"Step {taken:,}: {', '.join(counts)}. All other texts of the batch are"
+    " equal to their positives or answer the same question, so these learn"
+    " nothing from this loss. If metrics.jsonl shows many of them, look for"
+    " repeated texts, or raise the batch size. (This line comes once.)"
+  )
+
+
 def train_loop(
   train_step: Callable,
   state: step_lib.TrainState,
@@ -128,9 +149,10 @@ def train_loop(
     NonFiniteError: if too many steps in a row were skipped.
   """
   waiting = None
+  told = False
 
   def report():
-    nonlocal waiting
+    nonlocal waiting, told
     if waiting is None:
       return
     taken, metrics = waiting
@@ -138,9 +160,17 @@ def train_loop(
     if taken % log_every == 0 or taken == last_step:
       metrics = jax.device_get(metrics)
       progress.train(taken, metrics)
-      skipped = metrics["skipped_in_a_row"]
     else:
-      skipped = jax.device_get(metrics["skipped_in_a_row"])
+      watched = {
+        name: metrics[name]
+        for name in metrics
+        if name == "skipped_in_a_row" or name.endswith(_WITHOUT_NEGATIVES)
+      }
+      metrics = jax.device_get(watched)
+    if not told and (line := _without_negatives(taken, metrics)):
+      told = True
+      progress.say(line)
+    skipped = metrics["skipped_in_a_row"]
     if skipped >= max_nonfinite_steps:
       raise NonFiniteError(
         f"{skipped} steps in a row up to step {taken} had a loss or gradient"

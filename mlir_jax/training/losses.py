@@ -1,10 +1,12 @@
 """The losses, written for the global batch: the three of Hu et al. (2023).
 
-These take unit-norm embeddings, compare texts by dense int32 ids, and return
-the loss with what is worth logging. Score matrices are computed with
-`precision=HIGHEST`: float32 products run as bfloat16 on TPU and as TF32 on GPU
-otherwise. The formulas are this project's reading of arXiv 2210.06633, whose
-authors published no code. Beside them stands masked language modelling.
+These take unit-norm embeddings, compare texts by int32 ids, and return the loss
+with what is worth logging. Texts of one role are compared by their sequences,
+which are equal where what is encoded is; texts of two roles by their text ids.
+Score matrices are computed with `precision=HIGHEST`: float32 products run as
+bfloat16 on TPU and as TF32 on GPU otherwise. The formulas are this project's
+reading of arXiv 2210.06633, whose authors published no code. Beside them stands
+masked language modelling.
 """
 
 import math
@@ -27,11 +29,14 @@ class ThirdPoints(NamedTuple):
   Attributes:
     embeddings: [K, D].
     text: Text ids, int32 [K].
+    sequence: Their sequences, int32 [K]; -1 in another role than the
+      translations'.
     valid: bool [K]; False for padding.
   """
 
   embeddings: Array
   text: Array
+  sequence: Array
   valid: Array
 
 
@@ -57,12 +62,10 @@ def ir_loss(
   queries: Array,
   passages: Array,
   *,
-  query_text: Array,
-  passage_text: Array,
-  passage_id: Array,
+  query_sequence: Array,
+  passage_sequence: Array,
   passage_valid: Array,
-  positive_text: Array,
-  positive_id: Array,
+  positive_sequence: Array,
   temperature: float,
   symmetric: bool = False,
   replicate: Callable[[Array], Array] = lambda x: x,
@@ -70,20 +73,19 @@ def ir_loss(
   """The IR loss: each query finds its passage among the global batch's.
 
   For query i: -log softmax over all passages p of s(q_i, p) / temperature, at
-  its own positive. Not counted as negatives: passages that are known positives
-  of i by id or by text, the positives of rows that ask the same question, and
+  its own positive. Not counted as negatives: passages that are encoded like a
+  known positive of i, the positives of rows that ask the same question, and
   padding.
 
   Args:
     queries: [B, D].
     passages: [B, 1 + H, D]; column 0 is the positive, then hard negatives.
-    query_text: Text ids of the questions, int32 [B].
-    passage_text: int32 [B, 1 + H].
-    passage_id: int32 [B, 1 + H], -1 where unknown.
+    query_sequence: The questions' sequences, int32 [B].
+    passage_sequence: int32 [B, 1 + H].
     passage_valid: bool [B, 1 + H], False for padding, whose embeddings must
       be finite all the same.
-    positive_text: Text ids of all known positives, int32 [B, P], -1-padded.
-    positive_id: Passage ids of all known positives, int32 [B, P], -1-padded.
+    positive_sequence: Sequences of all known positives, int32 [B, P],
+      -1-padded.
     temperature: Divides the cosines.
     symmetric: Adds the passage -> query direction, positives as anchors, and
       halves the sum. A query is no negative of a passage it would be masked
@@ -93,8 +95,10 @@ def ir_loss(
   Returns:
     The loss, a scalar in nats, and the metrics "accuracy" (share of queries
     whose own positive scores highest among the allowed), "masked" (count of
-    query-passage pairs that were left out, padding not counted), "mean_cosine"
-    (of queries and their negatives) and "effective_rank" (of the positives).
+    query-passage pairs that were left out, padding not counted),
+    "queries_without_negatives" (count of those that learn nothing from it),
+    "mean_cosine" (of queries and their negatives) and "effective_rank" (of the
+    positives).
   """
   batch, columns, _ = passages.shape
   candidates = replicate(passages.reshape(batch * columns, -1))
@@ -102,7 +106,7 @@ def ir_loss(
   row = jnp.arange(batch)
   positive = row * columns
   is_positive = _known_positives(
-    query_text, passage_text, passage_id, positive_text, positive_id
+    query_sequence, passage_sequence, positive_sequence
   )
   cosines = _scores(queries, candidates)
   scores = cosines / temperature
@@ -114,6 +118,8 @@ def ir_loss(
   metrics = {
     "accuracy": (best == positive).mean(),
     "masked": (is_positive & valid[None] & ~own).sum(),
+    # Its own positive is not among the allowed.
+    "queries_without_negatives": (~allowed.any(axis=1)).sum(),
     "mean_cosine": _masked_mean(cosines, allowed),
     "effective_rank": effective_rank(passages[:, 0]),
   }
@@ -126,43 +132,31 @@ def ir_loss(
 
 
 def _known_positives(
-  query_text: Array,
-  passage_text: Array,
-  passage_id: Array,
-  positive_text: Array,
-  positive_id: Array,
+  query_sequence: Array, passage_sequence: Array, positive_sequence: Array
 ) -> Array:
   """Which passages are no negatives of which queries, bool [B, B * (1 + H)].
 
   The arguments are those of `ir_loss`.
   """
-  batch, columns = passage_text.shape
-  text, ids = passage_text.reshape(-1), passage_id.reshape(-1)
+  batch, columns = passage_sequence.shape
+  passages = passage_sequence.reshape(-1)
 
-  def known(keys, wanted):  # [C] in [B, P] -> [B, C], one P at a time
-    def add(found, column):
-      hit = (keys == column[:, None]) & (column >= 0)[:, None]
-      return found | hit, None
+  def add(found, known):  # One of the P at a time.
+    hit = (passages == known[:, None]) & (known >= 0)[:, None]
+    return found | hit, None
 
-    nothing = jnp.zeros((batch, keys.size), bool)
-    return jax.lax.scan(add, nothing, wanted.T)[0]
-
-  same_question = query_text[:, None] == query_text[None, :]
+  # A row's own positive may be missing from its list of known ones.
+  own = passages[None] == passage_sequence[:, :1]
+  are_known, _ = jax.lax.scan(add, own, positive_sequence.T)
+  same_question = query_sequence[:, None] == query_sequence[None, :]
   asked_alike = jnp.zeros((batch, batch, columns), bool)
   asked_alike = asked_alike.at[:, :, 0].set(same_question)
-  return (
-    known(text, positive_text)
-    | known(ids, positive_id)
-    # A row's own positive may be missing from its list of known ones.
-    | (text[None] == passage_text[:, :1])
-    | ((ids[None] == passage_id[:, :1]) & (ids >= 0)[None])
-    | asked_alike.reshape(batch, -1)
-  )
+  return are_known | asked_alike.reshape(batch, -1)
 
 
 def semantic_loss(
   sentences: Array,
-  text: Array,
+  sequence: Array,
   *,
   temperature: float,
   replicate: Callable[[Array], Array] = lambda x: x,
@@ -172,32 +166,34 @@ def semantic_loss(
   The N pairs give 2N sentences, all languages mixed. For each sentence i with
   translation j: -log softmax over the other 2N - 1 of s(z_i, z_k) /
   temperature, at j; the mean over all 2N. A candidate k with partner m is no
-  negative when the text of k or m is that of i or j: a copy, or another
-  translation of the same sentence. The positive itself is never masked.
+  negative when k or m is encoded like i or j: a copy, or another translation
+  of the same sentence. The positive itself is never masked.
 
   Args:
     sentences: [N, 2, D]; the second axis holds the two sides.
-    text: Text ids, int32 [N, 2].
+    sequence: Their sequences, int32 [N, 2].
     temperature: Divides the cosines.
     replicate: Applied to the candidates: the place for a sharding constraint.
 
   Returns:
     The loss, a scalar in nats, and the metrics "accuracy" (share of sentences
     whose translation scores highest), "masked" (pairs left out, the sentence
-    itself not counted), "mean_cosine" (of sentences that are not translations
-    of each other: near 1 when the space collapses) and "effective_rank".
+    itself not counted), "sentences_without_negatives" (count of those that
+    learn nothing from it), "mean_cosine" (of sentences that are not
+    translations of each other: near 1 when the space collapses) and
+    "effective_rank".
   """
   pairs = sentences.shape[0]
   embeddings = sentences.reshape(2 * pairs, -1)
   index = jnp.arange(2 * pairs)
   translation = index ^ 1
 
-  def sides(text):  # Of each sentence: its own text, its translation's.
-    return text.reshape(-1), text[:, ::-1].reshape(-1)
+  def sides(ids):  # Of each sentence: its own, its translation's.
+    return ids.reshape(-1), ids[:, ::-1].reshape(-1)
 
   related = jnp.zeros((2 * pairs, 2 * pairs), bool)
-  for ours in sides(text):
-    for theirs in sides(replicate(text)):
+  for ours in sides(sequence):
+    for theirs in sides(replicate(sequence)):
       related |= ours[:, None] == theirs
   itself = index[:, None] == index
   is_translation = translation[:, None] == index
@@ -211,6 +207,7 @@ def semantic_loss(
   return losses.mean(), {
     "accuracy": (best == translation).mean(),
     "masked": (related & ~itself & ~is_translation).sum(),
+    "sentences_without_negatives": related.all(axis=1).sum(),
     "mean_cosine": _masked_mean(cosines, ~related),
     "effective_rank": effective_rank(embeddings),
   }
@@ -219,6 +216,7 @@ def semantic_loss(
 def language_loss(
   sentences: Array,
   text: Array,
+  sequence: Array,
   third_points: Mapping[str, ThirdPoints],
   *,
   temperature: float,
@@ -232,12 +230,13 @@ def language_loss(
   temperature and the loss is softplus(d) + softplus(-d) = 2 ln 2 +
   2 log cosh(d / 2). The mean is taken over each kind of third points, and the
   loss is the weighted mean of the kinds. A third point never has the text of
-  i or j. Its gradient, tanh(d / 2) (z_i - z_j) / temperature, takes the
-  language direction out of it.
+  i or j, and is not encoded like them. Its gradient, tanh(d / 2) (z_i - z_j) /
+  temperature, takes the language direction out of it.
 
   Args:
     sentences: [N, 2, D].
     text: Text ids, int32 [N, 2].
+    sequence: Their sequences, int32 [N, 2].
     third_points: Kind ("parallel", "passages", "monolingual") to its points.
     temperature: Divides the differences of cosines.
     weights: Kind to its weight, at least for these kinds. A kind all of whose
@@ -251,20 +250,24 @@ def language_loss(
     s(z_j, z_k), without the temperature) and "masked" (pairs of a translation
     and a third point that were left out for their text).
   """
+
+  def is_a_side(points, sides):  # int32 [K], [N, 2] -> bool [N, K].
+    return jnp.any(sides[:, :, None] == points[None, None, :], axis=1)
+
   difference = sentences[:, 0] - sentences[:, 1]
   weighted_excess, squares, count, masked = 0.0, 0.0, 0.0, 0
   for kind, points in third_points.items():
     embeddings = replicate(points.embeddings)
     if stop_gradient:
       embeddings = jax.lax.stop_gradient(embeddings)
-    same_text = jnp.any(text[:, :, None] == points.text[None, None, :], axis=1)
-    use = points.valid[None, :] & ~same_text
+    same = is_a_side(points.text, text) | is_a_side(points.sequence, sequence)
+    use = points.valid[None, :] & ~same
     differences = _scores(difference, embeddings)  # [N, K]
     excess = two_log_cosh_half(differences / temperature)
     weighted_excess += weights[kind] * _masked_mean(excess, use)
     squares += jnp.where(use, jnp.square(differences), 0).sum()
     count += _count(use)
-    masked += (same_text & points.valid[None, :]).sum()
+    masked += (same & points.valid[None, :]).sum()
   excess = weighted_excess / sum(weights[kind] for kind in third_points)
   rms = jnp.sqrt(squares / jnp.maximum(count, 1))
   return excess + LANGUAGE_MINIMUM, {

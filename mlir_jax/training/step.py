@@ -280,12 +280,12 @@ def make_losses(
   """
 
   def ir(outputs):
-    fields = ("query_text", "passage_text", "passage_id", "passage_valid")
-    known = ("positive_text", "positive_id")
+    fields = ("query_sequence", "passage_sequence", "passage_valid")
+    fields += ("positive_sequence",)
     return losses.ir_loss(
       outputs["queries"],
       outputs["passages"],
-      **{name: batch["retrieval"][name] for name in fields + known},
+      **{name: batch["retrieval"][name] for name in fields},
       temperature=settings.ir_temperature,
       symmetric=settings.ir_symmetric,
       replicate=replicate,
@@ -294,7 +294,7 @@ def make_losses(
   def semantic(outputs):
     return losses.semantic_loss(
       outputs["sentences"],
-      batch["parallel"]["text"],
+      batch["parallel"]["sequence"],
       temperature=settings.semantic_temperature,
       replicate=replicate,
     )
@@ -303,6 +303,7 @@ def make_losses(
     return losses.language_loss(
       outputs["sentences"],
       batch["parallel"]["text"],
+      batch["parallel"]["sequence"],
       {kind: third_points(kind, outputs, batch) for kind in kinds},
       temperature=settings.language_temperature,
       weights=settings.third_points,
@@ -345,12 +346,16 @@ def third_points(
   vectors = outputs[_OUTPUT_OF_KIND[kind]]
   if kind == "passages":
     text = batch["retrieval"]["passage_text"]
+    sequence = jnp.full_like(text, -1)  # Passages are of another role.
     valid = batch["retrieval"]["passage_valid"]
   else:
-    text = batch[kind]["text"]
+    text, sequence = batch[kind]["text"], batch[kind]["sequence"]
     valid = jnp.ones_like(text, bool)
   return losses.ThirdPoints(
-    vectors.reshape(-1, vectors.shape[-1]), text.ravel(), valid.ravel()
+    vectors.reshape(-1, vectors.shape[-1]),
+    text.ravel(),
+    sequence.ravel(),
+    valid.ravel(),
   )
 
 

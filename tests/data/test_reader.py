@@ -33,17 +33,13 @@ PAD = 0
 TEMPERATURE = 2.0
 
 
-def passage(text, passage_id=""):
-  return records.Passage(text, passage_id=passage_id)
-
-
 def retrieval():
   # Row i has 1 to 3 positives and 0 to 4 hard negatives.
   for i in range(20):
     yield records.RetrievalRecord(
       f"q{i}",
-      tuple(passage(f"p{i} w{j}", f"id{i}-{j}") for j in range(1 + i % 3)),
-      tuple(passage(f"n{i} w{j}") for j in range(i % 5)),
+      tuple(records.Passage(f"p{i} w{j}") for j in range(1 + i % 3)),
+      tuple(records.Passage(f"n{i} w{j}") for j in range(i % 5)),
     )
 
 
@@ -229,16 +225,18 @@ def test_a_batch_has_the_promised_arrays(store):
     "/texts/passage/1/number": ((10,), "int32"),
     "/retrieval/query": ((8,), "int32"),
     "/retrieval/query_text": ((8,), "int32"),
+    "/retrieval/query_sequence": ((8,), "int32"),
     "/retrieval/passage": ((8, 3), "int32"),
     "/retrieval/passage_text": ((8, 3), "int32"),
-    "/retrieval/passage_id": ((8, 3), "int32"),
+    "/retrieval/passage_sequence": ((8, 3), "int32"),
     "/retrieval/passage_valid": ((8, 3), "bool"),
-    "/retrieval/positive_text": ((8, 3), "int32"),
-    "/retrieval/positive_id": ((8, 3), "int32"),
+    "/retrieval/positive_sequence": ((8, 3), "int32"),
     "/parallel/sentence": ((6, 2), "int32"),
     "/parallel/text": ((6, 2), "int32"),
+    "/parallel/sequence": ((6, 2), "int32"),
     "/monolingual/sentence": ((4,), "int32"),
     "/monolingual/text": ((4,), "int32"),
+    "/monolingual/sequence": ((4,), "int32"),
     "/masked/0/ids": ((5, 6), "int32"),
     "/masked/0/mask": ((5, 6), "bool"),
     "/masked/0/number": ((5,), "int32"),
@@ -356,19 +354,33 @@ def test_passages_are_the_rows_own(store):
     # Where they lack there is padding, and no text that could match.
     assert (ids[~valid] == PAD).all()
     assert not part["passage"]["mask"][~valid].any()
-    assert (part["passage_text"][~valid] == -1).all()
-    assert (part["passage_id"][~valid] == -1).all()
-    assert (part["passage_id"][:, 1:] == -1).all()
-    assert (part["passage_id"][:, 0] >= 0).all()
+    for name in ("passage_text", "passage_sequence"):
+      np.testing.assert_array_equal(part[name] >= 0, valid)
 
 
 def test_all_positives_of_the_question_are_known(store):
   part = batch_of_step(store, 0)["retrieval"]
   row = words(part["query"]["ids"][:, 1], "q")
-  for name in ("positive_text", "positive_id"):
-    np.testing.assert_array_equal((part[name] >= 0).sum(axis=1), 1 + row % 3)
-  assert (part["passage_text"][:, :1] == part["positive_text"]).any(1).all()
-  assert (part["passage_id"][:, :1] == part["positive_id"]).any(1).all()
+  known = part["positive_sequence"]
+  np.testing.assert_array_equal((known >= 0).sum(axis=1), 1 + row % 3)
+  assert (part["passage_sequence"][:, :1] == known).any(1).all()
+
+
+def test_sequences_are_equal_where_what_is_encoded_is(store):
+  batch = batch_of_step(store, 0)
+  for stream, role, name in (
+    ("retrieval", "query", "query_sequence"),
+    ("retrieval", "passage", "passage_sequence"),
+    ("parallel", "sentence", "sequence"),
+    ("monolingual", "sentence", "sequence"),
+  ):
+    part = batch[stream]
+    ids = part[role]["ids"].reshape(part[name].size, -1)
+    _, alike = np.unique(ids, axis=0, return_inverse=True)
+    sequence = part[name].ravel()
+    np.testing.assert_array_equal(
+      alike[:, None] == alike, sequence[:, None] == sequence
+    )
 
 
 def test_all_positives_and_hard_negatives_are_read_in_turn(store):

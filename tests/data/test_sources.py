@@ -311,12 +311,17 @@ def test_dpr_reads_a_long_record_in_few_attempts(monkeypatch):
     (_with(question="\udcff"), "question", "surrogate"),
     (_with(positive_ctxs=[]), "positive_ctxs", "at least one"),
     (_with(positive_ctxs="text"), "positive_ctxs", "is a string; give a list"),
+    (_with(positive_ctxs=None), "positive_ctxs", "at least one"),
     (
       _with(hard_negative_ctxs="text"),
       "hard_negative_ctxs",
       "is a string; give a list",
     ),
-    (_with(hard_negative_ctxs=None), "hard_negative_ctxs", "is null"),
+    (
+      _with(positive_ctxs=[{"text": None}]),
+      r"positive_ctxs\[0\]\.text",
+      "is null",
+    ),
     (_with(positive_ctxs=["a"]), r"positive_ctxs\[0\]", "is a string"),
     (
       _with(positive_ctxs=[{"text": "a"}, {"title": "b"}]),
@@ -332,16 +337,6 @@ def test_dpr_reads_a_long_record_in_few_attempts(monkeypatch):
       _with(positive_ctxs=[{"text": "a", "psg_id": 1.5}]),
       r"positive_ctxs\[0\]\.psg_id",
       "is a number",
-    ),
-    (
-      _with(hard_negative_ctxs=[{"text": "Other.", "passage_id": "7"}]),
-      r"hard_negative_ctxs\[0\]",
-      "has the id of a positive",
-    ),
-    (
-      _with(hard_negative_ctxs=[{"title": "dpkg", "text": "An archive. "}]),
-      r"hard_negative_ctxs\[0\]",
-      "has the text of a positive",
     ),
   ],
 )
@@ -362,6 +357,52 @@ def test_a_bad_dpr_record_is_named_and_the_others_are_read(
   assert [record.question for record in read] == [RECORD["question"]] * 2
   assert bad.count == 1
   assert "a.json:4: record 2" in bad.first[0]
+
+
+@pytest.mark.parametrize(
+  "negative, field, problem",
+  [
+    ("text", r"\[1\]", "is a string"),
+    ({"title": "b"}, r"\[1\]\.text", "is missing"),
+    ({"text": 3}, r"\[1\]\.text", "is a number"),
+    ({"text": "\udcff"}, r"\[1\]\.text", "surrogate"),
+    ({"text": "a", "title": ["b"]}, r"\[1\]\.title", "is a list"),
+  ],
+)
+def test_a_bad_hard_negative_is_refused_or_costs_itself_alone(
+  tmp_path, negative, field, problem
+):
+  good = {"text": "A tool."}
+  value = _with(hard_negative_ctxs=[good, negative, good])
+  path = _write(tmp_path / "a.json", json.dumps([RECORD, value]))
+  with pytest.raises(
+    records.RecordError,
+    match=rf"a\.json:1: record 2, hard_negative_ctxs{field}: .*{problem}",
+  ):
+    list(dpr.read(path, _strict()))
+  bad = _skipping()
+  _, record = dpr.read(path, bad)
+  assert [p.text for p in record.hard_negatives] == ["A tool."] * 2
+  assert bad.count == 1
+
+
+def test_hard_negatives_without_text_and_null_lists_are_no_error(tmp_path):
+  without = [None, {"text": None}, {"text": " ", "title": "b"}, {"text": ""}]
+  copy = {"title": "dpkg", "text": "An archive.", "passage_id": 7}
+  values = [
+    _with(hard_negative_ctxs=[*without, copy]),
+    _with(hard_negative_ctxs=None, negative_ctxs=None),
+  ]
+  path = _write(tmp_path / "a.json", json.dumps(values))
+  first, second = dpr.read(path, _strict())
+  # The token store drops and counts them, whatever the format.
+  assert first.hard_negatives == (
+    *[records.Passage("")] * 4,
+    first.positives[0],
+  )
+  assert second.hard_negatives == ()
+  assert first.place == (str(path), 1, 1)
+  assert str(second.place) == f"{path}:1: record 2"
 
 
 def test_a_bad_dpr_record_is_named_by_its_first_line(tmp_path):

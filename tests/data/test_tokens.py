@@ -66,11 +66,10 @@ RETRIEVAL = (
   ),
   records.RetrievalRecord("what", (passage("garden", "n1"),)),
   records.RetrievalRecord("pilvi", (passage("pilvi pilvi"),), language="fi"),
-  # The same question: what it has is no negative of the first row, by text
-  # (river stone) or by id (p2).
+  # The same question: what it has is no negative of the first row.
   records.RetrievalRecord(
     " who ",
-    (passage("garden garden", "p2"),),
+    (passage("garden garden", "p3"),),
     (passage("river stone"), passage("what")),
   ),
 )
@@ -110,7 +109,7 @@ def store(tmp_path_factory):
 
 def text_of(store, role, text):
   """The words of a text id, read back through its tokens."""
-  ids, mask = store.sequences(role, np.array(text), 16)
+  ids, mask = store.sequences(role, np.asarray(text), 16)
   names = {i: word for word, i in VOCABULARY.items()}
   return " ".join(names[i] for i in ids[mask][1:-1])
 
@@ -218,7 +217,7 @@ def test_one_text_has_one_id_in_all_streams(store):
   assert pilvi in store.arrays["monolingual_texts"]
   # A title and a text are one body.
   first = ragged(store, "retrieval_positives", "retrieval_positive_offsets", 0)
-  assert text_of(store, "passage", first[0][0]) == "river stone"
+  assert text_of(store, "passage", first[0]) == "river stone"
 
 
 def test_each_text_is_encoded_once_per_role(store):
@@ -237,37 +236,261 @@ def test_a_question_knows_the_positives_of_all_its_rows(store):
     store, "retrieval_known", "retrieval_known_offsets", questions[0]
   )
   own = [
-    pair
+    text
     for row in (0, 2)
-    for pair in ragged(
+    for text in ragged(
       store, "retrieval_positives", "retrieval_positive_offsets", row
     )
   ]
+  own = store.sequence_numbers("passage", np.array(own))
   assert sorted(known) == sorted(own)
   assert store.max_positives == 3
 
 
 def test_hard_negatives_that_are_positives_are_dropped(store):
-  assert store.dropped["hard negatives that are positives"] == 2
+  assert store.dropped["hard negatives that are positives"] == 1
   left = [
     [
       text_of(store, "passage", text)
-      for text, _ in ragged(
+      for text in ragged(
         store, "retrieval_negatives", "retrieval_negative_offsets", row
       )
     ]
     for row in range(4)
   ]
-  assert left == [["garden", "Stein"], [], ["what"], []]
+  assert left == [["garden", "garden river", "Stein"], [], ["what"], []]
 
 
-def test_passage_ids_are_numbered_and_empty_ones_unknown(store):
-  pairs = store.arrays["retrieval_positives"]
-  names = [text_of(store, "passage", text) for text, _ in pairs]
-  ids = dict(zip(names, pairs[:, 1].tolist(), strict=True))
-  assert ids["cloud"] == ids["pilvi pilvi"] == -1
-  assert len({ids["river stone"], ids["garden"], ids["garden garden"]}) == 3
-  assert min(ids["river stone"], ids["garden"], ids["garden garden"]) >= 0
+# --- Which texts are the same. ---
+
+
+def make_folding_tokenizer():
+  """One that makes full-width and upper-case letters plain ones."""
+  tokenizer = make_tokenizer()
+  tokenizer.normalizer = tokenizers.normalizers.Sequence(
+    [tokenizers.normalizers.NFKC(), tokenizers.normalizers.Lowercase()]
+  )
+  return tokenizer
+
+
+def wide(text):
+  """The text in full-width letters."""
+  return "".join(chr(ord(c) + 0xFEE0) if c > " " else c for c in text)
+
+
+@pytest.mark.parametrize("prefix", ["", "query : "])
+def test_equal_tokens_are_one_text_in_all_roles(tmp_path, prefix):
+  tokenizer = make_folding_tokenizer()
+  contract = contract_lib.make_contract(
+    tokenizer,
+    pooling="mean",
+    normalize=True,
+    title_joiner=" ",
+    roles=dict.fromkeys(contract_lib.ROLES, (prefix, 8)),
+  )
+  data = collection(
+    [
+      records.RetrievalRecord(
+        "who", (passage("stone", title="river"),), (passage("cloud"),)
+      ),
+      records.RetrievalRecord(wide("who"), (passage(wide("river stone")),)),
+      records.RetrievalRecord(
+        "WHO", (passage("Cloud"),), (passage("RIVER stone"),)
+      ),
+    ],
+    [
+      records.ParallelRecord("garden", "river stone", "en", "de"),
+      records.ParallelRecord(wide("River stone"), "Garden", "de", "en"),
+      records.ParallelRecord("cloud", wide("CLOUD"), "en", "de"),
+    ],
+    [records.MonolingualRecord("Garden", "en")],
+  )
+  store = tokenizing.build(
+    tmp_path / "store",
+    data,
+    contract,
+    tokenizer,
+    PAD,
+    shuffle_parallel=False,
+    seed=0,
+    source="made",
+  )
+  arrays = store.arrays
+  assert len(set(arrays["retrieval_queries"])) == 1
+  river, also, cloud = arrays["retrieval_positives"]
+  assert river == also != cloud
+  assert arrays["parallel_texts"].tolist() == [
+    [river, arrays["monolingual_texts"][0]]
+  ]
+  assert store.dropped["parallel pairs with identical sides"] == 1
+  assert store.dropped["repeated parallel pairs"] == 1
+  # One question, of which each row knows both positives.
+  assert store.max_positives == 2
+  assert store.dropped["hard negatives that are positives"] == 2
+  # What is encoded is what a text's own encoding would be.
+  for role in contract_lib.ROLES:
+    for text in np.flatnonzero(arrays[f"{role}_sequences"] >= 0):
+      ids, mask = store.sequences(role, text, 8)
+      words = text_of(store, role, text).removeprefix(prefix)
+      assert ids[mask].tolist() == tokenizer.encode(prefix + words).ids
+  assert store.rows("retrieval") == 3
+
+
+def test_texts_that_are_cut_alike_share_a_sequence_in_that_role(tmp_path):
+  data = collection(
+    [
+      records.RetrievalRecord(
+        "who what who river",
+        (passage("river stone river cloud"),),
+        (passage("river stone river garden"), passage("river stone")),
+      ),
+      records.RetrievalRecord("who what who", (passage("garden"),)),
+    ],
+    monolingual=[
+      records.MonolingualRecord(f"river stone river {word}", "en")
+      for word in ("cloud", "garden")
+    ],
+  )
+  store = build(tmp_path / "store", data)
+  # "query: " and two words; three of a passage; and all of a sentence.
+  queries = store.arrays["retrieval_queries"]
+  assert queries[0] != queries[1]
+  assert len(set(store.sequence_numbers("query", queries))) == 1
+  cloud, garden = store.arrays["monolingual_texts"]
+  assert cloud != garden
+  passages = store.sequence_numbers("passage", np.array([cloud, garden]))
+  sentences = store.sequence_numbers("sentence", np.array([cloud, garden, -1]))
+  assert passages[0] == passages[1]
+  assert sentences[0] != sentences[1]
+  assert sentences[2] == -1
+  # A negative that is encoded like the positive is a positive. But a question
+  # knows no positive of others, of which very many may be cut alike.
+  assert store.max_positives == 1
+  assert store.dropped["hard negatives that are positives"] == 1
+  assert len(store.arrays["retrieval_negatives"]) == 1
+
+
+def test_no_prefix_and_a_prefix_give_the_tokens_of_the_whole_text(tmp_path):
+  """Tokens made in two steps are those made in one, for any post-processor."""
+  texts = [f"{'river stone ' * n}cloud" for n in range(5)] + ["[SEP] who", "?"]
+  for post_processor in (
+    TOKENIZER.post_processor,
+    processors.BertProcessing(("[SEP]", SEP), ("[CLS]", CLS)),
+    processors.RobertaProcessing(("[SEP]", SEP), ("[CLS]", CLS)),
+  ):
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens(["[SEP]"])
+    tokenizer.post_processor = post_processor
+    contract = contract_lib.make_contract(
+      tokenizer,
+      pooling="mean",
+      normalize=True,
+      title_joiner=" ",
+      roles={"query": ("", 6), "passage": ("", 6), "sentence": ("", 6)},
+    )
+    store = tokenizing.build(
+      tmp_path / type(post_processor).__name__,
+      collection(
+        monolingual=[records.MonolingualRecord(t, "en") for t in texts]
+      ),
+      contract,
+      tokenizer,
+      PAD,
+      shuffle_parallel=False,
+      seed=0,
+      source="made",
+    )
+    tokenizer.enable_truncation(6)
+    for text, number in zip(
+      texts, store.arrays["monolingual_texts"], strict=True
+    ):
+      ids, mask = store.sequences("sentence", number, 6)
+      assert ids[mask].tolist() == tokenizer.encode(text).ids
+
+
+# --- Passage ids. ---
+
+
+def row(question, positive, passage_id="", negatives=(), place=None):
+  return records.RetrievalRecord(
+    question, (passage(positive, passage_id),), negatives, place=place
+  )
+
+
+def place(number, file="a.json"):
+  return records.Place(file, 1, number)
+
+
+def test_an_id_with_two_texts_in_a_file_is_refused_naming_both_places(
+  tmp_path,
+):
+  rows = [
+    row("who", "river", "0", place=place(1)),
+    row("what", "stone", "1", place=place(2)),
+    row("river", "river", "0", place=place(3)),
+    row("stone", "cloud", "0", place=place(4)),
+    row("cloud", "garden", "1", place=place(5)),
+  ]
+  with pytest.raises(
+    records.RecordError,
+    match=r"^a\.json:1: record 4, passage id: '0' is also the id of another"
+    r" text, in a\.json:1: record 1; .*on_bad_record=skip",
+  ):
+    build(tmp_path / "store", collection(rows))
+  assert not list(tmp_path.iterdir())
+  store = build(
+    tmp_path / "store",
+    collection(rows),
+    bad_records=records.BadRecords("skip"),
+  )
+  assert store.rows("retrieval") == 5
+  assert store.dropped["passage ids that have two texts"] == 2
+  assert "dropped passage ids that have two texts: 2" in store.summary()
+  # The ids are ignored: no question knows more than its own positive.
+  assert store.max_positives == 1
+
+
+def test_a_negative_with_the_id_of_a_positive_is_an_id_with_two_texts(tmp_path):
+  rows = [row("who", "river", "7", (passage("stone", "7"),), place(3))]
+  with pytest.raises(
+    records.RecordError, match=r"record 3, .*'7' is also .* in this record"
+  ):
+    build(tmp_path / "store", collection(rows))
+  store = build(
+    tmp_path / "store",
+    collection(rows),
+    bad_records=records.BadRecords("skip"),
+  )
+  assert len(store.arrays["retrieval_negatives"]) == 1
+
+
+def test_ids_count_in_their_file_alone_and_where_the_text_differs(tmp_path):
+  rows = [
+    row("who", "river stone", "0", place=place(1)),
+    row("what", "river  stone", "0", place=place(2)),  # Equal tokens.
+    row("river", "cloud", "0", place=place(1, "b.json")),
+    row("stone", "garden", "0"),  # Its file is not known.
+    row("cloud", "Stein", "0"),
+  ]
+  store = build(tmp_path / "store", collection(rows))
+  assert store.dropped["passage ids that have two texts"] == 0
+
+
+def test_a_bad_negative_costs_itself_alone(tmp_path):
+  negatives = (
+    passage("stone"),
+    passage(""),
+    passage(" ", "e", title="river"),
+    passage("river"),  # A copy of the positive.
+  )
+  store = build(
+    tmp_path / "store", collection([row("who", "river", "p", negatives)])
+  )
+  (left,) = store.arrays["retrieval_negatives"]
+  assert text_of(store, "passage", left) == "stone"
+  summary = store.summary()
+  assert "dropped hard negatives without text: 2" in summary
+  assert "dropped hard negatives that are positives: 1" in summary
 
 
 def test_parallel_sides_keep_their_language(store):
@@ -295,12 +518,25 @@ def test_a_question_without_positive_is_an_error(tmp_path):
     build(tmp_path / "store", collection([records.RetrievalRecord("who", ())]))
 
 
+def numbered(first, number):
+  """A text of known words: unknown words would all be one text."""
+  words = [WORDS.split()[number // 11**place % 11] for place in range(3)]
+  return " ".join([first, *words])
+
+
 def many_pairs(count=400):
   """Pairs of which an English sentence has up to four translations."""
   return [
-    records.ParallelRecord(f"e{i // 4}", f"d{i % 390}", "en", "de")
+    records.ParallelRecord(
+      numbered("river", i // 4), numbered("Fluss", i % 390), "en", "de"
+    )
     for i in range(count)
-  ] + [records.ParallelRecord(f"e{i}", f"f{i}", "en", "fi") for i in range(2)]
+  ] + [
+    records.ParallelRecord(
+      numbered("river", i), numbered("pilvi", i), "en", "fi"
+    )
+    for i in range(2)
+  ]
 
 
 def test_shuffled_pairs_are_all_wrong_and_hold_the_same_sentences(tmp_path):
@@ -327,7 +563,10 @@ def test_shuffled_pairs_are_all_wrong_and_hold_the_same_sentences(tmp_path):
 
 
 def test_pairs_too_alike_to_be_shuffled_are_an_error(tmp_path):
-  pairs = [records.ParallelRecord("e", f"d{i}", "en", "de") for i in range(5)]
+  pairs = [
+    records.ParallelRecord("river", numbered("Fluss", i), "en", "de")
+    for i in range(5)
+  ]
   with pytest.raises(ValueError, match="5 pairs of de-en"):
     build(tmp_path / "store", collection(parallel=pairs), shuffle_parallel=True)
 
@@ -347,7 +586,7 @@ def test_where_the_texts_come_from_is_kept_apart_from_the_fingerprint(
   assert (store.source, moved.source) == ("made", "elsewhere")
   assert moved.fingerprint == store.fingerprint
   assert "bad training records: none" in store.summary()
-  assert "hard negatives: 3" in store.summary()
+  assert "hard negatives: 4" in store.summary()
 
 
 def test_the_bad_records_of_the_build_are_kept_and_drained(tmp_path):
@@ -485,7 +724,10 @@ def test_verify_finds_a_changed_number(copy):
 
 @pytest.mark.parametrize(
   "change, message",
-  [({"pad_id": 1}, "changed since"), ({"format": 0}, "format 0")],
+  [
+    ({"pad_id": 1}, "changed since"),
+    ({"format": 2}, r"another version .*format 2; .*delete the folder"),
+  ],
 )
 def test_changed_metadata_is_found(copy, change, message):
   file = copy / "meta.json"

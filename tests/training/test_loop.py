@@ -25,17 +25,32 @@ class Log:
     pass
 
   def say(self, text):
-    self.events.append(("say", text.split()[0]))
+    said = text.partition(" All ")[0] if text[:4] == "Step" else text.split()[0]
+    self.events.append(("say", said))
 
 
-def run(steps=6, first=0, stop=None, bad=(), stop_at_dev=False, **settings):
+def run(
+  steps=6,
+  first=0,
+  stop=None,
+  bad=(),
+  stop_at_dev=False,
+  without_negatives=(),
+  **settings,
+):
   events = []
   stop = stop or loop.StopSignal()
 
   def train_step(state, batch):
     events.append(("step", batch))
     in_a_row = state["in_a_row"] + 1 if batch in bad else 0
-    return {"in_a_row": in_a_row}, {"skipped_in_a_row": np.int32(in_a_row)}
+    return {"in_a_row": in_a_row}, {
+      "loss/total": np.float32(1),
+      "skipped_in_a_row": np.int32(in_a_row),
+      "ir/queries_without_negatives": np.int32(
+        3 * (batch in without_negatives)
+      ),
+    }
 
   settings = {
     "log_every": 2,
@@ -80,8 +95,8 @@ def test_metrics_are_fetched_once_a_step_after_the_next_was_dispatched(
   )
   events, _ = run(steps=7, eval_every=0, checkpoint_every=100, log_every=2)
   assert len(fetched) == 7
-  # A dict is all metrics, of steps that are logged; else only the counter.
-  assert [isinstance(value, dict) for value in fetched] == [
+  # All metrics of steps that are logged; else only what is watched.
+  assert ["loss/total" in value for value in fetched] == [
       False, True, False, True, False, True, True,
   ]  # fmt: skip
   assert events.index(("metrics", 2)) > events.index(("step", 2))
@@ -136,6 +151,14 @@ def test_many_nonfinite_steps_in_a_row_stop_the_run_with_a_message():
   assert isinstance(error, loop.NonFiniteError)
   assert "up to step 8" in str(error)
   assert "learning_rate" in str(error)
+
+
+def test_the_first_step_with_queries_without_negatives_is_told():
+  events, _ = run(steps=6, without_negatives={2, 4}, log_every=100)
+  told = [e for e in events if e[0] == "say"]
+  assert told == [("say", "Step 3: ir/queries_without_negatives=3.")]
+  assert events.index(told[0]) < events.index(("step", 4))
+  assert not [e for e in run()[0] if e[0] == "say"]
 
 
 def test_few_nonfinite_steps_do_not():

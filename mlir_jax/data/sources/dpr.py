@@ -11,11 +11,11 @@ import codecs
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from mlir_jax.data import records
-from mlir_jax.data.sources import files
+from mlir_jax.data.sources import files, hard_negatives
 
 _CHUNK_BYTES = 1 << 20
 _WHITE_SPACE = re.compile(r"[ \t\n\r]*")
@@ -152,61 +152,64 @@ def _values(
     yield line, line, value
 
 
-def _is_blank(value: object) -> bool:
-  return value is None or (isinstance(value, str) and not files.strip(value))
+def _optional(
+  check: Callable[[object, str], str], value: object, field: str
+) -> str:
+  """A field's text by `check`; "" where it is null or blank."""
+  try:
+    return check(value, field)
+  except files.EmptyTextError:
+    return ""
 
 
 def _passage(value: object, where: str) -> records.Passage:
   text = files.get_text(value, "text", where)
-  title = value.get("title")
   id_field = "psg_id" if value.get("passage_id") is None else "passage_id"
-  passage_id = value.get(id_field)
   return records.Passage(
     text=text,
-    title=(
-      "" if _is_blank(title) else files.check_text(title, f"{where}.title")
-    ),
-    passage_id=(
-      ""
-      if _is_blank(passage_id)
-      else files.check_id(passage_id, f"{where}.{id_field}")
+    title=_optional(files.check_text, value.get("title"), f"{where}.title"),
+    passage_id=_optional(
+      files.check_id, value.get(id_field), f"{where}.{id_field}"
     ),
   )
 
 
-def _passages(record: object, field: str) -> tuple[records.Passage, ...]:
+def _passages(record: object, field: str) -> list[object]:
+  """The passages of a field, not yet read; null is an empty list."""
   values = files.get_field(record, field)
-  if not isinstance(values, list):
+  if not isinstance(values, list | None):
     raise files.FieldError(
       field,
       f"is {files.json_type(values)}; give a list of passages, or a string"
       " would be taken for a list of its characters",
     )
-  return tuple(
-    _passage(value, f"{field}[{i}]") for i, value in enumerate(values)
-  )
+  return values or []
 
 
-def _record(value: object, language: str) -> records.RetrievalRecord:
+def _record(
+  value: object, place: records.Place, language: str, bad: records.BadRecords
+) -> records.RetrievalRecord:
   question = files.get_text(value, "question")
-  positives = _passages(value, "positive_ctxs")
+  positives = tuple(
+    _passage(passage, f"positive_ctxs[{i}]")
+    for i, passage in enumerate(_passages(value, "positive_ctxs"))
+  )
   if not positives:
     raise files.FieldError(
       "positive_ctxs", "is empty; give at least one passage that answers"
     )
-  hard_negatives = ()
+  negatives = ()
   if "hard_negative_ctxs" in value:
-    hard_negatives = _passages(value, "hard_negative_ctxs")
-  positive_ids = {p.passage_id for p in positives} - {""}
-  positive_texts = {(p.title, p.text) for p in positives}
-  for i, negative in enumerate(hard_negatives):
-    same_id = negative.passage_id in positive_ids
-    if same_id or (negative.title, negative.text) in positive_texts:
-      raise files.FieldError(
-        f"hard_negative_ctxs[{i}]",
-        f"has the {'id' if same_id else 'text'} of a positive; remove it",
-      )
-  return records.RetrievalRecord(question, positives, hard_negatives, language)
+    negatives = hard_negatives.read(
+      _passages(value, "hard_negative_ctxs"),
+      "hard_negative_ctxs",
+      _passage,
+      place,
+      bad,
+    )
+  return records.RetrievalRecord(
+    question, positives, negatives, language, place
+  )
 
 
 def read(
@@ -215,11 +218,13 @@ def read(
   """Reads question-passage pairs; memory holds one of them at a time.
 
   `negative_ctxs` (random passages) are not read: a batch has its own.
-  `hard_negative_ctxs` may be missing.
+  `hard_negative_ctxs` may be missing or null, and a bad hard negative costs
+  itself alone: see `hard_negatives.read`.
 
   Args:
     path: A JSON array of records or one record a line, plain or gzipped.
-    bad: Told of records that cannot be used, each by line and number.
+    bad: Told of records and hard negatives that cannot be used, each by line
+      and number.
     language: The language of the questions and the passages.
 
   Yields:
@@ -233,8 +238,9 @@ def read(
   bad = records.BadRecordsOfFile(bad)
   good = 0
   for line, number, value in _values(path, bad):
+    place = records.Place(str(path), line, number)
     try:
-      record = _record(value, language)
+      record = _record(value, place, language, bad)
     except files.FieldError as error:
       bad.report(
         str(path), line, f"record {number}, {error.field}", error.problem

@@ -94,6 +94,10 @@ class FieldError(ValueError):
     self.problem = problem
 
 
+class EmptyTextError(FieldError):
+  """A field that holds no text: null, or nothing that can be seen."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Unusable:
   """A JSON value that has no meaning.
@@ -452,10 +456,12 @@ def check_text(value: object, field: str) -> str:
   """The text without surrounding white space, which no text is known by.
 
   Raises:
-    FieldError: if it is no string, is empty, or is not Unicode text.
+    EmptyTextError: if it is null or empty.
+    FieldError: if it is no string, or is not Unicode text.
   """
   if not isinstance(value, str):
-    raise FieldError(field, f"is {json_type(value)}; give a string")
+    error = EmptyTextError if value is None else FieldError
+    raise error(field, f"is {json_type(value)}; give a string")
   try:
     value.encode("utf-8")
   except UnicodeEncodeError as error:
@@ -468,7 +474,7 @@ def check_text(value: object, field: str) -> str:
     raise FieldError(field, "holds a NUL character; repair or remove it")
   text = strip(value)
   if not text:
-    raise FieldError(field, "is empty; give its text or remove the record")
+    raise EmptyTextError(field, "is empty; give its text or remove the record")
   return text
 
 

@@ -1,0 +1,50 @@
+"""Reads a record's hard negatives, so that a bad one costs itself alone."""
+
+from collections.abc import Callable, Iterable
+
+from mlir_jax.data import records
+from mlir_jax.data.sources import files
+
+
+def read(
+  values: Iterable[object],
+  field: str,
+  read_passage: Callable[[object, str], records.Passage],
+  place: records.Place,
+  bad: records.BadRecords,
+) -> tuple[records.Passage, ...]:
+  """Reads the hard negatives of one record, of any format.
+
+  Args:
+    values: The decoded JSON values.
+    field: The list's field, in the file's own spelling.
+    read_passage: (value, path to it, e.g. "neg[0]") -> passage; it raises
+      FieldError.
+    place: Where the record stands.
+    bad: Told of each that cannot be used; with "skip", the others are kept.
+
+  Returns:
+    The passages. One that is null or has no text has the text "": the token
+    store drops and counts it, as it does copies of a positive.
+
+  Raises:
+    RecordError: for a bad one, if the policy is "error".
+  """
+  passages = []
+  for i, value in enumerate(values):
+    try:
+      passages.append(
+        records.Passage("")
+        if value is None
+        else read_passage(value, f"{field}[{i}]")
+      )
+    except files.EmptyTextError:
+      passages.append(records.Passage(""))
+    except files.FieldError as error:
+      bad.report(
+        place.file,
+        place.line,
+        f"record {place.number}, {error.field}",
+        f"{error.problem}; 'skip' leaves out this hard negative alone",
+      )
+  return tuple(passages)
