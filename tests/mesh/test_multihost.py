@@ -8,7 +8,6 @@ import re
 import socket
 import subprocess
 import sys
-import threading
 import time
 import types
 
@@ -80,6 +79,8 @@ def light(moment, who, mishap, *flags, **settings):
   [
     (("here:1", 2, 2), "--process=2: of --processes=2 the numbers are 0 to 1"),
     (("here", 2, 0), "--coordinator=here: give HOST:PORT"),
+    (("here:²", 2, 0), "give HOST:PORT"),
+    (("here:65536", 2, 0), "give HOST:PORT"),
     ((None, 2, 0), "give --coordinator"),
   ],
 )
@@ -91,7 +92,11 @@ def test_a_wrong_flag_is_named(given, message):
 def test_other_flags_than_the_config_must_be_the_same_too(monkeypatch):
   values = flags.FlagValues()
   flags.DEFINE_bool("distributed", False, "", flag_values=values)
-  for name in ("coordinator", "processes", "process", "workdir", "config.seed"):
+  flags.DEFINE_bool("insecure_check_in", False, "", flag_values=values)
+  for name in (
+    *("coordinator", "processes", "process", "coordinator_bind_address"),
+    *("workdir", "config.seed"),
+  ):
     flags.DEFINE_string(name, None, "", flag_values=values)
   values(
     ["", "--distributed", "--process=1", "--workdir=/a", "--config.seed=7"]
@@ -105,55 +110,6 @@ def test_other_flags_than_the_config_must_be_the_same_too(monkeypatch):
   assert compared["--workdir"] == "/a"
   assert compared["config.seed"] == config.default().seed
   assert not {"--process", "--config.seed"} & compared.keys()
-
-
-def test_one_that_died_at_the_roll_call_may_come_again():
-  hub = multihost.Run.__new__(multihost.Run)
-  hub.processes, hub._name, hub._check_in_seconds = 3, "here", 60.0
-  port = free_port()
-
-  def call(number):
-    caller = None
-    while caller is None and listening.is_alive():
-      with contextlib.suppress(ConnectionRefusedError):
-        caller = socket.create_connection(("127.0.0.1", port))
-    hello = {"process": number, "processes": 3, "name": "there"}
-    caller.sendall(json.dumps(hello).encode() + b"\n")
-    return caller
-
-  links = []
-  listening = threading.Thread(
-    target=lambda: links.extend(hub._listen(f"127.0.0.1:{port}")), daemon=True
-  )
-  listening.start()
-  call(1).close()
-  with call(1) as first, call(2):
-    listening.join(LIMIT)
-    assert sorted(link.number for link in links) == [1, 2]
-    assert json.loads(first.recv(1000)) == {"name": "here"}
-  for link in links:
-    link.connection.close()
-
-
-def test_what_answers_in_the_place_of_process_0_is_not_taken_for_it():
-  caller = multihost.Run.__new__(multihost.Run)
-  caller.process, caller.processes, caller._name = 1, 2, "here"
-  caller._check_in_seconds = 60.0
-  for answer in (b"220 mail.example ready\r\n", b"[1, 2]\n", b"{}\n"):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-      def serve(server=server, answer=answer):
-        connection, _ = server.accept()
-        with connection:
-          connection.sendall(answer)
-          connection.recv(1000)
-
-      thread = threading.Thread(target=serve, daemon=True)
-      thread.start()
-      port = server.getsockname()[1]
-      with pytest.raises(multihost.LostError, match="is not process 0"):
-        caller._call(f"127.0.0.1:{port}")
-      thread.join(LIMIT)
 
 
 def test_a_process_that_hangs_is_named_though_its_beats_falter():
