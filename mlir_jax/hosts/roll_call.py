@@ -19,6 +19,7 @@ from mlir_jax.hosts import links
 
 HANDSHAKE_SECONDS = 10.0  # All that a caller may take to say who it is.
 MOST_WAITING = 128  # Callers that have not yet said who they are.
+QUEUE = 128  # Connections that the system holds until they are accepted.
 MOST_TOLD = 5  # Callers that are printed when they are turned away.
 
 BIND_FLAG = "--coordinator_bind_address"
@@ -335,7 +336,7 @@ def listen(
   key = _key(secret, insecure, coordinator, found)
   came: dict[int, links.Link] = {}
   with contextlib.ExitStack() as stack:
-    listeners = _open(coordinator, found, max(processes, MOST_WAITING))
+    listeners = _open(coordinator, found, max(processes, QUEUE))
     for listener in listeners:
       stack.enter_context(listener)
     door = stack.enter_context(contextlib.closing(_Door(listeners, key)))
