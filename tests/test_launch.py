@@ -853,11 +853,17 @@ def test_tasks_get_a_secret_and_names_are_no_commands(cluster):
 )
 def test_slurm_computes_with_numbers_alone(cluster, name):
   run, workdir = cluster
-  for value in (RUNS.replace("made", str(workdir)), "08", "-1", "1 2"):
+  for value in (
+    RUNS.replace("made", str(workdir.parent / "made")),
+    "08",
+    "-1",
+    "1 2",
+  ):
     status, stderr, _ = run("0,0", **{name: value})
     assert status == 2
     assert f"{name}=" in stderr
     assert not workdir.exists()
+    assert not (workdir.parent / "made").exists()
 
 
 @pytest.mark.parametrize("planted", ["number", "link", "pipe"])
@@ -868,7 +874,7 @@ def test_what_others_put_into_a_shared_folder_is_no_command(cluster, planted):
   victim.write_text("kept")
   counter = logs / "slurm-17-stalled"
   if planted == "number":
-    counter.write_text(RUNS.replace("made", str(workdir / "made")))
+    counter.write_text(RUNS.replace("made", str(workdir.parent / "made")))
   elif planted == "link":
     counter.symlink_to(victim)
     (logs / "slurm-17-attempt-1").symlink_to(workdir)
@@ -880,7 +886,7 @@ def test_what_others_put_into_a_shared_folder_is_no_command(cluster, planted):
   assert counter.read_text() == "1\n"
   assert victim.read_text() == "kept"
   assert not (workdir / "srun.log").exists()
-  assert not (workdir / "made").exists() and not os.path.exists("made")
+  assert not (workdir.parent / "made").exists() and not os.path.exists("made")
   assert not list(logs.glob(".stalled*"))
 
 

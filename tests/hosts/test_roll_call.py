@@ -288,7 +288,7 @@ def test_it_listens_at_its_own_address_alone():
     hello(port, number)
   listening.result()
   # Where the coordinator's address is not one of this machine.
-  elsewhere = f"192.0.2.1:{port}"
+  elsewhere = f"203.0.113.77:{port}"
   with pytest.raises(ValueError, match="--coordinator_bind_address"):
     roll_call.listen(elsewhere, 2, "here", seconds=LIMIT, secret=SECRET)
   listening = Started(
@@ -304,7 +304,7 @@ def test_it_listens_at_its_own_address_alone():
 
 
 def test_on_a_network_a_secret_is_needed(capsys):
-  address = "192.0.2.1:1234"
+  address = "203.0.113.77:1234"
   for start in (
     lambda: roll_call.listen(address, 2, "here", seconds=LIMIT),
     lambda: roll_call.call(address, 2, 1, "here", seconds=LIMIT),
