@@ -171,7 +171,8 @@ FIND=${FIND//$'\n'/}
 # command line, which all users can see. Where it does not come whole the
 # connection was lost.
 # shellcheck disable=SC2016
-SECRET='s=$(head -c 64); [ ${#s} = 64 ] || exit 69;
+SECRET='s=$(head -c 64); [ ${#s} = 64 ] ||
+ { echo "The secret of the run did not arrive." >&2; exit 69; };
  f=$HOME/.mlir_jax.secret; rm -f "$f";
  (umask 077; printf %s "$s" >"$f") || exit 69;
  unset s MLIR_JAX_SECRET; export MLIR_JAX_SECRET_FILE="$f"'

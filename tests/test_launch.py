@@ -823,13 +823,17 @@ def test_hosts_get_a_secret_in_a_private_file_and_names_are_no_commands(cloud):
 def test_a_secret_that_is_lost_on_its_way_starts_all_again(cloud):
   (cloud / "state").write_text("READY")
   losing = """case "$*" in
-  *" ssh "*) [ -e lost ] || { touch lost; exec </dev/null; } ;;
+  *" ssh "*)
+    host=${*#*--worker=} host=${host%% *}
+    [ -e "lost-$host" ] || { touch "lost-$host"; exec </dev/null; } ;;
 esac
 """
   (cloud / "bin/gcloud").write_text(f"#!/bin/sh\n{losing}{fake('gcloud')}\n")
-  # The other waits for it in vain, as a trainer does for a while.
-  done = launched(cloud, "0,0", "--limit=1")
-  assert "ended with status 69" in done.stderr
+  done = launched(cloud, "0,0")
+  for host in range(2):
+    assert f"Host {host} ended with status 69" in done.stderr
+    log = cloud / f"logs/my-run/attempt-1/host-{host}.log"
+    assert "The secret of the run did not arrive." in log.read_text()
   assert done.returncode == 0, done.stderr
 
 

@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 import types
 
@@ -17,6 +18,7 @@ import tiny
 from absl import flags
 
 from mlir_jax import command_line, config
+from mlir_jax.hosts import links
 from mlir_jax.mesh import multihost
 from mlir_jax.retrieval import model
 from mlir_jax.training import loop, progress, run
@@ -99,17 +101,26 @@ def test_other_flags_than_the_config_must_be_the_same_too(monkeypatch):
   ):
     flags.DEFINE_string(name, None, "", flag_values=values)
   values(
-    ["", "--distributed", "--process=1", "--workdir=/a", "--config.seed=7"]
+    [
+      *("", "--distributed", "--process=1", "--workdir=/a", "--config.seed=7"),
+      *("--insecure_check_in", "--coordinator_bind_address=10.0.0.1"),
+    ]
   )
   monkeypatch.setattr(flags, "FLAGS", values)
-  compared = {}
-  monkeypatch.setattr(
-    multihost, "join", lambda *_, items, **__: compared.update(items)
-  )
+  compared, settings = {}, {}
+
+  def join(*_, items, **others):
+    compared.update(items)
+    settings.update(others)
+
+  monkeypatch.setattr(multihost, "join", join)
   command_line.join_processes(config.default())
   assert compared["--workdir"] == "/a"
   assert compared["config.seed"] == config.default().seed
-  assert not {"--process", "--config.seed"} & compared.keys()
+  own = {"--process", "--coordinator_bind_address", "--config.seed"}
+  assert not own & compared.keys()
+  assert settings["insecure"] is True
+  assert settings["bind"] == "10.0.0.1"
 
 
 def test_a_process_that_hangs_is_named_though_its_beats_falter():
@@ -127,6 +138,64 @@ def test_a_process_that_hangs_is_named_though_its_beats_falter():
     run._judge(1.0)
   assert lost
   assert "process 1 (there) is stuck" in lost[0]
+
+
+def watched(monkeypatch):
+  """Process 0 with a link from process 1, and a list of what ended it."""
+  run = multihost.Run.__new__(multihost.Run)
+  ends = socket.socketpair()
+  numbers = links.random_number(), links.random_number()
+  theirs, ours = (
+    links.Link(end, b"", *numbers, is_caller=end is ends[0]) for end in ends
+  )
+  ours.admit(1, "there")
+  run.process, run._links, run._name = 0, {1: ours}, "here"
+  run._silent_seconds, run._beat, run._closing = 60.0, 1.0, False
+  run._state, run._behind, run._came = ("preparing", -1), {}, {}
+  run._messages, run._ending = threading.Condition(), threading.Lock()
+  ended = []
+
+  def end(status):
+    ended.append(status)
+    run._closing = True
+
+  monkeypatch.setattr(multihost, "_exit", end)
+  return run, theirs, ended
+
+
+@pytest.mark.parametrize(
+  "message, reason",
+  [
+    (b"\0\0\0\x02{}" + bytes(32), "the signature of a message is wrong"),
+    (b"\xff\xff\xff\xff", "a message has 4294967295 bytes"),
+    (
+      {"kind": "hello", "process": 1, "processes": 2, "name": "x"},
+      "'hello' came in the middle of the run",
+    ),
+    ({"kind": "end", "status": 0, "text": "bye"}, "end.status is out of range"),
+  ],
+)
+def test_what_no_process_sends_is_the_loss_of_the_connection(
+  monkeypatch, capfd, message, reason
+):
+  run, theirs, ended = watched(monkeypatch)
+  if isinstance(message, bytes):
+    theirs.connection.sendall(message)
+  else:
+    theirs.send(message)
+  run._watch()
+  assert ended == [multihost.EXIT_LOST]
+  said = capfd.readouterr().err
+  assert "process 1 (there) is gone: its connection is damaged, " in said
+  assert reason in said
+
+
+def test_a_process_that_leaves_with_0_does_not_end_the_run_with_0(monkeypatch):
+  run, theirs, ended = watched(monkeypatch)
+  run.fail(0, "bye")
+  assert ended == [1]
+  (message,) = theirs.receive()
+  assert message["status"] == 1
 
 
 def test_between_saving_and_the_next_step_a_process_may_be_stuck(monkeypatch):
