@@ -17,7 +17,6 @@ messages are signed, not encrypted: who listens to the network can read them.
 """
 
 import contextlib
-import hashlib
 import hmac
 import json
 import math
@@ -36,6 +35,7 @@ EXIT_REFUSED = 2
 SECRET = "MLIR_JAX_SECRET"
 SECRET_FILE = "MLIR_JAX_SECRET_FILE"
 SHORTEST_SECRET = 16
+LONGEST_SECRET = 2**12
 
 BANNER = b"mlir_jax roll call 1\n"
 SIZE = 32  # Bytes of a random number, and of a signature.
@@ -101,9 +101,12 @@ def _read_private(path: str) -> bytes:
     if status.st_mode & 0o077:
       raise ValueError(
         f"its mode is {stat.S_IMODE(status.st_mode):o}: other users have"
-        f" access. Give it the mode 600, and use another secret."
+        " access. Give it the mode 600, and use another secret."
       )
-    return file.read(LONGEST_HELLO)
+    content = file.read(LONGEST_SECRET + 1)
+  if len(content) > LONGEST_SECRET:
+    raise ValueError(f"it has more than {LONGEST_SECRET} bytes.")
+  return content
 
 
 def printable(text: str, breaks: bool = False) -> str:
@@ -122,7 +125,7 @@ def printable(text: str, breaks: bool = False) -> str:
 
 
 def _sign(key: bytes, *parts: bytes) -> bytes:
-  return hmac.digest(key, b"".join(parts), hashlib.sha256)
+  return hmac.digest(key, b"".join(parts), "sha256")
 
 
 def random_number() -> bytes:

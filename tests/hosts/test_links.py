@@ -134,6 +134,7 @@ def test_no_process_ends_the_others_as_if_the_run_were_done():
     (b"0123456789abcdef\n", 0o600, ""),
     (b"0123456789abcde\n", 0o600, "has 15 bytes; give at least 16"),
     (b"", 0o600, "has 0 bytes"),
+    (b"x" * 5000, 0o600, "has more than 4096 bytes"),
     (b"0123456789abcdef", 0o640, "its mode is 640"),
     (b"0123456789abcdef", 0o604, "its mode is 604"),
   ],
