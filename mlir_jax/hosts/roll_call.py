@@ -334,6 +334,9 @@ def listen(
       waits = True
       time.sleep(0.5)
   key = _key(secret, insecure, coordinator, found)
+  hidden = "" if bind else _hidden(host, found)
+  if hidden:
+    print(hidden, file=sys.stderr)
   came: dict[int, links.Link] = {}
   with contextlib.ExitStack() as stack:
     listeners = _open(coordinator, found, max(processes, QUEUE))
@@ -343,11 +346,8 @@ def listen(
     while len(came) < processes - 1:
       if time.monotonic() >= deadline:
         text = _missing(coordinator, processes, came, seconds) + door.summary()
-        if not bind and _is_hidden(host, found):
-          text += (
-            f" Process 0 listens at {found[0][1][0]}, which this machine gives"
-            f" for {host} and other machines cannot reach: give {BIND_FLAG}."
-          )
+        if hidden:
+          text += f" {hidden}"
         for link in came.values():
           link.send(links.end(links.EXIT_LOST, text))
         raise links.LostError(text)
@@ -389,13 +389,18 @@ def _admit(
   came[number] = link
 
 
-def _is_hidden(host: str, found: Sequence[tuple[int, tuple]]) -> bool:
-  """Whether a name that is not loopback's has only such addresses here."""
+def _hidden(host: str, found: Sequence[tuple[int, tuple]]) -> str:
+  """What to say if only this machine reaches a name that is not loopback's."""
   try:
     ipaddress.ip_address(host)
+    return ""
   except ValueError:
-    return host != "localhost" and all(_is_loopback(at) for _, at in found)
-  return False
+    if host == "localhost" or not all(_is_loopback(at) for _, at in found):
+      return ""
+  return (
+    f"Process 0 listens at {found[0][1][0]}, which this machine has for {host}:"
+    f" other machines cannot reach it. If there are any, give {BIND_FLAG}."
+  )
 
 
 def _missing(

@@ -303,6 +303,18 @@ def test_it_listens_at_its_own_address_alone():
   assert roll_call.bind_address(elsewhere, None) == elsewhere
 
 
+def test_a_name_that_other_machines_do_not_reach_is_told(monkeypatch, capsys):
+  asked = socket.getaddrinfo
+  monkeypatch.setattr(
+    socket,
+    "getaddrinfo",
+    lambda _, *rest, **how: asked("127.0.0.1", *rest, **how),
+  )
+  with pytest.raises(links.LostError, match="--coordinator_bind_address"):
+    roll_call.listen(f"node7:{free_port()}", 2, "here", seconds=0.1)
+  assert "which this machine has for node7" in capsys.readouterr().err
+
+
 def test_on_a_network_a_secret_is_needed(capsys):
   address = "203.0.113.77:1234"
   for start in (
