@@ -86,7 +86,7 @@ def _key(
 
 
 def warn_if_insecure(secret: bytes | None, insecure: bool) -> None:
-  """Says what --insecure_check_in means, where it has a meaning."""
+  """Warns where --insecure_check_in makes a difference."""
   if insecure and secret is None:
     print(
       "Warning: --insecure_check_in: whoever reaches the coordinator's address"
@@ -178,7 +178,7 @@ class _Door:
       self._selector.register(listener, selectors.EVENT_READ, None)
 
   def wait(self, deadline: float) -> list[tuple[links.Link, dict]]:
-    """Waits for a while: links whose other end has said who it is."""
+    """Waits until something comes; returns who has said who it is."""
     first = next(iter(self._waiting), None)  # The one with the least time.
     until = min(deadline, first.deadline) if first else deadline
     ready = self._selector.select(max(until - time.monotonic(), 0.0))

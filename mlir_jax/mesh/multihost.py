@@ -331,7 +331,7 @@ class Run:
     link: links.Link,
     messages: Iterable[Mapping[str, Any]] | None,
   ) -> None:
-    """Takes what came over a link, or that it is of no more use."""
+    """Handles what came over a link; None: it was closed."""
     try:
       if messages is not None:
         link.quiet = 0.0
