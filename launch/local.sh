@@ -30,7 +30,12 @@ refuse() {
   say "$*"
   exit 2
 }
-whole() { [[ $2 =~ ^[1-9][0-9]*$ ]] || refuse "$1 $2: give a number above 0."; }
+# Before any arithmetic: in it the shell runs what a text like a[$(command)]
+# says, and takes 010 for eight.
+whole() {
+  [[ $2 =~ ^[1-9][0-9]{0,8}$ ]] ||
+    refuse "$(printf '%s %q: give a whole number above 0.' "$1" "$2")"
+}
 
 processes='' devices='' limit=300 retries=3
 while getopts n:d:w:r: flag; do
@@ -47,6 +52,7 @@ shift $((OPTIND - 1))
 whole -n "$processes"
 whole -w "$limit"
 whole -r "$retries"
+[[ -z $devices ]] || whole -d "$devices"
 
 workdir=''
 arguments=("$@")
@@ -61,6 +67,7 @@ done
 [[ $workdir != \~/* ]] || workdir=$HOME/${workdir:2}
 [[ $workdir != *://* ]] ||
   refuse "--workdir=$workdir: one machine trains on a local folder."
+[[ $workdir != -* ]] || workdir=./$workdir # It is not a flag.
 
 gpus=()
 if [[ ${JAX_PLATFORMS:-} != cpu ]]; then
@@ -79,7 +86,6 @@ if ((${#gpus[@]})); then
     refuse "-d $devices: there are ${#gpus[@]} GPUs."
 fi
 : "${devices:=$processes}"
-whole -d "$devices"
 ((devices % processes == 0)) ||
   refuse "-d $devices does not divide among -n $processes processes."
 
@@ -104,8 +110,9 @@ free_port() {
 last_step() {
   local path name last=-1
   for path in "$workdir"/checkpoints/*/; do
-    name=$(basename "$path")
-    [[ $name =~ ^[0-9]+$ ]] && ((name > last)) && last=$name
+    name=${path%/}
+    name=${name##*/}
+    [[ $name =~ ^(0|[1-9][0-9]{0,17})$ ]] && ((name > last)) && last=$name
   done
   echo "$last"
 }
@@ -130,6 +137,11 @@ trap '((stopping++)); pass_on' TERM INT HUP
 start() {
   local port i share=$((devices / processes)) environment
   port=$(free_port)
+  # What the processes know each other by; not on a command line, which all
+  # users can see.
+  MLIR_JAX_SECRET=$(od -An -v -N32 -tx1 /dev/urandom | tr -d ' \n')
+  export MLIR_JAX_SECRET
+  unset MLIR_JAX_SECRET_FILE
   : >"$logs/process-0.log" # tail may look for it sooner than it is opened.
   pids=() statuses=() killed=()
   for ((i = 0; i < processes; i++)); do
@@ -189,8 +201,9 @@ finish() {
 new_log_folder() {
   local number=1
   mkdir -p "$workdir/logs" || refuse "Cannot write to $workdir/logs."
-  while [[ -e $workdir/logs/attempt-$number ]]; do ((number++)); done
-  logs=$workdir/logs/attempt-$number
+  while logs=$workdir/logs/attempt-$number && [[ -e $logs || -L $logs ]]; do
+    ((number++))
+  done
   mkdir "$logs" || refuse "Cannot write to $workdir/logs."
 }
 

@@ -29,8 +29,18 @@ refuse() {
   exit 2
 }
 
+# Before any arithmetic: in it the shell runs what a text like a[$(command)]
+# says, and takes 010 for eight.
+is_whole() { [[ $1 =~ ^(0|[1-9][0-9]{0,17})$ ]]; }
+number() {
+  is_whole "$2" || refuse "$(printf '%s=%q: not a whole number.' "$1" "$2")"
+}
+
 [[ -n ${SLURM_JOB_ID:-} ]] ||
   refuse "Start it by: sbatch launch/slurm.sh --config=... --workdir=..."
+number SLURM_JOB_ID "$SLURM_JOB_ID"
+number SLURM_RESTART_COUNT "${SLURM_RESTART_COUNT:=0}"
+number SLURM_CPUS_PER_TASK "${SLURM_CPUS_PER_TASK:=1}"
 workdir=''
 for argument; do
   case $argument in --workdir=*) workdir=${argument#*=} ;; esac
@@ -39,8 +49,13 @@ done
 # As the trainer does: the shell leaves a ~ behind a = as it is.
 [[ $workdir != \~/* ]] || workdir=$HOME/${workdir:2}
 [[ $workdir != *://* ]] || refuse "--workdir=$workdir: give a shared folder."
+[[ $workdir != -* ]] || workdir=./$workdir # It is not a flag.
+[[ $workdir != *[%\\]* ]] ||
+  refuse "--workdir=$workdir: srun reads % and \\ in the name of a log; give" \
+    "another folder."
 # JAX gives each task the GPU of its number on the node: more GPUs would idle.
 tasks=${SLURM_NTASKS_PER_NODE:-1}
+number SLURM_NTASKS_PER_NODE "$tasks"
 [[ ${SLURM_GPUS_ON_NODE:-$tasks} == "$tasks" ]] ||
   refuse "$SLURM_GPUS_ON_NODE GPUs and $tasks tasks a node: give" \
     "--ntasks-per-node and --gpus-per-node the same number."
@@ -52,22 +67,34 @@ export GLIBC_TUNABLES=${GLIBC_TUNABLES-glibc.malloc.hugetlb=1}
 last_step() {
   local path name last=-1
   for path in "$workdir"/checkpoints/*/; do
-    name=$(basename "$path")
-    [[ $name =~ ^[0-9]+$ ]] && ((name > last)) && last=$name
+    name=${path%/}
+    name=${name##*/}
+    [[ $name =~ ^(0|[1-9][0-9]{0,17})$ ]] && ((name > last)) && last=$name
   done
   echo "$last"
 }
 
-attempt=$((${SLURM_RESTART_COUNT:-0} + 1))
-logs=$workdir/logs/slurm-$SLURM_JOB_ID-attempt-$attempt
-mkdir -p "$logs" || refuse "Cannot write to $logs."
+attempt=$((SLURM_RESTART_COUNT + 1))
+mkdir -p "$workdir/logs" || refuse "Cannot write to $workdir/logs."
+# A new one: in a folder that others share nothing of theirs is written to.
+while logs=$workdir/logs/slurm-$SLURM_JOB_ID-attempt-$attempt &&
+  [[ -e $logs || -L $logs ]]; do
+  ((attempt++))
+done
+mkdir "$logs" || refuse "Cannot write to $workdir/logs."
 say "Attempt $attempt on $SLURM_JOB_NODELIST; logs in $logs."
 before=$(last_step)
 
+# What the tasks know each other by: in their environment, not on a command
+# line, which all users can see. A new one for each start.
+MLIR_JAX_SECRET=$(od -An -v -N32 -tx1 /dev/urandom | tr -d ' \n')
+export MLIR_JAX_SECRET
+unset MLIR_JAX_SECRET_FILE
+
 # No task's end may end the others: they notice by themselves and name it.
 # srun does not inherit the CPUs of a task.
-srun --kill-on-bad-exit=0 --wait="$LIMIT" \
-  --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
+srun --kill-on-bad-exit=0 --wait="$LIMIT" --export=ALL \
+  --cpus-per-task="$SLURM_CPUS_PER_TASK" \
   --output="$logs/process-%t-%N.log" \
   "${PYTHON:-python}" -m mlir_jax.train --distributed "$@" 2>"$logs/srun.log"
 status=$?
@@ -86,10 +113,19 @@ fi
 
 # The starts without progress before this one stand beside the logs.
 counter=$workdir/logs/slurm-$SLURM_JOB_ID-stalled
-stalled=$(cat "$counter" 2>/dev/null || echo 0)
+stalled=''
+[[ -f $counter && ! -L $counter ]] && read -r -N 20 stalled <"$counter"
+stalled=${stalled%$'\n'}
+is_whole "$stalled" || stalled=0
 now=$(last_step)
 if ((now > before)); then stalled=0; else ((stalled++)); fi
-echo "$stalled" >"$counter"
+# Renamed, so that no link is followed.
+keep() {
+  local aside
+  aside=$(mktemp "$workdir/logs/.stalled.XXXXXXXXXX") &&
+    echo "$2" >"$aside" && mv -fT -- "$aside" "$1"
+}
+keep "$counter" "$stalled" || refuse "Cannot write to $workdir/logs."
 if ((stalled >= RETRIES)); then
   say "$stalled starts in a row brought no new checkpoint; see $logs."
   exit "$status"

@@ -38,7 +38,19 @@ refuse() {
   exit 2
 }
 
-name='' zone='' type='' runtime='' spot='' setup='' python=python3
+# Before any arithmetic: in it the shell runs what a text like a[$(command)]
+# says, and takes 010 for eight.
+whole() {
+  [[ $2 =~ ^[1-9][0-9]{0,8}$ ]] ||
+    refuse "$(printf '%s=%q: give a whole number above 0.' "$1" "$2")"
+}
+# What is a name to gcloud: not a flag of its own, nor a pattern.
+named() {
+  [[ $2 =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ ]] ||
+    refuse "$(printf '%s=%q: not a name.' "$1" "$2")"
+}
+
+name='' zone='' type='''' runtime='' spot='' setup='' python=python3
 limit=300 retries=3
 while (($#)); do
   case $1 in
@@ -60,6 +72,12 @@ while (($#)); do
   shift
 done
 [[ -n $name && -n $zone && $# -gt 0 ]] || usage
+named --name "$name"
+named --zone "$zone"
+[[ -z $type ]] || named --type "$type"
+[[ -z $runtime ]] || named --runtime "$runtime"
+whole --limit "$limit"
+whole --retries "$retries"
 [[ -z $type || -n $runtime ]] || refuse "--type=$type: give --runtime, too."
 workdir=''
 for argument; do
@@ -68,6 +86,14 @@ done
 [[ $workdir == gs://* ]] ||
   refuse "--workdir=$workdir: the hosts share no disk; give a gs:// folder."
 workdir=${workdir%/}
+case ${workdir#gs://} in
+  *[]*?[[:cntrl:]]*)
+    # gcloud takes these for a pattern: it would look at other runs, too.
+    refuse "$(printf '%q' "--workdir=$workdir"): give a folder without *, ?, [," \
+      "] and control characters."
+    ;;
+  '' | . | .. | */ | */. | */..) refuse "--workdir=$workdir: name a folder." ;;
+esac
 errors=$(mktemp)
 trap 'rm -f "$errors"' EXIT
 
@@ -127,8 +153,9 @@ ensure_slice() {
 last_step() {
   local line last=-1
   while read -r line; do
-    line=$(basename "$line")
-    [[ $line =~ ^[0-9]+$ ]] && ((line > last)) && last=$line
+    line=${line%/}
+    line=${line##*/}
+    [[ $line =~ ^(0|[1-9][0-9]{0,17})$ ]] && ((line > last)) && last=$line
   done < <(gcloud storage ls "$workdir/checkpoints/" 2>/dev/null)
   echo "$last"
 }
@@ -137,8 +164,19 @@ last_step() {
 # that it can be found when the connection is lost. An earlier one is ended.
 # shellcheck disable=SC2016  # The host expands these.
 FIND='p=$(cat ~/.mlir_jax.pid 2>/dev/null) &&
- grep -qs mlir_jax.train /proc/$p/cmdline &&'
+ case $p in ""|*[!0-9]*) false;; esac &&
+ grep -qs mlir_jax.train "/proc/$p/cmdline" &&'
 FIND=${FIND//$'\n'/}
+# What the hosts know each other by comes through standard input, not on a
+# command line, which all users can see. Where it does not come whole the
+# connection was lost.
+# shellcheck disable=SC2016
+SECRET='s=$(head -c 64); [ ${#s} = 64 ] ||
+ { echo "The secret of the run did not arrive." >&2; exit 69; };
+ f=$HOME/.mlir_jax.secret; rm -f "$f";
+ (umask 077; printf %s "$s" >"$f") || exit 69;
+ unset s MLIR_JAX_SECRET; export MLIR_JAX_SECRET_FILE="$f"'
+SECRET=${SECRET//$'\n'/}
 # shellcheck disable=SC2016
 RUN='setsid --wait bash -c '\''echo $$ >~/.mlir_jax.pid; exec "$@"'\'' run'
 printf -v quoted ' %q' "$@"
@@ -156,12 +194,15 @@ trap pass_on TERM INT HUP
 folder=logs/${workdir##*/} logs=$folder
 # Starts the trainer on all hosts, and waits; fills $statuses.
 attempt() {
-  local hosts i running id once deadline='' number=1
+  local hosts i running id once secret deadline='' number=1
   hosts=$(describe tpu-vm 'networkEndpoints.len()') || exit
   [[ -n $hosts ]] || return 1
+  [[ $hosts =~ ^[1-9][0-9]{0,5}$ ]] ||
+    refuse "$(printf 'gcloud cannot say how many hosts there are: %q' "$hosts")"
   mkdir -p "$folder" || refuse "Cannot write to $folder."
-  while [[ -e $folder/attempt-$number ]]; do ((number++)); done
-  logs=$folder/attempt-$number
+  while logs=$folder/attempt-$number && [[ -e $logs || -L $logs ]]; do
+    ((number++))
+  done
   mkdir "$logs" || refuse "Cannot write to $folder."
   say "$hosts hosts; logs in $logs."
   # gcloud says a command again whose connection was lost; but a process that
@@ -170,11 +211,12 @@ attempt() {
   once="[ \"\$(cat ~/.mlir_jax.id 2>/dev/null)\" != $id ] ||"
   once+=" { $FIND kill -KILL -- -\$p; exit 69; }; echo $id >~/.mlir_jax.id"
   : >"$logs/host-0.log" # tail may look for it sooner than it is opened.
+  secret=$(od -An -v -N32 -tx1 /dev/urandom | tr -d ' \n')
   pids=() statuses=()
   for ((i = 0; i < hosts; i++)); do
     setsid gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" \
-      --worker="$i" --command="$once; $run" \
-      >"$logs/host-$i.log" 2>&1 </dev/null &
+      --worker="$i" --command="$once; $SECRET; $run" \
+      >"$logs/host-$i.log" 2>&1 < <(printf %s "$secret") &
     pids[i]=$! statuses[i]=''
   done
   tail -n +1 -f -s 0.2 --pid="${pids[0]}" "$logs/host-0.log" &

@@ -45,6 +45,19 @@ def define_processes() -> None:
   )
   flags.DEFINE_integer("processes", None, "How many processes there are.")
   flags.DEFINE_integer("process", None, "The number of this one, from 0.")
+  flags.DEFINE_string(
+    "coordinator_bind_address",
+    None,
+    "The address at which process 0 listens, where it is not the coordinator's"
+    " (behind a translated address; a name that is 127.0.1.1 on its machine).",
+  )
+  flags.DEFINE_bool(
+    "insecure_check_in",
+    False,
+    "Whether processes of several machines need no secret. Without it all of"
+    " them have the same one in MLIR_JAX_SECRET, or in a file of mode 600 that"
+    " MLIR_JAX_SECRET_FILE names; the launchers make one.",
+  )
 
 
 def join_processes(config: ml_collections.ConfigDict | None = None) -> None:
@@ -60,7 +73,13 @@ def join_processes(config: ml_collections.ConfigDict | None = None) -> None:
   """
   values = flags.FLAGS
   if not values.distributed:
-    for name in ("coordinator", "processes", "process"):
+    for name in (
+      "coordinator",
+      "processes",
+      "process",
+      "coordinator_bind_address",
+      "insecure_check_in",
+    ):
       if values[name].present:
         raise ValueError(f"--{name} is given without --distributed.")
     return
@@ -68,7 +87,7 @@ def join_processes(config: ml_collections.ConfigDict | None = None) -> None:
   from mlir_jax.mesh import multihost
   from mlir_jax.training import provenance
 
-  own = {"coordinator", "processes", "process"}
+  own = {"coordinator", "processes", "process", "coordinator_bind_address"}
   fields = {
     f"--{name}": str(values[name].value)
     for name in values
@@ -90,6 +109,8 @@ def join_processes(config: ml_collections.ConfigDict | None = None) -> None:
       **workdir.flatten(fields),
       **provenance.code(),
     },
+    insecure=values.insecure_check_in,
+    bind=values.coordinator_bind_address,
   )
 
 

@@ -287,7 +287,7 @@ def test_a_second_signal_kills_at_once(tmp_path):
     (["-n", "3", "-d", "8", "--", "--workdir=w"], "-d 8 does not divide"),
     (["-n", "2", "--", "--config=c"], "Give --workdir=FOLDER"),
     (["-n", "2", "--", "--workdir=gs://b/r"], "a local folder"),
-    (["-n", "x", "--", "--workdir=w"], "-n x: give a number"),
+    (["-n", "x", "--", "--workdir=w"], "-n x: give a whole number"),
     (["--", "--workdir=w"], "launch/local.sh -n N"),
   ],
 )
@@ -650,3 +650,257 @@ def test_each_field_to_fill_in_is_marked():
   blanks = [line for line in lines if "<" in line]
   marks = [line for line in lines if "# FILL IN" in line]
   assert len(blanks) == len(marks) == 4
+
+
+def test_what_is_filled_in_stays_one_value():
+  text = (LAUNCH / "gke_jobset.yaml").read_text()
+  name = 'a: b #c, "d" [e] {f} & *g ! | > % @ `h` \\ - i'
+  filled = text.replace("<CONFIG>", name).replace("<RUN>", name)
+  (group,) = yaml.safe_load(filled)["spec"]["replicatedJobs"]
+  pod = group["template"]["spec"]["template"]["spec"]
+  assert pod["containers"][0]["command"][-2:] == [
+    *(f"--config={name}", f"--workdir=gs://<BUCKET>/{name}")
+  ]
+
+
+def test_pods_have_the_secret_of_kubernetes(jobset):
+  (group,) = jobset["spec"]["replicatedJobs"]
+  pod = group["template"]["spec"]["template"]["spec"]
+  (variable,) = pod["containers"][0]["env"]
+  assert variable == {
+    "name": "MLIR_JAX_SECRET",
+    "valueFrom": {"secretKeyRef": {"name": "mlir-jax", "key": "secret"}},
+  }
+
+
+# Where the shell computes with one of these, it makes the file.
+RUNS = "HOME[$(touch made)0]"
+NAMES = "a '\"; touch made #$(touch made)`touch made`\n* ~"
+
+
+@pytest.mark.parametrize("value", [RUNS, "010", "1" * 30, "0x2", "-1", "0", ""])
+@pytest.mark.parametrize("flag", ["-n", "-d", "-w", "-r"])
+def test_local_computes_with_numbers_alone(tmp_path, flag, value):
+  if flag == "-d" and not value:
+    pytest.skip("as if it were not given")
+  for gpus in ({}, {"CUDA_VISIBLE_DEVICES": "4,5", "JAX_PLATFORMS": ""}):
+    done = subprocess.run(
+      [LAUNCH / "local.sh", "-n", "1", flag, value, "--", "--workdir=w"],
+      capture_output=True,
+      text=True,
+      timeout=60,
+      cwd=tmp_path,
+      env=environment("0") | gpus,
+    )
+    assert done.returncode == 2, done.stderr
+    assert flag in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_step_of_any_name_is_no_command(tmp_path):
+  for name in (RUNS, "08", "9" * 30, "7"):
+    (tmp_path / "checkpoints" / name).mkdir(parents=True)
+  done = local(tmp_path, "75;0", "-n", "1")
+  assert done.returncode == 0, done.stderr
+  assert "from the checkpoint of step 7" in done.stderr
+  assert not (tmp_path / "made").exists()
+
+
+def secrets(calls):
+  """The secret of each attempt, which all of its processes have alone."""
+  found = {}
+  for call in calls:
+    found.setdefault(call["attempt"], set()).add(tuple(call["secret"]))
+    assert not any(call["secret"][0] in word for word in call["arguments"])
+  for ((secret, _),) in found.values():
+    assert len(secret) == 64 and len(set(secret)) > 4
+  return [next(iter(found[attempt])) for attempt in sorted(found)]
+
+
+def test_names_are_no_commands_and_each_start_has_a_secret(tmp_path):
+  workdir = tmp_path / NAMES
+  done = subprocess.run(
+    [LAUNCH / "local.sh", "-n", "2", "--", f"--workdir={workdir}", NAMES],
+    capture_output=True,
+    text=True,
+    timeout=60,
+    cwd=tmp_path,
+    env=environment("75,75;0,0", MLIR_JAX_SECRET_FILE="another"),
+  )
+  assert done.returncode == 0, done.stderr
+  assert [path.name for path in tmp_path.iterdir()] == [workdir.name]
+  assert all(call["arguments"][-1] == NAMES for call in calls(workdir))
+  first, second = secrets(calls(workdir))
+  assert first != second
+  # As a flag of mkdir or tail.
+  done = subprocess.run(
+    [LAUNCH / "local.sh", "-n", "1", "--", "--workdir=--help"],
+    cwd=tmp_path,
+    env=environment("0"),
+    stdout=subprocess.DEVNULL,
+  )
+  assert done.returncode == 0
+  assert (tmp_path / "--help/logs/attempt-1/process-0.log").is_file()
+
+
+@pytest.mark.parametrize(
+  "flags, says",
+  [
+    ((f"--limit={RUNS}",), "--limit="),
+    ((f"--retries={RUNS}",), "--retries="),
+    (("--limit=010",), "--limit=010"),
+    (("--name=--project=x",), "--name=--project=x: not a name"),
+    (("--name=$(touch made)",), "not a name"),
+    (("--zone=-z",), "--zone=-z: not a name"),
+    (("--type=a b", "--runtime=r"), "not a name"),
+  ],
+)
+def test_what_gcloud_or_the_shell_would_misread_is_refused(cloud, flags, says):
+  (cloud / "state").write_text("READY")
+  done = launched(cloud, "0,0", *flags)
+  assert done.returncode == 2, done.stderr
+  assert says in done.stderr
+  assert not (cloud / "gcloud.txt").exists()
+  assert not list(cloud.rglob("made"))
+
+
+def test_a_workdir_that_gcloud_takes_for_several_is_refused(cloud):
+  for name in ("bucket/run*", "bucket/a[1]", "bucket/a\nb", "bucket/..", ""):
+    done = subprocess.run(
+      [*tpu_vm(), f"--workdir=gs://{name}"],
+      capture_output=True,
+      text=True,
+      env=cloudy(cloud, ""),
+    )
+    assert done.returncode == 2
+    assert "a folder" in done.stderr, name
+  assert not (cloud / "gcloud.txt").exists()
+
+
+def test_what_gcloud_prints_is_no_command(cloud):
+  (cloud / "state").write_text("READY")
+  printing = f"""case "$*" in
+  *networkEndpoints*) echo '{RUNS}'; exit ;;
+esac
+"""
+  (cloud / "bin/gcloud").write_text(f"#!/bin/sh\n{printing}{fake('gcloud')}\n")
+  done = launched(cloud, "0,0")
+  assert done.returncode == 2, done.stderr
+  assert "how many hosts" in done.stderr
+  assert not list(cloud.rglob("made"))
+
+
+def test_hosts_get_a_secret_in_a_private_file_and_names_are_no_commands(cloud):
+  (cloud / "state").write_text("READY")
+  for host in range(2):  # Of an earlier version, which others could read.
+    (cloud / f"host-{host}").mkdir()
+    (cloud / f"host-{host}/.mlir_jax.secret").write_text("old")
+  workdir = f"gs://bucket/{NAMES}".replace("\n", "").replace("*", "")
+  done = subprocess.run(
+    [
+      *(LAUNCH / "tpu_vm.sh", "--name=my-slice", "--zone=us-z"),
+      *("--", NAMES, f"--workdir={workdir}"),
+    ],
+    capture_output=True,
+    text=True,
+    timeout=60,
+    cwd=cloud,
+    env=cloudy(cloud, "75,75;0,0"),
+  )
+  assert done.returncode == 0, done.stderr
+  assert not list(cloud.rglob("made"))
+  (path,) = cloud.rglob("calls.jsonl")
+  found = calls(path.parent)
+  assert path.parent == cloud / workdir.removeprefix("gs://")
+  assert all(call["arguments"][-2] == NAMES for call in found)
+  (first, mode), (second, _) = secrets(found)
+  assert first != second
+  assert mode == 0o600
+  said = (cloud / "gcloud.txt").read_text()
+  assert first not in said and second not in said
+
+
+def test_a_secret_that_is_lost_on_its_way_starts_all_again(cloud):
+  (cloud / "state").write_text("READY")
+  losing = """case "$*" in
+  *" ssh "*)
+    host=${*#*--worker=} host=${host%% *}
+    [ -e "lost-$host" ] || { touch "lost-$host"; exec </dev/null; } ;;
+esac
+"""
+  (cloud / "bin/gcloud").write_text(f"#!/bin/sh\n{losing}{fake('gcloud')}\n")
+  done = launched(cloud, "0,0")
+  for host in range(2):
+    assert f"Host {host} ended with status 69" in done.stderr
+    log = cloud / f"logs/my-run/attempt-1/host-{host}.log"
+    assert "The secret of the run did not arrive." in log.read_text()
+  assert done.returncode == 0, done.stderr
+
+
+def test_tasks_get_a_secret_and_names_are_no_commands(cluster):
+  run, workdir = cluster
+  status, stderr, _ = run("75,75;0,0", MLIR_JAX_SECRET_FILE="another")
+  assert status == 0, stderr
+  (first, mode), (second, _) = secrets(calls(workdir))
+  assert first != second
+  assert mode is None
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    "SLURM_JOB_ID",
+    "SLURM_RESTART_COUNT",
+    "SLURM_CPUS_PER_TASK",
+    "SLURM_NTASKS_PER_NODE",
+  ],
+)
+def test_slurm_computes_with_numbers_alone(cluster, name):
+  run, workdir = cluster
+  for value in (
+    RUNS.replace("made", str(workdir.parent / "made")),
+    "08",
+    "-1",
+    "1 2",
+  ):
+    status, stderr, _ = run("0,0", **{name: value})
+    assert status == 2
+    assert f"{name}=" in stderr
+    assert not workdir.exists()
+    assert not (workdir.parent / "made").exists()
+
+
+@pytest.mark.parametrize("planted", ["number", "link", "pipe"])
+def test_what_others_put_into_a_shared_folder_is_no_command(cluster, planted):
+  run, workdir = cluster
+  logs, victim = workdir / "logs", workdir / "victim"
+  logs.mkdir(parents=True)
+  victim.write_text("kept")
+  counter = logs / "slurm-17-stalled"
+  if planted == "number":
+    counter.write_text(RUNS.replace("made", str(workdir.parent / "made")))
+  elif planted == "link":
+    counter.symlink_to(victim)
+    (logs / "slurm-17-attempt-1").symlink_to(workdir)
+  else:
+    os.mkfifo(counter)
+  (workdir / "checkpoints" / RUNS).mkdir(parents=True)
+  status, stderr, queued = run("75,75;0,0")
+  assert (status, queued) == (0, 1), stderr
+  assert counter.read_text() == "1\n"
+  assert victim.read_text() == "kept"
+  assert not (workdir / "srun.log").exists()
+  assert not (workdir.parent / "made").exists() and not os.path.exists("made")
+  assert not list(logs.glob(".stalled*"))
+
+
+def test_a_folder_that_srun_would_read_otherwise_is_refused(tmp_path):
+  for name in ("50%t", "a\\b"):
+    done = subprocess.run(
+      [LAUNCH / "slurm.sh", f"--workdir={tmp_path / name}"],
+      capture_output=True,
+      text=True,
+      env=environment("", SLURM_JOB_ID="17"),
+    )
+    assert done.returncode == 2
+    assert "give another folder" in done.stderr

@@ -1,10 +1,10 @@
 """Several processes in one run: roll call, check-in, watchdog, preemption.
 
 Process 0 is the hub. At the roll call it listens where JAX's coordinator will
-listen, and every other process connects to it; these connections stay open to
-the end of the run, beside JAX's own. JAX's cannot do their work: it aborts a
-process whose peer is missing or died, without naming it. Over them go, as
-lines of JSON,
+listen, and every other process connects to it (`hosts.roll_call`); these
+connections stay open to the end of the run, beside JAX's own. JAX's cannot do
+their work: it aborts a process whose peer is missing or died, without naming
+it. Over them go, as signed messages (`hosts.links`),
 
 - what the processes compare at a check-in;
 - every `beat` seconds each process' phase and step, from a thread of its own;
@@ -52,18 +52,15 @@ from typing import Any, NoReturn
 import jax
 from jax.experimental import multihost_utils
 
-# Exit statuses (sysexits.h: EX_UNAVAILABLE), beside 2 for what was refused.
-EXIT_LOST = 69
-EXIT_REFUSED = 2
+from mlir_jax.hosts import links, roll_call
+
+EXIT_LOST = links.EXIT_LOST
+LostError = links.LostError
 
 # A dead process 0 makes JAX abort the others; they shall speak first. libc's
 # sleep, as the handler of SIGABRT, sleeps as many seconds as the signal's
 # number says, in the thread that aborts alone; then it aborts.
 _ABORT_DELAY = int(signal.SIGABRT)
-
-
-class LostError(RuntimeError):
-  """Another process is missing."""
 
 
 def address(
@@ -101,64 +98,13 @@ def address(
       raise ValueError(
         f"--distributed: the cluster does not say; give --{flag}."
       )
-  host, _, port = coordinator.rpartition(":")
-  if not host or not port.isdigit():
-    raise ValueError(f"--coordinator={coordinator}: give HOST:PORT.")
+  roll_call.split(coordinator)
   if not 0 <= process < processes:
     raise ValueError(
       f"--process={process}: of --processes={processes} the numbers are 0 to"
       f" {processes - 1}."
     )
   return coordinator, processes, process, devices
-
-
-class _Link:
-  """The connection to another process, and what is known of that one."""
-
-  def __init__(self, connection: socket.socket, number: int, host: str):
-    self.number = number
-    self.host = host
-    self.connection = connection
-    self.buffer = b""
-    self.quiet = 0.0  # Seconds since it was heard.
-    self.state = ("starting", -1)  # Phase, and step that was begun.
-    self.ended = False  # It said that it has come to the end.
-    self._lock = threading.Lock()
-    connection.settimeout(10.0)
-
-  def send(self, message: Mapping[str, Any]) -> None:
-    """Sends a message; if it does not get through the watchdog will know."""
-    line = json.dumps(message).encode() + b"\n"
-    with self._lock, contextlib.suppress(OSError):
-      self.connection.sendall(line)
-
-  def receive(self) -> Iterable[Mapping[str, Any]] | None:
-    """The messages that have come; None if the connection is closed."""
-    try:
-      data = self.connection.recv(2**16)
-    except TimeoutError:
-      return ()
-    except OSError:
-      data = b""
-    if not data:
-      return None
-    *lines, self.buffer = (self.buffer + data).split(b"\n")
-    return [json.loads(line) for line in lines]
-
-  def closed(self) -> bool:
-    """Whether the other has closed it, where no message is to be read."""
-    self.connection.settimeout(0.0)
-    try:
-      return not self.connection.recv(1, socket.MSG_PEEK)
-    except BlockingIOError:
-      return False
-    except OSError:
-      return True
-    finally:
-      self.connection.settimeout(10.0)
-
-  def __str__(self) -> str:
-    return f"process {self.number} ({self.host})"
 
 
 STEP = "step"  # The phase of a process that is taking steps.
@@ -180,6 +126,9 @@ class Run:
     *,
     check_in_seconds: float,
     silent_seconds: float,
+    secret: bytes | None = None,
+    insecure: bool = False,
+    bind: str | None = None,
   ):
     """Calls the roll: returns when all processes are connected.
 
@@ -189,10 +138,14 @@ class Run:
       process: The number of this one.
       check_in_seconds: How long a process may be awaited at a check-in.
       silent_seconds: How long one may be silent.
+      secret: What all processes know, from `links.secret`.
+      insecure: Whether it goes without a secret where others could call.
+      bind: Where process 0 listens, if not at the coordinator's address.
 
     Raises:
       LostError: if a process does not come in time.
-      ValueError: if another one's number or count does not fit.
+      ValueError: if another one's number or count does not fit, or a secret is
+        needed.
     """
     self.process = process
     self.processes = processes
@@ -206,149 +159,25 @@ class Run:
     self._came: dict[str, dict[int, Mapping[str, Any]]] = {}
     self._ending = threading.Lock()
     self._closing = False
-    links = (
-      self._listen(coordinator) if process == 0 else [self._call(coordinator)]
-    )
-    self._links = {link.number: link for link in links}
+    come = {
+      "seconds": check_in_seconds,
+      "secret": secret,
+      "insecure": insecure,
+    }
+    self._links: dict[int, links.Link] = {}
+    if process:
+      self._links[0] = roll_call.call(
+        coordinator, processes, process, self._name, **come
+      )
+    else:
+      for link in roll_call.listen(
+        coordinator, processes, self._name, bind=bind, **come
+      ):
+        self._links[link.number] = link
     self._thread = threading.Thread(
       target=self._watch_or_fail, name="watchdog", daemon=True
     )
     self._thread.start()
-
-  # --- The roll call. ---
-
-  def _listen(self, coordinator: str) -> list[_Link]:
-    """Process 0 waits for the others."""
-    port = int(coordinator.rpartition(":")[2])
-    dual = socket.has_dualstack_ipv6()
-    links = {}
-    deadline = time.monotonic() + self._check_in_seconds
-    try:
-      listener = socket.create_server(
-        ("", port),
-        family=socket.AF_INET6 if dual else socket.AF_INET,
-        dualstack_ipv6=dual,
-        backlog=self.processes,
-      )
-    except OSError as error:
-      raise ValueError(f"--coordinator={coordinator}: {error}") from error
-    with listener:
-      while len(links) < self.processes - 1:
-        listener.settimeout(max(deadline - time.monotonic(), 1e-3))
-        try:
-          connection, _ = listener.accept()
-          link = self._greet(connection)
-        except TimeoutError:
-          if time.monotonic() < deadline:
-            continue
-          missing = set(range(1, self.processes)) - links.keys()
-          text = (
-            f"{_numbers(missing)} of {self.processes} did not come to the roll"
-            f" call at {coordinator} within {self._check_in_seconds:g} s"
-            f" (hosts.check_in_seconds); there"
-            f" {_came([0, *sorted(links)])}."
-          )
-          for link in links.values():
-            link.send({"end": [EXIT_LOST, text]})
-          raise LostError(text) from None
-        if link is None:
-          continue
-        problem = None
-        if link.number in links and links[link.number].closed():
-          del links[link.number]  # It died, and was started again.
-        if link.number in links:
-          problem = (
-            f"{link} and {links[link.number]} have the same number; give each"
-            " its own --process."
-          )
-        elif link.state[1] != self.processes:
-          problem = (
-            f"{link} was started with --processes={link.state[1]}, process 0"
-            f" with {self.processes}."
-          )
-        if problem:
-          for other in [link, *links.values()]:
-            other.send({"end": [EXIT_REFUSED, problem]})
-          raise ValueError(problem)
-        link.state = ("starting", -1)
-        links[link.number] = link
-    for link in links.values():
-      link.send({"name": self._name})
-    return list(links.values())
-
-  def _greet(self, connection: socket.socket) -> _Link | None:
-    """Reads who calls; None if it is none of us (a probe, a scanner)."""
-    try:
-      connection.settimeout(5.0)
-      line = b""
-      while not line.endswith(b"\n") and len(line) < 1000:
-        received = connection.recv(1000)
-        if not received:
-          break
-        line += received
-      hello = json.loads(line)
-      link = _Link(connection, int(hello["process"]), str(hello["name"]))
-      link.state = ("starting", int(hello["processes"]))
-      return link
-    except (OSError, ValueError, KeyError, TypeError):
-      connection.close()
-      return None
-
-  def _call(self, coordinator: str) -> _Link:
-    """The others call process 0, until it is there."""
-    host, _, port = coordinator.rpartition(":")
-    deadline = time.monotonic() + self._check_in_seconds
-    while True:
-      try:
-        connection = socket.create_connection((host.strip("[]"), int(port)), 5)
-        break
-      except OSError as error:
-        if time.monotonic() > deadline:
-          raise LostError(
-            f"process 0 of {self.processes} (the coordinator, {coordinator})"
-            f" did not answer within {self._check_in_seconds:g} s"
-            f" (hosts.check_in_seconds): {error}."
-          ) from error
-        time.sleep(0.2)
-    link = _Link(connection, 0, host)
-    link.send(
-      {
-        "process": self.process,
-        "processes": self.processes,
-        "name": self._name,
-      }
-    )
-    # Process 0 answers when all have come, or it has waited long enough; it
-    # may have begun to wait after this one.
-    late = time.monotonic() + self._check_in_seconds + 10
-    while b"\n" not in link.buffer:
-      connection.settimeout(max(late - time.monotonic(), 1e-3))
-      try:
-        received = connection.recv(2**16)
-      except OSError as error:
-        received, reason = b"", error
-      else:
-        reason = "it closed the connection"
-      if not received:
-        raise LostError(
-          f"process 0 of {self.processes} (the coordinator, {coordinator}) is"
-          f" gone: {reason}."
-        )
-      link.buffer += received
-    line, _, link.buffer = link.buffer.partition(b"\n")
-    try:
-      answer = json.loads(line)
-      status, text = answer.get("end", (0, ""))
-      link.host = "" if status else answer["name"]
-    except (ValueError, AttributeError, KeyError) as error:
-      raise LostError(
-        f"what answers at {coordinator} (--coordinator) is not process 0:"
-        f" {line[:80]!r}."
-      ) from error
-    if status:
-      raise (LostError if status == EXIT_LOST else ValueError)(text)
-    link.connection.settimeout(10.0)
-    return link
 
   # --- What the main thread asks for. ---
 
@@ -368,9 +197,10 @@ class Run:
       LostError: if one does not come in time.
       ValueError: naming what differs, with both values.
     """
-    items = json.loads(json.dumps(items))
+    # As the others receive them; what JSON has no number for is text.
+    items = json.loads(json.dumps(items), parse_constant=str)
     if self.process:
-      self._links[0].send({"meet": name, "items": items})
+      self._links[0].send({"kind": "meet", "name": name, "items": items})
       self._await(f"agreed {name}", {0}, None)
       return
     others = set(self._links)
@@ -398,12 +228,12 @@ class Run:
         "The processes of this run differ; start all of them with the same"
         " code, config and data:\n"
         + "\n".join(
-          f"  {item}: {items.get(item)!r} in process 0 ({self._name}), {value}"
-          f" in {', '.join(others)}"
+          f"  {links.printable(item)}: {items.get(item)!r} in process 0"
+          f" ({self._name}), {value} in {', '.join(others)}"
           for (item, value), others in sorted(differing.items())
         )
       )
-    self._tell({"agreed": name})
+    self._tell({"kind": "agreed", "name": name})
 
   def first(self, name: str) -> "contextlib.AbstractContextManager[None]":
     """Within this context process 0 is alone; the others enter after it."""
@@ -415,7 +245,7 @@ class Run:
         self._await(f"passed {name}", {0}, None)
       yield
       if not self.process:
-        self._tell({"passed": name})
+        self._tell({"kind": "passed", "name": name})
 
     return alone()
 
@@ -423,12 +253,14 @@ class Run:
     """Ends this process, whose error was printed, and the others with it."""
     with self._ending:
       self._closing = True
-      end = {"end": [status, text]}
       if self.process:
+        end = links.end(status, text)
         self._links[0].send(end)
       else:
-        self._tell(_named(end, self.process, self._name))
-      _exit(status)
+        end = _named(status, text, self.process, self._name)
+        self._tell(end)
+      # A launcher takes 0 for the end of the whole run; see `links.end`.
+      _exit(end["status"])
 
   def leave(self) -> None:
     """Waits until all have come to the end, and lets go of the others."""
@@ -475,26 +307,13 @@ class Run:
     with selectors.DefaultSelector() as selector:
       for link in self._links.values():
         selector.register(link.connection, selectors.EVENT_READ, link)
-        if link.buffer:  # What came along with the answer to the roll call.
-          *lines, link.buffer = link.buffer.split(b"\n")
-          for line in lines:
-            self._handle(link, json.loads(line))
+        # What came along with the answer to the roll call.
+        self._go_through(selector, link, link.take())
       ticked = time.monotonic()
       due = 0.0
       while not self._closing:
         for key, _ in selector.select(self._beat / 2):
-          link = key.data
-          messages = link.receive()
-          if messages is None:
-            selector.unregister(link.connection)
-            if not link.ended and not self._closing:
-              self._lost(
-                f"{link} is gone: its connection closed ({_where(link.state)})"
-              )
-            continue
-          link.quiet = 0.0
-          for message in messages:
-            self._handle(link, message)
+          self._go_through(selector, key.data, key.data.receive())
         now = time.monotonic()
         # Not the time in which this process itself was stopped.
         passed = min(now - ticked, 2 * self._beat)
@@ -503,31 +322,54 @@ class Run:
         due -= passed
         if due <= 0:
           due = self._beat
-          self._tell({"at": self._state})
+          phase, step = self._state
+          self._tell({"kind": "at", "phase": phase, "step": step})
 
-  def _handle(self, link: _Link, message: Mapping[str, Any]) -> None:
-    if "at" in message:
-      link.state = tuple(message["at"])
-    elif "end" in message:
-      link.ended = True
-      if link.number:
-        message = _named(message, link.number, link.host)
-        for other in self._links.values():
-          if other is not link:
-            other.send(message)
-      status, text = message["end"]
-      self._stop(status, text)
-    else:
-      (kind, name), *_ = message.items()
-      if kind == "meet":
-        link.ended = name == "end"
-      else:
-        name = f"{kind} {name}"
-        link.ended = name == "agreed end"
-      with self._messages:
-        came = self._came.setdefault(name, {})
-        came[link.number] = message.get("items", {})
-        self._messages.notify_all()
+  def _go_through(
+    self,
+    selector: selectors.BaseSelector,
+    link: links.Link,
+    messages: Iterable[Mapping[str, Any]] | None,
+  ) -> None:
+    """Handles what came over a link; None: it was closed."""
+    try:
+      if messages is not None:
+        link.quiet = 0.0
+        for message in messages:
+          self._handle(link, message)
+        return
+      problem = "its connection closed"
+    except links.DamagedError as error:
+      problem = f"its connection is damaged, {error}"
+    selector.unregister(link.connection)
+    if not link.ended and not self._closing:
+      self._lost(f"{link} is gone: {problem} ({_where(link.state)})")
+
+  def _handle(self, link: links.Link, message: Mapping[str, Any]) -> None:
+    match message["kind"]:
+      case "at":
+        link.state = (message["phase"], message["step"])
+      case "end":
+        link.ended = True
+        if link.number:
+          message = _named(
+            message["status"], message["text"], link.number, link.host
+          )
+          for other in self._links.values():
+            if other is not link:
+              other.send(message)
+        self._stop(message["status"], message["text"])
+      case "meet" | "agreed" | "passed" as kind:
+        name = message["name"]
+        if kind != "meet":
+          name = f"{kind} {name}"
+        link.ended = name in ("end", "agreed end")
+        with self._messages:
+          came = self._came.setdefault(name, {})
+          came[link.number] = message.get("items", {})
+          self._messages.notify_all()
+      case kind:  # Of the roll call, which is over.
+        raise links.DamagedError(f"{kind!r} came in the middle of the run")
 
   def _judge(self, passed: float) -> None:
     for link in self._links.values():
@@ -563,7 +405,7 @@ class Run:
       " its last checkpoint."
     )
     if not self.process:
-      self._tell({"end": [EXIT_LOST, text]})
+      self._tell(links.end(EXIT_LOST, text))
     self._stop(EXIT_LOST, text)
 
   def _stop(self, status: int, text: str) -> None:
@@ -578,20 +420,8 @@ def _where(state: tuple[str, int]) -> str:
   return f"last known at step {step}" if phase == STEP else f"last seen {phase}"
 
 
-def _numbers(numbers: Iterable[int]) -> str:
-  numbers = sorted(numbers)
-  listed = ", ".join(map(str, numbers))
-  return f"process{'es' * (len(numbers) > 1)} {listed}"
-
-
-def _came(numbers: list[int]) -> str:
-  verb = "were" if len(numbers) > 1 else "was"
-  return f"{verb} {_numbers(numbers)}"
-
-
-def _named(end: Mapping[str, Any], number: int, host: str) -> Mapping[str, Any]:
-  status, text = end["end"]
-  return {"end": [status, f"process {number} ({host}) ended: {text}"]}
+def _named(status: int, text: str, number: int, host: str) -> Mapping[str, Any]:
+  return links.end(status, f"process {number} ({host}) ended: {text}")
 
 
 def _exit(status: int) -> NoReturn:
@@ -639,6 +469,8 @@ def join(
   check_in_seconds: float,
   silent_seconds: float,
   items: Mapping[str, Any],
+  insecure: bool = False,
+  bind: str | None = None,
 ) -> None:
   """Joins the run's other processes; before anything else asks for devices.
 
@@ -649,10 +481,13 @@ def join(
     check_in_seconds: How long a process may be awaited at a check-in.
     silent_seconds: How long one may be silent before it is called lost.
     items: What must be the same in all, name to value: config, versions, code.
+    insecure: Whether it goes without a secret on a network.
+    bind: The address at which process 0 listens; None for the coordinator's.
 
   Raises:
     LostError: if a process does not come in time; it names it.
-    ValueError: if one is different; it names what differs.
+    ValueError: if one is different; it names what differs. If a secret is
+      missing, short, or in a file that others can read.
   """
   global _run, _notify_jax
   for name, value in (
@@ -664,6 +499,8 @@ def join(
   coordinator, processes, process, devices = address(
     coordinator, processes, process
   )
+  secret = links.secret(os.environ)
+  roll_call.warn_if_insecure(secret, insecure)
   if process:
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = _Numbered(sys.stderr, process)
@@ -673,6 +510,9 @@ def join(
     process,
     check_in_seconds=check_in_seconds,
     silent_seconds=silent_seconds,
+    secret=secret,
+    insecure=insecure,
+    bind=bind,
   )
   _run = run
   run.meet("start", items, check_in_seconds)
@@ -692,6 +532,8 @@ def join(
     # all of it one GPU, by its number on the node.
     cluster_detection_method="deactivate",
     initialization_timeout=int(check_in_seconds) + 1,
+    # JAX's own choice is all addresses of the machine.
+    coordinator_bind_address=roll_call.bind_address(coordinator, bind),
     # The watchdog speaks first; and whoever writes the report is waited for.
     heartbeat_timeout_seconds=int(10 * silent_seconds) + 100,
     shutdown_timeout_seconds=3600,

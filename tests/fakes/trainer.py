@@ -16,12 +16,26 @@ import signal
 import sys
 import time
 
-VARIABLES = ("CUDA_VISIBLE_DEVICES", "JAX_NUM_CPU_DEVICES", "GLIBC_TUNABLES")
+VARIABLES = (
+  "CUDA_VISIBLE_DEVICES",
+  "JAX_NUM_CPU_DEVICES",
+  "GLIBC_TUNABLES",
+  "MLIR_JAX_SECRET",
+  "MLIR_JAX_SECRET_FILE",
+)
 
 
 def starts(workdir, process):
   path = workdir / f"starts-{process}"
   return len(path.read_text()) if path.exists() else 0
+
+
+def secret():
+  """The run's secret, and the mode of its file, if it is in one."""
+  path = os.environ.get("MLIR_JAX_SECRET_FILE")
+  if not path:
+    return os.environ.get("MLIR_JAX_SECRET"), None
+  return pathlib.Path(path).read_text(), os.stat(path).st_mode & 0o777
 
 
 def main():
@@ -40,6 +54,7 @@ def main():
     "process": process,
     "pid": os.getpid(),
     "arguments": sys.argv[3:],
+    "secret": secret(),
     "environment": {name: os.environ.get(name) for name in VARIABLES},
   }
   with (workdir / "calls.jsonl").open("a") as file:

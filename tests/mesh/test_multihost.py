@@ -18,6 +18,7 @@ import tiny
 from absl import flags
 
 from mlir_jax import command_line, config
+from mlir_jax.hosts import links
 from mlir_jax.mesh import multihost
 from mlir_jax.retrieval import model
 from mlir_jax.training import loop, progress, run
@@ -80,6 +81,8 @@ def light(moment, who, mishap, *flags, **settings):
   [
     (("here:1", 2, 2), "--process=2: of --processes=2 the numbers are 0 to 1"),
     (("here", 2, 0), "--coordinator=here: give HOST:PORT"),
+    (("here:²", 2, 0), "give HOST:PORT"),
+    (("here:65536", 2, 0), "give HOST:PORT"),
     ((None, 2, 0), "give --coordinator"),
   ],
 )
@@ -91,69 +94,33 @@ def test_a_wrong_flag_is_named(given, message):
 def test_other_flags_than_the_config_must_be_the_same_too(monkeypatch):
   values = flags.FlagValues()
   flags.DEFINE_bool("distributed", False, "", flag_values=values)
-  for name in ("coordinator", "processes", "process", "workdir", "config.seed"):
+  flags.DEFINE_bool("insecure_check_in", False, "", flag_values=values)
+  for name in (
+    *("coordinator", "processes", "process", "coordinator_bind_address"),
+    *("workdir", "config.seed"),
+  ):
     flags.DEFINE_string(name, None, "", flag_values=values)
   values(
-    ["", "--distributed", "--process=1", "--workdir=/a", "--config.seed=7"]
+    [
+      *("", "--distributed", "--process=1", "--workdir=/a", "--config.seed=7"),
+      *("--insecure_check_in", "--coordinator_bind_address=10.0.0.1"),
+    ]
   )
   monkeypatch.setattr(flags, "FLAGS", values)
-  compared = {}
-  monkeypatch.setattr(
-    multihost, "join", lambda *_, items, **__: compared.update(items)
-  )
+  compared, settings = {}, {}
+
+  def join(*_, items, **others):
+    compared.update(items)
+    settings.update(others)
+
+  monkeypatch.setattr(multihost, "join", join)
   command_line.join_processes(config.default())
   assert compared["--workdir"] == "/a"
   assert compared["config.seed"] == config.default().seed
-  assert not {"--process", "--config.seed"} & compared.keys()
-
-
-def test_one_that_died_at_the_roll_call_may_come_again():
-  hub = multihost.Run.__new__(multihost.Run)
-  hub.processes, hub._name, hub._check_in_seconds = 3, "here", 60.0
-  port = free_port()
-
-  def call(number):
-    caller = None
-    while caller is None and listening.is_alive():
-      with contextlib.suppress(ConnectionRefusedError):
-        caller = socket.create_connection(("127.0.0.1", port))
-    hello = {"process": number, "processes": 3, "name": "there"}
-    caller.sendall(json.dumps(hello).encode() + b"\n")
-    return caller
-
-  links = []
-  listening = threading.Thread(
-    target=lambda: links.extend(hub._listen(f"127.0.0.1:{port}")), daemon=True
-  )
-  listening.start()
-  call(1).close()
-  with call(1) as first, call(2):
-    listening.join(LIMIT)
-    assert sorted(link.number for link in links) == [1, 2]
-    assert json.loads(first.recv(1000)) == {"name": "here"}
-  for link in links:
-    link.connection.close()
-
-
-def test_what_answers_in_the_place_of_process_0_is_not_taken_for_it():
-  caller = multihost.Run.__new__(multihost.Run)
-  caller.process, caller.processes, caller._name = 1, 2, "here"
-  caller._check_in_seconds = 60.0
-  for answer in (b"220 mail.example ready\r\n", b"[1, 2]\n", b"{}\n"):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-      def serve(server=server, answer=answer):
-        connection, _ = server.accept()
-        with connection:
-          connection.sendall(answer)
-          connection.recv(1000)
-
-      thread = threading.Thread(target=serve, daemon=True)
-      thread.start()
-      port = server.getsockname()[1]
-      with pytest.raises(multihost.LostError, match="is not process 0"):
-        caller._call(f"127.0.0.1:{port}")
-      thread.join(LIMIT)
+  own = {"--process", "--coordinator_bind_address", "--config.seed"}
+  assert not own & compared.keys()
+  assert settings["insecure"] is True
+  assert settings["bind"] == "10.0.0.1"
 
 
 def test_a_process_that_hangs_is_named_though_its_beats_falter():
@@ -171,6 +138,64 @@ def test_a_process_that_hangs_is_named_though_its_beats_falter():
     run._judge(1.0)
   assert lost
   assert "process 1 (there) is stuck" in lost[0]
+
+
+def watched(monkeypatch):
+  """Process 0 with a link from process 1, and a list of what ended it."""
+  run = multihost.Run.__new__(multihost.Run)
+  ends = socket.socketpair()
+  numbers = links.random_number(), links.random_number()
+  theirs, ours = (
+    links.Link(end, b"", *numbers, is_caller=end is ends[0]) for end in ends
+  )
+  ours.admit(1, "there")
+  run.process, run._links, run._name = 0, {1: ours}, "here"
+  run._silent_seconds, run._beat, run._closing = 60.0, 1.0, False
+  run._state, run._behind, run._came = ("preparing", -1), {}, {}
+  run._messages, run._ending = threading.Condition(), threading.Lock()
+  ended = []
+
+  def end(status):
+    ended.append(status)
+    run._closing = True
+
+  monkeypatch.setattr(multihost, "_exit", end)
+  return run, theirs, ended
+
+
+@pytest.mark.parametrize(
+  "message, reason",
+  [
+    (b"\0\0\0\x02{}" + bytes(32), "the signature of a message is wrong"),
+    (b"\xff\xff\xff\xff", "a message has 4294967295 bytes"),
+    (
+      {"kind": "hello", "process": 1, "processes": 2, "name": "x"},
+      "'hello' came in the middle of the run",
+    ),
+    ({"kind": "end", "status": 0, "text": "bye"}, "end.status is out of range"),
+  ],
+)
+def test_what_no_process_sends_is_the_loss_of_the_connection(
+  monkeypatch, capfd, message, reason
+):
+  run, theirs, ended = watched(monkeypatch)
+  if isinstance(message, bytes):
+    theirs.connection.sendall(message)
+  else:
+    theirs.send(message)
+  run._watch()
+  assert ended == [multihost.EXIT_LOST]
+  said = capfd.readouterr().err
+  assert "process 1 (there) is gone: its connection is damaged, " in said
+  assert reason in said
+
+
+def test_a_process_that_leaves_with_0_does_not_end_the_run_with_0(monkeypatch):
+  run, theirs, ended = watched(monkeypatch)
+  run.fail(0, "bye")
+  assert ended == [1]
+  (message,) = theirs.receive()
+  assert message["status"] == 1
 
 
 def test_between_saving_and_the_next_step_a_process_may_be_stuck(monkeypatch):

@@ -1,0 +1,1 @@
+"""Several processes of one run: their roll call and their messages."""

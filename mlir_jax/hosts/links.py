@@ -1,0 +1,376 @@
+"""Messages between the processes of a run: signed, in order, of known form.
+
+Only a process that knows the run's secret can speak. Each side proves it with
+a keyed hash (HMAC-SHA256) over random numbers of both sides; the secret itself
+is never sent. Process 0 speaks first (sizes in bytes):
+
+  process 0: `BANNER`, its random number (32)
+  caller:    its random number (32), HMAC(secret, "caller", both numbers) (32)
+  process 0: HMAC(secret, "process 0", both numbers) (32), or 32 zeros if the
+             caller has another secret
+
+Then each side sends frames: the length of the JSON (4), the JSON, and its
+signature (32), the HMAC over the frame's number (from 0), the length and the
+JSON. The key of each direction is an HMAC of the secret over both random
+numbers: what was recorded from one connection has no value in another one. The
+messages are signed, not encrypted: who listens to the network can read them.
+"""
+
+import contextlib
+import hmac
+import json
+import math
+import os
+import secrets
+import socket
+import stat
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+# Exit statuses (sysexits.h: EX_UNAVAILABLE), beside 2 for what was refused.
+EXIT_LOST = 69
+EXIT_REFUSED = 2
+
+SECRET = "MLIR_JAX_SECRET"
+SECRET_FILE = "MLIR_JAX_SECRET_FILE"
+SHORTEST_SECRET = 16
+LONGEST_SECRET = 2**12
+
+BANNER = b"mlir_jax roll call 1\n"
+SIZE = 32  # Bytes of a random number, and of a signature.
+ANOTHER_SECRET = bytes(SIZE)
+
+LONGEST_NAME = 255
+LONGEST_TEXT = 2**16
+LONGEST_HELLO = 2**12  # Bytes of a first message.
+LONGEST = 2**24  # Bytes of any other: a check-in may compare many files.
+DEEPEST = 8  # Lists in lists of an item.
+
+
+class LostError(RuntimeError):
+  """Another process is missing."""
+
+
+class DamagedError(Exception):
+  """What came over a connection is not what a process of this run sends."""
+
+
+def secret(environment: Mapping[str, str]) -> bytes | None:
+  """The run's secret, or None where the environment has none.
+
+  Args:
+    environment: Of the process: `SECRET` holds it, or `SECRET_FILE` names a
+      file that holds it. White space around it is not a part of it.
+
+  Raises:
+    ValueError: if it is short, the file is missing, or others can read it.
+  """
+  if SECRET in environment and SECRET_FILE in environment:
+    raise ValueError(f"{SECRET} and {SECRET_FILE} are both set: set one.")
+  if SECRET in environment:
+    where = SECRET
+    found = environment[SECRET].encode("utf-8", "surrogateescape")
+  elif SECRET_FILE in environment:
+    where = f"{SECRET_FILE}={environment[SECRET_FILE]}"
+    try:
+      found = _read_private(environment[SECRET_FILE])
+    except (OSError, ValueError) as error:
+      raise ValueError(f"{where}: {error}") from error
+  else:
+    return None
+  found = found.strip()
+  if len(found) < SHORTEST_SECRET:
+    raise ValueError(
+      f"{where} has {len(found)} bytes; give at least {SHORTEST_SECRET}, e.g."
+      " of `openssl rand -hex 32`, the same to all processes."
+    )
+  return found
+
+
+def _read_private(path: str) -> bytes:
+  """Reads a small file that only its owner can read."""
+  # A pipe would block.
+  number = os.open(os.path.expanduser(path), os.O_RDONLY | os.O_NONBLOCK)
+  with open(number, "rb") as file:
+    status = os.fstat(number)
+    if not stat.S_ISREG(status.st_mode):
+      raise ValueError("it is not a file.")
+    if status.st_uid not in (os.geteuid(), 0):
+      raise ValueError("it belongs to another user.")
+    if status.st_mode & 0o077:
+      raise ValueError(
+        f"its mode is {stat.S_IMODE(status.st_mode):o}: other users have"
+        " access. Give it the mode 600, and use another secret."
+      )
+    content = file.read(LONGEST_SECRET + 1)
+  if len(content) > LONGEST_SECRET:
+    raise ValueError(f"it has more than {LONGEST_SECRET} bytes.")
+  return content
+
+
+def printable(text: str, breaks: bool = False) -> str:
+  r"""The text with its control characters escaped, as in "\x1b".
+
+  Args:
+    text: From another process.
+    breaks: Whether line breaks stay.
+  """
+  return "".join(
+    c
+    if c.isprintable() or (breaks and c == "\n")
+    else c.encode("unicode_escape").decode("ascii")
+    for c in text
+  )
+
+
+def _sign(key: bytes, *parts: bytes) -> bytes:
+  return hmac.digest(key, b"".join(parts), "sha256")
+
+
+def random_number() -> bytes:
+  """A random number that is used once."""
+  return secrets.token_bytes(SIZE)
+
+
+def proof(key: bytes, side: bytes, ours: bytes, callers: bytes) -> bytes:
+  """What shows that a side knows the secret.
+
+  Args:
+    key: The secret.
+    side: b"caller" or b"process 0".
+    ours: The random number of process 0.
+    callers: The random number of the caller.
+  """
+  return _sign(key, BANNER, b"proof of ", side, ours, callers)
+
+
+def is_same(one: bytes, other: bytes) -> bool:
+  """Compares signatures in a time that tells nothing of them."""
+  return hmac.compare_digest(one, other)
+
+
+# --- What messages look like. ---
+
+
+def _is_whole(low: int, high: int) -> Callable[[Any], bool]:
+  return lambda value: type(value) is int and low <= value <= high
+
+
+def _is_text(longest: int) -> Callable[[Any], bool]:
+  return lambda value: isinstance(value, str) and len(value) <= longest
+
+
+def _is_plain(value: Any, depth: int = DEEPEST) -> bool:
+  if isinstance(value, float):
+    return math.isfinite(value)
+  if isinstance(value, dict):
+    value = list(value.values())
+  if isinstance(value, list):
+    return depth > 0 and all(_is_plain(part, depth - 1) for part in value)
+  return value is None or isinstance(value, str | int)
+
+
+_NAME = {"name": _is_text(LONGEST_NAME)}
+_FIELDS = {
+  # At the roll call: who calls, and who answers when all have come.
+  "hello": {
+    "process": _is_whole(1, 2**31),
+    "processes": _is_whole(2, 2**31),
+    **_NAME,
+  },
+  "welcome": _NAME,
+  # Every beat: where the process is.
+  "at": {"phase": _is_text(LONGEST_NAME), "step": _is_whole(-1, 2**63)},
+  # How a process ended without the others. 0 is not among them: a process that
+  # ends well waits for the others.
+  "end": {"status": _is_whole(1, 255), "text": _is_text(LONGEST_TEXT)},
+  # A check-in, and the answers of process 0.
+  "meet": _NAME
+  | {"items": lambda value: isinstance(value, dict) and _is_plain(value)},
+  "agreed": _NAME,
+  "passed": _NAME,
+}
+FROM_CALLERS = frozenset({"hello", "at", "end", "meet"})
+FROM_PROCESS_0 = frozenset({"welcome", "at", "end", "agreed", "passed"})
+
+
+def _problem(message: Any, kinds: Iterable[str]) -> str:
+  """What is wrong with a message; "" if nothing is."""
+  if not isinstance(message, dict):
+    return "it is not an object"
+  kind = message.get("kind")
+  if not isinstance(kind, str) or kind not in kinds:
+    return f"its kind is {str(kind)[:40]!r}"
+  fields = _FIELDS[kind]
+  if message.keys() != fields.keys() | {"kind"}:
+    return f"{kind}: its fields are not {', '.join(fields)}"
+  for field, is_right in fields.items():
+    if not is_right(message[field]):
+      return f"{kind}.{field} is out of range or of another type"
+  return ""
+
+
+def _no_constant(name: str) -> None:
+  raise ValueError(f"{name} is not JSON")
+
+
+def _parse(payload: bytes, kinds: Iterable[str]) -> Mapping[str, Any]:
+  """A message of one of the kinds; its texts are safe to print."""
+  try:
+    message = json.loads(payload.decode("utf-8"), parse_constant=_no_constant)
+    problem = _problem(message, kinds)
+  except (ValueError, RecursionError) as error:
+    problem = f"it is not JSON: {str(error)[:80]}"
+  if problem:
+    raise DamagedError(f"a message is wrong: {printable(problem)}")
+  return {
+    field: printable(value, breaks=field == "text")
+    if isinstance(value, str)
+    else value
+    for field, value in message.items()
+  }
+
+
+def end(status: int, text: str) -> Mapping[str, Any]:
+  """The message that a process ended; its status is never 0."""
+  return {
+    "kind": "end",
+    "status": status & 0xFF or 1,
+    "text": text[: LONGEST_TEXT // 2],
+  }
+
+
+class Link:
+  """The connection to another process, and what is known of that one.
+
+  Attributes:
+    number: The process' number; None until it has said it.
+    host: The name of its machine.
+    connection: The socket.
+    longest: Bytes that a message from it may have.
+    quiet: Seconds since it was heard.
+    state: Its phase, and the step that was begun.
+    ended: Whether it said that it has come to the end.
+  """
+
+  def __init__(
+    self,
+    connection: socket.socket,
+    key: bytes,
+    ours: bytes,
+    callers: bytes,
+    is_caller: bool,
+  ):
+    """A link on a connection over which both have proved who they are.
+
+    Args:
+      connection: The socket.
+      key: The secret.
+      ours: The random number of process 0.
+      callers: The random number of the caller.
+      is_caller: Whether this process is the caller.
+    """
+    self.number: int | None = None
+    self.host = ""
+    self.connection = connection
+    self.longest = LONGEST_HELLO
+    self.quiet = 0.0
+    self.state = ("starting", -1)
+    self.ended = False
+    keys = [
+      _sign(key, BANNER, direction, ours, callers)
+      for direction in (b"from the caller", b"from process 0")
+    ]
+    self._send_key, self._receive_key = keys if is_caller else keys[::-1]
+    self._kinds = FROM_PROCESS_0 if is_caller else FROM_CALLERS
+    self._sent = self._received = 0
+    self._buffer = bytearray()
+    self._broken = False
+    self._lock = threading.Lock()
+
+  def admit(self, number: int, host: str) -> None:
+    """Says who the other is, once it has come to the roll call."""
+    self.number, self.host = number, host
+    self.longest = LONGEST
+    self.connection.settimeout(10.0)
+
+  def send(self, message: Mapping[str, Any]) -> None:
+    """Sends a message; if it does not get through the watchdog will know.
+
+    Raises:
+      ValueError: if the message is longer than the other side reads.
+    """
+    payload = json.dumps(message, allow_nan=False).encode("ascii")
+    if len(payload) > LONGEST:
+      raise ValueError(
+        f"What the processes compare ({message.get('name')}) is"
+        f" {len(payload)} bytes long; at most {LONGEST}."
+      )
+    with self._lock:
+      frame = len(payload).to_bytes(4, "big") + payload
+      signature = _sign(self._send_key, self._sent.to_bytes(8, "big"), frame)
+      self._sent += 1
+      if self._broken:
+        return
+      # Where a part was sent the next frame would be read as its rest.
+      self._broken = True
+      with contextlib.suppress(OSError):
+        self.connection.sendall(frame + signature)
+        self._broken = False
+
+  def receive(self) -> Iterable[Mapping[str, Any]] | None:
+    """The messages that have come; None if the connection is closed.
+
+    Raises:
+      DamagedError: as `take`, when the messages are gone through.
+    """
+    try:
+      data = self.connection.recv(2**16)
+    except (TimeoutError, BlockingIOError):
+      return ()
+    except OSError:
+      data = b""
+    if not data:
+      return None
+    self._buffer += data
+    return self.take()
+
+  def take(self) -> Iterator[Mapping[str, Any]]:
+    """The whole messages that were received and not yet taken.
+
+    Raises:
+      DamagedError: if one is too long, is not signed by the other process, or
+        is not of a known form.
+    """
+    while len(self._buffer) >= 4:
+      length = int.from_bytes(self._buffer[:4], "big")
+      if length > self.longest:
+        raise DamagedError(
+          f"a message has {length} bytes; at most {self.longest}"
+        )
+      if len(self._buffer) < 4 + length + SIZE:
+        return
+      frame = bytes(self._buffer[: 4 + length])
+      signature = bytes(self._buffer[4 + length : 4 + length + SIZE])
+      del self._buffer[: 4 + length + SIZE]
+      number = self._received.to_bytes(8, "big")
+      if not is_same(signature, _sign(self._receive_key, number, frame)):
+        raise DamagedError("the signature of a message is wrong")
+      self._received += 1
+      yield _parse(frame[4:], self._kinds)
+
+  def closed(self) -> bool:
+    """Whether the other has closed it, where no message is to be read."""
+    self.connection.settimeout(0.0)
+    try:
+      return not self.connection.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+      return False
+    except OSError:
+      return True
+    finally:
+      self.connection.settimeout(10.0)
+
+  def __str__(self) -> str:
+    return f"process {self.number} ({self.host})"
