@@ -485,7 +485,7 @@ def test_both_generations_give_the_runs_vectors_without_this_package(
     text=True,
     cwd=tmp_path,
     timeout=300,
-    env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
   )
   assert done.returncode == 0, done.stderr
   versions, found = json.loads(done.stdout)
