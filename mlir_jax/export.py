@@ -38,7 +38,8 @@ def export(
 
   Raises:
     ImportError: if sentence-transformers is not installed.
-    ValueError: if the output is not free or this is no run.
+    ValueError: if the output is not free, this is no run, or transformers 4
+      has no words for the encoder and `one_length` is given.
     CheckError: if the export does not give the run's vectors.
   """
   from mlir_jax.hub import check
@@ -57,6 +58,8 @@ def export(
   contract = layout.exported_contract(loaded.contract, one_length)
   # Weights are float32 in the folder, so that is what it computes in.
   encoder_config = dataclasses.replace(loaded.encoder_config, dtype="float32")
+  if one_length:
+    folder.check_one_length(encoder_config)
   config = loaded.description.config
   provenance = loaded.description.provenance
   largest = 0.0

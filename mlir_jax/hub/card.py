@@ -261,7 +261,12 @@ def _usage(name, tower, encoder_config, contract) -> str:
   if role == "passage":
     text = contract.render(role, "It flows to the sea.", "The Nile")
   passage = contract.body("It flows to the sea.", "The Nile")
-  return f"""With sentence-transformers{_needed_version(contract)};
+  newer, versions = "", _needed_version(contract)
+  if folder_lib.needs_transformers_5(encoder_config):
+    newer = " 5 or later"
+    versions += f" and transformers{newer}"
+  server = _server(tower, encoder_config, contract)
+  return f"""With sentence-transformers{versions};
 the prefixes and lengths of queries and passages are in the folder:
 
 ```python
@@ -274,7 +279,7 @@ passage_vectors = passages.encode_document([{_quote(passage)}])
 scores = queries.similarity(query_vectors, passage_vectors)
 ```
 
-With transformers alone, all of it is to be said (`pooler_output` is not
+With transformers{newer} alone, all of it is to be said (`pooler_output` is not
 trained: zeros):
 
 ```python
@@ -293,7 +298,7 @@ tokens = tokenizer(
 with torch.no_grad():
   hidden = model(**tokens).last_hidden_state
 {_POOLING_CODE[contract.pooling]}
-{"".join(_after_pooling(name, encoder_config, contract))}```"""
+{"".join(_after_pooling(name, encoder_config, contract))}```{server}"""
 
 
 _POOLING_CODE = {
@@ -319,6 +324,46 @@ def _after_pooling(name, encoder_config, contract) -> Iterator[str]:
       yield "vectors = torch.tanh(vectors)\n"
   if contract.normalize:
     yield "vectors = torch.nn.functional.normalize(vectors)\n"
+
+
+# Whose settings text-embeddings-inference knows: its Pool and HiddenAct.
+_SERVED_POOLINGS = ("mean", "cls")
+_SERVED_ACTIVATIONS = (
+  *("gelu", "gelu_new", "gelu_pytorch_tanh"),
+  *("relu", "silu"),
+)
+
+
+def _server(tower, encoder_config, contract) -> str:
+  """What text-embeddings-inference does otherwise, where it can serve this."""
+  if (
+    contract.pooling not in _SERVED_POOLINGS
+    or encoder_config.hidden_act not in _SERVED_ACTIVATIONS
+    or folder_lib.needs_transformers_5(encoder_config)
+  ):
+    return ""
+  roles = folder_lib.roles(contract, tower)
+  names = {"query": "query", "passage": "document", "sentence": "sentence"}
+  longest = contract.sentence.max_length
+  shorter = [
+    f"a {role} at {contract.role(role).max_length}"
+    for role in roles
+    if contract.role(role).max_length < longest
+  ]
+  text = (
+    "\n\ntext-embeddings-inference has no prefix and one length for all texts:"
+    " each request must give its `prompt_name` ("
+    + ", ".join(f'`"{names[role]}"`' for role in roles)
+    + f"), and a text is cut at {longest} tokens"
+  )
+  if shorter:
+    text += f", where this model cuts {' and '.join(shorter)}"
+  text += "."
+  if not contract.normalize:
+    text += ' It scales vectors to unit length unless `"normalize": false`.'
+  if encoder_config.hidden_act == "gelu":
+    text += " Its GELU is the tanh approximation: vectors differ slightly."
+  return text
 
 
 def _quote(text: str) -> str:

@@ -144,7 +144,7 @@ def _check_tokenizer(
     contract, tokenizer_lib.load(str(folder)), str(folder / "tokenizer.json")
   )
   tokenizer = transformers.AutoTokenizer.from_pretrained(
-    folder, local_files_only=True
+    folder, local_files_only=True, trust_remote_code=False
   )
   ids = contract_lib.golden_ids(tokenizer.backend_tokenizer)
   if ids != contract.golden_ids:
@@ -162,13 +162,16 @@ def _check_weights(
 
   loaders = [transformers.AutoModel]
   (architecture,) = transformers.AutoConfig.from_pretrained(
-    folder
+    folder, local_files_only=True, trust_remote_code=False
   ).architectures
   if architecture == config_lib.FAMILIES[config.family].masked_lm:
     loaders.append(transformers.AutoModelForMaskedLM)
   for loader in loaders:
     _, info = loader.from_pretrained(
-      folder, output_loading_info=True, local_files_only=True
+      folder,
+      output_loading_info=True,
+      local_files_only=True,
+      trust_remote_code=False,
     )
     if info["missing_keys"] or info["mismatched_keys"]:
       raise CheckError(
@@ -194,7 +197,7 @@ def _check_vectors(
     batch_size,
   )
   theirs = sentence_transformers.SentenceTransformer(
-    str(folder), device="cpu", local_files_only=True
+    str(folder), device="cpu", local_files_only=True, trust_remote_code=False
   )
   encoders = {
     "query": theirs.encode_query,

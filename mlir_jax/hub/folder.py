@@ -130,6 +130,8 @@ def write(
     step=step,
     masked_lm=head is not None,
   )
+  if config.architecture == "modernbert":
+    files["config.json"] |= _ids_around_a_text(tokenizer)
   files |= tokenizer_to_json(tokenizer, contract.sentence.max_length)
   for name, content in files.items():
     path = folder / name
@@ -148,6 +150,49 @@ def write(
     _save(
       dense / layout.WEIGHTS, pretrained.projection_to_hf(projection, config)
     )
+
+
+def check_one_length(config: config_lib.EncoderConfig) -> None:
+  """Checks that transformers 4 has words for the encoder.
+
+  Args:
+    config: The encoder's.
+
+  Raises:
+    ValueError: if it would read another encoder.
+  """
+  if needs_transformers_5(config):
+    full = [
+      i for i, kind in enumerate(config.layer_types) if kind == config_lib.FULL
+    ]
+    raise ValueError(
+      "--one_length makes a folder for sentence-transformers 5 on transformers"
+      " 4, which has full attention in the layers 0, n, 2n and so on. This"
+      f" model has it in {full} of {config.num_layers} layers. Leave"
+      " --one_length out: transformers 5 reads the folder."
+    )
+
+
+def needs_transformers_5(config: config_lib.EncoderConfig) -> bool:
+  """Whether transformers 4 has no words for the encoder, and fails on it."""
+  return (
+    config.architecture == "modernbert"
+    and config_lib.full_layer_every(config.layer_types) is None
+  )
+
+
+def _ids_around_a_text(tokenizer: tokenizers.Tokenizer) -> dict[str, int]:
+  """What text-embeddings-inference requires of a modernbert's config.json.
+
+  Nobody computes with these ids. They stay null where the tokenizer adds no
+  tokens to a text.
+  """
+  ids = tokenizer.encode("").ids
+  if not ids:
+    return {}
+  return dict.fromkeys(config_lib.FIRST_TOKEN_IDS, ids[0]) | dict.fromkeys(
+    config_lib.LAST_TOKEN_IDS, ids[-1]
+  )
 
 
 def _pooler(

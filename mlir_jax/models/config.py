@@ -1,7 +1,7 @@
 """The shape of an encoder, from Hugging Face's config.json and back to it."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -19,6 +19,11 @@ PROJECTION_ACTIVATIONS = ("identity", "tanh")
 REMATS = ("none", "dots", "layer")
 ATTENTIONS = ("xla", "cudnn")
 FULL, SLIDING = "full_attention", "sliding_attention"
+_NEEDS_VERSION_5 = "see layer_types: transformers 5 or later reads this model"
+
+# What a config.json calls the tokens around a text.
+FIRST_TOKEN_IDS = ("bos_token_id", "cls_token_id")
+LAST_TOKEN_IDS = ("eos_token_id", "sep_token_id")
 
 # float64 is there for tests of arithmetic.
 _DTYPES = ("float32", "bfloat16", "float64")
@@ -350,12 +355,18 @@ class EncoderConfig:
     }
     for ours, names in family.names.items():
       hf |= dict.fromkeys(names, getattr(self, ours))
+    # Readers differ in what they assume where a file is silent.
+    hf |= {
+      name: value
+      for name, value in family.fixed.items()
+      if name not in _ALL_FIXED
+    }
     if self.architecture == "modernbert":
       hf |= _write_rotary(self)
       # transformers' own are ModernBERT's, beyond a small vocabulary.
-      hf |= dict.fromkeys(
-        ("bos_token_id", "cls_token_id", "eos_token_id", "sep_token_id")
-      )
+      hf |= dict.fromkeys((*FIRST_TOKEN_IDS, *LAST_TOKEN_IDS))
+      # Of random weights: text-embeddings-inference requires that it is there.
+      hf["initializer_cutoff_factor"] = 2.0
     return hf
 
 
@@ -407,7 +418,12 @@ def _read_rotary(hf: Mapping) -> tuple[dict, list[str]]:
 
 
 def _write_rotary(config: EncoderConfig) -> dict:
-  """What `_read_rotary` reads back, in version 5's words."""
+  """What `_read_rotary` reads back, in the words of versions 4 and 5.
+
+  Each version ignores the words of the other, and takes ModernBERT's own
+  values where it finds none.
+  """
+  every = full_layer_every(config.layer_types)
   return {
     "layer_types": list(config.layer_types),
     "rope_parameters": {
@@ -417,7 +433,28 @@ def _write_rotary(config: EncoderConfig) -> dict:
         (SLIDING, config.sliding_rope_theta),
       )
     },
+    "global_rope_theta": config.full_rope_theta,
+    "local_rope_theta": config.sliding_rope_theta,
+    # Version 4 divides by it, so it fails on a text. A number, or none, would
+    # give other vectors in silence.
+    "global_attn_every_n_layers": every or _NEEDS_VERSION_5,
   }
+
+
+def full_layer_every(layer_types: Sequence[str]) -> int | None:
+  """The n of version 4: layers 0, n, 2n, ... are full, the others sliding.
+
+  Args:
+    layer_types: Of each layer.
+
+  Returns:
+    The smallest such n; None if the layers follow another pattern.
+  """
+  for every in range(1, len(layer_types) + 1):
+    pattern = [SLIDING if i % every else FULL for i in range(len(layer_types))]
+    if list(layer_types) == pattern:
+      return every
+  return None
 
 
 def check_lengths(config: EncoderConfig, max_lengths: Mapping[str, int]):

@@ -136,6 +136,21 @@ def test_unequal_lengths_need_version_6(config):
   assert "sentence-transformers 6 or later" in make(config, contract=shorter)
 
 
+def test_what_a_server_does_otherwise_is_said_where_it_can_serve(config):
+  text = make(config)
+  assert '`prompt_name` (`"query"`, `"document"`, `"sentence"`)' in text
+  assert "a text is cut at 16 tokens. Its GELU is the tanh" in text
+  changed = dataclasses.replace(
+    CONTRACT,
+    query=dataclasses.replace(CONTRACT.query, max_length=8),
+    normalize=False,
+  )
+  text = make(config, contract=changed)
+  assert "at 16 tokens, where this model cuts a query at 8. It scales" in text
+  last = dataclasses.replace(CONTRACT, pooling="last")
+  assert "text-embeddings-inference" not in make(config, contract=last)
+
+
 def test_results_of_a_step_are_found_wherever_they_are(config, tmp_path):
   run = tmp_path / "run"
   assert card.find_results(run, config, 3) == []

@@ -6,6 +6,7 @@ drawn large enough to matter and saved as a checkpoint.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -34,6 +35,8 @@ from mlir_jax.models import encoder, layout, pretrained
 from mlir_jax.retrieval import encoding, model
 from mlir_jax.training import provenance, run
 
+# Names the Python of an environment with older versions.
+OLD_PYTHON = "MLIR_JAX_OLD_PYTHON"
 PACKAGE = pathlib.Path(export.__file__).parents[1]
 STEP = 7
 LENGTHS = {"query": 8, "passage": 24, "sentence": 16}
@@ -50,6 +53,55 @@ CLS_PROJECTION = {
   "pooling": "cls",
   "projection_size": 8,
   "projection_activation": "tanh",
+}
+MODERNBERT = {
+  "family": "modernbert",
+  "type_vocab_size": 0,
+  "hidden_size": 24,
+  "num_heads": 2,
+  "attention_window": 6,
+  # Not what transformers takes where it finds no words for them.
+  "full_rope_theta": 500.0,
+  "sliding_rope_theta": 30.0,
+}
+# Read by both generations of transformers and sentence-transformers.
+SHAPES = {
+  "projection": CLS_PROJECTION,
+  "bfloat16": {
+    "one_length": True,
+    "dtype": "bfloat16",
+    "projection_size": 8,
+    "projection_bias": False,
+  },
+  "roberta": {"one_length": True, "family": "roberta", "masked_lm": True},
+  "xlm-roberta": {
+    "one_length": True,
+    "family": "xlm-roberta",
+    "pooling": "last",
+    "projection_size": 8,
+  },
+  "distilbert": {
+    "one_length": True,
+    "family": "distilbert",
+    "type_vocab_size": 0,
+    "masked_lm": True,
+  },
+  "modernbert": MODERNBERT
+  | {
+    "one_length": True,
+    "masked_lm": True,
+    "layer_types": ("full_attention", "sliding_attention") * 2,
+    "num_layers": 4,
+  },
+}
+# Read by the newer generation alone: the older has no words for these.
+NEWER_SHAPES = {
+  "lengths": {},
+  "layers": MODERNBERT
+  | {
+    "lengths": ONE_LENGTH,
+    "layer_types": ("sliding_attention", "full_attention"),
+  },
 }
 VERSION_5 = "sentence_transformers.models."
 
@@ -165,21 +217,38 @@ def vectors_of(folder, tower="both"):
   return {role: encoders[role](TEXTS) for role in roles.get(tower, LENGTHS)}
 
 
-def assert_same(found, run_folder, contract):
-  """Compares vectors with those of the run under a contract."""
+def contract_of(folder):
+  """The contract of an export."""
+  return contract_lib.EncodingContract.from_json(
+    json.dumps(read_json(folder / layout.OURS)["contract"])
+  )
+
+
+@functools.cache
+def run_vectors(run_folder, contract):
+  """Role to the run's vectors of TEXTS under a contract, in float32."""
   loaded = model.load(str(run_folder))
   tokenizer = tokenizer_lib.load(str((run_folder / workdir.TOKENIZER).parent))
   text_encoder = encoding.TextEncoder(
     contract,
     tokenizer,
     tokenizer_lib.pad_id(tokenizer),
-    encoding.make_embed(loaded.encoder_config, contract),
+    encoding.make_embed(
+      dataclasses.replace(loaded.encoder_config, dtype="float32"), contract
+    ),
     loaded.text_encoder.mesh,
     batch_size=8,
   )
+  return {
+    role: text_encoder.encode(loaded.params, role, TEXTS) for role in LENGTHS
+  }
+
+
+def assert_same(found, run_folder, contract):
+  """Compares vectors with those of the run under a contract."""
+  expected = run_vectors(run_folder, contract)
   for role, vectors in found.items():
-    expected = text_encoder.encode(loaded.params, role, TEXTS)
-    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+    np.testing.assert_allclose(vectors, expected[role], atol=1e-5)
 
 
 def read_json(path):
@@ -218,24 +287,7 @@ def test_separate_towers_are_a_folder_each(exported):
   assert {path.name for path in folder.iterdir()} == {"query", "passage"}
 
 
-@pytest.mark.parametrize(
-  "settings",
-  [
-    CLS_PROJECTION,
-    {"family": "xlm-roberta", "pooling": "last", "projection_size": 8},
-    {"family": "distilbert", "type_vocab_size": 0},
-    {
-      "family": "modernbert",
-      "type_vocab_size": 0,
-      "hidden_size": 24,
-      "num_heads": 2,
-      "layer_types": ("full_attention", "sliding_attention"),
-      "attention_window": 6,
-    },
-    {"dtype": "bfloat16", "projection_size": 8, "projection_bias": False},
-  ],
-  ids=["projection", "xlm-roberta", "distilbert", "modernbert", "bfloat16"],
-)
+@pytest.mark.parametrize("settings", SHAPES.values(), ids=SHAPES)
 def test_every_shape_of_encoder_passes_the_check(settings, exported):
   _, folder = exported(**settings)
   found = layout.read(folder)
@@ -363,35 +415,198 @@ def test_one_length_is_a_folder_that_version_5_reads(exported):
   assert settings["default_prompt_name"] == "sentence"
 
 
-ALONE = """
+# Run by a Python that has other versions: the folders' vectors, what the
+# libraries said of them, and errors.
+READER = """
+import json
+import logging
 import sys
+
 for name in ("mlir_jax", "jax", "jaxlib", "flax"):
   sys.modules[name] = None
-import json
-import numpy as np
 import sentence_transformers
-model = sentence_transformers.SentenceTransformer(sys.argv[1], device="cpu")
-texts = json.loads(sys.argv[2])
-np.save(sys.argv[3], [f(texts) for f in (
-  model.encode_query, model.encode_document, model.encode)])
+import transformers
+
+class Listener(logging.Handler):
+  def emit(self, record):
+    # That there is a default prompt is told on every such model.
+    if not record.getMessage().startswith("Default prompt name is set"):
+      said.append(record.getMessage())
+
+said = []
+for name in ("transformers", "sentence_transformers"):
+  logging.getLogger(name).addHandler(Listener(logging.WARNING))
+
+def read(folder, texts):
+  model = sentence_transformers.SentenceTransformer(folder, device="cpu")
+  encoders = (model.encode_query, model.encode_document, model.encode)
+  vectors = [encode(texts).tolist() for encode in encoders]
+  missing = []
+  if model[0].model.config.architectures[0].endswith("MaskedLM"):
+    _, info = transformers.AutoModelForMaskedLM.from_pretrained(
+      folder, output_loading_info=True
+    )
+    missing = sorted(info["missing_keys"])
+  return {"vectors": vectors, "missing": missing, "said": list(said)}
+
+found = {}
+folders, texts = json.load(sys.stdin)
+for name, folder in folders.items():
+  said.clear()
+  try:
+    found[name] = read(folder, texts)
+  except Exception as error:
+    found[name] = {"error": repr(error)}
+versions = transformers.__version__, sentence_transformers.__version__
+print(json.dumps([versions, found]))
 """
 
 
 @pytest.mark.slow
-def test_a_machine_without_this_package_gives_the_vectors(exported, tmp_path):
-  run_folder, folder = exported()
-  output = tmp_path / "vectors.npy"
+@pytest.mark.parametrize("generation", ["newer", "older"])
+def test_both_generations_give_the_runs_vectors_without_this_package(
+  generation, exported, tmp_path
+):
+  """transformers 5 and 4, and with them sentence-transformers 6 and 5."""
+  python = sys.executable
+  if generation == "older" and not (python := os.environ.get(OLD_PYTHON)):
+    pytest.skip(
+      f"{OLD_PYTHON} is not set: the Python of an environment with"
+      " transformers<5 and sentence-transformers<6, as .ci/run makes it."
+    )
+  shapes = SHAPES | NEWER_SHAPES
+  made = {name: exported(**settings) for name, settings in shapes.items()}
   done = subprocess.run(
-    [sys.executable, "-c", ALONE, folder, json.dumps(TEXTS), output],
+    [python, "-I", "-c", READER],
+    input=json.dumps(
+      [{name: str(folder) for name, (_, folder) in made.items()}, TEXTS]
+    ),
     capture_output=True,
     text=True,
     cwd=tmp_path,
     timeout=300,
+    env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
   )
   assert done.returncode == 0, done.stderr
-  found = dict(zip(LENGTHS, np.load(output), strict=True))
-  contract = layout.exported_contract(model.load(str(run_folder)).contract)
-  assert_same(found, run_folder, contract)
+  versions, found = json.loads(done.stdout)
+  majors = [int(version.split(".")[0]) for version in versions]
+  assert majors == ([4, 5] if generation == "older" else [5, 6])
+  readable = SHAPES if generation == "older" else shapes
+  for name in readable:
+    assert "error" not in found[name], (name, found[name]["error"])
+    assert not found[name]["missing"], name
+    # A head has no use where vectors are wanted.
+    assert not [
+      line
+      for line in found[name]["said"]
+      if not re.search("UNEXPECTED|were not used", line) or "MISSING" in line
+    ], name
+    run_folder, folder = made[name]
+    vectors = np.array(found[name]["vectors"], np.float32)
+    assert_same(
+      dict(zip(LENGTHS, vectors, strict=True)),
+      run_folder,
+      contract_of(folder),
+    )
+  if generation == "older":  # What it cannot read, it does not read otherwise.
+    assert "query_length" in found["lengths"]["error"]
+    assert "unsupported operand" in found["layers"]["error"]
+
+
+def test_one_length_is_refused_where_the_older_words_cannot_say_it(
+  make_run, exported, tmp_path
+):
+  settings = NEWER_SHAPES["layers"]
+  with pytest.raises(ValueError, match=r"--one_length .* in \[1\] of 2 layers"):
+    export.export(
+      str(make_run(**settings)),
+      "last",
+      str(tmp_path / "model"),
+      one_length=True,
+    )
+  assert list(tmp_path.iterdir()) == []
+  _, folder = exported(**settings)
+  card = (folder / "README.md").read_text()
+  assert "sentence-transformers and transformers 5 or later" in card
+  assert "text-embeddings-inference" not in card
+
+
+def fields(kind, names):
+  return dict.fromkeys(names.split(), kind)
+
+
+# What text-embeddings-inference 1.9 cannot do without in config.json: the
+# fields of its BertConfig, DistilBertConfig and ModernBertConfig that are not
+# an Option.
+SERVED_BERT = (
+  fields(
+    int,
+    "vocab_size hidden_size num_hidden_layers num_attention_heads pad_token_id"
+    " intermediate_size max_position_embeddings type_vocab_size",
+  )
+  | fields(float, "hidden_dropout_prob initializer_range layer_norm_eps")
+  | fields(str, "hidden_act")
+)
+SERVED = {
+  "projection": SERVED_BERT,
+  "roberta": SERVED_BERT,
+  "xlm-roberta": SERVED_BERT,
+  "distilbert": fields(
+    int,
+    "vocab_size dim n_layers n_heads hidden_dim max_position_embeddings"
+    " pad_token_id",
+  )
+  | fields(str, "activation"),
+  "modernbert": fields(
+    int,
+    "vocab_size hidden_size intermediate_size num_hidden_layers"
+    " num_attention_heads max_position_embeddings pad_token_id eos_token_id"
+    " bos_token_id cls_token_id sep_token_id global_attn_every_n_layers"
+    " local_attention",
+  )
+  | fields(
+    float,
+    "initializer_range initializer_cutoff_factor norm_eps global_rope_theta"
+    " attention_dropout local_rope_theta",
+  )
+  | fields(bool, "norm_bias attention_bias")
+  | fields(str, "hidden_activation classifier_activation"),
+}
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_the_fields_that_text_embeddings_inference_requires_are_there(
+  name, exported
+):
+  _, folder = exported(**SHAPES[name])
+  hf = read_json(folder / "config.json")
+  found = {field: type(hf.get(field)) for field in SERVED[name]}
+  assert found == SERVED[name]
+  pooling = read_json(folder / "1_Pooling/config.json")
+  for mode in ("cls_token", "mean_tokens", "lasttoken"):
+    assert type(pooling[f"pooling_mode_{mode}"]) is bool
+  settings = read_json(folder / "sentence_bert_config.json")
+  assert settings["max_seq_length"] == 24
+  if name == "modernbert":  # What the tokenizer puts around a text.
+    tokenizer = tokenizer_lib.load(str(folder))
+    first, last = tokenizer.encode("").ids
+    assert hf["bos_token_id"] == hf["cls_token_id"] == first
+    assert hf["eos_token_id"] == hf["sep_token_id"] == last
+
+
+@pytest.mark.parametrize(
+  "newer_words",
+  [("layer_types", "rope_parameters"), ("global_attn_every_n_layers",)],
+)
+def test_the_words_of_either_generation_alone_say_a_modernbert(
+  newer_words, exported
+):
+  _, folder = exported(**SHAPES["modernbert"])
+  hf = read_json(folder / "config.json")
+  expected = config_lib.EncoderConfig.from_hf(hf)
+  for word in newer_words:
+    del hf[word]
+  assert config_lib.EncoderConfig.from_hf(hf) == expected
 
 
 @pytest.mark.slow
