@@ -3,7 +3,7 @@
 The IR, semantic and language losses are computed on the embeddings of one
 global batch, and masked language modelling on the states of other texts. The
 step is pure: what is random is a function of the seed and the step's number,
-and a step whose loss or gradient is not finite changes nothing but the
+and a step whose loss, gradient or update is not finite changes nothing but the
 counters.
 """
 
@@ -140,14 +140,8 @@ def check_losses(settings: LossSettings, batch_sizes: Mapping[str, int]):
   Raises:
     ValueError: naming the field to change.
   """
-  for name in ("ir", "semantic", "language"):
-    if (temperature := getattr(settings, f"{name}_temperature")) <= 0:
-      raise ValueError(
-        f"loss.{name}.temperature is {temperature}; it must be above 0."
-      )
   for name, stream in STREAM_OF_LOSS.items():
-    if (weight := getattr(settings, f"{name}_weight")) < 0:
-      raise ValueError(f"loss.{name}.weight is {weight}; it must not be < 0.")
+    weight = getattr(settings, f"{name}_weight")
     if weight and not batch_sizes[stream]:
       raise ValueError(
         f"loss.{name}.weight is {weight}, but batch.{stream} is 0: set the"
@@ -158,8 +152,6 @@ def check_losses(settings: LossSettings, batch_sizes: Mapping[str, int]):
   if not settings.language_weight:
     return
   for kind, stream in THIRD_POINTS.items():
-    if settings.third_points[kind] < 0:
-      raise ValueError(f"loss.language.{kind} must not be below 0.")
     if settings.third_points[kind] and not batch_sizes[stream]:
       raise ValueError(
         f"loss.language.{kind} is {settings.third_points[kind]}, but"
@@ -408,6 +400,28 @@ def gradients(
   return total, gradient, {"loss/total": total} | metrics
 
 
+def is_update_finite(
+  optimizer: optax.GradientTransformation,
+  gradient: PyTree,
+  opt_state: PyTree,
+  params: PyTree,
+) -> jax.Array:
+  """Whether all parameters would be finite after a step, bool [].
+
+  The update is computed for this alone, and computed again when it is taken:
+  kept until it is known to be finite, it would be a copy of all parameters
+  and of both moments.
+  """
+  # Without the barrier XLA would share what both computations have in common,
+  # and so keep it.
+  gradient, opt_state, params = jax.lax.optimization_barrier(
+    (gradient, opt_state, params)
+  )
+  updates, _ = optimizer.update(gradient, opt_state, params)
+  leaves = jax.tree.leaves(optax.apply_updates(params, updates))
+  return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+
+
 def make_train_step(
   encode: chunking.Encode,
   settings: LossSettings,
@@ -439,7 +453,9 @@ def make_train_step(
     )
     norm = optax.tree.norm(gradient)
     finite = jnp.isfinite(total) & jnp.isfinite(norm)
-
+    finite &= is_update_finite(
+      optimizer, gradient, state.opt_state, state.params
+    )
     updates, opt_state = optimizer.update(
       gradient, state.opt_state, state.params, finite=finite
     )
