@@ -107,6 +107,7 @@ class Checkpoints:
       ),
       item_names=(STATE, DESCRIPTION),
     )
+
   def save(
     self,
     step: int,

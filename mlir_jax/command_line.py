@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 import ml_collections
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from mlir_jax import config as config_lib
@@ -188,6 +188,7 @@ def run(
     missing = [f"--{n}" for n in required if flags.FLAGS[n].value is None]
     if missing:
       _refuse(f"Give {' and '.join(missing)}; --help shows an example.")
+    logging.set_verbosity(logging.WARNING)  # absl's mains show more.
     # As Ctrl-C does: what is written aside is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with _together():

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from mlir_jax import checkpoint
 from mlir_jax.training import loop, progress
 
 
@@ -28,8 +29,16 @@ class Log:
     self.events.append(("say", text.split()[0]))
 
 
-def run(steps=6, first=0, stop=None, bad=(), stop_at_dev=False, **settings):
-  events = []
+def run(
+  steps=6,
+  first=0,
+  stop=None,
+  bad=(),
+  stop_at_dev=False,
+  events=None,
+  **settings,
+):
+  events = [] if events is None else events
   stop = stop or loop.StopSignal()
 
   def train_step(state, batch):
@@ -141,6 +150,28 @@ def test_many_nonfinite_steps_in_a_row_stop_the_run_with_a_message():
 def test_few_nonfinite_steps_do_not():
   _, error = run(steps=12, bad={2, 3, 5, 6, 8, 9})
   assert error is None
+
+
+def test_a_short_run_that_skipped_all_of_its_steps_fails_and_is_not_saved():
+  events, error = run(steps=2, bad={0, 1}, eval_every=0)
+  assert isinstance(error, loop.NonFiniteError)
+  assert not [event for event in events if event[0] == "save"]
+  _, error = run(steps=2, bad={1})
+  assert error is None
+
+
+def test_a_failed_save_is_told_at_the_next_step():
+  asked = []
+
+  def check_saved():
+    asked.append(None)
+    if len(asked) == 5:
+      raise checkpoint.SaveError("the disk is full")
+
+  events = []
+  with pytest.raises(checkpoint.SaveError):
+    run(events=events, steps=20, checkpoint_every=3, check_saved=check_saved)
+  assert events[-1] == ("step", 4)
 
 
 def open_log(workdir, first_step):
