@@ -7,11 +7,14 @@ save leaves the checkpoint before it.
 """
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from absl import logging as absl_logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
@@ -20,6 +23,24 @@ from mlir_jax import contract as contract_lib
 STATE = "state"
 DESCRIPTION = "description"
 METRIC = "dev"
+
+
+def _is_of_interest(record: logging.LogRecord) -> bool:
+  """Whether a line of absl's log is printed.
+
+  Orbax warns of what is meant, and logs the traceback of each error that it
+  raises as well.
+  """
+  return "orbax" not in record.pathname or (
+    record.levelno >= logging.ERROR and not record.exc_info
+  )
+
+
+absl_logging.get_absl_logger().addFilter(_is_of_interest)
+
+
+class SaveError(OSError):
+  """A checkpoint was not saved; the message names the one before it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +122,13 @@ class Checkpoints:
       state: The training state, a tree of `jax.Array`s.
       description: What stands beside it.
       dev: The English dev metric of this state, if it was evaluated.
+
+    Raises:
+      FloatingPointError: if the state is not finite; it names the arrays.
+      SaveError: if the save before this one failed.
     """
+    self._check_finite(step, state)
+    self.check_saved(wait=True)
     if jax.default_backend() == "cpu":
       # Orbax reads the CPU device's own memory in the background, which the
       # next step's donation would overwrite; of other devices it has a copy.
@@ -117,6 +144,56 @@ class Checkpoints:
       metrics=None if dev is None else {METRIC: dev},
       force=True,
     )
+    self._unchecked = step
+
+  def _check_finite(self, step: int, state: Any) -> None:
+    """Raises FloatingPointError if an array holds NaN or infinity."""
+    finite = jax.device_get(_finite(state))
+    bad = [
+      jax.tree_util.keystr(path, simple=True, separator="/")
+      for path, good in jax.tree_util.tree_leaves_with_path(finite)
+      if not good
+    ]
+    if bad:
+      more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+      raise FloatingPointError(
+        f"Step {step:,} is not saved: {', '.join(bad[:3])}{more} held NaN or"
+        f" infinity. {self._saved_before(step)}"
+      )
+
+  def _saved_before(self, step: int) -> str:
+    """What is there instead of a checkpoint that failed, in a sentence."""
+    steps = [saved for saved in self._manager.all_steps() if saved < step]
+    if not steps:
+      return "There is no other checkpoint."
+    return f"The last checkpoint is that of step {max(steps):,}."
+
+  _unchecked = None  # The step of a save that may still fail.
+
+  def check_saved(self, wait: bool = False) -> None:
+    """Tells that a save in the background failed, as soon as it did.
+
+    It costs next to nothing while a save goes on, and after it has ended.
+
+    Args:
+      wait: Whether to wait until it has ended.
+
+    Raises:
+      SaveError: if it failed.
+    """
+    if self._unchecked is None:
+      return
+    if not wait and self._manager.is_saving_in_progress():
+      return
+    step, self._unchecked = self._unchecked, None
+    try:
+      self._manager.wait_until_finished()
+    except Exception as error:
+      reason = str(error).strip().partition("\n")[0] or type(error).__name__
+      raise SaveError(
+        f"Saving step {step:,} to {self.directory} failed: {reason}."
+        f" {self._saved_before(step)}"
+      ) from error
 
   def find(self, which: str | int) -> int:
     """The step of "last", of "best" by English dev, or of a number given.
@@ -189,12 +266,21 @@ class Checkpoints:
     return restored["params"]
 
   def wait(self) -> None:
-    """Waits until what was saved is on disk."""
-    self._manager.wait_until_finished()
+    """Waits until what was saved is on disk; raises as `check_saved`."""
+    self.check_saved(wait=True)
 
   def close(self) -> None:
-    """Waits and lets go of the folder."""
-    self._manager.close()
+    """Waits and lets go of the folder; raises as `check_saved`."""
+    try:
+      self.check_saved(wait=True)
+    finally:
+      self._manager.close()
+
+
+@jax.jit
+def _finite(tree: Any) -> Any:
+  """Whether each array of a tree is finite, bool []."""
+  return jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), tree)
 
 
 def abstract(state: Any, shardings: Any) -> Any:

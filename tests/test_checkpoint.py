@@ -1,10 +1,18 @@
 """What a checkpoint promises."""
 
+import contextlib
+import errno
+import os
+import pathlib
+import threading
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from absl import logging
 
 from mlir_jax import checkpoint
 from mlir_jax import contract as contract_lib
@@ -104,7 +112,57 @@ def test_a_donated_state_does_not_reach_into_its_checkpoint(tmp_path):
   checkpoints.close()
 
 
-def test_evaluating_a_live_run_leaves_its_save_alone(tmp_path):
+def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
+  state, _ = make_state(sharding.make_mesh(), fsdp=True)
+  with contextlib.closing(checkpoint.Checkpoints(str(tmp_path))) as checkpoints:
+    checkpoints.save(3, state, DESCRIPTION)
+    table = state.params["table"]
+    for bad in (np.nan, np.inf):
+      broken = jax.device_put(
+        np.where(np.arange(16) == 5, bad, table), table.sharding
+      )
+      with pytest.raises(
+        FloatingPointError,
+        match=r"Step 4 is not saved: params/table held NaN.* of step 3\.",
+      ):
+        checkpoints.save(
+          4, state.replace(params=state.params | {"table": broken}), DESCRIPTION
+        )
+    assert checkpoints.find("last") == 3
+
+
+def test_a_save_that_fails_is_told_once_it_did(tmp_path, monkeypatch, capfd):
+  """By `check_saved`, which waits for nothing, and by the next save."""
+  state, _ = make_state(sharding.make_mesh(), fsdp=False)
+  checkpoints = checkpoint.Checkpoints(str(tmp_path))
+  checkpoints.save(1, state, DESCRIPTION)
+  checkpoints.check_saved(wait=True)
+  started = threading.Event()
+
+  def fail(*_, **__):
+    started.wait()
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  # Where it gives a checkpoint its name, in the background.
+  monkeypatch.setattr(pathlib.Path, "rename", fail)
+  monkeypatch.setattr(os, "rename", fail)
+  checkpoints.save(2, state, DESCRIPTION)
+  checkpoints.check_saved()  # It goes on.
+  started.set()
+  message = r"step 2 .*No space left on device.* of step 1\."
+  with pytest.raises(checkpoint.SaveError, match=message):
+    for _ in range(1000):
+      checkpoints.check_saved()
+      time.sleep(0.01)
+  checkpoints.check_saved()  # It is told once.
+  checkpoints.save(3, state, DESCRIPTION)
+  with pytest.raises(checkpoint.SaveError, match="step 3 "):
+    checkpoints.save(4, state, DESCRIPTION)
+  checkpoints.close()
+  assert "Traceback" not in capfd.readouterr().err
+
+
+def test_evaluating_a_live_run_leaves_its_save_alone(tmp_path, caplog):
   state, _ = make_state(sharding.make_mesh(), fsdp=False)
   checkpoints = checkpoint.Checkpoints(str(tmp_path))
   checkpoints.save(1, state, DESCRIPTION)
@@ -116,6 +174,9 @@ def test_evaluating_a_live_run_leaves_its_save_alone(tmp_path):
   assert reader.describe(1) == DESCRIPTION
   reader.close()
   assert being_saved.exists()
+  # Orbax warns of what it was asked to do; others may warn.
+  logging.warning("of something else")
+  assert [record.message for record in caplog.records] == ["of something else"]
   # The run itself sweeps what its own killed save left, before the next save.
   checkpoints = checkpoint.Checkpoints(str(tmp_path))
   checkpoints.save(2, state, DESCRIPTION)

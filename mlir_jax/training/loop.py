@@ -28,7 +28,7 @@ class Preempted(SystemExit):
 
 
 class NonFiniteError(FloatingPointError):
-  """Too many steps in a row had a loss or gradient that was not finite."""
+  """Too many steps in a row had numbers that were not finite."""
 
 
 class StopSignal:
@@ -118,6 +118,7 @@ def train_loop(
   eval_every: int,
   checkpoint_every: int,
   max_nonfinite_steps: int,
+  check_saved: Callable[[], None] = lambda: None,
 ) -> step_lib.TrainState:
   """Takes steps until the batches end.
 
@@ -139,7 +140,9 @@ def train_loop(
     log_every: Steps between lines of metrics.
     eval_every: Steps between dev evaluations; 0 for none.
     checkpoint_every: Steps between saves.
-    max_nonfinite_steps: Skipped steps in a row that stop the run.
+    max_nonfinite_steps: Skipped steps in a row that stop the run; so does a
+      run that skipped all of its steps.
+    check_saved: Raises if a save in the background failed; asked each step.
 
   Returns:
     The state after the last batch.
@@ -171,10 +174,10 @@ def train_loop(
       told = True
       progress.say(line)
     skipped = metrics["skipped_in_a_row"]
-    if skipped >= max_nonfinite_steps:
+    if skipped >= min(max_nonfinite_steps, last_step):
       raise NonFiniteError(
-        f"{skipped} steps in a row up to step {taken} had a loss or gradient"
-        " that was not finite, and were skipped. The last checkpoint is"
+        f"{skipped} steps in a row up to step {taken} had a loss, gradient or"
+        " update that was not finite, and were skipped. The last checkpoint is"
         " whole; lower optim.learning_rate, set optim.clip_norm, or use"
         " model.dtype=float32."
       )
@@ -188,6 +191,7 @@ def train_loop(
       first = False
       state, metrics = train_step(state, batch)
       report()  # Of the step before: the device has this one to work on.
+      check_saved()
       taken = step + 1
       waiting = taken, metrics
       progress.advance()

@@ -114,8 +114,8 @@ def train(
             profiling.traced(train_step, f"{folder}/profile", int(state.step))
           )
         state = take_steps(
-          config, folder, train_step, state, batches, place, save, evaluation,
-          stop,
+          config, folder, train_step, state, batches, place, save,
+          checkpoints.check_saved, evaluation, stop,
         )  # fmt: skip
     # Closed, hence saved, before the table is made.
     multihost.report("evaluating")
@@ -132,6 +132,7 @@ def take_steps(
   batches: Generator[tuple[int, Any]],
   place: Callable,
   save: Callable,
+  check_saved: Callable[[], None],
   evaluation: suite.Suite,
   stop: loop.StopSignal,
 ) -> step.TrainState:
@@ -140,11 +141,12 @@ def take_steps(
   Args:
     config: The run's config.
     folder: The run's folder.
-    train_step: As in `loop.train_loop`, like the next four.
+    train_step: As in `loop.train_loop`, like the next two.
     state: Before the first of the batches.
     batches: (step, host batch), in order.
     place: Puts a host batch on the devices.
     save: (steps taken, state, dev metric or None).
+    check_saved: Raises if a save in the background failed.
     evaluation: Its dev results are logged and select the best checkpoint.
     stop: Asked after each step.
 
@@ -182,6 +184,7 @@ def take_steps(
       eval_every=config.eval.every,
       checkpoint_every=config.train.checkpoint_every,
       max_nonfinite_steps=config.train.max_nonfinite_steps,
+      check_saved=check_saved,
     )
 
 

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from mlir_jax import checkpoint
 from mlir_jax.training import loop, progress
 
 
@@ -36,9 +37,10 @@ def run(
   bad=(),
   stop_at_dev=False,
   without_negatives=(),
+  events=None,
   **settings,
 ):
-  events = []
+  events = [] if events is None else events
   stop = stop or loop.StopSignal()
 
   def train_step(state, batch):
@@ -164,6 +166,28 @@ def test_the_first_step_with_queries_without_negatives_is_told():
 def test_few_nonfinite_steps_do_not():
   _, error = run(steps=12, bad={2, 3, 5, 6, 8, 9})
   assert error is None
+
+
+def test_a_short_run_that_skipped_all_of_its_steps_fails_and_is_not_saved():
+  events, error = run(steps=2, bad={0, 1}, eval_every=0)
+  assert isinstance(error, loop.NonFiniteError)
+  assert not [event for event in events if event[0] == "save"]
+  _, error = run(steps=2, bad={1})
+  assert error is None
+
+
+def test_a_failed_save_is_told_at_the_next_step():
+  asked = []
+
+  def check_saved():
+    asked.append(None)
+    if len(asked) == 5:
+      raise checkpoint.SaveError("the disk is full")
+
+  events = []
+  with pytest.raises(checkpoint.SaveError):
+    run(events=events, steps=20, checkpoint_every=3, check_saved=check_saved)
+  assert events[-1] == ("step", 4)
 
 
 def open_log(workdir, first_step):
