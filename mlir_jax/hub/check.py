@@ -7,7 +7,6 @@ loaded by them, and must give the run's vectors.
 import contextlib
 import dataclasses
 import importlib.util
-import json
 import pathlib
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -109,7 +108,7 @@ def check(
   found = layout.read(folder).ours
   contract_lib.check_same(
     contract,
-    contract_lib.EncodingContract.from_json(json.dumps(found["contract"])),
+    contract_lib.EncodingContract.from_values(found["contract"]),
     str(folder / layout.OURS),
   )
   with _quiet():
@@ -144,7 +143,7 @@ def _check_tokenizer(
     contract, tokenizer_lib.load(str(folder)), str(folder / "tokenizer.json")
   )
   tokenizer = transformers.AutoTokenizer.from_pretrained(
-    folder, local_files_only=True
+    folder, local_files_only=True, trust_remote_code=False
   )
   ids = contract_lib.golden_ids(tokenizer.backend_tokenizer)
   if ids != contract.golden_ids:
@@ -162,13 +161,16 @@ def _check_weights(
 
   loaders = [transformers.AutoModel]
   (architecture,) = transformers.AutoConfig.from_pretrained(
-    folder
+    folder, local_files_only=True, trust_remote_code=False
   ).architectures
   if architecture == config_lib.FAMILIES[config.family].masked_lm:
     loaders.append(transformers.AutoModelForMaskedLM)
   for loader in loaders:
     _, info = loader.from_pretrained(
-      folder, output_loading_info=True, local_files_only=True
+      folder,
+      output_loading_info=True,
+      local_files_only=True,
+      trust_remote_code=False,
     )
     if info["missing_keys"] or info["mismatched_keys"]:
       raise CheckError(
@@ -194,7 +196,10 @@ def _check_vectors(
     batch_size,
   )
   theirs = sentence_transformers.SentenceTransformer(
-    str(folder), device="cpu", local_files_only=True
+    str(folder),
+    device="cpu",
+    local_files_only=True,
+    trust_remote_code=False,
   )
   encoders = {
     "query": theirs.encode_query,
