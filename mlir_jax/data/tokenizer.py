@@ -1,10 +1,11 @@
 """Loads a pretrained model's tokenizer, or trains one on the spot."""
 
+import contextlib
 import json
 import os
 import pathlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import tokenizers
@@ -127,12 +128,38 @@ def _read(file: str) -> tokenizers.Tokenizer:
   """Reads a tokenizer.json; ValueError if it is not one."""
   stored.check_file(file)
   try:
-    return tokenizers.Tokenizer.from_file(file)
+    with _without_panics():
+      tokenizer = tokenizers.Tokenizer.from_file(file)
+      tokenizer.no_padding()
+      tokenizer.no_truncation()
+      # Some damage shows with the first text alone.
+      tokenizer.encode_batch(list(contract_lib.GOLDEN_TEXTS))
+    return tokenizer
   except Exception as error:  # The library raises nothing more special.
     raise ValueError(
       f"{file} is not a tokenizer that tokenizers {tokenizers.__version__}"
       f" reads: {error}. {stored.RESTORE}"
     ) from error
+
+
+@contextlib.contextmanager
+def _without_panics() -> Iterator[None]:
+  """Makes a panic in the library's Rust code a RuntimeError, of one line.
+
+  Rust writes a panic, with its stack, to the standard error by itself.
+  """
+  error_stream = os.dup(2)
+  with open(os.devnull, "wb") as nowhere:
+    os.dup2(nowhere.fileno(), 2)
+  try:
+    yield
+  except BaseException as error:
+    if type(error).__name__ != "PanicException":  # It is no Exception.
+      raise
+    raise RuntimeError(str(error)) from error
+  finally:
+    os.dup2(error_stream, 2)
+    os.close(error_stream)
 
 
 def _with_transformers(path: str) -> Any:

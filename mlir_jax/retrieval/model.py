@@ -186,6 +186,9 @@ def load_run(
         shapes, jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
       ),
     )
+    encoding.check_finite_params(
+      params, f"step {step} in {checkpoints.directory}"
+    )
   return Model(
     path=str(folder),
     text_encoder=encoding.TextEncoder(
