@@ -209,7 +209,12 @@ def test_an_export_whose_parts_differ_is_refused(exported, tmp_path):
     ):
       mlir_jax.load(str(part))
   path.write_text(before)
-  change(folder / "passage/mlir_jax.json", step=8)
+  path = folder / "passage/mlir_jax.json"
+  before = path.read_text()
+  change(path, step=8)
+  with pytest.raises(layout.LayoutError, match=r"passage/mlir_jax\.json has ch"):
+    mlir_jax.load(str(folder))
+  path.write_text(json.dumps(layout.seal(json.loads(before) | {"step": 8})))
   with pytest.raises(ValueError, match="are not of one export"):
     mlir_jax.load(str(folder))
   shutil.rmtree(folder / "passage")
