@@ -7,7 +7,6 @@ bad model. Versions 2 to 6 are read; what is written, versions 5 and 6 read.
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -478,7 +477,8 @@ def check_unchanged(found: Layout, config: config_lib.EncoderConfig) -> None:
   if not found.ours:
     return
   written = found.ours["encoder"]
-  shape = json.loads(json.dumps(config_lib.shape_of(config)))
+  shape = config_lib.shape_of(config)
+  shape["layer_types"] = list(shape["layer_types"])  # As JSON has it.
   changed = [
     f"{name} is {value!r}, and it was written with {written[name]!r}"
     for name, value in shape.items()
