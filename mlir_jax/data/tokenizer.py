@@ -171,7 +171,10 @@ def _with_transformers(path: str) -> Any:
   Raises:
     ValueError: naming the file.
   """
-  for name in ("tokenizer_config.json", "config.json"):
+  for name in (
+    *("tokenizer_config.json", "config.json"),
+    *("special_tokens_map.json", "added_tokens.json"),
+  ):
     file = pathlib.Path(path) / name
     if file.exists() and (code := stored.read_json(file).get("auto_map")):
       raise ValueError(

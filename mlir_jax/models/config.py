@@ -413,6 +413,8 @@ def _problem(field: dataclasses.Field, value: Any) -> str:
   kinds = (int, float) if kind is float else kind
   if not isinstance(value, kinds) or isinstance(value, bool) != (kind is bool):
     return f"{value!r}, not {_KINDS[kind]}"
+  if field.name == "hidden_act" and value not in ACTIVATIONS:
+    return f"{value!r}; use one of {ACTIVATIONS}"
   if field.name not in _RANGES:
     return ""
   least, largest = _RANGES[field.name]

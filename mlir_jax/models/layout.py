@@ -169,8 +169,8 @@ def read(folder: pathlib.Path) -> Layout:
     LayoutError: if something cannot be honoured.
     ContractMismatchError: if a folder of our own was changed.
   """
-  if not (folder / MODULES).is_file():
-    if not (folder / _CONFIG).is_file():
+  if not (folder / MODULES).exists():
+    if not (folder / _CONFIG).exists():
       towers = [name for name in TOWERS if (folder / name / MODULES).is_file()]
       hint = f" It holds towers: give one of {towers} in it." if towers else ""
       raise LayoutError(f"{folder} has neither {MODULES} nor {_CONFIG}.{hint}")
@@ -209,7 +209,7 @@ def read(folder: pathlib.Path) -> Layout:
   if "Normalize" in modules:
     path = modules["Normalize"] / _CONFIG
     _check_fixed(path, read_json(path, required=False), _VECTOR_FIXED)
-  return _with_ours(layout) if (folder / OURS).is_file() else layout
+  return _with_ours(layout) if (folder / OURS).exists() else layout
 
 
 def read_json(
@@ -310,7 +310,7 @@ def _read_dense(folder: pathlib.Path) -> Projection:
       f"{path}: activation_function is {name!r}; Identity and Tanh of torch.nn"
       " can be honoured."
     )
-  if not (folder / WEIGHTS).is_file():
+  if not (folder / WEIGHTS).exists():
     raise LayoutError(
       f"{folder} has no {WEIGHTS}. Pickles (pytorch_model.bin) are never"
       " loaded, since loading one can run any code. Where you trust it,"
