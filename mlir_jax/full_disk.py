@@ -85,7 +85,7 @@ def told(refuse: Callable[[str], object]) -> Iterator[None]:
   Args:
     refuse: Receives the line; it ends the program.
   """
-  absl_logger = absl_logging.get_absl_logger()
+  loggers = absl_logging.get_absl_logger(), logging.getLogger("asyncio")
   before = sys.excepthook, threading.excepthook
 
   def uncaught(kind, error, trace):
@@ -97,7 +97,8 @@ def told(refuse: Callable[[str], object]) -> Iterator[None]:
     if not find(args.exc_value):
       before[1](args)
 
-  absl_logger.addFilter(_is_other)
+  for logger in loggers:
+    logger.addFilter(_is_other)
   sys.excepthook, threading.excepthook = uncaught, uncaught_in_thread
   # JAX warns that it cannot keep what it has compiled, and goes on.
   warnings.filterwarnings("ignore", f".*({'|'.join(_TEXTS)})")
@@ -110,7 +111,8 @@ def told(refuse: Callable[[str], object]) -> Iterator[None]:
     atexit.register(_silence)
     refuse(describe(cause))
   finally:
-    absl_logger.removeFilter(_is_other)
+    for logger in loggers:
+      logger.removeFilter(_is_other)
     sys.excepthook, threading.excepthook = before
 
 
