@@ -19,6 +19,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from mlir_jax import contract as contract_lib
+from mlir_jax import stored
 
 STATE = "state"
 DESCRIPTION = "description"
@@ -60,17 +61,35 @@ class Description:
   provenance: Mapping[str, Any]
 
   def to_json(self) -> dict[str, Any]:
-    """As a tree that JSON can hold."""
-    return {
+    """As a tree that JSON can hold, with a hash of it."""
+    values = {
       "config": dict(self.config),
       "contract": self.contract.to_json(),
       "encoder": dict(self.encoder),
       "provenance": dict(self.provenance),
     }
+    return {**values, "fingerprint": stored.digest_of(values)}
 
   @classmethod
   def from_json(cls, values: Mapping[str, Any]) -> "Description":
-    """Reads what `to_json` made."""
+    """Reads what `to_json` made.
+
+    Raises:
+      ValueError: if it has changed since, or lacks something.
+    """
+    values = dict(values)
+    # Descriptions of before have no hash.
+    written = values.pop("fingerprint", None)
+    if written is not None and written != stored.digest_of(values):
+      raise ValueError(
+        "it has changed since it was saved, so its vectors would be others."
+        f" {stored.RESTORE}"
+      )
+    names = {field.name for field in dataclasses.fields(cls)}
+    if values.keys() != names or not isinstance(values["contract"], str):
+      raise ValueError(
+        f"it holds {sorted(values)}, not {sorted(names)}. {stored.RESTORE}"
+      )
     contract = contract_lib.EncodingContract.from_json(values["contract"])
     return cls(**{**values, "contract": contract})
 
@@ -232,7 +251,11 @@ class Checkpoints:
       step,
       args=ocp.args.Composite(**{DESCRIPTION: ocp.args.JsonRestore()}),
     )
-    return Description.from_json(restored[DESCRIPTION])
+    try:
+      return Description.from_json(restored[DESCRIPTION])
+    except ValueError as error:
+      where = self.directory / str(step) / DESCRIPTION
+      raise ValueError(f"{where}: {error}") from error
 
   def restore(self, step: int, target: Any) -> Any:
     """Reads the state onto any mesh.

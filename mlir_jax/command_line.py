@@ -13,6 +13,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from mlir_jax import config as config_lib
+from mlir_jax import full_disk
 
 # What is defined here belongs to the main that asks for it: --help shows it.
 flags.disclaim_key_flags()
@@ -214,7 +215,8 @@ def run(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with _together():
       try:
-        main(files) if takes_files else main()
+        with full_disk.told(_refuse):
+          main(files) if takes_files else main()
       except _TOLD as error:
         of_file = isinstance(error, OSError) and error.filename is not None
         if not of_file and not _is_ours(error):

@@ -19,6 +19,8 @@ from typing import Any, BinaryIO
 
 from etils import epath
 
+from mlir_jax import stored
+
 # What stands in it.
 CONFIG_FILE = "config.json"
 BACKBONE = "backbone.json"
@@ -234,7 +236,7 @@ def claim(
   prepared = any((folder / name).exists() for name in (TOKENIZER, TOKEN_STORE))
   if path.exists() and (trained or prepared):
     ours = flatten(config)
-    theirs = flatten(defaults) | flatten(json.loads(path.read_text()))
+    theirs = flatten(defaults) | flatten(stored.read_json(path))
     changed = [
       f"  config.{name}: {ours.get(name)!r} here, {theirs.get(name)!r} there"
       for name in sorted(ours.keys() | theirs.keys())
@@ -252,5 +254,5 @@ def claim(
       return
   text = json.dumps(config, indent=2) + "\n"
   # Several processes claim it, one behind the other.
-  if not path.exists() or path.read_text() != text:
+  if not path.exists() or path.read_bytes() != text.encode():
     write_aside(str(path), text)

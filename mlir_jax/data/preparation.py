@@ -13,7 +13,7 @@ from etils import epath
 
 from mlir_jax import config as config_lib
 from mlir_jax import contract as contract_lib
-from mlir_jax import workdir
+from mlir_jax import stored, workdir
 from mlir_jax.data import collections, records, tokenizing, tokens
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.mesh import multihost
@@ -72,7 +72,9 @@ def fetch_backbone(
     return None
   kept = epath.Path(folder) / workdir.BACKBONE
   if kept.exists():
-    commit = json.loads(kept.read_text())["commit"]
+    commit = stored.read_json(kept).get("commit")
+    if not isinstance(commit, str):
+      raise ValueError(f"{kept}: commit is {commit!r}. {stored.RESTORE}")
     return pretrained.fetch(model.pretrained, commit or model.revision)
   found = pretrained.fetch(model.pretrained, model.revision)
   described = {
@@ -177,13 +179,13 @@ def fetch_prepared(folder: str, local: str) -> None:
   ours = epath.Path(local) / workdir.TOKEN_STORE
   theirs = epath.Path(folder) / workdir.TOKEN_STORE
   metas = [path / _META for path in (theirs, ours)]
-  known = [path.read_text() if path.exists() else None for path in metas]
+  known = [path.read_bytes() if path.exists() else None for path in metas]
   if known[0] != known[1]:
     ours.rmtree(missing_ok=True)
     if known[0]:
       print(f"Copying {theirs} to {ours}.")
       workdir.fetch_folder(folder, local, workdir.TOKEN_STORE)
-      tokens.TokenStore.open(str(ours), verify=True)
+      tokens.TokenStore.open(str(ours))
 
 
 def keep_prepared(folder: str, local: str) -> None:

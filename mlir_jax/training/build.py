@@ -1,7 +1,6 @@
 """From a config to the parts of a run."""
 
 import functools
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ import ml_collections
 import optax
 from etils import epath
 
-from mlir_jax import checkpoint, workdir
+from mlir_jax import checkpoint, stored, workdir
 from mlir_jax import config as run_config
 from mlir_jax import contract as contract_lib
 from mlir_jax.data import drawing, masking, preparation, shapes, tokens
@@ -333,6 +332,6 @@ def describe(
     encoder=config_lib.shape_of(encoder_config),
     provenance=provenance.describe(
       prepared.store.fingerprint,
-      json.loads(backbone.read_text()) if backbone.exists() else None,
+      stored.read_json(backbone) if backbone.exists() else None,
     ),
   )

@@ -11,10 +11,11 @@ import tensorboardX
 import tqdm
 from etils import epath
 
-from mlir_jax import workdir
+from mlir_jax import stored, workdir
 from mlir_jax.mesh import multihost
 
 METRICS_FILE = "metrics.jsonl"
+_DELETE_LINE = "Delete this line: only this record of the run is lost."
 EVENTS = "tensorboard"
 
 
@@ -23,15 +24,21 @@ def read_metrics(folder: str) -> list[dict[str, Any]]:
   path = epath.Path(folder) / METRICS_FILE
   if not path.exists():
     return []
-  lines = path.read_text().splitlines()
+  *lines, rest = path.read_bytes().split(b"\n")
   records = []
-  for number, line in enumerate(lines, start=1):
+  for number, line in enumerate([*lines, *[rest] * bool(rest)], start=1):
+    where = f"{path}:{number}"
     try:
-      records.append(json.loads(line))
-    except json.JSONDecodeError as error:
-      if number == len(lines):
+      record = stored.parse_json(line, where, mend=_DELETE_LINE)
+      if type(record.get("step")) is not int:
+        raise stored.UnreadableError(
+          f"{where}: step is {record.get('step')!r}. {_DELETE_LINE}"
+        )
+    except stored.UnreadableError:
+      if number > len(lines):
         break
-      raise ValueError(f"{path}:{number}: not JSON: {error}") from error
+      raise
+    records.append(record)
   return records
 
 
