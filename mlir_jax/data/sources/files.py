@@ -263,8 +263,8 @@ def open_bytes(path: str | os.PathLike) -> Iterator[BinaryIO]:
     raw = stack.enter_context(open(path, "rb", buffering=0))
     if isinstance(path, UnchangedFile):
       raw = stack.enter_context(_HashedFile(raw))
-    stored = file = stack.enter_context(io.BufferedReader(raw, _BUFFER_BYTES))
-    head = stored.peek(_HEAD_BYTES)
+    packed = file = stack.enter_context(io.BufferedReader(raw, _BUFFER_BYTES))
+    head = packed.peek(_HEAD_BYTES)
     if stored.is_lfs_pointer(head):
       raise ValueError(
         f"{path} is a Git LFS pointer in place of the file: run `git lfs pull`"
@@ -282,7 +282,7 @@ def open_bytes(path: str | os.PathLike) -> Iterator[BinaryIO]:
       if named:
         # Lines are read twice as fast through the outer buffer.
         file = stack.enter_context(
-          io.BufferedReader(gzip.GzipFile(fileobj=stored))
+          io.BufferedReader(gzip.GzipFile(fileobj=packed))
         )
         head = file.peek(_HEAD_BYTES)
         _check_kind(path, head)
@@ -294,7 +294,7 @@ def open_bytes(path: str | os.PathLike) -> Iterator[BinaryIO]:
         f"{path}: the gzip data is cut or damaged ({error}); fetch or write"
         " the file again."
       ) from error
-    if isinstance(path, UnchangedFile) and not stored.peek(1):
+    if isinstance(path, UnchangedFile) and not packed.peek(1):
       path.check(raw.digest.hexdigest())
 
 
