@@ -203,6 +203,7 @@ def prepare_together(
   config: ml_collections.ConfigDict,
   folder: str,
   check: Callable[[tokenizers.Tokenizer, contract_lib.EncodingContract], None],
+  from_step: int | None = None,
 ) -> Prepared:
   """`prepare` in all processes of a run: process 0 first, then the others.
 
@@ -210,6 +211,7 @@ def prepare_together(
     config: As in `prepare`, like the next two.
     folder: The run's folder.
     check: What to ask before texts are tokenized.
+    from_step: The checkpoint that was named to go on from, if one was.
 
   Raises:
     multihost.LostError: if a process does not come in time.
@@ -218,7 +220,7 @@ def prepare_together(
   """
   multihost.report("preparing")
   with multihost.first("it prepares the data"):
-    prepared = prepare(config, folder, check)
+    prepared = prepare(config, folder, check, from_step)
   backbone = epath.Path(folder) / workdir.BACKBONE
   multihost.check_in(
     "prepared",
@@ -242,6 +244,7 @@ def prepare(
   config: ml_collections.ConfigDict,
   folder: str,
   check: Callable[[tokenizers.Tokenizer, contract_lib.EncodingContract], None],
+  from_step: int | None = None,
 ) -> Prepared:
   """Prepares a run's data, or opens what was prepared before.
 
@@ -252,6 +255,7 @@ def prepare(
     folder: The run's folder.
     check: Called before texts are tokenized, which may take hours, to refuse
       what the model cannot do with this tokenizer and contract.
+    from_step: The checkpoint that was named to go on from, if one was.
 
   Raises:
     ValueError: if the folder is of another experiment, the files are not
@@ -259,7 +263,9 @@ def prepare(
       be used; it names the field, or file, line and field.
   """
   workdir.check_packages(folder)
-  workdir.claim(config.to_dict(), folder, config_lib.default().to_dict())
+  workdir.claim(
+    config.to_dict(), folder, config_lib.default().to_dict(), from_step
+  )
   bad_records = records.BadRecords(config.data.on_bad_record)
   collection = collections.load(
     config.data.collection,

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -332,8 +332,17 @@ def describe(
   prepared: preparation.Prepared,
   encoder_config: config_lib.EncoderConfig,
   folder: str,
+  history: Sequence[Mapping[str, Any]] = (),
 ) -> checkpoint.Description:
-  """What stands beside the arrays in the run's checkpoints."""
+  """What stands beside the arrays in the run's checkpoints.
+
+  Args:
+    config: The run's config.
+    prepared: Its contract and data.
+    encoder_config: Its encoder's.
+    folder: The run's folder.
+    history: From `workdir.read_history`.
+  """
   values = config.to_dict()
   backbone = epath.Path(folder) / workdir.BACKBONE
   for name in ("root", "tatoeba_root"):
@@ -346,5 +355,6 @@ def describe(
     provenance=provenance.describe(
       prepared.store.fingerprint,
       json.loads(backbone.read_text()) if backbone.exists() else None,
+      history,
     ),
   )

@@ -19,20 +19,12 @@ EVENTS = "tensorboard"
 
 
 def read_metrics(folder: str) -> list[dict[str, Any]]:
-  """Reads metrics.jsonl; a last line that was cut short is left out."""
-  path = epath.Path(folder) / METRICS_FILE
-  if not path.exists():
-    return []
-  lines = path.read_text().splitlines()
-  records = []
-  for number, line in enumerate(lines, start=1):
-    try:
-      records.append(json.loads(line))
-    except json.JSONDecodeError as error:
-      if number == len(lines):
-        break
-      raise ValueError(f"{path}:{number}: not JSON: {error}") from error
-  return records
+  """Reads metrics.jsonl; a last line that was cut short is left out.
+
+  Raises:
+    ValueError: if another line is damaged; it names the file and the line.
+  """
+  return workdir.read_json_lines(epath.Path(folder) / METRICS_FILE, cut=True)
 
 
 class Progress:

@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import optax
 import tokenizers
@@ -19,7 +20,7 @@ from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.mesh import sharding
 from mlir_jax.models import config as config_lib
 from mlir_jax.models import encoder, pretrained
-from mlir_jax.training import step
+from mlir_jax.training import resume, step
 
 
 def dropout_rates(config: ml_collections.ConfigDict) -> dict[str, float]:
@@ -120,7 +121,7 @@ def check_fits(
     )
   if config.batch.masked:
     masking.make_masker(tokenizer, **config.data.masking)
-  if any((epath.Path(folder) / workdir.CHECKPOINTS).glob("[0-9]*")):
+  if workdir.is_trained(epath.Path(folder)):
     return  # The encoder is the checkpoint's.
   backbone = preparation.fetch_backbone(config, folder)
   encoder_config = initial_config(config, tokenizer, backbone)
@@ -231,8 +232,9 @@ def start_state(
   mesh: jax.sharding.Mesh,
   checkpoints: checkpoint.Checkpoints,
   folder: str,
+  begin: resume.Start,
 ) -> tuple[config_lib.EncoderConfig, step.TrainState, Any]:
-  """The state to go on from: the last checkpoint's, or a new one.
+  """The state to go on from: a checkpoint's, or a new one.
 
   Args:
     config: The run's config.
@@ -241,6 +243,7 @@ def start_state(
     mesh: Where the state shall live.
     checkpoints: The run's.
     folder: The run's folder.
+    begin: From `resume.choose`.
 
   Returns:
     The encoder's config, the state, and the state's shardings.
@@ -250,13 +253,12 @@ def start_state(
     ValueError: if the checkpoint is of other data, or the model and the
       tokenizer, or the model and the lengths, do not fit.
   """
-  last = checkpoints.last_step()
-  if last is None:
+  if begin.step is None:
     backbone = preparation.fetch_backbone(config, folder)
     encoder_config = initial_config(config, prepared.tokenizer, backbone)
   else:
-    where = f"step {last} in {checkpoints.directory}"
-    found = checkpoints.describe(last)
+    where = f"step {begin.step} in {checkpoints.directory}"
+    found = checkpoints.describe(begin.step)
     contract_lib.check_same(prepared.contract, found.contract, where)
     check_same_data(
       prepared.store.fingerprint, found.provenance["token_store"], where
@@ -265,6 +267,7 @@ def start_state(
   check_lengths(encoder_config, prepared.contract)
   encoder_config = dataclasses.replace(
     encoder_config,
+    dtype=config.model.dtype,
     remat=config.model.remat,
     attention=config.model.attention,
   )
@@ -280,10 +283,15 @@ def start_state(
   )
   shardings = sharding.state_shardings(abstract, mesh, config.mesh.fsdp)
   print(sharding.describe(abstract.params, shardings.params))
-  if last is None:
+  if begin.step is None:
     params = initial_params(config, encoder_config, shardings.params, backbone)
     state = jax.jit(init, out_shardings=shardings, donate_argnums=0)(params)
   else:
-    state = checkpoints.restore(last, checkpoint.abstract(abstract, shardings))
+    state = checkpoints.restore(
+      begin.step, checkpoint.abstract(abstract, shardings)
+    )
+    if begin.from_step:  # What was changed shall have its chance.
+      zero = jax.jit(jnp.zeros_like, out_shardings=shardings.skipped_in_a_row)
+      state = state.replace(skipped_in_a_row=zero(state.skipped_in_a_row))
     print(f"Going on from {where}.")
   return encoder_config, state, shardings

@@ -12,7 +12,7 @@ import pytest
 import tiny
 
 from mlir_jax import checkpoint
-from mlir_jax.training import loop, progress
+from mlir_jax.training import progress, stopping
 
 # Runs the tiny config in a process of its own and sends itself a signal at a
 # given moment: "step N", "save N" (while it is being written) or "dev N".
@@ -156,7 +156,7 @@ def test_sigterm_saves_exits_75_and_resumes_bitwise(
 ):
   workdir = tmp_path / "run"
   code, output = start(root, workdir, "step 3 SIGTERM")
-  assert code == loop.EXIT_PREEMPTED, output
+  assert code == stopping.EXIT_PREEMPTED, output
   assert final_state(workdir)[0] == 3
   code, output = start(root, workdir)
   assert code == 0, output
