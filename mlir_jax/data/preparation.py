@@ -16,6 +16,7 @@ from mlir_jax import contract as contract_lib
 from mlir_jax import workdir
 from mlir_jax.data import collections, records, tokenizing, tokens
 from mlir_jax.data import tokenizer as tokenizer_lib
+from mlir_jax.hub import warm_start
 from mlir_jax.mesh import multihost
 from mlir_jax.models import layout, pretrained
 
@@ -61,7 +62,8 @@ def fetch_backbone(
   """The pretrained model's folder; None from scratch.
 
   A hub name's commit is kept in the run's folder, so that settings, tokenizer
-  and weights come from one, however its branch moves.
+  and weights come from one, however its branch moves; and so is the step of
+  another run.
 
   Args:
     config: The run's config.
@@ -71,15 +73,23 @@ def fetch_backbone(
   if not model.pretrained:
     return None
   kept = epath.Path(folder) / workdir.BACKBONE
+  local = workdir.local_copy(folder, config.hosts.local_dir)
+  asked = {"pretrained": model.pretrained, "revision": model.revision}
   if kept.exists():
-    commit = json.loads(kept.read_text())["commit"]
-    return pretrained.fetch(model.pretrained, commit or model.revision)
-  found = pretrained.fetch(model.pretrained, model.revision)
-  described = {
-    "pretrained": model.pretrained,
-    "revision": model.revision,
-    "commit": pretrained.commit(found),
-  }
+    known = workdir.read_json(kept)
+    if asked.items() <= known.items():
+      if known.get("step"):
+        step = str(known["step"])
+        return warm_start.of_run(model.pretrained, step, local)[0]
+      return pretrained.fetch(
+        model.pretrained, known["commit"] or model.revision
+      )
+  if warm_start.is_run(model.pretrained):
+    found, step = warm_start.of_run(model.pretrained, model.revision, local)
+    described = {**asked, "commit": "", "step": step}
+  else:
+    found = pretrained.fetch(model.pretrained, model.revision)
+    described = {**asked, "commit": pretrained.commit(found)}
   workdir.write_aside(str(kept), json.dumps(described, indent=2) + "\n")
   return found
 
@@ -104,7 +114,7 @@ def find_tokenizer(
   if config.tokenizer.path:
     tokenizer = tokenizer_lib.load(config.tokenizer.path)
   elif backbone := fetch_backbone(config, folder):
-    source = str(layout.read(backbone).transformer)
+    source = str(warm_start.read(backbone).transformer)
     tokenizer = tokenizer_lib.load(source)
     tokenizer_lib.check_as_transformers(source, tokenizer)
   else:
@@ -280,7 +290,7 @@ def prepare(
   store = tokens.TokenStore.open(str(path)) if path.exists() else None
   found = None
   if not store and (backbone := fetch_backbone(config, folder)):
-    found = layout.read(backbone)
+    found = warm_start.read(backbone)
   settings = encoding_settings(config, found, store and store.contract)
   tokenizer = find_tokenizer(config, collection, folder, local)
   pad_id = tokenizer_lib.pad_id(tokenizer)

@@ -17,6 +17,7 @@ from mlir_jax import checkpoint, workdir
 from mlir_jax import contract as contract_lib
 from mlir_jax.data import masking, preparation
 from mlir_jax.data import tokenizer as tokenizer_lib
+from mlir_jax.hub import warm_start
 from mlir_jax.mesh import sharding
 from mlir_jax.models import config as config_lib
 from mlir_jax.models import encoder, pretrained
@@ -66,7 +67,13 @@ def initial_config(
       dtype=model.dtype,
       projection_size=model.projection_size,
     )
-  found = pretrained.load_config(backbone, model.dtype)
+  towers = warm_start.towers(backbone)
+  if len(towers) > 1 and model.towers == "tied":
+    raise ValueError(
+      f"model.towers is 'tied', but {model.pretrained} has two towers: set"
+      " model.towers='separate'."
+    )
+  found = pretrained.load_config(next(iter(towers.values())), model.dtype)
   if vocab_size > found.vocab_size:
     raise ValueError(
       f"The tokenizer has ids up to {vocab_size - 1}, but {model.pretrained}"
@@ -127,7 +134,9 @@ def check_fits(
   encoder_config = initial_config(config, tokenizer, backbone)
   check_lengths(encoder_config, contract)
   if backbone:
-    pretrained.check(backbone, bool(config.batch.masked))
+    *_, last = towers = warm_start.towers(backbone)
+    for tower, path in towers.items():  # The last one reads sentences.
+      pretrained.check(path, bool(config.batch.masked) and tower == last)
 
 
 def check_lengths(
@@ -179,20 +188,32 @@ def initial_params(
       ),
       shardings,
     )
-  first = next(name for name in shardings if name != encoder.MASKED_LM)
-  _, params = pretrained.load(
-    str(backbone), dtype=model.dtype, place=place_as(shardings[first])
-  )
-  if encoder_config.projection_size and encoder.PROJECTION not in params:
-    params[encoder.PROJECTION] = draw(
-      functools.partial(encoder.init_projection, encoder_config),
-      shardings[first][encoder.PROJECTION],
+
+  def load(path, shardings):
+    _, params = pretrained.load(
+      str(path), dtype=model.dtype, place=place_as(shardings)
     )
-  params = encoder.with_towers(params, model.towers)
+    if encoder_config.projection_size and encoder.PROJECTION not in params:
+      params[encoder.PROJECTION] = draw(
+        functools.partial(encoder.init_projection, encoder_config),
+        shardings[encoder.PROJECTION],
+      )
+    return params
+
+  towers = warm_start.towers(backbone)
+  if "both" in towers:
+    first = next(name for name in shardings if name != encoder.MASKED_LM)
+    params = encoder.with_towers(load(backbone, shardings[first]), model.towers)
+  else:
+    params = {
+      f"{tower}_encoder": load(path, shardings[f"{tower}_encoder"])
+      for tower, path in towers.items()
+    }
   if with_head:
     head_shardings = shardings[encoder.MASKED_LM]
+    *_, sentences = towers.values()  # The tower that reads them has it.
     head = pretrained.load_masked_lm(
-      str(backbone), place=place_as(head_shardings)
+      str(sentences), place=place_as(head_shardings)
     )
     if head is None:
       print(
