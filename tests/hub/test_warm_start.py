@@ -14,15 +14,13 @@ from mlir_jax.data import preparation
 from mlir_jax.hub import warm_start
 from mlir_jax.mesh import sharding
 from mlir_jax.models import encoder
-from mlir_jax.training import build, resume, run, start
+from mlir_jax.training import build, resume, start
 
 
 def make_config(root, towers, **changes):
   c = tiny.make_config(root)
   c.model.towers = towers
   c.model.projection_size = 8
-  c.train.steps = 1
-  c.eval.every = 0
   c.encoding.query.prefix = "ask: "
   c.encoding.passage.max_length = 15
   c.encoding.pooling = "cls"
@@ -43,8 +41,14 @@ def from_it(root, pretrained, towers, **changes):
   return c
 
 
-def begin(c, folder):
-  """The contract and the parameters before the first step."""
+def begin(c, folder, save=False):
+  """The contract and the parameters before the first step.
+
+  Args:
+    c: The run's config.
+    folder: Its folder.
+    save: Whether to save them, the query tower's changed, as step 1.
+  """
   folder = str(folder)
   prepared = preparation.prepare(
     c, folder, functools.partial(start.check_fits, c, folder)
@@ -53,19 +57,17 @@ def begin(c, folder):
   with contextlib.closing(
     checkpoint.Checkpoints(f"{folder}/{workdir.CHECKPOINTS}")
   ) as checkpoints:
-    _, state, _ = start.start_state(
+    encoder_config, state, _ = start.start_state(
       c, prepared, optimizer, sharding.make_mesh(), checkpoints, folder,
       resume.Start(None),
     )  # fmt: skip
+    if save:
+      first = next(name for name in state.params if name != encoder.MASKED_LM)
+      changed = jax.tree.map(lambda x: x * 2, state.params[first])
+      state = state.replace(params={**state.params, first: changed})
+      description = build.describe(c, prepared, encoder_config, folder)
+      checkpoints.save(1, state, description)
   return prepared.contract, jax.device_get(state.params)
-
-
-def saved(folder):
-  """The contract and the parameters of a run's last checkpoint."""
-  from mlir_jax.retrieval import model
-
-  loaded = model.load_run(str(folder))
-  return loaded.contract, jax.device_get(loaded.params)
 
 
 @pytest.mark.slow
@@ -74,14 +76,13 @@ def test_separate_towers_come_along_whole(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
   root = tiny.write_folder(tmp_path / "data")
   first = tmp_path / "first"
-  run.train(make_config(root, "separate"), str(first))
-  contract, params = saved(first)
-  query, passage = (
-    params[f"{tower}_encoder"]["projection"]["kernel"]
-    for tower in ("query", "passage")
+  contract, params = begin(make_config(root, "separate"), first, save=True)
+  assert not np.array_equal(
+    *(
+      params[f"{tower}_encoder"]["projection"]["kernel"]
+      for tower in ("query", "passage")
+    )
   )
-  assert not np.array_equal(query, passage)
-
   second = tmp_path / "second"
   found = begin(from_it(root, first, "separate"), second)
   assert found[0] == contract
@@ -111,8 +112,7 @@ def test_separate_towers_come_along_whole(tmp_path, monkeypatch):
 def test_a_tied_model_starts_both_towers(tmp_path):
   root = tiny.write_folder(tmp_path / "data")
   first = tmp_path / "first"
-  run.train(make_config(root, "tied"), str(first))
-  contract, params = saved(first)
+  contract, params = begin(make_config(root, "tied"), first, save=True)
   found = begin(from_it(root, first, "separate"), tmp_path / "second")
   assert found[0] == contract
   for tower in ("query_encoder", "passage_encoder"):

@@ -102,7 +102,7 @@ def start(root, workdir, death="", devices=2):
     [sys.executable, "-c", script, root, workdir, death, str(devices)],
     capture_output=True,
     text=True,
-    timeout=300,
+    timeout=600,
     env=os.environ | {"JAX_PLATFORMS": "cpu"},
     cwd=workdir.parent,
   )
