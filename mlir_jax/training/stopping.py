@@ -79,9 +79,11 @@ class StopSignal:
     self._before = {
       number: signal.signal(number, self._receive) for number in _STATUS
     }
+    self._hook_before, sys.unraisablehook = sys.unraisablehook, self._dropped
     return self
 
   def __exit__(self, kind, error, _):
+    sys.unraisablehook = self._hook_before
     for number, handler in self._before.items():
       signal.signal(number, handler)
     signal.set_wakeup_fd(self._fd_before)
@@ -136,6 +138,11 @@ class StopSignal:
     self._note(number)
     if self._raises:
       raise self._stopped()
+
+  def _dropped(self, dropped) -> None:
+    """Python calls it with what it drops; a stop is raised again, silently."""
+    if not isinstance(dropped.exc_value, Preempted):
+      self._hook_before(dropped)
 
   def _stopped(self) -> Preempted:
     # No variable of the handler's frame holds it, which it would hold in turn.
