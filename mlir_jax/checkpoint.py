@@ -4,11 +4,18 @@ A checkpoint holds the training state and a description: config, encoding
 contract, encoder shape and provenance, all that is needed to encode with it.
 Saves run in the background; orbax writes aside and renames, so that a killed
 save leaves the checkpoint before it.
+
+A checkpoint on a disk has a list of its files with their SHA-256, since what
+reads the arrays does not see that a bit has changed. Object storage checks by
+itself what it stores.
 """
 
 import dataclasses
+import hashlib
+import json
 import logging
-from collections.abc import Mapping
+import pathlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -19,11 +26,19 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from mlir_jax import contract as contract_lib
-from mlir_jax import stored
+from mlir_jax import stored, workdir
+from mlir_jax.mesh import multihost
 
 STATE = "state"
 DESCRIPTION = "description"
 METRIC = "dev"
+FILES = "files.json"  # The list.
+# Where orbax keeps what a checkpoint was evaluated to.
+_METRICS = "metrics/metrics"
+
+
+class DamagedError(ValueError):
+  """A checkpoint is not as it was saved; the message names step and file."""
 
 
 def _is_of_interest(record: logging.LogRecord) -> bool:
@@ -97,35 +112,64 @@ class Description:
 class Checkpoints:
   """The checkpoints of one run: the last few, and the best by English dev."""
 
-  def __init__(self, directory: str, keep: int = 2, *, read_only: bool = False):
+  def __init__(
+    self,
+    directory: str,
+    keep: int = 2,
+    *,
+    read_only: bool = False,
+    alone: bool = False,
+  ):
     """Opens the folder, removing what a killed save left behind.
 
     Args:
       directory: The folder, an absolute path; made if missing.
       keep: How many of the last checkpoints stay, beside the best one.
       read_only: Leaves everything as it is: a run may be saving there.
+      alone: Whether this process of several opens it without the others.
+
+    Raises:
+      DamagedError: if it cannot be opened because of a damaged checkpoint.
     """
     self.directory = epath.Path(directory)
-    self._manager = ocp.CheckpointManager(
-      self.directory,
-      options=ocp.CheckpointManagerOptions(
-        best_fn=lambda metrics: metrics[METRIC],
-        best_mode="max",
-        read_only=read_only,
-        cleanup_tmp_directories=not read_only,
-        preservation_policy=checkpoint_managers.AnyPreservationPolicy(
-          [
-            checkpoint_managers.LatestN(keep),
-            checkpoint_managers.BestN(
-              get_metric_fn=lambda metrics: metrics[METRIC],
-              n=1,
-              keep_checkpoints_without_metrics=False,
-            ),
-          ]
-        ),
+    self._saving: list[int] = []
+    self._processes = ocp.options.MultiprocessingOptions()
+    if alone:
+      process = jax.process_index()
+      self._processes = ocp.options.MultiprocessingOptions(
+        primary_host=process,
+        active_processes={process},
+        barrier_sync_key_prefix=f"process_{process}",
+      )
+    options = ocp.CheckpointManagerOptions(
+      best_fn=lambda metrics: metrics[METRIC],
+      best_mode="max",
+      create=not alone,
+      read_only=read_only,
+      cleanup_tmp_directories=not read_only,
+      multiprocessing_options=self._processes,
+      async_options=ocp.AsyncOptions(
+        post_finalization_callback=self._list_saved
       ),
-      item_names=(STATE, DESCRIPTION),
+      preservation_policy=checkpoint_managers.AnyPreservationPolicy(
+        [
+          checkpoint_managers.LatestN(keep),
+          checkpoint_managers.BestN(
+            get_metric_fn=lambda metrics: metrics[METRIC],
+            n=1,
+            keep_checkpoints_without_metrics=False,
+          ),
+        ]
+      ),
     )
+    try:
+      self._manager = ocp.CheckpointManager(
+        self.directory, options=options, item_names=(STATE, DESCRIPTION)
+      )
+    except Exception:
+      for step in reversed(steps(directory)):
+        self.check(step)
+      raise
 
   def save(
     self,
@@ -152,6 +196,7 @@ class Checkpoints:
       # Orbax reads the CPU device's own memory in the background, which the
       # next step's donation would overwrite; of other devices it has a copy.
       state = jax.tree.map(lambda leaf: leaf.copy(), state)
+    self._saving.append(step)
     self._manager.save(
       step,
       args=ocp.args.Composite(
@@ -245,12 +290,96 @@ class Checkpoints:
     """The step of the last checkpoint; None if there is none."""
     return self._manager.latest_step()
 
-  def describe(self, step: int) -> Description:
-    """Reads what stands beside the arrays."""
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(**{DESCRIPTION: ocp.args.JsonRestore()}),
+  def evaluated(self, step: int) -> bool:
+    """Whether a checkpoint has a dev metric."""
+    return bool(self._manager.metrics(step))
+
+  def add_metric(self, step: int, dev: float) -> None:
+    """Adds the dev metric to a checkpoint that was saved without.
+
+    All processes of a run call it.
+    """
+    with multihost.first("it writes the dev metric"):
+      if multihost.is_first():
+        path = self.directory / str(step) / _METRICS
+        workdir.write_aside(str(path), json.dumps({METRIC: dev}))
+        if not workdir.is_url(str(path)):
+          _write_list(pathlib.Path(self.directory) / str(step))
+    self._manager.reload()
+
+  def remove_after(self, step: int) -> list[int]:
+    """Removes the later checkpoints; all processes of a run call it."""
+    later = [other for other in self._manager.all_steps() if other > step]
+    for other in later:
+      self._manager.delete(other)
+    return sorted(later)
+
+  def check(self, step: int) -> None:
+    """Compares a checkpoint's files with their list.
+
+    Raises:
+      DamagedError: if they differ; it names the step, the file, and an older
+        checkpoint that is whole.
+    """
+    reason = problem(self.directory, step)
+    if reason:
+      raise self._damaged(step, reason)
+
+  def _damaged(self, step: int, reason: str) -> DamagedError:
+    older = next(
+      (
+        other
+        for other in reversed(steps(self.directory))
+        if other < step and not problem(self.directory, other)
+      ),
+      None,
     )
+    hint = "No older checkpoint is whole: restore it from a copy."
+    if older is not None:
+      hint = (
+        f"The checkpoint of step {older} is whole: train goes on from it with"
+        f" --from_step={older}; others read it with --checkpoint={older}."
+      )
+    return DamagedError(
+      f"The checkpoint of step {step} is damaged: {reason}. {hint}"
+    )
+
+  def _list_saved(self) -> None:
+    """Lists the files of a checkpoint that is to get its name now."""
+    step = self._saving.pop()
+    if multihost.is_first() and not workdir.is_url(str(self.directory)):
+      (folder,) = pathlib.Path(self.directory).glob(f"{step}.*")
+      _write_list(folder)
+
+  def _reading(self, step: int, error: Exception) -> Exception:
+    """What to raise where a checkpoint could not be read."""
+    listed = (self.directory / str(step) / FILES).exists()
+    # If the files are as they were saved it is another kind of error.
+    if listed or isinstance(error, jax.errors.JaxRuntimeError | MemoryError):
+      return error
+    lines = str(error).splitlines() or [""]
+    return self._damaged(
+      step,
+      f"{self.directory / str(step)} cannot be read,"
+      f" {type(error).__name__}: {lines[0][:300]}",
+    )
+
+  def describe(self, step: int) -> Description:
+    """Reads what stands beside the arrays.
+
+    Raises:
+      DamagedError: if it cannot be read.
+    """
+    name = f"{DESCRIPTION}/"
+    if reason := problem(self.directory, step, name):
+      raise self._damaged(step, reason)
+    try:
+      restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(**{DESCRIPTION: ocp.args.JsonRestore()}),
+      )
+    except Exception as error:
+      raise self._reading(step, error) from error
     try:
       return Description.from_json(restored[DESCRIPTION])
     except ValueError as error:
@@ -266,26 +395,44 @@ class Checkpoints:
 
     Returns:
       The state, bit for bit as it was saved.
+
+    Raises:
+      DamagedError: if it is not as it was saved.
     """
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(**{STATE: ocp.args.StandardRestore(target)}),
-    )
+    if multihost.is_first():  # If it fails here, all processes end.
+      self.check(step)
+    try:
+      restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(**{STATE: ocp.args.StandardRestore(target)}),
+      )
+    except Exception as error:
+      raise self._reading(step, error) from error
     return restored[STATE]
 
   def restore_params(self, step: int, target: Any) -> Any:
     """Reads the parameters alone, as `restore` does the state."""
-    with ocp.PyTreeCheckpointer() as reader:
-      restored = reader.restore(
-        self.directory / str(step) / STATE,
-        args=ocp.args.PyTreeRestore(
-          item={"params": target},
-          restore_args=ocp.checkpoint_utils.construct_restore_args(
-            {"params": target}
+    if multihost.is_first():
+      self.check(step)
+    handler = ocp.PyTreeCheckpointHandler(
+      multiprocessing_options=self._processes
+    )
+    try:
+      with ocp.Checkpointer(
+        handler, multiprocessing_options=self._processes
+      ) as reader:
+        restored = reader.restore(
+          self.directory / str(step) / STATE,
+          args=ocp.args.PyTreeRestore(
+            item={"params": target},
+            restore_args=ocp.checkpoint_utils.construct_restore_args(
+              {"params": target}
+            ),
+            partial_restore=True,
           ),
-          partial_restore=True,
-        ),
-      )
+        )
+    except Exception as error:
+      raise self._reading(step, error) from error
     return restored["params"]
 
   def wait(self) -> None:
@@ -304,6 +451,99 @@ class Checkpoints:
 def _finite(tree: Any) -> Any:
   """Whether each array of a tree is finite, bool []."""
   return jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), tree)
+
+
+def steps(directory: str | epath.Path) -> list[int]:
+  """The steps of the checkpoints in a folder, in order; opens none."""
+  folder = epath.Path(directory)
+  if not folder.exists():
+    return []
+  names = [path.name for path in folder.iterdir()]
+  return sorted(int(name) for name in names if name.isdecimal())
+
+
+def problem(
+  directory: str | epath.Path, step: int, part: str = ""
+) -> str | None:
+  """What is not as it was saved in a checkpoint; None if all is well.
+
+  Args:
+    directory: The folder of all checkpoints.
+    step: Which one.
+    part: A folder in it, "description/"; "" for all.
+
+  Returns:
+    The first file that differs, and how. None, too, where there is no list.
+  """
+  folder = pathlib.Path(directory) / str(step)
+  if workdir.is_url(str(directory)) or not (folder / FILES).exists():
+    return None
+  try:
+    listed = stored.read_json(folder / FILES)
+    expected = {name: (size, digest) for name, (size, digest) in listed.items()}
+  except (ValueError, TypeError, AttributeError) as error:
+    return f"{folder / FILES} is not a list of files ({error})"
+  found = {
+    name: (size, digest)
+    for name, size, digest in _read_files(folder, part)
+    if name in expected
+  }
+  for name, (size, digest) in expected.items():
+    if not name.startswith(part):
+      continue
+    if name not in found:
+      return f"{folder / name} is missing"
+    if found[name][0] != size:
+      return f"{folder / name} has {found[name][0]} bytes, not {size}"
+    if found[name][1] != digest:
+      return f"{folder / name} has changed since it was saved"
+  return None
+
+
+def read_config(directory: str) -> tuple[int, Mapping[str, Any]]:
+  """The step and the run's config of the last checkpoint in a folder.
+
+  One process of several may call it alone.
+  """
+  checkpoints = Checkpoints(directory, read_only=True, alone=True)
+  try:
+    step = checkpoints.find("last")
+    return step, checkpoints.describe(step).config
+  finally:
+    checkpoints.close()
+
+
+def set_aside(directory: str, after: int) -> None:
+  """Moves the damaged ones of the checkpoints after a step out of the folder.
+
+  Orbax cannot open a folder that has some of them.
+  """
+  for step in steps(directory):
+    if step > after and (reason := problem(directory, step)):
+      source = epath.Path(directory) / str(step)
+      target = epath.Path(f"{directory}-damaged") / str(step)
+      print(f"The checkpoint of step {step} is damaged: {reason}.")
+      target.parent.mkdir(exist_ok=True)
+      target.rmtree(missing_ok=True)
+      source.rename(target)
+      print(f"It is in {target} now.")
+
+
+def _write_list(folder: pathlib.Path) -> None:
+  files = {name: found for name, *found in _read_files(folder)}
+  workdir.write_aside(str(folder / FILES), json.dumps(files) + "\n")
+
+
+def _read_files(
+  folder: pathlib.Path, part: str = ""
+) -> Iterator[tuple[str, int, str]]:
+  """Name, size and SHA-256 of each file of a checkpoint's parts."""
+  for path in sorted(folder.glob("*/**/*")):
+    name = str(path.relative_to(folder))
+    if name.startswith(part) and path.is_file():
+      with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        yield name, file.tell(), digest
 
 
 def abstract(state: Any, shardings: Any) -> Any:

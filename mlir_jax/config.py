@@ -168,9 +168,12 @@ def default() -> ml_collections.ConfigDict:
 
   # --- Model: a pretrained one, or a BERT of this shape from scratch. ---
   c.model = model = ml_collections.ConfigDict()
-  # A local folder or hub name in the Hugging Face layout; "" for scratch.
+  # A local folder or hub name in the Hugging Face layout, an export, or
+  # another run's folder; "" for scratch.
   model.pretrained = ""
-  model.revision = ""  # Of a hub name; "" for its main branch.
+  # Of a hub name, "" for its main branch; or of a run: "last", "best" or a
+  # step, "" for the best one, or the last one if none was evaluated.
+  model.revision = ""
   model.towers = "tied"  # Or "separate": Hu et al. (2023), Figure 2.
   # These five shape a model from scratch; a pretrained one has its own.
   model.hidden_size = 128  # Width of hidden states and vectors.

@@ -91,6 +91,43 @@ def parse_json(
   raise UnreadableError(f"{where} cannot be read: {problem}. {mend}")
 
 
+def read_json_lines(
+  path: str | os.PathLike, cut: bool = False
+) -> list[dict[str, Any]]:
+  """The JSON objects of a file that a run adds lines to.
+
+  Each has its "step", an integer. A missing file has none.
+
+  Args:
+    path: The file, on a disk or on object storage.
+    cut: Whether a last line without a newline may be damaged, as a run that
+      was killed leaves it; it is then left out.
+
+  Raises:
+    UnreadableError: if another line is damaged; it names the file and the line.
+  """
+  path = epath.Path(path)
+  if not path.exists():
+    return []
+  mend = "Delete this line: only this record of the run is lost."
+  *lines, rest = path.read_bytes().split(b"\n")
+  records = []
+  for number, line in enumerate([*lines, *[rest] * bool(rest)], start=1):
+    where = f"{path}:{number}"
+    try:
+      record = parse_json(line, where, mend=mend)
+      if type(record.get("step")) is not int:
+        raise UnreadableError(
+          f"{where}: step is {record.get('step')!r}. {mend}"
+        )
+    except UnreadableError:
+      if cut and number > len(lines):
+        break
+      raise
+    records.append(record)
+  return records
+
+
 class _RepeatedKeyError(ValueError):
   pass
 

@@ -177,3 +177,14 @@ def test_json_files_are_read_in_one_place():
     assert "json.load" not in calls, name
     if name not in _PARSES:
       assert "json.loads" not in calls, f"{name}: use stored.read_json"
+
+
+@pytest.mark.parametrize(
+  "line", [b'{"step": 2', b"\xff", b"[]", b'{"kind": "train"}', b"[" * 5000]
+)
+def test_a_damaged_line_is_named(line, tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  path.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 3}\n')
+  with pytest.raises(ValueError, match=r"metrics\.jsonl:2") as error:
+    stored.read_json_lines(path, cut=True)
+  assert "\n" not in str(error.value)

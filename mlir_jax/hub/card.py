@@ -467,9 +467,16 @@ def _provenance(provenance, step, checked) -> str:
     f"{name} {version}" for name, version in provenance["versions"].items()
   )
   commit = f", commit {provenance['commit']}" if provenance["commit"] else ""
+  changes = "".join(
+    f" From step {record['step']:,} on {name} was {now}, before it was"
+    f" {before}."
+    for record in provenance.get("history", ())
+    for name, (before, now) in record["changed"].items()
+  )
   return (
     f"Step {step:,} of a run of mlir_jax {provenance['mlir_jax']}{commit}, on"
-    f" {provenance['devices']} × {provenance['device']}, with {versions}.\n\n"
+    f" {provenance['devices']} × {provenance['device']}, with {versions}."
+    f"{changes}\n\n"
     f"Before it was written, {checked.texts} texts in 16 scripts were encoded"
     " by mlir_jax and by"
     f" sentence-transformers {checked.version}: the largest difference of a"

@@ -162,7 +162,10 @@ def load_run(
     )
   with contextlib.closing(
     checkpoint_lib.Checkpoints(
-      str(folder / workdir.CHECKPOINTS), read_only=True
+      str(folder / workdir.CHECKPOINTS),
+      read_only=True,
+      # One process of several may load it alone, onto its own devices.
+      alone=jax.process_count() > 1 and not mesh.is_multi_process,
     )
   ) as checkpoints:
     step = checkpoints.find(which)

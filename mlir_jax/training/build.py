@@ -1,7 +1,7 @@
 """From a config to the parts of a run."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -319,8 +319,17 @@ def describe(
   prepared: preparation.Prepared,
   encoder_config: config_lib.EncoderConfig,
   folder: str,
+  history: Sequence[Mapping[str, Any]] = (),
 ) -> checkpoint.Description:
-  """What stands beside the arrays in the run's checkpoints."""
+  """What stands beside the arrays in the run's checkpoints.
+
+  Args:
+    config: The run's config.
+    prepared: Its contract and data.
+    encoder_config: Its encoder's.
+    folder: The run's folder.
+    history: From `workdir.read_history`.
+  """
   values = config.to_dict()
   backbone = epath.Path(folder) / workdir.BACKBONE
   for name in ("root", "tatoeba_root"):
@@ -333,5 +342,6 @@ def describe(
     provenance=provenance.describe(
       prepared.store.fingerprint,
       stored.read_json(backbone) if backbone.exists() else None,
+      history,
     ),
   )

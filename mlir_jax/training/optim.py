@@ -87,11 +87,12 @@ def make_optimizer(
     weight_decay=weight_decay,
     mask=is_decayed,
   )
-  clip = optax.clip_by_global_norm(clip_norm)
-  init = (optax.chain(clip, adamw) if clip_norm else adamw).init
+  # The state has one form whether or not there is clipping, so that a run can
+  # go on from a checkpoint with another clip_norm.
+  init = optax.chain(optax.identity(), adamw).init
 
   def update(gradient, state, params, *, finite=True):
-    adam, decay, scheduled = state[1] if clip_norm else state
+    unclipped, (adam, decay, scheduled) = state
 
     def keep(new, old):
       return jnp.where(finite, new, old)
@@ -130,6 +131,6 @@ def make_optimizer(
         count=keep(optax.safe_increment(scheduled.count), scheduled.count)
       ),
     )
-    return changes, (state[0], new) if clip_norm else new
+    return changes, (unclipped, new)
 
   return optax.GradientTransformationExtraArgs(init, update)

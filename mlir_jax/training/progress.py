@@ -15,31 +15,16 @@ from mlir_jax import stored, workdir
 from mlir_jax.mesh import multihost
 
 METRICS_FILE = "metrics.jsonl"
-_DELETE_LINE = "Delete this line: only this record of the run is lost."
 EVENTS = "tensorboard"
 
 
 def read_metrics(folder: str) -> list[dict[str, Any]]:
-  """Reads metrics.jsonl; a last line that was cut short is left out."""
-  path = epath.Path(folder) / METRICS_FILE
-  if not path.exists():
-    return []
-  *lines, rest = path.read_bytes().split(b"\n")
-  records = []
-  for number, line in enumerate([*lines, *[rest] * bool(rest)], start=1):
-    where = f"{path}:{number}"
-    try:
-      record = stored.parse_json(line, where, mend=_DELETE_LINE)
-      if type(record.get("step")) is not int:
-        raise stored.UnreadableError(
-          f"{where}: step is {record.get('step')!r}. {_DELETE_LINE}"
-        )
-    except stored.UnreadableError:
-      if number > len(lines):
-        break
-      raise
-    records.append(record)
-  return records
+  """Reads metrics.jsonl; a last line that was cut short is left out.
+
+  Raises:
+    UnreadableError: if another line is damaged; it names the file and the line.
+  """
+  return stored.read_json_lines(epath.Path(folder) / METRICS_FILE, cut=True)
 
 
 class Progress:

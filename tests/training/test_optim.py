@@ -30,8 +30,8 @@ def make(clip_norm):
 @pytest.mark.parametrize("clip_norm", [0, 1.0, 1e3])
 def test_it_is_adamw_after_clipping(clip_norm):
   adamw = optax.adamw(SCHEDULE, mask=optim.is_decayed, **SETTINGS)
-  if clip_norm:
-    adamw = optax.chain(optax.clip_by_global_norm(clip_norm), adamw)
+  clip = optax.clip_by_global_norm(clip_norm)
+  adamw = optax.chain(clip if clip_norm else optax.identity(), adamw)
 
   with jax.enable_x64(True):
 
