@@ -189,6 +189,9 @@ def default() -> ml_collections.ConfigDict:
   c.eval = evaluation = ml_collections.ConfigDict()
   evaluation.every = 500  # Steps between English dev evaluations; 0: none.
   evaluation.at_start = True  # The whole table before the first step, too.
+  # English dev is searched in so many passages of its corpus while training:
+  # the judged ones, all of them, and a fixed sample of the others. 0 for all.
+  evaluation.dev_passages = 0
   evaluation.batch_size = 256  # Texts encoded at once.
   evaluation.top_k = 100  # Passages retrieved per query.
 

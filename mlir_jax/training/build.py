@@ -324,6 +324,7 @@ def make_suite(
     top_k=config.eval.top_k,
     trained_on=prepared.collection,
     streams=drawing.streams_read(config.batch),
+    dev_passages=config.eval.dev_passages,
   )
 
 
@@ -343,8 +344,12 @@ def describe(
     config=values,
     contract=prepared.contract,
     encoder=config_lib.shape_of(encoder_config),
-    provenance=provenance.describe(
-      prepared.store.fingerprint,
-      json.loads(backbone.read_text()) if backbone.exists() else None,
-    ),
+    provenance={
+      **provenance.describe(
+        prepared.store.fingerprint,
+        json.loads(backbone.read_text()) if backbone.exists() else None,
+      ),
+      # What training had of each language, for tests of other collections.
+      "groups": dict(prepared.collection.groups),
+    },
   )
