@@ -21,7 +21,7 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from mlir_jax import command_line
+from mlir_jax import command_line, workdir
 from mlir_jax import contract as contract_lib
 from mlir_jax.data import records
 from mlir_jax.data.sources import files as files_lib
@@ -59,8 +59,6 @@ def write_rows(path: str) -> Iterator:
   Yields:
     append(rows) -> shape so far, for float32 [n, D] arrays of one D.
   """
-  aside = pathlib.Path(f"{path}.tmp")
-  aside.parent.mkdir(parents=True, exist_ok=True)
   shape = ()
 
   def write_header(file):
@@ -69,24 +67,20 @@ def write_rows(path: str) -> Iterator:
       file, {"descr": "<f4", "fortran_order": False, "shape": shape}
     )
 
-  try:
-    with open(aside, "wb") as file:
+  with workdir.writing_aside(path) as file:
 
-      def append(rows):
-        nonlocal shape
-        if not shape:
-          shape = (0, rows.shape[1])
-          write_header(file)
-        file.write(np.ascontiguousarray(rows, "<f4").data)
-        shape = (shape[0] + len(rows), shape[1])
-        return shape
+    def append(rows):
+      nonlocal shape
+      if not shape:
+        shape = (0, rows.shape[1])
+        write_header(file)
+      file.write(np.ascontiguousarray(rows, "<f4").data)
+      shape = (shape[0] + len(rows), shape[1])
+      return shape
 
-      yield append
-      file.seek(0)
-      write_header(file)
-    os.replace(aside, path)
-  finally:
-    aside.unlink(missing_ok=True)
+    yield append
+    file.seek(0)
+    write_header(file)
 
 
 def encode_files(

@@ -1,6 +1,7 @@
 """The run's folder: one place, written whole."""
 
 import os
+import re
 
 import pytest
 
@@ -22,11 +23,43 @@ def test_a_file_is_written_whole_or_not_at_all(monkeypatch, tmp_path):
   def fail(*_):
     raise OSError("no space left")
 
-  monkeypatch.setattr("pathlib.Path.replace", fail)
   monkeypatch.setattr("os.replace", fail)
   with pytest.raises(OSError, match="no space"):
     workdir.write_aside(str(path), "new")
   assert path.read_text() == "old"
+  assert [path.name for path in tmp_path.iterdir()] == ["file.json"]
+
+
+def test_the_last_of_two_writers_wins_and_no_link_is_followed(tmp_path):
+  path, victim = tmp_path / "a" / "vectors.npy", tmp_path / "victim"
+  path.parent.mkdir()
+  victim.write_text("kept")
+  (path.parent / "vectors.npy.tmp").symlink_to(victim)
+  path.symlink_to(victim)
+  with (
+    workdir.writing_aside(str(path)) as first,
+    workdir.writing_aside(str(path)) as second,
+  ):
+    first.write(b"fir")
+    second.write(b"second")
+    first.write(b"st")
+    asides = [aside.name for aside in path.parent.glob(".*")]
+    assert len(asides) == 2
+    for name in asides:
+      assert re.fullmatch(r"\.vectors\.npy\.[0-9a-f]{16}\.tmp", name)
+  assert path.read_bytes() == b"first"
+  assert not path.is_symlink()
+  assert victim.read_text() == "kept"
+  assert not list(path.parent.glob(".*"))
+  plain = path.parent / "plain"
+  plain.touch()
+  assert path.stat().st_mode == plain.stat().st_mode
+
+
+def test_a_device_or_a_folder_is_not_written_over(tmp_path):
+  for path in ("/dev/null", str(tmp_path)):
+    with pytest.raises(ValueError, match="is not a file"):
+      workdir.write_aside(path, "text")
 
 
 def test_a_config_may_change_where_it_changes_no_result(tmp_path):
