@@ -41,7 +41,7 @@ def test_a_model_of_others_has_one_mean_and_no_groups(made, tmp_path, capsys):
 
 def test_what_cannot_be_evaluated_is_named_by_its_flag(made, tmp_path):
   model, root = made
-  with pytest.raises(ValueError, match="tests with --root and.* --output"):
+  with pytest.raises(ValueError, match=r"tests with --root and.* --output"):
     evaluate.evaluate(model)
   given = {"output": str(tmp_path / "out")}
   with pytest.raises(ValueError, match="need --collection=folder"):

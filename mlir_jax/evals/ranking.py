@@ -79,8 +79,7 @@ def describe_unfindable(tests: Sequence[records.RetrievalTest]) -> list[str]:
     )
   if unjudged:
     lines.append(
-      "Queries without judgements are not in the means:"
-      f" {', '.join(unjudged)}."
+      f"Queries without judgements are not in the means: {', '.join(unjudged)}."
     )
   return lines
 

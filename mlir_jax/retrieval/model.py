@@ -94,7 +94,7 @@ class Model:
         not match, or the tower of this role is not there.
     """
     texts = _list_texts(texts, "texts")
-    tower = self.contract.role(role).tower
+    self.check_role(role)
     if titles is not None:
       titles = _list_texts(titles, "titles")
       if role != "passage":
@@ -102,12 +102,6 @@ class Model:
           f"titles are given, but a text of the role {role!r} has none: give"
           " titles with the role 'passage' only."
         )
-    if not {"encoder", f"{tower}_encoder"} & self.params.keys():
-      raise ValueError(
-        f"{self.path} holds one of two towers, and a text of the role {role!r}"
-        f" goes to the other: load the folder {tower}/ that was exported"
-        " beside it, or the folder that holds both."
-      )
     before = dict(self.text_encoder.truncation)
     vectors = self.text_encoder.encode(
       self.params, role, texts, titles, progress=progress
@@ -115,6 +109,16 @@ class Model:
     if cut := self.text_encoder.describe_truncation(before):
       warnings.warn(cut, stacklevel=2)
     return vectors
+
+  def check_role(self, role: str) -> None:
+    """Raises ValueError if there is no such role, or its tower is absent."""
+    tower = self.contract.role(role).tower
+    if not {"encoder", f"{tower}_encoder"} & self.params.keys():
+      raise ValueError(
+        f"{self.path} holds one of two towers, and a text of the role {role!r}"
+        f" goes to the other: load the folder {tower}/ that was exported"
+        " beside it, or the folder that holds both."
+      )
 
 
 def _list_texts(values: Iterable[str], name: str) -> list[str]:

@@ -179,9 +179,9 @@ def test_a_query_without_judgements_has_a_run_and_no_part_in_means(
   results = dict(ranking.evaluate(one_hot, [judged], mesh, run_dir=tmp_path))
   assert set(results.values()) == {1.0}
   run = runs.read_run(tmp_path / "test.de.trec")
-  assert {query: set(found) for query, found in run.items()} == dict.fromkeys(
-    queries, {"a", "b"}
-  )
+  assert {query: set(found) for query, found in run.items()} == {
+    query: {"a", "b"} for query in queries
+  }
 
 
 def test_what_cannot_be_found_or_is_not_judged_is_told():
