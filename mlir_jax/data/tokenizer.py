@@ -17,6 +17,7 @@ from tokenizers import (
 )
 
 from mlir_jax import contract as contract_lib
+from mlir_jax import workdir
 
 # Their ids are their places: XLM-R's, with the mask drawn to the front.
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
@@ -56,13 +57,16 @@ def load(path: str, revision: str = "") -> tokenizers.Tokenizer:
   transformers converts what there is (vocab.txt, sentencepiece.bpe.model).
 
   Args:
-    path: A folder, or a model's name on the Hugging Face hub.
+    path: A folder, one on object storage (gs://), or a model's name on the
+      Hugging Face hub.
     revision: Of a hub name; "" for its main branch.
 
   Raises:
     FileNotFoundError: if there is neither such a folder nor such a model, or
       no tokenizer in it.
   """
+  if workdir.is_url(path):
+    path = workdir.copy_folder(path, ("*.json", *_VOCABULARIES))
   file = _definition_file(path, revision)
   if file is not None:
     tokenizer = tokenizers.Tokenizer.from_file(file)
