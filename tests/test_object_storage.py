@@ -291,8 +291,9 @@ def test_a_folder_that_cannot_be_kept_whole_leaves_nothing(
   url = "gs://bucket/folder"
   workdir.keep_folder(str(tmp_path / "folder"), url, "modules.json")
   written = [name.removeprefix(f"{url}/") for name in store.objects]
-  assert written == ["a.json", "z/z.json", "modules.json"] + [
-    "passage/modules.json"
+  assert written == [
+    *("a.json", "z/z.json"),
+    *("modules.json", "passage/modules.json"),
   ]
   store.objects.clear()
   opened = store.open

@@ -112,8 +112,8 @@ def fetch(name_or_path: str, revision: str = "") -> pathlib.Path:
     revision: Branch, tag or commit of a hub name; "" for its main branch.
 
   Returns:
-    The folder on a disk; of a URL or a hub name its weights as safetensors, settings and
-    tokenizer, and nothing else.
+    The folder on a disk; of a URL or a hub name its weights as safetensors,
+    settings and tokenizer, and nothing else.
 
   Raises:
     WeightsError: if there is no such folder and the hub does not give it.
