@@ -193,6 +193,7 @@ def call(monkeypatch, name, *arguments):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*load_module:DeprecationWarning")
 def test_every_main_reads_and_writes_object_storage(
   store, tmp_path, monkeypatch, capsys
 ):
