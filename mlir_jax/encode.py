@@ -209,12 +209,12 @@ def _check_paths(paths: Sequence[str], output: str) -> None:
     if path == "-":
       continue
     workdir.check_packages(path)
-    there = (
-      epath.Path(path).exists()
+    is_file = (
+      epath.Path(path).is_file()
       if workdir.is_url(path)
-      else os.path.isfile(path)
+      else os.path.isfile(path)  # A pipe is none: files are read twice.
     )
-    if not there:
+    if not is_file:
       raise FileNotFoundError(
         f'There is no file {path} (a pipe is read as "-", the standard input).'
       )
@@ -231,6 +231,13 @@ def _check_paths(paths: Sequence[str], output: str) -> None:
         )
 
 
+def _size(path: str) -> int:
+  """The bytes of a file."""
+  if workdir.is_url(path):
+    return epath.Path(path).stat().length
+  return os.path.getsize(path)  # epath's stat needs the owner's name.
+
+
 def main(paths: Sequence[str]):
   """Encodes files by the flags."""
   command_line.join_processes()
@@ -245,8 +252,7 @@ def main(paths: Sequence[str]):
   if multihost.joined() and "-" in paths:
     raise ValueError("Several processes read files, no standard input.")
   multihost.check_in(
-    "files",
-    {path: epath.Path(path).stat().length for path in paths if path != "-"},
+    "files", {path: _size(path) for path in paths if path != "-"}
   )
   model = model_lib.load(
     _MODEL.value,

@@ -10,9 +10,13 @@ languages have no groups. Several processes (--distributed) share the encoding
 and the search; all need the tests.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from absl import flags
 
 from mlir_jax import command_line
+from mlir_jax.data import records
 
 
 def evaluate(
@@ -43,7 +47,7 @@ def evaluate(
   Raises:
     ValueError: if there is no such model, or the tests cannot be read.
   """
-  from mlir_jax.data import collections, drawing, records
+  from mlir_jax.data import collections, drawing
   from mlir_jax.evals import ranking, suite
   from mlir_jax.retrieval import model
 
@@ -72,7 +76,7 @@ def evaluate(
   trained_on, groups = None, {}
   if description:
     trained_on = _find_trained_on(config)
-    groups = _find_groups(description.provenance, trained_on)
+    groups = find_groups(description.provenance, trained_on)
   tested = collections.load(
     collection, root, bad_records, tatoeba_root, require_pairs=False
   )
@@ -93,9 +97,11 @@ def evaluate(
   return evaluation.report()
 
 
-def _find_trained_on(config):
+def _find_trained_on(
+  config: Mapping[str, Any],
+) -> records.Collection | None:
   """The collection that a run was trained on; None if it is gone."""
-  from mlir_jax.data import collections, records
+  from mlir_jax.data import collections
 
   data = config["data"]
   try:
@@ -111,8 +117,15 @@ def _find_trained_on(config):
     return None
 
 
-def _find_groups(provenance, trained_on):
-  """Language to its group in training; empty if it is not known."""
+def find_groups(
+  provenance: Mapping[str, Any], trained_on: records.Collection | None
+) -> Mapping[str, str]:
+  """Language to its group in training; empty if it is not known.
+
+  Args:
+    provenance: Of the checkpoint.
+    trained_on: The collection that it was trained on, if it is there.
+  """
   if (groups := provenance.get("groups")) is not None:
     return groups
   if trained_on:  # Of a version that did not record them.

@@ -8,6 +8,7 @@ import sentence_models
 import tiny
 
 from mlir_jax import evaluate
+from mlir_jax.data import collections
 from mlir_jax.evals import report
 
 
@@ -37,6 +38,17 @@ def test_a_model_of_others_has_one_mean_and_no_groups(made, tmp_path, capsys):
   printed = capsys.readouterr().out
   assert "bad test records: none" in printed
   assert "passage texts cut to 20 tokens: " in printed
+
+
+def test_groups_are_those_that_training_recorded(capsys):
+  root = collections.load("cldr")
+  recorded = {"en": "English", "de": "with parallel text"}
+  assert evaluate.find_groups({"groups": recorded}, root) == recorded
+  # A run of a version that did not record them: those of its data, if there.
+  assert evaluate.find_groups({}, root) == root.groups
+  assert capsys.readouterr().out == ""
+  assert evaluate.find_groups({}, None) == {}
+  assert "one mean of all languages" in capsys.readouterr().out
 
 
 def test_what_cannot_be_evaluated_is_named_by_its_flag(made, tmp_path):

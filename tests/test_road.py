@@ -148,6 +148,8 @@ def test_a_model_is_evaluated_on_another_folder_of_tests(trained, tmp_path):
     reported, abs=1e-6
   )
   # The groups are those of training: the other folder has no parallel text.
+  recorded = model.load(str(folder)).description.provenance["groups"]
+  assert list(recorded) == ["en", "de", "fi"]
   table = json.loads((tmp_path / "out/report.json").read_text())
   assert {
     row["languages"][0]: row["group"]
