@@ -54,14 +54,15 @@ def evaluate(
   bad_records = records.BadRecords(on_bad_record, "--on_bad_record")
   loaded = model.load(source, checkpoint)
   description = loaded.description
-  if not description and not (root and output):
+  given = bool(collection or root or tatoeba_root)
+  if not description and not (given and output):
     raise ValueError(
-      f"{source} is not a run of this program: give its tests with --root and"
-      " the folder of the results with --output."
+      f"{source} is not a run of this program: give its tests with --root or"
+      " --collection, and the folder of the results with --output."
     )
   config = description.config if description else {}
   data = config.get("data", {})
-  if not (collection or root or tatoeba_root):
+  if not given:
     root, tatoeba_root = data["root"], data["tatoeba_root"]
   collection = collection or data.get("collection", "folder")
   if collection == data.get("collection"):
@@ -77,6 +78,8 @@ def evaluate(
   if description:
     trained_on = _find_trained_on(config)
     groups = find_groups(description.provenance, trained_on)
+    if not (given or trained_on):
+      raise ValueError("Give the tests: --collection and --root.")
   tested = collections.load(
     collection, root, bad_records, tatoeba_root, require_pairs=False
   )

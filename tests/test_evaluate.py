@@ -53,7 +53,7 @@ def test_groups_are_those_that_training_recorded(capsys):
 
 def test_what_cannot_be_evaluated_is_named_by_its_flag(made, tmp_path):
   model, root = made
-  with pytest.raises(ValueError, match=r"tests with --root and.* --output"):
+  with pytest.raises(ValueError, match=r"tests with --root or.* --output"):
     evaluate.evaluate(model)
   given = {"output": str(tmp_path / "out")}
   with pytest.raises(ValueError, match="need --collection=folder"):
