@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
+from mlir_jax import config
 from mlir_jax import contract as contract_lib
 from mlir_jax.data import records
 from mlir_jax.data import tokenizer as tokenizer_lib
@@ -80,3 +81,9 @@ def test_dev_is_searched_in_a_sample_and_the_table_says_so(
   ):
     assert told in text
   assert len(json.loads((tmp_path / "report.json").read_text())["notes"]) == 3
+
+
+def test_configs_of_large_models_do_not_encode_all_corpora_at_the_start():
+  for name in ("xlmr_base", "xlmr_large", "mbert"):
+    assert not config.load(name).eval.at_start
+  assert config.default().eval.dev_passages == 0
