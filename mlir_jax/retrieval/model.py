@@ -136,15 +136,15 @@ def _list_texts(values: Iterable[str], name: str) -> list[str]:
   if isinstance(values, str):  # Else encoded letter by letter.
     raise ValueError(f"{name} is one string; give a list: [{values!r}].")
   if isinstance(values, (Mapping, set, frozenset, bytes, bytearray)):
-    raise ValueError(f"{name} is a {kind}; give a list of strings.")
+    raise ValueError(f"{name} is of the type {kind}; give a list of strings.")
   dimensions = getattr(values, "ndim", 1)  # Of an array, a data frame.
   if dimensions != 1:
     raise ValueError(
-      f"{name} is a {kind} of {dimensions} dimensions; give one row or column"
-      " of it, or a list of strings."
+      f"{name} is of the type {kind} and has {dimensions} dimensions; give one"
+      " row or column of it, or a list of strings."
     )
   if not isinstance(values, Iterable):
-    raise ValueError(f"{name} is a {kind}; give a list of strings.")
+    raise ValueError(f"{name} is of the type {kind}; give a list of strings.")
   texts = list(values)
   for place, text in enumerate(texts):
     if not isinstance(text, str):
