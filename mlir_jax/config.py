@@ -83,6 +83,7 @@ RANGES = {
   "hosts.silent_seconds": "[1, 1e6]",
   "eval.every": "[0, 2e9]",
   "eval.batch_size": "[1, 1e6]",
+  "eval.dev_passages": "[0, 1e9]",
   "eval.top_k": "[100, 1e6]",  # MRR@100 and R@100 need as many.
 }
 
@@ -282,6 +283,9 @@ def default() -> ml_collections.ConfigDict:
   c.eval = evaluation = ml_collections.ConfigDict()
   evaluation.every = 500  # Steps between English dev evaluations; 0: none.
   evaluation.at_start = True  # The whole table before the first step, too.
+  # English dev is searched in so many passages of its corpus while training:
+  # the judged ones, all of them, and a fixed sample of the others. 0 for all.
+  evaluation.dev_passages = 0
   evaluation.batch_size = 256  # Texts encoded at once.
   evaluation.top_k = 100  # Passages retrieved per query.
 

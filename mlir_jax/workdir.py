@@ -7,6 +7,7 @@ by `fetch` and `keep`.
 """
 
 import contextlib
+import fnmatch
 import hashlib
 import importlib.util
 import json
@@ -14,7 +15,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from etils import epath
@@ -144,6 +145,85 @@ def fetch_folder(folder: str, local: str, name: str) -> None:
     except OSError:
       if not target.exists():  # Else another process here was faster.
         raise
+
+
+def copy_folder(url: str, patterns: Sequence[str]) -> str:
+  """Copies a folder of files that others wrote from object storage.
+
+  Args:
+    url: The folder's URL.
+    patterns: Of the files to copy, by their names within the folder; a *
+      matches folders, too.
+
+  Returns:
+    The copy on this machine. What was copied before and has not changed is
+    not copied again; what is gone there is gone here.
+
+  Raises:
+    ValueError: if there is no such folder, or a package is missing.
+  """
+  check_packages(url)
+  folder, local = epath.Path(url), epath.Path(local_copy(absolute(url)))
+  if not folder.is_dir():
+    raise ValueError(f"There is no folder {url}.")
+  theirs = set(_find(folder, patterns))
+  for name in sorted(theirs):
+    path, ours = folder / name, local / name
+    found = path.stat()
+    # Not every storage says when an object was written: 0.
+    state = (found.length, found.mtime)
+    if found.mtime and ours.exists() and state == _state(ours):
+      continue
+    with writing_aside(str(ours)) as file, path.open("rb") as source:
+      shutil.copyfileobj(source, file)
+    os.utime(ours, (found.mtime, found.mtime))
+  for name in set(_find(local, patterns)) - theirs:
+    (local / name).unlink(missing_ok=True)
+  return str(local)
+
+
+def _state(path: epath.Path) -> tuple[int, int]:
+  """Size in bytes and time in seconds of a file on a disk."""
+  found = os.stat(path)
+  return found.st_size, int(found.st_mtime)
+
+
+def _find(
+  folder: epath.Path, patterns: Sequence[str], prefix: str = ""
+) -> Iterator[str]:
+  """Names of files in a folder and its folders that one of them matches."""
+  if not folder.exists():
+    return
+  for path in folder.iterdir():
+    name = f"{prefix}{path.name}"
+    if path.is_dir():
+      yield from _find(path, patterns, f"{name}/")
+    elif any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
+      yield name
+
+
+def keep_folder(local: str, url: str, last: str) -> None:
+  """Takes a new folder from a disk to object storage.
+
+  Args:
+    local: The folder.
+    url: Where to.
+    last: Name of the files without which the folder is not one: they are
+      written when all others are. After an error nothing stands there.
+  """
+  names = sorted(_find(epath.Path(local), ["*"]))
+  names.sort(key=lambda name: name.rpartition("/")[2] == last)
+  try:
+    for name in names:
+      with (
+        open(f"{local}/{name}", "rb") as source,
+        epath.Path(f"{url}/{name}").open("wb") as target,
+      ):
+        shutil.copyfileobj(source, target)
+  except BaseException:
+    for name in names:
+      epath.Path(f"{url}/{name}").unlink(missing_ok=True)
+    raise
 
 
 def keep(folder: str, local: str, *names: str) -> None:

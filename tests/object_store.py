@@ -15,7 +15,7 @@ import urllib.parse
 import zlib
 from unittest import mock
 
-from etils.epath import backend, gpath
+from etils.epath import backend, gpath, stat_utils
 
 
 class _Object(io.BytesIO):
@@ -100,7 +100,13 @@ class ObjectStore(backend.Backend):
       file.write(self.objects[os.fspath(path)])
 
   def stat(self, path):
-    raise NotImplementedError
+    content = self.objects.get(os.fspath(path))
+    if content is None:
+      raise FileNotFoundError(path)
+    # Objects of one content are of one time.
+    return stat_utils.StatResult(
+      is_directory=False, length=len(content), mtime=zlib.crc32(content) + 1
+    )
 
   def _below(self, path):
     prefix = f"{os.fspath(path)}/"

@@ -20,7 +20,7 @@ from tokenizers import (
 )
 
 from mlir_jax import contract as contract_lib
-from mlir_jax import stored
+from mlir_jax import stored, workdir
 
 # Their ids are their places: XLM-R's, with the mask drawn to the front.
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
@@ -61,7 +61,8 @@ def load(path: str, revision: str = "") -> tokenizers.Tokenizer:
   code of the folder runs in either case.
 
   Args:
-    path: A folder, or a model's name on the Hugging Face hub.
+    path: A folder, one on object storage (gs://), or a model's name on the
+      Hugging Face hub.
     revision: Of a hub name; "" for its main branch.
 
   Raises:
@@ -69,6 +70,8 @@ def load(path: str, revision: str = "") -> tokenizers.Tokenizer:
       no tokenizer in it.
     ValueError: if its file is damaged, or it asks for code of its own.
   """
+  if workdir.is_url(path):
+    path = workdir.copy_folder(path, ("*.json", *_VOCABULARIES))
   file = _definition_file(path, revision)
   if file is not None:
     tokenizer = _read(file)

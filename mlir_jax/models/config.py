@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from etils import epath
 
 from mlir_jax import stored
 
@@ -398,7 +399,9 @@ class EncoderConfig:
     return hf
 
 
-def read(path: pathlib.Path, dtype: str = "float32") -> EncoderConfig:
+def read(
+  path: epath.Path | pathlib.Path, dtype: str = "float32"
+) -> EncoderConfig:
   """Reads a config.json in the layout of Hugging Face.
 
   Args:

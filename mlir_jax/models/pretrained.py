@@ -12,7 +12,7 @@ import safetensors
 import tqdm
 from flax import traverse_util
 
-from mlir_jax import stored
+from mlir_jax import stored, workdir
 from mlir_jax.models import config as config_lib
 from mlir_jax.models import encoder, families, layout
 
@@ -118,22 +118,26 @@ def fetch(name_or_path: str, revision: str = "") -> pathlib.Path:
   """The folder of a pretrained model, downloaded if it is a hub name.
 
   Args:
-    name_or_path: A local folder, or a name on the Hugging Face hub.
+    name_or_path: A local folder, one on object storage (gs://), or a name on
+      the Hugging Face hub.
     revision: Branch, tag or commit of a hub name; "" for its main branch.
 
   Returns:
-    The folder; of a hub name its weights as safetensors, settings and
-    tokenizer, and nothing else.
+    The folder on a disk; of a URL or a hub name its weights as safetensors,
+    settings and tokenizer, and nothing else.
 
   Raises:
     WeightsError: if there is no such folder and the hub does not give it.
   """
-  if pathlib.Path(name_or_path).is_dir():
+  is_url = workdir.is_url(name_or_path)
+  if is_url or pathlib.Path(name_or_path).is_dir():
     if revision:
       raise WeightsError(
-        f"The revision is {revision!r}, but {name_or_path} is a folder here:"
-        " leave it empty."
+        f"The revision is {revision!r}, but {name_or_path} is a folder, not a"
+        " name on the hub: leave it empty."
       )
+    if is_url:
+      return pathlib.Path(workdir.copy_folder(name_or_path, _HUB_FILES))
     return pathlib.Path(name_or_path)
   if pathlib.Path(name_or_path).is_absolute():
     raise WeightsError(f"There is no folder {name_or_path}.")

@@ -311,6 +311,7 @@ def make_suite(
     top_k=config.eval.top_k,
     trained_on=prepared.collection,
     streams=drawing.streams_read(config.batch),
+    dev_passages=config.eval.dev_passages,
   )
 
 
@@ -339,9 +340,13 @@ def describe(
     config=values,
     contract=prepared.contract,
     encoder=config_lib.shape_of(encoder_config),
-    provenance=provenance.describe(
-      prepared.store.fingerprint,
-      stored.read_json(backbone) if backbone.exists() else None,
-      history,
-    ),
+    provenance={
+      **provenance.describe(
+        prepared.store.fingerprint,
+        stored.read_json(backbone) if backbone.exists() else None,
+        history,
+      ),
+      # What training had of each language, for tests of other collections.
+      "groups": dict(prepared.collection.groups),
+    },
   )

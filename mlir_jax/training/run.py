@@ -87,6 +87,8 @@ def train(
       )
       embed = encoding.make_embed(encoder_config, prepared.contract)
       evaluation = build.make_suite(config, prepared, embed, mesh, folder)
+      if notes := evaluation.notes():
+        print(notes)
       if config.train.self_check:
         print(selfcheck.check(encoder_config, prepared.contract, mesh))
       train_step = compiling.Steps(
