@@ -1,7 +1,6 @@
 """The shape of an encoder, from Hugging Face's config.json and back to it."""
 
 import dataclasses
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
