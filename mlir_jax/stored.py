@@ -181,7 +181,8 @@ def check_file(path: str | os.PathLike, mend: str = RESTORE) -> None:
       problem = "it is a folder, not a file"
     elif not path.exists():
       problem = "it does not exist"
-    elif not path.is_file():  # Reading a pipe waits for ever.
+    # `epath` takes a pipe for a file, and reading it waits for ever.
+    elif "://" not in str(path) and not os.path.isfile(path):
       problem = "it is a pipe or a device, not a file"
     else:
       with path.open("rb") as file:

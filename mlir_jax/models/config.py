@@ -1,11 +1,11 @@
 """The shape of an encoder, from Hugging Face's config.json and back to it."""
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from etils import epath
 
 from mlir_jax import stored
 
@@ -398,9 +398,7 @@ class EncoderConfig:
     return hf
 
 
-def read(
-  path: epath.Path | pathlib.Path, dtype: str = "float32"
-) -> EncoderConfig:
+def read(path: str | os.PathLike, dtype: str = "float32") -> EncoderConfig:
   """Reads a config.json in the layout of Hugging Face.
 
   Args:
