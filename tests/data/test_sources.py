@@ -61,6 +61,12 @@ def test_only_newlines_part_lines(tmp_path):
     assert files.count_lines(path) == 4
 
 
+def test_a_byte_order_mark_before_any_line_is_passed_over(tmp_path):
+  """As in a file that was joined from several."""
+  path = _write(tmp_path / "a.txt", "\ufeffone\n\ufefftwo\n")
+  assert list(files.read_lines(path, _strict())) == [(1, "one"), (2, "two")]
+
+
 def test_a_line_that_is_not_utf8_is_named_and_keeps_its_place(tmp_path):
   path = _write(tmp_path / "a.txt", b"one\ntw\xf6\nthree\n")
   with pytest.raises(records.RecordError, match=r"a\.txt:2: text: .*byte 3"):
@@ -313,11 +319,6 @@ def test_dpr_reads_a_long_record_in_few_attempts(monkeypatch):
     (_with(positive_ctxs="text"), "positive_ctxs", "is a string; give a list"),
     (_with(positive_ctxs=None), "positive_ctxs", "at least one"),
     (
-      _with(hard_negative_ctxs="text"),
-      "hard_negative_ctxs",
-      "is a string; give a list",
-    ),
-    (
       _with(positive_ctxs=[{"text": None}]),
       r"positive_ctxs\[0\]\.text",
       "is null",
@@ -383,6 +384,27 @@ def test_a_bad_hard_negative_is_refused_or_costs_itself_alone(
   bad = _skipping()
   _, record = dpr.read(path, bad)
   assert [p.text for p in record.hard_negatives] == ["A tool."] * 2
+  assert bad.count == 1
+
+
+@pytest.mark.parametrize(
+  "negatives, kind",
+  [("text", "a string"), ({"text": "a"}, "an object"), (False, "a boolean")],
+)
+def test_hard_negatives_that_are_not_a_list_do_not_cost_the_question(
+  tmp_path, negatives, kind
+):
+  value = _with(hard_negative_ctxs=negatives)
+  path = _write(tmp_path / "a.json", json.dumps([RECORD, value]))
+  with pytest.raises(
+    records.RecordError,
+    match=rf"a\.json:1: record 2, hard_negative_ctxs: is {kind}; give a list",
+  ):
+    list(dpr.read(path, _strict()))
+  bad = _skipping()
+  first, second = dpr.read(path, bad)
+  assert second.positives == first.positives
+  assert second.hard_negatives == ()
   assert bad.count == 1
 
 
@@ -563,6 +585,13 @@ def test_translations_stay_aligned_around_a_bad_line(tmp_path):
     _read_moses(tmp_path, source, target, _strict())
 
 
+def test_a_pair_that_is_bad_on_both_sides_counts_once(tmp_path):
+  bad = _skipping()
+  pairs = _read_moses(tmp_path, b"one\n\xff\n", b"eins\n\xff\n", bad)
+  assert pairs == [("one", "eins")]
+  assert bad.count == 1
+
+
 @pytest.mark.parametrize("source, target", [(3, 5), (5, 3), (0, 1)])
 def test_differing_line_counts_are_an_error_whatever_the_policy(
   tmp_path, source, target
@@ -597,6 +626,17 @@ def test_a_number_before_a_sentence_is_no_text(tmp_path):
   assert _read_moses(tmp_path, "7\tone\n", "7\teins\n", _strict()) == [
     ("one", "eins")
   ]
+  assert _read_moses(
+    tmp_path, "1\tone\n2\t\u200b\n", "1\teins\n2\t\u200b\n", _strict()
+  ) == [("one", "eins")]
+
+
+def test_a_number_is_text_where_the_first_sentence_has_none(tmp_path):
+  path = _write(tmp_path / "a.de.txt", "\nEin Satz.\n3\tSätze.\n")
+  texts = [record.text for record in lines.read(path, "de", _strict())]
+  assert texts == ["Ein Satz.", "3\tSätze."]
+  pairs = _read_moses(tmp_path, "one\n3\ttwo\n", "eins\n3 zwei\n", _strict())
+  assert pairs == [("one", "eins"), ("3\ttwo", "3 zwei")]
 
 
 @pytest.mark.parametrize(
@@ -706,6 +746,8 @@ def test_the_splits_of_a_language_share_one_collection(tmp_path):
      r"docs\.jsonl\.gz:5: record", "is not JSON"),
     ({"topics": TOPICS + "q3 third?\n"},
      r"topic\.test\.tsv:3: query", "a tab"),
+    ({"topics": TOPICS + "\u200b\tthird?\n"},
+     r"topic\.test\.tsv:3: query id", "is empty"),
     ({"topics": TOPICS + "q3\t\n"},
      r"topic\.test\.tsv:3: query", "is missing"),
     ({"topics": TOPICS + "q1\tagain?\n"},
@@ -739,6 +781,15 @@ def test_a_bad_record_of_a_test_is_named_and_skipped(
   bad = _skipping()
   assert mr_tydi.read_tests(folder, "de", ["test"], bad) == clean
   assert bad.count == 1
+
+
+def test_a_title_ends_at_a_line_of_white_space(tmp_path):
+  docs = [{"id": "d1", "contents": "Title\n \t\nText.\n\nMore."}]
+  folder = _write_test(
+    tmp_path, docs, topics="q1\tfirst?\n", qrels="q1 Q0 d1 1\n"
+  )
+  (test,) = mr_tydi.read_tests(folder, "de", ["test"], _strict())
+  assert test.passages == (records.Passage("Text.\n\nMore.", "Title", "d1"),)
 
 
 def test_judgements_and_queries_without_each_other_are_counted_and_kept(

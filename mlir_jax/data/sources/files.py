@@ -6,7 +6,8 @@ The rules are the same in every reader:
   another archive or another encoding is refused.
 - "\n" and "\r\n" end a line. A carriage return elsewhere is a bad line, as it
   ends a line for some programs only; so is a NUL. Other control characters
-  and separators are white space within a line.
+  and separators are white space within a line. A byte order mark before a
+  line is passed over: it stands inside a file that was joined from several.
 - A text without a visible character is empty. A blank line is not a record.
 """
 
@@ -51,6 +52,10 @@ _COMPANION = re.compile(
   r"(README|LICEN[CS]E|COPYING|NOTICE|CITATION).*|.+\.(ids|xml)(\.gz)?",
   re.IGNORECASE,
 )
+
+# Controls, line separators, and bytes that are not UTF-8: in a message such a
+# name would part lines, or steer the terminal.
+_UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 # Format characters, controls, spaces and separators.
 _INVISIBLE_CATEGORIES = frozenset(("Cc", "Cf", "Zl", "Zp", "Zs"))
@@ -171,8 +176,13 @@ def is_folder(path: pathlib.Path) -> bool:
 
   Raises:
     ValueError: if it is neither: a link that leads nowhere, a pipe, a socket,
-      a device.
+      a device; or if its name cannot be printed.
   """
+  if _UNPRINTABLE.search(path.name):
+    raise ValueError(
+      f"{path.parent} holds {records.printable(path.name)}, a name with control"
+      " characters or bytes that are not UTF-8: rename it."
+    )
   try:
     mode = path.stat().st_mode
   except OSError as error:
@@ -325,12 +335,13 @@ def count_lines(path: str | os.PathLike) -> int:
     return max(numbers, default=0)
 
 
-def _parse_line(line: bytes) -> str:
+def parse_line(line: bytes) -> str:
   """A line without surrounding white space; see `read_lines`.
 
   Raises:
     FieldError: if it is not a line of UTF-8 text.
   """
+  line = line.removeprefix(codecs.BOM_UTF8)
   try:
     text = strip(line.decode("utf-8"))
   except UnicodeDecodeError as error:
@@ -350,13 +361,27 @@ def _parse_line(line: bytes) -> str:
   return text
 
 
+def parse_lines(
+  path: str | os.PathLike,
+) -> Iterator[tuple[int, str | FieldError]]:
+  """`read_lines`, where a bad line is its error."""
+  with open_bytes(path) as file:
+    for number, line in enumerate(file, start=1):
+      try:
+        parsed = parse_line(line)
+      except FieldError as error:
+        parsed = error
+      yield number, parsed
+
+
 def read_lines(
   path: str | os.PathLike, bad: records.BadRecords
 ) -> Iterator[tuple[int, str | None]]:
   r"""Reads the lines of a UTF-8 file, which end in "\n" or "\r\n".
 
   Args:
-    path: The file, plain or gzipped; a byte order mark is passed over.
+    path: The file, plain or gzipped; byte order marks before lines are passed
+      over.
     bad: Told of lines that are not UTF-8, or hold a NUL or a carriage return
       before their end.
 
@@ -369,16 +394,11 @@ def read_lines(
     RecordError: for a bad line, if the policy is "error"; otherwise as
       `open_bytes`.
   """
-  with open_bytes(path) as file:
-    for number, line in enumerate(file, start=1):
-      if number == 1:
-        line = line.removeprefix(codecs.BOM_UTF8)
-      try:
-        text = _parse_line(line)
-      except FieldError as error:
-        text = None
-        bad.report(str(path), number, error.field, error.problem)
-      yield number, text
+  for number, parsed in parse_lines(path):
+    if isinstance(parsed, FieldError):
+      bad.report(str(path), number, parsed.field, parsed.problem)
+      parsed = None
+    yield number, parsed
 
 
 def strip(text: str) -> str:
