@@ -20,7 +20,14 @@ from typing import Any
 from attack import scoreboard
 
 from mlir_jax import contract as contracts
-from mlir_jax.data import collections, records, tokenizer, tokenizing
+from mlir_jax import encode
+from mlir_jax.data import (
+  collections,
+  preparation,
+  records,
+  tokenizer,
+  tokenizing,
+)
 from mlir_jax.data.collections import folder as folder_collection
 from mlir_jax.retrieval import runs
 
@@ -175,6 +182,12 @@ def judgements_of(test) -> list:
     for query, grades in test.qrels.items()
     for passage, grade in grades.items()
   ]
+
+
+def read_to_encode(folder, policy) -> Result:
+  del policy  # A line that is left out would move the rows behind it.
+  (path,) = folder.glob("texts.txt*")
+  return Result(list(encode.read_texts([str(path)])), 0)
 
 
 def read_run(folder, policy) -> Result:
@@ -354,6 +367,14 @@ def _readers() -> dict[str, Reader]:
       values=judgements,
     ),
     Reader(
+      "encode",
+      "texts.txt",
+      line_record,
+      read_to_encode,
+      empty="kept",
+      strict=True,
+    ),
+    Reader(
       "run",
       "run.trec",
       run_record,
@@ -380,6 +401,7 @@ FILE_READERS = [
     "docs",
     "topic",
     "qrels",
+    "encode",
     "run",
   )
 ]
@@ -573,6 +595,9 @@ def text_cases() -> Iterator[scoreboard.Case]:
         # A document of a title alone is its title.
         yield case(f"invisible: {name}", reader.escape(text), "read", "T")
         continue
+      if reader.empty == "kept":  # A row for each line.
+        yield case(f"invisible: {name}", reader.escape(text), "read", "")
+        continue
       if name == "white space of Unicode" or reader.empty != "no title":
         right, value = reader.empty, None
         if right == "no title":
@@ -633,6 +658,10 @@ def make_dangling(reader, path):
   path.symlink_to("nowhere")
 
 
+def make_link_to_device(reader, path):
+  path.symlink_to(os.devnull)
+
+
 def make_folder(reader, path):
   path.mkdir()
 
@@ -675,7 +704,12 @@ def encoding_cases() -> Iterator[scoreboard.Case]:
       "HTML": lambda reader, path: b"<html>404</html>\n",
     }.items():
       # A line of HTML is a sentence as good as any.
-      if name == "HTML" and reader.name == "mono":
+      if name == "HTML" and reader.name in ("mono", "encode"):
+        continue
+      # Each line is a text, blank ones too; whoever calls refuses none.
+      if reader.name == "encode" and name in ("empty", "blank lines alone"):
+        rows = [""] * damage(reader, None).count(b"\n")
+        yield file_case(name, reader, damage, "read", rows)
         continue
       # A run in which nothing was found is an empty file.
       if name in ("empty", "blank lines alone") and reader.name == "run":
@@ -685,10 +719,16 @@ def encoding_cases() -> Iterator[scoreboard.Case]:
     for name, damage in {
       "a mark in front": lambda r, p: b"\xef\xbb\xbf" + r.content(),
       "CRLF": changed(lambda data: data.replace(b"\n", b"\r\n")),
+      "CR and CRLF, of a double conversion": changed(
+        lambda data: data.replace(b"\n", b"\r\r\n")
+      ),
       "no last line end": changed(bytes.rstrip),
       "blank lines at the end": changed(lambda data: data + b"\n \n\r\n"),
     }.items():
-      yield file_case(name, reader, damage, "read")
+      wanted = None
+      if reader.name == "encode" and name == "blank lines at the end":
+        wanted = [*TEXTS, "", "", ""]
+      yield file_case(name, reader, damage, "read", wanted)
     yield file_case(
       "CR alone ends lines",
       reader,
@@ -764,6 +804,9 @@ def gzip_cases() -> Iterator[scoreboard.Case]:
       "an LFS pointer named .gz": changed(lambda data: LFS_POINTER),
       "text behind gzip": changed(lambda data: pack(data) + b"more\n"),
     }.items():
+      if reader.name == "encode" and "nothing" in name:
+        yield file_case(name, reader, damage, "read", (), path=".gz")
+        continue
       yield file_case(name, reader, damage, "refused", path=".gz")
     for name, damage in {
       "gzip in two members": changed(
@@ -783,7 +826,11 @@ def gzip_cases() -> Iterator[scoreboard.Case]:
       path.with_name(path.name + ".gz").write_bytes(pack(reader.content()))
       return reader.content()
 
-    yield file_case("both plain and .gz", reader, both, "refused")
+    if reader.name != "encode":  # It is given the file's name.
+      yield file_case("both plain and .gz", reader, both, "refused")
+
+
+_DEVICES = ("a pipe", "a link to a device")
 
 
 def kind_cases() -> Iterator[scoreboard.Case]:
@@ -794,10 +841,11 @@ def kind_cases() -> Iterator[scoreboard.Case]:
       "a folder": make_folder,
       "a link to a folder": make_link_to_folder,
       "a pipe": make_pipe,
+      "a link to a device": make_link_to_device,
       "a socket": make_socket,
     }.items():
-      # A run may come through a pipe of the shell; it waits for its writer.
-      if reader.name != "run" or name != "a pipe":
+      # These are given by name: a pipe of the shell, or no text at all.
+      if name not in _DEVICES or reader.name not in ("run", "encode"):
         yield file_case(name, reader, damage, "refused")
     yield file_case("a link to a file", reader, make_link, "read")
     yield unreadable(reader)
@@ -1101,8 +1149,9 @@ def dpr_case(name, record, right, value=None, names=()):
       for text in TEXTS
     ]
     whole = [(text, (("", f"p {text}"),), ()) for text in TEXTS]
-    lines[BAD] = record
-    write(folder / "data/ir/a.json", "\n".join(map(json.dumps, lines)))
+    lines = list(map(json.dumps, lines))
+    lines[BAD] = record if isinstance(record, str) else json.dumps(record)
+    write(folder / "data/ir/a.json", "\n".join(lines))
     if right == "bad":
       check_values(read_skipping(read_whole, folder), without(whole), 1)
       result = read_whole(folder, "error")
@@ -1152,6 +1201,8 @@ def dpr_cases() -> Iterator[scoreboard.Case]:
     "a list of texts": ["good one"],
     "a list of lists": [[one]],
     "a list of an empty object": [{}],
+    "NaN": float("nan"),
+    "a list of NaN": [float("nan")],
   }.items():
     yield dpr_case(
       f"positives are {kind}",
@@ -1248,6 +1299,7 @@ def dpr_cases() -> Iterator[scoreboard.Case]:
     "a surrogate as text": {"title": "N", "text": "\udfff"},
     "a fraction as id": {"title": "N", "text": "w", "passage_id": 0.5},
     "no text but contents": {"title": "N", "contents": "w"},
+    "NaN": float("-inf"),
   }.items():
     for place, negatives in {
       "first": [negative, other],
@@ -1283,6 +1335,7 @@ def dpr_cases() -> Iterator[scoreboard.Case]:
     "true": True,
     "false": False,
     "zero": 0,
+    "NaN": float("nan"),
     "an empty text": "",
     "an empty object": {},
   }.items():
@@ -1293,6 +1346,29 @@ def dpr_cases() -> Iterator[scoreboard.Case]:
       good,
       names=("hard_negative_ctxs",),
     )
+  twice = '{"text": "first", "text": "second"}'
+  start = '{"question": "asked", "positive_ctxs": [%s], "hard_negative_ctxs": '
+  yield dpr_case(
+    "a negative's text is given twice",
+    start % json.dumps(one) + f"[{json.dumps(other)}, {twice}]}}",
+    "negative",
+    (*good[:2], kept),
+    names=("hard_negative_ctxs[1]",),
+  )
+  yield dpr_case(
+    "a positive's text is given twice",
+    start % twice + "[]}",
+    "bad",
+    names=("positive_ctxs[0]",),
+  )
+  # To find it must not take the square of the time.
+  keys = "".join(f'"{number}": 0, ' for number in range(100_000))
+  yield dpr_case(
+    "a key is given twice behind 100,000 others",
+    f'{{{keys}"question": "asked", "question": "again"}}',
+    "bad",
+    names=("question",),
+  )
   for kind, fields in {
     "null": {"hard_negative_ctxs": None},
     "empty": {"hard_negative_ctxs": []},
@@ -1392,7 +1468,7 @@ def store_cases() -> Iterator[scoreboard.Case]:
     {"retrieval": 3},
     {"ir/a.json": [pair("q a", "one", "p"), pair("q b", "two", "p")]},
     ("a.json:1", "a.json:2"),
-    "1",
+    "dropped passage ids that have two texts: 1",
   )
   yield store_case(
     "one id, one text, two titles",
@@ -1465,7 +1541,7 @@ def store_cases() -> Iterator[scoreboard.Case]:
         )
       ]
     },
-    told="2",
+    told="dropped hard negatives without text: 2",
   )
   yield store_case(
     "a negative that is the positive",
@@ -1476,7 +1552,32 @@ def store_cases() -> Iterator[scoreboard.Case]:
         pair("q a", "one two", "p", [{"title": "one", "text": "two"}])
       ]
     },
-    told="1",
+    told="dropped hard negatives that are positives: 1",
+  )
+  yield store_case(
+    "a negative that is another row's positive of the question",
+    "read",
+    {"retrieval": 3, "negatives": 0},
+    {
+      "ir/a.json": [
+        pair("q a", "one", "p"),
+        pair("q a", "two", "r", [{"title": "", "text": "one"}]),
+      ]
+    },
+    told="dropped hard negatives that are positives: 1",
+  )
+  yield store_case(
+    "bad records of all streams",
+    "refused",
+    {"retrieval": 2, "parallel": 1, "monolingual": 1},
+    {
+      "ir/a.json": [pair("q a", "one", "p"), {"question": "q b"}],
+      "parallel/a.en-de.en": "one\n\n",
+      "parallel/a.en-de.de": "eins\nzwei\n",
+      "mono/a.fi.txt": "yksi\nkak\rsi\n",
+    },
+    ("a.json:2",),
+    "bad training records skipped: 3",
   )
   yield store_case(
     "translations that are copies",
@@ -1486,7 +1587,7 @@ def store_cases() -> Iterator[scoreboard.Case]:
       "parallel/a.en-de.en": "one\ntwo\n",
       "parallel/a.en-de.de": "one\nzwei\n",
     },
-    told="1",
+    told="dropped parallel pairs with identical sides: 1",
   )
 
 
@@ -1986,13 +2087,20 @@ def judgement_cases() -> Iterator[scoreboard.Case]:
     line="q0 Q0 gone 1",
     right="read",
     value=[("q0", "gone", 1)],
-    noted="1",
+    noted="count as not found: 1",
   )
   yield case(
-    "an unknown query", line="gone Q0 d1 1", right="read", value=[], noted="1"
+    "an unknown query",
+    line="gone Q0 d1 1",
+    right="read",
+    value=[],
+    noted="left out: 1",
   )
   yield case(
-    "a query of other case", line="Q0 Q0 d1 1", right="read", noted="1"
+    "a query of other case",
+    line="Q0 Q0 d1 1",
+    right="read",
+    noted="left out: 1",
   )
   for kind, header in {
     "four columns": "query-id iteration passage-id relevance",
@@ -2163,6 +2271,7 @@ def name_cases() -> Iterator[scoreboard.Case]:
     "a.json~",
     "a.json.zip",
     "a.json.gz.gz",
+    "a.json.GZ",
     "a",
   ):
     yield name_case(
@@ -2197,12 +2306,14 @@ def name_cases() -> Iterator[scoreboard.Case]:
     "the XML of OPUS": "data/parallel/a.xml",
     "hidden beside passages": "data/eval/en/collection/.a",
     "hidden beside queries": "data/eval/en/.a",
+    "the folder pool": "data/pool/qrels.txt",
+    "a hidden language": "data/eval/.de/topic.test.tsv",
   }.items():
     files = {path: line}
     if "eval" in path:
       files |= eval_files()
     part = pathlib.Path(path).parts
-    hidden = [p for p in part if p.startswith(".")]
+    hidden = [p for p in part if p.startswith(".") or p == "pool"]
     yield name_case(
       f"passed over: {kind}",
       files,
@@ -2231,6 +2342,10 @@ def name_cases() -> Iterator[scoreboard.Case]:
     {"data/a.json": GOOD_PAIRS},
     "refused",
     ("a.json",),
+  )
+  yield name_case("pool is a file", {"data/pool": line}, "refused", ("pool",))
+  yield name_case(
+    "pool in mono", {"data/mono/pool/a.fi.txt": line}, "refused", ("mono/pool",)
   )
   yield name_case(
     "parallel is a file", {"data/parallel": line}, "refused", ("parallel",)
@@ -2542,6 +2657,9 @@ def root_cases() -> Iterator[scoreboard.Case]:
   yield case("a link to itself", linked("link"), "refused", ("link",))
   yield case("ir itself", lambda f: f / "data/ir", "refused", ("ir",))
   yield case("a link to a folder", linked("data"), "read")
+  yield case(
+    "a home of nobody", lambda f: "~nobody-has-this/x", "refused", ("~nobody",)
+  )
   yield case("a slash at the end", lambda f: f"{f}/data/", "read")
   yield case("dots", lambda f: f"{f}/data/../data/.", "read")
   yield case("a home", at_home, "read")
@@ -2583,6 +2701,7 @@ def root_cases() -> Iterator[scoreboard.Case]:
 
     return make
 
+  yield from parts_cases()
   yield of_folder("mono is a link", link_mono("../elsewhere"), "read", ())
   for kind, make, name in (
     ("mono is a dangling link", link_mono("none"), "mono"),
@@ -2630,13 +2749,53 @@ def root_cases() -> Iterator[scoreboard.Case]:
     yield unprintable(
       f"{kind} in a bad value",
       b"a.json",
-      json.dumps(
-        [{"question": "asked", text: 1, "positive_ctxs": text}]
-      ).encode(),
+      json.dumps([{text: text, "positive_ctxs": text}]).encode(),
       ("a.json",),
     )
+  yield from collection_cases()
   yield bad_policy()
+  yield bad_while_training("error")
+  yield bad_while_training("skip")
   yield many_bad()
+
+
+def parts_cases() -> Iterator[scoreboard.Case]:
+  """What a collection may lack, for training and for evaluating."""
+  tests = eval_files()
+  mono = {"data/mono/a.fi.txt": b"a\n"}
+  hidden = {"data/ir/.a.json": GOOD_PAIRS}
+  readme = {"data/ir/README.json.md": b"a"}
+
+  def case(name, files, require_pairs, right):
+    def attack(folder):
+      (folder / "data").mkdir()
+      for path, content in files.items():
+        write(folder / path, content)
+      collection = collections.load(
+        "folder", str(folder / "data"), require_pairs=require_pairs
+      )
+      scoreboard.expect(right == "read", "accepted")
+      scoreboard.expect(
+        len(collection.tests()) == ("data/eval/en/topic.test.tsv" in files),
+        "tests",
+      )
+      scoreboard.expect(not list(collection.retrieval()), "pairs")
+
+    return scoreboard.Case(
+      f"root/{name}",
+      right,
+      accepts(attack) if right == "read" else attack,
+      () if right == "read" else ("data.root", "ir/"),
+    )
+
+  yield case("an empty folder, to train", {}, True, "refused")
+  yield case("an empty folder, to evaluate", {}, False, "refused")
+  yield case("tests alone, to train", tests, True, "refused")
+  yield case("tests alone, to evaluate", tests, False, "read")
+  yield case("no pairs but plain text, to train", mono, True, "refused")
+  yield case("hidden pairs, to train", hidden, True, "refused")
+  yield case("hidden pairs, to evaluate", hidden, False, "refused")
+  yield case("README for pairs, to train", readme, True, "refused")
 
 
 def read_everything(folder, policy) -> Result:
@@ -2646,6 +2805,58 @@ def read_everything(folder, policy) -> Result:
   sentences = len(list(collection.monolingual()))
   collection.tests()
   return Result([pairs, sentences], bad.count)
+
+
+def collection_cases() -> Iterator[scoreboard.Case]:
+  """The folder of a test's passages may be no folder."""
+
+  def case(name, make, right="refused"):
+    def attack(folder):
+      write(folder / "data/ir/a.json", GOOD_PAIRS)
+      for path, content in eval_files().items():
+        write(folder / path, content)
+      passages = folder / "data/eval/en/collection"
+      passages.rename(folder / "elsewhere")
+      make(passages, folder)
+      if right == "refused":
+        refuse_both(read_everything, folder)
+      read_everything(folder, "error")
+
+    return scoreboard.Case(
+      f"root/eval/en/collection is {name}",
+      right,
+      accepts(attack) if right == "read" else attack,
+      ("eval/en/collection",),
+    )
+
+  yield case("missing", lambda path, folder: None)
+  yield case("a file", lambda path, folder: path.touch())
+  yield case("a pipe", lambda path, folder: os.mkfifo(path))
+  yield case("a dangling link", lambda path, folder: path.symlink_to("none"))
+  yield case("empty", lambda path, folder: path.mkdir())
+  yield case(
+    "a link to a folder",
+    lambda path, folder: path.symlink_to(folder / "elsewhere"),
+    "read",
+  )
+
+
+def bad_while_training(policy):
+  """The first pass is within the tokenizer's training, which is not Python."""
+
+  def attack(folder):
+    write(folder / "data/ir/a.json", GOOD_PAIRS)
+    write(folder / "data/mono/a.fi.txt", "yksi\nkak\rsi\nkolme\n")
+    collection, bad = load(folder, policy)
+    tokenizer.train(preparation.training_texts(collection), 100)
+    scoreboard.expect(policy == "skip" and bad.count == 1, bad.count)
+
+  return scoreboard.Case(
+    f"policy/a bad line while a tokenizer is trained: {policy}",
+    "refused, or counted",
+    accepts(attack) if policy == "skip" else attack,
+    ("a.fi.txt:2",),
+  )
 
 
 def bad_policy():
@@ -2700,7 +2911,7 @@ def changes_of(stream, path, record):
 
   def content(word, size):
     return b"".join(
-      record(n, b"%s %d" % (word, n)) + b"\n" for n in range(size)
+      record(n, b"%s %030d" % (word, n)) + b"\n" for n in range(size)
     )
 
   def prepare(folder, size=4):
