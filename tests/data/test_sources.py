@@ -204,6 +204,12 @@ def test_json_without_a_meaning_is_one_bad_record(tmp_path, value, problem):
     mr_tydi.read_tests(folder, "de", ["test"], _strict())
 
 
+def test_a_duplicate_key_among_many_is_found_in_linear_time():
+  keys = "".join(f'"{number}": 0, ' for number in range(100_000))
+  value = files.parse_json(f'{{{keys}"last": 1, "last": 2}}')
+  assert value == files.Unusable("an object that has the field 'last' twice")
+
+
 @pytest.mark.parametrize(
   "change",
   [
@@ -868,6 +874,9 @@ def test_a_test_without_a_judged_query_is_an_error(tmp_path):
     mr_tydi.read_tests(tmp_path, "de", ["test"], _skipping())
   _write_test(tmp_path, qrels="q1 d1 Q0 1\nq1 Q0 d1 0\n")
   with pytest.raises(records.RecordError, match="lacks all passages"):
+    mr_tydi.read_tests(tmp_path, "de", ["test"], _skipping())
+  _write_test(tmp_path, qrels="q1 Q0 d1 0\nq2 Q0 d2 -1\n")
+  with pytest.raises(records.RecordError, match=r"qrels\S+ judges no passage"):
     mr_tydi.read_tests(tmp_path, "de", ["test"], _skipping())
 
 

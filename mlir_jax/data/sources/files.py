@@ -12,6 +12,7 @@ The rules are the same in every reader:
 """
 
 import codecs
+import collections
 import contextlib
 import dataclasses
 import gzip
@@ -421,8 +422,8 @@ def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Unusable:
   value = dict(pairs)
   if len(value) == len(pairs):
     return value
-  names = [name for name, _ in pairs]
-  twice = next(name for name in names if names.count(name) > 1)
+  counts = collections.Counter(name for name, _ in pairs)
+  twice = next(name for name, count in counts.items() if count > 1)
   return Unusable(f"an object that has the field {show(twice)} twice")
 
 

@@ -296,11 +296,17 @@ def read_tests(
       for relevances in judged.values()
       for passage_id in relevances
     )
-    if not any(
-      relevance > 0 and passage_id in by_id
+    relevant = [
+      passage_id
       for relevances in judged.values()
       for passage_id, relevance in relevances.items()
-    ):
+      if relevance > 0
+    ]
+    if not relevant:
+      raise records.RecordError(
+        f"{qrels_path} judges no passage relevant; a relevance above 0 is."
+      )
+    if not any(passage_id in by_id for passage_id in relevant):
       raise records.RecordError(
         f"{docs_path} lacks all passages that {qrels_path.name} judges"
         " relevant; the ids in the two files should be the same."
