@@ -662,6 +662,11 @@ def make_link_to_device(reader, path):
   path.symlink_to(os.devnull)
 
 
+def make_failing_disk(reader, path):
+  # A regular file that can be opened, and whose first byte cannot be read.
+  path.symlink_to("/proc/self/mem")
+
+
 def make_folder(reader, path):
   path.mkdir()
 
@@ -843,6 +848,7 @@ def kind_cases() -> Iterator[scoreboard.Case]:
       "a pipe": make_pipe,
       "a link to a device": make_link_to_device,
       "a socket": make_socket,
+      "on a disk that fails": make_failing_disk,
     }.items():
       # These are given by name: a pipe of the shell, or no text at all.
       if name not in _DEVICES or reader.name not in ("run", "encode"):
@@ -869,6 +875,7 @@ def unreadable(reader):
   def attack(folder):
     path = reader.prepare(folder)
     path.write_bytes(reader.content())
+    reader.read(folder, "error")  # What is loaded late is loaded as root.
     path.chmod(0)
     with as_nobody(folder):
       refuse_both(reader.read, folder)
@@ -2262,6 +2269,17 @@ def name_cases() -> Iterator[scoreboard.Case]:
   nfd = unicodedata.normalize("NFD", "Käse")
   nfc = unicodedata.normalize("NFC", "Käse")
   # Pairs.
+  for name in ("b.jsonl", "b.json", "b.fi.json"):
+    yield name_case(
+      f"ir/{name}", {f"data/ir/{name}": GOOD_PAIRS}, "read", (), (0, 2)
+    )
+    yield name_case(
+      f"ir/{name}.gz",
+      {f"data/ir/{name}.gz": gzip.compress(GOOD_PAIRS)},
+      "read",
+      (),
+      (0, 2),
+    )
   for name in (
     "a.csv",
     "a.txt",
