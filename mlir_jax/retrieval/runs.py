@@ -74,9 +74,9 @@ def read_run(path: str | os.PathLike) -> dict[str, dict[str, float]]:
     ValueError: for a line that cannot be used, with file, line and field.
   """
   run = {}
-  for number, line in enumerate(
-    epath.Path(path).read_bytes().split(b"\n"), start=1
-  ):
+  with files.naming(path):
+    content = epath.Path(path).read_bytes()
+  for number, line in enumerate(content.split(b"\n"), start=1):
     where = f"{os.fspath(path)}:{number}"
     try:
       text = files.parse_line(line)

@@ -1,6 +1,7 @@
 """Each format is read as it stands, and a bad record is named."""
 
 import bz2
+import errno
 import gzip
 import hashlib
 import io
@@ -94,6 +95,23 @@ def test_damaged_gzip_data_is_an_error_whatever_the_policy(tmp_path, damage):
   path.write_bytes(damage(gzip.compress(b"some text\n" * 1000)))
   with pytest.raises(records.RecordError, match=r"a\.txt\.gz: the gzip data"):
     list(files.read_lines(path, _skipping()))
+
+
+def test_an_error_of_the_disk_names_the_file(tmp_path, monkeypatch):
+  class FailingFile(io.FileIO):
+    def readinto(self, buffer):
+      raise OSError(errno.EIO, "Input/output error")
+
+  path = _write(tmp_path / "a.txt", "one\n")
+  monkeypatch.setattr(
+    files, "open", lambda path, *_, **__: FailingFile(path), raising=False
+  )
+  for read in (
+    lambda: list(files.read_lines(path, _skipping())),
+    files.UnchangedFile(path).read_hash,
+  ):
+    with pytest.raises(OSError, match=r"error: '\S*a\.txt'"):
+      read()
 
 
 def test_a_file_plain_and_gzipped_is_refused(tmp_path):

@@ -150,7 +150,7 @@ class UnchangedFile(os.PathLike):
 
   def read_hash(self) -> str:
     """Reads the file and returns its SHA-256; raises as `check` does."""
-    with open(self, "rb") as file:
+    with naming(self), open(self, "rb") as file:
       sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     self.check(sha256)
     return sha256
@@ -281,6 +281,17 @@ def _check_kind(path: str | os.PathLike, head: bytes) -> None:
 
 
 @contextlib.contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+  """Adds the file to an error of its disk, which does not name it by itself."""
+  try:
+    yield
+  except OSError as error:
+    if error.errno is not None and error.filename is None:
+      error.filename = str(path)
+    raise
+
+
+@contextlib.contextmanager
 def open_bytes(path: str | os.PathLike) -> Iterator[BinaryIO]:
   """Opens a file for reading bytes, decompressed where it ends in ".gz".
 
@@ -293,8 +304,10 @@ def open_bytes(path: str | os.PathLike) -> Iterator[BinaryIO]:
       by its first bytes; inside the block, where the gzip data is cut or
       damaged; after it, if the file has changed.
     ValueError: if it is a Git LFS pointer.
+    OSError: if it cannot be read; it names the file.
   """
   with contextlib.ExitStack() as stack:
+    stack.enter_context(naming(path))
     raw = stack.enter_context(open(path, "rb", buffering=0))
     if isinstance(path, UnchangedFile):
       raw = stack.enter_context(_HashedFile(raw))
