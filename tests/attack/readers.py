@@ -750,6 +750,35 @@ def encoding_cases() -> Iterator[scoreboard.Case]:
         "either",
       )
       yield zeros_at_end(reader)
+    if reader.name in ("dpr array question", "mono", "docs"):
+      yield many_zeros(reader)
+
+
+def many_zeros(reader):
+  """A file whose room was taken before it was written, as downloaders do."""
+
+  def attack(folder):
+    path = reader.prepare(folder)
+    path.write_bytes(reader.content())
+    os.truncate(path, 64 << 20)
+    try:
+      result = reader.read(folder, "skip")
+    except UnicodeError:
+      raise
+    except ValueError:
+      pass
+    else:
+      check_values(result, reader.values, 1)
+    result = reader.read(folder, "error")
+    scoreboard.expect(False, f"accepted: {result}"[:300])
+
+  return scoreboard.Case(
+    f"{reader.name}/64 MB of zeros at the end",
+    "refused soon, or one bad line",
+    attack,
+    (pathlib.Path(reader.path).name,),
+    seconds=15,
+  )
 
 
 def zeros_at_end(reader):
@@ -1781,6 +1810,15 @@ def mono_cases() -> Iterator[scoreboard.Case]:
     ['{"text": "a"}', '{"text": "b"}'],
   )
   yield case("a million line ends", b"\n" * 1_000_000, "refused")
+  yield dataclasses.replace(
+    case(
+      "a line of 64 MB that is invisible",
+      b"a\n" + b"\x01" * (64 << 20),
+      "read",
+      ["a"],
+    ),
+    seconds=15,
+  )
   yield case("bad lines alone", b"\xff\n\xfe\n\n", "refused")
 
 
@@ -2412,6 +2450,12 @@ def name_cases() -> Iterator[scoreboard.Case]:
       ("en", "zh"),
     ),
     ("regions", ("a.en-zh_CN.en", "a.en-zh_CN.zh_CN"), ("en", "zh")),
+    ("a hyphen in a code", ("a.en-GB-de.en-GB", "a.en-GB-de.de"), ("en", "de")),
+    (
+      "a hyphen before a small region",
+      ("a.en-pt-br.en", "a.en-pt-br.pt-br"),
+      ("en", "pt"),
+    ),
     (
       "a pair within the name",
       ("a.fr-it.en-de.en", "a.fr-it.en-de.de"),
