@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import lzma
+import time
 import zipfile
 
 import pytest
@@ -180,6 +181,15 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(
     with pytest.raises(ValueError, match=f"{name} {problem}"):
       list(read)
   assert not bad.count
+
+
+def test_a_line_of_millions_of_invisible_characters_takes_no_time(tmp_path):
+  """Such as the zeros of a file that a crash cut short."""
+  for content in (b"\0" * 20_000_000, b"\x01" * 20_000_000):
+    path = _write(tmp_path / "a.txt", content)
+    start = time.process_time()
+    list(files.read_lines(path, _skipping()))
+    assert time.process_time() - start < 2
 
 
 def test_text_is_empty_where_no_character_is_visible():

@@ -83,7 +83,9 @@ def test_a_bad_line_is_named_by_file_line_and_field(tmp_path, line, message):
 def test_other_encodings_are_named_and_a_mark_is_no_part_of_an_id(tmp_path):
   path = tmp_path / "run.trec"
   path.write_text("q Q0 a 1 0.5 tag\n", encoding="utf-16")
-  with pytest.raises(ValueError, match=r"run\.trec:1: text: is not UTF-8"):
+  with pytest.raises(
+    ValueError, match=r"run\.trec:1: text: holds a NUL, as UTF-16"
+  ):
     runs.read_run(path)
   path.write_text("q Q0 a 1 0.5 tag\n", encoding="utf-8-sig")
   assert runs.read_run(path) == {"q": {"a": 0.5}}
