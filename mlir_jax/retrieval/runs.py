@@ -8,14 +8,20 @@ the ranks say.
 
 import math
 import os
+import re
 from collections.abc import Mapping
 
 import numpy as np
 from etils import epath
 
 from mlir_jax import workdir
+from mlir_jax.data.sources import files
 
 Run = Mapping[str, Mapping[str, float]]
+
+# In ASCII; float() reads "1_0" and digits of any script, too.
+_SCORE = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 def ranked(scores: Mapping[str, float]) -> list[tuple[str, float]]:
@@ -68,25 +74,28 @@ def read_run(path: str | os.PathLike) -> dict[str, dict[str, float]]:
     ValueError: for a line that cannot be used, with file, line and field.
   """
   run = {}
-  for number, line in enumerate(
-    epath.Path(path).read_text().split("\n"), start=1
-  ):
-    if not line.strip():
-      continue
+  with files.naming(path):
+    content = epath.Path(path).read_bytes()
+  for number, line in enumerate(content.split(b"\n"), start=1):
     where = f"{os.fspath(path)}:{number}"
-    fields = line.split()
+    try:
+      text = files.parse_line(line)
+    except files.FieldError as error:
+      raise ValueError(f"{where}: {error}.") from None
+    if not text:
+      continue
+    fields = text.split()
     if len(fields) != 6:
       raise ValueError(
         f"{where}: {len(fields)} fields; a run's line has 6: query Q0 passage"
         " rank score tag."
       )
     query_id, _, passage_id, _, text, _ = fields
-    try:
-      score = float(text)
-    except ValueError:
-      score = math.nan
-    if not math.isfinite(score):
-      raise ValueError(f"{where}: score: {text!r} is not a finite number.")
+    score = float(text) if _SCORE.fullmatch(text) else math.nan
+    if not abs(score) <= _FLOAT32_MAX:
+      raise ValueError(
+        f"{where}: score: {files.show(text)} is not a finite float32 number."
+      )
     scores = run.setdefault(query_id, {})
     if passage_id in scores:
       raise ValueError(

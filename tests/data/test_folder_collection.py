@@ -226,6 +226,23 @@ def test_what_is_neither_a_file_nor_a_folder_is_refused_by_name(root, place):
       _load(root)
 
 
+@pytest.mark.parametrize(
+  "name", [b"ir/a\nb.json", b"mono/\x1b[2J.fi.txt", b"\xff", b"eval/\xff"]
+)
+def test_a_name_that_cannot_be_printed_is_refused_in_one_line(root, name):
+  with open(os.fsencode(root) + b"/" + name, "wb") as file:
+    file.write(b"a\n")
+  with pytest.raises(ValueError, match="rename it") as error:
+    _load(root)
+  assert str(error.value).isprintable()
+
+
+def test_a_home_is_expanded(root, monkeypatch):
+  monkeypatch.setenv("HOME", str(root.parent))
+  loaded = collections.load("folder", f"~/{root.name}")
+  assert [record.question for record in loaded.retrieval()] == ["a", "b"]
+
+
 def test_a_part_that_is_a_file_is_refused(root):
   shutil.rmtree(root / "mono")
   (root / "mono").write_text("x\n")

@@ -1,12 +1,14 @@
 """Each format is read as it stands, and a bad record is named."""
 
 import bz2
+import errno
 import gzip
 import hashlib
 import io
 import itertools
 import json
 import lzma
+import time
 import zipfile
 
 import pytest
@@ -61,6 +63,12 @@ def test_only_newlines_part_lines(tmp_path):
     assert files.count_lines(path) == 4
 
 
+def test_a_byte_order_mark_before_any_line_is_passed_over(tmp_path):
+  """As in a file that was joined from several."""
+  path = _write(tmp_path / "a.txt", "\ufeffone\n\ufefftwo\n")
+  assert list(files.read_lines(path, _strict())) == [(1, "one"), (2, "two")]
+
+
 def test_a_line_that_is_not_utf8_is_named_and_keeps_its_place(tmp_path):
   path = _write(tmp_path / "a.txt", b"one\ntw\xf6\nthree\n")
   with pytest.raises(records.RecordError, match=r"a\.txt:2: text: .*byte 3"):
@@ -88,6 +96,23 @@ def test_damaged_gzip_data_is_an_error_whatever_the_policy(tmp_path, damage):
   path.write_bytes(damage(gzip.compress(b"some text\n" * 1000)))
   with pytest.raises(records.RecordError, match=r"a\.txt\.gz: the gzip data"):
     list(files.read_lines(path, _skipping()))
+
+
+def test_an_error_of_the_disk_names_the_file(tmp_path, monkeypatch):
+  class FailingFile(io.FileIO):
+    def readinto(self, buffer):
+      raise OSError(errno.EIO, "Input/output error")
+
+  path = _write(tmp_path / "a.txt", "one\n")
+  monkeypatch.setattr(
+    files, "open", lambda path, *_, **__: FailingFile(path), raising=False
+  )
+  for read in (
+    lambda: list(files.read_lines(path, _skipping())),
+    files.UnchangedFile(path).read_hash,
+  ):
+    with pytest.raises(OSError, match=r"error: '\S*a\.txt'"):
+      read()
 
 
 def test_a_file_plain_and_gzipped_is_refused(tmp_path):
@@ -158,6 +183,15 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(
   assert not bad.count
 
 
+def test_a_line_of_millions_of_invisible_characters_takes_no_time(tmp_path):
+  """Such as the zeros of a file that a crash cut short."""
+  for content in (b"\0" * 20_000_000, b"\x01" * 20_000_000):
+    path = _write(tmp_path / "a.txt", content)
+    start = time.process_time()
+    list(files.read_lines(path, _skipping()))
+    assert time.process_time() - start < 2
+
+
 def test_text_is_empty_where_no_character_is_visible():
   invisible = "\u200b\ufeff\xa0\xad\u2060\u200e\u202e\ufe0f\u3164\u2800\x07\x85"
   for text in ("", " \n", *invisible, invisible, "\U000e0041"):
@@ -196,6 +230,12 @@ def test_json_without_a_meaning_is_one_bad_record(tmp_path, value, problem):
   assert bad.first[0].isprintable()
   with pytest.raises(records.RecordError, match=problem):
     mr_tydi.read_tests(folder, "de", ["test"], _strict())
+
+
+def test_a_duplicate_key_among_many_is_found_in_linear_time():
+  keys = "".join(f'"{number}": 0, ' for number in range(100_000))
+  value = files.parse_json(f'{{{keys}"last": 1, "last": 2}}')
+  assert value == files.Unusable("an object that has the field 'last' twice")
 
 
 @pytest.mark.parametrize(
@@ -313,11 +353,6 @@ def test_dpr_reads_a_long_record_in_few_attempts(monkeypatch):
     (_with(positive_ctxs="text"), "positive_ctxs", "is a string; give a list"),
     (_with(positive_ctxs=None), "positive_ctxs", "at least one"),
     (
-      _with(hard_negative_ctxs="text"),
-      "hard_negative_ctxs",
-      "is a string; give a list",
-    ),
-    (
       _with(positive_ctxs=[{"text": None}]),
       r"positive_ctxs\[0\]\.text",
       "is null",
@@ -383,6 +418,27 @@ def test_a_bad_hard_negative_is_refused_or_costs_itself_alone(
   bad = _skipping()
   _, record = dpr.read(path, bad)
   assert [p.text for p in record.hard_negatives] == ["A tool."] * 2
+  assert bad.count == 1
+
+
+@pytest.mark.parametrize(
+  "negatives, kind",
+  [("text", "a string"), ({"text": "a"}, "an object"), (False, "a boolean")],
+)
+def test_hard_negatives_that_are_not_a_list_do_not_cost_the_question(
+  tmp_path, negatives, kind
+):
+  value = _with(hard_negative_ctxs=negatives)
+  path = _write(tmp_path / "a.json", json.dumps([RECORD, value]))
+  with pytest.raises(
+    records.RecordError,
+    match=rf"a\.json:1: record 2, hard_negative_ctxs: is {kind}; give a list",
+  ):
+    list(dpr.read(path, _strict()))
+  bad = _skipping()
+  first, second = dpr.read(path, bad)
+  assert second.positives == first.positives
+  assert second.hard_negatives == ()
   assert bad.count == 1
 
 
@@ -563,6 +619,13 @@ def test_translations_stay_aligned_around_a_bad_line(tmp_path):
     _read_moses(tmp_path, source, target, _strict())
 
 
+def test_a_pair_that_is_bad_on_both_sides_counts_once(tmp_path):
+  bad = _skipping()
+  pairs = _read_moses(tmp_path, b"one\n\xff\n", b"eins\n\xff\n", bad)
+  assert pairs == [("one", "eins")]
+  assert bad.count == 1
+
+
 @pytest.mark.parametrize("source, target", [(3, 5), (5, 3), (0, 1)])
 def test_differing_line_counts_are_an_error_whatever_the_policy(
   tmp_path, source, target
@@ -597,6 +660,17 @@ def test_a_number_before_a_sentence_is_no_text(tmp_path):
   assert _read_moses(tmp_path, "7\tone\n", "7\teins\n", _strict()) == [
     ("one", "eins")
   ]
+  assert _read_moses(
+    tmp_path, "1\tone\n2\t\u200b\n", "1\teins\n2\t\u200b\n", _strict()
+  ) == [("one", "eins")]
+
+
+def test_a_number_is_text_where_the_first_sentence_has_none(tmp_path):
+  path = _write(tmp_path / "a.de.txt", "\nEin Satz.\n3\tSätze.\n")
+  texts = [record.text for record in lines.read(path, "de", _strict())]
+  assert texts == ["Ein Satz.", "3\tSätze."]
+  pairs = _read_moses(tmp_path, "one\n3\ttwo\n", "eins\n3 zwei\n", _strict())
+  assert pairs == [("one", "eins"), ("3\ttwo", "3 zwei")]
 
 
 @pytest.mark.parametrize(
@@ -706,6 +780,8 @@ def test_the_splits_of_a_language_share_one_collection(tmp_path):
      r"docs\.jsonl\.gz:5: record", "is not JSON"),
     ({"topics": TOPICS + "q3 third?\n"},
      r"topic\.test\.tsv:3: query", "a tab"),
+    ({"topics": TOPICS + "\u200b\tthird?\n"},
+     r"topic\.test\.tsv:3: query id", "is empty"),
     ({"topics": TOPICS + "q3\t\n"},
      r"topic\.test\.tsv:3: query", "is missing"),
     ({"topics": TOPICS + "q1\tagain?\n"},
@@ -739,6 +815,15 @@ def test_a_bad_record_of_a_test_is_named_and_skipped(
   bad = _skipping()
   assert mr_tydi.read_tests(folder, "de", ["test"], bad) == clean
   assert bad.count == 1
+
+
+def test_a_title_ends_at_a_line_of_white_space(tmp_path):
+  docs = [{"id": "d1", "contents": "Title\n \t\nText.\n\nMore."}]
+  folder = _write_test(
+    tmp_path, docs, topics="q1\tfirst?\n", qrels="q1 Q0 d1 1\n"
+  )
+  (test,) = mr_tydi.read_tests(folder, "de", ["test"], _strict())
+  assert test.passages == (records.Passage("Text.\n\nMore.", "Title", "d1"),)
 
 
 def test_judgements_and_queries_without_each_other_are_counted_and_kept(
@@ -817,6 +902,9 @@ def test_a_test_without_a_judged_query_is_an_error(tmp_path):
     mr_tydi.read_tests(tmp_path, "de", ["test"], _skipping())
   _write_test(tmp_path, qrels="q1 d1 Q0 1\nq1 Q0 d1 0\n")
   with pytest.raises(records.RecordError, match="lacks all passages"):
+    mr_tydi.read_tests(tmp_path, "de", ["test"], _skipping())
+  _write_test(tmp_path, qrels="q1 Q0 d1 0\nq2 Q0 d2 -1\n")
+  with pytest.raises(records.RecordError, match=r"qrels\S+ judges no passage"):
     mr_tydi.read_tests(tmp_path, "de", ["test"], _skipping())
 
 

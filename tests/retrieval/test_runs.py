@@ -64,15 +64,31 @@ def test_ids_that_would_break_the_line_are_refused(tmp_path, name):
     ("q Q0 d 1 0.5", "5 fields"),
     ("q Q0 d 1 high tag", "score: 'high'"),
     ("q Q0 d 1 nan tag", "score: 'nan'"),
+    ("q Q0 d 1 1_0 tag", "score: '1_0'"),
+    ("q Q0 d 1 ١ tag", "score: '١'"),
+    ("q Q0 d 1 1e300 tag", "score: '1e300'"),
+    ("q Q0 d 1 0.5 tag\rq Q0 e 1 0.5 tag", "text: holds a carriage return"),
+    ("q Q0 d\0 1 0.5 tag", "text: holds a NUL"),
     ("q Q0 a 2 0.4 tag", "passage: 'a' stands twice for query 'q'"),
   ],
 )
 def test_a_bad_line_is_named_by_file_line_and_field(tmp_path, line, message):
   path = tmp_path / "run.trec"
-  path.write_text(f"q Q0 a 1 0.5 tag\n{line}\n")
+  path.write_bytes(f"q Q0 a 1 0.5 tag\n{line}\n".encode())
   with pytest.raises(ValueError) as error:
     runs.read_run(path)
   assert str(error.value).startswith(f"{path}:2: {message}")
+
+
+def test_other_encodings_are_named_and_a_mark_is_no_part_of_an_id(tmp_path):
+  path = tmp_path / "run.trec"
+  path.write_text("q Q0 a 1 0.5 tag\n", encoding="utf-16")
+  with pytest.raises(
+    ValueError, match=r"run\.trec:1: text: holds a NUL, as UTF-16"
+  ):
+    runs.read_run(path)
+  path.write_text("q Q0 a 1 0.5 tag\n", encoding="utf-8-sig")
+  assert runs.read_run(path) == {"q": {"a": 0.5}}
 
 
 def test_ranks_and_the_order_of_lines_say_nothing(tmp_path):

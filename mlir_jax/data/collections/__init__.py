@@ -1,5 +1,7 @@
 """Collections: what a run reads, found by name."""
 
+import os
+
 from mlir_jax import workdir
 from mlir_jax.data import records
 
@@ -18,7 +20,7 @@ def load(
 
   Args:
     name: "cldr", the embedded names, or "folder", files under `root`.
-    root: The folder of "folder".
+    root: The folder of "folder"; "~" is the user's home.
     bad_records: What to do with records that cannot be used.
     tatoeba_root: A folder of translation tests in LASER's naming, "" for none.
     require_pairs: Whether a folder without question-passage pairs is an error;
@@ -53,6 +55,9 @@ def load(
         " --config.data.root=FOLDER."
       )
     return folder.load(
-      root, bad_records, tatoeba_root, require_pairs=require_pairs
+      os.path.expanduser(root),
+      bad_records,
+      os.path.expanduser(tatoeba_root),
+      require_pairs=require_pairs,
     )
   raise ValueError(f"data.collection is {name!r}; use one of {NAMES}.")

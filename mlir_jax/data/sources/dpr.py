@@ -174,39 +174,31 @@ def _passage(value: object, where: str) -> records.Passage:
   )
 
 
-def _passages(record: object, field: str) -> list[object]:
-  """The passages of a field, not yet read; null is an empty list."""
-  values = files.get_field(record, field)
-  if not isinstance(values, list | None):
-    raise files.FieldError(
-      field,
-      f"is {files.json_type(values)}; give a list of passages, or a string"
-      " would be taken for a list of its characters",
-    )
-  return values or []
-
-
 def _record(
   value: object, place: records.Place, language: str, bad: records.BadRecords
 ) -> records.RetrievalRecord:
   question = files.get_text(value, "question")
-  positives = tuple(
-    _passage(passage, f"positive_ctxs[{i}]")
-    for i, passage in enumerate(_passages(value, "positive_ctxs"))
-  )
-  if not positives:
+  passages = files.get_field(value, "positive_ctxs")
+  if not isinstance(passages, list | None):
+    raise files.FieldError(
+      "positive_ctxs",
+      f"is {files.json_type(passages)}; give a list of passages",
+    )
+  if not passages:
     raise files.FieldError(
       "positive_ctxs", "is empty; give at least one passage that answers"
     )
-  negatives = ()
-  if "hard_negative_ctxs" in value:
-    negatives = hard_negatives.read(
-      _passages(value, "hard_negative_ctxs"),
-      "hard_negative_ctxs",
-      _passage,
-      place,
-      bad,
-    )
+  positives = tuple(
+    _passage(passage, f"positive_ctxs[{i}]")
+    for i, passage in enumerate(passages)
+  )
+  negatives = hard_negatives.read(
+    value.get("hard_negative_ctxs"),
+    "hard_negative_ctxs",
+    _passage,
+    place,
+    bad,
+  )
   return records.RetrievalRecord(
     question, positives, negatives, language, place
   )

@@ -6,11 +6,13 @@ The rules are the same in every reader:
   another archive or another encoding is refused.
 - "\n" and "\r\n" end a line. A carriage return elsewhere is a bad line, as it
   ends a line for some programs only; so is a NUL. Other control characters
-  and separators are white space within a line.
+  and separators are white space within a line. A byte order mark before a
+  line is passed over: it stands inside a file that was joined from several.
 - A text without a visible character is empty. A blank line is not a record.
 """
 
 import codecs
+import collections
 import contextlib
 import dataclasses
 import gzip
@@ -49,6 +51,10 @@ _COMPANION = re.compile(
   r"(README|LICEN[CS]E|COPYING|NOTICE|CITATION).*|.+\.(ids|xml)(\.gz)?",
   re.IGNORECASE,
 )
+
+# Controls, line separators, and bytes that are not UTF-8: in a message such a
+# name would part lines, or steer the terminal.
+_UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 # Format characters, controls, spaces and separators.
 _INVISIBLE_CATEGORIES = frozenset(("Cc", "Cf", "Zl", "Zp", "Zs"))
@@ -142,7 +148,7 @@ class UnchangedFile(os.PathLike):
 
   def read_hash(self) -> str:
     """Reads the file and returns its SHA-256; raises as `check` does."""
-    with open(self, "rb") as file:
+    with naming(self), open(self, "rb") as file:
       sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     self.check(sha256)
     return sha256
@@ -169,8 +175,13 @@ def is_folder(path: pathlib.Path) -> bool:
 
   Raises:
     ValueError: if it is neither: a link that leads nowhere, a pipe, a socket,
-      a device.
+      a device; or if its name cannot be printed.
   """
+  if _UNPRINTABLE.search(path.name):
+    raise ValueError(
+      f"{path.parent} holds {records.printable(path.name)}, a name with control"
+      " characters or bytes that are not UTF-8: rename it."
+    )
   try:
     mode = path.stat().st_mode
   except OSError as error:
@@ -246,6 +257,17 @@ def _check_kind(path: str | os.PathLike, head: bytes) -> None:
 
 
 @contextlib.contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+  """Adds the file to an error of its disk, which does not name it by itself."""
+  try:
+    yield
+  except OSError as error:
+    if error.errno is not None and error.filename is None:
+      error.filename = str(path)
+    raise
+
+
+@contextlib.contextmanager
 def open_bytes(path: str | os.PathLike) -> Iterator[BinaryIO]:
   """Opens a file for reading bytes, decompressed where it ends in ".gz".
 
@@ -258,8 +280,10 @@ def open_bytes(path: str | os.PathLike) -> Iterator[BinaryIO]:
       by its first bytes; inside the block, where the gzip data is cut or
       damaged; after it, if the file has changed.
     ValueError: if it is a Git LFS pointer.
+    OSError: if it cannot be read; it names the file.
   """
   with contextlib.ExitStack() as stack:
+    stack.enter_context(naming(path))
     raw = stack.enter_context(open(path, "rb", buffering=0))
     if isinstance(path, UnchangedFile):
       raw = stack.enter_context(_HashedFile(raw))
@@ -305,12 +329,15 @@ def count_lines(path: str | os.PathLike) -> int:
     return max(numbers, default=0)
 
 
-def _parse_line(line: bytes) -> str:
+def parse_line(line: bytes) -> str:
   """A line without surrounding white space; see `read_lines`.
 
   Raises:
     FieldError: if it is not a line of UTF-8 text.
   """
+  if b"\0" in line:
+    raise FieldError("text", HOLDS_NUL)
+  line = line.removeprefix(codecs.BOM_UTF8)
   try:
     text = strip(line.decode("utf-8"))
   except UnicodeDecodeError as error:
@@ -319,8 +346,6 @@ def _parse_line(line: bytes) -> str:
       f"is not UTF-8 at the line's byte {error.start + 1}; convert the file to"
       " UTF-8",
     ) from None
-  if b"\0" in line:
-    raise FieldError("text", HOLDS_NUL)
   if "\r" in text:
     raise FieldError(
       "text",
@@ -330,13 +355,27 @@ def _parse_line(line: bytes) -> str:
   return text
 
 
+def parse_lines(
+  path: str | os.PathLike,
+) -> Iterator[tuple[int, str | FieldError]]:
+  """`read_lines`, where a bad line is its error."""
+  with open_bytes(path) as file:
+    for number, line in enumerate(file, start=1):
+      try:
+        parsed = parse_line(line)
+      except FieldError as error:
+        parsed = error
+      yield number, parsed
+
+
 def read_lines(
   path: str | os.PathLike, bad: records.BadRecords
 ) -> Iterator[tuple[int, str | None]]:
   r"""Reads the lines of a UTF-8 file, which end in "\n" or "\r\n".
 
   Args:
-    path: The file, plain or gzipped; a byte order mark is passed over.
+    path: The file, plain or gzipped; byte order marks before lines are passed
+      over.
     bad: Told of lines that are not UTF-8, or hold a NUL or a carriage return
       before their end.
 
@@ -349,16 +388,11 @@ def read_lines(
     RecordError: for a bad line, if the policy is "error"; otherwise as
       `open_bytes`.
   """
-  with open_bytes(path) as file:
-    for number, line in enumerate(file, start=1):
-      if number == 1:
-        line = line.removeprefix(codecs.BOM_UTF8)
-      try:
-        text = _parse_line(line)
-      except FieldError as error:
-        text = None
-        bad.report(str(path), number, error.field, error.problem)
-      yield number, text
+  for number, parsed in parse_lines(path):
+    if isinstance(parsed, FieldError):
+      bad.report(str(path), number, parsed.field, parsed.problem)
+      parsed = None
+    yield number, parsed
 
 
 def strip(text: str) -> str:
@@ -368,12 +402,17 @@ def strip(text: str) -> str:
   zero-width non-joiner.
   """
   text = text.strip()
-  for character in text:
-    if unicodedata.category(
-      character
-    ) not in _INVISIBLE_CATEGORIES and not _INVISIBLE.match(character):
-      return text
+  # The first character is visible in most texts. A damaged file may hold
+  # millions of invisible ones in a line: each kind is looked at once.
+  if any(map(_is_visible, text[:1])) or any(map(_is_visible, set(text))):
+    return text
   return ""
+
+
+def _is_visible(character: str) -> bool:
+  return unicodedata.category(
+    character
+  ) not in _INVISIBLE_CATEGORIES and not _INVISIBLE.match(character)
 
 
 def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Unusable:
@@ -381,8 +420,8 @@ def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Unusable:
   value = dict(pairs)
   if len(value) == len(pairs):
     return value
-  names = [name for name, _ in pairs]
-  twice = next(name for name in names if names.count(name) > 1)
+  counts = collections.Counter(name for name, _ in pairs)
+  twice = next(name for name, count in counts.items() if count > 1)
   return Unusable(f"an object that has the field {show(twice)} twice")
 
 

@@ -1,13 +1,13 @@
 """Reads a record's hard negatives, so that a bad one costs itself alone."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from mlir_jax.data import records
 from mlir_jax.data.sources import files
 
 
 def read(
-  values: Iterable[object],
+  values: object,
   field: str,
   read_passage: Callable[[object, str], records.Passage],
   place: records.Place,
@@ -16,12 +16,13 @@ def read(
   """Reads the hard negatives of one record, of any format.
 
   Args:
-    values: The decoded JSON values.
+    values: The decoded JSON value: a list; null is an empty one.
     field: The list's field, in the file's own spelling.
     read_passage: (value, path to it, e.g. "neg[0]") -> passage; it raises
       FieldError.
     place: Where the record stands.
     bad: Told of each that cannot be used; with "skip", the others are kept.
+      If the value is not a list, it is told of that, and there are none.
 
   Returns:
     The passages. One that is null or has no text has the text "": the token
@@ -30,6 +31,17 @@ def read(
   Raises:
     RecordError: for a bad one, if the policy is "error".
   """
+  if values is None:
+    return ()
+  if not isinstance(values, list):
+    bad.report(
+      place.file,
+      place.line,
+      f"record {place.number}, {field}",
+      f"is {files.json_type(values)}; give a list of passages; 'skip' leaves"
+      " out the hard negatives of this record",
+    )
+    return ()
   passages = []
   for i, value in enumerate(values):
     try:

@@ -2,20 +2,39 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from mlir_jax.data import records
 from mlir_jax.data.sources import files
 
-_NUMBER = re.compile(r"[0-9]+\t\s*")
+_NUMBER = re.compile(r"[0-9]+\t")
 
 
-def without_number(line: str) -> str:
-  """The line without a number and a tab before it.
+def without_numbers(
+  lines: Iterable[tuple[int, Any]],
+) -> Iterator[tuple[int, Any]]:
+  """The lines without a number and a tab before each sentence.
 
-  The Leipzig corpora number their sentences; the number is not text.
+  The Leipzig corpora number their sentences; the number is not text. A file is
+  numbered if its first sentence is: in another file, a number and a tab are
+  text.
+
+  Args:
+    lines: From `files.read_lines` or `files.parse_lines`.
+
+  Yields:
+    The same, where sentences have lost their numbers.
   """
-  return _NUMBER.sub("", line, count=1) if _NUMBER.match(line) else line
+  is_numbered = None
+  for number, text in lines:
+    if text and isinstance(text, str):
+      match = _NUMBER.match(text)
+      if is_numbered is None:
+        is_numbered = match is not None
+      if is_numbered and match:
+        text = files.strip(text[match.end() :])
+    yield number, text
 
 
 def read(
@@ -24,8 +43,8 @@ def read(
   """Reads sentences. Blank lines part documents (as in CC-100) and are none.
 
   Args:
-    path: One sentence a line, UTF-8, plain or gzipped. A number and a tab
-      before the sentence are left out.
+    path: One sentence a line, UTF-8, plain or gzipped; see
+      `without_numbers`.
     language: The language of the text.
     bad: Told of lines that are not UTF-8.
 
@@ -38,10 +57,10 @@ def read(
   """
   bad = records.BadRecordsOfFile(bad)
   sentences = 0
-  for _, text in files.read_lines(path, bad):
+  for _, text in without_numbers(files.read_lines(path, bad)):
     if text:
       sentences += 1
-      yield records.MonolingualRecord(without_number(text), language)
+      yield records.MonolingualRecord(text, language)
   bad.check_some(path, sentences)
   if not sentences:
     raise records.RecordError(

@@ -8,6 +8,19 @@ from mlir_jax.data import records
 from mlir_jax.data.sources import files, lines
 
 
+def _fault(
+  text: str | files.FieldError, language: str
+) -> files.FieldError | None:
+  """Why a line of one file cannot be used; None if it can."""
+  if isinstance(text, files.FieldError):
+    return text
+  if text:
+    return None
+  return files.FieldError(
+    language, "is empty; give the sentence, or remove the line from both files"
+  )
+
+
 def read(
   source_path: str | os.PathLike,
   target_path: str | os.PathLike,
@@ -21,12 +34,13 @@ def read(
   file's end count for nothing.
 
   Args:
-    source_path: One sentence a line, UTF-8, plain or gzipped. A number and a
-      tab before the sentence are left out.
+    source_path: One sentence a line, UTF-8, plain or gzipped; see
+      `lines.without_numbers`.
     target_path: Their translations, line by line.
     source_language: Language of the first file.
     target_language: Language of the second file.
-    bad: Told of lines that are empty in one file, or not UTF-8.
+    bad: Told of lines that are empty in one file, or not UTF-8: once of a
+      pair.
 
   Yields:
     The pairs, in the files' order.
@@ -37,43 +51,31 @@ def read(
       the shorter one ends: pairs until then may be misaligned, too.
   """
   bad = records.BadRecordsOfFile(bad)
+  paths = source_path, target_path
+  languages = source_language, target_language
   pairs = 0
-  for number, (source, target) in enumerate(
+  for number, ((source_line, source), (target_line, target)) in enumerate(
     itertools.zip_longest(
-      files.read_lines(source_path, bad),
-      files.read_lines(target_path, bad),
+      *(lines.without_numbers(files.parse_lines(path)) for path in paths),
       fillvalue=(0, ""),
     ),
     start=1,
   ):
-    texts = source[1], target[1]
-    if not any(texts) and None not in texts:
+    if not source and not target:
       continue
-    if 0 in (source[0], target[0]):  # One file has ended.
+    if 0 in (source_line, target_line):  # One file has ended.
       raise records.RecordError(
         f"{source_path} has {files.count_lines(source_path)} lines, but"
         f" {target_path} has {files.count_lines(target_path)}: they are not"
         " aligned; align them again."
       )
-    if None in texts:
-      continue
-    if not all(texts):
-      path, language = (
-        (source_path, source_language)
-        if not texts[0]
-        else (target_path, target_language)
-      )
-      bad.report(
-        str(path),
-        number,
-        language,
-        "is empty; give the sentence, or remove the line from both files",
-      )
+    faults = list(map(_fault, (source, target), languages))
+    if any(faults):
+      path, fault = next(x for x in zip(paths, faults, strict=True) if x[1])
+      bad.report(str(path), number, fault.field, fault.problem)
       continue
     pairs += 1
-    yield records.ParallelRecord(
-      *map(lines.without_number, texts), source_language, target_language
-    )
+    yield records.ParallelRecord(source, target, *languages)
   bad.check_some(f"{source_path} with {target_path}", pairs)
   if not pairs:
     raise records.RecordError(

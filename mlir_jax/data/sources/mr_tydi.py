@@ -21,6 +21,8 @@ _TREC_COLUMNS = ("query id", "iteration", "passage id", "relevance")
 _BEIR_COLUMNS = ("query-id", "corpus-id", "score")
 # ASCII digits; int() reads "1_000" and digits of any script, too.
 _RELEVANCE = re.compile(r"-?[0-9]{1,9}")
+# Parts a title from its text; a line of white space is blank, too.
+_BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
 # The first column of a header over a file of queries.
 _QUERY_HEADERS = frozenset(("id", "qid", "queryid", "query", "topic"))
 
@@ -95,7 +97,8 @@ def _parse_passage(line: str) -> records.Passage:
       " line, and remove the field",
     )
   contents = contents.replace("\r\n", "\n").replace("\r", "\n")
-  title, _, text = map(files.strip, contents.partition("\n\n"))
+  title, *rest = _BLANK_LINE.split(contents, maxsplit=1)
+  title, text = files.strip(title), files.strip("".join(rest))
   if not text:  # No blank line, or nothing after it.
     title, text = "", title
   return records.Passage(text=text, title=title, passage_id=passage_id)
@@ -127,7 +130,7 @@ def _read_passages(
 def _parse_query(line: str, lines: Mapping[str, int]) -> tuple[str, str]:
   """The id and the text of a query."""
   query_id, *columns = line.split("\t")
-  query_id = query_id.strip()
+  query_id = files.check_text(query_id, "query id")
   columns = [files.strip(column) for column in columns]
   if len(columns) > 1:
     raise files.FieldError(
@@ -293,11 +296,17 @@ def read_tests(
       for relevances in judged.values()
       for passage_id in relevances
     )
-    if not any(
-      relevance > 0 and passage_id in by_id
+    relevant = [
+      passage_id
       for relevances in judged.values()
       for passage_id, relevance in relevances.items()
-    ):
+      if relevance > 0
+    ]
+    if not relevant:
+      raise records.RecordError(
+        f"{qrels_path} judges no passage relevant; a relevance above 0 is."
+      )
+    if not any(passage_id in by_id for passage_id in relevant):
       raise records.RecordError(
         f"{docs_path} lacks all passages that {qrels_path.name} judges"
         " relevant; the ids in the two files should be the same."
