@@ -1,0 +1,211 @@
+"""Each case beside the project is read right, or refused by file and line.
+
+What is right for each is said in ../shared/cases/README.md.
+"""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+import mlir_jax
+from mlir_jax import contract
+from mlir_jax.data import collections, preparation, records, tokenizing
+from mlir_jax.data import tokenizer as tokenizer_lib
+from mlir_jax.evals import ranking
+
+
+@pytest.fixture
+def cases(shared) -> pathlib.Path:
+  if not (shared / "cases").is_dir():
+    pytest.skip("the cases (../shared/cases) are not here")
+  return shared / "cases"
+
+
+def load(folder, policy="error", require_pairs=False):
+  """A folder's collection, and what counts its bad records."""
+  bad = records.BadRecords(policy)
+  loaded = collections.load(
+    "folder", str(folder), bad, require_pairs=require_pairs
+  )
+  return loaded, bad
+
+
+def read_all(folder):
+  """Everything that a folder holds."""
+  loaded, _ = load(folder)
+  for stream in (loaded.retrieval, loaded.parallel, loaded.monolingual):
+    list(stream())
+  return loaded.tests()
+
+
+def build(folder, tmp_path, policy="error"):
+  """The token store of a folder, with a tokenizer of its own."""
+  loaded, bad = load(folder, policy)
+  tokenizer = tokenizer_lib.train(preparation.training_texts(loaded), 300)
+  return tokenizing.build(
+    tmp_path / "store",
+    loaded,
+    contract.make_contract(
+      tokenizer,
+      pooling="mean",
+      normalize=True,
+      title_joiner=" ",
+      roles=dict.fromkeys(contract.ROLES, ("", 64)),
+    ),
+    tokenizer,
+    tokenizer_lib.pad_id(tokenizer),
+    shuffle_parallel=False,
+    seed=0,
+    source="cases",
+    bad_records=bad,
+  )
+
+
+def true_negatives(store):
+  """Questions, and how many passages of other questions each has."""
+  offsets = store.arrays["retrieval_positive_offsets"]
+  positives = store.arrays["retrieval_positives"][offsets[:-1]]
+  return len(positives), (positives[:, None] != positives).sum(axis=1)
+
+
+REFUSED = {
+  "faults/subfolder": r"ir/part2",
+  "faults/lfs_pointers": r"x\.(fi\.txt|en-de\.(en|de)) is a Git LFS pointer",
+  "faults/lone_cr": r"(a|utf16)\.fi\.txt:1",
+  "formats/beir": r"corpus\.jsonl",
+  "formats/flagembedding": r"train\.jsonl:1: .*question",
+  "formats/flagembedding_string_neg": r"train\.jsonl:1: .*question",
+  "formats/mr_tydi_release": r"mrtydi-v1\.1-arabic",
+  "formats/sentence_transformers": r"train\.jsonl:1: .*question",
+  "formats/sentence_transformers_csv": r"train\.csv",
+  "formats/tevatron": r"train\.jsonl:1: .*question",
+  "formats/tevatron_by_id": r"corpus",
+  "formats/wikimatrix": r"WikiMatrix\.de-en\.tsv\.gz",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_case_is_refused_by_name(cases, name):
+  with pytest.raises(ValueError, match=REFUSED[name]):
+    read_all(cases / name)
+
+
+def test_every_case_is_walked(cases):
+  """A case that is added has a test here, too."""
+  found = {
+    str(path.relative_to(cases))
+    for folder in ("faults", "formats")
+    for path in (cases / folder).iterdir()
+  }
+  assert found == REFUSED.keys() | {
+    "faults/bad_negatives",
+    "faults/blank_last_line",
+    "faults/eval",
+    "faults/full_width_twins",
+    "faults/id_the_same_everywhere",
+    "faults/ids_numbered_per_file",
+    "faults/invisible",
+    "faults/model_that_runs_code",
+    "formats/dpr",
+    "formats/language_codes",
+    "formats/leipzig",
+    "formats/opus",
+  }
+
+
+def test_an_id_is_no_identity(cases, tmp_path):
+  folder = cases / "faults/id_the_same_everywhere"
+  with pytest.raises(records.RecordError, match=r"record 1\b.*") as error:
+    build(folder, tmp_path / "error")
+  assert str(error.value).count("train.json") == 2
+  store = build(folder, tmp_path / "skip", "skip")
+  rows, negatives = true_negatives(store)
+  assert rows == 16
+  assert (negatives == 15).all()
+  # Of the positives, and of the hard negatives.
+  assert store.dropped["passage ids that have two texts"] == 2
+  store = build(cases / "faults/ids_numbered_per_file", tmp_path / "per_file")
+  rows, negatives = true_negatives(store)
+  assert rows == 16
+  assert (negatives == 15).all()
+
+
+def test_a_bad_negative_costs_itself_alone(cases, tmp_path):
+  store = build(cases / "faults/bad_negatives", tmp_path)
+  assert store.rows("retrieval") == 16
+  dropped = (
+    store.dropped["hard negatives without text"],
+    store.dropped["hard negatives that are positives"],
+  )
+  assert min(dropped) > 0
+  assert sum(dropped) + len(store.arrays["retrieval_negatives"]) == 20
+
+
+def test_twins_are_one_text(cases, tmp_path):
+  store = build(cases / "faults/full_width_twins", tmp_path)
+  rows, negatives = true_negatives(store)
+  assert rows == 32
+  assert (negatives == 30).all()  # All but itself and its twin.
+  assert len(np.unique(store.arrays["retrieval_queries"])) == 16
+
+
+def test_lines_are_what_can_be_seen(cases):
+  loaded, _ = load(cases / "faults/blank_last_line")
+  assert len(list(loaded.retrieval())) == len(
+    list(load(cases / "formats/dpr")[0].retrieval())
+  )
+  loaded, _ = load(cases / "faults/invisible", "skip")
+  assert [r.text for r in loaded.monolingual()] == ["yksi", "kaksi"]
+
+
+@pytest.mark.parametrize(
+  "name", ["judged_but_missing", "query_without_judgement", "blank_lines"]
+)
+def test_judgements_are_as_trec_eval_has_them(cases, name):
+  (test,) = read_all(cases / "faults/eval" / name)
+  # Each query finds all passages of the corpus, those judged first.
+  run = {
+    query: {
+      passage.passage_id: float(passage.passage_id in test.qrels.get(query, {}))
+      for passage in test.passages
+    }
+    for query in test.queries
+  }
+  measures = ranking.measures(test.qrels, run)
+  found = {
+    "judged_but_missing": {"mrr@100": 1.0, "r@100": (1 + 1 / 2) / 2},
+    "query_without_judgement": {"mrr@100": 1.0, "r@100": 1.0},
+    "blank_lines": {"mrr@100": 1.0, "r@100": 1.0},
+  }[name]
+  assert {key: measures[key] for key in found} == pytest.approx(found)
+  assert len(test.queries) == (1 if name == "blank_lines" else 2)
+
+
+def test_headers_and_titles_are_recognised(cases):
+  (test,) = read_all(cases / "faults/eval/tsv_header")
+  assert test.qrels == {"q0": {"p0": 1}}
+  (test,) = read_all(cases / "faults/eval/crlf_title")
+  assert test.passages[0].title == "Norway"
+  assert test.passages[0].text.startswith("Norway is a country.")
+
+
+def test_codes_numbers_and_companions(cases):
+  loaded, _ = load(cases / "formats/language_codes")
+  assert sorted(r.language for r in loaded.monolingual()) == [
+    *("en", "es", "sr", "zh")
+  ]
+  loaded, _ = load(cases / "formats/leipzig")
+  assert not any(r.text[0].isdigit() for r in loaded.monolingual())
+  loaded, _ = load(cases / "formats/opus")
+  assert len(list(loaded.parallel())) == 2
+  notes = " ".join(loaded.notes())
+  for companion in ("GNOME.en-zh_CN.ids", "README", "LICENSE"):
+    assert companion in notes
+
+
+def test_a_models_code_does_not_run(cases, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(ValueError, match="evil"):
+    mlir_jax.load(str(cases / "faults/model_that_runs_code"))
+  assert not list(tmp_path.rglob("EXECUTED"))
