@@ -99,6 +99,10 @@ def address(
         f"--distributed: the cluster does not say; give --{flag}."
       )
   roll_call.split(coordinator)
+  if not 1 <= processes <= links.MOST_PROCESSES:
+    raise ValueError(
+      f"--processes={processes}: give 1 to {links.MOST_PROCESSES}."
+    )
   if not 0 <= process < processes:
     raise ValueError(
       f"--process={process}: of --processes={processes} the numbers are 0 to"
@@ -108,6 +112,9 @@ def address(
 
 
 STEP = "step"  # The phase of a process that is taking steps.
+# What a message about differing processes has at most.
+MOST_SHOWN = 50  # Lines.
+LONGEST_SHOWN = 300  # Characters of a name or a value.
 
 
 class Run:
@@ -157,6 +164,7 @@ class Run:
     self._behind: dict[int, float] = {}
     self._messages = threading.Condition()
     self._came: dict[str, dict[int, Mapping[str, Any]]] = {}
+    self._brought: set[str] = set()  # Meetings that this process came to.
     self._ending = threading.Lock()
     self._closing = False
     come = {
@@ -200,6 +208,7 @@ class Run:
     # As the others receive them; what JSON has no number for is text.
     items = json.loads(json.dumps(items), parse_constant=str)
     if self.process:
+      self._brought.add(name)
       self._links[0].send({"kind": "meet", "name": name, "items": items})
       self._await(f"agreed {name}", {0}, None)
       return
@@ -219,19 +228,21 @@ class Run:
     for number, theirs in sorted(self._came.get(name, {}).items()):
       for item in sorted(items.keys() | theirs.keys()):
         if items.get(item) != theirs.get(item):
-          value = repr(theirs.get(item))
+          value = _shown(theirs.get(item))
           differing.setdefault((item, value), []).append(
             str(self._links[number])
           )
     if differing:
+      lines = [
+        f"  {_shortened(links.printable(item))}: {_shown(items.get(item))} in"
+        f" process 0 ({self._name}), {value} in {', '.join(others)}"
+        for (item, value), others in sorted(differing.items())
+      ]
+      if len(lines) > MOST_SHOWN:
+        lines[MOST_SHOWN:] = [f"  and {len(lines) - MOST_SHOWN} more."]
       raise ValueError(
         "The processes of this run differ; start all of them with the same"
-        " code, config and data:\n"
-        + "\n".join(
-          f"  {links.printable(item)}: {items.get(item)!r} in process 0"
-          f" ({self._name}), {value} in {', '.join(others)}"
-          for (item, value), others in sorted(differing.items())
-        )
+        " code, config and data:\n" + "\n".join(lines)
       )
     self._tell({"kind": "agreed", "name": name})
 
@@ -334,8 +345,9 @@ class Run:
     """Handles what came over a link; None: it was closed."""
     try:
       if messages is not None:
-        link.quiet = 0.0
         for message in messages:
+          # Only what is signed shows that it lives, not any byte.
+          link.quiet = 0.0
           self._handle(link, message)
         return
       problem = "its connection closed"
@@ -361,6 +373,8 @@ class Run:
         self._stop(message["status"], message["text"])
       case "meet" | "agreed" | "passed" as kind:
         name = message["name"]
+        if kind == "agreed" and name not in self._brought:
+          raise links.DamagedError(f"{name!r} was not asked for")
         if kind != "meet":
           name = f"{kind} {name}"
         link.ended = name in ("end", "agreed end")
@@ -413,6 +427,16 @@ class Run:
     if self._ending.acquire(blocking=False):
       os.write(2, f"\nprocess {self.process}: {text}\n".encode())
       _exit(status)
+
+
+def _shortened(text: str) -> str:
+  if len(text) <= LONGEST_SHOWN:
+    return text
+  return f"{text[:LONGEST_SHOWN]}... ({len(text)} characters)"
+
+
+def _shown(value: Any) -> str:
+  return _shortened(repr(value))
 
 
 def _where(state: tuple[str, int]) -> str:

@@ -1181,22 +1181,49 @@ def address_cases() -> Iterator[scoreboard.Case]:
 
     return attack
 
+  def numbers(processes, process):
+    def attack(folder):
+      del folder
+      from mlir_jax.mesh import multihost
+
+      found = multihost.address("127.0.0.1:8000", processes, process)
+      scoreboard.expect(False, found)
+
+    return attack
+
+  for name, processes, process, flag in (
+    ("no processes", 0, 0, "--processes"),
+    ("fewer than none", -1, 0, "--processes"),
+    ("more processes than a system has", 2**31, 0, "--processes"),
+    ("more processes than it can count", 10**30, 1, "--processes"),
+    ("a process below 0", 2, -1, "--process"),
+    ("a process too many", 2, 2, "--process"),
+  ):
+    yield scoreboard.Case(
+      f"address/{name}",
+      "it is refused, and the flag is named",
+      numbers(processes, process),
+      (flag,),
+    )
+
   # 192.0.2.0/24 and 2001:db8::/32 are for examples: nobody has them.
-  for name, attack in {
-    "listens at a network's address": listens("192.0.2.1:PORT"),
-    "listens at IPv6's address": listens("[2001:db8::1]:PORT"),
-    "listens everywhere": listens("0.0.0.0:PORT"),
-    "listens everywhere by IPv6": listens("[::]:PORT"),
-    "listens everywhere by bind": listens("127.0.0.1:PORT", "0.0.0.0"),
-    "listens everywhere by an IPv6 bind": listens("127.0.0.1:PORT", "::"),
-    "listens everywhere by an empty bind": listens("127.0.0.1:PORT", ""),
-    "calls a network's address": calls("192.0.2.1:PORT"),
-    "calls a number of one part": calls("3221225985:PORT"),
-  }.items():
+  for name, attack, flag in (
+    ("listens at a network's", listens("192.0.2.1:PORT"), "--coordinator="),
+    ("listens at IPv6's", listens("[2001:db8::1]:PORT"), "--coordinator="),
+    ("listens at all", listens("0.0.0.0:PORT"), "--coordinator="),
+    ("listens at all by IPv6", listens("[::]:PORT"), "--coordinator="),
+    ("bind to all", listens("127.0.0.1:PORT", "0.0.0.0"), "bind_address"),
+    ("bind to all by IPv6", listens("127.0.0.1:PORT", "::"), "bind_address"),
+    ("an empty bind", listens("127.0.0.1:PORT", ""), "bind_address"),
+    ("a NUL in bind", listens("127.0.0.1:PORT", "::1\0"), "bind_address"),
+    ("calls a network's", calls("192.0.2.1:PORT"), "--coordinator="),
+    ("calls a bare number", calls("3221225985:PORT"), "--coordinator="),
+  ):
     yield scoreboard.Case(
       f"address/no secret, {name}",
       "it is refused: a secret is needed, or the address cannot be used",
       attack,
+      (flag,),
       seconds=10,
     )
   for name, coordinator in {
