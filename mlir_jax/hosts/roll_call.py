@@ -101,8 +101,9 @@ def _key(
   raise ValueError(
     f"{flag} is an address that other machines can reach, and there is no"
     f" secret. Give all processes the same one in {links.SECRET}, or in a file"
-    f" of mode 600 that {links.SECRET_FILE} names (e.g. of `openssl rand -hex 32`); the launchers do so. On a network that"
-    " nobody else can reach --insecure_check_in goes without."
+    f" of mode 600 that {links.SECRET_FILE} names (e.g. of `openssl rand -hex"
+    " 32`); the launchers do so. On a network that nobody else can reach"
+    " --insecure_check_in goes without."
   )
 
 

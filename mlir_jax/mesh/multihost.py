@@ -228,14 +228,15 @@ class Run:
     for number, theirs in sorted(self._came.get(name, {}).items()):
       for item in sorted(items.keys() | theirs.keys()):
         if items.get(item) != theirs.get(item):
-          value = _shown(theirs.get(item))
+          value = repr(theirs.get(item))
           differing.setdefault((item, value), []).append(
             str(self._links[number])
           )
     if differing:
       lines = [
-        f"  {_shortened(links.printable(item))}: {_shown(items.get(item))} in"
-        f" process 0 ({self._name}), {value} in {', '.join(others)}"
+        f"  {_shortened(links.printable(item))}:"
+        f" {_shortened(repr(items.get(item)))} in process 0 ({self._name}),"
+        f" {_shortened(value)} in {', '.join(others)}"
         for (item, value), others in sorted(differing.items())
       ]
       if len(lines) > MOST_SHOWN:
@@ -433,10 +434,6 @@ def _shortened(text: str) -> str:
   if len(text) <= LONGEST_SHOWN:
     return text
   return f"{text[:LONGEST_SHOWN]}... ({len(text)} characters)"
-
-
-def _shown(value: Any) -> str:
-  return _shortened(repr(value))
 
 
 def _where(state: tuple[str, int]) -> str:

@@ -337,7 +337,7 @@ def test_on_a_network_a_secret_is_needed(capsys):
   ):
     with pytest.raises(ValueError, match=r"MLIR_JAX_SECRET.*insecure_check_in"):
       start()
-  with pytest.raises(ValueError, match="^--coordinator_bind_address=0.0.0.0"):
+  with pytest.raises(ValueError, match="coordinator_bind_address=0"):
     roll_call.listen("127.0.0.1:1234", 2, "here", seconds=LIMIT, bind="0.0.0.0")
   # It goes on to the next problem.
   with pytest.raises(ValueError, match="not an address of this machine"):
