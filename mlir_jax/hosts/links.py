@@ -13,7 +13,7 @@ Then each side sends frames: the length of the JSON (4), the JSON, and its
 signature (32), the HMAC over the frame's number (from 0), the length and the
 JSON. The key of each direction is an HMAC of the secret over both random
 numbers: what was recorded from one connection has no value in another one. The
-messages are signed, not encrypted: who listens to the network can read them.
+messages are signed, not encrypted: whoever listens to the network reads them.
 """
 
 import contextlib
@@ -302,7 +302,7 @@ class Link:
     self._lock = threading.Lock()
 
   def admit(self, number: int, host: str) -> None:
-    """Says who the other is, once it has come to the roll call."""
+    """Records who the other process is; from then on it may say more."""
     self.number, self.host = number, host
     self.longest = LONGEST
     self.connection.settimeout(10.0)

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 
 from mlir_jax.hosts import links
 
-HANDSHAKE_SECONDS = 10.0  # All that a caller may take to say who it is.
+HANDSHAKE_SECONDS = 10.0  # In which a caller must say who it is.
 MOST_WAITING = 128  # Callers that have not yet said who they are.
 QUEUE = 128  # Connections that the system holds until they are accepted.
 MOST_TOLD = 5  # Callers that are printed when they are turned away.
@@ -43,8 +43,9 @@ def split(coordinator: str) -> tuple[str, int]:
 
 
 def _is_host(text: str) -> bool:
-  # The system would read a name up to its NUL, and "" as all addresses.
-  return bool(text) and text.isprintable() and not set(text) & set(" []/")
+  # The system reads a name up to its NUL, and "" as all addresses.
+  is_short = 0 < len(text) <= links.LONGEST_NAME
+  return is_short and text.isprintable() and not set(text) & set(" []/")
 
 
 def bind_address(coordinator: str, bind: str | None) -> str:
@@ -201,7 +202,7 @@ class _Door:
 
   def wait(self, deadline: float) -> list[tuple[links.Link, dict]]:
     """Waits until something comes; returns who has said who it is."""
-    first = next(iter(self._waiting), None)  # The one with the least time.
+    first = next(iter(self._waiting), None)  # It has the least time left.
     until = min(deadline, first.deadline) if first else deadline
     ready = self._selector.select(max(until - time.monotonic(), 0.0))
     came = []
@@ -242,7 +243,7 @@ class _Door:
       connection, address = listener.accept()
     except BlockingIOError:
       return
-    except OSError:  # It is gone, or this process has no file left.
+    except OSError:  # It is gone, or this process has too many open files.
       if self._waiting:
         self._turn_away(next(iter(self._waiting)), "too many are waiting")
       time.sleep(0.01)

@@ -10,11 +10,10 @@ it. Over them go, as signed messages (`hosts.links`),
 - every `beat` seconds each process' phase and step, from a thread of its own;
 - how a process ended, if it ended otherwise than together with the others.
 
-The rule by which the watchdog calls a process lost, so that a slow one is
-never called so:
+When the watchdog calls a process lost (a slow process never is):
 
 - its connection closed before it said that it ended: it died, at once;
-- or nothing was heard of it for `silent_seconds`: it was stopped, or its
+- or no message came from it for `silent_seconds`: it was stopped, or its
   machine or network is gone. Its thread beats whatever its main thread does:
   preparing, compiling, evaluating and saving may take as long as they will;
 - or, with its thread alive, it has stood between two steps for
@@ -25,9 +24,9 @@ Where all wait for one another at the same step nobody is called stuck: then
 it is a device, or the network, of which the runtime has its own time limits.
 Time counts only while the judge runs itself: after a stop of its own it
 accuses nobody. Process 0 judges the others (and whether it hangs itself), the
-others judge process 0. Whoever finds another lost, or hears so of process 0,
-prints who it was and ends at once, with `EXIT_LOST`, whatever its main thread
-waits for.
+others judge process 0. A process that finds another lost, or hears it from
+process 0, prints who it was and ends at once, with `EXIT_LOST`, whatever its
+main thread waits for.
 
 A process that fails says so before it ends; the others end with its status.
 
@@ -399,7 +398,7 @@ class Run:
     states[0] = self._state
     furthest = max(step for _, step in states.values())
     for number, (phase, step) in states.items():
-      # One that is silent, too, is not called stuck: the other rule's it is.
+      # Of a silent process the last state is old: it is lost by its silence.
       if number and self._links[number].quiet >= 3 * self._beat:
         continue
       waited_for = phase == STEP and step < furthest
@@ -560,7 +559,7 @@ def join(
     shutdown_timeout_seconds=3600,
   )
   # JAX has put its handler of SIGTERM in the place of Python's, which stays
-  # in charge and calls it when a stop can be honoured.
+  # in charge and calls it when the run can stop.
   handler = libc_signal(signal.SIGTERM, ctypes.c_void_p(1))  # SIG_IGN.
   signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
   _notify_jax = ctypes.CFUNCTYPE(None, ctypes.c_int)(handler)
