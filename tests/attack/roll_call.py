@@ -32,11 +32,11 @@ SECONDS = 2.5  # How long the real processes wait for one another.
 # --- The real processes -------------------------------------------------------
 
 
-def take_part(process, processes, port, key, log):
+def take_part(process, processes, port, key, log, seconds):
   """A real process of a run that has nothing to compute; it exits."""
   from mlir_jax.mesh import multihost
 
-  roll_call.HANDSHAKE_SECONDS = SECONDS  # So that an attack is quick.
+  roll_call.HANDSHAKE_SECONDS = seconds  # So that an attack is quick.
   file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
   os.dup2(file, 1)
   os.dup2(file, 2)
@@ -45,11 +45,11 @@ def take_part(process, processes, port, key, log):
       f"127.0.0.1:{port}",
       processes,
       process,
-      check_in_seconds=SECONDS,
-      silent_seconds=SECONDS,
+      check_in_seconds=seconds,
+      silent_seconds=seconds,
       secret=key,
     )
-    run.meet("settings", {"config": "the same"}, SECONDS)
+    run.meet("settings", {"config": "the same"}, seconds)
     run.leave()
   except ValueError as error:
     print(f"refused: {error}", file=sys.stderr, flush=True)
@@ -77,8 +77,11 @@ def free_port() -> int:
 class Meeting:
   """A run of real processes on loopback; ends them at the block's end."""
 
-  def __init__(self, folder: pathlib.Path, processes: int = 2):
+  def __init__(
+    self, folder: pathlib.Path, processes: int = 2, seconds: float = SECONDS
+  ):
     self.folder = folder
+    self.seconds = seconds
     self.processes = processes
     self.port = free_port()
     self.started = {}
@@ -98,7 +101,7 @@ class Meeting:
       target=take_part,
       args=(
         *(process, self.processes, port or self.port, key),
-        str(self.log(process)),
+        *(str(self.log(process)), self.seconds),
       ),
     )
     self.started[process].start()
@@ -818,7 +821,9 @@ class Relay:
 
 def in_the_middle(folder: pathlib.Path, bend: Callable, done: bool) -> None:
   """A run of two over a relay."""
-  with Meeting(folder) as meeting, Relay(meeting.port, bend) as port:
+  # Those that cannot meet take all of their time.
+  meeting = Meeting(folder, seconds=SECONDS if done else SECONDS / 2)
+  with meeting, Relay(meeting.port, bend) as port:
     meeting.start(0)
     meeting.start(1, port)
     statuses = meeting.ends()
@@ -1041,7 +1046,7 @@ def imposter_cases() -> Iterator[scoreboard.Case]:
   }.items():
 
     def attack(folder, act=act):
-      with Meeting(folder) as meeting:
+      with Meeting(folder, seconds=SECONDS / 2) as meeting:
         serve(meeting, act)
 
     yield scoreboard.Case(f"imposter/{name}", right, attack)
