@@ -47,18 +47,17 @@ while getopts n:d:w:r: flag; do
     r) retries=$OPTARG ;;
     *) usage ;;
   esac
+  whole "-$flag" "$OPTARG"
 done
 shift $((OPTIND - 1))
 [[ -n $processes && $# -gt 0 ]] || usage
-whole -n "$processes"
-whole -w "$limit"
-whole -r "$retries"
-[[ -z $devices ]] || whole -d "$devices"
 
+# As the trainer reads its flags: the last --workdir counts, and none behind --.
 workdir=''
 arguments=("$@")
 for ((i = 0; i < $#; i++)); do
   case ${arguments[i]} in
+    --) break ;;
     --workdir=* | -workdir=*) workdir=${arguments[i]#*=} ;;
     --workdir | -workdir) workdir=${arguments[i + 1]:-} ;;
   esac

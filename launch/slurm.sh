@@ -41,9 +41,15 @@ number() {
 number SLURM_JOB_ID "$SLURM_JOB_ID"
 number SLURM_RESTART_COUNT "${SLURM_RESTART_COUNT:=0}"
 number SLURM_CPUS_PER_TASK "${SLURM_CPUS_PER_TASK:=1}"
+# As the trainer reads its flags: the last --workdir counts, and none behind --.
 workdir=''
-for argument; do
-  case $argument in --workdir=*) workdir=${argument#*=} ;; esac
+arguments=("$@")
+for ((i = 0; i < $#; i++)); do
+  case ${arguments[i]} in
+    --) break ;;
+    --workdir=* | -workdir=*) workdir=${arguments[i]#*=} ;;
+    --workdir | -workdir) workdir=${arguments[i + 1]:-} ;;
+  esac
 done
 [[ -n $workdir ]] || refuse "Give --workdir=FOLDER behind the script's name."
 # As the trainer does: the shell leaves a ~ behind a = as it is.

@@ -50,7 +50,7 @@ named() {
     refuse "$(printf '%s=%q: not a name.' "$1" "$2")"
 }
 
-name='' zone='' type='''' runtime='' spot='' setup='' python=python3
+name='' zone='' type='' runtime='' spot='' setup='' python=python3
 limit=300 retries=3
 while (($#)); do
   case $1 in
@@ -67,7 +67,10 @@ while (($#)); do
       shift
       break
       ;;
-    *) usage ;;
+    *)
+      say "$(printf '%q' "$1"): this launcher has no such flag."
+      usage
+      ;;
   esac
   shift
 done
@@ -79,9 +82,15 @@ named --zone "$zone"
 whole --limit "$limit"
 whole --retries "$retries"
 [[ -z $type || -n $runtime ]] || refuse "--type=$type: give --runtime, too."
+# As the trainer reads its flags: the last --workdir counts, and none behind --.
 workdir=''
-for argument; do
-  case $argument in --workdir=*) workdir=${argument#*=} ;; esac
+arguments=("$@")
+for ((i = 0; i < $#; i++)); do
+  case ${arguments[i]} in
+    --) break ;;
+    --workdir=* | -workdir=*) workdir=${arguments[i]#*=} ;;
+    --workdir | -workdir) workdir=${arguments[i + 1]:-} ;;
+  esac
 done
 [[ $workdir == gs://* ]] ||
   refuse "--workdir=$workdir: the hosts share no disk; give a gs:// folder."

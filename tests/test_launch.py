@@ -288,6 +288,7 @@ def test_a_second_signal_kills_at_once(tmp_path):
     (["-n", "3", "-d", "8", "--", "--workdir=w"], "-d 8 does not divide"),
     (["-n", "2", "--", "--config=c"], "Give --workdir=FOLDER"),
     (["-n", "2", "--", "--workdir=gs://b/r"], "a local folder"),
+    (["-n", "2", "--", "--", "--workdir=w"], "Give --workdir=FOLDER"),
     (["-n", "x", "--", "--workdir=w"], "-n x: give a whole number"),
     (["--", "--workdir=w"], "launch/local.sh -n N"),
   ],
@@ -684,8 +685,6 @@ NAMES = "a '\"; touch made #$(touch made)`touch made`\n* ~"
 @pytest.mark.parametrize("value", [RUNS, "010", "1" * 30, "0x2", "-1", "0", ""])
 @pytest.mark.parametrize("flag", ["-n", "-d", "-w", "-r"])
 def test_local_computes_with_numbers_alone(tmp_path, flag, value):
-  if flag == "-d" and not value:
-    pytest.skip("as if it were not given")
   for gpus in ({}, {"CUDA_VISIBLE_DEVICES": "4,5", "JAX_PLATFORMS": ""}):
     done = subprocess.run(
       [LAUNCH / "local.sh", "-n", "1", flag, value, "--", "--workdir=w"],
@@ -755,6 +754,7 @@ def test_names_are_no_commands_and_each_start_has_a_secret(tmp_path):
     (("--name=--project=x",), "--name=--project=x: not a name"),
     (("--name=$(touch made)",), "not a name"),
     (("--zone=-z",), "--zone=-z: not a name"),
+    (("--nmae=x",), "--nmae=x: this launcher has no such flag"),
     (("--type=a b", "--runtime=r"), "not a name"),
   ],
 )

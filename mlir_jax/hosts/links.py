@@ -13,7 +13,7 @@ Then each side sends frames: the length of the JSON (4), the JSON, and its
 signature (32), the HMAC over the frame's number (from 0), the length and the
 JSON. The key of each direction is an HMAC of the secret over both random
 numbers: what was recorded from one connection has no value in another one. The
-messages are signed, not encrypted: who listens to the network can read them.
+messages are signed, not encrypted: whoever listens to the network reads them.
 """
 
 import contextlib
@@ -41,6 +41,7 @@ BANNER = b"mlir_jax roll call 1\n"
 SIZE = 32  # Bytes of a random number, and of a signature.
 ANOTHER_SECRET = bytes(SIZE)
 
+MOST_PROCESSES = 2**20
 LONGEST_NAME = 255
 LONGEST_TEXT = 2**16
 LONGEST_HELLO = 2**12  # Bytes of a first message.
@@ -175,8 +176,8 @@ _NAME = {"name": _is_text(LONGEST_NAME)}
 _FIELDS = {
   # At the roll call: who calls, and who answers when all have come.
   "hello": {
-    "process": _is_whole(1, 2**31),
-    "processes": _is_whole(2, 2**31),
+    "process": _is_whole(1, MOST_PROCESSES),
+    "processes": _is_whole(2, MOST_PROCESSES),
     **_NAME,
   },
   "welcome": _NAME,
@@ -215,10 +216,21 @@ def _no_constant(name: str) -> None:
   raise ValueError(f"{name} is not JSON")
 
 
+def _object(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+  found = dict(fields)
+  if len(found) < len(fields):
+    raise ValueError("a field is there twice")
+  return found
+
+
 def _parse(payload: bytes, kinds: Iterable[str]) -> Mapping[str, Any]:
   """A message of one of the kinds; its texts are safe to print."""
   try:
-    message = json.loads(payload.decode("utf-8"), parse_constant=_no_constant)
+    message = json.loads(
+      payload.decode("utf-8"),
+      parse_constant=_no_constant,
+      object_pairs_hook=_object,
+    )
     problem = _problem(message, kinds)
   except (ValueError, RecursionError) as error:
     problem = f"it is not JSON: {str(error)[:80]}"
@@ -290,7 +302,7 @@ class Link:
     self._lock = threading.Lock()
 
   def admit(self, number: int, host: str) -> None:
-    """Says who the other is, once it has come to the roll call."""
+    """Records who the other process is; from then on it may say more."""
     self.number, self.host = number, host
     self.longest = LONGEST
     self.connection.settimeout(10.0)

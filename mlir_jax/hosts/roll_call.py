@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 
 from mlir_jax.hosts import links
 
-HANDSHAKE_SECONDS = 10.0  # All that a caller may take to say who it is.
+HANDSHAKE_SECONDS = 10.0  # In which a caller must say who it is.
 MOST_WAITING = 128  # Callers that have not yet said who they are.
 QUEUE = 128  # Connections that the system holds until they are accepted.
 MOST_TOLD = 5  # Callers that are printed when they are turned away.
@@ -32,18 +32,35 @@ def split(coordinator: str) -> tuple[str, int]:
     ValueError: naming the flag.
   """
   host, _, port = coordinator.rpartition(":")
-  host = host.removeprefix("[").removesuffix("]")
+  if host.startswith("[") and host.endswith("]"):
+    host = host[1:-1]
   is_number = port.isascii() and port.isdigit() and len(port) < 6
-  if not host or not is_number or not 0 < int(port) < 2**16:
-    raise ValueError(f"--coordinator={coordinator}: give HOST:PORT.")
+  if not _is_host(host) or not is_number or not 0 < int(port) < 2**16:
+    raise ValueError(
+      f"--coordinator={links.printable(coordinator)}: give HOST:PORT."
+    )
   return host, int(port)
 
 
+def _is_host(text: str) -> bool:
+  # The system reads a name up to its NUL, and "" as all addresses.
+  is_short = 0 < len(text) <= links.LONGEST_NAME
+  return is_short and text.isprintable() and not set(text) & set(" []/")
+
+
 def bind_address(coordinator: str, bind: str | None) -> str:
-  """Where process 0 listens, as JAX takes it: "HOST:PORT"."""
-  if not bind:
-    return coordinator
+  """Where process 0 listens, as JAX takes it: "HOST:PORT".
+
+  Raises:
+    ValueError: naming the flag that is wrong.
+  """
   _, port = split(coordinator)
+  if bind is None:
+    return coordinator
+  if not _is_host(bind):
+    raise ValueError(
+      f"{BIND_FLAG}={links.printable(bind)}: give an address of this machine."
+    )
   return f"[{bind}]:{port}" if ":" in bind else f"{bind}:{port}"
 
 
@@ -64,10 +81,16 @@ def _is_loopback(address: tuple) -> bool:
 def _key(
   secret: bytes | None,
   insecure: bool,
-  coordinator: str,
+  flag: str,
   found: Iterable[tuple[int, tuple]],
 ) -> bytes:
   """The key of the roll call; without a secret, one that anybody knows.
+
+  Args:
+    secret: If there is one.
+    insecure: Whether none is needed.
+    flag: What gave the addresses, as "--flag=value".
+    found: The addresses.
 
   Raises:
     ValueError: if a secret is needed and there is none.
@@ -77,11 +100,11 @@ def _key(
   if insecure or all(_is_loopback(address) for _, address in found):
     return b""
   raise ValueError(
-    f"--coordinator={coordinator} is an address that other machines can reach,"
-    f" and there is no secret. Give all processes the same one in"
-    f" {links.SECRET}, or in a file of mode 600 that {links.SECRET_FILE} names"
-    " (e.g. of `openssl rand -hex 32`); the launchers do so. On a network that"
-    " nobody else can reach --insecure_check_in goes without."
+    f"{flag} is an address that other machines can reach, and there is no"
+    f" secret. Give all processes the same one in {links.SECRET}, or in a file"
+    f" of mode 600 that {links.SECRET_FILE} names (e.g. of `openssl rand -hex"
+    " 32`); the launchers do so. On a network that nobody else can reach"
+    " --insecure_check_in goes without."
   )
 
 
@@ -179,7 +202,7 @@ class _Door:
 
   def wait(self, deadline: float) -> list[tuple[links.Link, dict]]:
     """Waits until something comes; returns who has said who it is."""
-    first = next(iter(self._waiting), None)  # The one with the least time.
+    first = next(iter(self._waiting), None)  # It has the least time left.
     until = min(deadline, first.deadline) if first else deadline
     ready = self._selector.select(max(until - time.monotonic(), 0.0))
     came = []
@@ -220,7 +243,7 @@ class _Door:
       connection, address = listener.accept()
     except BlockingIOError:
       return
-    except OSError:  # It is gone, or this process has no file left.
+    except OSError:  # It is gone, or this process has too many open files.
       if self._waiting:
         self._turn_away(next(iter(self._waiting)), "too many are waiting")
       time.sleep(0.01)
@@ -257,9 +280,14 @@ class _Door:
 
 
 def _open(
-  coordinator: str, found: Sequence[tuple[int, tuple]], backlog: int
+  flag: str, found: Sequence[tuple[int, tuple]], backlog: int
 ) -> list[socket.socket]:
   """Listens at all of the addresses that are this machine's.
+
+  Args:
+    flag: What gave the addresses, as "--flag=value".
+    found: The addresses.
+    backlog: Connections that the system holds until they are accepted.
 
   Raises:
     ValueError: if none is, or the port is in use.
@@ -277,11 +305,11 @@ def _open(
         continue
       for listener in listeners:
         listener.close()
-      raise ValueError(f"--coordinator={coordinator}: {error}") from error
+      raise ValueError(f"{flag}: {error}") from error
   if not listeners:
     where = ", ".join(address[0] for _, address in found)
     raise ValueError(
-      f"--coordinator={coordinator}: {where} is not an address of this machine,"
+      f"{flag}: {where} is not an address of this machine,"
       f" on which process 0 runs. Give {BIND_FLAG}=ADDRESS if it has another"
       f" one here ({absent})."
     )
@@ -317,29 +345,28 @@ def listen(
     ValueError: if the address cannot be used, a secret is missing, or the
       number or the count of another process does not fit.
   """
-  host, port = split(coordinator)
+  host, port = split(bind_address(coordinator, bind))
+  flag = f"{BIND_FLAG}={bind}" if bind else f"--coordinator={coordinator}"
   deadline = time.monotonic() + seconds
   waits = False
   while True:
     try:
-      found = _resolve(bind or host, port)
+      found = _resolve(host, port)
       break
     except OSError as error:
-      if bind:
-        raise ValueError(f"{BIND_FLAG}={bind}: {error}") from error
-      if time.monotonic() > deadline:
-        raise ValueError(f"--coordinator={coordinator}: {error}") from error
+      if bind or time.monotonic() > deadline:
+        raise ValueError(f"{flag}: {error}") from error
       if not waits:  # The name of a new pod is known a little late.
         print(f"Waiting for an address of {host}: {error}", file=sys.stderr)
       waits = True
       time.sleep(0.5)
-  key = _key(secret, insecure, coordinator, found)
+  key = _key(secret, insecure, flag, found)
   hidden = "" if bind else _hidden(host, found)
   if hidden:
     print(hidden, file=sys.stderr)
   came: dict[int, links.Link] = {}
   with contextlib.ExitStack() as stack:
-    listeners = _open(coordinator, found, max(processes, QUEUE))
+    listeners = _open(flag, found, max(processes, QUEUE))
     for listener in listeners:
       stack.enter_context(listener)
     door = stack.enter_context(contextlib.closing(_Door(listeners, key)))
@@ -457,7 +484,7 @@ def call(
   while True:
     try:
       found = _resolve(host, port)
-      key = _key(secret, insecure, coordinator, found)
+      key = _key(secret, insecure, f"--coordinator={coordinator}", found)
       link = _introduce(_connect(found), coordinator, key)
       break
     except OSError as error:

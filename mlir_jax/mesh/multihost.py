@@ -10,11 +10,10 @@ it. Over them go, as signed messages (`hosts.links`),
 - every `beat` seconds each process' phase and step, from a thread of its own;
 - how a process ended, if it ended otherwise than together with the others.
 
-The rule by which the watchdog calls a process lost, so that a slow one is
-never called so:
+When the watchdog calls a process lost (a slow process never is):
 
 - its connection closed before it said that it ended: it died, at once;
-- or nothing was heard of it for `silent_seconds`: it was stopped, or its
+- or no message came from it for `silent_seconds`: it was stopped, or its
   machine or network is gone. Its thread beats whatever its main thread does:
   preparing, compiling, evaluating and saving may take as long as they will;
 - or, with its thread alive, it has stood between two steps for
@@ -25,9 +24,9 @@ Where all wait for one another at the same step nobody is called stuck: then
 it is a device, or the network, of which the runtime has its own time limits.
 Time counts only while the judge runs itself: after a stop of its own it
 accuses nobody. Process 0 judges the others (and whether it hangs itself), the
-others judge process 0. Whoever finds another lost, or hears so of process 0,
-prints who it was and ends at once, with `EXIT_LOST`, whatever its main thread
-waits for.
+others judge process 0. A process that finds another lost, or hears it from
+process 0, prints who it was and ends at once, with `EXIT_LOST`, whatever its
+main thread waits for.
 
 A process that fails says so before it ends; the others end with its status.
 
@@ -99,6 +98,10 @@ def address(
         f"--distributed: the cluster does not say; give --{flag}."
       )
   roll_call.split(coordinator)
+  if not 1 <= processes <= links.MOST_PROCESSES:
+    raise ValueError(
+      f"--processes={processes}: give 1 to {links.MOST_PROCESSES}."
+    )
   if not 0 <= process < processes:
     raise ValueError(
       f"--process={process}: of --processes={processes} the numbers are 0 to"
@@ -108,6 +111,9 @@ def address(
 
 
 STEP = "step"  # The phase of a process that is taking steps.
+# What a message about differing processes has at most.
+MOST_SHOWN = 50  # Lines.
+LONGEST_SHOWN = 300  # Characters of a name or a value.
 
 
 class Run:
@@ -157,6 +163,7 @@ class Run:
     self._behind: dict[int, float] = {}
     self._messages = threading.Condition()
     self._came: dict[str, dict[int, Mapping[str, Any]]] = {}
+    self._brought: set[str] = set()  # Meetings that this process came to.
     self._ending = threading.Lock()
     self._closing = False
     come = {
@@ -200,6 +207,7 @@ class Run:
     # As the others receive them; what JSON has no number for is text.
     items = json.loads(json.dumps(items), parse_constant=str)
     if self.process:
+      self._brought.add(name)
       self._links[0].send({"kind": "meet", "name": name, "items": items})
       self._await(f"agreed {name}", {0}, None)
       return
@@ -224,14 +232,17 @@ class Run:
             str(self._links[number])
           )
     if differing:
+      lines = [
+        f"  {_shortened(links.printable(item))}:"
+        f" {_shortened(repr(items.get(item)))} in process 0 ({self._name}),"
+        f" {_shortened(value)} in {', '.join(others)}"
+        for (item, value), others in sorted(differing.items())
+      ]
+      if len(lines) > MOST_SHOWN:
+        lines[MOST_SHOWN:] = [f"  and {len(lines) - MOST_SHOWN} more."]
       raise ValueError(
         "The processes of this run differ; start all of them with the same"
-        " code, config and data:\n"
-        + "\n".join(
-          f"  {links.printable(item)}: {items.get(item)!r} in process 0"
-          f" ({self._name}), {value} in {', '.join(others)}"
-          for (item, value), others in sorted(differing.items())
-        )
+        " code, config and data:\n" + "\n".join(lines)
       )
     self._tell({"kind": "agreed", "name": name})
 
@@ -334,8 +345,9 @@ class Run:
     """Handles what came over a link; None: it was closed."""
     try:
       if messages is not None:
-        link.quiet = 0.0
         for message in messages:
+          # Only what is signed shows that it lives, not any byte.
+          link.quiet = 0.0
           self._handle(link, message)
         return
       problem = "its connection closed"
@@ -361,6 +373,8 @@ class Run:
         self._stop(message["status"], message["text"])
       case "meet" | "agreed" | "passed" as kind:
         name = message["name"]
+        if kind == "agreed" and name not in self._brought:
+          raise links.DamagedError(f"{name!r} was not asked for")
         if kind != "meet":
           name = f"{kind} {name}"
         link.ended = name in ("end", "agreed end")
@@ -384,7 +398,7 @@ class Run:
     states[0] = self._state
     furthest = max(step for _, step in states.values())
     for number, (phase, step) in states.items():
-      # One that is silent, too, is not called stuck: the other rule's it is.
+      # Of a silent process the last state is old: it is lost by its silence.
       if number and self._links[number].quiet >= 3 * self._beat:
         continue
       waited_for = phase == STEP and step < furthest
@@ -413,6 +427,12 @@ class Run:
     if self._ending.acquire(blocking=False):
       os.write(2, f"\nprocess {self.process}: {text}\n".encode())
       _exit(status)
+
+
+def _shortened(text: str) -> str:
+  if len(text) <= LONGEST_SHOWN:
+    return text
+  return f"{text[:LONGEST_SHOWN]}... ({len(text)} characters)"
 
 
 def _where(state: tuple[str, int]) -> str:
@@ -539,7 +559,7 @@ def join(
     shutdown_timeout_seconds=3600,
   )
   # JAX has put its handler of SIGTERM in the place of Python's, which stays
-  # in charge and calls it when a stop can be honoured.
+  # in charge and calls it when the run can stop.
   handler = libc_signal(signal.SIGTERM, ctypes.c_void_p(1))  # SIG_IGN.
   signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
   _notify_jax = ctypes.CFUNCTYPE(None, ctypes.c_int)(handler)

@@ -81,6 +81,7 @@ def sign(link, payload):
     b'{"kind": "at", "phase": "step", "step": -2}',
     b'{"kind": "at", "phase": "step", "step": 1, "more": 1}',
     b'{"kind": "at", "phase": "%s", "step": 1}' % (b"x" * 300),
+    b'{"kind": "at", "phase": "step", "step": 1, "step": 2}',
     b'{"kind": ["at"]}',
     b'{"kind": "agreed", "name": "start"}',  # Process 0 says this.
     b'{"kind": "hello", "process": 0, "processes": 2, "name": "x"}',

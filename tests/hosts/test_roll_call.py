@@ -303,6 +303,17 @@ def test_it_listens_at_its_own_address_alone():
   assert roll_call.bind_address(elsewhere, None) == elsewhere
 
 
+@pytest.mark.parametrize("host", ["", "[::1", "a b", "127.0.0.1\0", "\x1b[2J"])
+def test_what_is_not_an_address_is_refused_and_not_printed_raw(host):
+  for coordinator, bind, flag in (
+    (f"{host}:1234", None, "--coordinator="),
+    ("127.0.0.1:1234", host, f"{roll_call.BIND_FLAG}="),
+  ):
+    with pytest.raises(ValueError, match=f"^{flag}") as refused:
+      roll_call.listen(coordinator, 2, "here", seconds=LIMIT, bind=bind)
+    assert str(refused.value).isprintable()
+
+
 def test_a_name_that_other_machines_do_not_reach_is_told(monkeypatch, capsys):
   asked = socket.getaddrinfo
   monkeypatch.setattr(
@@ -326,6 +337,8 @@ def test_on_a_network_a_secret_is_needed(capsys):
   ):
     with pytest.raises(ValueError, match=r"MLIR_JAX_SECRET.*insecure_check_in"):
       start()
+  with pytest.raises(ValueError, match="coordinator_bind_address=0"):
+    roll_call.listen("127.0.0.1:1234", 2, "here", seconds=LIMIT, bind="0.0.0.0")
   # It goes on to the next problem.
   with pytest.raises(ValueError, match="not an address of this machine"):
     roll_call.listen(address, 2, "here", seconds=LIMIT, insecure=True)
