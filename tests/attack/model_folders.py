@@ -427,6 +427,11 @@ def files() -> Iterator[Damage]:
   )
 
 
+def is_shape(value) -> bool:
+  """Whether a field could have the value, in another model."""
+  return type(value) is int and value in (0, 1, 3, *range(22, 59), 10**12)
+
+
 def shapes() -> Iterator[Damage]:
   """Fields of config.json that shape the encoder."""
   heads, wide = "num_attention_heads", "hidden_size"
@@ -457,7 +462,8 @@ def shapes() -> Iterator[Damage]:
       yield Damage(
         f"config.json: {field} = {value!r}",
         sets("config.json", **{field: value}),
-        ("config.json", field),
+        # Of a shape that the weights do not have, the tensor is named.
+        ("config.json",) if is_shape(value) else ("config.json", field),
         refuse=not may_pass,
         trains=value in (10**12, "unknown") and field != "initializer_range",
       )
@@ -481,7 +487,7 @@ def shapes() -> Iterator[Damage]:
     yield Damage(
       f"xlm-roberta: config.json: pad_token_id = {value!r}",
       sets("config.json", pad_token_id=value),
-      ("config.json", "pad_token_id"),
+      ("config.json",),
       family="xlm-roberta",
       refuse=value != 2,
       by_oracle=True,
@@ -534,7 +540,9 @@ def shapes() -> Iterator[Damage]:
         sets("config.json", **{field: value}),
         ("config.json",),
         family="modernbert",
-        refuse=value != 10**12,
+        # Without rope_parameters transformers has its own.
+        refuse=value not in (10**12, {}),
+        by_oracle=True,
       )
 
 
@@ -546,9 +554,8 @@ def weights() -> Iterator[Damage]:
     return Damage(
       f"weights: {name}",
       do,
-      names or ("safetensors",),
-      refuse=True,
-      **more,
+      names or ("model",),
+      **({"refuse": True} | more),
     )
 
   def at(path, change):
@@ -593,9 +600,7 @@ def weights() -> Iterator[Damage]:
     same=True,
     tolerance=5e-2,
   )
-  yield Damage(
-    "weights: float64", torch_tensors(torch.float64), same=True, tolerance=1e-5
-  )
+  yield Damage("weights: float64", torch_tensors(torch.float64), ("weight",))
   yield told("int8", torch_tensors(torch.int8), "weight", trains=True)
   yield told("float8", torch_tensors(torch.float8_e4m3fn), "weight")
   yield told("bool", torch_tensors(torch.bool), "weight")
@@ -778,7 +783,10 @@ def indexes() -> Iterator[Damage]:
 
   def told(name, change, *names, **more):
     return Damage(
-      f"index: {name}", shards(change), names or (INDEX,), refuse=True, **more
+      f"index: {name}",
+      shards(change),
+      names or (INDEX,),
+      **({"refuse": True} | more),
     )
 
   def point(to):
@@ -831,6 +839,7 @@ def indexes() -> Iterator[Damage]:
         for name, file in index["weight_map"].items()
       }
     ),
+    "is missing",
   )
   yield told(
     "a tensor left out",
@@ -838,6 +847,7 @@ def indexes() -> Iterator[Damage]:
       index["weight_map"].pop(a_tensor(index["weight_map"])) and None
     ),
     "query.weight",
+    refuse=False,  # All that the files hold is read, as transformers does.
   )
   for kind, damage in FILE_DAMAGE.items():
     if kind not in ("NaN", "5,000 digits"):
@@ -863,7 +873,10 @@ def module_lists() -> Iterator[Damage]:
 
   def told(name, do, *names, **more):
     return Damage(
-      f"modules: {name}", do, names or ("modules.json",), refuse=True, **more
+      f"modules: {name}",
+      do,
+      names or ("modules.json",),
+      **({"refuse": True} | more),
     )
 
   def module(number, **fields):
@@ -902,8 +915,8 @@ def module_lists() -> Iterator[Damage]:
   )
   yield told("a path that is a number", module(1, path=1))
   yield told("a path that is null", module(1, path=None))
-  yield told("a path with NUL", module(1, path="a\0b"))
-  yield told("a path that is a file", module(1, path="config.json"))
+  yield told("a path with NUL", module(1, path="a\0b"), "a\0b")
+  yield told("a path that is a file", module(1, path="config.json"), "config")
   yield told(
     "a path that is not there", module(1, path="7_Pooling"), "7_Pooling"
   )
@@ -982,7 +995,7 @@ def module_lists() -> Iterator[Damage]:
   yield told("dense: another width", projection(out_features=9), "3_Dense")
   yield told("dense: other input", projection(in_features=23), "3_Dense")
   yield told(
-    "dense: a width of 10**12", projection(out_features=10**12), "out_features"
+    "dense: a width of 10**12", projection(out_features=10**12), "3_Dense"
   )
   yield told(
     "dense: a width that is a word",
@@ -1036,6 +1049,7 @@ def module_lists() -> Iterator[Damage]:
     "a width that is not the model's",
     pooling(embedding_dimension=25),
     "embedding_dimension",
+    refuse=False,  # The vectors do not depend on it.
   )
   yield told(
     "a pooling field that nobody knows",
@@ -1106,7 +1120,8 @@ def module_lists() -> Iterator[Damage]:
       f"prompts: {name}",
       sets(SETTINGS, prompts=value, default_prompt_name=None),
       (SETTINGS, "prompts"),
-      refuse=True,
+      refuse=name != "null inside",
+      by_oracle=True,  # It reads null as no prompt.
       trains=name in ("a list", "null inside"),
     )
   for value in ("nobody", 5, ["query"]):
@@ -1137,7 +1152,7 @@ def tokenizers() -> Iterator[Damage]:
 
   def told(name, do, *names, **more):
     return Damage(
-      f"tokenizer: {name}", do, names or (file,), refuse=True, **more
+      f"tokenizer: {name}", do, names or (file,), **({"refuse": True} | more)
     )
 
   def model(change):
@@ -1158,7 +1173,8 @@ def tokenizers() -> Iterator[Damage]:
     ),
   )
   yield told(
-    "a piece twice", model(lambda m: m["vocab"].append(list(m["vocab"][9])))
+    "a piece twice",
+    model(lambda m: m["vocab"].insert(9, list(m["vocab"][9]))),
   )
   yield told("no pieces", model(lambda m: m["vocab"].clear()))
   yield told(
@@ -1175,6 +1191,7 @@ def tokenizers() -> Iterator[Damage]:
         added_tokens=[t for t in v["added_tokens"] if t["content"] != "<pad>"]
       ),
     ),
+    refuse=False,  # tokenizer_config.json names it.
   )
   yield Damage(
     "tokenizer: cuts and pads by itself",
@@ -1237,6 +1254,7 @@ def tokenizers() -> Iterator[Damage]:
     "pads with another word than the model",
     sets("tokenizer_config.json", pad_token="</s>"),
     "pad",
+    refuse=False,  # Padding is masked, whatever its id.
   )
   yield told(
     "only a sentencepiece file",
