@@ -39,6 +39,7 @@ def get_config(variant=""):
   c.optim.decay = "linear"
   c.train.steps = 10_000
   c.train.checkpoint_every = c.eval.every = 1000
+  c.eval.at_start = False  # It encodes every test's corpus.
 
   if variant == "smoke":
     c.model.pretrained = ""

@@ -4,7 +4,9 @@ python -m mlir_jax.encode --model=W --role=query --output=vectors.npy texts.txt
 
 Files are UTF-8, plain or ending in .gz, read one after the other; "-" is the
 standard input. An empty line is a text, too: row n of the output, a float32
-array [lines, width], is the vector of line n.
+array [lines, width], is the vector of line n. Files and output may be on
+object storage (gs://). A file of JSON lines or a table is refused, since its
+syntax would be encoded, unless --plain_text is given.
 
 Several processes (--distributed) share the encoding; all read the files, and
 process 0 writes.
@@ -12,44 +14,102 @@ process 0 writes.
 
 import contextlib
 import functools
-import itertools
+import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import tqdm
 from absl import flags
+from etils import epath
 
 from mlir_jax import command_line, workdir
 from mlir_jax import contract as contract_lib
 from mlir_jax.data import records
 from mlir_jax.data.sources import files as files_lib
 
-# Texts that are tokenized and sorted by length at once: enough to fill the
-# batches evenly, few enough to hold their tokens in memory.
-CHUNK = 16_384
-
 _STDIN = "/dev/stdin"
+
+# Names of files whose lines hold more than a text.
+_NOT_PLAIN = (".csv", ".json", ".jsonl", ".ndjson", ".parquet", ".tsv")
 
 
 class _Refused(records.BadRecords):
   """Stops at a bad line; a skipped one would move the rows behind it."""
 
+  def __init__(self, name: str):
+    super().__init__()
+    self._name = name  # As the user gave it.
+
   def report(self, path: str, line: int, field: str, problem: str) -> None:
-    raise records.RecordError(f"{path}:{line}: {field}: {problem}.")
+    raise records.RecordError(f"{self._name}:{line}: {field}: {problem}.")
 
 
-def read_texts(paths: Sequence[str]) -> Iterator[str]:
+def check_plain(path: str, line: str | None = None) -> None:
+  """Refuses a file whose lines hold the syntax of a format.
+
+  Args:
+    path: The file's name.
+    line: Its first line, which may show it, too.
+
+  Raises:
+    ValueError: if it is not plain text by its name or its first line.
+  """
+  suffix = os.path.splitext(path.removesuffix(".gz"))[1].lower()
+  sign = f"its name ends in {suffix}" if suffix in _NOT_PLAIN else ""
+  if line is not None and line.startswith(("{", "[{")):
+    with contextlib.suppress(ValueError, RecursionError):
+      json.loads(line)
+      sign = "its first line is JSON"
+  if sign:
+    raise ValueError(
+      f"{path} is not plain text: {sign}, and each line would be encoded with"
+      " its syntax. Write one text a line to a .txt file, or give --plain_text"
+      " to encode the lines as they are."
+    )
+
+
+def read_texts(
+  paths: Sequence[str],
+  plain_text: bool = False,
+  copies: Mapping[str, str] | None = None,
+) -> Iterator[str]:
   """The lines of files, one after the other, empty ones too.
+
+  Args:
+    paths: The files; "-" is the standard input.
+    plain_text: Whether a line of JSON is a text, too.
+    copies: Where a file of this name is read from, if elsewhere.
 
   Raises:
     RecordError: for a line that is not UTF-8, with its file and number.
+    ValueError: if a file is not plain text.
   """
   for path in paths:
-    path = _STDIN if path == "-" else path
-    for _, text in files_lib.read_lines(path, _Refused()):
+    local = _STDIN if path == "-" else (copies or {}).get(path, path)
+    for number, text in files_lib.read_lines(local, _Refused(path)):
+      if number == 1 and not plain_text:
+        check_plain(path, text)
       yield text
+
+
+@contextlib.contextmanager
+def copies_on_disk(paths: Sequence[str]) -> Iterator[dict[str, str]]:
+  """Copies files from object storage for a while; yields URL to copy."""
+  with tempfile.TemporaryDirectory() as folder:
+    copies = {}
+    for number, path in enumerate(paths):
+      if workdir.is_url(path) and path not in copies:
+        copies[path] = f"{folder}/{number}-{path.rpartition('/')[2]}"
+        with (
+          epath.Path(path).open("rb") as source,
+          open(copies[path], "wb") as target,
+        ):
+          shutil.copyfileobj(source, target)
+    yield copies
 
 
 @contextlib.contextmanager
@@ -84,42 +144,98 @@ def write_rows(path: str) -> Iterator:
 
 
 def encode_files(
-  embed: Callable[[Sequence[str]], np.ndarray],
+  embed: Callable[[Iterable[str]], Iterator[np.ndarray]],
   paths: Sequence[str],
   output: str,
   description: str = "texts",
   writes: bool = True,
+  plain_text: bool = False,
 ) -> tuple[int, int]:
   """Encodes the lines of files into a .npy file, in bounded memory.
 
   Args:
-    embed: Texts to float32 [n, D].
+    embed: Any number of texts to float32 [m, D], of some after the other.
     paths: Text files, read one after the other; "-" is the standard input.
+      They and the output may be URLs.
     output: The .npy file.
     description: Of the progress bar.
     writes: Whether this process writes; of several only one does.
+    plain_text: Whether files are read that do not look like plain text.
 
   Returns:
     The shape of the float32 array written.
 
   Raises:
-    ValueError: if there is no text, or a line is not UTF-8.
+    ValueError: if there is no text, a line is not UTF-8, or a file is not
+      plain text.
   """
+  if not plain_text:
+    for path in paths:
+      check_plain(path)
   total = shape = None
-  if "-" not in paths:  # Read once before, so that a bad line shows at once.
-    total = sum(1 for _ in read_texts(paths))
-  texts = read_texts(paths)
-  rows = contextlib.nullcontext(np.shape)
-  with (
-    write_rows(output) if writes else rows as append,
-    tqdm.tqdm(total=total, desc=description, unit="text") as bar,
-  ):
-    while chunk := list(itertools.islice(texts, CHUNK)):
-      shape = append(embed(chunk))
-      bar.update(len(chunk))
-    if shape is None:
-      raise ValueError(f"There are no texts in {', '.join(paths)}.")
+  rows_written = contextlib.nullcontext(np.shape)
+  with copies_on_disk(paths) as copies:
+    if "-" not in paths:  # Read once before, so that a bad line shows at once.
+      total = sum(1 for _ in read_texts(paths, plain_text, copies))
+    with (
+      write_rows(output) if writes else rows_written as append,
+      tqdm.tqdm(total=total, desc=description, unit="text") as bar,
+    ):
+      for rows in embed(read_texts(paths, plain_text, copies)):
+        shape = append(rows)
+        bar.update(len(rows))
+      if shape is None:
+        raise ValueError(f"There are no texts in {', '.join(paths)}.")
   return shape
+
+
+def _check_paths(paths: Sequence[str], output: str) -> None:
+  """Refuses files that are not there, and an output that is no new file.
+
+  Args:
+    paths: The files of texts, from `workdir.absolute`, or "-".
+    output: The output, likewise.
+
+  Raises:
+    ValueError: naming the path.
+    FileNotFoundError: if a file is not there.
+  """
+  if not output or epath.Path(output).is_dir():
+    raise ValueError(
+      f"--output={output} is not a file: name the .npy to write."
+    )
+  workdir.check_packages(output)
+  for path in paths:
+    if path == "-":
+      continue
+    workdir.check_packages(path)
+    is_file = (
+      epath.Path(path).is_file()
+      if workdir.is_url(path)
+      else os.path.isfile(path)  # A pipe is none: files are read twice.
+    )
+    if not is_file:
+      raise FileNotFoundError(
+        f'There is no file {path} (a pipe is read as "-", the standard input).'
+      )
+    if path == output or (
+      not workdir.is_url(path)
+      and os.path.realpath(path) == os.path.realpath(output)
+    ):
+      raise ValueError(f"--output={output} is one of the files of texts.")
+  if not workdir.is_url(output):
+    for folder in pathlib.Path(output).parents:
+      if folder.exists() and not folder.is_dir():
+        raise ValueError(
+          f"--output={output}: {folder} is a file, not a folder."
+        )
+
+
+def _size(path: str) -> int:
+  """The bytes of a file."""
+  if workdir.is_url(path):
+    return epath.Path(path).stat().length
+  return os.path.getsize(path)  # epath's stat needs the owner's name.
 
 
 def main(paths: Sequence[str]):
@@ -130,23 +246,13 @@ def main(paths: Sequence[str]):
 
   if not paths:
     raise ValueError('Give the files of texts, or "-" for the standard input.')
-  output = _OUTPUT.value
-  if not output or os.path.isdir(output):
-    raise ValueError(f"--output={output} is no file: name the .npy to write.")
-  for path in paths:
-    if path != "-" and not os.path.isfile(path):
-      raise FileNotFoundError(
-        f'There is no file {path} (a pipe is read as "-", the standard input).'
-      )
-    if os.path.realpath(path) == os.path.realpath(output):
-      raise ValueError(f"--output={output} is one of the files of texts.")
-  for folder in pathlib.Path(output).absolute().parents:
-    if folder.exists() and not folder.is_dir():
-      raise ValueError(f"--output={output}: {folder} is a file, no folder.")
+  paths = [path if path == "-" else workdir.absolute(path) for path in paths]
+  output = workdir.absolute(_OUTPUT.value) if _OUTPUT.value else ""
+  _check_paths(paths, output)
   if multihost.joined() and "-" in paths:
     raise ValueError("Several processes read files, no standard input.")
   multihost.check_in(
-    "files", {path: os.path.getsize(path) for path in paths if path != "-"}
+    "files", {path: _size(path) for path in paths if path != "-"}
   )
   model = model_lib.load(
     _MODEL.value,
@@ -155,16 +261,20 @@ def main(paths: Sequence[str]):
     revision=_REVISION.value,
   )
   role = _ROLE.value
+  model.check_role(role)
   shape = encode_files(
-    functools.partial(model.encode, role=role),
+    functools.partial(model.text_encoder.encode_windows, model.params, role),
     paths,
-    _OUTPUT.value,
+    output,
     f"{role} texts",
     multihost.is_first(),
+    _PLAIN_TEXT.value,
   )
   settings = model.contract.role(role)
+  if cut := model.text_encoder.describe_truncation():
+    print(cut)
   print(
-    f"Wrote {_OUTPUT.value}: float32 {list(shape)}, encoded as {role}:"
+    f"Wrote {output}: float32 {list(shape)}, encoded as {role}:"
     f" prefix={settings.prefix!r}, max_length={settings.max_length},"
     f" pooling={model.contract.pooling},"
     f" normalize={model.contract.normalize}."
@@ -172,16 +282,15 @@ def main(paths: Sequence[str]):
 
 
 if __name__ == "__main__":
-  _MODEL = flags.DEFINE_string(
+  _MODEL = command_line.define_path(
     "model",
-    None,
     "A run's folder, an export, a sentence-transformers folder or a name on"
     " the Hugging Face hub.",
   )
   _ROLE = flags.DEFINE_enum(
     "role", None, contract_lib.ROLES, "What the texts are."
   )
-  _OUTPUT = flags.DEFINE_string("output", None, "The .npy file to write.")
+  _OUTPUT = command_line.define_path("output", "The .npy file to write.")
   _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "last", 'Of a run: "last", "best" by English dev, or a step.'
   )
@@ -190,6 +299,12 @@ if __name__ == "__main__":
   )
   _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", None, "Texts encoded at once.", lower_bound=1
+  )
+  _PLAIN_TEXT = flags.DEFINE_bool(
+    "plain_text",
+    False,
+    "Each line is a text as it stands, even if a file's name or its first line"
+    " says that it is JSON or a table.",
   )
   command_line.define_processes()
   command_line.run(main, required=("model", "role", "output"), takes_files=True)

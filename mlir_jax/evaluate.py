@@ -1,51 +1,88 @@
-"""Evaluates a checkpoint: the table of all languages.
+"""Evaluates a model: the table of all languages.
 
 python -m mlir_jax.evaluate --workdir=W --checkpoint=best
 
-The tests are those of the collection that it was trained on, or of another
-one: --collection=folder --root=FOLDER. Several processes (--distributed) share
-the encoding and the search; all need the tests.
+The tests are those of the collection that the run was trained on, or of
+another one: --collection=folder --root=FOLDER. Languages stand in the groups
+that they had in training, whatever the collection of the tests has of them.
+A model that was not trained here is evaluated with --model and --output; its
+languages have no groups. Several processes (--distributed) share the encoding
+and the search; all need the tests.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 from absl import flags
 
 from mlir_jax import command_line
+from mlir_jax.data import records
 
 
-def main():
-  """Evaluates by the flags."""
-  command_line.join_processes()
-  from mlir_jax.data import collections, drawing, records
-  from mlir_jax.evals import suite
+def evaluate(
+  source: str,
+  checkpoint: str = "last",
+  *,
+  collection: str = "",
+  root: str = "",
+  tatoeba_root: str = "",
+  output: str = "",
+  on_bad_record: str = "error",
+) -> str:
+  """Evaluates a model and writes results, TREC runs and report.
+
+  Args:
+    source: A run's folder, or what else `mlir_jax.load` takes.
+    checkpoint: Of a run.
+    collection: The collection of the tests; "" for the run's, or "folder".
+    root: The collection's folder; "" for the run's.
+    tatoeba_root: A folder of translation tests; "" for the run's, if the
+      tests are the run's.
+    output: Where results go; "" for a folder in the run's.
+    on_bad_record: What to do with bad records of the tests.
+
+  Returns:
+    The report.
+
+  Raises:
+    ValueError: if there is no such model, or the tests cannot be read.
+  """
+  from mlir_jax.data import collections, drawing
+  from mlir_jax.evals import ranking, suite
   from mlir_jax.retrieval import model
 
-  loaded = model.load_run(_WORKDIR.value, _CHECKPOINT.value)
-  config = loaded.description.config
-  data = config["data"]
-  bad_records = records.BadRecords(data["on_bad_record"])
-  trained_on = None
-  try:
-    trained_on = collections.load(
-      data["collection"],
-      data["root"],
-      bad_records,
-      data["tatoeba_root"],
-      require_pairs=bool(config["batch"]["retrieval"]),
+  bad_records = records.BadRecords(on_bad_record, "--on_bad_record")
+  loaded = model.load(source, checkpoint)
+  description = loaded.description
+  given = bool(collection or root or tatoeba_root)
+  if not description and not (given and output):
+    raise ValueError(
+      f"{source} is not a run of this program: give its tests with --root or"
+      " --collection, and the folder of the results with --output."
     )
-  except (ValueError, OSError) as error:
-    print(f"Shared texts are not counted, the run's data are gone: {error}")
-  if _COLLECTION.value or _ROOT.value or _TATOEBA_ROOT.value:
-    tested = collections.load(
-      _COLLECTION.value or data["collection"],
-      _ROOT.value or data["root"],
-      bad_records,
-      _TATOEBA_ROOT.value,
-      require_pairs=False,
+  config = description.config if description else {}
+  data = config.get("data", {})
+  if not given:
+    root, tatoeba_root = data["root"], data["tatoeba_root"]
+  collection = collection or data.get("collection", "folder")
+  if collection == data.get("collection"):
+    root = root or data["root"]
+  if collection == "folder" and not root:
+    raise ValueError("--collection=folder needs --root=FOLDER.")
+  if collection == "cldr" and (root or tatoeba_root):
+    raise ValueError(
+      "--root and --tatoeba_root need --collection=folder: the collection"
+      " 'cldr' reads no files."
     )
-  elif trained_on:
-    tested = trained_on
-  else:
-    raise ValueError("Give the tests: --collection and --root.")
+  trained_on, groups = None, {}
+  if description:
+    trained_on = _find_trained_on(config)
+    groups = find_groups(description.provenance, trained_on)
+    if not (given or trained_on):
+      raise ValueError("Give the tests: --collection and --root.")
+  tested = collections.load(
+    collection, root, bad_records, tatoeba_root, require_pairs=False
+  )
   tests = tested.tests()
   translation_tests = tested.translation_tests()
   test_notes = [note for test in tests for note in test.notes]
@@ -55,32 +92,101 @@ def main():
   evaluation = suite.Suite(
     tests,
     translation_tests,
-    tested.groups,
+    groups,
     loaded.text_encoder,
-    _OUTPUT.value
-    or f"{_WORKDIR.value}/evaluate-{tested.name}-{_CHECKPOINT.value}",
-    top_k=config["eval"]["top_k"],
+    output or f"{loaded.path}/evaluate-{tested.name}-{checkpoint}",
+    top_k=config["eval"]["top_k"] if config else ranking.DEPTH,
     trained_on=trained_on,
-    streams=drawing.streams_read(config["batch"]),
+    streams=drawing.streams_read(config["batch"]) if config else (),
   )
-  evaluation.table(loaded.params, loaded.step)
-  print(evaluation.report())
+  evaluation.table(loaded.params, loaded.step or 0)
+  return evaluation.report()
+
+
+def _find_trained_on(
+  config: Mapping[str, Any],
+) -> records.Collection | None:
+  """The collection that a run was trained on; None if it is gone."""
+  from mlir_jax.data import collections
+
+  data = config["data"]
+  try:
+    return collections.load(
+      data["collection"],
+      data["root"],
+      records.BadRecords(data["on_bad_record"]),
+      data["tatoeba_root"],
+      require_pairs=bool(config["batch"]["retrieval"]),
+    )
+  except (ValueError, OSError) as error:
+    print(f"Shared texts are not counted, the run's data are gone: {error}")
+    return None
+
+
+def find_groups(
+  provenance: Mapping[str, Any], trained_on: records.Collection | None
+) -> Mapping[str, str]:
+  """Language to its group in training; empty if it is not known.
+
+  Args:
+    provenance: Of the checkpoint.
+    trained_on: The collection that it was trained on, if it is there.
+  """
+  if (groups := provenance.get("groups")) is not None:
+    return groups
+  if trained_on:  # Of a version that did not record them.
+    return trained_on.groups
+  print(
+    "Which languages training had is not recorded, and its data are gone: the"
+    " report has one mean of all languages."
+  )
+  return {}
+
+
+def main():
+  """Evaluates by the flags."""
+  command_line.join_processes()
+  if bool(_WORKDIR.value) == bool(_MODEL.value):
+    raise ValueError("Give either --workdir, a run's folder, or --model.")
+  print(
+    evaluate(
+      _WORKDIR.value or _MODEL.value,
+      _CHECKPOINT.value,
+      collection=_COLLECTION.value,
+      root=_ROOT.value or "",
+      tatoeba_root=_TATOEBA_ROOT.value or "",
+      output=_OUTPUT.value or "",
+      on_bad_record=_ON_BAD_RECORD.value,
+    )
+  )
 
 
 if __name__ == "__main__":
   _WORKDIR = command_line.define_workdir()
+  _MODEL = flags.DEFINE_string(
+    "model",
+    "",
+    "In place of a run: an export, a sentence-transformers folder or a name on"
+    " the Hugging Face hub.",
+  )
   _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", "last", '"last", "best" by English dev, or a step.'
+    "checkpoint", "last", 'Of a run: "last", "best" by English dev, or a step.'
   )
   _COLLECTION = flags.DEFINE_string(
     "collection", "", "Another collection than the run's: cldr or folder."
   )
-  _ROOT = flags.DEFINE_string("root", "", "The collection's folder.")
-  _TATOEBA_ROOT = flags.DEFINE_string(
-    "tatoeba_root", "", "A folder of LASER's Tatoeba files."
+  _ROOT = command_line.define_path("root", "The collection's folder.")
+  _TATOEBA_ROOT = command_line.define_path(
+    "tatoeba_root", "A folder of LASER's Tatoeba files."
   )
-  _OUTPUT = flags.DEFINE_string(
-    "output", "", "Where results go; by default in the workdir."
+  _OUTPUT = command_line.define_path(
+    "output", "Where results go; by default in the workdir."
+  )
+  _ON_BAD_RECORD = flags.DEFINE_enum(
+    "on_bad_record",
+    "error",
+    ("error", "skip"),
+    "What to do with bad records of the tests: stop, or skip and count them.",
   )
   command_line.define_processes()
-  command_line.run(main, required=("workdir",))
+  command_line.run(main, required=())

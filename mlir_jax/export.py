@@ -8,9 +8,10 @@ given the run's vectors.
 """
 
 import dataclasses
-import pathlib
+import tempfile
 
 from absl import flags
+from etils import epath
 
 from mlir_jax import command_line
 
@@ -28,7 +29,8 @@ def export(
   Args:
     run_folder: The run's folder.
     checkpoint: "last", "best" by English dev, or the number of steps.
-    output: The new folder.
+    output: The new folder. On object storage (gs://) it is written when all
+      is well, modules.json last.
     one_length: Whether queries and passages may be as long as the longest.
     name: Of the model, in its card, as on the hub ("-query" and "-passage"
       are added where towers are separate); "" for the folder's own.
@@ -51,10 +53,23 @@ def export(
   from mlir_jax.models import layout
   from mlir_jax.retrieval import model
 
+  if workdir.is_url(output):
+    url = workdir.absolute(output)
+    workdir.check_packages(url)
+    if epath.Path(url).exists():
+      raise ValueError(f"--output={output} exists: give another.")
+    with tempfile.TemporaryDirectory() as local:
+      path = f"{local}/{url.rpartition('/')[2]}"
+      written = export(
+        run_folder, checkpoint, path, one_length=one_length, name=name
+      )
+      workdir.keep_folder(path, url, last=layout.MODULES)
+    return written.replace(path, url)
   target = folder.check_free(output)
   loaded = model.load_run(run_folder, checkpoint)
-  run_path = pathlib.Path(loaded.path)
-  tokenizer = tokenizer_lib.load(str((run_path / workdir.TOKENIZER).parent))
+  run_path = epath.Path(loaded.path)
+  kept = epath.Path(workdir.local_copy(loaded.path)) / workdir.TOKENIZER
+  tokenizer = tokenizer_lib.load(str(kept.parent))
   contract = layout.exported_contract(loaded.contract, one_length)
   # Weights are float32 in the folder, so that is what it computes in.
   encoder_config = dataclasses.replace(loaded.encoder_config, dtype="float32")
@@ -126,7 +141,7 @@ if __name__ == "__main__":
   _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "last", '"last", "best" by English dev, or a step.'
   )
-  _OUTPUT = flags.DEFINE_string("output", None, "The new folder.")
+  _OUTPUT = command_line.define_path("output", "The new folder.")
   _ONE_LENGTH = flags.DEFINE_bool(
     "one_length",
     False,

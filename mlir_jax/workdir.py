@@ -7,6 +7,7 @@ by `fetch` and `keep`.
 """
 
 import contextlib
+import fnmatch
 import hashlib
 import importlib.util
 import json
@@ -14,10 +15,12 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from etils import epath
+
+from mlir_jax import stored
 
 # What stands in it.
 CONFIG_FILE = "config.json"
@@ -27,9 +30,11 @@ TOKEN_STORE = "tokens"
 CHECKPOINTS = "checkpoints"
 RESULTS = "results"
 
+HISTORY = "history.jsonl"
+
 # These may change between the starts of one run: they decide where and how it
 # is computed and shown, not what.
-FREE = (
+CHANGEABLE_ON_RESUME = (
   "batch.buckets",
   "batch.chunk",
   "data.on_bad_record",
@@ -49,6 +54,10 @@ FREE = (
   "train.max_nonfinite_steps",
   "train.self_check",
 )
+
+# These may change where a run goes on from a checkpoint that was named
+# (--from_step); the change stands in its history.
+CHANGEABLE_FROM_STEP = ("model.dtype", "optim.", "train.steps")
 
 # Before the first checkpoint these alone have left anything in the folder:
 # the tokenizer and the token store, which has a contract of its own.
@@ -138,6 +147,85 @@ def fetch_folder(folder: str, local: str, name: str) -> None:
         raise
 
 
+def copy_folder(url: str, patterns: Sequence[str]) -> str:
+  """Copies a folder of files that others wrote from object storage.
+
+  Args:
+    url: The folder's URL.
+    patterns: Of the files to copy, by their names within the folder; a *
+      matches folders, too.
+
+  Returns:
+    The copy on this machine. What was copied before and has not changed is
+    not copied again; what is gone there is gone here.
+
+  Raises:
+    ValueError: if there is no such folder, or a package is missing.
+  """
+  check_packages(url)
+  folder, local = epath.Path(url), epath.Path(local_copy(absolute(url)))
+  if not folder.is_dir():
+    raise ValueError(f"There is no folder {url}.")
+  theirs = set(_find(folder, patterns))
+  for name in sorted(theirs):
+    path, ours = folder / name, local / name
+    found = path.stat()
+    # Not every storage says when an object was written: 0.
+    state = (found.length, found.mtime)
+    if found.mtime and ours.exists() and state == _state(ours):
+      continue
+    with writing_aside(str(ours)) as file, path.open("rb") as source:
+      shutil.copyfileobj(source, file)
+    os.utime(ours, (found.mtime, found.mtime))
+  for name in set(_find(local, patterns)) - theirs:
+    (local / name).unlink(missing_ok=True)
+  return str(local)
+
+
+def _state(path: epath.Path) -> tuple[int, int]:
+  """Size in bytes and time in seconds of a file on a disk."""
+  found = os.stat(path)
+  return found.st_size, int(found.st_mtime)
+
+
+def _find(
+  folder: epath.Path, patterns: Sequence[str], prefix: str = ""
+) -> Iterator[str]:
+  """Names of files in a folder and its folders that one of them matches."""
+  if not folder.exists():
+    return
+  for path in folder.iterdir():
+    name = f"{prefix}{path.name}"
+    if path.is_dir():
+      yield from _find(path, patterns, f"{name}/")
+    elif any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
+      yield name
+
+
+def keep_folder(local: str, url: str, last: str) -> None:
+  """Takes a new folder from a disk to object storage.
+
+  Args:
+    local: The folder.
+    url: Where to.
+    last: Name of the files without which the folder is not one: they are
+      written when all others are. After an error nothing stands there.
+  """
+  names = sorted(_find(epath.Path(local), ["*"]))
+  names.sort(key=lambda name: name.rpartition("/")[2] == last)
+  try:
+    for name in names:
+      with (
+        open(f"{local}/{name}", "rb") as source,
+        epath.Path(f"{url}/{name}").open("wb") as target,
+      ):
+        shutil.copyfileobj(source, target)
+  except BaseException:
+    for name in names:
+      epath.Path(f"{url}/{name}").unlink(missing_ok=True)
+    raise
+
+
 def keep(folder: str, local: str, *names: str) -> None:
   """Takes files of the local copy to the run's folder, in this order."""
   if folder != local:
@@ -214,43 +302,158 @@ def _stands_in(name: str, fields: tuple[str, ...]) -> bool:
   return name in fields or name.startswith(groups)
 
 
+def is_trained(folder: epath.Path) -> bool:
+  """Whether a run has a checkpoint."""
+  checkpoints = folder / CHECKPOINTS
+  return checkpoints.exists() and any(
+    path.name.isdecimal() for path in checkpoints.iterdir()
+  )
+
+
+def read_history(workdir: str) -> list[dict[str, Any]]:
+  """From which checkpoints a run went on with other settings, in order.
+
+  Returns:
+    {"time", "step", "from_step": whether it was named, "changed": {field:
+    [before, after]}, "removed": steps of later checkpoints} each.
+  """
+  return stored.read_json_lines(epath.Path(workdir) / HISTORY)
+
+
+def differences(
+  config: Mapping[str, Any],
+  kept: Mapping[str, Any],
+  defaults: Mapping[str, Any],
+) -> dict[str, list[Any]]:
+  """The fields in which a run's config differs from one that was kept.
+
+  Args:
+    config: The run's config, as a plain dict.
+    kept: Of an earlier start.
+    defaults: A config without changes: what a config that was kept before a
+      field existed has for it.
+
+  Returns:
+    Field to [kept value, value], without those that may change on resume.
+  """
+  ours = flatten(config)
+  theirs = flatten(defaults) | flatten(kept)
+  return {
+    name: [theirs.get(name), ours.get(name)]
+    for name in sorted(ours.keys() | theirs.keys())
+    if ours.get(name) != theirs.get(name)
+    and not _stands_in(name, CHANGEABLE_ON_RESUME)
+  }
+
+
+def refuse_changes(
+  config: Mapping[str, Any],
+  changed: Mapping[str, list[Any]],
+  where: str,
+  from_step: int | None,
+) -> None:
+  """Refuses changes that a run cannot go on with.
+
+  Args:
+    config: The run's config, as a plain dict.
+    changed: From `differences`.
+    where: Where the earlier config was found.
+    from_step: The checkpoint that was named to go on from, if one was.
+
+  Raises:
+    ValueError: naming each field, and what to do.
+  """
+  refused = {
+    name: values
+    for name, values in changed.items()
+    if not (
+      _stands_in(name, CHANGEABLE_FROM_STEP)
+      if from_step is not None
+      else name == "train.steps" and _may_grow(config, changed)
+    )
+  }
+  if not refused:
+    return
+  lines = [
+    f"  config.{name}: {ours!r} here, {theirs!r} there"
+    for name, (theirs, ours) in refused.items()
+  ]
+  hints = []
+  if all(_stands_in(name, CHANGEABLE_FROM_STEP) for name in refused):
+    hints.append(
+      "These may change from a checkpoint on that you name: add --from_step=N."
+    )
+    if "train.steps" in refused:
+      hints.append(
+        "(With optim.decay='constant' more train.steps need no --from_step:"
+        " the learning rates of the steps already taken stay the same.)"
+      )
+  raise ValueError(
+    f"{where} holds a run with another config; give another --workdir, or the"
+    " same values:\n" + "\n".join([*lines, *hints])
+  )
+
+
+def _may_grow(config: Mapping[str, Any], changed: Mapping) -> bool:
+  """Whether `train.steps` grows and no learning rate so far would differ."""
+  before, after = changed["train.steps"]
+  return (
+    isinstance(before, int)
+    and after > before
+    and config.get("optim", {}).get("decay") == "constant"
+    and "optim.decay" not in changed
+  )
+
+
 def claim(
-  config: Mapping[str, Any], workdir: str, defaults: Mapping[str, Any]
+  config: Mapping[str, Any],
+  workdir: str,
+  defaults: Mapping[str, Any],
+  from_step: int | None = None,
 ) -> None:
   """Keeps the config in the workdir, or compares it with the one there.
+
+  What may change from a checkpoint on is kept once the run goes on from it:
+  see `training.resume`.
 
   Args:
     config: The run's config, as a plain dict.
     workdir: The run's folder; made if missing.
-    defaults: The same of a config without changes: what a config that was
-      kept before a field existed has for it.
+    defaults: As in `differences`.
+    from_step: The checkpoint that was named to go on from, if one was.
 
   Raises:
     ValueError: if the workdir is of another experiment; it names each field.
   """
   folder = epath.Path(workdir)
   path = folder / CONFIG_FILE
-  trained = (folder / CHECKPOINTS).exists()
+  trained = is_trained(folder)
   prepared = any((folder / name).exists() for name in (TOKENIZER, TOKEN_STORE))
-  if path.exists() and (trained or prepared):
-    ours = flatten(config)
-    theirs = flatten(defaults) | flatten(json.loads(path.read_text()))
-    changed = [
-      f"  config.{name}: {ours.get(name)!r} here, {theirs.get(name)!r} there"
-      for name in sorted(ours.keys() | theirs.keys())
-      if ours.get(name) != theirs.get(name)
-      and not _stands_in(name, FREE)
-      and (trained or _stands_in(name, PREPARED))
-      and (trained or not _stands_in(name, NOT_PREPARED))
-    ]
-    if changed:
-      raise ValueError(
-        f"{workdir} holds a run with another config; give another --workdir,"
-        " or the same values:\n" + "\n".join(changed)
-      )
-    if trained:
-      return
+  if trained:
+    if not path.exists():
+      # Only here, for it imports orbax.
+      from mlir_jax import checkpoint
+
+      step, kept = checkpoint.read_config(str(folder / CHECKPOINTS))
+      print(f"{path} is missing: the checkpoint of step {step} has its values.")
+      write_aside(str(path), json.dumps(kept, indent=2) + "\n")
+    changed = differences(config, stored.read_json(path), defaults)
+    refuse_changes(config, changed, workdir, from_step)
+    return
+  if from_step is not None:
+    raise ValueError(
+      f"--from_step={from_step}: {workdir} has no checkpoint; leave it out."
+    )
+  if path.exists() and prepared:
+    changed = {
+      name: values
+      for name, values in differences(
+        config, stored.read_json(path), defaults
+      ).items()
+      if _stands_in(name, PREPARED) and not _stands_in(name, NOT_PREPARED)
+    }
+    refuse_changes(config, changed, workdir, None)
   text = json.dumps(config, indent=2) + "\n"
   # Several processes claim it, one behind the other.
-  if not path.exists() or path.read_text() != text:
+  if not path.exists() or path.read_bytes() != text.encode():
     write_aside(str(path), text)

@@ -1,6 +1,7 @@
 """Text files become vectors, line by line, and nothing else is needed."""
 
 import gzip
+import itertools
 import os
 import pathlib
 import subprocess
@@ -38,8 +39,10 @@ def call(*arguments, stdin=b""):
 
 
 def lengths(texts):
-  """Stands for a model: two numbers a text."""
-  return np.array([[len(text), 1] for text in texts], np.float32)
+  """Stands for a model: two numbers a text, three texts at once."""
+  texts = iter(texts)
+  while some := list(itertools.islice(texts, 3)):
+    yield np.array([[len(text), 1] for text in some], np.float32)
 
 
 @pytest.mark.slow
@@ -53,18 +56,20 @@ def test_row_n_is_the_vector_of_line_n_without_tensorflow(tmp_path):
     "--batch_size=4",
     *("-", packed),
     *("--role=passage", f"--output={output}"),
-    stdin=b"\xef\xbb\xbfriver stone\r\napple\n",
+    stdin=b"\xef\xbb\xbfriver stone\r\napple\n" + b"cloud " * 30 + b"\n",
   )
   assert code == 0, error
-  texts = ["river stone", "apple", "winter", "", "größe"]
-  expected = mlir_jax.load(str(model), batch_size=8).encode(texts, "passage")
+  texts = ["river stone", "apple", "cloud " * 30, "winter", "", "größe"]
+  loaded = mlir_jax.load(str(model), batch_size=8)
+  expected = loaded.text_encoder.encode(loaded.params, "passage", texts)
   found = np.load(output)
   assert found.dtype == np.float32
   np.testing.assert_allclose(found, expected, atol=1e-6)
-  assert printed.splitlines()[-1] == (
-    f"Wrote {output}: float32 [5, 24], encoded as passage: prefix='river: ',"
-    " max_length=20, pooling=mean, normalize=True."
-  )
+  assert printed.splitlines()[-2:] == [
+    "passage texts cut to 20 tokens: 1 of 6 (16.7%)",
+    f"Wrote {output}: float32 [6, 24], encoded as passage: prefix='river: ',"
+    " max_length=20, pooling=mean, normalize=True.",
+  ]
   assert [path.name for path in output.parent.iterdir()] == ["vectors.npy"]
 
 
@@ -81,26 +86,18 @@ def test_wrong_arguments_are_named(tmp_path):
   assert code == 2 and "is one of the files of texts" in error
   assert texts.read_text() == "river\n"
   code, _, error = call(*given[:2], f"--output={tmp_path}", texts)
-  assert code == 2 and "is no file" in error
+  assert code == 2 and "is not a file" in error
   code, _, error = call(*given[:2], f"--output={texts}/v.npy", texts)
   assert code == 2 and "texts.txt" in error
   assert "Traceback" not in error
 
 
-def test_many_chunks_give_one_array(tmp_path, monkeypatch):
-  monkeypatch.setattr(encode, "CHUNK", 3)
+def test_many_chunks_give_one_array(tmp_path):
   (tmp_path / "a.txt").write_text("a\nbb\nccc\ndddd")
   (tmp_path / "b.txt").write_text("\n\nfffffff\n")
-  seen = []
-
-  def embed(texts):
-    seen.append(len(texts))
-    return lengths(texts)
-
   output = tmp_path / "v.npy"
   paths = [str(tmp_path / name) for name in ("a.txt", "b.txt")]
-  assert encode.encode_files(embed, paths, str(output)) == (7, 2)
-  assert seen == [3, 3, 1]
+  assert encode.encode_files(lengths, paths, str(output)) == (7, 2)
   assert np.load(output)[:, 0].tolist() == [1, 2, 3, 4, 0, 0, 7]
 
 
@@ -118,3 +115,37 @@ def test_a_bad_line_is_named_and_leaves_the_old_output(tmp_path):
     encode.encode_files(lengths, [str(path)], str(output))
   assert output.read_bytes() == before
   assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.txt", "v.npy"]
+
+
+@pytest.mark.parametrize(
+  "name,content,sign",
+  [
+    ("a.jsonl", "river\n", r"its name ends in \.jsonl"),
+    ("a.JSON", "river\n", r"its name ends in \.json"),
+    ("a.tsv.gz", "q1\triver\n", r"its name ends in \.tsv"),
+    ("a.csv", "river\n", r"its name ends in \.csv"),
+    ("a.parquet", "PAR1", r"its name ends in \.parquet"),
+    ("a.txt", '{"id": 1, "text": "river"}\n', "its first line is JSON"),
+    ("a", '\ufeff[{"text": "river"}]\n', "its first line is JSON"),
+  ],
+)
+def test_what_is_not_plain_text_is_refused_unless_told(
+  tmp_path, name, content, sign
+):
+  path, output = tmp_path / name, tmp_path / "v.npy"
+  content = content.encode()
+  path.write_bytes(gzip.compress(content) if ".gz" in name else content)
+  with pytest.raises(ValueError, match=f"{name} is not plain text: {sign}"):
+    encode.encode_files(lengths, [str(path)], str(output))
+  assert not output.exists()
+  shape = encode.encode_files(
+    lengths, [str(path)], str(output), plain_text=True
+  )
+  assert shape == (1, 2)
+
+
+def test_a_line_that_only_begins_like_json_is_a_text(tmp_path):
+  path, output = tmp_path / "a.txt", tmp_path / "v.npy"
+  for line in ("{see below} river", "[1] apple", "[{" * 5000, "3"):
+    path.write_text(line + "\nriver\n")
+    assert encode.encode_files(lengths, [str(path)], str(output)) == (2, 2)

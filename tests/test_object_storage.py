@@ -1,16 +1,24 @@
 """A --workdir on object storage: whole objects, and a copy on each machine."""
 
 import functools
+import io
 import pathlib
+import runpy
+import signal
 import sys
 
+import numpy as np
 import object_store
 import pytest
+import sentence_models
 import tiny
+from absl import flags
 
-from mlir_jax import workdir
-from mlir_jax.data import preparation, tokens
-from mlir_jax.training import loop, progress, run, start
+import mlir_jax
+from mlir_jax import encode, workdir
+from mlir_jax.data import collections, preparation, tokenizer, tokens
+from mlir_jax.models import pretrained
+from mlir_jax.training import planner, progress, run, start, stopping
 
 URL = "gs://bucket/run"
 
@@ -136,12 +144,12 @@ def test_a_run_on_object_storage_goes_on_on_another_machine(
     c.train.steps = 4
     return run.train(c, URL)
 
-  reached = loop.StopSignal.reached
-  monkeypatch.setattr(loop.StopSignal, "reached", lambda _, step: step == 2)
-  with pytest.raises(loop.Preempted):
+  reached = stopping.StopSignal.reached
+  monkeypatch.setattr(stopping.StopSignal, "reached", lambda _, step: step == 2)
+  with pytest.raises(stopping.Preempted):
     train("first")
   assert [r["step"] for r in progress.read_metrics(URL)] == [1, 2]
-  monkeypatch.setattr(loop.StopSignal, "reached", reached)
+  monkeypatch.setattr(stopping.StopSignal, "reached", reached)
   assert "checkpoints/2/commit_success.txt" in names(store)
   results = train("second")
   assert "Going on from step 2" in capsys.readouterr().out
@@ -154,6 +162,174 @@ def test_a_run_on_object_storage_goes_on_on_another_machine(
     *("results/step-4.json", "results/report.txt", "results/report.png"),
     "results/step-4/test.en.trec",
   } <= names(store)
+
+
+CONFIG = """
+import sys
+sys.path.insert(0, {tests!r})
+import tiny
+def get_config():
+  c = tiny.make_config({root!r})
+  c.hosts.local_dir = {local!r}
+  c.batch.masked, c.loss.masked_lm.weight = 0, 0.0
+  c.train.steps = 2
+  return c
+"""
+
+
+def call(monkeypatch, name, *arguments):
+  """Runs a main in this process, which has the store; it must end well."""
+  before, handler = set(flags.FLAGS), signal.getsignal(signal.SIGTERM)
+  monkeypatch.setattr(sys, "argv", [name, *arguments])
+  try:
+    with pytest.raises(SystemExit) as ended:
+      runpy.run_module(f"mlir_jax.{name}", run_name="__main__")
+    assert not ended.value.code
+  finally:
+    signal.signal(signal.SIGTERM, handler)
+    for flag in set(flags.FLAGS) - before:
+      delattr(flags.FLAGS, flag)
+    flags.FLAGS.unparse_flags()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*load_module:DeprecationWarning")
+def test_every_main_reads_and_writes_object_storage(
+  store, tmp_path, monkeypatch, capsys
+):
+  """tensorpack#1317: a URL taken for a path becomes gs:/, a local folder."""
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  root = tiny.write_folder(tmp_path / "data")
+  config = tmp_path / "own.py"
+  config.write_text(
+    CONFIG.format(
+      tests=str(pathlib.Path(tiny.__file__).parent),
+      root=str(root),
+      local=str(tmp_path / "local"),
+    )
+  )
+  before = {path.name for path in tmp_path.iterdir()} | {"local", "cache"}
+  run_main = functools.partial(call, monkeypatch)
+  run_main("prepare", f"--config={config}", f"--workdir={URL}")
+  assert "tokens/meta.json" in names(store)
+  run_main("train", f"--config={config}", f"--workdir={URL}/")
+  run_main("evaluate", f"--workdir={URL}")
+  assert {"evaluate-data-last/step-2.json", "evaluate-data-last/report.md"} <= (
+    names(store)
+  )
+  run_main("export", f"--workdir={URL}", "--output=gs://bucket/export")
+  assert "Wrote step 2 to gs://bucket/export:" in capsys.readouterr().out
+  assert "gs://bucket/export/modules.json" in store.objects
+  assert "# export" in store.objects["gs://bucket/export/README.md"].decode()
+  store.objects["gs://bucket/texts.txt"] = b"river stone\napple\n"
+  for model in (URL, "gs://bucket/export"):
+    run_main(
+      *("encode", f"--model={model}", "--role=query"),
+      *("--output=gs://bucket/out/v.npy", "gs://bucket/texts.txt"),
+    )
+    printed = capsys.readouterr().out
+    assert "Wrote gs://bucket/out/v.npy: float32 [2, 32]" in printed
+    content = store.objects.pop("gs://bucket/out/v.npy")
+    loaded = mlir_jax.load(model)
+    np.testing.assert_allclose(
+      np.load(io.BytesIO(content)),
+      loaded.encode(["river stone", "apple"]),
+      atol=1e-6,
+    )
+  assert planner.open_store(URL).rows("retrieval") == 120
+  assert {path.name for path in tmp_path.iterdir()} == before
+  with pytest.raises(AssertionError):  # Exit code 2.
+    run_main("export", f"--workdir={URL}", "--output=gs://bucket/export")
+  assert "--output=gs://bucket/export exists" in capsys.readouterr().err
+
+
+def test_a_model_on_object_storage_is_read_from_a_copy_that_stays_right(
+  store, tmp_path, monkeypatch
+):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  url = "gs://bucket/model"
+  sentence_models.save(tmp_path / "model")
+
+  def put(path):
+    for file in path.rglob("*"):
+      if file.is_file():
+        name = file.relative_to(path).as_posix()
+        store.objects[f"{url}/{name}"] = file.read_bytes()
+
+  put(tmp_path / "model")
+  store.objects[f"{url}/pytorch_model.bin"] = b"a pickle"
+  copy = pretrained.fetch(url)
+  assert not (copy / "pytorch_model.bin").exists()  # As from the hub.
+  expected = mlir_jax.load(str(tmp_path / "model")).encode(["apple", "river"])
+  found = mlir_jax.load(f"{url}/").encode(["apple", "river"])
+  np.testing.assert_array_equal(found, expected)
+  assert tokenizer.load(url).get_vocab() == (
+    tokenizer.load(str(tmp_path / "model")).get_vocab()
+  )
+  c = tiny.make_config(tmp_path)
+  c.model.pretrained = url
+  assert planner.encoder_config(c).hidden_size == 24
+  # Other weights of the same size, and a file that is gone.
+  name = f"{url}/model.safetensors"
+  store.objects[name] = bytes(len(store.objects[name]))
+  del store.objects[f"{url}/config_sentence_transformers.json"]
+  copy = pretrained.fetch(url)
+  assert (copy / "model.safetensors").read_bytes() == store.objects[name]
+  assert not (copy / "config_sentence_transformers.json").exists()
+  with pytest.raises(ValueError, match="no folder gs://bucket/none"):
+    mlir_jax.load("gs://bucket/none")
+  with pytest.raises(ValueError, match="leave it empty"):
+    pretrained.fetch(url, "main")
+
+
+def test_a_folder_that_cannot_be_kept_whole_leaves_nothing(
+  store, tmp_path, monkeypatch
+):
+  for name in ("modules.json", "a.json", "passage/modules.json", "z/z.json"):
+    path = tmp_path / "folder" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(name)
+  url = "gs://bucket/folder"
+  workdir.keep_folder(str(tmp_path / "folder"), url, "modules.json")
+  written = [name.removeprefix(f"{url}/") for name in store.objects]
+  assert written == [
+    *("a.json", "z/z.json"),
+    *("modules.json", "passage/modules.json"),
+  ]
+  store.objects.clear()
+  opened = store.open
+
+  def fail(path, mode):
+    if path.endswith("z.json"):
+      raise OSError("no space")
+    return opened(path, mode)
+
+  monkeypatch.setattr(store, "open", fail)
+  with pytest.raises(OSError, match="no space"):
+    workdir.keep_folder(str(tmp_path / "folder"), url, "modules.json")
+  assert not store.objects
+
+
+def test_texts_and_vectors_may_be_on_object_storage(store, tmp_path):
+  def embed(texts):
+    yield np.array([[len(text)] for text in texts], np.float32)
+
+  url, output = "gs://bucket/texts.txt", "gs://bucket/v.npy"
+  store.objects[url] = b"a\nbb\n\n"
+  assert encode.encode_files(embed, [url], output) == (3, 1)
+  found = np.load(io.BytesIO(store.objects[output]))
+  assert found[:, 0].tolist() == [1, 2, 0]
+  before = dict(store.objects)
+  store.objects[url] = b"a\nb\xff\n"
+  with pytest.raises(ValueError, match=r"^gs://bucket/texts\.txt:2: text: is"):
+    encode.encode_files(embed, [url], output)
+  assert store.objects[output] == before[output]
+
+
+def test_a_collection_on_object_storage_is_refused():
+  for given in ({"root": "gs://bucket/data"}, {"tatoeba_root": "gs://b/t"}):
+    with pytest.raises(ValueError, match=r"gs://b.* is on object storage"):
+      collections.load("folder", **{"root": "/data"} | given)
 
 
 def test_what_is_missing_for_object_storage_is_named(monkeypatch):

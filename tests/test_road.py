@@ -16,7 +16,9 @@ import pytest
 import tiny
 
 from mlir_jax import contract as contract_lib
+from mlir_jax import evaluate
 from mlir_jax.data import collections, preparation, tokens
+from mlir_jax.evals import report
 from mlir_jax.mesh import sharding
 from mlir_jax.models import config as config_lib
 from mlir_jax.retrieval import encoding, model
@@ -136,16 +138,30 @@ def test_a_model_is_evaluated_on_another_folder_of_tests(trained, tmp_path):
   folder, root, _ = trained
   other = tmp_path / "other"
   shutil.copytree(root / "eval", other / "eval")
-  call(
-    "mlir_jax.evaluate",
-    f"--workdir={folder}",
-    f"--root={other}",
-    f"--output={tmp_path}/out",
-    cwd=tmp_path,
-  )
+  for language in ("fi", "sw"):
+    shutil.copytree(root / "eval" / "de", other / "eval" / language)
+  out = str(tmp_path / "out")
+  evaluate.evaluate(str(folder), root=str(other), output=out)
   found = json.loads((tmp_path / "out/step-8.json").read_text())
   reported = json.loads((folder / "results/step-8.json").read_text())
-  assert found == pytest.approx(reported, abs=1e-6)
+  assert {name: found[name] for name in reported} == pytest.approx(
+    reported, abs=1e-6
+  )
+  # The groups are those of training: the other folder has no parallel text.
+  recorded = model.load(str(folder)).description.provenance["groups"]
+  assert list(recorded) == ["en", "de", "fi"]
+  table = json.loads((tmp_path / "out/report.json").read_text())
+  assert {
+    row["languages"][0]: row["group"]
+    for row in table["rows"]
+    if row["label"] != "mean"
+  } == {
+    "en": "English",
+    "de": "with parallel text",
+    "fi": "without parallel text",
+    "sw": report.OTHER,
+  }
+  assert table["shared_with_training"]["de"]["queries"] == 20
 
 
 def test_a_folder_of_pairs_alone_trains_to_the_end(trained, tmp_path):

@@ -170,16 +170,18 @@ class BadRecords:
 
   Attributes:
     policy: "error" or "skip".
+    setting: The field or flag that sets the policy, for messages.
     count: How many were skipped.
     first: The first few messages, to be shown with the count.
   """
 
-  def __init__(self, policy: str = "error"):
+  def __init__(
+    self, policy: str = "error", setting: str = "data.on_bad_record"
+  ):
     if policy not in ("error", "skip"):
-      raise ValueError(
-        f"data.on_bad_record is {policy!r}; use 'error' or 'skip'."
-      )
+      raise ValueError(f"{setting} is {policy!r}; use 'error' or 'skip'.")
     self.policy = policy
+    self.setting = setting
     self.count = 0
     self.first: list[str] = []
 
@@ -197,7 +199,7 @@ class BadRecords:
     """
     message = printable(f"{path}:{line}: {field}: {problem}")
     if self.policy == "error":
-      raise RecordError(f"{message} (data.on_bad_record=skip goes on.)")
+      raise RecordError(f"{message} ({self.setting}=skip goes on.)")
     self.count += 1
     if len(self.first) < 5:
       self.first.append(message)
@@ -217,7 +219,7 @@ class BadRecordsOfFile(BadRecords):
   """
 
   def __init__(self, bad: BadRecords):
-    super().__init__(bad.policy)
+    super().__init__(bad.policy, bad.setting)
     self._bad = bad
 
   def report(self, path: str, line: int, field: str, problem: str) -> None:

@@ -11,11 +11,11 @@ Needs `pip install "mlir_jax[mteb]"`. Nothing else in this package does.
 
 import functools
 import hashlib
-import pathlib
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from mlir_jax import contract as contract_lib
 from mlir_jax.retrieval import model as model_lib
@@ -27,7 +27,7 @@ class MtebEncoder:
   """A retriever as mteb's `EncoderProtocol`.
 
   Queries, documents and all other texts go to the roles query, passage and
-  sentence; titles are joined as the encoding contract says.
+  sentence; documents' titles are joined as the encoding contract says.
 
   Attributes:
     model: The retriever.
@@ -83,13 +83,13 @@ class MtebEncoder:
     texts, titles = [], []
     for batch in inputs:
       # mteb joins "title" and "body" into "text" in a way of its own.
-      bodies = batch["body"] if "title" in batch else batch["text"]
-      texts += bodies
-      titles += batch.get("title", [""] * len(bodies))
+      titled = role == "passage" and "title" in batch
+      texts += batch["body" if titled else "text"]
+      titles += batch["title"] if titled else [""] * len(batch["text"])
     return self.model.encode(
       texts,
       role,
-      titles,
+      titles if role == "passage" else None,
       f"{task_metadata.name}, {role} texts" if show_progress_bar else None,
     )
 
@@ -120,7 +120,7 @@ class MtebEncoder:
 
     model, contract = self.model, self.model.contract
     roles = [contract.role(name) for name in contract_lib.ROLES]
-    path = pathlib.Path(model.path)
+    path = epath.Path(model.path)
     return model_meta.ModelMeta.create_empty(
       {
         "name": f"mlir_jax/{path.name}" if path.is_dir() else model.path,

@@ -24,8 +24,9 @@ def measures(
 ) -> dict[str, float]:
   """The measures of one run: means over the judged queries.
 
-  A judged query without results counts 0; results of queries without
-  judgements count nothing. MRR@100 is the reciprocal rank in the run cut to
+  A judged query without results counts 0, and so does a judged passage that
+  the run cannot have found; results of queries without judgements count
+  nothing. MRR@100 is the reciprocal rank in the run cut to
   100 passages in the order of trec_eval. ir-measures' own RR@100 goes to
   another provider, which breaks ties the other way.
 
@@ -39,6 +40,7 @@ def measures(
   Raises:
     ValueError: if no query is judged.
   """
+  qrels = {query_id: judged for query_id, judged in qrels.items() if judged}
   if not qrels:
     raise ValueError("The qrels are empty; there is nothing to measure.")
   cut = {
@@ -47,6 +49,39 @@ def measures(
   }
   values = ir_measures.calc_aggregate(MEASURES.values(), qrels, cut)
   return {name: float(values[measure]) for name, measure in MEASURES.items()}
+
+
+def describe_unfindable(tests: Sequence[records.RetrievalTest]) -> list[str]:
+  """What of the judgements cannot be found, and is not judged, in lines."""
+
+  def name(test):
+    split = "" if test.split == "test" else f" ({test.split})"
+    return f"{test.language}{split}"
+
+  missing, unjudged = [], []
+  for test in tests:
+    known = {passage.passage_id for passage in test.passages}
+    relevant = [
+      passage_id
+      for judged in test.qrels.values()
+      for passage_id, relevance in judged.items()
+      if relevance > 0
+    ]
+    if absent := sum(passage_id not in known for passage_id in relevant):
+      missing.append(f"{name(test)} {absent:,} of {len(relevant):,}")
+    if absent := sum(not test.qrels.get(query) for query in test.queries):
+      unjudged.append(f"{name(test)} {absent:,} of {len(test.queries):,}")
+  lines = []
+  if missing:
+    lines.append(
+      "Relevant passages that are not in the corpus count as not found:"
+      f" {', '.join(missing)}."
+    )
+  if unjudged:
+    lines.append(
+      f"Queries without judgements are not in the means: {', '.join(unjudged)}."
+    )
+  return lines
 
 
 def evaluate(
@@ -87,7 +122,7 @@ def evaluate(
     query_ids = list(test.queries)
     passage_ids = [passage.passage_id for passage in test.passages]
     if test.passages is not corpus:  # Splits of a language may share one.
-      corpus = test.passages
+      corpus, passages = test.passages, None  # Lets go of the one before.
       passages = index.Index(
         passage_ids,
         embed(

@@ -31,6 +31,7 @@ TITLES = {
 MAIN = "mrr@100"
 ENGLISH = "en"
 OTHER = "other languages"
+ALL = "all languages"  # Where nothing is known of what training had of them.
 ZERO_SHOT = "all but English"
 NOTE = (
   "Values × 100; means are over the languages with a value in every column."
@@ -121,7 +122,8 @@ def make_table(columns: Columns, groups: Mapping[str, str]) -> Table:
   Args:
     columns: Column name to results.
     groups: Language to group, both in the order of the table. Languages that
-      it lacks come last.
+      it lacks come last. If it is empty, there is one group of all languages,
+      and one mean.
 
   Raises:
     ValueError: if a result's name cannot be read, or there are none.
@@ -137,6 +139,7 @@ def make_table(columns: Columns, groups: Mapping[str, str]) -> Table:
   measures = [name for name in TITLES if name in found]
   measures += [name for name in found if name not in TITLES]
 
+  is_grouped = bool(set(groups.values()) - {ALL})
   grouped = {group: [] for group in groups.values()}
   languages = dict.fromkeys(
     [*groups, *sorted(language for language, _ in places)]
@@ -146,7 +149,7 @@ def make_table(columns: Columns, groups: Mapping[str, str]) -> Table:
       if (language, split) not in places:
         continue
       names = places[language, split]
-      group = groups.get(language, OTHER)
+      group = groups.get(language, OTHER if is_grouped else ALL)
       grouped.setdefault(group, []).append(
         Row(
           label=language if split == "test" else f"{language} ({split})",
@@ -178,7 +181,7 @@ def make_table(columns: Columns, groups: Mapping[str, str]) -> Table:
     rows += members
     if len(tested) > 1:
       rows.append(mean(tested, group))
-  if len(zero_shot) > 1:
+  if is_grouped and len(zero_shot) > 1:
     rows.append(mean(zero_shot, ZERO_SHOT))
   return Table(tuple(columns), tuple(measures), tuple(rows))
 
@@ -258,13 +261,16 @@ def _lines(table: Table, blocks: Sequence[_Block]) -> Iterator[str]:
     yield line(f"  {row.label}", map(cells, blocks, texts))
 
 
-def to_text(table: Table, shared: Shared | None = None) -> str:
+def to_text(
+  table: Table, shared: Shared | None = None, notes: Sequence[str] = ()
+) -> str:
   """The table for a terminal, in parts of at most `WIDTH` characters a line.
 
   Args:
     table: The table.
     shared: Language to {"queries", "shared_queries", "passages",
       "shared_passages"}: test texts, and those of them that training saw.
+    notes: Lines below it: how the values were measured.
   """
   parts, waiting = [], _blocks(table, shared or {})
   while waiting:
@@ -273,10 +279,12 @@ def to_text(table: Table, shared: Shared | None = None) -> str:
       count -= 1
     parts.append("\n".join(_lines(table, waiting[:count])))
     waiting = waiting[count:]
-  return "\n\n".join([*parts, NOTE]) + "\n"
+  return "\n\n".join([*parts, "\n".join([NOTE, *notes])]) + "\n"
 
 
-def to_markdown(table: Table, shared: Shared | None = None) -> str:
+def to_markdown(
+  table: Table, shared: Shared | None = None, notes: Sequence[str] = ()
+) -> str:
   """The table in Markdown; see `to_text`."""
   blocks = _blocks(table, shared or {})
   headers = [
@@ -295,10 +303,13 @@ def to_markdown(table: Table, shared: Shared | None = None) -> str:
     if row.label == "mean":
       cells = [f"*{cell}*" if cell else "" for cell in cells]
     lines.append("| " + " | ".join(cells) + " |")
-  return "\n".join([*lines, "", NOTE]) + "\n"
+  below = [line for note in (NOTE, *notes) for line in ("", note)]
+  return "\n".join([*lines, *below]) + "\n"
 
 
-def to_json(table: Table, shared: Shared | None = None) -> str:
+def to_json(
+  table: Table, shared: Shared | None = None, notes: Sequence[str] = ()
+) -> str:
   """The table as JSON, with values from 0 to 1; see `to_text`."""
   rows = [
     {
@@ -315,6 +326,7 @@ def to_json(table: Table, shared: Shared | None = None) -> str:
     "measures": table.measures,
     "rows": rows,
     "shared_with_training": shared or {},
+    "notes": list(notes),
   }
   return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
@@ -325,6 +337,7 @@ def write(
   folder: str | os.PathLike,
   *,
   shared: Shared | None = None,
+  notes: Sequence[str] = (),
 ) -> str:
   """Writes report.txt, report.md and report.json, each whole or not at all.
 
@@ -333,6 +346,7 @@ def write(
     groups: As in `make_table`.
     folder: Where to; made if missing.
     shared: As in `to_text`.
+    notes: As in `to_text`.
 
   Returns:
     The text.
@@ -341,9 +355,12 @@ def write(
     ValueError: as `make_table` says: there must be a result.
   """
   table = make_table(columns, groups)
-  text = to_text(table, shared)
+  text = to_text(table, shared, notes)
   folder = epath.Path(folder)
-  workdir.write_aside(str(folder / "report.txt"), text)
-  workdir.write_aside(str(folder / "report.md"), to_markdown(table, shared))
-  workdir.write_aside(str(folder / "report.json"), to_json(table, shared))
+  for name, content in (
+    ("report.txt", text),
+    ("report.md", to_markdown(table, shared, notes)),
+    ("report.json", to_json(table, shared, notes)),
+  ):
+    workdir.write_aside(str(folder / name), content)
   return text

@@ -5,19 +5,55 @@ are seen in the table before the first step and after the last, and nowhere
 else.
 """
 
+import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
-from mlir_jax import workdir
+from mlir_jax import stored, workdir
 from mlir_jax.data import overlap, records
 from mlir_jax.evals import bitext, plot, ranking, report
 from mlir_jax.mesh import multihost
 from mlir_jax.retrieval import encoding
 
 SELECTION = "dev/en/mrr@100"
+_EVALUATE_AGAIN = "Delete it, or evaluate again (mlir_jax.evaluate)."
+
+
+def sample_passages(
+  test: records.RetrievalTest, count: int
+) -> records.RetrievalTest:
+  """A test of fewer passages: those that are judged, and some of the others.
+
+  The others are those whose ids have the lowest hashes: the same ones in
+  every evaluation and run, whatever the order of the corpus.
+
+  Args:
+    test: The test.
+    count: Passages to keep, judged ones included, which stay in any case.
+  """
+  judged = set().union(*test.qrels.values())
+  others = sorted(
+    (
+      hashlib.sha256(passage.passage_id.encode()).digest(),
+      passage.passage_id,
+    )
+    for passage in test.passages
+    if passage.passage_id not in judged
+  )
+  kept = len(test.passages) - len(others)
+  sampled = {name for _, name in others[: max(0, count - kept)]}
+  return dataclasses.replace(
+    test,
+    passages=tuple(
+      passage
+      for passage in test.passages
+      if passage.passage_id in judged or passage.passage_id in sampled
+    ),
+  )
 
 
 class Suite:
@@ -34,19 +70,22 @@ class Suite:
     top_k: int = ranking.DEPTH,
     trained_on: records.Collection | None = None,
     streams: Sequence[str] = (),
+    dev_passages: int = 0,
   ):
     """Keeps what the evaluations need.
 
     Args:
       tests: The retrieval tests.
       translation_tests: The translation tests.
-      groups: Language to its group in the report.
+      groups: Language to its group in the report; empty for no groups.
       text_encoder: Encodes the texts.
       folder: Where results, runs and the report go.
       top_k: Passages retrieved per query.
       trained_on: What the model was trained on, for the report's count of
         shared texts; None leaves the count out.
       streams: The streams of it that took part.
+      dev_passages: Passages that `dev` searches, see `sample_passages`; 0 for
+        all.
     """
     self._tests = tests
     self._translation_tests = translation_tests
@@ -56,21 +95,38 @@ class Suite:
     self._top_k = top_k
     self._trained_on = trained_on
     self._streams = streams
+    self._notes = ranking.describe_unfindable(tests)
+    self._dev = [test for test in tests if test.split == "dev"]
+    if dev_passages:
+      whole = sum(len(test.passages) for test in self._dev)
+      self._dev = [sample_passages(test, dev_passages) for test in self._dev]
+      kept = sum(len(test.passages) for test in self._dev)
+      if kept < whole:
+        self._notes.append(
+          f"While training, dev is searched in {kept:,} of its"
+          f" {whole:,} passages (eval.dev_passages): the judged ones and a"
+          " sample. The values in the table are of all."
+        )
 
   def dev(self, params: Any) -> dict[str, float]:
     """Evaluates the English dev set; empty if there is none."""
-    tests = [test for test in self._tests if test.split == "dev"]
     return dict(
       ranking.evaluate(
         self._encoder.with_params(params),
-        tests,
+        self._dev,
         self._encoder.mesh,
         top_k=self._top_k,
       )
     )
 
+  def notes(self) -> str:
+    """How values are measured where it is not as expected, in lines."""
+    return "\n".join(self._notes)
+
   def table(self, params: Any, step: int) -> dict[str, float]:
     """Evaluates everything and keeps the results and the TREC runs.
+
+    It prints how many texts were cut.
 
     Args:
       params: The towers' parameters.
@@ -84,12 +140,15 @@ class Suite:
     # One host writes; all take part in encoding and searching.
     writes = multihost.is_first()
     run_dir = str(self._folder / f"step-{step}") if writes else None
+    before = dict(self._encoder.truncation)
     results = dict(
       ranking.evaluate(
         embed, self._tests, mesh, top_k=self._top_k, run_dir=run_dir
       )
     )
     results |= bitext.evaluate(embed, self._translation_tests, mesh)
+    if cut := self._encoder.describe_truncation(before):
+      print(cut)
     if writes:
       workdir.write_aside(
         str(self._folder / f"step-{step}.json"),
@@ -108,7 +167,7 @@ class Suite:
     by_step = {}
     for path in self._folder.glob("step-*.json"):
       step = int(path.stem.removeprefix("step-"))
-      by_step[step] = json.loads(path.read_text())
+      by_step[step] = stored.read_json(path, mend=_EVALUATE_AGAIN)
     columns = {f"step {step:,}": by_step[step] for step in sorted(by_step)}
     if not any(columns.values()):
       return "There are no tests, so there is nothing to report."
@@ -118,7 +177,13 @@ class Suite:
       shared = overlap.count_shared_texts(
         self._trained_on, self._tests, self._encoder.contract, self._streams
       )
-    return report.write(columns, self._groups, str(self._folder), shared=shared)
+    return report.write(
+      columns,
+      self._groups,
+      str(self._folder),
+      shared=shared,
+      notes=self._notes,
+    )
 
 
 def one_line(results: Mapping[str, float]) -> str:

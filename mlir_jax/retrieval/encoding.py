@@ -1,9 +1,11 @@
 """Texts to vectors under the encoding contract: the one way, everywhere."""
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tokenizers
 import tqdm
@@ -21,6 +23,14 @@ LENGTHS = (
   *(n * 2**octave for octave in range(7) for n in (40, 48, 56, 64)),
 )
 
+# Texts that are tokenized and sorted by length at once: enough to fill the
+# batches evenly, few enough to hold their tokens in memory.
+WINDOW = 16_384
+# The same in characters, for long texts; and those that the tokenizer has at
+# once: it takes some 100 bytes for each, also for what is cut off.
+_WINDOW_CHARACTERS = 2**26
+_TOKENIZER_CHARACTERS = 2**18
+
 
 class TextEncoder:
   """Encodes texts in their roles on a mesh.
@@ -28,6 +38,7 @@ class TextEncoder:
   Attributes:
     contract: The encoding contract; the tokenizer has been checked against it.
     mesh: The mesh; batches are split over "data".
+    truncation: Role to (texts cut, all texts) that were encoded until now.
   """
 
   def __init__(
@@ -56,6 +67,7 @@ class TextEncoder:
     check_tokenizer(contract, tokenizer, "the tokenizer")
     self.contract = contract
     self.mesh = mesh
+    self.truncation: dict[str, tuple[int, int]] = {}
     self._pad_id = pad_id
     self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
     self._tokenizer.no_padding()
@@ -74,7 +86,7 @@ class TextEncoder:
     *,
     progress: str | None = None,
   ) -> np.ndarray:
-    """Encodes texts.
+    """Encodes texts; beside the vectors it holds the tokens of some alone.
 
     Args:
       params: The towers' parameters, on the mesh.
@@ -88,18 +100,96 @@ class TextEncoder:
 
     Raises:
       ValueError: if the role is unknown or the titles do not match.
+      NonFiniteError: if a vector holds NaN or infinity.
+    """
+    tower = self.contract.role(role).tower
+    if titles is not None and len(titles) != len(texts):
+      raise ValueError(f"{len(titles)} titles for {len(texts)} texts.")
+    vectors, done = None, 0
+    for rows in self.encode_windows(
+      params, role, texts, titles, progress=progress, total=len(texts)
+    ):
+      if vectors is None:
+        vectors = np.empty((len(texts), rows.shape[1]), np.float32)
+      vectors[done : done + len(rows)] = rows
+      done += len(rows)
+    if vectors is None:
+      none = {
+        "ids": jax.ShapeDtypeStruct((self._devices, LENGTHS[0]), np.int32),
+        "mask": jax.ShapeDtypeStruct((self._devices, LENGTHS[0]), bool),
+      }
+      width = self._embed.eval_shape(params, tower, none).shape[1]
+      return np.empty((0, width), np.float32)
+    return vectors
+
+  def encode_windows(
+    self,
+    params: PyTree,
+    role: str,
+    texts: Iterable[str],
+    titles: Iterable[str] | None = None,
+    *,
+    progress: str | None = None,
+    total: int | None = None,
+  ) -> Iterator[np.ndarray]:
+    """Encodes any number of texts in bounded memory.
+
+    Args:
+      params: As in `encode`, like the next two.
+      role: Of the texts.
+      texts: The texts.
+      titles: A title each; as many as there are texts.
+      progress: Description of a progress bar; None for no bar.
+      total: How many texts there are, for the bar; None if not known.
+
+    Yields:
+      float32 [m, D], the vectors of the next m texts.
+
+    Raises:
+      ValueError: if the role is unknown or the titles do not match.
+      NonFiniteError: if a vector holds NaN or infinity.
+    """
+    self.contract.role(role)
+    titled = (
+      zip(texts, itertools.repeat(""), strict=False)
+      if titles is None
+      else zip(texts, titles, strict=True)
+    )
+    rendered = (
+      self.contract.render(role, text, title) for text, title in titled
+    )
+    with tqdm.tqdm(
+      total=total,
+      desc=progress,
+      unit="text",
+      disable=progress is None,
+      leave=False,
+      delay=5,  # Seconds: short work needs no bar.
+    ) as bar:
+      first = 0
+      for window in _portions(rendered, WINDOW, _WINDOW_CHARACTERS):
+        yield self._encode_window(params, role, window, first, bar)
+        first += len(window)
+
+  def _encode_window(
+    self,
+    params: PyTree,
+    role: str,
+    window: Sequence[str],
+    first: int,
+    bar: tqdm.tqdm,
+  ) -> np.ndarray:
+    """Encodes some texts; float32 [n, D], in their order.
+
+    Args:
+      params: As in `encode`, like the next.
+      role: Of the texts.
+      window: The texts, rendered.
+      first: The number of the first of them, for messages.
+      bar: Is moved on by each text.
     """
     settings = self.contract.role(role)
-    if titles is None:
-      titles = [""] * len(texts)
-    elif len(titles) != len(texts):
-      raise ValueError(f"{len(titles)} titles for {len(texts)} texts.")
-    rendered = [
-      self.contract.render(role, text, title)
-      for text, title in zip(texts, titles, strict=True)
-    ]
-    self._tokenizer.enable_truncation(settings.max_length)
-    ids = [e.ids for e in self._tokenizer.encode_batch_fast(rendered)]
+    ids = self._tokenize(role, window)
     lengths = np.array([len(i) for i in ids], np.int64)
     # Longest first: what does not fit in memory fails at once.
     order = np.argsort(-lengths, kind="stable")
@@ -110,30 +200,54 @@ class TextEncoder:
     def fetch(rows, output):
       nonlocal vectors
       output = np.asarray(jax.device_get(output))[: len(rows)]
+      check_finite(output, first + rows, role)
       if vectors is None:
         vectors = np.empty((len(ids), output.shape[1]), np.float32)
       vectors[rows] = output
 
-    with tqdm.tqdm(
-      total=len(ids),
-      desc=progress,
-      unit="text",
-      disable=progress is None,
-      leave=False,
-      delay=5,  # Seconds: short work needs no bar.
-    ) as bar:
-      for start in range(0, len(ids), self._batch_size):
-        rows = order[start : start + self._batch_size]
-        tokens = self._batch([ids[row] for row in rows], settings.max_length)
-        waiting.append((rows, self._embed(params, settings.tower, tokens)))
-        if len(waiting) > 1:  # Fetched while the next one is computed.
-          fetch(*waiting.pop(0))
-        bar.update(len(rows))
-      for rows, output in waiting:
-        fetch(rows, output)
-    if vectors is None:
-      raise ValueError(f"There are no texts to encode as {role!r}.")
+    for start in range(0, len(ids), self._batch_size):
+      rows = order[start : start + self._batch_size]
+      tokens = self._batch([ids[row] for row in rows], settings.max_length)
+      waiting.append((rows, self._embed(params, settings.tower, tokens)))
+      if len(waiting) > 1:  # Fetched while the next one is computed.
+        fetch(*waiting.pop(0))
+      bar.update(len(rows))
+    for rows, output in waiting:
+      fetch(rows, output)
     return vectors
+
+  def _tokenize(self, role: str, window: Sequence[str]) -> list[np.ndarray]:
+    """The tokens of some texts, int32 [length] each, and counts those cut."""
+    longest = self.contract.role(role).max_length
+    self._tokenizer.enable_truncation(longest)
+    ids, cut = [], 0
+    for texts in _portions(window, len(window), _TOKENIZER_CHARACTERS):
+      for encoding in self._tokenizer.encode_batch_fast(texts):
+        ids.append(np.array(encoding.ids, np.int32))
+        cut += len(ids[-1]) == longest and bool(encoding.overflowing)
+    before = self.truncation.get(role, (0, 0))
+    self.truncation[role] = before[0] + cut, before[1] + len(ids)
+    return ids
+
+  def describe_truncation(
+    self, before: Mapping[str, tuple[int, int]] | None = None
+  ) -> str:
+    """How many texts were cut, in a line for each role of which some were.
+
+    Args:
+      before: A copy of `truncation`; what was counted until then is left out.
+    """
+    lines = []
+    for role, counts in self.truncation.items():
+      known = (before or {}).get(role, (0, 0))
+      cut, texts = (now - then for now, then in zip(counts, known, strict=True))
+      if cut:
+        length = self.contract.role(role).max_length
+        lines.append(
+          f"{role} texts cut to {length} tokens: {cut:,} of {texts:,}"
+          f" ({cut / texts:.1%})"
+        )
+    return "\n".join(lines)
 
   def with_params(self, params: PyTree) -> Callable[..., np.ndarray]:
     """`embed(role, texts, titles=None)`, as the evaluators take it."""
@@ -163,6 +277,70 @@ class TextEncoder:
         x.shape, sharding.over_data(self.mesh), lambda index: x[index]
       ),
       {"ids": padded, "mask": mask},
+    )
+
+
+def _portions(
+  texts: Iterable[str], most: int, characters: int
+) -> Iterator[list[str]]:
+  """Texts in lists of `most`, or fewer that have so many characters."""
+  portion, size = [], 0
+  for text in texts:
+    portion.append(text)
+    size += len(text)
+    if len(portion) >= most or size >= characters:
+      yield portion
+      portion, size = [], 0
+  if portion:
+    yield portion
+
+
+class NonFiniteError(FloatingPointError):
+  """Parameters or vectors that hold NaN or infinity."""
+
+
+def check_finite(vectors: np.ndarray, rows: np.ndarray, role: str) -> None:
+  """Refuses vectors that hold NaN or infinity, before they are given out.
+
+  Args:
+    vectors: float32 [n, D].
+    rows: int [n], the number of each one's text, for the message.
+    role: The role of the texts.
+
+  Raises:
+    NonFiniteError: naming a text by its number from 0.
+  """
+  finite = np.isfinite(vectors).all(axis=1)
+  if not finite.all():
+    raise NonFiniteError(
+      f"The vector of text {rows[~finite].min()} (from 0, in the role {role})"
+      " holds NaN or infinity: the parameters are damaged or too large. Use"
+      " another checkpoint, or model.dtype=float32."
+    )
+
+
+def check_finite_params(params: PyTree, where: str) -> None:
+  """Refuses parameters that hold NaN or infinity.
+
+  Args:
+    params: The parameters, on their devices.
+    where: What they were read from, for the message.
+
+  Raises:
+    NonFiniteError: naming each such parameter.
+  """
+  finite = jax.jit(
+    lambda tree: jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), tree)
+  )(params)
+  bad = [
+    jax.tree_util.keystr(path, simple=True, separator="/")
+    for path, is_finite in jax.tree_util.tree_leaves_with_path(finite)
+    if not is_finite
+  ]
+  if bad:
+    raise NonFiniteError(
+      f"{where} holds NaN or infinity in {', '.join(bad)}: it is damaged, or"
+      " its training failed. Use an older checkpoint."
     )
 
 

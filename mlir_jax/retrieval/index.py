@@ -11,7 +11,11 @@ from mlir_jax.retrieval import topk
 
 def _not_finite(embeddings: np.ndarray) -> list[int]:
   """Rows of [n, D] embeddings that hold an infinity or NaN."""
-  return np.flatnonzero(~np.isfinite(embeddings).all(axis=1)).tolist()
+  bad = []
+  for start in range(0, len(embeddings), topk.CHUNK):  # It takes memory, too.
+    finite = np.isfinite(embeddings[start : start + topk.CHUNK]).all(axis=1)
+    bad += (start + np.flatnonzero(~finite)).tolist()
+  return bad
 
 
 class Index:
@@ -49,8 +53,11 @@ class Index:
         f" finite, first that of passage {passage_ids[bad[0]]!r}; the model's"
         " parameters are broken."
       )
-    order = sorted(
-      range(len(passage_ids)), key=passage_ids.__getitem__, reverse=True
+    order = np.array(
+      sorted(
+        range(len(passage_ids)), key=passage_ids.__getitem__, reverse=True
+      ),
+      np.int64,
     )
     self.passage_ids = tuple(passage_ids[row] for row in order)
     for first, second in itertools.pairwise(self.passage_ids):
@@ -60,7 +67,7 @@ class Index:
         )
     self._mesh = mesh
     self._shape = embeddings.shape
-    self._passages = topk.place(embeddings[order], mesh)
+    self._passages = topk.place(embeddings, mesh, order)
 
   def search(
     self, queries: np.ndarray, k: int, *, description: str = "Searching"

@@ -2,8 +2,9 @@
 
 import contextlib
 import dataclasses
-import json
-from collections.abc import Sequence
+import reprlib
+import warnings
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -13,8 +14,9 @@ from etils import epath
 
 from mlir_jax import checkpoint as checkpoint_lib
 from mlir_jax import contract as contract_lib
-from mlir_jax import workdir
+from mlir_jax import stored, workdir
 from mlir_jax.data import tokenizer as tokenizer_lib
+from mlir_jax.data import tokens
 from mlir_jax.mesh import sharding
 from mlir_jax.models import config as config_lib
 from mlir_jax.models import encoder as encoder_lib
@@ -25,7 +27,7 @@ from mlir_jax.retrieval import encoding
 _TITLE_JOINER = " "
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Model:
   """A retriever.
 
@@ -54,35 +56,62 @@ class Model:
     """How a text becomes a vector."""
     return self.text_encoder.contract
 
+  def __repr__(self) -> str:
+    """In a line: the parameters alone would fill pages."""
+    step = "" if self.step is None else f", step {self.step:,}"
+    return (
+      f"Model({self.path!r}{step}: {self.encoder_config.family},"
+      f" {self.encoder_config.output_size} numbers a vector,"
+      f" {self.similarity})"
+    )
+
   def encode(
     self,
-    texts: Sequence[str],
+    texts: Iterable[str],
     role: str = "query",
-    titles: Sequence[str] | None = None,
+    titles: Iterable[str] | None = None,
     progress: str | None = None,
   ) -> np.ndarray:
     """Encodes texts.
 
+    What was cut is warned of (`UserWarning`) and counted, in
+    `text_encoder.truncation`.
+
     Args:
-      texts: A list of texts, at least one, without prefix; too long ones are
-        cut, and white space around them is left out.
+      texts: Texts, without prefix: a list, a tuple, an array, a column of a
+        data frame, a generator. Too long ones are cut, and white space around
+        them is left out.
       role: "query", "passage", or "sentence" for texts that are neither.
-      titles: A title each, "" for none; passages have them.
+      titles: A title each, "" for none; only passages have them.
       progress: Description of a progress bar; None for no bar.
 
     Returns:
       float32 [n, D], in the order of the texts.
 
     Raises:
-      ValueError: if there are no texts, the role is unknown, the titles do
+      ValueError: if what is given is not a sequence of texts (it names the
+        first that is none by its place), the role is unknown, the titles do
         not match, or the tower of this role is not there.
     """
-    for name, value in (("texts", texts), ("titles", titles)):
-      if isinstance(value, str):  # Else encoded letter by letter.
-        raise ValueError(f"{name} is one string; give a list: [{value!r}].")
-      for i, text in enumerate(value or ()):
-        if not isinstance(text, str):
-          raise ValueError(f"{name}[{i}] is {text!r}, which is no string.")
+    texts = _list_texts(texts, "texts")
+    self.check_role(role)
+    if titles is not None:
+      titles = _list_texts(titles, "titles")
+      if role != "passage":
+        raise ValueError(
+          f"titles are given, but a text of the role {role!r} has none: give"
+          " titles with the role 'passage' only."
+        )
+    before = dict(self.text_encoder.truncation)
+    vectors = self.text_encoder.encode(
+      self.params, role, texts, titles, progress=progress
+    )
+    if cut := self.text_encoder.describe_truncation(before):
+      warnings.warn(cut, stacklevel=2)
+    return vectors
+
+  def check_role(self, role: str) -> None:
+    """Raises ValueError if there is no such role, or its tower is absent."""
     tower = self.contract.role(role).tower
     if not {"encoder", f"{tower}_encoder"} & self.params.keys():
       raise ValueError(
@@ -90,9 +119,47 @@ class Model:
         f" goes to the other: load the folder {tower}/ that was exported"
         " beside it, or the folder that holds both."
       )
-    return self.text_encoder.encode(
-      self.params, role, texts, titles, progress=progress
+
+
+def _list_texts(values: Iterable[str], name: str) -> list[str]:
+  """What was given as a list, once each of it is known to be a text.
+
+  Args:
+    values: What was given.
+    name: Its name, for messages.
+
+  Raises:
+    ValueError: if it is of a kind that has no order or is no sequence of
+      texts, or one of it is not a text; the message says which.
+  """
+  kind = type(values).__name__
+  if isinstance(values, str):  # Else encoded letter by letter.
+    raise ValueError(f"{name} is one string; give a list: [{values!r}].")
+  if isinstance(values, (Mapping, set, frozenset, bytes, bytearray)):
+    raise ValueError(f"{name} is of the type {kind}; give a list of strings.")
+  dimensions = getattr(values, "ndim", 1)  # Of an array, a data frame.
+  if dimensions != 1:
+    raise ValueError(
+      f"{name} is of the type {kind} and has {dimensions} dimensions; give one"
+      " row or column of it, or a list of strings."
     )
+  if not isinstance(values, Iterable):
+    raise ValueError(f"{name} is of the type {kind}; give a list of strings.")
+  texts = list(values)
+  for place, text in enumerate(texts):
+    if not isinstance(text, str):
+      raise ValueError(
+        f"{name}[{place}] is {reprlib.repr(text)} of the type"
+        f" {type(text).__name__}; give a string."
+      )
+    try:
+      text.encode("utf-8")
+    except UnicodeEncodeError as error:
+      raise ValueError(
+        f"{name}[{place}] is not Unicode text: character {error.start + 1} is"
+        " half of a surrogate pair; repair or remove it."
+      ) from None
+  return texts
 
 
 def load(
@@ -162,7 +229,10 @@ def load_run(
     )
   with contextlib.closing(
     checkpoint_lib.Checkpoints(
-      str(folder / workdir.CHECKPOINTS), read_only=True
+      str(folder / workdir.CHECKPOINTS),
+      read_only=True,
+      # One process of several may load it alone, onto its own devices.
+      alone=jax.process_count() > 1 and not mesh.is_multi_process,
     )
   ) as checkpoints:
     step = checkpoints.find(which)
@@ -185,6 +255,9 @@ def load_run(
       checkpoint_lib.abstract(
         shapes, jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
       ),
+    )
+    encoding.check_finite_params(
+      params, f"step {step} in {checkpoints.directory}"
     )
   return Model(
     path=str(folder),
@@ -222,7 +295,9 @@ def check_run(
   """
   path = folder / workdir.CONFIG_FILE
   if path.exists():
-    said = json.loads(path.read_text())["encoding"]
+    said = stored.read_json(path).get("encoding")
+    if not isinstance(said, dict):
+      raise ValueError(f"{path}: encoding is {said!r}. {stored.RESTORE}")
     # What the config leaves open is the checkpoint's to say.
     settings = workdir.flatten(dataclasses.asdict(contract)) | {
       name: value
@@ -233,10 +308,7 @@ def check_run(
     contract_lib.check_same(contract, made, f"{path} and {workdir.TOKENIZER}")
   path = folder / workdir.TOKEN_STORE / "meta.json"
   if path.exists():
-    found = json.dumps(json.loads(path.read_text())["contract"])
-    contract_lib.check_same(
-      contract, contract_lib.EncodingContract.from_json(found), str(path)
-    )
+    contract_lib.check_same(contract, tokens.read_contract(path), str(path))
 
 
 def _load_folder(
@@ -306,9 +378,7 @@ def _read_contract(
     ValueError: if the folder does not say how it encodes.
   """
   if found.ours:
-    contract = contract_lib.EncodingContract.from_json(
-      json.dumps(found.ours["contract"])
-    )
+    contract = contract_lib.EncodingContract.from_values(found.ours["contract"])
     encoding.check_tokenizer(contract, tokenizer, str(found.transformer))
     return contract
   if not found.known:

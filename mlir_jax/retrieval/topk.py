@@ -20,15 +20,19 @@ CHUNK = 131072  # Rows scored at once; bounds the score matrix.
 QUERY_BATCH = 256  # Queries searched at once; bounds it, too.
 
 
-def place(passages: np.ndarray, mesh: Mesh) -> jax.Array:
+def place(
+  passages: np.ndarray, mesh: Mesh, order: np.ndarray | None = None
+) -> jax.Array:
   """Puts passage embeddings on the mesh, padded so that they divide evenly.
 
   Every process passes the same array, which may be memory-mapped: only the
-  rows of its own devices are read.
+  rows of its own devices are read, those of one device after another.
 
   Args:
     passages: [N, D] floats.
     mesh: Has the axis "data".
+    order: int [N], the rows in the order that they are placed in; None for
+      their own.
 
   Returns:
     [N', D] float32, rows in order over "data", then N' - N rows of zeros; N'
@@ -48,11 +52,23 @@ def place(passages: np.ndarray, mesh: Mesh) -> jax.Array:
   def shard(index: tuple[slice, ...]) -> np.ndarray:
     start, stop, _ = index[0].indices(shape[0])
     rows = np.zeros((stop - start, shape[1]), np.float32)
-    real = passages[start:stop]
-    rows[: len(real)] = real
+    stop = min(stop, len(passages))
+    for first in range(start, stop, CHUNK):  # A gather makes a copy.
+      last = min(first + CHUNK, stop)
+      rows[first - start : last - start] = passages[
+        slice(first, last) if order is None else order[first:last]
+      ]
     return rows
 
-  return jax.make_array_from_callback(shape, sharding.over_data(mesh), shard)
+  over_data = sharding.over_data(mesh)
+  # Not make_array_from_callback: that makes all shards before it places one.
+  shards = [
+    jax.device_put(shard(index), device)
+    for device, index in over_data.addressable_devices_indices_map(
+      shape
+    ).items()
+  ]
+  return jax.make_array_from_single_device_arrays(shape, over_data, shards)
 
 
 def _top_k_of_blocks(scores: jax.Array, k: int):

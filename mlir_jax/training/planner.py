@@ -7,7 +7,6 @@ at once.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import re
@@ -18,6 +17,7 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+from etils import epath
 from jax.experimental import topologies
 
 from mlir_jax import checkpoint, workdir
@@ -182,8 +182,7 @@ def encoder_config(
   """
   model = config.model
   if file:
-    hf = json.loads(pathlib.Path(file).read_text(encoding="utf-8"))
-    shape = config_lib.EncoderConfig.from_hf(hf, model.dtype)
+    shape = config_lib.read(epath.Path(file), model.dtype)
   elif not model.pretrained:
     shape = config_lib.EncoderConfig(
       vocab_size=config.tokenizer.vocab_size,
@@ -194,6 +193,9 @@ def encoder_config(
       max_positions=model.max_positions,
       dtype=model.dtype,
     )
+  elif workdir.is_url(model.pretrained):
+    folder = workdir.copy_folder(model.pretrained, ("*.json",))
+    shape = pretrained.load_config(pathlib.Path(folder), model.dtype)
   elif pathlib.Path(model.pretrained).is_dir():
     shape = pretrained.load_config(pathlib.Path(model.pretrained), model.dtype)
   elif model.pretrained in _BACKBONES:
@@ -481,8 +483,10 @@ def _by_kind_and_loops(
 
 def open_store(folder: str) -> tokens.TokenStore:
   """The token store of a run that was prepared."""
-  path = pathlib.Path(folder) / workdir.TOKEN_STORE
-  return tokens.TokenStore.open(path)
+  folder = workdir.absolute(folder)
+  local = workdir.local_copy(folder)
+  preparation.fetch_prepared(folder, local)
+  return tokens.TokenStore.open(pathlib.Path(local) / workdir.TOKEN_STORE)
 
 
 def rows(

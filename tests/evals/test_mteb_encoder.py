@@ -182,12 +182,11 @@ def test_each_kind_of_text_goes_to_its_role(models, task, monkeypatch):
   encoder = mteb_encoder.MtebEncoder(ours)
   before = scores(encoder, task)
   calls = []
-  encode = model_lib.Model.encode
 
   def swapped(self, texts, role, titles, progress):
     calls.append((role, texts, titles))
     other = {"query": "passage", "passage": "query"}[role]
-    return encode(self, texts, other, titles, progress)
+    return self.text_encoder.encode(self.params, other, texts, titles)
 
   monkeypatch.setattr(model_lib.Model, "encode", swapped)
   assert scores(encoder, task)["ndcg_at_10"] != before["ndcg_at_10"]
@@ -198,6 +197,7 @@ def test_each_kind_of_text_goes_to_its_role(models, task, monkeypatch):
   assert passages[1] == [row["text"] for row in corpus]
   assert passages[2] == [row["title"] for row in corpus]
   assert queries[1] == [row["text"] for row in task.read("queries")]
+  assert queries[2] is None
   monkeypatch.undo()
   texts = ["river stone", "apple"]
   found = encoder.encode(

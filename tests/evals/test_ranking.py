@@ -135,6 +135,78 @@ def test_evaluate_names_its_values_and_measures_the_runs_it_writes(
       assert results[f"{test.split}/{test.language}/{name}"] == value
 
 
+def test_a_judged_passage_that_is_missing_counts_as_not_found(mesh):
+  """beir#101: as trec_eval, which sees the qrels and the run alone."""
+  passages = {"a": "1", "b": "2", "c": "3"}
+  qrels = {
+    "q1": {"a": 1, "gone": 1},
+    "q2": {"b": 1, "a": 0, "lost": 0},
+    "q3": {"nowhere": 2},
+    "q4": {"c": 1},
+    "q5": {"b": 1, "c": 1},
+  }
+  queries = {"q1": "1", "q2": "2", "q3": "3", "q4": "3", "q5": "2 3"}
+  test = make_test(queries | {"unjudged": "1"}, passages, qrels)
+  run = {
+    query_id: {
+      passage_id: float(set(words.split()) >= set(text.split()))
+      for passage_id, text in passages.items()
+    }
+    for query_id, words in queries.items()
+  }
+  theirs = pytrec_eval.RelevanceEvaluator(
+    qrels, {"recip_rank", "recall.100", "ndcg_cut.10", "success.1"}
+  ).evaluate(run)
+
+  def mean(name):
+    return np.mean([values[name] for values in theirs.values()])
+
+  expected = {
+    "test/de/mrr@100": mean("recip_rank"),
+    "test/de/ndcg@10": mean("ndcg_cut_10"),
+    "test/de/r@100": mean("recall_100"),
+    "test/de/success@1": mean("success_1"),
+  }
+  assert expected["test/de/r@100"] == pytest.approx((0.5 + 1 + 0 + 1 + 1) / 5)
+  assert dict(ranking.evaluate(one_hot, [test], mesh)) == pytest.approx(
+    expected
+  )
+
+
+def test_a_query_without_judgements_has_a_run_and_no_part_in_means(
+  mesh, tmp_path
+):
+  queries = {"q1": "1", "q2": "2", "q3": "2"}
+  passages = {"a": "1", "b": "2"}
+  judged = make_test(queries, passages, {"q1": {"a": 1}, "q3": {}})
+  results = dict(ranking.evaluate(one_hot, [judged], mesh, run_dir=tmp_path))
+  assert set(results.values()) == {1.0}
+  run = runs.read_run(tmp_path / "test.de.trec")
+  assert {query: set(found) for query, found in run.items()} == {
+    query: {"a", "b"} for query in queries
+  }
+
+
+def test_what_cannot_be_found_or_is_not_judged_is_told():
+  passages = {"a": "1", "b": "2"}
+  tests = [
+    make_test({"q1": "1"}, passages, {"q1": {"a": 1, "b": 0}}),
+    make_test(
+      {"q1": "1", "q2": "2"},
+      passages,
+      {"q1": {"a": 1, "gone": 1, "lost": 0}, "q3": {"b": 1}},
+      "en",
+      "dev",
+    ),
+  ]
+  assert ranking.describe_unfindable(tests[:1]) == []
+  assert ranking.describe_unfindable(tests) == [
+    "Relevant passages that are not in the corpus count as not found:"
+    " en (dev) 1 of 3.",
+    "Queries without judgements are not in the means: en (dev) 1 of 2.",
+  ]
+
+
 def test_passages_are_encoded_with_their_titles_in_their_role():
   calls = []
 
@@ -143,7 +215,8 @@ def test_passages_are_encoded_with_their_titles_in_their_role():
     return one_hot(role, texts)
 
   test = records.RetrievalTest(
-    "de", "test", (records.Passage("1", "title", "a"),), {"q": "2"}, {"q": {}}
+    *("de", "test", (records.Passage("1", "title", "a"),)),
+    *({"q": "2"}, {"q": {"a": 1}}),
   )
   list(ranking.evaluate(embed, [test], sharding.make_mesh()))
   assert ("passage", ["1"], ["title"]) in calls

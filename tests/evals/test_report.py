@@ -93,6 +93,24 @@ def test_a_translation_test_is_about_the_language_that_is_not_english():
   )
 
 
+def test_without_groups_there_is_one_mean_of_all_languages():
+  for groups in ({}, {"de": report.ALL}):
+    table = report.make_table({"now": BEFORE}, groups)
+    assert {row.group for row in table.rows} == {report.ALL}
+    (mean,) = (row for row in table.rows if row.label == "mean")
+    assert mean.values["mrr@100"] == pytest.approx(((0.01 + 0.5 + 0.3) / 4,))
+
+
+def test_notes_stand_below_the_table():
+  table = report.make_table(COLUMNS, GROUPS)
+  notes = ["One note.", "Another."]
+  text = report.to_text(table, notes=notes)
+  assert text.endswith("every column.\nOne note.\nAnother.\n")
+  markdown = report.to_markdown(table, notes=notes)
+  assert markdown.endswith("every column.\n\nOne note.\n\nAnother.\n")
+  assert json.loads(report.to_json(table, notes=notes))["notes"] == notes
+
+
 def test_languages_without_a_group_come_last():
   results = BEFORE | {"test/zu/mrr@100": 0.4, "test/ar/mrr@100": 0.2}
   table = report.make_table({"now": results}, GROUPS)

@@ -7,6 +7,7 @@ import sys
 
 import jax
 import numpy as np
+import pandas
 import pytest
 import sentence_models
 import tiny
@@ -18,6 +19,7 @@ from mlir_jax.hub import folder as export_lib
 from mlir_jax.mesh import sharding
 from mlir_jax.models import config as config_lib
 from mlir_jax.models import encoder as encoder_lib
+from mlir_jax.models import layout
 from mlir_jax.retrieval import encoding
 
 TEXTS = ["river stone", "apple", "", "cloud " * 50, "winter music"]
@@ -131,15 +133,75 @@ def test_any_mesh_gives_the_same_vectors(saved, loaded):
   )
 
 
-def test_one_string_is_not_taken_for_a_list_of_letters(loaded):
-  with pytest.raises(ValueError, match=r"texts is one string.*\['apple'\]"):
-    loaded.encode("apple")
+def test_any_sequence_of_texts_is_encoded(loaded):
+  expected = loaded.encode(["river", "apple", "größe"])
+  frame = pandas.DataFrame({"text": ["river", "apple", "größe"], "n": 1})
+  frame.index = [7, 7, 9]
+  for texts in (
+    ("river", "apple", "größe"),
+    np.array(["river", "apple", "größe"]),
+    np.array(["river", "apple", "größe"], object),
+    frame["text"],
+    frame["text"].astype("category"),
+    (text for text in ("river", "apple", "größe")),
+    dict.fromkeys(["river", "apple", "größe"]).keys(),
+  ):
+    np.testing.assert_array_equal(loaded.encode(texts), expected)
+  titled = loaded.encode(frame["text"], "passage", (t for t in ("", "a", "b")))
+  assert titled.shape == (3, 24)
+  assert loaded.encode([]).shape == (0, 24)
+  assert loaded.encode(np.array([], str), "passage", []).shape == (0, 24)
+
+
+@pytest.mark.parametrize(
+  "texts,message",
+  [
+    ("apple", r"texts is one string.*\['apple'\]"),
+    ({"a": "apple"}, "texts is of the type dict; give a list"),
+    ({"apple"}, "texts is of the type set; give a list"),
+    (b"apple", "texts is of the type bytes; give a list"),
+    (None, "texts is of the type NoneType; give a list"),
+    (3, "texts is of the type int; give a list"),
+    (np.array("apple"), "type ndarray and has 0 dimensions"),
+    (np.array([["a"], ["b"]]), "type ndarray and has 2 dimensions"),
+    (pandas.DataFrame({"text": ["a"]}), "type DataFrame and has 2 dimensions"),
+    (["a", ["b"]], r"texts\[1\] is \['b'\] of the type list"),
+    (["a", None], r"texts\[1\] is None of the type NoneType"),
+    ([b"a"], r"texts\[0\] is b'a' of the type bytes"),
+    (pandas.Series(["a", np.nan]), r"texts\[1\] is nan of the type float"),
+    (iter(["a", "b", "c\ud800"]), r"texts\[2\] is not Unicode.*character 2"),
+  ],
+)
+def test_what_is_no_sequence_of_texts_is_refused_by_place(
+  loaded, texts, message
+):
+  with pytest.raises(ValueError, match=message):
+    loaded.encode(texts)
+
+
+def test_titles_and_roles_that_do_not_fit_are_refused(loaded):
   with pytest.raises(ValueError, match="titles is one string"):
     loaded.encode(["a"], "passage", titles="b")
-  with pytest.raises(ValueError, match="no texts to encode as 'query'"):
-    loaded.encode([])
+  with pytest.raises(ValueError, match=r"titles\[1\] is None"):
+    loaded.encode(["a", "b"], "passage", ["c", None])
+  with pytest.raises(ValueError, match="1 titles for 2 texts"):
+    loaded.encode(["a", "b"], "passage", ["c"])
+  for role in ("query", "sentence"):
+    with pytest.raises(ValueError, match=f"role '{role}' has none"):
+      loaded.encode(["a"], role, ["b"])
   with pytest.raises(ValueError, match="Unknown role 'document'"):
     loaded.encode(["a"], "document")
+
+
+def test_a_model_is_shown_in_a_line_and_says_what_it_cut(loaded):
+  assert repr(loaded) == (
+    f"Model({loaded.path!r}: bert, 24 numbers a vector, cosine)"
+  )
+  before = loaded.text_encoder.truncation.get("query", (0, 0))
+  with pytest.warns(UserWarning, match=r"query texts cut to 20 tokens: 1 of 2"):
+    loaded.encode(["apple", "cloud " * 50])
+  cut, texts = loaded.text_encoder.truncation["query"]
+  assert (cut - before[0], texts - before[1]) == (1, 2)
 
 
 def test_a_length_beyond_the_positions_is_cut_to_them(saved, tmp_path):
@@ -209,7 +271,14 @@ def test_an_export_whose_parts_differ_is_refused(exported, tmp_path):
     ):
       mlir_jax.load(str(part))
   path.write_text(before)
-  change(folder / "passage/mlir_jax.json", step=8)
+  path = folder / "passage/mlir_jax.json"
+  before = path.read_text()
+  change(path, step=8)
+  with pytest.raises(
+    layout.LayoutError, match=r"passage/mlir_jax\.json has ch"
+  ):
+    mlir_jax.load(str(folder))
+  path.write_text(json.dumps(layout.seal(json.loads(before) | {"step": 8})))
   with pytest.raises(ValueError, match="are not of one export"):
     mlir_jax.load(str(folder))
   shutil.rmtree(folder / "passage")

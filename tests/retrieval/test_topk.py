@@ -124,6 +124,15 @@ def test_zero_and_minus_zero_are_equal(mesh):
   assert not np.signbit(scores).any()
 
 
+def test_rows_may_be_placed_in_another_order(mesh, monkeypatch):
+  monkeypatch.setattr(topk, "CHUNK", 32)  # Gathered at once.
+  rng = np.random.default_rng(0)
+  passages, order = rng.normal(size=(301, 3)), rng.permutation(301)
+  np.testing.assert_array_equal(
+    topk.place(passages, mesh, order), topk.place(passages[order], mesh)
+  )
+
+
 def test_padding_is_never_returned(mesh):
   passages = np.full((5, 3), -1.0, "f4")  # The padding's score of 0 is higher.
   scores, indices = search(np.ones((2, 3), "f4"), passages, 8, mesh)

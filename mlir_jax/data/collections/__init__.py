@@ -1,5 +1,6 @@
 """Collections: what a run reads, found by name."""
 
+from mlir_jax import workdir
 from mlir_jax.data import records
 
 NAMES = ("cldr", "folder")
@@ -27,6 +28,13 @@ def load(
     ValueError: if there is no such collection, or its folder cannot be used.
   """
   bad_records = bad_records or records.BadRecords()
+  for folder in (root, tatoeba_root):
+    if workdir.is_url(str(folder)):
+      raise ValueError(
+        f"{folder} is on object storage, and collections are read from a disk:"
+        " copy the folder to one and give its path. (A --workdir may be on"
+        " object storage.)"
+      )
   if name == "cldr":
     from mlir_jax.data.collections import cldr
 

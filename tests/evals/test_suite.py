@@ -1,0 +1,89 @@
+"""While training, dev may be searched in a sample; the table never is."""
+
+import json
+
+import jax.numpy as jnp
+import pytest
+import tiny
+
+from mlir_jax import config
+from mlir_jax import contract as contract_lib
+from mlir_jax.data import records
+from mlir_jax.data import tokenizer as tokenizer_lib
+from mlir_jax.evals import suite
+from mlir_jax.mesh import sharding
+from mlir_jax.retrieval import encoding
+
+
+def make_test(split="dev", reverse=False):
+  passages = [
+    records.Passage(tiny.WORDS[n % 30], passage_id=f"p{n}") for n in range(200)
+  ]
+  if reverse:
+    passages.reverse()
+  return records.RetrievalTest(
+    language="en",
+    split=split,
+    passages=tuple(passages),
+    queries={"q1": "apple", "q2": "river", "q3": "stone"},
+    qrels={"q1": {"p0": 1, "p7": 0}, "q2": {"p1": 1, "gone": 1}},
+  )
+
+
+def ids(test):
+  return {passage.passage_id for passage in test.passages}
+
+
+def test_a_sample_holds_the_judged_passages_and_is_the_same_in_any_order():
+  small = suite.sample_passages(make_test(), 20)
+  assert len(small.passages) == 20 and {"p0", "p1", "p7"} <= ids(small)
+  assert ids(suite.sample_passages(make_test(reverse=True), 20)) == ids(small)
+  assert ids(small) < ids(suite.sample_passages(make_test(), 30))
+  assert ids(suite.sample_passages(make_test(), 1)) == {"p0", "p1", "p7"}
+  assert suite.sample_passages(make_test(), 500) == make_test()
+
+
+@pytest.fixture
+def encoder():
+  tokenizer = tokenizer_lib.train(tiny.WORDS, 120)
+  contract = contract_lib.make_contract(
+    tokenizer,
+    pooling="mean",
+    normalize=True,
+    title_joiner=" ",
+    roles=dict.fromkeys(contract_lib.ROLES, ("", 4)),
+  )
+
+  def embed(params, tower, tokens):
+    return jnp.stack([tokens["ids"].sum(-1), tokens["mask"].sum(-1)], -1) * 1.0
+
+  return encoding.TextEncoder(
+    contract, tokenizer, 1, embed, sharding.make_mesh(), 64
+  )
+
+
+def test_dev_is_searched_in_a_sample_and_the_table_says_so(
+  encoder, tmp_path, capsys
+):
+  tests = [make_test(), make_test("test")]
+  made = suite.Suite(tests, (), {}, encoder, str(tmp_path), dev_passages=20)
+  assert "dev is searched in 20 of its 200 passages" in made.notes()
+  assert made.dev({})
+  assert encoder.truncation["passage"][1] == 20
+  made.table({}, 8)
+  assert encoder.truncation["passage"][1] == 20 + 400
+  assert "passage texts cut to 4 tokens: " in capsys.readouterr().out
+  text = made.report()
+  for told in (
+    "While training, dev is searched in 20 of its 200 passages",
+    "count as not found: en (dev) 1 of 3, en 1 of 3.",
+    "not in the means: en (dev) 1 of 3, en 1 of 3.",
+  ):
+    assert told in text
+  assert len(json.loads((tmp_path / "report.json").read_text())["notes"]) == 3
+
+
+def test_configs_of_large_models_do_not_encode_all_corpora_at_the_start():
+  for name in ("xlmr_base", "xlmr_large", "mbert"):
+    assert not config.load(name).eval.at_start
+  assert config.default().eval.dev_passages == 0

@@ -1,0 +1,123 @@
+"""Texts are encoded in windows: the same vectors, in bounded memory."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+import mlir_jax
+from mlir_jax import contract as contract_lib
+from mlir_jax.data import tokenizer as tokenizer_lib
+from mlir_jax.mesh import sharding
+from mlir_jax.retrieval import encoding
+
+PACKAGE = pathlib.Path(mlir_jax.__file__).parents[1]
+
+
+def make_encoder(max_length=8, batch_size=16):
+  """Encodes a text as its length and the sum of its tokens' numbers."""
+  tokenizer = tokenizer_lib.train(tiny.WORDS, 120)
+  contract = contract_lib.make_contract(
+    tokenizer,
+    pooling="mean",
+    normalize=True,
+    title_joiner=" ",
+    roles=dict.fromkeys(contract_lib.ROLES, ("", max_length)),
+  )
+
+  def embed(params, tower, tokens):
+    mask = tokens["mask"].astype(jnp.float32)
+    sums = (tokens["ids"] * mask).sum(axis=-1)
+    return jnp.stack([mask.sum(axis=-1), sums], axis=-1)
+
+  return encoding.TextEncoder(
+    contract,
+    tokenizer,
+    tokenizer_lib.pad_id(tokenizer),
+    embed,
+    sharding.make_mesh(),
+    batch_size,
+  )
+
+
+TEXTS = [" ".join(tiny.WORDS[n : n + 1 + n % 4]) for n in range(30)] * 5
+
+
+def test_windows_give_the_vectors_of_one_whole(monkeypatch):
+  encoder = make_encoder()
+  titles = ["river" if n % 2 else "" for n in range(len(TEXTS))]
+  whole = encoder.encode({}, "passage", TEXTS, titles)
+  assert whole.shape == (150, 2) and whole.dtype == np.float32
+  monkeypatch.setattr(encoding, "WINDOW", 40)
+  np.testing.assert_array_equal(
+    encoder.encode({}, "passage", TEXTS, titles), whole
+  )
+  windows = list(encoder.encode_windows({}, "passage", iter(TEXTS), titles))
+  assert [len(rows) for rows in windows] == [40, 40, 40, 30]
+  np.testing.assert_array_equal(np.concatenate(windows), whole)
+  with pytest.raises(ValueError, match="zip"):
+    list(encoder.encode_windows({}, "passage", iter(TEXTS), titles[1:]))
+
+
+def test_texts_that_are_cut_are_counted():
+  encoder = make_encoder(max_length=8)
+  ids = encoder.encode({}, "sentence", ["apple"])
+  room = 8 - 2  # Tokens beside the special ones.
+  pieces = int(ids[0, 0]) - 2
+  fits, too_long = "apple " * (room // pieces), "apple " * (room // pieces + 1)
+  encoder.encode({}, "query", [fits, too_long, "apple", too_long])
+  assert encoder.truncation == {"sentence": (0, 1), "query": (2, 4)}
+  assert encoder.describe_truncation() == (
+    "query texts cut to 8 tokens: 2 of 4 (50.0%)"
+  )
+  before = dict(encoder.truncation)
+  encoder.encode({}, "query", ["apple", too_long, "apple"])
+  assert encoder.describe_truncation(before) == (
+    "query texts cut to 8 tokens: 1 of 3 (33.3%)"
+  )
+
+
+def test_no_texts_give_no_rows_of_the_same_width():
+  encoder = make_encoder()
+  assert encoder.encode({}, "query", []).shape == (0, 2)
+  assert encoder.truncation == {}
+
+
+GROWTH = """
+import test_encoding
+from mlir_jax.retrieval import encoding
+
+encoding.WINDOW = 64
+encoder = test_encoding.make_encoder(max_length=16, batch_size=64)
+text = "apple river stone " * 300  # Of its pieces most are cut off.
+for count in (64, 128, 512):
+  encoder.encode({}, "passage", [text] * count)
+  with open("/proc/self/status") as status:
+    (peak,) = (line.split()[1] for line in status if "VmHWM" in line)
+  print(int(peak) // 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+  not pathlib.Path("/proc/self/status").exists(), reason="needs Linux's /proc"
+)
+def test_memory_does_not_grow_with_the_texts():
+  """sentence-transformers#1244: tokens of all, and of all that is cut off."""
+  paths = [PACKAGE, PACKAGE / "tests", PACKAGE / "tests" / "retrieval"]
+  done = subprocess.run(
+    [sys.executable, "-c", GROWTH],
+    capture_output=True,
+    text=True,
+    timeout=300,
+    env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))},
+  )
+  assert done.returncode == 0, done.stderr
+  _, few, many = map(int, done.stdout.split())
+  # The tokens of 384 texts more take 240 MB.
+  assert many - few < 40

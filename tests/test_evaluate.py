@@ -1,0 +1,70 @@
+"""Any model is evaluated on any tests; messages name this program's flags."""
+
+import json
+import shutil
+
+import pytest
+import sentence_models
+import tiny
+
+from mlir_jax import evaluate
+from mlir_jax.data import collections
+from mlir_jax.evals import report
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+  """A model that was not trained here, and a folder of tests."""
+  folder = tmp_path_factory.mktemp("evaluate")
+  sentence_models.save(folder / "model")
+  root = tiny.write_folder(folder / "data")
+  return str(folder / "model"), root
+
+
+def test_a_model_of_others_has_one_mean_and_no_groups(made, tmp_path, capsys):
+  """The tests' folder has parallel text; what the model had is not known."""
+  model, root = made
+  output = tmp_path / "out"
+  text = evaluate.evaluate(model, root=str(root), output=str(output))
+  table = json.loads((output / "report.json").read_text())
+  assert [(row["group"], row["label"]) for row in table["rows"]] == [
+    (report.ALL, "de"),
+    (report.ALL, "en (dev)"),
+    (report.ALL, "en"),
+    (report.ALL, "mean"),
+  ]
+  assert table["rows"][-1]["languages"] == ["de", "en"]
+  assert table["shared_with_training"] == {} and report.ALL in text
+  printed = capsys.readouterr().out
+  assert "bad test records: none" in printed
+  assert "passage texts cut to 20 tokens: " in printed
+
+
+def test_groups_are_those_that_training_recorded(capsys):
+  root = collections.load("cldr")
+  recorded = {"en": "English", "de": "with parallel text"}
+  assert evaluate.find_groups({"groups": recorded}, root) == recorded
+  # A run of a version that did not record them: those of its data, if there.
+  assert evaluate.find_groups({}, root) == root.groups
+  assert capsys.readouterr().out == ""
+  assert evaluate.find_groups({}, None) == {}
+  assert "one mean of all languages" in capsys.readouterr().out
+
+
+def test_what_cannot_be_evaluated_is_named_by_its_flag(made, tmp_path):
+  model, root = made
+  with pytest.raises(ValueError, match=r"tests with --root or.* --output"):
+    evaluate.evaluate(model)
+  given = {"output": str(tmp_path / "out")}
+  with pytest.raises(ValueError, match="need --collection=folder"):
+    evaluate.evaluate(model, root=str(root), collection="cldr", **given)
+  bad = tmp_path / "bad"
+  shutil.copytree(root / "eval" / "de", bad / "eval" / "de")
+  topics = bad / "eval/de/topic.test.tsv"
+  topics.write_text(f"q no tab\n{topics.read_text()}")
+  with pytest.raises(
+    ValueError,
+    match=r"topic\.test\.tsv:1: .*\(--on_bad_record=skip goes on\.\)",
+  ):
+    evaluate.evaluate(model, root=str(bad), **given)
+  evaluate.evaluate(model, root=str(bad), on_bad_record="skip", **given)
