@@ -397,6 +397,11 @@ def _read_lengths(folder: pathlib.Path) -> dict[str, int]:
     folder / _TOKENIZER_CONFIG, tokenizer, {"truncation_side": "right"}
   )
   positions = _read_config(folder).max_length
+  if positions < contract_lib.LEAST_LENGTH:
+    raise LayoutError(
+      f"{folder / _CONFIG}: max_position_embeddings leaves room for texts of"
+      f" {positions} tokens; at least {contract_lib.LEAST_LENGTH} are needed."
+    )
   longest = found.get("max_seq_length")
   if longest is None:
     longest = positions

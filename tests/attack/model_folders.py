@@ -54,6 +54,8 @@ def session() -> pathlib.Path:
   """A folder for what all cases share; it goes when the process ends."""
   folder = tempfile.mkdtemp(prefix="mlir_jax_attack_")
   atexit.register(shutil.rmtree, folder, ignore_errors=True)
+  # What was checked is remembered in the user's cache.
+  os.environ["XDG_CACHE_HOME"] = str(pathlib.Path(folder) / "cache")
   return pathlib.Path(folder)
 
 
