@@ -6,14 +6,20 @@ and then by id, both descending, which is how trec_eval ranks them whatever
 the ranks say.
 """
 
+import codecs
 import math
 import os
+import re
 from collections.abc import Mapping
 
 import numpy as np
 from etils import epath
 
 from mlir_jax import workdir
+
+# As trec_eval reads it: Python also takes 1_0 and digits of other scripts.
+_SCORE = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_LARGEST = float(np.finfo(np.float32).max)
 
 Run = Mapping[str, Mapping[str, float]]
 
@@ -68,25 +74,26 @@ def read_run(path: str | os.PathLike) -> dict[str, dict[str, float]]:
     ValueError: for a line that cannot be used, with file, line and field.
   """
   run = {}
-  for number, line in enumerate(
-    epath.Path(path).read_text().split("\n"), start=1
-  ):
+  content = epath.Path(path).read_bytes().removeprefix(codecs.BOM_UTF8)
+  for number, line in enumerate(content.split(b"\n"), start=1):
     if not line.strip():
       continue
     where = f"{os.fspath(path)}:{number}"
-    fields = line.split()
+    try:
+      fields = line.decode("utf-8").split()
+    except UnicodeDecodeError:
+      raise ValueError(f"{where}: the line is not UTF-8.") from None
     if len(fields) != 6:
       raise ValueError(
         f"{where}: {len(fields)} fields; a run's line has 6: query Q0 passage"
         " rank score tag."
       )
     query_id, _, passage_id, _, text, _ = fields
-    try:
-      score = float(text)
-    except ValueError:
-      score = math.nan
-    if not math.isfinite(score):
-      raise ValueError(f"{where}: score: {text!r} is not a finite number.")
+    score = float(text) if _SCORE.fullmatch(text) else math.nan
+    if not abs(score) <= _LARGEST:
+      raise ValueError(
+        f"{where}: score: {text!r} is not a finite number of 32 bits."
+      )
     scores = run.setdefault(query_id, {})
     if passage_id in scores:
       raise ValueError(
