@@ -465,7 +465,7 @@ def shapes() -> Iterator[Damage]:
         f"config.json: {field} = {value!r}",
         sets("config.json", **{field: value}),
         # Of a shape that the weights do not have, the tensor is named.
-        ("config.json",) if is_shape(value) else ("config.json", field),
+        ("model",) if is_shape(value) else ("config.json", field),
         refuse=not may_pass,
         trains=value in (10**12, "unknown") and field != "initializer_range",
       )
@@ -543,7 +543,7 @@ def shapes() -> Iterator[Damage]:
         ("config.json",),
         family="modernbert",
         # Without rope_parameters transformers has its own.
-        refuse=value not in (10**12, {}),
+        refuse=value not in (10**12, 0, {}),
         by_oracle=True,
       )
 
@@ -1526,10 +1526,9 @@ def in_the_hub_cache(folder: pathlib.Path) -> None:
     if path.is_file():
       blob = cache / "blobs" / str(name).replace("/", "-")
       shutil.copy(path, blob)
-      (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
-      (snapshot / name).symlink_to(
-        os.path.relpath(blob, (snapshot / name).parent)
-      )
+      link = snapshot / name
+      link.parent.mkdir(parents=True, exist_ok=True)
+      link.symlink_to(os.path.relpath(blob, link.parent))
   apart = np.abs(encode(snapshot) - vectors("bert")).max()
   scoreboard.expect(apart == 0, f"vectors differ by {apart:.3g}")
 
