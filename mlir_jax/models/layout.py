@@ -288,19 +288,20 @@ def _read_pooling(path: pathlib.Path, model: Mapping) -> str:
         f"{path}: {flag} is {value!r}; of {', '.join(_POOLING_FLAGS)} one can"
         " be true."
       )
-  modes = [_POOLING_FLAGS[flag] for flag, value in flags.items() if value]
-  if "pooling_mode" in found:
-    said = found["pooling_mode"]
-    said = said if isinstance(said, list) else [said]
-    modes = said + [mode for mode in modes if mode not in said]
-  elif not flags:
-    modes = ["mean"]
+  flagged = [_POOLING_FLAGS[flag] for flag, value in flags.items() if value]
+  modes = found.get("pooling_mode", flagged if flags else "mean")
+  modes = modes if isinstance(modes, list) else [modes]
   modes = [str(mode) for mode in modes]
   ours = [name for name, (mode, _) in _POOLINGS.items() if [mode] == modes]
   if not ours:
     raise LayoutError(
       f"{path}: pooling_mode is {' and '.join(modes) or 'not set'}; one of"
       f" {', '.join(mode for mode, _ in _POOLINGS.values())} can be honoured."
+    )
+  if flagged and flagged != modes:
+    raise LayoutError(
+      f"{path}: pooling_mode is {modes[0]}, but the flags beside it say"
+      f" {' and '.join(flagged)}."
     )
   if not isinstance(found.get("include_prompt", True), bool):
     raise LayoutError(
