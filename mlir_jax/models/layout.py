@@ -288,7 +288,7 @@ def _read_pooling(path: pathlib.Path, model: Mapping) -> str:
         f"{path}: {flag} is {value!r}; of {', '.join(_POOLING_FLAGS)} one can"
         " be true."
       )
-  flagged = [_POOLING_FLAGS[flag] for flag, value in flags.items() if value]
+  flagged = [mode for flag, mode in _POOLING_FLAGS.items() if flags.get(flag)]
   modes = found.get("pooling_mode", flagged if flags else "mean")
   modes = modes if isinstance(modes, list) else [modes]
   modes = [str(mode) for mode in modes]

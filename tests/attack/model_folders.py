@@ -40,7 +40,7 @@ LENGTHS = "sentence_bert_config.json"
 POOLING = "1_Pooling/config.json"
 FAMILIES = {
   "bert": {},
-  "xlm-roberta": {},
+  "xlm-roberta": {"pad_token_id": 1},  # The tokenizer's.
   "modernbert": {
     "pad_token_id": 1,
     "cls_token_id": 0,
@@ -1121,7 +1121,7 @@ def module_lists() -> Iterator[Damage]:
       (SETTINGS,) if "half" in name else (SETTINGS, "prompts"),
       refuse=name != "null inside",
       by_oracle=True,  # It reads null as no prompt.
-      trains=name in ("a list", "null inside"),
+      trains=name == "a list",
     )
   for value in ("nobody", 5, ["query"]):
     yield Damage(
@@ -1160,6 +1160,7 @@ def tokenizers() -> Iterator[Damage]:
   yield told(
     "more pieces than the table has",
     model(lambda m: m["vocab"].extend([[f"▁more{n}", -9.0] for n in range(9)])),
+    "tokenizer",
     trains=True,
   )
   yield told(
