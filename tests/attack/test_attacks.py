@@ -6,7 +6,7 @@ import pytest
 from attack import scoreboard
 
 # Each has `cases()`, and runs alone: PYTHONPATH=tests python -m attack.NAME.
-ATTACKS = ()
+ATTACKS = ("damaged_files", "model_folders")
 
 
 @pytest.mark.slow
