@@ -141,6 +141,11 @@ class Checkpoints:
         active_processes={process},
         barrier_sync_key_prefix=f"process_{process}",
       )
+    for step in steps(directory):
+      if not (self.directory / str(step)).is_dir():
+        raise self._damaged(
+          step, f"{self.directory / str(step)} is not a folder"
+        )
     options = ocp.CheckpointManagerOptions(
       best_fn=lambda metrics: metrics[METRIC],
       best_mode="max",

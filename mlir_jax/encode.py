@@ -118,6 +118,9 @@ def write_rows(path: str) -> Iterator:
 
   Yields:
     append(rows) -> shape so far, for float32 [n, D] arrays of one D.
+
+  Raises:
+    ValueError: for rows that are not finite, or of another D.
   """
   shape = ()
 
@@ -134,6 +137,11 @@ def write_rows(path: str) -> Iterator:
       if not shape:
         shape = (0, rows.shape[1])
         write_header(file)
+      if rows.shape[1:] != shape[1:] or not np.isfinite(rows).all():
+        raise ValueError(
+          f"{path} is not written: the vectors behind row {shape[0]} are not"
+          f" finite, or have not {shape[1]} numbers each."
+        )
       file.write(np.ascontiguousarray(rows, "<f4").data)
       shape = (shape[0] + len(rows), shape[1])
       return shape

@@ -92,6 +92,15 @@ def load(path: str, revision: str = "") -> tokenizers.Tokenizer:
   return tokenizer
 
 
+def largest_id(tokenizer: tokenizers.Tokenizer) -> int:
+  """The largest id of a text's tokens: what a token table must hold.
+
+  It may lie beyond the number of pieces, and the tokens around a text have
+  ids of their own.
+  """
+  return max(*tokenizer.get_vocab().values(), *tokenizer.encode("").ids, 0)
+
+
 def check_as_transformers(path: str, tokenizer: tokenizers.Tokenizer) -> None:
   """Refuses a folder whose tokenizer_config.json changes its tokenizer.
 
@@ -195,7 +204,8 @@ def _with_transformers(path: str) -> Any:
     )
   except Exception as error:  # Of a damaged file it raises anything.
     raise ValueError(
-      f"transformers cannot read the tokenizer in {path}:"
+      f"transformers cannot read the tokenizer in {path} (tokenizer.json,"
+      " tokenizer_config.json and config.json):"
       f" {type(error).__name__}: {error}. {stored.RESTORE}"
     ) from error
 

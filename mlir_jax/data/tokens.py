@@ -76,7 +76,10 @@ class TokenStore:
     path = pathlib.Path(path)
     file = path / "meta.json"
     if not file.is_file():
-      raise FileNotFoundError(f"There is no token store at {path}.")
+      raise FileNotFoundError(
+        f"There is no token store at {path}: {file} is not a file. Delete the"
+        " folder; the next start makes it anew."
+      )
     meta = read_meta(file)
     if meta.get("format") != FORMAT:
       raise TokenStoreError(

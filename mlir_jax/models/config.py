@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -356,19 +357,31 @@ class EncoderConfig:
     for field in dataclasses.fields(cls):
       if keys := family.names.get(field.name):
         value = hf.get(keys[0])
-        if value is not None:
+        # Models without a padding token write null.
+        if field.name == "pad_token_id" and value is None and keys[0] in hf:
+          if family.counts_from_pad:
+            problems.append(f"{keys[0]} is None: positions count from it")
+        elif keys[0] in hf:
           values[field.name] = value
           if problem := _problem(field, value):
             problems.append(f"{keys[0]} is {problem}")
         elif field.default is dataclasses.MISSING:
           problems.append(f"{keys[0]} is missing")
+    said, rows = hf.get("pad_token_id"), values.get("vocab_size")
+    if not problems and said is not None and said >= rows:
+      problems.append(
+        f"pad_token_id is {said}; it must be below vocab_size, {rows}"
+      )
     if family.architecture == "modernbert" and not problems:
       rotary, faults = _read_rotary(hf, values)
       values |= rotary
       problems += faults
     if problems:
       raise ValueError(f"{'; '.join(problems)}.")
-    return cls(**values, dtype=dtype, family=name)
+    try:
+      return cls(**values, dtype=dtype, family=name)
+    except ValueError as error:
+      raise ValueError(_in_words_of(family, str(error))) from error
 
   def to_hf(self, masked_lm: bool = False) -> dict:
     """The Hugging Face config: what `from_hf` reads back.
@@ -416,6 +429,13 @@ def read(path: str | os.PathLike, dtype: str = "float32") -> EncoderConfig:
     raise ValueError(f"{path}: {error}") from error
 
 
+def _in_words_of(family: _Family, message: str) -> str:
+  """A message with a family's names of our fields."""
+  for ours, (theirs, *_) in family.names.items():
+    message = re.sub(rf"\b{ours}\b", theirs, message)
+  return message
+
+
 def _problem(field: dataclasses.Field, value: Any) -> str:
   """What is wrong with the value of a field; "" if nothing is."""
   kind = field.type
@@ -453,16 +473,19 @@ def _read_rotary(
   every = 3 if every is None else every
   if type(every) is not int or every < 1:
     return {}, [f"global_attn_every_n_layers is {every!r}, not a number >= 1"]
-  parameters = hf.get("rope_parameters") or {}
+  parameters = hf.get("rope_parameters")
+  parameters = {} if parameters is None else parameters
   if not isinstance(parameters, dict) or not all(
     isinstance(parameters.get(kind), dict | None) for kind in (FULL, SLIDING)
   ):
     return {}, [
       f"rope_parameters is {parameters!r}, not an object for each layer type"
     ]
-  layer_types = hf.get("layer_types") or [
-    SLIDING if i % every else FULL for i in range(values["num_layers"])
-  ]
+  layer_types = hf.get("layer_types")
+  if layer_types is None:
+    layer_types = [
+      SLIDING if i % every else FULL for i in range(values["num_layers"])
+    ]
   problems = []
   window = hf.get("sliding_window")
   if window and window != values["attention_window"] // 2:

@@ -42,6 +42,7 @@ _POOLING_FLAGS = {
   "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
   "pooling_mode_weightedmean_tokens": "weightedmean",
 }
+_FLAG = "pooling_mode_"
 _ACTIVATIONS = {
   "identity": "torch.nn.modules.linear.Identity",
   "tanh": "torch.nn.modules.activation.Tanh",
@@ -279,16 +280,33 @@ def _read_modules(path: pathlib.Path) -> dict[str, pathlib.Path]:
 
 def _read_pooling(path: pathlib.Path, model: Mapping) -> str:
   found = read_json(path)
-  modes = found.get("pooling_mode")
-  if modes is None:  # Versions 2 to 5 have a flag for each.
-    modes = [mode for flag, mode in _POOLING_FLAGS.items() if found.get(flag)]
+  # Versions 2 to 5 have a flag for each.
+  flags = {name: found[name] for name in found if name.startswith(_FLAG)}
+  for flag, value in flags.items():
+    if not isinstance(value, bool) or (value and flag not in _POOLING_FLAGS):
+      raise LayoutError(
+        f"{path}: {flag} is {value!r}; of {', '.join(_POOLING_FLAGS)} one can"
+        " be true."
+      )
+  flagged = [mode for flag, mode in _POOLING_FLAGS.items() if flags.get(flag)]
+  modes = found.get("pooling_mode", flagged if flags else "mean")
   modes = modes if isinstance(modes, list) else [modes]
-  modes = [str(mode) for mode in modes] or ["mean"]
+  modes = [str(mode) for mode in modes]
   ours = [name for name, (mode, _) in _POOLINGS.items() if [mode] == modes]
   if not ours:
     raise LayoutError(
-      f"{path}: pooling_mode is {' and '.join(modes)}; one of"
+      f"{path}: pooling_mode is {' and '.join(modes) or 'not set'}; one of"
       f" {', '.join(mode for mode, _ in _POOLINGS.values())} can be honoured."
+    )
+  if flagged and flagged != modes:
+    raise LayoutError(
+      f"{path}: pooling_mode is {modes[0]}, but the flags beside it say"
+      f" {' and '.join(flagged)}."
+    )
+  if not isinstance(found.get("include_prompt", True), bool):
+    raise LayoutError(
+      f"{path}: include_prompt is {found['include_prompt']!r}, not true or"
+      " false."
     )
   if found.get("include_prompt") is False and any(_prompts(model).values()):
     raise LayoutError(
@@ -397,7 +415,12 @@ def _read_lengths(folder: pathlib.Path) -> dict[str, int]:
     folder / _TOKENIZER_CONFIG, tokenizer, {"truncation_side": "right"}
   )
   positions = _read_config(folder).max_length
-  longest = found.get("max_seq_length")
+  if positions < contract_lib.LEAST_LENGTH:
+    raise LayoutError(
+      f"{folder / _CONFIG}: max_position_embeddings leaves room for texts of"
+      f" {positions} tokens; at least {contract_lib.LEAST_LENGTH} are needed."
+    )
+  longest, said_by = found.get("max_seq_length"), f"{path}: max_seq_length"
   if longest is None:
     longest = positions
     said = tokenizer.get("model_max_length")
@@ -407,14 +430,18 @@ def _read_lengths(folder: pathlib.Path) -> dict[str, int]:
       )
     if said is not None and said < _UNLIMITED:
       longest = said
-  lengths = {
-    "query": found.get("query_length") or longest,
-    "passage": found.get("document_length") or longest,
-    "sentence": longest,
-  }
+      said_by = f"{folder / _TOKENIZER_CONFIG}: model_max_length"
+  lengths = dict.fromkeys(contract_lib.ROLES, longest)
+  places = dict.fromkeys(contract_lib.ROLES, said_by)
+  for role, name in (("query", "query_length"), ("passage", "document_length")):
+    if found.get(name) is not None:
+      lengths[role], places[role] = found[name], f"{path}: {name}"
   for role, length in lengths.items():
-    if not isinstance(length, int) or length < contract_lib.LEAST_LENGTH:
-      raise LayoutError(f"{path}: the length of a {role} is {length!r}.")
+    if type(length) is not int or length < contract_lib.LEAST_LENGTH:
+      raise LayoutError(
+        f"{places[role]} is {length!r}; it must be a whole number of tokens,"
+        f" at least {contract_lib.LEAST_LENGTH}."
+      )
   # Some folders give more tokens than there are positions, on which
   # sentence-transformers fails.
   return {role: min(length, positions) for role, length in lengths.items()}

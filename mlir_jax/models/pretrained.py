@@ -187,8 +187,10 @@ def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
     }
   except stored.UnreadableError as error:
     raise WeightsError(str(error)) from error
-  if absent := sorted(path.name for path in paths if not path.exists()):
-    raise WeightsError(f"{folder / _INDEX} names {absent}, which are absent.")
+  if absent := sorted(path.name for path in paths if not path.is_file()):
+    raise WeightsError(
+      f"{folder / _INDEX} names {absent}, which are not files there."
+    )
   return sorted(paths)
 
 
@@ -206,6 +208,9 @@ def _find(
           name: (found[name].get_shape(), found[name].get_dtype())
           for name in found
         }
+      with path.open("rb") as file:  # Of two equal names it sees the last.
+        size = int.from_bytes(file.read(8), "little")
+        stored.parse_json(file.read(size), f"The header of {path}")
     except stored.UnreadableError as error:
       raise WeightsError(str(error)) from error
     except (safetensors.SafetensorError, OSError) as error:
@@ -245,7 +250,7 @@ def _check(
       problems.append(
         f"{tensor} is stored as {found.dtype}; of {_STORED_DTYPES} can be read"
       )
-  known = {rule.tensor for rule in rules.values()}
+  known = {rules[path].tensor for path in shapes}
   for name, found in tensors.items():
     if name not in known and not any(
       re.fullmatch(pattern, name) for pattern in ignored

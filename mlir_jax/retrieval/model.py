@@ -334,6 +334,13 @@ def _load_folder(
     encoder_config = pretrained.load_config(
       folder, ours["encoder"].get("dtype", "float32")
     )
+    largest = tokenizer_lib.largest_id(tokenizer)
+    if largest >= encoder_config.vocab_size:
+      raise ValueError(
+        f"{found.transformer / 'tokenizer.json'} has ids up to {largest}, but"
+        f" the model beside it embeds {encoder_config.vocab_size}: it is not"
+        f" this model's tokenizer. {stored.RESTORE}"
+      )
     contract = _read_contract(found, tokenizer)
     name = "" if ours["tower"] == "both" else f"{ours['tower']}_"
     _, params[f"{name}encoder"] = pretrained.load(

@@ -49,8 +49,7 @@ def initial_config(
     ValueError: if the pretrained model and the config do not fit.
   """
   model = config.model
-  # The largest id may lie beyond the number of pieces.
-  vocab_size = 1 + max(tokenizer.get_vocab().values())
+  vocab_size = 1 + tokenizer_lib.largest_id(tokenizer)
   pad_id = tokenizer_lib.pad_id(tokenizer)
   rates = dropout_rates(config)
   if not backbone:

@@ -6,7 +6,7 @@ import pytest
 from attack import scoreboard
 
 # Each has `cases()`, and runs alone: PYTHONPATH=tests python -m attack.NAME.
-ATTACKS = ("launchers", "readers", "roll_call")
+ATTACKS = ("launchers", "model_folders", "readers", "roll_call")
 
 
 @pytest.mark.slow

@@ -490,7 +490,11 @@ def test_one_length_is_the_longest_in_every_role():
 @pytest.mark.parametrize(
   "file, fields, named",
   [
-    (POOLING, {"pooling_mode": "mean"}, "pooling: 'cls' here, 'mean' there"),
+    (
+      POOLING,
+      {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True},
+      "pooling: 'cls' here, 'mean' there",
+    ),
     (TRANSFORMER, {"max_seq_length": 9}, "sentence.max_length: 16 here, 9"),
     (TRANSFORMER, {"query_length": 9}, "query.max_length: 8 here, 9 there"),
     (MODEL, {"prompts": {"query": "x"}}, "query.prefix: 'q: ' here, 'x' there"),

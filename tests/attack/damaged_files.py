@@ -1,0 +1,989 @@
+"""What a run leaves, damaged, and then read by each main that reads it."""
+
+import atexit
+import dataclasses
+import functools
+import itertools
+import json
+import os
+import pathlib
+import pickle
+import resource
+import shutil
+import signal
+import struct
+import tempfile
+from collections.abc import Callable, Iterator
+
+import conftest  # noqa: F401  Offline, on the CPU, before jax is imported.
+import jax
+import numpy as np
+import safetensors.numpy
+import tiny
+from attack import scoreboard
+
+import mlir_jax
+from mlir_jax import encode as encode_main
+from mlir_jax import evaluate as evaluate_main
+from mlir_jax import export as export_main
+from mlir_jax import full_disk
+from mlir_jax import workdir as workdir_lib
+from mlir_jax.mesh import sharding
+from mlir_jax.retrieval import runs
+from mlir_jax.training import run as run_lib
+
+TEXTS = ["apple river", "stone", "cloud garden window"]
+STEPS = 4
+FULL = ("Free some space",)
+TOKENIZER = "tokenizer/tokenizer.json"
+DESCRIPTION = f"checkpoints/{STEPS}/description/metadata"
+LFS = (
+  "version https://git-lfs.github.com/spec/v1\n"
+  f"oid sha256:{'0' * 64}\nsize 12345\n"
+)
+
+
+@functools.cache
+def session() -> pathlib.Path:
+  """A folder for what all cases share; it goes when the process ends."""
+  folder = tempfile.mkdtemp(prefix="mlir_jax_attack_")
+  atexit.register(shutil.rmtree, folder, ignore_errors=True)
+  # What was checked is remembered in the user's cache.
+  os.environ["XDG_CACHE_HOME"] = str(pathlib.Path(folder) / "cache")
+  return pathlib.Path(folder)
+
+
+def make_config(seed: int = 0):
+  c = tiny.make_config(tiny_data())
+  c.batch.masked = 0
+  c.loss.masked_lm.weight = 0.0
+  c.train.steps = STEPS
+  c.eval.every = 2
+  # Else each copy of the workdir would be filled with them.
+  c.train.compilation_cache = ""
+  c.seed = seed
+  return c
+
+
+@functools.cache
+def tiny_data() -> pathlib.Path:
+  return tiny.write_folder(session() / "data", pairs=60)
+
+
+@functools.cache
+def whole(seed: int = 0) -> pathlib.Path:
+  """The workdir of a run that has ended."""
+  folder = session() / f"run-{seed}"
+  run_lib.train(make_config(seed), str(folder))
+  return folder
+
+
+@functools.cache
+def whole_export() -> pathlib.Path:
+  folder = session() / "export"
+  export_main.export(str(whole()), "last", str(folder))
+  return folder
+
+
+def encode(folder: pathlib.Path, checkpoint="last") -> np.ndarray:
+  mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
+  model = mlir_jax.load(str(folder), checkpoint, mesh=mesh, batch_size=4)
+  return model.encode(TEXTS, role="passage")
+
+
+@functools.cache
+def vectors(checkpoint="last") -> np.ndarray:
+  return encode(whole(), checkpoint)
+
+
+def expect_vectors(folder: pathlib.Path, checkpoint="last", right=None) -> None:
+  ours = encode(folder, checkpoint)
+  right = vectors() if right is None else right
+  if ours.shape != right.shape:
+    scoreboard.expect(False, f"vectors of the shape {ours.shape}")
+  apart = np.abs(ours - right).max()
+  scoreboard.expect(apart <= 1e-6, f"vectors differ by {apart:.3g}")
+
+
+# --- How files are damaged. ---
+
+
+def flip(path):
+  """One bit, in the middle."""
+  content = bytearray(path.read_bytes())
+  # An array's numbers begin behind its header.
+  first = 128 if path.suffix == ".npy" else 0
+  content[first + (len(content) - first) // 2] ^= 4
+  path.write_bytes(bytes(content))
+
+
+def cut(path):
+  content = path.read_bytes()
+  path.write_bytes(content[: len(content) // 2])
+
+
+def empty(path):
+  path.write_bytes(b"")
+
+
+def missing(path):
+  shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def deep(path):
+  path.write_text('{"a":' * 100_000)
+
+
+def not_utf8(path):
+  path.write_bytes(path.read_bytes().replace(b'"', b'"\xff', 1))
+
+
+def digits(path):
+  text = path.read_text().strip()
+  path.write_text('{"extra": ' + "9" * 5000 + "," + text[1:])
+
+
+def double_key(path):
+  text = path.read_text().strip()
+  key = next(iter(json.loads(text)))
+  path.write_text('{"' + key + '": "another",' + text[1:])
+
+
+def lfs(path):
+  path.write_text(LFS)
+
+
+def another_type(path):
+  path.write_text('["a", 5]')
+
+
+def a_folder(path):
+  path.unlink()
+  path.mkdir()
+
+
+def a_dangling_link(path):
+  path.unlink()
+  path.symlink_to("nowhere")
+
+
+JSON_DAMAGE = {
+  function.__name__.replace("_", " "): function
+  for function in (
+    cut,
+    empty,
+    deep,
+    not_utf8,
+    digits,
+    double_key,
+    lfs,
+    another_type,
+    a_folder,
+    a_dangling_link,
+  )
+}
+
+
+def edits(**fields) -> Callable:
+  """Sets fields of a JSON file; "a.b" is b in a."""
+
+  def damage(path):
+    value = json.loads(path.read_text())
+    for name, new in fields.items():
+      *outer, last = name.split("__")
+      part = value
+      for key in outer:
+        part = part[key]
+      part[last] = new
+    path.write_text(json.dumps(value))
+
+  return damage
+
+
+def contract_edits(**fields) -> Callable:
+  """The same, of the contract in a checkpoint's description."""
+
+  def damage(path):
+    value = json.loads(path.read_text())
+    is_text = isinstance(value["contract"], str)
+    contract = value["contract"]
+    contract = json.loads(contract) if is_text else contract
+    for name, new in fields.items():
+      role, _, field = name.rpartition("__")
+      (contract[role] if role else contract)[field] = new
+    value["contract"] = json.dumps(contract) if is_text else contract
+    path.write_text(json.dumps(value))
+
+  return damage
+
+
+# --- The readers. ---
+
+
+def by_load(folder):
+  expect_vectors(folder)
+
+
+def by_load_of_the_first(folder):
+  """The older checkpoint, which is whole."""
+  expect_vectors(folder, 2, vectors(2))
+
+
+def by_resume(folder):
+  """All steps are taken already: nothing may change."""
+  run_lib.train(make_config(), str(folder))
+  expect_vectors(folder)
+
+
+def by_going_on(folder):
+  """The last checkpoint is gone: steps 3 and 4 are taken again."""
+  last = folder / f"checkpoints/{STEPS}"
+  if last.exists():
+    shutil.rmtree(last)
+  run_lib.train(make_config(), str(folder))
+  expect_vectors(folder)
+
+
+def by_evaluate(folder):
+  output = folder.parent / "evaluated"
+  evaluate_main.evaluate(str(folder), output=str(output))
+  made = sorted(output.rglob("*.json"))
+  scoreboard.expect(bool(made), "no results")
+
+
+def by_export(folder):
+  output = folder.parent / "exported"
+  try:
+    export_main.export(str(folder), "last", str(output))
+  except Exception:
+    scoreboard.expect(not output.exists(), "refused, but there is an export")
+    raise
+  expect_vectors(output)
+
+
+READERS = {
+  "load": by_load,
+  "load of the first": by_load_of_the_first,
+  "resume": by_resume,
+  "going on": by_going_on,
+  "evaluate": by_evaluate,
+  "export": by_export,
+}
+TOLD = "It is told, with the file; or the result is the undamaged one."
+ONLY_TOLD = "It is told, with the file."
+
+
+@dataclasses.dataclass(frozen=True)
+class Damage:
+  """A damaged file of a workdir or an export.
+
+  Attributes:
+    file: In the folder.
+    kind: Of the damage, in words.
+    do: Receives the file's path.
+    readers: Which try it, of `READERS`.
+    names: What a refusal must contain; by default the file's name.
+    refuse: Whether only a refusal is right; else the undamaged result, too.
+    same: Whether only the undamaged result is right.
+    of: Gives the folder that is copied.
+  """
+
+  file: str
+  kind: str
+  do: Callable
+  readers: tuple[str, ...] = ("load",)
+  names: tuple[str, ...] | None = None
+  refuse: bool = False
+  same: bool = False
+  of: Callable = whole
+
+
+def attack(damage: Damage, reader: str, folder: pathlib.Path) -> None:
+  copy = folder / "copy"
+  shutil.copytree(damage.of(), copy)
+  damage.do(copy / damage.file)
+  try:
+    READERS[reader](copy)
+  except (ValueError, OSError) as error:
+    scoreboard.expect(not damage.same, f"refused: {error}")
+    raise
+  scoreboard.expect(not damage.refuse, "accepted")
+
+
+# --- The cases. ---
+
+
+def configs() -> Iterator[Damage]:
+  """config.json of a workdir, which says what the run is."""
+  for kind, do in JSON_DAMAGE.items():
+    yield Damage("config.json", kind, do, ("resume",))
+  for kind in ("cut", "deep", "not utf8"):
+    yield Damage("config.json", kind, JSON_DAMAGE[kind], ("load", "export"))
+  yield Damage("config.json", "missing", missing, ("load", "resume"), same=True)
+  for name, new in {
+    "seed": 1,
+    "optim__learning_rate": 0.5,
+    "model__num_heads": 4,
+    "seed ": 5,
+    "train": None,
+    "optim__b1": "0.9",
+  }.items():
+    yield Damage(
+      "config.json",
+      f"{name} = {new}",
+      edits(**{name: new}),
+      ("resume",),
+      # Whether the file or the command is wrong, nobody knows.
+      ("config.", name.rpartition("__")[2].strip()),
+      refuse=True,
+    )
+  for field in ("pooling", "normalize"):
+    yield Damage(
+      "config.json",
+      f"another {field}",
+      edits(**{f"encoding__{field}": "cls" if field == "pooling" else False}),
+      ("load",),
+      (field,),
+    )
+
+  def without(path):
+    missing(path)
+    # The checkpoint says what the run is, and it is another experiment.
+    shutil.rmtree(path.parent)
+    shutil.copytree(whole(1), path.parent)
+    missing(path.parent / "config.json")
+
+  yield Damage(
+    "config.json",
+    "missing, and the run has another seed",
+    without,
+    ("resume",),
+    ("seed",),
+    refuse=True,
+  )
+
+
+def logs() -> Iterator[Damage]:
+  """metrics.jsonl and what else grows."""
+  for kind, do in {
+    "a bad byte": lambda path: path.write_bytes(
+      path.read_bytes().replace(b"{", b"{\xff", 1)
+    ),
+    "a last line that is cut": lambda path: path.write_bytes(
+      path.read_bytes()[:-20]
+    ),
+    "empty": empty,
+    "missing": missing,
+    "a list for a line": lambda path: path.write_text(
+      "[1]\n" + path.read_text()
+    ),
+    "a line without a step": lambda path: path.write_text(
+      '{"loss": 1}\n' + path.read_text()
+    ),
+    "a deep line": lambda path: path.write_text("[" * 100_000 + "\n"),
+    "5,000 digits": lambda path: path.write_text(
+      '{"step": ' + "9" * 5000 + "}\n"
+    ),
+    "a folder": a_folder,
+    "NUL": lambda path: path.write_bytes(b"\0" * 200),
+  }.items():
+    yield Damage("metrics.jsonl", kind, do, ("resume",))
+  for kind in ("cut", "deep", "not utf8", "a folder", "another type"):
+    yield Damage(
+      f"results/step-{STEPS}.json",
+      kind,
+      JSON_DAMAGE[kind],
+      ("resume", "export") if kind in ("cut", "another type") else ("export",),
+    )
+  yield Damage("results", "missing", missing, ("resume", "export"), same=True)
+  yield Damage("results/report.json", "cut", cut, ("export",))
+  yield Damage("tensorboard", "missing", missing, ("resume",), same=True)
+
+
+def tokenizers() -> Iterator[Damage]:
+  """The tokenizer of a run."""
+  for kind, do in JSON_DAMAGE.items():
+    readers = ("load", "resume") if kind in ("cut", "empty") else ("load",)
+    yield Damage(TOKENIZER, kind, do, readers, ("tokenizer",), refuse=True)
+  yield Damage(TOKENIZER, "missing", missing, ("load",), refuse=True)
+  yield Damage(
+    TOKENIZER,
+    "two pieces swapped",
+    lambda path: path.write_text(
+      path.read_text().replace('"▁a', '"▁ZZ', 1)
+      if '"▁a' in path.read_text()
+      else path.read_text().replace('"a', '"ZZ', 1)
+    ),
+    ("load", "resume", "export"),
+    ("tokenizer",),
+    refuse=True,
+  )
+
+
+def stores() -> Iterator[Damage]:
+  """The token store, which training reads and nothing else."""
+  meta = "tokens/meta.json"
+  # What cannot be read may be made again, where it is the same then.
+  for kind, do in JSON_DAMAGE.items():
+    yield Damage(
+      meta, kind, do, ("going on",) if kind == "cut" else ("resume",)
+    )
+  yield Damage(meta, "cut", cut, ("load",))
+  yield Damage(meta, "cut", cut, ("export",))
+  yield Damage(meta, "missing", missing, ("load", "resume"))
+  yield Damage(meta, "another format", edits(format=99), ("resume",))
+  yield Damage(meta, "without hashes", edits(arrays={}), ("resume",))
+  yield Damage("tokens", "missing", missing, ("load", "going on"), same=True)
+  for path in sorted((whole() / "tokens").glob("*.npy")):
+    # Several are empty, or the same in each row: nothing to flip.
+    if len(path.read_bytes()) > 128:
+      yield Damage(f"tokens/{path.name}", "a flipped bit", flip, ("going on",))
+  array = "tokens/sentence_tokens.npy"
+  for kind, do in {
+    "cut": cut,
+    "cut by a number": lambda path: path.write_bytes(path.read_bytes()[:-4]),
+    "empty": empty,
+    "missing": missing,
+    "a folder": a_folder,
+    "lfs": lfs,
+    "another dtype": lambda path: np.save(path, np.load(path).astype("f4")),
+    "another shape": lambda path: np.save(path, np.load(path)[None]),
+    "swapped with another": lambda path: shutil.copy(
+      path.with_name("query_tokens.npy"), path
+    ),
+    "a pickle": lambda path: np.save(
+      path,
+      np.array([Touch(path.parent.parent.parent / scoreboard.MARKER)], object),
+      allow_pickle=True,
+    ),
+    "only a pickle": lambda path: path.write_bytes(
+      pickle.dumps(Touch(path.parent.parent.parent / scoreboard.MARKER))
+    ),
+    "a header that is code": lambda path: path.write_bytes(
+      npy_header("__import__('os').mkdir('EXECUTED')")
+    ),
+    "a header of a huge shape": lambda path: path.write_bytes(
+      npy_header(
+        "{'descr': '<i4', 'fortran_order': False, 'shape': (10**15,), }"
+      )
+    ),
+  }.items():
+    yield Damage(array, kind, do, ("going on",))
+  yield Damage(
+    "tokens/query_offsets.npy",
+    "offsets behind the end",
+    lambda path: np.save(path, np.load(path) * 1000),
+    ("going on",),
+  )
+
+
+class Touch:
+  """A pickle of it makes a folder when it is read."""
+
+  def __init__(self, path):
+    self.path = str(path)
+
+  def __reduce__(self):
+    return (os.mkdir, (self.path,))
+
+
+def npy_header(text: str) -> bytes:
+  padded = text.encode().ljust(117) + b"\n"
+  return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(padded)) + padded
+
+
+def checkpoints() -> Iterator[Damage]:
+  """Checkpoints: the description, the arrays, and orbax's own files."""
+  last = f"checkpoints/{STEPS}"
+  for kind, do in JSON_DAMAGE.items():
+    readers = ("load",)
+    if kind in ("cut", "deep"):
+      readers = ("load", "resume", "export", "load of the first")
+    for reader in readers:
+      yield Damage(
+        DESCRIPTION,
+        kind,
+        do,
+        (reader,),
+        (str(STEPS),),
+        refuse=reader != "load of the first",
+        same=reader == "load of the first",
+      )
+  for name, new in {
+    "num_heads": 4,
+    "hidden_act": "relu",
+    "layer_norm_eps": 0.1,
+    "family": "roberta",
+    "pad_token_id": 2,
+    "dtype": "bfloat16",
+    "hidden_size": 10**12,
+    "num_layers": 0,
+    "num_heads ": 2,
+    "max_positions": "16",
+    "vocab_size": None,
+  }.items():
+    yield Damage(
+      DESCRIPTION,
+      f"{name} = {new}",
+      edits(**{f"encoder__{name}": new}),
+      ("load", "export") if name == "num_heads" else ("load",),
+      (str(STEPS),),
+    )
+  yield Damage(
+    DESCRIPTION,
+    "num_heads = 4",
+    edits(encoder__num_heads=4),
+    ("resume", "evaluate"),
+    refuse=True,
+    names=(str(STEPS),),
+  )
+  for name, new in {
+    "pooling": "cls",
+    "normalize": False,
+    "passage__prefix": "apple ",
+    "passage__max_length": 4,
+    "title_joiner": "",
+    "passage__tower": "evil",
+    "golden_ids": [],
+    "tokenizer_fingerprint": "0",
+  }.items():
+    yield Damage(
+      DESCRIPTION,
+      f"contract: {name} = {new}",
+      contract_edits(**{name: new}),
+      ("load",),
+      (),
+      refuse=name not in ("title_joiner", "golden_ids"),
+    )
+  yield Damage(
+    DESCRIPTION,
+    "of other data",
+    edits(provenance__token_store="0" * 64),
+    ("resume",),
+    (),
+    refuse=True,
+  )
+  arrays = [
+    path.relative_to(whole())
+    for path in sorted((whole() / last / "state").rglob("*"))
+    if path.is_file() and path.parent.name == "d"
+  ]
+  largest = sorted(arrays, key=lambda path: -(whole() / path).stat().st_size)
+  # All that hold numbers, and those that hold the tree of them.
+  for number, path in enumerate(largest[:4] + largest[-2:]):
+    yield Damage(
+      str(path),
+      f"{number}: a flipped bit",
+      flip,
+      ("load", "resume") if number == 0 else ("load",),
+      (str(STEPS),),
+    )
+  for kind, do in {"cut": cut, "empty": empty, "missing": missing}.items():
+    yield Damage(
+      str(largest[0]),
+      f"largest: {kind}",
+      do,
+      ("load", "resume") if kind == "cut" else ("load",),
+      (str(STEPS),),
+    )
+  for file in (
+    "state/_METADATA",
+    "state/_sharding",
+    "state/manifest.ocdbt",
+    "state/ocdbt.process_0/manifest.ocdbt",
+    "state/array_metadatas/process_0",
+    "_CHECKPOINT_METADATA",
+  ):
+    for kind, do in {"cut": cut, "missing": missing}.items():
+      yield Damage(f"{last}/{file}", kind, do, ("load",), (str(STEPS),))
+  for folder in ("state", "description", "state/d"):
+    yield Damage(
+      f"{last}/{folder}", "missing", missing, ("load", "resume"), (str(STEPS),)
+    )
+  yield Damage(f"{last}/metrics/metrics", "cut", cut, ("load", "resume"))
+  yield Damage(
+    f"{last}/metrics/metrics",
+    "NaN",
+    lambda path: path.write_text('{"dev": NaN}'),
+    ("resume",),
+  )
+  yield Damage(
+    last,
+    "empty",
+    lambda path: (missing(path), path.mkdir()),
+    ("load", "resume"),
+    (str(STEPS),),
+  )
+  yield Damage(
+    last,
+    "a file",
+    lambda path: (missing(path), path.write_text("text")),
+    ("load",),
+    (str(STEPS),),
+  )
+
+  def of_another_run(path):
+    missing(path)
+    shutil.copytree(whole(1) / last, path)
+
+  # Its seed is another; the parameters of another run are not this run's.
+  yield Damage(
+    last, "another run's", of_another_run, ("resume",), (), refuse=True
+  )
+
+  def arrays_of_another_run(path):
+    missing(path / "state")
+    shutil.copytree(whole(1) / last / "state", path / "state")
+
+  yield Damage(
+    last,
+    "another run's arrays",
+    arrays_of_another_run,
+    ("load", "resume"),
+    (str(STEPS),),
+    refuse=True,
+  )
+
+  def arrays_of_another_step(path):
+    missing(path / "state")
+    shutil.copytree(path.parent / "2" / "state", path / "state")
+
+  yield Damage(
+    last,
+    "another step's arrays",
+    arrays_of_another_step,
+    ("load", "resume"),
+    (str(STEPS),),
+    refuse=True,
+  )
+  yield Damage("checkpoints", "missing", missing, ("load",), refuse=True)
+  yield Damage(
+    "checkpoints",
+    "a stray file and folder beside them",
+    lambda path: (
+      (path / "notes.txt").write_text("text"),
+      (path / "notes").mkdir(),
+    ),
+    ("load", "resume"),
+    same=True,
+  )
+  yield Damage(
+    "checkpoints",
+    "a step that orbax left half written",
+    lambda path: (path / "8.orbax-checkpoint-tmp").mkdir(),
+    ("load", "resume"),
+    same=True,
+  )
+  yield Damage(
+    "checkpoints",
+    "a number that is not a step",
+    lambda path: (path / "99999999999999999999").mkdir(),
+    ("load", "resume"),
+    ("99999999999999999999",),
+  )
+
+
+def exports() -> Iterator[Damage]:
+  """Each file of an export."""
+
+  def at(file, kind, do, **more):
+    return Damage(file, f"export: {kind}", do, of=whole_export, **more)
+
+  for file in (
+    "config.json",
+    "mlir_jax.json",
+    "modules.json",
+    "1_Pooling/config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
+  ):
+    for kind, do in {"cut": cut, "deep": deep, "a folder": a_folder}.items():
+      yield at(file, kind, do)
+  for file, fields in (
+    ("config.json", {"num_attention_heads": 4}),
+    ("config.json", {"hidden_act": "relu"}),
+    ("config.json", {"layer_norm_eps": 0.1}),
+    ("config.json", {"pad_token_id": 0}),
+    ("mlir_jax.json", {"encoder__num_heads": 4}),
+    ("mlir_jax.json", {"encoder__layer_norm_eps": 0.1}),
+    ("mlir_jax.json", {"contract__pooling": "cls"}),
+    ("mlir_jax.json", {"contract__passage__prefix": "apple "}),
+    ("mlir_jax.json", {"tower": "query"}),
+    ("mlir_jax.json", {"contract": 5}),
+    ("1_Pooling/config.json", {"pooling_mode": "cls"}),
+    ("sentence_bert_config.json", {"max_seq_length": 4}),
+    (
+      "config_sentence_transformers.json",
+      {"prompts": {"passage": "apple ", "document": "apple "}},
+    ),
+  ):
+    yield at(file, f"{fields}", edits(**fields), names=())
+  yield at(
+    "modules.json",
+    "not normalized",
+    lambda path: path.write_text(json.dumps(json.loads(path.read_text())[:2])),
+    names=(),
+  )
+  yield at("mlir_jax.json", "missing", missing)
+  yield at("README.md", "missing", missing, same=True)
+  yield at("special_tokens_map.json", "missing", missing)
+  weights = "model.safetensors"
+  yield at(weights, "cut", cut)
+  yield at(weights, "a flipped bit", flip)
+  yield at(weights, "missing", missing)
+  yield at(
+    weights,
+    "NaN",
+    lambda path: safetensors.numpy.save_file(
+      {
+        name: np.where(
+          np.arange(array.size).reshape(array.shape), array, np.nan
+        ).astype(array.dtype)
+        for name, array in safetensors.numpy.load_file(path).items()
+      },
+      path,
+    ),
+  )
+
+
+def trec() -> Iterator[scoreboard.Case]:
+  """Runs in TREC's format."""
+
+  def case(name, content, names=("run.trec",), right=None):
+    def attack(folder):
+      path = folder / "run.trec"
+      path.write_bytes(content)
+      read = runs.read_run(path)
+      if right is None:
+        scoreboard.expect(False, f"accepted: {read}")
+      scoreboard.expect(read == right, read)
+
+    return scoreboard.Case(f"trec/{name}", ONLY_TOLD, attack, names)
+
+  line = b"q1 Q0 d1 1 0.5 tag\n"
+  yield case("whole", line, right={"q1": {"d1": 0.5}})
+  yield case("Windows lines", line[:-1] + b"\r\n", right={"q1": {"d1": 0.5}})
+  at = ("run.trec:2",)
+  yield case("cut", line + line[:9], at)
+  yield case("a score that is NaN", line + b"q1 Q0 d2 1 nan tag\n", at)
+  yield case("an infinite score", line + b"q1 Q0 d2 1 inf tag\n", at)
+  yield case("a score that is a word", line + b"q1 Q0 d2 1 high tag\n", at)
+  yield case("a score of 1_0", line + b"q1 Q0 d2 1 1_0 tag\n", at)
+  yield case("Arabic digits", line + "q1 Q0 d2 1 ١ tag\n".encode(), at)
+  yield case("a passage twice", line + line, at)
+  yield case("a field too many", line + b"q1 Q0 d2 1 0.5 tag more\n", at)
+  yield case("not UTF-8", line + b"q\xff Q0 d2 1 0.5 tag\n", at)
+  yield case("NUL", line + b"\0" * 50 + b"\n", at)
+  yield case("Git LFS", LFS.encode())
+  yield case("UTF-16", line.decode().encode("utf-16"))
+  yield case(
+    "a mark before the first id",
+    "\ufeffq1 Q0 d1 1 0.5 tag\n".encode(),
+    right={"q1": {"d1": 0.5}},
+  )
+  yield case("a score beyond float32", line + b"q1 Q0 d2 1 1e300 tag\n", at)
+
+
+def outputs() -> Iterator[scoreboard.Case]:
+  """Outputs that cannot be written, and vectors that must not be."""
+
+  def embed(*values):
+    """A vector after the other, of these numbers in turn."""
+
+    def rows(texts):
+      for _, value in zip(texts, itertools.cycle(values), strict=False):
+        yield np.atleast_2d(np.asarray(value, np.float32))
+
+    return rows
+
+  def case(name, do, names=(), right=ONLY_TOLD):
+    return scoreboard.Case(f"output/{name}", right, do, names)
+
+  def texts(folder, lines=3):
+    path = folder / "texts.txt"
+    path.write_text("apple river\n" * lines)
+    return [str(path)]
+
+  def write(folder, output, value=1.0, lines=3):
+    """Refused or not, no half of a file may stay."""
+    before = sorted(folder.rglob("*"))
+    try:
+      encode_main.encode_files(
+        embed([value] * 8), texts(folder, lines), str(output)
+      )
+    except (ValueError, OSError):
+      after = [path for path in folder.rglob("*") if path.name != "texts.txt"]
+      scoreboard.expect(sorted(after) == before, f"left {after}")
+      raise
+
+  for word in ("nan", "inf"):
+
+    def of_word(folder, word=word):
+      write(folder, folder / "v.npy", float(word))
+      scoreboard.expect(False, "written")
+
+    yield case(f"vectors that are {word}", of_word)
+
+  def over_a_folder(folder):
+    (folder / "v.npy").mkdir()
+    write(folder, folder / "v.npy")
+    scoreboard.expect(False, "accepted")
+
+  yield case("over a folder", over_a_folder, ("v.npy",))
+
+  def through_a_file(folder):
+    (folder / "a").write_text("text")
+    write(folder, folder / "a" / "v.npy")
+    scoreboard.expect(False, "accepted")
+
+  yield case("below a file", through_a_file, ("/a",))
+
+  def of_two_widths(folder):
+    encode_main.encode_files(
+      embed([1.0] * 8, [1.0] * 9), texts(folder), str(folder / "v.npy")
+    )
+    scoreboard.expect(False, "accepted")
+
+  yield case("two widths", of_two_widths)
+
+  def over_a_link(folder):
+    (folder / "other").write_text("text")
+    (folder / "v.npy").symlink_to("other")
+    write(folder, folder / "v.npy")
+    scoreboard.expect(
+      (folder / "other").read_text() == "text", "the link was followed"
+    )
+    scoreboard.expect(np.load(folder / "v.npy").shape == (3, 8), "wrong")
+
+  yield case("over a link", over_a_link, right="The link is replaced.")
+
+  def full_encode(folder):
+    with disk_of(20_000):
+      write(folder, folder / "v.npy", lines=10_000)
+    scoreboard.expect(False, "accepted")
+
+  yield case("encode on a full disk", full_encode, FULL)
+
+  def full_export(folder):
+    copy = whole_in(folder)
+    with disk_of(20_000):
+      by_export(copy)
+    scoreboard.expect(False, "accepted")
+
+  yield case("export on a full disk", full_export, FULL)
+
+  def full_run_file(folder):
+    with disk_of(2_000):
+      runs.write_run(
+        folder / "a.trec",
+        {"q": {f"d{n}": 1 / (n + 1) for n in range(1000)}},
+      )
+    scoreboard.expect(False, "accepted")
+
+  yield case("a run on a full disk", full_run_file, FULL)
+
+  def full_aside(folder):
+    (folder / "a.json").write_text("old")
+    with disk_of(2_000):
+      try:
+        workdir_lib.write_aside(str(folder / "a.json"), "x" * 10_000)
+      finally:
+        scoreboard.expect(
+          (folder / "a.json").read_text() == "old", "the old file is gone"
+        )
+        scoreboard.expect(len(list(folder.iterdir())) == 1, "a part stays")
+    scoreboard.expect(False, "accepted")
+
+  yield case("a small file on a full disk", full_aside, FULL)
+
+  for size, what in ((3_000, "tokens"), (40_000, "checkpoints")):
+
+    def full_train(folder, size=size):
+      whole()
+      with disk_of(size):
+        run_lib.train(make_config(), str(folder / "workdir"))
+      scoreboard.expect(False, "accepted")
+
+    yield case(
+      f"training on a disk that is full at its {what}", full_train, FULL
+    )
+
+  def full_go_on(folder):
+    copy = whole_in(folder)
+    with disk_of(40_000):
+      by_going_on(copy)
+    scoreboard.expect(False, "accepted")
+
+  yield case("going on on a full disk", full_go_on, FULL)
+
+  def after_a_full_disk(folder):
+    copy = whole_in(folder)
+    try:
+      with disk_of(40_000):
+        by_going_on(copy)
+    except (ValueError, OSError):
+      pass
+    by_going_on(copy)
+
+  yield case(
+    "going on when there is room again",
+    after_a_full_disk,
+    right="The run ends as it would have.",
+  )
+
+
+def whole_in(folder: pathlib.Path) -> pathlib.Path:
+  return pathlib.Path(shutil.copytree(whole(), folder / "copy"))
+
+
+class disk_of:  # noqa: N801  Reads as a sentence.
+  """Files in the block cannot grow beyond so many bytes."""
+
+  def __init__(self, size):
+    self.size = size
+
+  def __enter__(self):
+    self.handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    self.limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, self.limits[1]))
+
+  def __exit__(self, _, error, trace):
+    del trace
+    resource.setrlimit(resource.RLIMIT_FSIZE, self.limits)
+    signal.signal(signal.SIGXFSZ, self.handler)
+    # What a main says of it.
+    if cause := full_disk.find(error):
+      raise OSError(full_disk.describe(cause)) from error
+
+
+def damages() -> Iterator[Damage]:
+  for kind in (configs, logs, tokenizers, stores, checkpoints, exports):
+    yield from kind()
+
+
+def cases() -> list[scoreboard.Case]:
+  """Every damage by each of its readers, runs, and outputs."""
+  made = []
+  for damage in damages():
+    for reader in damage.readers:
+      names = damage.names
+      if names is None:
+        names = (pathlib.Path(damage.file).name,)
+      made.append(
+        scoreboard.Case(
+          f"{reader}/{damage.file}: {damage.kind}",
+          ONLY_TOLD if damage.refuse else TOLD,
+          functools.partial(attack, damage, reader),
+          names,
+          seconds=120,
+        )
+      )
+  made += trec()
+  made += outputs()
+  return made
+
+
+if __name__ == "__main__":
+  scoreboard.main(cases())
