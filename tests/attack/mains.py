@@ -119,7 +119,6 @@ def _become(task: dict, streams: Mapping[str, int]) -> None:
     os.chdir(task["folder"])
     os.environ.update(task["environment"])
     sys.argv = [task["main"], *task["arguments"]]
-    warnings.resetwarnings()
     try:
       runpy.run_module(
         f"mlir_jax.{task['main']}", run_name="__main__", alter_sys=True
@@ -143,7 +142,6 @@ def _serve() -> None:
   # What the mains import anyway. They themselves define flags, once.
   for name in ("training.run", "retrieval.model", "command_line"):
     __import__(f"mlir_jax.{name}")
-  warnings.filterwarnings("ignore", message=".*os.fork")
   answers = os.fdopen(os.dup(1), "w")
   os.dup2(2, 1)
   for line in sys.stdin:
@@ -153,7 +151,8 @@ def _serve() -> None:
         name: os.open(f"{folder}/{name}", os.O_RDWR | os.O_CREAT)
         for name in ("stdout", "stderr")
       }
-      process = os.fork()
+      with warnings.catch_warnings(action="ignore"):  # Of JAX, on forks.
+        process = os.fork()
       if not process:
         _become(task, streams)
       ended = os.pidfd_open(process)
