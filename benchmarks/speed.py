@@ -331,7 +331,7 @@ class Theirs(Side):
     else:
       torch.set_num_threads(settings.threads)
       self.model = sentence_transformers.SentenceTransformer(
-        settings.model, device="cpu"
+        settings.model, device="cpu", trust_remote_code=False
       )
       self.model.max_seq_length = MAX_LENGTH["passage"]
     self.loss = losses.MultipleNegativesRankingLoss(self.model, scale=SCALE)

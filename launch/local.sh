@@ -17,7 +17,8 @@ launch/local.sh -n N [-d DEVICES] [-w SECONDS] [-r RETRIES] --
 Each process logs to WORKDIR/logs/attempt-K/process-I.log; process 0 is shown,
 too. 75 (preempted) starts the same number again. After a death by signal, or
 69 (another is missing or stuck), it goes on with the largest power of two not
-above the survivors. 2 (refused) and faults of another kind end it. SIGTERM and
+above the survivors. 2 (refused), 130 (Ctrl-C came to a process itself) and
+faults of another kind end it. SIGTERM and
 SIGINT are passed on: the run saves and ends with 75; a second one kills.
 PYTHON says which interpreter is run (python).
 USAGE
@@ -218,7 +219,7 @@ while :; do
   finish 2>/dev/null # Where bash tells of those that were killed.
   wait "$shown"
 
-  dead=0 faults=0 missing=0 preempted=0 refused=0 fault=1
+  dead=0 faults=0 missing=0 preempted=0 refused=0 interrupted=0 fault=1
   for i in "${!statuses[@]}"; do
     status=${statuses[i]}
     case $status in
@@ -226,6 +227,7 @@ while :; do
       2) ((refused++)) ;;
       69) ((missing++)) ;;
       75) ((preempted++)) ;;
+      130) ((interrupted++)) ;;
       *)
         # SIGABRT is a program's own doing, as other faults are.
         if ((status > 128 && status != 128 + 6)); then
@@ -246,10 +248,14 @@ while :; do
     say "Refused (status 2): mend what the log names; it is not retried."
     exit 2
   fi
-  ((dead + faults + missing + preempted)) || exit 0
+  ((dead + faults + missing + preempted + interrupted)) || exit 0
   if ((stopping)); then
     say "Asked to stop; the same command goes on from the last checkpoint."
     exit 75
+  fi
+  if ((interrupted)); then
+    say "Interrupted (status 130): not started again; the same command goes on."
+    exit 130
   fi
   if ((faults && !dead && !missing)); then
     say "A fault (status $fault), not retried; see $logs."

@@ -106,6 +106,10 @@ if ((status == 2)) || grep -q 'Exited with exit code 2$' "$logs/srun.log"; then
   say "Refused (status 2): mend what the logs name; it is not queued again."
   exit 2
 fi
+if grep -q 'Exited with exit code 130$' "$logs/srun.log"; then
+  say "Interrupted (status 130): not queued again; the same command goes on."
+  exit 130
+fi
 if ((status == 1)); then
   say "A fault (status 1), not queued again; see $logs."
   exit 1

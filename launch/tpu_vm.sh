@@ -265,6 +265,10 @@ while :; do
         say "Refused (status 2): mend what the logs name; it is not retried."
         exit 2
         ;;
+      130)
+        say "Interrupted (status 130): not retried; the same command goes on."
+        exit 130
+        ;;
       1 | 134) done='' fault=$status ;;
       *) done='' again=yes ;;
     esac

@@ -4,22 +4,59 @@ A checkpoint holds the training state and a description: config, encoding
 contract, encoder shape and provenance, all that is needed to encode with it.
 Saves run in the background; orbax writes aside and renames, so that a killed
 save leaves the checkpoint before it.
+
+A checkpoint on a disk has a list of its files with their SHA-256, since what
+reads the arrays does not see that a bit has changed. Object storage checks by
+itself what it stores.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import hashlib
+import json
+import logging
+import pathlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from absl import logging as absl_logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from mlir_jax import contract as contract_lib
+from mlir_jax import stored, workdir
+from mlir_jax.mesh import multihost
 
 STATE = "state"
 DESCRIPTION = "description"
 METRIC = "dev"
+FILES = "files.json"  # The list.
+# Where orbax keeps what a checkpoint was evaluated to.
+_METRICS = "metrics/metrics"
+
+
+class DamagedError(ValueError):
+  """A checkpoint is not as it was saved; the message names step and file."""
+
+
+def _is_of_interest(record: logging.LogRecord) -> bool:
+  """Whether a line of absl's log is printed.
+
+  Orbax warns of what is meant, and logs the traceback of each error that it
+  raises as well.
+  """
+  return "orbax" not in record.pathname or (
+    record.levelno >= logging.ERROR and not record.exc_info
+  )
+
+
+absl_logging.get_absl_logger().addFilter(_is_of_interest)
+
+
+class SaveError(OSError):
+  """A checkpoint was not saved; the message names the one before it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,17 +76,35 @@ class Description:
   provenance: Mapping[str, Any]
 
   def to_json(self) -> dict[str, Any]:
-    """As a tree that JSON can hold."""
-    return {
+    """As a tree that JSON can hold, with a hash of it."""
+    values = {
       "config": dict(self.config),
       "contract": self.contract.to_json(),
       "encoder": dict(self.encoder),
       "provenance": dict(self.provenance),
     }
+    return {**values, "fingerprint": stored.digest_of(values)}
 
   @classmethod
   def from_json(cls, values: Mapping[str, Any]) -> "Description":
-    """Reads what `to_json` made."""
+    """Reads what `to_json` made.
+
+    Raises:
+      ValueError: if it has changed since, or lacks something.
+    """
+    values = dict(values)
+    # Descriptions of before have no hash.
+    written = values.pop("fingerprint", None)
+    if written is not None and written != stored.digest_of(values):
+      raise ValueError(
+        "it has changed since it was saved, so its vectors would be others."
+        f" {stored.RESTORE}"
+      )
+    names = {field.name for field in dataclasses.fields(cls)}
+    if values.keys() != names or not isinstance(values["contract"], str):
+      raise ValueError(
+        f"it holds {sorted(values)}, not {sorted(names)}. {stored.RESTORE}"
+      )
     contract = contract_lib.EncodingContract.from_json(values["contract"])
     return cls(**{**values, "contract": contract})
 
@@ -57,35 +112,64 @@ class Description:
 class Checkpoints:
   """The checkpoints of one run: the last few, and the best by English dev."""
 
-  def __init__(self, directory: str, keep: int = 2, *, read_only: bool = False):
+  def __init__(
+    self,
+    directory: str,
+    keep: int = 2,
+    *,
+    read_only: bool = False,
+    alone: bool = False,
+  ):
     """Opens the folder, removing what a killed save left behind.
 
     Args:
       directory: The folder, an absolute path; made if missing.
       keep: How many of the last checkpoints stay, beside the best one.
       read_only: Leaves everything as it is: a run may be saving there.
+      alone: Whether this process of several opens it without the others.
+
+    Raises:
+      DamagedError: if it cannot be opened because of a damaged checkpoint.
     """
     self.directory = epath.Path(directory)
-    self._manager = ocp.CheckpointManager(
-      self.directory,
-      options=ocp.CheckpointManagerOptions(
-        best_fn=lambda metrics: metrics[METRIC],
-        best_mode="max",
-        read_only=read_only,
-        cleanup_tmp_directories=not read_only,
-        preservation_policy=checkpoint_managers.AnyPreservationPolicy(
-          [
-            checkpoint_managers.LatestN(keep),
-            checkpoint_managers.BestN(
-              get_metric_fn=lambda metrics: metrics[METRIC],
-              n=1,
-              keep_checkpoints_without_metrics=False,
-            ),
-          ]
-        ),
+    self._saving: list[int] = []
+    self._processes = ocp.options.MultiprocessingOptions()
+    if alone:
+      process = jax.process_index()
+      self._processes = ocp.options.MultiprocessingOptions(
+        primary_host=process,
+        active_processes={process},
+        barrier_sync_key_prefix=f"process_{process}",
+      )
+    options = ocp.CheckpointManagerOptions(
+      best_fn=lambda metrics: metrics[METRIC],
+      best_mode="max",
+      create=not alone,
+      read_only=read_only,
+      cleanup_tmp_directories=not read_only,
+      multiprocessing_options=self._processes,
+      async_options=ocp.AsyncOptions(
+        post_finalization_callback=self._list_saved
       ),
-      item_names=(STATE, DESCRIPTION),
+      preservation_policy=checkpoint_managers.AnyPreservationPolicy(
+        [
+          checkpoint_managers.LatestN(keep),
+          checkpoint_managers.BestN(
+            get_metric_fn=lambda metrics: metrics[METRIC],
+            n=1,
+            keep_checkpoints_without_metrics=False,
+          ),
+        ]
+      ),
     )
+    try:
+      self._manager = ocp.CheckpointManager(
+        self.directory, options=options, item_names=(STATE, DESCRIPTION)
+      )
+    except Exception:
+      for step in reversed(steps(directory)):
+        self.check(step)
+      raise
 
   def save(
     self,
@@ -101,11 +185,18 @@ class Checkpoints:
       state: The training state, a tree of `jax.Array`s.
       description: What stands beside it.
       dev: The English dev metric of this state, if it was evaluated.
+
+    Raises:
+      FloatingPointError: if the state is not finite; it names the arrays.
+      SaveError: if the save before this one failed.
     """
+    self._check_finite(step, state)
+    self.check_saved(wait=True)
     if jax.default_backend() == "cpu":
       # Orbax reads the CPU device's own memory in the background, which the
       # next step's donation would overwrite; of other devices it has a copy.
       state = jax.tree.map(lambda leaf: leaf.copy(), state)
+    self._saving.append(step)
     self._manager.save(
       step,
       args=ocp.args.Composite(
@@ -117,6 +208,56 @@ class Checkpoints:
       metrics=None if dev is None else {METRIC: dev},
       force=True,
     )
+    self._unchecked = step
+
+  def _check_finite(self, step: int, state: Any) -> None:
+    """Raises FloatingPointError if an array holds NaN or infinity."""
+    finite = jax.device_get(_finite(state))
+    bad = [
+      jax.tree_util.keystr(path, simple=True, separator="/")
+      for path, good in jax.tree_util.tree_leaves_with_path(finite)
+      if not good
+    ]
+    if bad:
+      more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+      raise FloatingPointError(
+        f"Step {step:,} is not saved: {', '.join(bad[:3])}{more} held NaN or"
+        f" infinity. {self._saved_before(step)}"
+      )
+
+  def _saved_before(self, step: int) -> str:
+    """What is there instead of a checkpoint that failed, in a sentence."""
+    steps = [saved for saved in self._manager.all_steps() if saved < step]
+    if not steps:
+      return "There is no other checkpoint."
+    return f"The last checkpoint is that of step {max(steps):,}."
+
+  _unchecked = None  # The step of a save that may still fail.
+
+  def check_saved(self, wait: bool = False) -> None:
+    """Tells that a save in the background failed, as soon as it did.
+
+    It costs next to nothing while a save goes on, and after it has ended.
+
+    Args:
+      wait: Whether to wait until it has ended.
+
+    Raises:
+      SaveError: if it failed.
+    """
+    if self._unchecked is None:
+      return
+    if not wait and self._manager.is_saving_in_progress():
+      return
+    step, self._unchecked = self._unchecked, None
+    try:
+      self._manager.wait_until_finished()
+    except Exception as error:
+      reason = str(error).strip().partition("\n")[0] or type(error).__name__
+      raise SaveError(
+        f"Saving step {step:,} to {self.directory} failed: {reason}."
+        f" {self._saved_before(step)}"
+      ) from error
 
   def find(self, which: str | int) -> int:
     """The step of "last", of "best" by English dev, or of a number given.
@@ -149,13 +290,101 @@ class Checkpoints:
     """The step of the last checkpoint; None if there is none."""
     return self._manager.latest_step()
 
-  def describe(self, step: int) -> Description:
-    """Reads what stands beside the arrays."""
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(**{DESCRIPTION: ocp.args.JsonRestore()}),
+  def evaluated(self, step: int) -> bool:
+    """Whether a checkpoint has a dev metric."""
+    return bool(self._manager.metrics(step))
+
+  def add_metric(self, step: int, dev: float) -> None:
+    """Adds the dev metric to a checkpoint that was saved without.
+
+    All processes of a run call it.
+    """
+    with multihost.first("it writes the dev metric"):
+      if multihost.is_first():
+        path = self.directory / str(step) / _METRICS
+        workdir.write_aside(str(path), json.dumps({METRIC: dev}))
+        if not workdir.is_url(str(path)):
+          _write_list(pathlib.Path(self.directory) / str(step))
+    self._manager.reload()
+
+  def remove_after(self, step: int) -> list[int]:
+    """Removes the later checkpoints; all processes of a run call it."""
+    later = [other for other in self._manager.all_steps() if other > step]
+    for other in later:
+      self._manager.delete(other)
+    return sorted(later)
+
+  def check(self, step: int) -> None:
+    """Compares a checkpoint's files with their list.
+
+    Raises:
+      DamagedError: if they differ; it names the step, the file, and an older
+        checkpoint that is whole.
+    """
+    reason = problem(self.directory, step)
+    if reason:
+      raise self._damaged(step, reason)
+
+  def _damaged(self, step: int, reason: str) -> DamagedError:
+    older = next(
+      (
+        other
+        for other in reversed(steps(self.directory))
+        if other < step and not problem(self.directory, other)
+      ),
+      None,
     )
-    return Description.from_json(restored[DESCRIPTION])
+    hint = "No older checkpoint is whole: restore it from a copy."
+    if older is not None:
+      hint = (
+        f"The checkpoint of step {older} is whole: train goes on from it with"
+        f" --from_step={older}; others read it with --checkpoint={older}."
+      )
+    return DamagedError(
+      f"The checkpoint of step {step} is damaged: {reason}. {hint}"
+    )
+
+  def _list_saved(self) -> None:
+    """Lists the files of a checkpoint that is to get its name now."""
+    step = self._saving.pop()
+    if multihost.is_first() and not workdir.is_url(str(self.directory)):
+      (folder,) = pathlib.Path(self.directory).glob(f"{step}.*")
+      _write_list(folder)
+
+  def _reading(self, step: int, error: Exception) -> Exception:
+    """What to raise where a checkpoint could not be read."""
+    listed = (self.directory / str(step) / FILES).exists()
+    # If the files are as they were saved it is another kind of error.
+    if listed or isinstance(error, jax.errors.JaxRuntimeError | MemoryError):
+      return error
+    lines = str(error).splitlines() or [""]
+    return self._damaged(
+      step,
+      f"{self.directory / str(step)} cannot be read,"
+      f" {type(error).__name__}: {lines[0][:300]}",
+    )
+
+  def describe(self, step: int) -> Description:
+    """Reads what stands beside the arrays.
+
+    Raises:
+      DamagedError: if it cannot be read.
+    """
+    name = f"{DESCRIPTION}/"
+    if reason := problem(self.directory, step, name):
+      raise self._damaged(step, reason)
+    try:
+      restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(**{DESCRIPTION: ocp.args.JsonRestore()}),
+      )
+    except Exception as error:
+      raise self._reading(step, error) from error
+    try:
+      return Description.from_json(restored[DESCRIPTION])
+    except ValueError as error:
+      where = self.directory / str(step) / DESCRIPTION
+      raise ValueError(f"{where}: {error}") from error
 
   def restore(self, step: int, target: Any) -> Any:
     """Reads the state onto any mesh.
@@ -166,35 +395,155 @@ class Checkpoints:
 
     Returns:
       The state, bit for bit as it was saved.
+
+    Raises:
+      DamagedError: if it is not as it was saved.
     """
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(**{STATE: ocp.args.StandardRestore(target)}),
-    )
+    if multihost.is_first():  # If it fails here, all processes end.
+      self.check(step)
+    try:
+      restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(**{STATE: ocp.args.StandardRestore(target)}),
+      )
+    except Exception as error:
+      raise self._reading(step, error) from error
     return restored[STATE]
 
   def restore_params(self, step: int, target: Any) -> Any:
     """Reads the parameters alone, as `restore` does the state."""
-    with ocp.PyTreeCheckpointer() as reader:
-      restored = reader.restore(
-        self.directory / str(step) / STATE,
-        args=ocp.args.PyTreeRestore(
-          item={"params": target},
-          restore_args=ocp.checkpoint_utils.construct_restore_args(
-            {"params": target}
+    if multihost.is_first():
+      self.check(step)
+    handler = ocp.PyTreeCheckpointHandler(
+      multiprocessing_options=self._processes
+    )
+    try:
+      with ocp.Checkpointer(
+        handler, multiprocessing_options=self._processes
+      ) as reader:
+        restored = reader.restore(
+          self.directory / str(step) / STATE,
+          args=ocp.args.PyTreeRestore(
+            item={"params": target},
+            restore_args=ocp.checkpoint_utils.construct_restore_args(
+              {"params": target}
+            ),
+            partial_restore=True,
           ),
-          partial_restore=True,
-        ),
-      )
+        )
+    except Exception as error:
+      raise self._reading(step, error) from error
     return restored["params"]
 
   def wait(self) -> None:
-    """Waits until what was saved is on disk."""
-    self._manager.wait_until_finished()
+    """Waits until what was saved is on disk; raises as `check_saved`."""
+    self.check_saved(wait=True)
 
   def close(self) -> None:
-    """Waits and lets go of the folder."""
-    self._manager.close()
+    """Waits and lets go of the folder; raises as `check_saved`."""
+    try:
+      self.check_saved(wait=True)
+    finally:
+      self._manager.close()
+
+
+@jax.jit
+def _finite(tree: Any) -> Any:
+  """Whether each array of a tree is finite, bool []."""
+  return jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), tree)
+
+
+def steps(directory: str | epath.Path) -> list[int]:
+  """The steps of the checkpoints in a folder, in order; opens none."""
+  folder = epath.Path(directory)
+  if not folder.exists():
+    return []
+  names = [path.name for path in folder.iterdir()]
+  return sorted(int(name) for name in names if name.isdecimal())
+
+
+def problem(
+  directory: str | epath.Path, step: int, part: str = ""
+) -> str | None:
+  """What is not as it was saved in a checkpoint; None if all is well.
+
+  Args:
+    directory: The folder of all checkpoints.
+    step: Which one.
+    part: A folder in it, "description/"; "" for all.
+
+  Returns:
+    The first file that differs, and how. None, too, where there is no list.
+  """
+  folder = pathlib.Path(directory) / str(step)
+  if workdir.is_url(str(directory)) or not (folder / FILES).exists():
+    return None
+  try:
+    listed = stored.read_json(folder / FILES)
+    expected = {name: (size, digest) for name, (size, digest) in listed.items()}
+  except (ValueError, TypeError, AttributeError) as error:
+    return f"{folder / FILES} is not a list of files ({error})"
+  found = {
+    name: (size, digest)
+    for name, size, digest in _read_files(folder, part)
+    if name in expected
+  }
+  for name, (size, digest) in expected.items():
+    if not name.startswith(part):
+      continue
+    if name not in found:
+      return f"{folder / name} is missing"
+    if found[name][0] != size:
+      return f"{folder / name} has {found[name][0]} bytes, not {size}"
+    if found[name][1] != digest:
+      return f"{folder / name} has changed since it was saved"
+  return None
+
+
+def read_config(directory: str) -> tuple[int, Mapping[str, Any]]:
+  """The step and the run's config of the last checkpoint in a folder.
+
+  One process of several may call it alone.
+  """
+  checkpoints = Checkpoints(directory, read_only=True, alone=True)
+  try:
+    step = checkpoints.find("last")
+    return step, checkpoints.describe(step).config
+  finally:
+    checkpoints.close()
+
+
+def set_aside(directory: str, after: int) -> None:
+  """Moves the damaged ones of the checkpoints after a step out of the folder.
+
+  Orbax cannot open a folder that has some of them.
+  """
+  for step in steps(directory):
+    if step > after and (reason := problem(directory, step)):
+      source = epath.Path(directory) / str(step)
+      target = epath.Path(f"{directory}-damaged") / str(step)
+      print(f"The checkpoint of step {step} is damaged: {reason}.")
+      target.parent.mkdir(exist_ok=True)
+      target.rmtree(missing_ok=True)
+      source.rename(target)
+      print(f"It is in {target} now.")
+
+
+def _write_list(folder: pathlib.Path) -> None:
+  files = {name: found for name, *found in _read_files(folder)}
+  workdir.write_aside(str(folder / FILES), json.dumps(files) + "\n")
+
+
+def _read_files(
+  folder: pathlib.Path, part: str = ""
+) -> Iterator[tuple[str, int, str]]:
+  """Name, size and SHA-256 of each file of a checkpoint's parts."""
+  for path in sorted(folder.glob("*/**/*")):
+    name = str(path.relative_to(folder))
+    if name.startswith(part) and path.is_file():
+      with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        yield name, file.tell(), digest
 
 
 def abstract(state: Any, shardings: Any) -> Any:

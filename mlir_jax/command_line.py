@@ -1,6 +1,7 @@
 """The command line that all mains share: parsing, and errors that help."""
 
 import contextlib
+import os
 import re
 import signal
 import sys
@@ -12,22 +13,62 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from mlir_jax import config as config_lib
+from mlir_jax import full_disk
+
+# What is defined here belongs to the main that asks for it: --help shows it.
+flags.disclaim_key_flags()
+
+
+class _PathParser(flags.ArgumentParser):
+  """Parses a path; an empty one comes from a variable that is not set."""
+
+  def parse(self, argument: str) -> str:
+    if not argument:
+      raise ValueError("the path is empty; is a shell variable not set?")
+    return os.path.expanduser(argument)
+
+
+def define_path(name: str, help_text: str) -> flags.FlagHolder:
+  """Defines a flag that is a path: not empty, "~" is the user's home.
+
+  Args:
+    name: The flag's name.
+    help_text: What --help says.
+
+  Returns:
+    The flag; its value is None where it is not given.
+  """
+  return flags.DEFINE(
+    _PathParser(), name, None, help_text, serializer=flags.ArgumentSerializer()
+  )
+
+
+class _ConfigParser(flags.ArgumentParser):
+  """Loads a config by name or path; an error names the file and the line."""
+
+  def parse(self, name: str) -> ml_collections.ConfigDict:
+    try:
+      return config_lib.load(name).lock()
+    except ValueError as error:  # absl would put the flag before its message.
+      raise flags.Error(str(error)) from error
 
 
 def define_config() -> flags.FlagHolder:
   """Defines --config, a shipped config's name or a path to a file."""
-  return config_flags.DEFINE_config_file(
+  holder = config_flags.DEFINE_config_file(
     "config",
     None,
     "A shipped config's name (quickstart, quickstart:ir) or a path to a"
     " config file. Fields are set with --config.FIELD=VALUE.",
   )
+  flags.FLAGS["config"].parser = _ConfigParser()
+  return holder
 
 
 def define_workdir() -> flags.FlagHolder:
   """Defines --workdir, the run's folder."""
-  return flags.DEFINE_string(
-    "workdir", None, "The run's folder: checkpoints, metrics, results."
+  return define_path(
+    "workdir", "The run's folder: checkpoints, metrics, results."
   )
 
 
@@ -37,8 +78,8 @@ def define_processes() -> None:
     "distributed",
     False,
     "Whether this is one of several processes of one run. Who the others are"
-    " is asked of the cluster (TPU pods, SLURM, ...) unless the next three"
-    " flags say it.",
+    " is asked of the cluster (TPU pods, SLURM, ...) unless --coordinator,"
+    " --processes and --process say it.",
   )
   flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of process 0; the port must be free."
@@ -115,15 +156,32 @@ def join_processes(config: ml_collections.ConfigDict | None = None) -> None:
 
 
 def parse(argv: Sequence[str]) -> list[str]:
-  """Parses flags; a field or name that does not exist ends the program."""
+  """Parses flags; what is wrong ends the program with one line.
+
+  A config is checked, and its paths are expanded.
+  """
+  if not {"--help", "-help", "--helpshort", "-h", "-?"}.isdisjoint(argv[1:]):
+    _print_help()
+    sys.exit()
+  values = flags.FLAGS
   try:
-    return app.parse_flags_with_usage(config_lib.resolve_arguments(argv))
-  except AttributeError as error:
-    # From ml_collections, which names the nearest field.
-    message = str(error).strip("'\"").replace("\\n", " ").replace("\\'", "'")
-    _refuse(f"--config has no such field: {message}")
-  except ValueError as error:
-    _refuse(str(error))
+    if "config" in values:
+      config_lib.check_names(argv)
+    files = values(argv)
+    if "config" in values and values["config"].present:
+      config_lib.check(values.config)
+      config_lib.expand_paths(values.config)
+    return files
+  except (ValueError, flags.Error) as error:
+    _refuse(config_lib.one_line(error).removeprefix("flag "))
+
+
+def _print_help() -> None:
+  """Prints what the main does, with an example, and its own flags."""
+  print(sys.modules["__main__"].__doc__)
+  # Its first two lines are empty and the name of a file.
+  print("\nFlags:", *flags.FLAGS.main_module_help().splitlines()[2:], sep="\n")
+  print("\n--helpfull shows the flags of all libraries, too.")
 
 
 def run(
@@ -138,7 +196,6 @@ def run(
     required: Flags that must be given.
     takes_files: Whether arguments that are no flags are files.
   """
-  flags.mark_flags_as_required(required)
   flags.FLAGS.set_gnu_getopt()  # Flags may stand behind files.
 
   def call(argv):
@@ -147,12 +204,19 @@ def run(
       _refuse(
         f"Unexpected {files[0]!r}: every argument is a flag, --name=value."
       )
-    logging.set_verbosity(logging.ERROR)  # Orbax warns of what is meant.
+    if "" in files:
+      _refuse("The name of a file is empty.")
+    files = [os.path.expanduser(file) for file in files]
+    missing = [f"--{n}" for n in required if flags.FLAGS[n].value is None]
+    if missing:
+      _refuse(f"Give {' and '.join(missing)}; --help shows an example.")
+    logging.set_verbosity(logging.WARNING)  # absl's mains show more.
     # As Ctrl-C does: what is written aside is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with _together():
       try:
-        main(files) if takes_files else main()
+        with full_disk.told(_refuse):
+          main(files) if takes_files else main()
       except _TOLD as error:
         of_file = isinstance(error, OSError) and error.filename is not None
         if not of_file and not _is_ours(error):
@@ -177,7 +241,7 @@ def _together():
   try:
     yield
   except multihost.LostError as error:
-    print(f"{sys.argv[0]}: {error}", file=sys.stderr)
+    print(f"{program()}: {error}", file=sys.stderr)
     multihost.fail(multihost.EXIT_LOST, str(error))
     sys.exit(multihost.EXIT_LOST)
   except SystemExit as error:
@@ -211,6 +275,14 @@ def _is_ours(error: BaseException) -> bool:
   return package.split(".")[0] == "mlir_jax"
 
 
+def program() -> str:
+  """The program's name, before each of its errors: "mlir-jax train"."""
+  spec = sys.modules["__main__"].__spec__
+  if spec and spec.parent == "mlir_jax":
+    return f"mlir-jax {spec.name.rpartition('.')[2]}"
+  return os.path.basename(sys.argv[0])
+
+
 def _refuse(message: str) -> None:
-  print(f"{sys.argv[0]}: {message}", file=sys.stderr)
+  print(f"{program()}: {message}", file=sys.stderr)
   sys.exit(2)

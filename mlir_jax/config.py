@@ -2,9 +2,13 @@
 
 import difflib
 import importlib.resources
+import os
 import pathlib
+import re
 import runpy
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import ml_collections
 from ml_collections.config_dict import placeholder
@@ -21,6 +25,92 @@ ENCODING = {
   "sentence.prefix": "",
   "sentence.max_length": 64,
 }
+
+# What each number of `default` may be, in the notation of intervals: "[" and
+# "]" include an end, "(" and ")" do not. All ends are finite, so NaN and
+# infinity are in none. The step computes in float32: no range lets a number
+# become 0 there or overflow.
+RANGES = {
+  "seed": "[0, 4294967295]",  # JAX's keys take the low 32 bits.
+  "data.language_temperature": "[0.001, 1e6]",
+  "data.masking.rate": "(0, 1)",
+  "data.prefetch": "[1, 1000]",
+  "tokenizer.vocab_size": "[8, 1e7]",
+  "encoding.query.max_length": "[4, 1e6]",  # Special tokens and two others.
+  "encoding.passage.max_length": "[4, 1e6]",
+  "encoding.sentence.max_length": "[4, 1e6]",
+  "model.hidden_size": "[1, 1e5]",
+  "model.num_layers": "[1, 1000]",
+  "model.num_heads": "[1, 1000]",
+  "model.intermediate_size": "[1, 1e6]",
+  "model.max_positions": "[4, 1e6]",
+  "model.projection_size": "[0, 1e5]",
+  "model.dropout": "[0, 1)",
+  "model.attention_dropout": "[0, 1)",
+  "batch.retrieval": "[0, 1e7]",
+  "batch.hard_negatives": "[0, 1000]",
+  "batch.parallel": "[0, 1e7]",
+  "batch.monolingual": "[0, 1e7]",
+  "batch.masked": "[0, 1e7]",
+  "batch.chunk": "[0, 1e7]",
+  "batch.buckets": "[1, 1000]",
+  "loss.ir.weight": "[0, 1e6]",
+  "loss.ir.temperature": "[1e-4, 1e4]",
+  "loss.semantic.weight": "[0, 1e6]",
+  "loss.semantic.temperature": "[1e-4, 1e4]",
+  "loss.language.weight": "[0, 1e6]",
+  "loss.language.temperature": "[1e-4, 1e4]",
+  "loss.language.parallel": "[0, 1e6]",
+  "loss.language.passages": "[0, 1e6]",
+  "loss.language.monolingual": "[0, 1e6]",
+  "loss.masked_lm.weight": "[0, 1e6]",
+  "optim.learning_rate": "[0, 10]",
+  "optim.warmup_steps": "[0, 2e9]",
+  "optim.final_fraction": "[0, 1]",
+  "optim.b1": "[0, 0.999999]",  # In float32 a larger one may be 1.
+  "optim.b2": "[0, 0.999999]",
+  "optim.eps": "[1e-16, 1]",  # See `optim.make_optimizer`.
+  "optim.weight_decay": "[0, 10]",
+  "optim.clip_norm": "[0, 1e6]",
+  "mesh.data": "-1 or [1, 1e6]",
+  "mesh.model": "[1, 1e6]",
+  "train.steps": "[1, 2e9]",  # The step's number is an int32.
+  "train.log_every": "[1, 2e9]",
+  "train.checkpoint_every": "[1, 2e9]",
+  "train.keep": "[1, 1e6]",
+  "train.max_nonfinite_steps": "[1, 2e9]",
+  "hosts.check_in_seconds": "[1, 1e6]",
+  "hosts.silent_seconds": "[1, 1e6]",
+  "eval.every": "[0, 2e9]",
+  "eval.batch_size": "[1, 1e6]",
+  "eval.top_k": "[100, 1e6]",  # MRR@100 and R@100 need as many.
+}
+
+# The words that a field may be.
+CHOICES = {
+  "data.collection": ("cldr", "folder"),
+  "data.on_bad_record": ("error", "skip"),
+  "data.masking.kind": ("word", "span"),
+  "data.reader": ("tf_data", "in_process"),
+  "encoding.pooling": ("mean", "cls", "last"),
+  "model.towers": ("tied", "separate"),
+  "model.dtype": ("float32", "bfloat16"),
+  "model.remat": ("none", "dots", "layer"),
+  "model.attention": ("xla", "cudnn"),
+  "optim.decay": ("cosine", "linear", "constant"),
+}
+
+# Fields that are paths, or may be: "~" in them is the user's home.
+PATHS = (
+  "data.root",
+  "data.tatoeba_root",
+  "tokenizer.path",
+  "model.pretrained",
+  "train.compilation_cache",
+  "hosts.local_dir",
+)
+
+_KINDS = {bool: "True or False", str: "a text"}
 
 
 def default() -> ml_collections.ConfigDict:
@@ -78,9 +168,12 @@ def default() -> ml_collections.ConfigDict:
 
   # --- Model: a pretrained one, or a BERT of this shape from scratch. ---
   c.model = model = ml_collections.ConfigDict()
-  # A local folder or hub name in the Hugging Face layout; "" for scratch.
+  # A local folder or hub name in the Hugging Face layout, an export, or
+  # another run's folder; "" for scratch.
   model.pretrained = ""
-  model.revision = ""  # Of a hub name; "" for its main branch.
+  # Of a hub name, "" for its main branch; or of a run: "last", "best" or a
+  # step, "" for the best one, or the last one if none was evaluated.
+  model.revision = ""
   model.towers = "tied"  # Or "separate": Hu et al. (2023), Figure 2.
   # These five shape a model from scratch; a pretrained one has its own.
   model.hidden_size = 128  # Width of hidden states and vectors.
@@ -195,6 +288,95 @@ def default() -> ml_collections.ConfigDict:
   return c.lock()
 
 
+def fields(
+  group: ml_collections.ConfigDict, prefix: str = ""
+) -> Iterator[tuple[str, type, Any]]:
+  """All fields of a config: name ("optim.b1"), type and value of each."""
+  for key, value in group.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      yield from fields(value, f"{prefix}{key}.")
+    else:
+      yield f"{prefix}{key}", group.get_type(key), value
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses a config with a value that no run can use.
+
+  What depends on several fields, or on files, is checked where these meet.
+
+  Args:
+    config: The run's config; what `default` returns, with other values.
+
+  Raises:
+    ValueError: if a field is missing or unknown, or if its value is of another
+      type, out of its range, or not one of the choices; it names the field.
+  """
+  known = {name: (kind, value) for name, kind, value in fields(default())}
+  found = {name: value for name, _, value in fields(config)}
+  if missing := known.keys() - found.keys():
+    raise ValueError(
+      f"The config has no {', '.join(sorted(missing))}: start from"
+      " mlir_jax.config.default()."
+    )
+  if unknown := found.keys() - known.keys():
+    raise ValueError(
+      f"The config has fields that do not exist: {', '.join(sorted(unknown))}."
+    )
+  for name, (kind, value) in known.items():
+    if not (value is None and found[name] is None):
+      _check_field(name, kind, found[name])
+
+
+def _check_field(name: str, kind: type, value: Any) -> None:
+  """Raises ValueError if a field's value is none that it may have."""
+  allowed = (int, float) if kind is float else kind
+  # To Python True is an integer, too.
+  right = isinstance(value, allowed) and (
+    kind is bool or not isinstance(value, bool)
+  )
+  if kind in (int, float):
+    right = right and _is_inside(value, RANGES[name])
+    expected = re.sub(r"[\[(]", r"in \g<0>", RANGES[name])
+    expected += ", an integer" if kind is int else ""
+  elif name in CHOICES:
+    right = right and value in CHOICES[name]
+    expected = f"one of {', '.join(CHOICES[name])}"
+  else:
+    expected = _KINDS[kind]
+  if not right:
+    if isinstance(value, int) and value.bit_length() > 100:
+      value = f"an integer of {value.bit_length()} bits"
+    elif not isinstance(value, bool | int | float):
+      value = repr(value)
+    raise ValueError(f"{name} is {value}; it must be {expected}.")
+
+
+def _is_inside(value: float, interval: str) -> bool:
+  """Whether a number is in an interval, or one of several: "-1 or [1, 5)"."""
+  for part in interval.split(" or "):
+    if part[0] not in "[(":
+      if value == float(part):
+        return True
+      continue
+    least, most = map(float, part[1:-1].split(","))
+    above = least <= value if part[0] == "[" else least < value
+    below = value <= most if part[-1] == "]" else value < most
+    if above and below:
+      return True
+  return False
+
+
+def expand_paths(config: ml_collections.ConfigDict) -> None:
+  """Replaces "~" at the beginning of the fields that are paths."""
+  config.update_from_flattened_dict(
+    {
+      name: os.path.expanduser(value)
+      for name, _, value in fields(config)
+      if name in PATHS
+    }
+  )
+
+
 def config_folders() -> list[pathlib.Path]:
   """Where shipped configs stand: in the wheel, or beside the package."""
   package = pathlib.Path(str(importlib.resources.files("mlir_jax")))
@@ -219,11 +401,46 @@ def load(name: str) -> ml_collections.ConfigDict:
     name: As `resolve` takes it.
 
   Raises:
-    ValueError: if there is no such config.
+    ValueError: if there is no such config, or if its file fails; it names the
+      file and, where it is known, the line.
   """
   path, _, argument = resolve(name).partition(":")
-  module = runpy.run_path(path)
-  return module["get_config"](*[argument] if argument else [])
+  try:
+    get_config = runpy.run_path(path).get("get_config")
+    if get_config is None:
+      raise ValueError("the file defines no function get_config.")
+    config = get_config(*[argument] if argument else [])
+    if not isinstance(config, ml_collections.ConfigDict):
+      raise ValueError(
+        f"get_config returns {type(config).__name__}; it must return what"
+        " mlir_jax.config.default() returns, with your values."
+      )
+  except Exception as error:
+    raise ValueError(
+      f"{_place(error, path)}: {type(error).__name__}: {one_line(error)}"
+    ) from error
+  return config
+
+
+def _place(error: Exception, path: str) -> str:
+  """Where in a file an error was raised: "own.py:12", or the file alone."""
+  lines = [
+    line
+    for frame, line in traceback.walk_tb(error.__traceback__)
+    if frame.f_code.co_filename == path
+  ]
+  if isinstance(error, SyntaxError) and error.filename == path:
+    lines.append(error.lineno)
+  return f"{path}:{lines[-1]}" if lines else path
+
+
+def one_line(error: Exception) -> str:
+  """An error's message, of which some libraries make several lines."""
+  text = str(error)
+  if isinstance(error, AttributeError | KeyError):  # It may be quoted.
+    text = text.strip("'\"").replace("\\n", " ").replace("\\'", "'")
+  text = " ".join(text.split())
+  return text if len(text) <= 800 else f"{text[:400]} ... {text[-400:]}"
 
 
 def resolve(name: str) -> str:
@@ -240,10 +457,13 @@ def resolve(name: str) -> str:
     ValueError: if there is no such config; it lists the shipped ones.
   """
   stem, colon, argument = name.partition(":")
+  if not name:
+    raise ValueError("--config is empty: give a config's name or path.")
   if stem.endswith(".py") or "/" in stem:
+    stem = os.path.expanduser(stem)
     if not pathlib.Path(stem).is_file():
       raise ValueError(f"--config={name}: there is no file {stem}.")
-    return name
+    return f"{stem}{colon}{argument}"
   known = shipped()
   if stem not in known:
     close = difflib.get_close_matches(stem, known, n=1)
@@ -255,17 +475,36 @@ def resolve(name: str) -> str:
   return f"{known[stem]}{colon}{argument}"
 
 
-def resolve_arguments(argv: Sequence[str]) -> list[str]:
-  """Replaces `--config=NAME` by `--config=PATH` in a command line."""
-  resolved = []
-  expects_value = False
+def check_names(argv: Sequence[str]) -> None:
+  """Checks the names of the fields that a command line sets.
+
+  Args:
+    argv: The command line.
+
+  Raises:
+    ValueError: if there is no such field, if it is a group of fields, or if
+      --config does not stand before it.
+  """
+  names = [name for name, *_ in fields(default())]
+  known = False
   for argument in argv:
-    if expects_value:
-      argument, expects_value = resolve(argument), False
-    elif argument in ("--config", "-config"):
-      expects_value = True
-    elif argument.startswith(("--config=", "-config=")):
-      flag, _, name = argument.partition("=")
-      argument = f"{flag}={resolve(name)}"
-    resolved.append(argument)
-  return resolved
+    known = known or re.match(r"--?config(=|$)", argument)
+    match = re.match(r"--?(?:no)?config\.([\w.]+)", argument)
+    if not match or (known and match[1] in names):
+      continue
+    if inside := [name for name in names if name.startswith(f"{match[1]}.")]:
+      raise ValueError(
+        f"--config.{match[1]} is a group of fields: set one of them, such as"
+        f" --config.{inside[0]}=VALUE."
+      )
+    if match[1] not in names:
+      last = {name.rpartition(".")[2]: name for name in reversed(names)}
+      close = difflib.get_close_matches(match[1], names, 1) or [
+        last[name]
+        for name in difflib.get_close_matches(
+          match[1].rpartition(".")[2], last, 1
+        )
+      ]
+      hint = f" Did you mean --config.{close[0]}?" if close else ""
+      raise ValueError(f"--config.{match[1]}: there is no such field.{hint}")
+    raise ValueError(f"Give --config=NAME before {argument:.200}.")

@@ -7,10 +7,12 @@ search, export) reads it and refuses to go on where it differs.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tokenizers
+
+from mlir_jax import stored
 
 ROLES = ("query", "passage", "sentence")
 LEAST_LENGTH = 4  # Tokens: to hold any text beside the special ones.
@@ -98,16 +100,98 @@ class EncodingContract:
   @classmethod
   def from_json(cls, text: str) -> "EncodingContract":
     """Reads what `to_json` wrote; ValueError names an unusable field."""
-    values = json.loads(text)
-    names = {field.name for field in dataclasses.fields(cls)}
-    if missing := names - values.keys():
-      raise ValueError(f"The encoding contract lacks {sorted(missing)}.")
-    if unknown := values.keys() - names:
-      raise ValueError(f"The encoding contract has unknown {sorted(unknown)}.")
-    for role in ROLES:
-      values[role] = Role(**values[role])
-    values["golden_ids"] = tuple(tuple(ids) for ids in values["golden_ids"])
-    return cls(**values)
+    return cls.from_values(
+      stored.parse_json(text.encode(), "The encoding contract")
+    )
+
+  @classmethod
+  def from_values(cls, values: Mapping[str, Any]) -> "EncodingContract":
+    """The same of parsed JSON: of `dataclasses.asdict` of a contract."""
+    _check_names(values, cls, "")
+    roles = {role: values[role] for role in ROLES}
+    for name, role in roles.items():
+      _check_names(role, Role, f"{name}.")
+    check_settings(
+      values, {n: (r["prefix"], r["max_length"]) for n, r in roles.items()}, ""
+    )
+    for name, role in roles.items():
+      if role["tower"] not in ("query", "passage"):
+        raise ValueError(
+          f"{name}.tower is {role['tower']!r}; use 'query' or 'passage'."
+        )
+    if not isinstance(values["tokenizer_fingerprint"], str):
+      raise ValueError("tokenizer_fingerprint is not a text.")
+    ids = values["golden_ids"]
+    if not isinstance(ids, Sequence) or not all(
+      isinstance(of_text, Sequence)
+      and all(isinstance(token, int) for token in of_text)
+      for of_text in ids
+    ):
+      raise ValueError("golden_ids is not a list of token ids for each text.")
+    return cls(
+      **{
+        **values,
+        **{name: Role(**role) for name, role in roles.items()},
+        "golden_ids": tuple(tuple(of_text) for of_text in ids),
+      }
+    )
+
+
+def _check_names(values: Any, kind: type, prefix: str) -> None:
+  """Raises ValueError unless these are the fields of a dataclass."""
+  what = (
+    f"{prefix[:-1]} of the encoding contract"
+    if prefix
+    else ("The encoding contract")
+  )
+  if not isinstance(values, Mapping):
+    raise ValueError(f"{what} is {values!r}, not an object.")
+  names = {field.name for field in dataclasses.fields(kind)}
+  if missing := names - values.keys():
+    raise ValueError(f"{what} lacks {sorted(missing)}.")
+  if unknown := values.keys() - names:
+    raise ValueError(f"{what} has unknown {sorted(unknown)}.")
+
+
+def check_settings(
+  settings: Mapping[str, Any],
+  roles: Mapping[str, tuple[str, int]],
+  group: str,
+) -> None:
+  """Checks values that say how a text becomes a vector.
+
+  Args:
+    settings: "pooling", "normalize" and "title_joiner"; others are not looked
+      at.
+    roles: Role to prefix and maximum length in tokens.
+    group: What stands before each field's name in messages: "encoding.".
+
+  Raises:
+    ValueError: naming the field.
+  """
+  if settings["pooling"] not in POOLINGS:
+    raise ValueError(
+      f"{group}pooling is {settings['pooling']!r}; use one of {POOLINGS}."
+    )
+  if not isinstance(settings["normalize"], bool):
+    raise ValueError(
+      f"{group}normalize is {settings['normalize']!r}; use True or False."
+    )
+  texts = {"title_joiner": settings["title_joiner"]}
+  texts |= {f"{name}.prefix": prefix for name, (prefix, _) in roles.items()}
+  for name, text in texts.items():
+    if not isinstance(text, str):
+      raise ValueError(f"{group}{name} is {text!r}, which is not a text.")
+  for name, (_, length) in roles.items():
+    if not isinstance(length, int) or isinstance(length, bool):
+      raise ValueError(
+        f"{group}{name}.max_length is {length!r}, which is not a whole number."
+      )
+    if length < LEAST_LENGTH:
+      raise ValueError(
+        f"{group}{name}.max_length is {length}; at least {LEAST_LENGTH}"
+        " tokens are needed to hold any text beside the special tokens."
+      )
 
 
 def _differences(ours: Mapping, theirs: Mapping, prefix: str = ""):
@@ -173,7 +257,13 @@ def golden_ids(tokenizer: tokenizers.Tokenizer) -> tuple[tuple[int, ...], ...]:
   plain = tokenizers.Tokenizer.from_str(tokenizer.to_str())
   plain.no_padding()
   plain.no_truncation()
-  return tuple(tuple(e.ids) for e in plain.encode_batch(list(GOLDEN_TEXTS)))
+  try:
+    encoded = plain.encode_batch(list(GOLDEN_TEXTS))
+  except Exception as error:  # The library raises nothing more special.
+    raise ValueError(
+      f"The tokenizer cannot cut every text: {error}. Mend its tokenizer.json."
+    ) from error
+  return tuple(tuple(each.ids) for each in encoded)
 
 
 def make_contract(
@@ -198,14 +288,15 @@ def make_contract(
   Raises:
     ValueError: if a value is not one that can be honoured.
   """
-  if pooling not in POOLINGS:
-    raise ValueError(f"encoding.pooling is {pooling!r}; use one of {POOLINGS}.")
-  for name, (_, max_length) in roles.items():
-    if max_length < LEAST_LENGTH:
-      raise ValueError(
-        f"encoding.{name}.max_length is {max_length}; at least {LEAST_LENGTH}"
-        " tokens are needed to hold any text beside the special tokens."
-      )
+  check_settings(
+    {
+      "pooling": pooling,
+      "normalize": normalize,
+      "title_joiner": title_joiner,
+    },
+    roles,
+    "encoding.",
+  )
   return EncodingContract(
     pooling=pooling,
     normalize=normalize,

@@ -172,16 +172,15 @@ def main(paths: Sequence[str]):
 
 
 if __name__ == "__main__":
-  _MODEL = flags.DEFINE_string(
+  _MODEL = command_line.define_path(
     "model",
-    None,
     "A run's folder, an export, a sentence-transformers folder or a name on"
     " the Hugging Face hub.",
   )
   _ROLE = flags.DEFINE_enum(
     "role", None, contract_lib.ROLES, "What the texts are."
   )
-  _OUTPUT = flags.DEFINE_string("output", None, "The .npy file to write.")
+  _OUTPUT = command_line.define_path("output", "The .npy file to write.")
   _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "last", 'Of a run: "last", "best" by English dev, or a step.'
   )

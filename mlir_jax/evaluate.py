@@ -39,7 +39,7 @@ def main():
       _COLLECTION.value or data["collection"],
       _ROOT.value or data["root"],
       bad_records,
-      _TATOEBA_ROOT.value,
+      _TATOEBA_ROOT.value or "",
       require_pairs=False,
     )
   elif trained_on:
@@ -75,12 +75,12 @@ if __name__ == "__main__":
   _COLLECTION = flags.DEFINE_string(
     "collection", "", "Another collection than the run's: cldr or folder."
   )
-  _ROOT = flags.DEFINE_string("root", "", "The collection's folder.")
-  _TATOEBA_ROOT = flags.DEFINE_string(
-    "tatoeba_root", "", "A folder of LASER's Tatoeba files."
+  _ROOT = command_line.define_path("root", "The collection's folder.")
+  _TATOEBA_ROOT = command_line.define_path(
+    "tatoeba_root", "A folder of LASER's Tatoeba files."
   )
-  _OUTPUT = flags.DEFINE_string(
-    "output", "", "Where results go; by default in the workdir."
+  _OUTPUT = command_line.define_path(
+    "output", "Where results go; by default in the workdir."
   )
   command_line.define_processes()
   command_line.run(main, required=("workdir",))

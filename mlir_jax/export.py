@@ -126,7 +126,7 @@ if __name__ == "__main__":
   _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "last", '"last", "best" by English dev, or a step.'
   )
-  _OUTPUT = flags.DEFINE_string("output", None, "The new folder.")
+  _OUTPUT = command_line.define_path("output", "The new folder.")
   _ONE_LENGTH = flags.DEFINE_bool(
     "one_length",
     False,

@@ -41,7 +41,7 @@ def main():
     batches=_integers(_BATCH) or [config.batch[planner.first_stream(config)]],
     chunks=_integers(_CHUNK) or [config.batch.chunk],
     shardings=_SHARDING.value,
-    encoder_file=_ENCODER.value,
+    encoder_file=_ENCODER.value or "",
     store=planner.open_store(_WORKDIR.value) if _WORKDIR.value else None,
     each=lambda settings: tqdm.tqdm(settings, "compiling", leave=False),
     say=tqdm.tqdm.write,
@@ -80,11 +80,11 @@ if __name__ == "__main__":
     ["replicated", "fsdp"],
     "How parameters and optimizer state lie: mesh.fsdp.",
   )
-  _ENCODER = flags.DEFINE_string(
-    "encoder", "", "A config.json, where model.pretrained is not at hand."
+  _ENCODER = command_line.define_path(
+    "encoder", "A config.json, where model.pretrained is not at hand."
   )
-  _WORKDIR = flags.DEFINE_string(
-    "workdir", "", "A prepared run's folder, for the lengths of its texts."
+  _WORKDIR = command_line.define_path(
+    "workdir", "A prepared run's folder, for the lengths of its texts."
   )
-  _OUTPUT = flags.DEFINE_string("output", "", "A JSON file for all numbers.")
+  _OUTPUT = command_line.define_path("output", "A JSON file for all numbers.")
   command_line.run(main, required=("config", "topology"))

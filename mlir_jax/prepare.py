@@ -7,19 +7,21 @@ Training does this by itself; prepared ahead, it need not.
 
 import functools
 
-from mlir_jax import command_line, workdir
+from mlir_jax import command_line, lock, workdir
 
 
 def main():
   """Prepares by the flags."""
   from mlir_jax.data import preparation
-  from mlir_jax.training import build, start
+  from mlir_jax.training import build, start, stopping
 
   config, folder = _CONFIG.value, workdir.absolute(_WORKDIR.value)
   build.check_settings(config)
-  preparation.prepare(
-    config, folder, functools.partial(start.check_fits, config, folder)
-  )
+  workdir.check_packages(folder)
+  with stopping.StopSignal(), lock.hold(folder):
+    preparation.prepare(
+      config, folder, functools.partial(start.check_fits, config, folder)
+    )
 
 
 if __name__ == "__main__":

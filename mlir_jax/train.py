@@ -1,19 +1,30 @@
 """Trains a retriever, or goes on where a run stopped.
 
 python -m mlir_jax.train --config=quickstart --workdir=W
+
+--from_step=N goes back to the checkpoint of step N. From there on, settings of
+the optimizer, model.dtype and train.steps may be other ones.
 """
 
 from absl import flags
 
 from mlir_jax import command_line
+from mlir_jax.training import stopping
 
 
 def main():
   """Trains by the flags."""
-  command_line.join_processes(_CONFIG.value)
-  from mlir_jax.training import run
+  with stopping.StopSignal() as stop:
+    command_line.join_processes(_CONFIG.value)
+    from mlir_jax.training import run
 
-  run.train(_CONFIG.value, _WORKDIR.value, _PROFILE.value)
+    run.train(
+      _CONFIG.value,
+      _WORKDIR.value,
+      _PROFILE.value,
+      from_step=_FROM_STEP.value,
+      stop=stop,
+    )
 
 
 if __name__ == "__main__":
@@ -22,5 +33,11 @@ if __name__ == "__main__":
   command_line.define_processes()
   _PROFILE = flags.DEFINE_bool(
     "profile", False, "Writes a trace of some steps to WORKDIR/profile."
+  )
+  _FROM_STEP = flags.DEFINE_integer(
+    "from_step",
+    None,
+    "Goes back to the checkpoint of this step; later ones are removed. From"
+    " there on optim.*, model.dtype and train.steps may change.",
   )
   command_line.run(main, required=("config", "workdir"))

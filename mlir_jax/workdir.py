@@ -19,6 +19,8 @@ from typing import Any, BinaryIO
 
 from etils import epath
 
+from mlir_jax import stored
+
 # What stands in it.
 CONFIG_FILE = "config.json"
 BACKBONE = "backbone.json"
@@ -27,9 +29,11 @@ TOKEN_STORE = "tokens"
 CHECKPOINTS = "checkpoints"
 RESULTS = "results"
 
+HISTORY = "history.jsonl"
+
 # These may change between the starts of one run: they decide where and how it
 # is computed and shown, not what.
-FREE = (
+CHANGEABLE_ON_RESUME = (
   "batch.buckets",
   "batch.chunk",
   "data.on_bad_record",
@@ -49,6 +53,10 @@ FREE = (
   "train.max_nonfinite_steps",
   "train.self_check",
 )
+
+# These may change where a run goes on from a checkpoint that was named
+# (--from_step); the change stands in its history.
+CHANGEABLE_FROM_STEP = ("model.dtype", "optim.", "train.steps")
 
 # Before the first checkpoint these alone have left anything in the folder:
 # the tokenizer and the token store, which has a contract of its own.
@@ -214,43 +222,158 @@ def _stands_in(name: str, fields: tuple[str, ...]) -> bool:
   return name in fields or name.startswith(groups)
 
 
+def is_trained(folder: epath.Path) -> bool:
+  """Whether a run has a checkpoint."""
+  checkpoints = folder / CHECKPOINTS
+  return checkpoints.exists() and any(
+    path.name.isdecimal() for path in checkpoints.iterdir()
+  )
+
+
+def read_history(workdir: str) -> list[dict[str, Any]]:
+  """From which checkpoints a run went on with other settings, in order.
+
+  Returns:
+    {"time", "step", "from_step": whether it was named, "changed": {field:
+    [before, after]}, "removed": steps of later checkpoints} each.
+  """
+  return stored.read_json_lines(epath.Path(workdir) / HISTORY)
+
+
+def differences(
+  config: Mapping[str, Any],
+  kept: Mapping[str, Any],
+  defaults: Mapping[str, Any],
+) -> dict[str, list[Any]]:
+  """The fields in which a run's config differs from one that was kept.
+
+  Args:
+    config: The run's config, as a plain dict.
+    kept: Of an earlier start.
+    defaults: A config without changes: what a config that was kept before a
+      field existed has for it.
+
+  Returns:
+    Field to [kept value, value], without those that may change on resume.
+  """
+  ours = flatten(config)
+  theirs = flatten(defaults) | flatten(kept)
+  return {
+    name: [theirs.get(name), ours.get(name)]
+    for name in sorted(ours.keys() | theirs.keys())
+    if ours.get(name) != theirs.get(name)
+    and not _stands_in(name, CHANGEABLE_ON_RESUME)
+  }
+
+
+def refuse_changes(
+  config: Mapping[str, Any],
+  changed: Mapping[str, list[Any]],
+  where: str,
+  from_step: int | None,
+) -> None:
+  """Refuses changes that a run cannot go on with.
+
+  Args:
+    config: The run's config, as a plain dict.
+    changed: From `differences`.
+    where: Where the earlier config was found.
+    from_step: The checkpoint that was named to go on from, if one was.
+
+  Raises:
+    ValueError: naming each field, and what to do.
+  """
+  refused = {
+    name: values
+    for name, values in changed.items()
+    if not (
+      _stands_in(name, CHANGEABLE_FROM_STEP)
+      if from_step is not None
+      else name == "train.steps" and _may_grow(config, changed)
+    )
+  }
+  if not refused:
+    return
+  lines = [
+    f"  config.{name}: {ours!r} here, {theirs!r} there"
+    for name, (theirs, ours) in refused.items()
+  ]
+  hints = []
+  if all(_stands_in(name, CHANGEABLE_FROM_STEP) for name in refused):
+    hints.append(
+      "These may change from a checkpoint on that you name: add --from_step=N."
+    )
+    if "train.steps" in refused:
+      hints.append(
+        "(With optim.decay='constant' more train.steps need no --from_step:"
+        " the learning rates of the steps already taken stay the same.)"
+      )
+  raise ValueError(
+    f"{where} holds a run with another config; give another --workdir, or the"
+    " same values:\n" + "\n".join([*lines, *hints])
+  )
+
+
+def _may_grow(config: Mapping[str, Any], changed: Mapping) -> bool:
+  """Whether `train.steps` grows and no learning rate so far would differ."""
+  before, after = changed["train.steps"]
+  return (
+    isinstance(before, int)
+    and after > before
+    and config.get("optim", {}).get("decay") == "constant"
+    and "optim.decay" not in changed
+  )
+
+
 def claim(
-  config: Mapping[str, Any], workdir: str, defaults: Mapping[str, Any]
+  config: Mapping[str, Any],
+  workdir: str,
+  defaults: Mapping[str, Any],
+  from_step: int | None = None,
 ) -> None:
   """Keeps the config in the workdir, or compares it with the one there.
+
+  What may change from a checkpoint on is kept once the run goes on from it:
+  see `training.resume`.
 
   Args:
     config: The run's config, as a plain dict.
     workdir: The run's folder; made if missing.
-    defaults: The same of a config without changes: what a config that was
-      kept before a field existed has for it.
+    defaults: As in `differences`.
+    from_step: The checkpoint that was named to go on from, if one was.
 
   Raises:
     ValueError: if the workdir is of another experiment; it names each field.
   """
   folder = epath.Path(workdir)
   path = folder / CONFIG_FILE
-  trained = (folder / CHECKPOINTS).exists()
+  trained = is_trained(folder)
   prepared = any((folder / name).exists() for name in (TOKENIZER, TOKEN_STORE))
-  if path.exists() and (trained or prepared):
-    ours = flatten(config)
-    theirs = flatten(defaults) | flatten(json.loads(path.read_text()))
-    changed = [
-      f"  config.{name}: {ours.get(name)!r} here, {theirs.get(name)!r} there"
-      for name in sorted(ours.keys() | theirs.keys())
-      if ours.get(name) != theirs.get(name)
-      and not _stands_in(name, FREE)
-      and (trained or _stands_in(name, PREPARED))
-      and (trained or not _stands_in(name, NOT_PREPARED))
-    ]
-    if changed:
-      raise ValueError(
-        f"{workdir} holds a run with another config; give another --workdir,"
-        " or the same values:\n" + "\n".join(changed)
-      )
-    if trained:
-      return
+  if trained:
+    if not path.exists():
+      # Only here, for it imports orbax.
+      from mlir_jax import checkpoint
+
+      step, kept = checkpoint.read_config(str(folder / CHECKPOINTS))
+      print(f"{path} is missing: the checkpoint of step {step} has its values.")
+      write_aside(str(path), json.dumps(kept, indent=2) + "\n")
+    changed = differences(config, stored.read_json(path), defaults)
+    refuse_changes(config, changed, workdir, from_step)
+    return
+  if from_step is not None:
+    raise ValueError(
+      f"--from_step={from_step}: {workdir} has no checkpoint; leave it out."
+    )
+  if path.exists() and prepared:
+    changed = {
+      name: values
+      for name, values in differences(
+        config, stored.read_json(path), defaults
+      ).items()
+      if _stands_in(name, PREPARED) and not _stands_in(name, NOT_PREPARED)
+    }
+    refuse_changes(config, changed, workdir, None)
   text = json.dumps(config, indent=2) + "\n"
   # Several processes claim it, one behind the other.
-  if not path.exists() or path.read_text() != text:
+  if not path.exists() or path.read_bytes() != text.encode():
     write_aside(str(path), text)

@@ -17,7 +17,7 @@ from absl import flags
 
 from mlir_jax import command_line, config
 from mlir_jax.mesh import multihost, sharding
-from mlir_jax.training import loop
+from mlir_jax.training import loop, stopping
 
 MOMENT, WHO, MISHAP = sys.argv[1:4]
 STEPS = 60
@@ -63,7 +63,7 @@ def main():
   if mishap("join") == "config":
     c.optim.learning_rate = 0.5
   command_line.join_processes(c)
-  with loop.StopSignal() as stop:
+  with stopping.StopSignal() as stop:
     multihost.report("preparing")
     with multihost.first("it prepares"):
       store = f"a store{' of its own' if mishap('prepare') == 'store' else ''}"

@@ -120,7 +120,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     (bucket, _), query = self._parse()
     content = self.rfile.read(int(self.headers["Content-Length"]))
     url = f"gs://{bucket}/{query['name']}"
-    if query.get("ifGenerationMatch") == "0" and url in self._objects:
+    expected = query.get("ifGenerationMatch")
+    if expected not in (None, self._generation(url)):
       self._answer(412)
     else:
       self._objects[url] = content
@@ -173,14 +174,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
   def _metadata(self, url):
     bucket, _, name = url.removeprefix("gs://").partition("/")
     content = self._objects[url]
-    # Objects of one content are of one generation.
-    generation = str(zlib.crc32(content) + 1)
     return {
       "bucket": bucket,
       "name": name,
       "size": str(len(content)),
-      "generation": generation,
+      "generation": self._generation(url),
     }
+
+  def _generation(self, url):
+    """Of objects of one content it is one; "0" is that of none."""
+    content = self._objects.get(url)
+    return "0" if content is None else str(zlib.crc32(content) + 1)
 
   def _answer(self, status, content=b"", headers=()):
     if not isinstance(content, bytes):
@@ -188,7 +192,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     self.send_response(status)
     for name, value in dict(headers).items():
       self.send_header(name, value)
-    if content and "Content-Range" not in headers:
+    if status == 200:  # An empty object has one, too.
       self.send_header("x-goog-generation", str(zlib.crc32(content) + 1))
     self.send_header("Content-Length", str(len(content)))
     self.end_headers()

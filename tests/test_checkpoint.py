@@ -1,10 +1,18 @@
 """What a checkpoint promises."""
 
+import contextlib
+import errno
+import os
+import pathlib
+import threading
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from absl import logging
 
 from mlir_jax import checkpoint
 from mlir_jax import contract as contract_lib
@@ -104,7 +112,57 @@ def test_a_donated_state_does_not_reach_into_its_checkpoint(tmp_path):
   checkpoints.close()
 
 
-def test_evaluating_a_live_run_leaves_its_save_alone(tmp_path):
+def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
+  state, _ = make_state(sharding.make_mesh(), fsdp=True)
+  with contextlib.closing(checkpoint.Checkpoints(str(tmp_path))) as checkpoints:
+    checkpoints.save(3, state, DESCRIPTION)
+    table = state.params["table"]
+    for bad in (np.nan, np.inf):
+      broken = jax.device_put(
+        np.where(np.arange(16) == 5, bad, table), table.sharding
+      )
+      with pytest.raises(
+        FloatingPointError,
+        match=r"Step 4 is not saved: params/table held NaN.* of step 3\.",
+      ):
+        checkpoints.save(
+          4, state.replace(params=state.params | {"table": broken}), DESCRIPTION
+        )
+    assert checkpoints.find("last") == 3
+
+
+def test_a_save_that_fails_is_told_once_it_did(tmp_path, monkeypatch, capfd):
+  """By `check_saved`, which waits for nothing, and by the next save."""
+  state, _ = make_state(sharding.make_mesh(), fsdp=False)
+  checkpoints = checkpoint.Checkpoints(str(tmp_path))
+  checkpoints.save(1, state, DESCRIPTION)
+  checkpoints.check_saved(wait=True)
+  started = threading.Event()
+
+  def fail(*_, **__):
+    started.wait()
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  # Where it gives a checkpoint its name, in the background.
+  monkeypatch.setattr(pathlib.Path, "rename", fail)
+  monkeypatch.setattr(os, "rename", fail)
+  checkpoints.save(2, state, DESCRIPTION)
+  checkpoints.check_saved()  # It goes on.
+  started.set()
+  message = r"step 2 .*No space left on device.* of step 1\."
+  with pytest.raises(checkpoint.SaveError, match=message):
+    for _ in range(1000):
+      checkpoints.check_saved()
+      time.sleep(0.01)
+  checkpoints.check_saved()  # It is told once.
+  checkpoints.save(3, state, DESCRIPTION)
+  with pytest.raises(checkpoint.SaveError, match="step 3 "):
+    checkpoints.save(4, state, DESCRIPTION)
+  checkpoints.close()
+  assert "Traceback" not in capfd.readouterr().err
+
+
+def test_evaluating_a_live_run_leaves_its_save_alone(tmp_path, caplog):
   state, _ = make_state(sharding.make_mesh(), fsdp=False)
   checkpoints = checkpoint.Checkpoints(str(tmp_path))
   checkpoints.save(1, state, DESCRIPTION)
@@ -116,6 +174,9 @@ def test_evaluating_a_live_run_leaves_its_save_alone(tmp_path):
   assert reader.describe(1) == DESCRIPTION
   reader.close()
   assert being_saved.exists()
+  # Orbax warns of what it was asked to do; others may warn.
+  logging.warning("of something else")
+  assert [record.message for record in caplog.records] == ["of something else"]
   # The run itself sweeps what its own killed save left, before the next save.
   checkpoints = checkpoint.Checkpoints(str(tmp_path))
   checkpoints.save(2, state, DESCRIPTION)
@@ -131,3 +192,98 @@ def test_the_best_needs_an_evaluation(tmp_path):
   with pytest.raises(ValueError, match=r"evaluated on a dev set.*\[1\]"):
     checkpoints.find("best")
   checkpoints.close()
+
+
+def flipped(content):
+  middle = len(content) // 2
+  return content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize(
+  "pattern, change, says",
+  [
+    # Its arrays; the reader does not see it.
+    ("state/ocdbt*/d/*", flipped, "has changed since it was saved"),
+    ("state/_METADATA", lambda content: content[:9], r"has 9 bytes, not \d+"),
+    ("state/manifest.ocdbt", None, "is missing"),
+    ("description/metadata", flipped, "has changed since it was saved"),
+    ("files.json", lambda content: content[:9], "is not a list of files"),
+  ],
+)
+def test_a_damaged_checkpoint_is_named_with_one_that_is_whole(
+  pattern, change, says, tmp_path
+):
+  state, shardings = make_state(sharding.make_mesh(), fsdp=False)
+  checkpoints = checkpoint.Checkpoints(str(tmp_path))
+  for taken in (1, 2):
+    checkpoints.save(taken, state, DESCRIPTION)
+  checkpoints.wait()
+  path = max((tmp_path / "2").glob(pattern), key=lambda p: p.stat().st_size)
+  if change:
+    path.write_bytes(change(path.read_bytes()))
+  else:
+    path.unlink()
+  whole = "The checkpoint of step 1 is whole: .*--from_step=1"
+  said = f"step 2 is damaged: {path} {says}.*{whole}"
+  target = checkpoint.abstract(state, shardings)
+  for restore, part in (
+    (checkpoints.restore, target),
+    (checkpoints.restore_params, target.params),
+  ):
+    with pytest.raises(checkpoint.DamagedError, match=said) as error:
+      restore(2, part)
+    assert "\n" not in str(error.value)
+  if pattern.startswith("description"):
+    with pytest.raises(checkpoint.DamagedError, match=said):
+      checkpoints.describe(2)
+  checkpoints.restore(1, target)
+  checkpoints.close()
+
+
+def test_a_damaged_metric_keeps_orbax_from_the_folder_until_it_is_set_aside(
+  tmp_path,
+):
+  folder = tmp_path / "checkpoints"
+  state, _ = make_state(sharding.make_mesh(), fsdp=False)
+  checkpoints = checkpoint.Checkpoints(str(folder))
+  for taken in (1, 2):
+    checkpoints.save(taken, state, DESCRIPTION, 0.5)
+  checkpoints.close()
+  (folder / "2/metrics/metrics").write_text('{"dev')
+  with pytest.raises(checkpoint.DamagedError, match=r"step 2.*metrics has 5"):
+    checkpoint.Checkpoints(str(folder))
+  checkpoint.set_aside(str(folder), after=1)
+  checkpoints = checkpoint.Checkpoints(str(folder))
+  assert checkpoints.last_step() == 1
+  checkpoints.close()
+  assert (tmp_path / "checkpoints-damaged/2/metrics/metrics").exists()
+
+
+def test_a_metric_that_comes_later_counts(tmp_path):
+  state, shardings = make_state(sharding.make_mesh(), fsdp=False)
+  checkpoints = checkpoint.Checkpoints(str(tmp_path), keep=1)
+  checkpoints.save(1, state, DESCRIPTION)
+  checkpoints.wait()
+  assert not checkpoints.evaluated(1)
+  checkpoints.add_metric(1, 0.7)
+  checkpoints.save(2, state, DESCRIPTION, 0.5)
+  checkpoints.save(3, state, DESCRIPTION)
+  checkpoints.close()
+  checkpoints = checkpoint.Checkpoints(str(tmp_path), keep=1)
+  assert checkpoints.find("best") == 1
+  assert checkpoints.evaluated(1)
+  checkpoints.restore(1, checkpoint.abstract(state, shardings))
+  checkpoints.close()
+
+
+def test_later_checkpoints_are_removed(tmp_path):
+  state, _ = make_state(sharding.make_mesh(), fsdp=False)
+  checkpoints = checkpoint.Checkpoints(str(tmp_path), keep=3)
+  for taken in (1, 2, 3):
+    checkpoints.save(taken, state, DESCRIPTION)
+  checkpoints.wait()
+  assert checkpoints.remove_after(1) == [2, 3]
+  assert checkpoints.last_step() == 1
+  checkpoints.save(2, state, DESCRIPTION)
+  checkpoints.close()
+  assert checkpoint.steps(tmp_path) == [1, 2]

@@ -15,6 +15,7 @@ import tiny
 from absl import app, flags
 
 from mlir_jax import contract as contract_lib
+from mlir_jax import stored
 from mlir_jax.data import tokens
 from mlir_jax.training import run
 
@@ -116,6 +117,9 @@ def change_checkpoint(workdir, field, value):
   assert inner[name] != value
   inner[name] = value
   description["contract"] = json.dumps(contract)
+  # As if it had been saved so.
+  del description["fingerprint"]
+  description["fingerprint"] = stored.digest_of(description)
   path.write_text(json.dumps(description))
 
 
@@ -164,8 +168,7 @@ def test_a_token_store_of_another_contract_is_refused(
   path = copy / "tokens/meta.json"
   meta = json.loads(path.read_text())
   meta["contract"]["passage"]["prefix"] = "x: "
-  meta["fingerprint"] = tokens.fingerprint_of(meta)
-  path.write_text(json.dumps(meta))
+  path.write_text(json.dumps(tokens.sealed(meta)))
   for main in ("train", "encode", "evaluate", "export"):
     code, error = call(main, copy, trained, capsys, monkeypatch)
     assert code == 2

@@ -191,6 +191,7 @@ def test_no_device_is_left_over_by_the_survivors(tmp_path):
     ("2,69", 2, "it is not retried"),
     ("1,1", 1, "A fault (status 1), not retried"),
     ("134,134", 134, "A fault (status 134), not retried"),
+    ("75,130", 130, "Interrupted (status 130)"),
   ],
 )
 def test_what_cannot_be_mended_by_trying_is_not_tried(
@@ -393,6 +394,7 @@ def test_a_slice_is_asked_for_set_up_and_asked_for_again(cloud):
   [
     ("2,69", 2, "it is not retried"),
     ("1,1", 1, "A fault (status 1), not retried"),
+    ("75,130", 130, "Interrupted (status 130)"),
     ("75,75;75,75;75,75", 69, "3 starts in a row brought no new checkpoint"),
   ],
 )
@@ -542,6 +544,7 @@ def test_a_slurm_job_is_queued_again_until_it_is_done(cluster):
     ("2,2", 2, 0, "it is not queued again"),
     ("2,69", 2, 0, "it is not queued again"),
     ("1,1", 1, 0, "A fault (status 1)"),
+    ("75,130", 130, 0, "Interrupted (status 130)"),
     (
       "save5:75,75;75,75;75,75;75,75",
       75,
@@ -601,7 +604,7 @@ def test_a_jobset_restarts_all_but_what_was_refused(jobset):
   assert pods["onExitCodes"] == {
     "containerName": container["name"],
     "operator": "In",
-    "values": [2],
+    "values": [2, 130],
   }
   # A podFailurePolicy is refused with any other.
   assert job["template"]["spec"]["restartPolicy"] == "Never"

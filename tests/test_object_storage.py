@@ -10,7 +10,7 @@ import tiny
 
 from mlir_jax import workdir
 from mlir_jax.data import preparation, tokens
-from mlir_jax.training import loop, progress, run, start
+from mlir_jax.training import progress, run, start, stopping
 
 URL = "gs://bucket/run"
 
@@ -136,12 +136,12 @@ def test_a_run_on_object_storage_goes_on_on_another_machine(
     c.train.steps = 4
     return run.train(c, URL)
 
-  reached = loop.StopSignal.reached
-  monkeypatch.setattr(loop.StopSignal, "reached", lambda _, step: step == 2)
-  with pytest.raises(loop.Preempted):
+  reached = stopping.StopSignal.reached
+  monkeypatch.setattr(stopping.StopSignal, "reached", lambda _, step: step == 2)
+  with pytest.raises(stopping.Preempted):
     train("first")
   assert [r["step"] for r in progress.read_metrics(URL)] == [1, 2]
-  monkeypatch.setattr(loop.StopSignal, "reached", reached)
+  monkeypatch.setattr(stopping.StopSignal, "reached", reached)
   assert "checkpoints/2/commit_success.txt" in names(store)
   results = train("second")
   assert "Going on from step 2" in capsys.readouterr().out

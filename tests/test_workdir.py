@@ -1,5 +1,6 @@
 """The run's folder: one place, written whole."""
 
+import json
 import os
 import re
 
@@ -65,12 +66,53 @@ def test_a_device_or_a_folder_is_not_written_over(tmp_path):
 def test_a_config_may_change_where_it_changes_no_result(tmp_path):
   config = {"seed": 0, "eval": {"every": 5}, "train": {"steps": 3}}
   workdir.claim(config, str(tmp_path), {})
-  (tmp_path / "checkpoints").mkdir()
+  (tmp_path / "checkpoints" / "2").mkdir(parents=True)
   workdir.claim(config | {"eval": {"every": 7}}, str(tmp_path), {})
+  with pytest.raises(ValueError, match=r"config\.seed: 1 here, 0 there"):
+    workdir.claim(config | {"seed": 1}, str(tmp_path), {}, from_step=2)
+
+
+def test_what_a_change_on_resume_needs_is_said(tmp_path):
+  config = {
+    "seed": 0,
+    "optim": {"decay": "cosine", "learning_rate": 1.0},
+    "train": {"steps": 3},
+  }
+
+  def claim(from_step=None, **changes):
+    changed = {**config, **changes}
+    workdir.claim(changed, str(tmp_path), {}, from_step)
+
+  claim()
+  with pytest.raises(ValueError, match="has no checkpoint"):
+    claim(from_step=2)
+  (tmp_path / "checkpoints" / "2").mkdir(parents=True)
+  lower = {"decay": "cosine", "learning_rate": 0.1}
   with pytest.raises(
-    ValueError, match=r"config\.train\.steps: 4 here, 3 there"
+    ValueError, match=r"learning_rate: 0\.1 here, 1\.0 there\n.*--from_step=N"
   ):
-    workdir.claim(config | {"train": {"steps": 4}}, str(tmp_path), {})
+    claim(optim=lower)
+  claim(from_step=2, optim=lower)
+  # Its end is that of the schedule.
+  with pytest.raises(ValueError, match=r"train\.steps: 4 here, 3 there"):
+    claim(train={"steps": 4})
+  claim(from_step=2, train={"steps": 4})
+  constant = {"decay": "constant", "learning_rate": 1.0}
+  (tmp_path / "config.json").write_text(
+    json.dumps(config | {"optim": constant})
+  )
+  claim(train={"steps": 4}, optim=constant)
+  with pytest.raises(ValueError, match=r"train\.steps: 2 here, 3 there"):
+    claim(train={"steps": 2}, optim=constant)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"seed"', b"\xff{}", b"[1]"])
+def test_a_damaged_config_is_named(content, tmp_path):
+  (tmp_path / "checkpoints" / "2").mkdir(parents=True)
+  (tmp_path / "config.json").write_bytes(content)
+  with pytest.raises(ValueError, match=r"config\.json cannot be read") as error:
+    workdir.claim({"seed": 0}, str(tmp_path), {})
+  assert "\n" not in str(error.value)
 
 
 def test_a_folder_in_which_nothing_was_made_takes_another_config(tmp_path):
@@ -90,14 +132,14 @@ def test_before_any_checkpoint_only_what_was_prepared_is_held_fast(tmp_path):
   workdir.claim(mended, str(tmp_path), {})
   with pytest.raises(ValueError, match=r"config\.data\.collection"):
     workdir.claim(other, str(tmp_path), {})
-  (tmp_path / "checkpoints").mkdir()
+  (tmp_path / "checkpoints" / "2").mkdir(parents=True)
   with pytest.raises(ValueError, match=r"config\.data\.masking\.rate"):
     workdir.claim(config, str(tmp_path), {})
 
 
 def test_a_config_from_before_a_field_has_its_default(tmp_path):
   workdir.claim({"seed": 0}, str(tmp_path), {})
-  (tmp_path / "checkpoints").mkdir()
+  (tmp_path / "checkpoints" / "2").mkdir(parents=True)
   new = {"seed": 0, "model": {"projection_size": 0}}
   workdir.claim(new, str(tmp_path), new)
   with pytest.raises(ValueError, match="projection_size: 0 here, None there"):
@@ -107,7 +149,7 @@ def test_a_config_from_before_a_field_has_its_default(tmp_path):
 def test_the_dropout_of_attention_is_no_way_to_compute_it(tmp_path):
   kept = {"model": {"attention": "xla", "attention_dropout": 0.1}}
   workdir.claim(kept, str(tmp_path), {})
-  (tmp_path / "checkpoints").mkdir()
+  (tmp_path / "checkpoints" / "2").mkdir(parents=True)
   fused = {"model": {"attention": "cudnn", "attention_dropout": 0.1}}
   workdir.claim(fused, str(tmp_path), {})
   other = {"model": {"attention": "xla", "attention_dropout": 0.0}}

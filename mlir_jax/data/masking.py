@@ -310,15 +310,9 @@ def make_masker(
     prefix: What stands before every text, and is not to be learned.
 
   Raises:
-    ValueError: if a setting cannot be honoured, or the tokenizer has no mask
-      token or does not tell where words begin.
+    ValueError: if the tokenizer has no mask token, or does not tell where
+      words begin.
   """
-  if kind not in KINDS:
-    raise ValueError(f"data.masking.kind is {kind!r}; use one of {KINDS}.")
-  if not 0 < rate < 1:
-    raise ValueError(
-      f"data.masking.rate is {rate}; it must be above 0 and below 1."
-    )
   mask_id = tokenizer_lib.mask_id(tokenizer)
   definition = json.loads(tokenizer.to_str())
   begins = _find_beginnings(definition)

@@ -13,9 +13,10 @@ from etils import epath
 
 from mlir_jax import config as config_lib
 from mlir_jax import contract as contract_lib
-from mlir_jax import workdir
+from mlir_jax import stored, workdir
 from mlir_jax.data import collections, records, tokenizing, tokens
 from mlir_jax.data import tokenizer as tokenizer_lib
+from mlir_jax.hub import warm_start
 from mlir_jax.mesh import multihost
 from mlir_jax.models import layout, pretrained
 
@@ -61,7 +62,8 @@ def fetch_backbone(
   """The pretrained model's folder; None from scratch.
 
   A hub name's commit is kept in the run's folder, so that settings, tokenizer
-  and weights come from one, however its branch moves.
+  and weights come from one, however its branch moves; and so is the step of
+  another run.
 
   Args:
     config: The run's config.
@@ -71,15 +73,23 @@ def fetch_backbone(
   if not model.pretrained:
     return None
   kept = epath.Path(folder) / workdir.BACKBONE
+  local = workdir.local_copy(folder, config.hosts.local_dir)
+  asked = {"pretrained": model.pretrained, "revision": model.revision}
   if kept.exists():
-    commit = json.loads(kept.read_text())["commit"]
-    return pretrained.fetch(model.pretrained, commit or model.revision)
-  found = pretrained.fetch(model.pretrained, model.revision)
-  described = {
-    "pretrained": model.pretrained,
-    "revision": model.revision,
-    "commit": pretrained.commit(found),
-  }
+    known = stored.read_json(kept)
+    if asked.items() <= known.items():
+      if known.get("step"):
+        step = str(known["step"])
+        return warm_start.of_run(model.pretrained, step, local)[0]
+      if not isinstance(commit := known.get("commit"), str):
+        raise ValueError(f"{kept}: commit is {commit!r}. {stored.RESTORE}")
+      return pretrained.fetch(model.pretrained, commit or model.revision)
+  if warm_start.is_run(model.pretrained):
+    found, step = warm_start.of_run(model.pretrained, model.revision, local)
+    described = {**asked, "commit": "", "step": step}
+  else:
+    found = pretrained.fetch(model.pretrained, model.revision)
+    described = {**asked, "commit": pretrained.commit(found)}
   workdir.write_aside(str(kept), json.dumps(described, indent=2) + "\n")
   return found
 
@@ -104,7 +114,7 @@ def find_tokenizer(
   if config.tokenizer.path:
     tokenizer = tokenizer_lib.load(config.tokenizer.path)
   elif backbone := fetch_backbone(config, folder):
-    source = str(layout.read(backbone).transformer)
+    source = str(warm_start.read(backbone).transformer)
     tokenizer = tokenizer_lib.load(source)
     tokenizer_lib.check_as_transformers(source, tokenizer)
   else:
@@ -177,13 +187,13 @@ def fetch_prepared(folder: str, local: str) -> None:
   ours = epath.Path(local) / workdir.TOKEN_STORE
   theirs = epath.Path(folder) / workdir.TOKEN_STORE
   metas = [path / _META for path in (theirs, ours)]
-  known = [path.read_text() if path.exists() else None for path in metas]
+  known = [path.read_bytes() if path.exists() else None for path in metas]
   if known[0] != known[1]:
     ours.rmtree(missing_ok=True)
     if known[0]:
       print(f"Copying {theirs} to {ours}.")
       workdir.fetch_folder(folder, local, workdir.TOKEN_STORE)
-      tokens.TokenStore.open(str(ours), verify=True)
+      tokens.TokenStore.open(str(ours))
 
 
 def keep_prepared(folder: str, local: str) -> None:
@@ -203,6 +213,7 @@ def prepare_together(
   config: ml_collections.ConfigDict,
   folder: str,
   check: Callable[[tokenizers.Tokenizer, contract_lib.EncodingContract], None],
+  from_step: int | None = None,
 ) -> Prepared:
   """`prepare` in all processes of a run: process 0 first, then the others.
 
@@ -210,6 +221,7 @@ def prepare_together(
     config: As in `prepare`, like the next two.
     folder: The run's folder.
     check: What to ask before texts are tokenized.
+    from_step: The checkpoint that was named to go on from, if one was.
 
   Raises:
     multihost.LostError: if a process does not come in time.
@@ -218,7 +230,7 @@ def prepare_together(
   """
   multihost.report("preparing")
   with multihost.first("it prepares the data"):
-    prepared = prepare(config, folder, check)
+    prepared = prepare(config, folder, check, from_step)
   backbone = epath.Path(folder) / workdir.BACKBONE
   multihost.check_in(
     "prepared",
@@ -242,6 +254,7 @@ def prepare(
   config: ml_collections.ConfigDict,
   folder: str,
   check: Callable[[tokenizers.Tokenizer, contract_lib.EncodingContract], None],
+  from_step: int | None = None,
 ) -> Prepared:
   """Prepares a run's data, or opens what was prepared before.
 
@@ -252,6 +265,7 @@ def prepare(
     folder: The run's folder.
     check: Called before texts are tokenized, which may take hours, to refuse
       what the model cannot do with this tokenizer and contract.
+    from_step: The checkpoint that was named to go on from, if one was.
 
   Raises:
     ValueError: if the folder is of another experiment, the files are not
@@ -259,7 +273,9 @@ def prepare(
       be used; it names the field, or file, line and field.
   """
   workdir.check_packages(folder)
-  workdir.claim(config.to_dict(), folder, config_lib.default().to_dict())
+  workdir.claim(
+    config.to_dict(), folder, config_lib.default().to_dict(), from_step
+  )
   bad_records = records.BadRecords(config.data.on_bad_record)
   collection = collections.load(
     config.data.collection,
@@ -274,7 +290,7 @@ def prepare(
   store = tokens.TokenStore.open(str(path)) if path.exists() else None
   found = None
   if not store and (backbone := fetch_backbone(config, folder)):
-    found = layout.read(backbone)
+    found = warm_start.read(backbone)
   settings = encoding_settings(config, found, store and store.contract)
   tokenizer = find_tokenizer(config, collection, folder, local)
   pad_id = tokenizer_lib.pad_id(tokenizer)

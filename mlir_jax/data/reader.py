@@ -11,8 +11,6 @@ import numpy as np
 
 from mlir_jax.data import buckets, drawing, masking, shapes, tokens
 
-READERS = ("tf_data", "in_process")
-
 
 def batch_of_step(
   store: tokens.TokenStore,
@@ -179,13 +177,9 @@ def batches(
     A generator of (step, batch); closing it ends what runs ahead.
 
   Raises:
-    ValueError: if an argument cannot be honoured.
+    ValueError: if the store does not have what the batches need.
     ImportError: for "tf_data" without tensorflow.
   """
-  if kind not in READERS:
-    raise ValueError(f"data.reader is {kind!r}; use one of {READERS}.")
-  if prefetch < 1:
-    raise ValueError(f"data.prefetch is {prefetch}; it must be at least 1.")
   drawing.check(store, spec)
   _check_masker(spec, masker)
   make_batch = functools.partial(
@@ -198,7 +192,7 @@ def batches(
     host_rows=host_rows,
     masker=masker,
   )
-  read = _tf_data if kind == "tf_data" else _in_process
+  read = {"tf_data": _tf_data, "in_process": _in_process}[kind]
   return read(make_batch, start, stop, prefetch)
 
 

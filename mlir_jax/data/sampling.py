@@ -108,18 +108,13 @@ def quotas(group_sizes, temperature: float) -> np.ndarray:
     int64 [G], of sum `BLOCK`.
 
   Raises:
-    ValueError: if there are no rows, too many groups, or a temperature that
-      is not above 0.
+    ValueError: if there are no rows, or too many groups.
   """
   group_sizes = np.asarray(group_sizes, np.int64)
   filled = group_sizes > 0
   if not 0 < filled.sum() <= BLOCK:
     raise ValueError(
       f"{filled.sum()} groups have rows; 1 to {BLOCK} can be mixed."
-    )
-  if not temperature > 0:
-    raise ValueError(
-      f"data.language_temperature is {temperature}; it must be above 0."
     )
   weights = (group_sizes / group_sizes.max()) ** (1 / temperature) * filled
   # Rounded: the last bit of a power, which differs between machines, must

@@ -1,9 +1,12 @@
 """Loads a pretrained model's tokenizer, or trains one on the spot."""
 
+import contextlib
 import json
 import os
+import pathlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import tokenizers
 from absl import logging
@@ -17,7 +20,7 @@ from tokenizers import (
 )
 
 from mlir_jax import contract as contract_lib
-from mlir_jax.data.sources import files
+from mlir_jax import stored
 
 # Their ids are their places: XLM-R's, with the mask drawn to the front.
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
@@ -54,7 +57,8 @@ def load(path: str, revision: str = "") -> tokenizers.Tokenizer:
   """Loads a tokenizer, without padding and truncation.
 
   Where there is a tokenizer.json it is read as it stands; otherwise
-  transformers converts what there is (vocab.txt, sentencepiece.bpe.model).
+  transformers converts what there is (vocab.txt, sentencepiece.bpe.model). No
+  code of the folder runs in either case.
 
   Args:
     path: A folder, or a model's name on the Hugging Face hub.
@@ -63,37 +67,23 @@ def load(path: str, revision: str = "") -> tokenizers.Tokenizer:
   Raises:
     FileNotFoundError: if there is neither such a folder nor such a model, or
       no tokenizer in it.
-    ValueError: if a file of it is a Git LFS pointer.
+    ValueError: if its file is damaged, or it asks for code of its own.
   """
   file = _definition_file(path, revision)
   if file is not None:
-    files.check_no_lfs_pointer(file)
-    tokenizer = tokenizers.Tokenizer.from_file(file)
+    tokenizer = _read(file)
   else:
-    vocabularies = [
-      file
-      for file in (os.path.join(path, name) for name in _VOCABULARIES)
-      if os.path.isfile(file)
-    ]
-    for file in vocabularies:
-      files.check_no_lfs_pointer(file)
-    if os.path.isdir(path) and not vocabularies:
+    if not os.path.isdir(path):
+      path = _fetch_vocabulary(path, revision)
+    if not any(
+      os.path.isfile(os.path.join(path, name)) for name in _VOCABULARIES
+    ):
       # transformers would make up one of special tokens alone.
       raise FileNotFoundError(
         f"There is no tokenizer in {path!r}: give a folder with a"
         f" tokenizer.json (or one of {', '.join(_VOCABULARIES)})."
       )
-    import transformers
-
-    try:
-      tokenizer = transformers.AutoTokenizer.from_pretrained(
-        path, revision=revision or None
-      ).backend_tokenizer
-    except (OSError, ValueError) as e:
-      raise FileNotFoundError(
-        f"There is no tokenizer in {path!r}: give a folder with a"
-        f" tokenizer.json. ({e})"
-      ) from e
+    tokenizer = _with_transformers(path).backend_tokenizer
   tokenizer.no_padding()
   tokenizer.no_truncation()
   return tokenizer
@@ -115,12 +105,7 @@ def check_as_transformers(path: str, tokenizer: tokenizers.Tokenizer) -> None:
   file = os.path.join(path, "tokenizer_config.json")
   if not os.path.isfile(file):
     return
-  files.check_no_lfs_pointer(file)
-  import transformers
-
-  theirs = transformers.AutoTokenizer.from_pretrained(
-    path, local_files_only=True
-  )
+  theirs = _with_transformers(path)
   for side in ("truncation_side", "padding_side"):
     if getattr(theirs, side) != "right":
       raise ValueError(
@@ -139,11 +124,101 @@ def check_as_transformers(path: str, tokenizer: tokenizers.Tokenizer) -> None:
       )
 
 
+def _read(file: str) -> tokenizers.Tokenizer:
+  """Reads a tokenizer.json; ValueError if it is not one."""
+  stored.check_file(file)
+  try:
+    with _without_panics():
+      tokenizer = tokenizers.Tokenizer.from_file(file)
+      tokenizer.no_padding()
+      tokenizer.no_truncation()
+      # Some damage shows with the first text alone.
+      tokenizer.encode_batch(list(contract_lib.GOLDEN_TEXTS))
+    return tokenizer
+  except Exception as error:  # The library raises nothing more special.
+    raise ValueError(
+      f"{file} is not a tokenizer that tokenizers {tokenizers.__version__}"
+      f" reads: {error}. {stored.RESTORE}"
+    ) from error
+
+
+@contextlib.contextmanager
+def _without_panics() -> Iterator[None]:
+  """Makes a panic in the library's Rust code a RuntimeError, of one line.
+
+  Rust writes a panic, with its stack, to the standard error by itself.
+  """
+  error_stream = os.dup(2)
+  with open(os.devnull, "wb") as nowhere:
+    os.dup2(nowhere.fileno(), 2)
+  try:
+    yield
+  except BaseException as error:
+    if type(error).__name__ != "PanicException":  # It is no Exception.
+      raise
+    raise RuntimeError(str(error)) from error
+  finally:
+    os.dup2(error_stream, 2)
+    os.close(error_stream)
+
+
+def _with_transformers(path: str) -> Any:
+  """A folder's tokenizer as transformers makes it.
+
+  It never runs code of the folder: a folder that asks for it is refused
+  before transformers sees it, and transformers is told not to.
+
+  Raises:
+    ValueError: naming the file.
+  """
+  for name in (
+    *("tokenizer_config.json", "config.json"),
+    *("special_tokens_map.json", "added_tokens.json"),
+  ):
+    file = pathlib.Path(path) / name
+    if file.exists() and (code := stored.read_json(file).get("auto_map")):
+      raise ValueError(
+        f"{file}: auto_map is {code!r}: this tokenizer wants to run code of its"
+        " own, which is never run. Use a model without such code."
+      )
+  for name in _VOCABULARIES:
+    if (file := pathlib.Path(path) / name).exists():
+      stored.check_file(file)
+  import transformers
+
+  try:
+    return transformers.AutoTokenizer.from_pretrained(
+      path, local_files_only=True, trust_remote_code=False
+    )
+  except Exception as error:  # Of a damaged file it raises anything.
+    raise ValueError(
+      f"transformers cannot read the tokenizer in {path}:"
+      f" {type(error).__name__}: {error}. {stored.RESTORE}"
+    ) from error
+
+
+def _fetch_vocabulary(name: str, revision: str) -> str:
+  """The folder of what a model on the hub has of a tokenizer."""
+  import huggingface_hub
+
+  try:
+    return huggingface_hub.snapshot_download(
+      name,
+      revision=revision or None,
+      allow_patterns=[*_VOCABULARIES, "merges.txt", "*.json"],
+    )
+  except (OSError, ValueError) as error:
+    raise FileNotFoundError(
+      f"There is no tokenizer in {name!r}: give a folder with a"
+      f" tokenizer.json. ({error})"
+    ) from error
+
+
 def _definition_file(path: str, revision: str) -> str | None:
   """The path of tokenizer.json, fetched if need be; None if there is none."""
   if os.path.isdir(path):
     file = os.path.join(path, "tokenizer.json")
-    return file if os.path.isfile(file) else None
+    return file if os.path.lexists(file) else None
   import huggingface_hub
   from huggingface_hub import errors
 

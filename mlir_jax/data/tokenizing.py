@@ -20,6 +20,7 @@ import tokenizers
 import tqdm
 
 from mlir_jax import contract as contract_lib
+from mlir_jax import stored
 from mlir_jax.data import records, streams, tokens
 
 # Texts waiting to be tokenized together: some 10,000 passages. A count of
@@ -102,7 +103,7 @@ def build(
     meta["pad_id"] = pad_id
     meta["source"] = source
     meta["bad_records"] = bad_records.drain()
-    meta["fingerprint"] = tokens.fingerprint_of(meta)
+    meta = tokens.sealed(meta)
     json.dump(meta, meta_file, indent=2, ensure_ascii=False)
     meta_file.flush()
     _publish(aside, path, meta["fingerprint"])
@@ -241,7 +242,7 @@ def _description(file: pathlib.Path) -> dict:
   return {
     "dtype": str(values.dtype),
     "shape": list(values.shape),
-    "sha256": tokens.file_hash(file),
+    "sha256": stored.digest(file),
   }
 
 

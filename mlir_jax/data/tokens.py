@@ -32,6 +32,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mlir_jax import contract as contract_lib
+from mlir_jax import stored
 from mlir_jax.data import records
 
 STREAMS = ("retrieval", "parallel", "monolingual")
@@ -59,15 +60,14 @@ class TokenStore:
   arrays: Mapping[str, np.ndarray]
 
   @classmethod
-  def open(
-    cls, path: str | os.PathLike, *, verify: bool = False
-  ) -> "TokenStore":
+  def open(cls, path: str | os.PathLike) -> "TokenStore":
     """Opens a store, checking that it is whole.
+
+    Each array is read once on a machine, to compare its hash: see
+    `stored.check_digests`.
 
     Args:
       path: The folder.
-      verify: Whether every array is read and its hash compared; otherwise
-        meta.json's hash and the arrays' types and sizes are.
 
     Raises:
       FileNotFoundError: if there is no store.
@@ -77,26 +77,20 @@ class TokenStore:
     file = path / "meta.json"
     if not file.is_file():
       raise FileNotFoundError(f"There is no token store at {path}.")
-    try:
-      meta = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as e:
-      raise TokenStoreError(f"{file}: not JSON ({e}); {_REBUILD}") from e
+    meta = read_meta(file)
     if meta.get("format") != FORMAT:
       raise TokenStoreError(
         f"{file}: of another version of mlir_jax (format"
         f" {meta.get('format')!r}; this one reads {FORMAT}); {_REBUILD} A run"
         " that was trained on it needs another --workdir."
       )
-    if meta["fingerprint"] != fingerprint_of(meta):
+    if meta != sealed(meta):
       raise TokenStoreError(f"{file}: changed since it was built; {_REBUILD}")
+    _check_arrays(path, meta)
     arrays = {
-      name: _open_array(path / f"{name}.npy", expected, verify)
-      for name, expected in meta["arrays"].items()
+      name: _open_array(path / f"{name}.npy") for name in meta["arrays"]
     }
-    contract = contract_lib.EncodingContract.from_json(
-      json.dumps(meta["contract"])
-    )
-    return cls(path, meta, contract, arrays)
+    return cls(path, meta, read_contract(file), arrays)
 
   @property
   def fingerprint(self) -> str:
@@ -263,36 +257,54 @@ class TokenStore:
 
 # Not content: the same texts may be read from other files.
 _PROVENANCE = ("source", "bad_records")
-_REBUILD = "delete the folder, and it will be built anew."
+_REBUILD = (
+  "delete the folder and prepare again (mlir_jax.prepare, or start the run)."
+)
 
 
-def _open_array(path: pathlib.Path, expected: Mapping, verify: bool):
+def read_meta(path: str | os.PathLike) -> dict:
+  """What meta.json holds; TokenStoreError if it cannot be read."""
   try:
-    found = np.load(path, mmap_mode="r", allow_pickle=False)
-  except (OSError, ValueError) as e:
-    raise TokenStoreError(f"{path}: unreadable ({e}); {_REBUILD}") from e
-  if [str(found.dtype), list(found.shape)] != [
-    expected["dtype"],
-    expected["shape"],
-  ]:
-    raise TokenStoreError(
-      f"{path}: holds {found.dtype} {found.shape} instead of"
-      f" {expected['dtype']} {tuple(expected['shape'])}; {_REBUILD}"
+    return stored.read_json(path, mend=f"To mend it, {_REBUILD}")
+  except stored.UnreadableError as error:
+    raise TokenStoreError(str(error)) from error
+
+
+def read_contract(path: str | os.PathLike) -> contract_lib.EncodingContract:
+  """The encoding contract in meta.json; TokenStoreError if it is not one."""
+  try:
+    return contract_lib.EncodingContract.from_values(
+      read_meta(path).get("contract")
     )
-  if verify and file_hash(path) != expected["sha256"]:
-    raise TokenStoreError(f"{path}: changed since it was built; {_REBUILD}")
+  except ValueError as error:
+    raise TokenStoreError(f"{path}: {error} To mend it, {_REBUILD}") from error
+
+
+def _check_arrays(path: pathlib.Path, meta: Mapping) -> None:
+  """Compares each array's file with its hash, once on a machine."""
+  hashes = {f"{name}.npy": a["sha256"] for name, a in meta["arrays"].items()}
+  try:
+    stored.check_digests(path, hashes, f"To mend it, {_REBUILD}")
+  except stored.UnreadableError as error:
+    raise TokenStoreError(str(error)) from error
+
+
+def _open_array(path: pathlib.Path) -> np.ndarray:
+  """A memory map of an array; what it holds was checked before."""
+  found = np.load(path, mmap_mode="r", allow_pickle=False)
   return found.view(np.ndarray)  # np.memmap's own indexing is slow.
 
 
-def file_hash(path: pathlib.Path) -> str:
-  """SHA-256 of a file's content."""
-  with open(path, "rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
+def sealed(meta: Mapping) -> dict:
+  """meta.json with the store's fingerprint, and with a hash of all of it."""
+  meta = {**meta, "fingerprint": fingerprint_of(meta)}
+  meta.pop("sha256", None)
+  return {**meta, "sha256": stored.digest_of(meta)}
 
 
 def fingerprint_of(meta: Mapping) -> str:
   """SHA-256 of what meta.json says of the content, arrays' hashes included."""
-  left_out = ("fingerprint", *_PROVENANCE)
+  left_out = ("fingerprint", "sha256", *_PROVENANCE)
   content = {name: meta[name] for name in meta if name not in left_out}
   text = json.dumps(content, sort_keys=True, ensure_ascii=False)
   return hashlib.sha256(text.encode()).hexdigest()

@@ -10,7 +10,7 @@ from typing import Any
 import huggingface_hub
 
 from mlir_jax import contract as contract_lib
-from mlir_jax import workdir
+from mlir_jax import stored, workdir
 from mlir_jax.data import tokens
 from mlir_jax.evals import report
 from mlir_jax.hub import check as check_lib
@@ -29,6 +29,7 @@ _LOSSES = {
   "masked_lm": "masked language modelling",
 }
 _TASKS = {"retrieval": "text-retrieval", "tatoeba": "bitext-mining"}
+_MAKE_AGAIN = "Delete it, or make it again with mlir_jax.evaluate."
 
 _CITATION = """@inproceedings{hu-etal-2023-language,
   title = {Language Agnostic Multilingual Information Retrieval with
@@ -83,12 +84,17 @@ def find_results(
       name = folder.name.split("-", 1)[1].rsplit("-", 1)[0]
     groups, shared = {}, {}
     if (folder / "report.json").is_file():
-      table = json.loads((folder / "report.json").read_text())
-      shared = table["shared_with_training"]
-      for row in table["rows"]:
-        if len(row["languages"]) == 1:
-          groups[row["languages"][0]] = row["group"]
-    values = json.loads(path.read_text())
+      table = stored.read_json(folder / "report.json", mend=_MAKE_AGAIN)
+      try:
+        shared = table["shared_with_training"]
+        for row in table["rows"]:
+          if len(row["languages"]) == 1:
+            groups[row["languages"][0]] = row["group"]
+      except (KeyError, TypeError) as error:
+        raise ValueError(
+          f"{folder / 'report.json'} is not a report: {error!r}. {_MAKE_AGAIN}"
+        ) from error
+    values = stored.read_json(path, mend=_MAKE_AGAIN)
     if values:
       found.setdefault(name, Results(name, values, groups, shared))
   return list(found.values())
@@ -99,7 +105,9 @@ def find_rows(run_folder: pathlib.Path) -> dict[str, dict[str, int]]:
   path = run_folder / workdir.TOKEN_STORE / "meta.json"
   if not path.is_file():
     return {}
-  groups = json.loads(path.read_text())["groups"]
+  groups = tokens.read_meta(path).get("groups")
+  if not isinstance(groups, dict) or not {*tokens.STREAMS} <= groups.keys():
+    raise ValueError(f"{path}: groups is {groups!r}. {stored.RESTORE}")
   return {stream: groups[stream] for stream in tokens.STREAMS}
 
 
@@ -459,9 +467,16 @@ def _provenance(provenance, step, checked) -> str:
     f"{name} {version}" for name, version in provenance["versions"].items()
   )
   commit = f", commit {provenance['commit']}" if provenance["commit"] else ""
+  changes = "".join(
+    f" From step {record['step']:,} on {name} was {now}, before it was"
+    f" {before}."
+    for record in provenance.get("history", ())
+    for name, (before, now) in record["changed"].items()
+  )
   return (
     f"Step {step:,} of a run of mlir_jax {provenance['mlir_jax']}{commit}, on"
-    f" {provenance['devices']} × {provenance['device']}, with {versions}.\n\n"
+    f" {provenance['devices']} × {provenance['device']}, with {versions}."
+    f"{changes}\n\n"
     f"Before it was written, {checked.texts} texts in 16 scripts were encoded"
     " by mlir_jax and by"
     f" sentence-transformers {checked.version}: the largest difference of a"

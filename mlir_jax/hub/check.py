@@ -7,7 +7,6 @@ loaded by them, and must give the run's vectors.
 import contextlib
 import dataclasses
 import importlib.util
-import json
 import pathlib
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -109,7 +108,7 @@ def check(
   found = layout.read(folder).ours
   contract_lib.check_same(
     contract,
-    contract_lib.EncodingContract.from_json(json.dumps(found["contract"])),
+    contract_lib.EncodingContract.from_values(found["contract"]),
     str(folder / layout.OURS),
   )
   with _quiet():
@@ -197,7 +196,10 @@ def _check_vectors(
     batch_size,
   )
   theirs = sentence_transformers.SentenceTransformer(
-    str(folder), device="cpu", local_files_only=True, trust_remote_code=False
+    str(folder),
+    device="cpu",
+    local_files_only=True,
+    trust_remote_code=False,
   )
   encoders = {
     "query": theirs.encode_query,

@@ -12,6 +12,7 @@ import tokenizers
 from safetensors import numpy as safetensors_numpy
 
 from mlir_jax import contract as contract_lib
+from mlir_jax import stored
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.models import config as config_lib
 from mlir_jax.models import encoder, families, layout, pretrained
@@ -133,12 +134,9 @@ def write(
   if config.architecture == "modernbert":
     files["config.json"] |= _ids_around_a_text(tokenizer)
   files |= tokenizer_to_json(tokenizer, contract.sentence.max_length)
+  ours = files.pop(layout.OURS)
   for name, content in files.items():
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-      json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    _write_json(folder / name, content)
   (folder / "tokenizer.json").write_text(
     tokenizer.to_str(pretty=True), encoding="utf-8"
   )
@@ -150,6 +148,18 @@ def write(
     _save(
       dense / layout.WEIGHTS, pretrained.projection_to_hf(projection, config)
     )
+  ours["weights"] = {
+    path.relative_to(folder).as_posix(): stored.digest(path)
+    for path in sorted(folder.rglob(layout.WEIGHTS))
+  }
+  _write_json(folder / layout.OURS, layout.seal(ours))
+
+
+def _write_json(path: pathlib.Path, content: Any) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(
+    json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+  )
 
 
 def check_one_length(config: config_lib.EncoderConfig) -> None:

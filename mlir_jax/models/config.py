@@ -1,10 +1,13 @@
 """The shape of an encoder, from Hugging Face's config.json and back to it."""
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+
+from mlir_jax import stored
 
 # The token table's rows are padded to a multiple of this, so that any usual
 # mesh divides them: a sharding constraint that cannot divide replicates
@@ -27,6 +30,33 @@ LAST_TOKEN_IDS = ("eos_token_id", "sep_token_id")
 
 # float64 is there for tests of arithmetic.
 _DTYPES = ("float32", "bfloat16", "float64")
+
+# The least and the largest value of each number. No encoder comes near the
+# largest: what says more is damaged, and is refused before memory is taken.
+_RANGES = {
+  "vocab_size": (1, 10**8),
+  "hidden_size": (1, 10**6),
+  "num_layers": (1, 10**4),
+  "num_heads": (1, 10**5),
+  "intermediate_size": (1, 10**7),
+  "max_positions": (1, 10**8),
+  "type_vocab_size": (0, 10**5),
+  "pad_token_id": (0, 10**8),
+  "projection_size": (0, 10**6),
+  "attention_window": (0, 10**8),
+  "hidden_dropout": (0, 1),
+  "attention_dropout": (0, 1),
+  "layer_norm_eps": (0, 1),
+  "initializer_range": (0, 10**3),
+  "full_rope_theta": (1e-3, 1e12),
+  "sliding_rope_theta": (1e-3, 1e12),
+}
+_KINDS = {
+  int: "a whole number",
+  float: "a number",
+  str: "a text",
+  bool: "true or false",
+}
 
 
 class _Family(NamedTuple):
@@ -218,6 +248,8 @@ class EncoderConfig:
 
   def __post_init__(self):
     # A list where it was read from JSON; tuples can be hashed.
+    if not isinstance(self.layer_types, list | tuple):
+      raise ValueError(f"layer_types is {self.layer_types!r}, not a list.")
     object.__setattr__(self, "layer_types", tuple(self.layer_types))
     for name, known in (
       ("hidden_act", ACTIVATIONS),
@@ -231,16 +263,14 @@ class EncoderConfig:
         raise ValueError(
           f"{name} is {getattr(self, name)!r}; use one of {known}."
         )
-    for name, least in (
-      *(("vocab_size", 1), ("hidden_size", 1), ("num_layers", 1)),
-      *(("num_heads", 1), ("intermediate_size", 1), ("type_vocab_size", 0)),
-      ("projection_size", 0),
-      ("max_positions", 1 + self.position_offset),
-    ):
-      if getattr(self, name) < least:
-        raise ValueError(
-          f"{name} is {getattr(self, name)}; it must be >= {least}."
-        )
+    for field in dataclasses.fields(self):
+      if problem := _problem(field, getattr(self, field.name)):
+        raise ValueError(f"{field.name} is {problem}.")
+    if self.max_length < 1:
+      raise ValueError(
+        f"max_positions is {self.max_positions}; with this pad_token_id it must"
+        f" be >= {1 + self.position_offset}."
+      )
     if self.hidden_size % self.num_heads:
       raise ValueError(
         f"hidden_size is {self.hidden_size}, which num_heads,"
@@ -252,9 +282,9 @@ class EncoderConfig:
           f"{name} is {getattr(self, name)}; it must be in [0, 1)."
         )
     if self.architecture == "modernbert":
-      if len(self.layer_types) != self.num_layers or not {
-        *self.layer_types
-      } <= {FULL, SLIDING}:
+      if len(self.layer_types) != self.num_layers or not all(
+        kind in (FULL, SLIDING) for kind in self.layer_types
+      ):
         raise ValueError(
           f"layer_types is {self.layer_types}; it must say {FULL!r} or"
           f" {SLIDING!r} for each of {self.num_layers} layers."
@@ -312,7 +342,7 @@ class EncoderConfig:
       ValueError: naming every field that is missing or cannot be honoured.
     """
     name = hf.get("model_type")
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
       raise ValueError(
         f"model_type is {name!r}; encoders of {tuple(FAMILIES)} can be read."
       )
@@ -328,14 +358,12 @@ class EncoderConfig:
         value = hf.get(keys[0])
         if value is not None:
           values[field.name] = value
-          if isinstance(value, str) != (field.type is str) or isinstance(
-            value, (list, dict)
-          ):
-            problems.append(f"{keys[0]} is {value!r}, not a {field.type}")
+          if problem := _problem(field, value):
+            problems.append(f"{keys[0]} is {problem}")
         elif field.default is dataclasses.MISSING:
           problems.append(f"{keys[0]} is missing")
     if family.architecture == "modernbert" and not problems:
-      rotary, faults = _read_rotary(hf)
+      rotary, faults = _read_rotary(hf, values)
       values |= rotary
       problems += faults
     if problems:
@@ -370,23 +398,74 @@ class EncoderConfig:
     return hf
 
 
-def _read_rotary(hf: Mapping) -> tuple[dict, list[str]]:
+def read(path: pathlib.Path, dtype: str = "float32") -> EncoderConfig:
+  """Reads a config.json in the layout of Hugging Face.
+
+  Args:
+    path: The file.
+    dtype: Of activations.
+
+  Raises:
+    ValueError: naming the file, and every field that is missing or not
+      supported.
+  """
+  hf = stored.read_json(path)
+  try:
+    return EncoderConfig.from_hf(hf, dtype)
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from error
+
+
+def _problem(field: dataclasses.Field, value: Any) -> str:
+  """What is wrong with the value of a field; "" if nothing is."""
+  kind = field.type
+  if kind not in _KINDS:
+    return ""
+  kinds = (int, float) if kind is float else kind
+  if not isinstance(value, kinds) or isinstance(value, bool) != (kind is bool):
+    return f"{value!r}, not {_KINDS[kind]}"
+  if field.name == "hidden_act" and value not in ACTIVATIONS:
+    return f"{value!r}; use one of {ACTIVATIONS}"
+  if field.name not in _RANGES:
+    return ""
+  least, largest = _RANGES[field.name]
+  if least <= value <= largest:  # Not where it is NaN.
+    return ""
+  return f"{value}; it must be from {least:,} to {largest:,}"
+
+
+def _read_rotary(
+  hf: Mapping, values: Mapping[str, Any]
+) -> tuple[dict, list[str]]:
   """What a modernbert's config.json says of layers and rotary angles.
 
   transformers 4 wrote one layer out of how many is a full one, and two
   thetas; version 5 writes each layer's type and the parameters of each type.
 
+  Args:
+    hf: What config.json holds.
+    values: Our fields that were read from it, and found right.
+
   Returns:
-    Our fields, and what cannot be honoured.
+    Our other fields, and what is wrong.
   """
-  every = hf.get("global_attn_every_n_layers") or 3
-  layer_types = hf.get("layer_types") or [
-    SLIDING if i % every else FULL for i in range(hf["num_hidden_layers"])
-  ]
+  every = hf.get("global_attn_every_n_layers")
+  every = 3 if every is None else every
+  if type(every) is not int or every < 1:
+    return {}, [f"global_attn_every_n_layers is {every!r}, not a number >= 1"]
   parameters = hf.get("rope_parameters") or {}
+  if not isinstance(parameters, dict) or not all(
+    isinstance(parameters.get(kind), dict | None) for kind in (FULL, SLIDING)
+  ):
+    return {}, [
+      f"rope_parameters is {parameters!r}, not an object for each layer type"
+    ]
+  layer_types = hf.get("layer_types") or [
+    SLIDING if i % every else FULL for i in range(values["num_layers"])
+  ]
   problems = []
   window = hf.get("sliding_window")
-  if window and window != hf.get("local_attention", 128) // 2:
+  if window and window != values["attention_window"] // 2:
     problems.append(
       f"sliding_window is {window}; only half of local_attention can be"
       " honoured"
@@ -398,6 +477,8 @@ def _read_rotary(hf: Mapping) -> tuple[dict, list[str]]:
   # the other.
   same = "local_rope_theta" in hf and hf["local_rope_theta"] is None
 
+  least, largest = _RANGES["full_rope_theta"]
+
   def theta(kind, old_name, default):
     values = parameters.get(kind) or {}
     if values.get("rope_type", "default") != "default":
@@ -405,14 +486,26 @@ def _read_rotary(hf: Mapping) -> tuple[dict, list[str]]:
         f"rope_parameters.{kind}.rope_type is {values['rope_type']!r}; only"
         " 'default' can be honoured"
       )
-    return values.get("rope_theta") or hf.get(old_name) or default
+    said = (values.get("rope_theta"), hf.get(old_name), default)
+    found = next(value for value in said if value is not None)
+    if (
+      not isinstance(found, int | float)
+      or isinstance(found, bool)
+      or not least <= found <= largest
+    ):
+      problems.append(
+        f"rope_theta of {kind} is {found!r}; it must be a number from {least}"
+        f" to {largest:,}"
+      )
+      return default
+    return float(found)
 
   full = theta(FULL, "global_rope_theta", 160_000.0)
   return {
-    "layer_types": tuple(layer_types),
-    "full_rope_theta": float(full),
-    "sliding_rope_theta": float(
-      theta(SLIDING, "local_rope_theta", full if same else 10_000.0)
+    "layer_types": layer_types,
+    "full_rope_theta": full,
+    "sliding_rope_theta": theta(
+      SLIDING, "local_rope_theta", full if same else 10_000.0
     ),
   }, problems
 

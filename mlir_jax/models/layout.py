@@ -7,12 +7,12 @@ bad model. Versions 2 to 6 are read; what is written, versions 5 and 6 read.
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from mlir_jax import contract as contract_lib
+from mlir_jax import stored
 from mlir_jax.models import config as config_lib
 
 MODULES = "modules.json"
@@ -70,6 +70,13 @@ _SIMILARITIES = ("cosine", "dot")
 
 _PASSAGE_PROMPTS = ("document", "passage", "corpus")
 _UNLIMITED = 1e6  # Tokenizers without a length say 1e30.
+_WIDEST = 10**6  # Numbers in a vector.
+
+
+_CHANGED = (
+  "Restore the export from a copy, or export it again; if the change is meant,"
+  f" delete {OURS}: then the folder is read as any other model's."
+)
 
 
 class LayoutError(ValueError):
@@ -117,7 +124,8 @@ class Layout:
     similarity: How vectors are compared, "cosine" or "dot"; where the folder
       is silent, the cosine.
     ours: What mlir_jax.json holds, if this package wrote the folder:
-      "contract", "tower", "encoder", "provenance" and "step".
+      "contract", "tower", "encoder", "provenance", "step", "weights" (the
+      SHA-256 of each file of weights) and "fingerprint" (of all this).
   """
 
   folder: pathlib.Path
@@ -161,13 +169,15 @@ def read(folder: pathlib.Path) -> Layout:
     LayoutError: if something cannot be honoured.
     ContractMismatchError: if a folder of our own was changed.
   """
-  if not (folder / MODULES).is_file():
-    if not (folder / _CONFIG).is_file():
+  if not (folder / MODULES).exists():
+    if not (folder / _CONFIG).exists():
       towers = [name for name in TOWERS if (folder / name / MODULES).is_file()]
       hint = f" It holds towers: give one of {towers} in it." if towers else ""
       raise LayoutError(f"{folder} has neither {MODULES} nor {_CONFIG}.{hint}")
+    _read_config(folder)  # The kind of model is known before all else is read.
     return Layout(folder, folder)
   modules = _read_modules(folder / MODULES)
+  _read_config(modules["Transformer"])
   model = read_json(folder / _MODEL, required=False)
   _check_fixed(folder / _MODEL, model, _MODEL_FIXED)
   prompts = model.get("prompts") or {}
@@ -199,7 +209,7 @@ def read(folder: pathlib.Path) -> Layout:
   if "Normalize" in modules:
     path = modules["Normalize"] / _CONFIG
     _check_fixed(path, read_json(path, required=False), _VECTOR_FIXED)
-  return _with_ours(layout) if (folder / OURS).is_file() else layout
+  return _with_ours(layout) if (folder / OURS).exists() else layout
 
 
 def read_json(
@@ -208,19 +218,21 @@ def read_json(
   """A JSON file's content; an empty one where it may be missing.
 
   Raises:
-    LayoutError: if it is no JSON, or of another kind.
+    LayoutError: if it cannot be read: see `stored.read_json`.
   """
-  if not required and not path.is_file():
+  if not required and not path.exists() and not path.is_symlink():
     return kind()
   try:
-    content = json.loads(path.read_text(encoding="utf-8"))
-  except (OSError, ValueError) as error:
-    raise LayoutError(f"{path} cannot be read: {error}") from error
-  if not isinstance(content, kind):
-    raise LayoutError(
-      f"{path} holds a {type(content).__name__}, not a {kind.__name__}."
-    )
-  return content
+    return stored.read_json(path, kind)
+  except stored.UnreadableError as error:
+    raise LayoutError(str(error)) from error
+
+
+def _read_config(folder: pathlib.Path) -> config_lib.EncoderConfig:
+  try:
+    return config_lib.read(folder / _CONFIG)
+  except ValueError as error:
+    raise LayoutError(str(error)) from error
 
 
 def _check_fixed(path: pathlib.Path, found: Mapping, fixed: Mapping) -> None:
@@ -247,7 +259,10 @@ def _read_modules(path: pathlib.Path) -> dict[str, pathlib.Path]:
         f" sentence-transformers, {', '.join(_KINDS)} can be honoured."
       )
     kinds.append(kind)
-    folders[kind] = path.parent / module.get("path", "")
+    try:
+      folders[kind] = stored.inside(path.parent, module.get("path", ""), path)
+    except stored.UnreadableError as error:
+      raise LayoutError(str(error)) from error
   if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in (
     [],
     ["Dense"],
@@ -267,7 +282,8 @@ def _read_pooling(path: pathlib.Path, model: Mapping) -> str:
   modes = found.get("pooling_mode")
   if modes is None:  # Versions 2 to 5 have a flag for each.
     modes = [mode for flag, mode in _POOLING_FLAGS.items() if found.get(flag)]
-  modes = [modes] if isinstance(modes, str) else (modes or ["mean"])
+  modes = modes if isinstance(modes, list) else [modes]
+  modes = [str(mode) for mode in modes] or ["mean"]
   ours = [name for name, (mode, _) in _POOLINGS.items() if [mode] == modes]
   if not ours:
     raise LayoutError(
@@ -287,14 +303,14 @@ def _read_dense(folder: pathlib.Path) -> Projection:
   found = read_json(path)
   _check_fixed(path, found, _DENSE_FIXED)
   # Where it is silent, sentence-transformers takes the tanh.
-  name = found.get("activation_function") or _ACTIVATIONS["tanh"]
+  name = str(found.get("activation_function") or _ACTIVATIONS["tanh"])
   package, _, kind = name.rpartition(".")
   if package.split(".")[0] != "torch" or kind.lower() not in _ACTIVATIONS:
     raise LayoutError(
       f"{path}: activation_function is {name!r}; Identity and Tanh of torch.nn"
       " can be honoured."
     )
-  if not (folder / WEIGHTS).is_file():
+  if not (folder / WEIGHTS).exists():
     raise LayoutError(
       f"{folder} has no {WEIGHTS}. Pickles (pytorch_model.bin) are never"
       " loaded, since loading one can run any code. Where you trust it,"
@@ -302,8 +318,13 @@ def _read_dense(folder: pathlib.Path) -> Projection:
       "FOLDER).save(NEW_FOLDER)."
     )
   for field in ("in_features", "out_features"):
-    if not isinstance(found.get(field), int):
-      raise LayoutError(f"{path}: {field} is {found.get(field)!r}.")
+    if type(found.get(field)) is not int or not 1 <= found[field] <= _WIDEST:
+      raise LayoutError(
+        f"{path}: {field} is {found.get(field)!r}; it must be a whole number"
+        f" from 1 to {_WIDEST:,}."
+      )
+  if not isinstance(found.get("bias", True), bool):
+    raise LayoutError(f"{path}: bias is {found['bias']!r}, not true or false.")
   return Projection(
     weights=folder / WEIGHTS,
     in_features=found["in_features"],
@@ -324,7 +345,7 @@ def _read_prompts(
   """The prefix of each role, and why those without one have none."""
   prompts = _prompts(model)
   default = model.get("default_prompt_name")
-  if default and default not in prompts:
+  if default and (not isinstance(default, str) or default not in prompts):
     raise LayoutError(
       f"{path}: default_prompt_name is {default!r}, and there is no such"
       f" prompt: {', '.join(prompts) or 'none'}."
@@ -375,11 +396,7 @@ def _read_lengths(folder: pathlib.Path) -> dict[str, int]:
   _check_fixed(
     folder / _TOKENIZER_CONFIG, tokenizer, {"truncation_side": "right"}
   )
-  hf = read_json(folder / _CONFIG)
-  try:
-    positions = config_lib.EncoderConfig.from_hf(hf).max_length
-  except ValueError as error:
-    raise LayoutError(f"{folder / _CONFIG}: {error}") from error
+  positions = _read_config(folder).max_length
   longest = found.get("max_seq_length")
   if longest is None:
     longest = positions
@@ -408,14 +425,14 @@ def _with_ours(layout: Layout) -> Layout:
   path = layout.folder / OURS
   ours = read_json(path)
   try:
-    contract = contract_lib.EncodingContract.from_json(
-      json.dumps(ours["contract"])
-    )
-    tower = ours["tower"]
-  except (KeyError, TypeError, ValueError) as error:
-    raise LayoutError(f"{path} is not as it was written: {error!r}") from error
+    contract = contract_lib.EncodingContract.from_values(ours.get("contract"))
+  except ValueError as error:
+    raise LayoutError(f"{path}: {error} {stored.RESTORE}") from error
+  tower, encoder = ours.get("tower"), ours.get("encoder")
   if tower not in TOWERS:
     raise LayoutError(f"{path}: tower is {tower!r}; it is one of {TOWERS}.")
+  if not isinstance(encoder, dict) or "step" not in ours:
+    raise LayoutError(f"{path} lacks encoder or step. {stored.RESTORE}")
   found = dataclasses.replace(
     contract,
     pooling=layout.pooling,
@@ -430,9 +447,62 @@ def _with_ours(layout: Layout) -> Layout:
     },
   )
   contract_lib.check_same(contract, found, f"the files beside {path}")
+  # Exports of before have no hash of themselves.
+  if (
+    ours.get("fingerprint", seal(ours)["fingerprint"])
+    != (seal(ours)["fingerprint"])
+  ):
+    raise LayoutError(f"{path} has changed since it was written. {_CHANGED}")
   return dataclasses.replace(
     layout, title_joiner=contract.title_joiner, ours=ours
   )
+
+
+def seal(ours: Mapping[str, Any]) -> dict[str, Any]:
+  """What mlir_jax.json holds, with a hash of it."""
+  content = {name: ours[name] for name in ours if name != "fingerprint"}
+  return {**content, "fingerprint": stored.digest_of(content)}
+
+
+def check_unchanged(found: Layout, config: config_lib.EncoderConfig) -> None:
+  """Checks that an export's config.json and modules are as it was written.
+
+  Args:
+    found: What its folder says; of another folder nothing is known.
+    config: The encoder's, with its projection, as the folder says.
+
+  Raises:
+    LayoutError: naming each field that differs.
+  """
+  if not found.ours:
+    return
+  written = found.ours["encoder"]
+  shape = config_lib.shape_of(config)
+  shape["layer_types"] = list(shape["layer_types"])  # As JSON has it.
+  changed = [
+    f"{name} is {value!r}, and it was written with {written[name]!r}"
+    for name, value in shape.items()
+    # What it computes in is not said in config.json.
+    if name != "dtype" and name in written and written[name] != value
+  ]
+  if changed:
+    raise LayoutError(
+      f"{found.transformer / _CONFIG} or a module beside it has changed since"
+      f" the export: {'; '.join(changed)}. {_CHANGED}"
+    )
+
+
+def check_weights(found: Layout) -> None:
+  """Checks that an export's weights are as they were written.
+
+  Raises:
+    LayoutError: naming the file.
+  """
+  weights = (found.ours or {}).get("weights", {})
+  try:
+    stored.check_digests(found.folder, weights, _CHANGED)
+  except stored.UnreadableError as error:
+    raise LayoutError(str(error)) from error
 
 
 def exported_contract(
@@ -517,13 +587,15 @@ def to_json(
       },
       "include_prompt": True,
     },
-    OURS: {
-      "contract": dataclasses.asdict(contract),
-      "tower": tower,
-      "encoder": config_lib.shape_of(config),
-      "provenance": dict(provenance),
-      "step": step,
-    },
+    OURS: seal(
+      {
+        "contract": dataclasses.asdict(contract),
+        "tower": tower,
+        "encoder": config_lib.shape_of(config),
+        "provenance": dict(provenance),
+        "step": step,
+      }
+    ),
   }
   if config.projection_size:
     files[f"{folders['Dense']}/{_CONFIG}"] = {

@@ -12,6 +12,7 @@ import safetensors
 import tqdm
 from flax import traverse_util
 
+from mlir_jax import stored
 from mlir_jax.models import config as config_lib
 from mlir_jax.models import encoder, families, layout
 
@@ -92,14 +93,25 @@ def _read(tensor: _Tensor, change: str, shape: tuple[int, ...]) -> np.ndarray:
   """
   with safetensors.safe_open(tensor.path, "numpy") as file:
     if change == "transposed":
-      array = file.get_tensor(tensor.stored)
-      return np.ascontiguousarray(array.T.astype(np.float32, copy=False))
+      array = file.get_tensor(tensor.stored).astype(np.float32, copy=False)
+      _check_finite(array, tensor)
+      return np.ascontiguousarray(array.T)
     rows = file.get_slice(tensor.stored)
     array = np.zeros(shape, np.float32)
     for start in range(0, tensor.shape[0], _ROWS):
       stop = min(start + _ROWS, tensor.shape[0])
       array[start:stop] = rows[start:stop]
+      _check_finite(array[start:stop], tensor)
     return array
+
+
+def _check_finite(array: np.ndarray, tensor: _Tensor) -> None:
+  if not np.isfinite(array).all():
+    raise WeightsError(
+      f"{tensor.path}: {tensor.stored} holds numbers that are not finite (NaN"
+      " or infinity): the file is damaged, or the model's training failed."
+      f" {stored.RESTORE}"
+    )
 
 
 def fetch(name_or_path: str, revision: str = "") -> pathlib.Path:
@@ -145,19 +157,16 @@ def commit(folder: pathlib.Path) -> str:
 
 
 def _read_config(folder: pathlib.Path, dtype: str) -> config_lib.EncoderConfig:
-  path = folder / _CONFIG
-  if not path.is_file():
-    raise WeightsError(f"{folder} has no {_CONFIG}.")
   try:
-    return config_lib.EncoderConfig.from_hf(layout.read_json(path), dtype)
+    return config_lib.read(folder / _CONFIG, dtype)
   except ValueError as error:
-    raise WeightsError(f"{path}: {error}") from error
+    raise WeightsError(str(error)) from error
 
 
 def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
-  if (folder / _WEIGHTS).is_file():
+  if (folder / _WEIGHTS).exists():
     return [folder / _WEIGHTS]
-  if not (folder / _INDEX).is_file():
+  if not (folder / _INDEX).exists():
     raise WeightsError(
       f"{folder} has neither {_WEIGHTS} nor {_INDEX}. Pickles"
       " (pytorch_model.bin) are never loaded, since loading one can run any"
@@ -168,10 +177,15 @@ def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
   index = layout.read_json(folder / _INDEX).get("weight_map")
   if not isinstance(index, dict) or not index:
     raise WeightsError(f"{folder / _INDEX} has no weight_map.")
-  paths = [folder / name for name in sorted(set(index.values()))]
-  if absent := [path.name for path in paths if not path.is_file()]:
+  try:
+    paths = {
+      stored.inside(folder, name, folder / _INDEX) for name in index.values()
+    }
+  except stored.UnreadableError as error:
+    raise WeightsError(str(error)) from error
+  if absent := sorted(path.name for path in paths if not path.exists()):
     raise WeightsError(f"{folder / _INDEX} names {absent}, which are absent.")
-  return paths
+  return sorted(paths)
 
 
 def _find(
@@ -181,23 +195,27 @@ def _find(
   tensors = {}
   for path in paths:
     try:
+      stored.check_file(path)
       with safetensors.safe_open(path, "numpy") as file:
         found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         described = {
           name: (found[name].get_shape(), found[name].get_dtype())
           for name in found
         }
-    except safetensors.SafetensorError as error:
-      raise WeightsError(f"{path} is not a safetensors file: {error}") from (
-        error
-      )
-    for stored, (shape, dtype) in described.items():
-      name = stored.removeprefix(names.prefix)
+    except stored.UnreadableError as error:
+      raise WeightsError(str(error)) from error
+    except (safetensors.SafetensorError, OSError) as error:
+      raise WeightsError(
+        f"{path} is not a safetensors file, or is cut: {error}."
+        f" {stored.RESTORE}"
+      ) from error
+    for written, (shape, dtype) in described.items():
+      name = written.removeprefix(names.prefix)
       for old, new in names.renamed:
         name = re.sub(old, new, name)
       if name in tensors:
         raise WeightsError(f"{path} holds {name} for a second time.")
-      tensors[name] = _Tensor(path, stored, shape, dtype)
+      tensors[name] = _Tensor(path, written, shape, dtype)
   return tensors
 
 
@@ -252,18 +270,21 @@ def load_config(
   found = layout.read(folder)
   config = _read_config(found.transformer, dtype)
   if not (projection := found.projection):
+    layout.check_unchanged(found, config)
     return config
   if projection.in_features != config.hidden_size:
     raise WeightsError(
       f"{projection.weights} projects vectors of {projection.in_features}"
       f" numbers, but the encoder's have {config.hidden_size}."
     )
-  return dataclasses.replace(
+  config = dataclasses.replace(
     config,
     projection_size=projection.size,
     projection_bias=projection.bias,
     projection_activation=projection.activation,
   )
+  layout.check_unchanged(found, config)
+  return config
 
 
 def load(
@@ -295,6 +316,7 @@ def load(
   """
   folder = fetch(name_or_path, revision)
   config = load_config(folder, dtype)
+  layout.check_weights(layout.read(folder))
   params = {}
   for part in _encoder_parts(folder, config):
     params |= _read_part(part, place)
@@ -359,17 +381,19 @@ def _encoder_parts(
   """Finds an encoder and its projection, or raises WeightsError."""
   found = layout.read(folder)
   names = families.NAMES[config.family]
+  tensors = _find(_weight_files(found.transformer), names)
+  if config.num_layers > len(tensors):  # Each has some; 10,000 take minutes.
+    raise WeightsError(
+      f"{found.transformer / _CONFIG} says {config.num_layers:,} layers, but"
+      f" the weights beside it hold {len(tensors):,} tensors."
+    )
   shapes = _shapes(encoder.abstract_params(config, "tied")["encoder"])
   of_projection = {
     path: shapes.pop(path)
     for path in list(shapes)
     if path.startswith(f"{encoder.PROJECTION}/")
   }
-  part = _Part(
-    _find(_weight_files(found.transformer), names),
-    families.encoder_rules(config),
-    shapes,
-  )
+  part = _Part(tensors, families.encoder_rules(config), shapes)
   # What belongs to a head is read with it alone.
   ignored = names.dropped + families.head_patterns(config)
   _check(part, ignored, config, found.transformer)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tokenizers
 import tqdm
@@ -88,6 +89,7 @@ class TextEncoder:
 
     Raises:
       ValueError: if the role is unknown or the titles do not match.
+      NonFiniteError: if a vector holds NaN or infinity.
     """
     settings = self.contract.role(role)
     if titles is None:
@@ -110,6 +112,7 @@ class TextEncoder:
     def fetch(rows, output):
       nonlocal vectors
       output = np.asarray(jax.device_get(output))[: len(rows)]
+      check_finite(output, rows, role)
       if vectors is None:
         vectors = np.empty((len(ids), output.shape[1]), np.float32)
       vectors[rows] = output
@@ -163,6 +166,55 @@ class TextEncoder:
         x.shape, sharding.over_data(self.mesh), lambda index: x[index]
       ),
       {"ids": padded, "mask": mask},
+    )
+
+
+class NonFiniteError(FloatingPointError):
+  """Parameters or vectors that hold NaN or infinity."""
+
+
+def check_finite(vectors: np.ndarray, rows: np.ndarray, role: str) -> None:
+  """Refuses vectors that hold NaN or infinity, before they are given out.
+
+  Args:
+    vectors: float32 [n, D].
+    rows: int [n], the number of each one's text, for the message.
+    role: The role of the texts.
+
+  Raises:
+    NonFiniteError: naming a text by its number from 0.
+  """
+  finite = np.isfinite(vectors).all(axis=1)
+  if not finite.all():
+    raise NonFiniteError(
+      f"The vector of text {rows[~finite].min()} (from 0, in the role {role})"
+      " holds NaN or infinity: the parameters are damaged or too large. Use"
+      " another checkpoint, or model.dtype=float32."
+    )
+
+
+def check_finite_params(params: PyTree, where: str) -> None:
+  """Refuses parameters that hold NaN or infinity.
+
+  Args:
+    params: The parameters, on their devices.
+    where: What they were read from, for the message.
+
+  Raises:
+    NonFiniteError: naming each such parameter.
+  """
+  finite = jax.jit(
+    lambda tree: jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), tree)
+  )(params)
+  bad = [
+    jax.tree_util.keystr(path, simple=True, separator="/")
+    for path, is_finite in jax.tree_util.tree_leaves_with_path(finite)
+    if not is_finite
+  ]
+  if bad:
+    raise NonFiniteError(
+      f"{where} holds NaN or infinity in {', '.join(bad)}: it is damaged, or"
+      " its training failed. Use an older checkpoint."
     )
 
 

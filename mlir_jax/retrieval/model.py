@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +12,9 @@ from etils import epath
 
 from mlir_jax import checkpoint as checkpoint_lib
 from mlir_jax import contract as contract_lib
-from mlir_jax import workdir
+from mlir_jax import stored, workdir
 from mlir_jax.data import tokenizer as tokenizer_lib
+from mlir_jax.data import tokens
 from mlir_jax.mesh import sharding
 from mlir_jax.models import config as config_lib
 from mlir_jax.models import encoder as encoder_lib
@@ -162,7 +162,10 @@ def load_run(
     )
   with contextlib.closing(
     checkpoint_lib.Checkpoints(
-      str(folder / workdir.CHECKPOINTS), read_only=True
+      str(folder / workdir.CHECKPOINTS),
+      read_only=True,
+      # One process of several may load it alone, onto its own devices.
+      alone=jax.process_count() > 1 and not mesh.is_multi_process,
     )
   ) as checkpoints:
     step = checkpoints.find(which)
@@ -185,6 +188,9 @@ def load_run(
       checkpoint_lib.abstract(
         shapes, jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
       ),
+    )
+    encoding.check_finite_params(
+      params, f"step {step} in {checkpoints.directory}"
     )
   return Model(
     path=str(folder),
@@ -222,7 +228,9 @@ def check_run(
   """
   path = folder / workdir.CONFIG_FILE
   if path.exists():
-    said = json.loads(path.read_text())["encoding"]
+    said = stored.read_json(path).get("encoding")
+    if not isinstance(said, dict):
+      raise ValueError(f"{path}: encoding is {said!r}. {stored.RESTORE}")
     # What the config leaves open is the checkpoint's to say.
     settings = workdir.flatten(dataclasses.asdict(contract)) | {
       name: value
@@ -233,10 +241,7 @@ def check_run(
     contract_lib.check_same(contract, made, f"{path} and {workdir.TOKENIZER}")
   path = folder / workdir.TOKEN_STORE / "meta.json"
   if path.exists():
-    found = json.dumps(json.loads(path.read_text())["contract"])
-    contract_lib.check_same(
-      contract, contract_lib.EncodingContract.from_json(found), str(path)
-    )
+    contract_lib.check_same(contract, tokens.read_contract(path), str(path))
 
 
 def _load_folder(
@@ -306,9 +311,7 @@ def _read_contract(
     ValueError: if the folder does not say how it encodes.
   """
   if found.ours:
-    contract = contract_lib.EncodingContract.from_json(
-      json.dumps(found.ours["contract"])
-    )
+    contract = contract_lib.EncodingContract.from_values(found.ours["contract"])
     encoding.check_tokenizer(contract, tokenizer, str(found.transformer))
     return contract
   if not found.known:

@@ -1,8 +1,7 @@
 """From a config to the parts of a run."""
 
 import functools
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,10 +9,11 @@ import ml_collections
 import optax
 from etils import epath
 
-from mlir_jax import checkpoint, workdir
+from mlir_jax import checkpoint, stored, workdir
+from mlir_jax import config as run_config
 from mlir_jax import contract as contract_lib
-from mlir_jax.data import drawing, masking, preparation, reader, shapes, tokens
-from mlir_jax.evals import ranking, suite
+from mlir_jax.data import drawing, masking, preparation, shapes, tokens
+from mlir_jax.evals import suite
 from mlir_jax.mesh import sharding
 from mlir_jax.models import config as config_lib
 from mlir_jax.models import encoder, masked_lm
@@ -56,44 +56,13 @@ def batch_sizes(config: ml_collections.ConfigDict) -> dict[str, int]:
 
 
 def check_settings(config: ml_collections.ConfigDict) -> None:
-  """Refuses what cannot be honoured, before anything is read.
+  """Refuses a config that cannot be trained, before anything is read.
 
   Raises:
     ValueError: naming the field.
   """
+  run_config.check(config)
   step.check_losses(loss_settings(config.loss), batch_sizes(config))
-  at_least = {
-    **{f"batch.{stream}": 0 for stream in drawing.STREAMS},
-    "batch.buckets": 1,
-    "batch.chunk": 0,
-    "batch.hard_negatives": 0,
-    "data.prefetch": 1,
-    "eval.batch_size": 1,
-    "eval.every": 0,
-    "eval.top_k": ranking.DEPTH,
-    "model.projection_size": 0,
-    "train.checkpoint_every": 1,
-    "train.keep": 1,
-    "train.log_every": 1,
-    "train.max_nonfinite_steps": 1,
-    "train.steps": 1,
-  }
-  values = workdir.flatten(config.to_dict())
-  for name, least in at_least.items():
-    if values[name] < least:
-      raise ValueError(f"{name} is {values[name]}; at least {least}.")
-  if config.data.language_temperature <= 0:
-    raise ValueError(
-      f"data.language_temperature is {config.data.language_temperature}; it"
-      " must be above 0."
-    )
-  if config.model.towers not in encoder.TOWERS:
-    raise ValueError(
-      f"model.towers is {config.model.towers!r}; use one of {encoder.TOWERS}."
-    )
-  for name, rate in start.dropout_rates(config).items():
-    if not 0 <= rate < 1:
-      raise ValueError(f"model.{name} is {rate}; it must be in [0, 1).")
   _check_attention(config)
   _check_negatives(config)
   if not config.loss.ir.weight and config.model.towers != "tied":
@@ -101,9 +70,16 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
       "Without the IR loss (loss.ir.weight) nothing trains the query tower: set"
       " model.towers='tied'."
     )
-  if config.data.reader not in reader.READERS:
+  if config.optim.warmup_steps > config.train.steps:
     raise ValueError(
-      f"data.reader is {config.data.reader!r}; use one of {reader.READERS}."
+      f"optim.warmup_steps is {config.optim.warmup_steps}, but train.steps is"
+      f" {config.train.steps}: the learning rate would never reach its peak."
+    )
+  decay = config.optim.learning_rate * config.optim.weight_decay
+  if decay >= 1:
+    raise ValueError(
+      f"optim.learning_rate x optim.weight_decay is {decay}: the decay of one"
+      " step would change the sign of a weight; their product must be below 1."
     )
 
 
@@ -126,12 +102,6 @@ def _check_negatives(config: ml_collections.ConfigDict) -> None:
 def _check_attention(config: ml_collections.ConfigDict) -> None:
   """Refuses fused attention where it cannot be had."""
   model = config.model
-  for name, known in (
-    ("remat", config_lib.REMATS),
-    ("attention", config_lib.ATTENTIONS),
-  ):
-    if model[name] not in known:
-      raise ValueError(f"model.{name} is {model[name]!r}; use one of {known}.")
   if model.attention != "cudnn":
     return
   missing = []
@@ -349,8 +319,17 @@ def describe(
   prepared: preparation.Prepared,
   encoder_config: config_lib.EncoderConfig,
   folder: str,
+  history: Sequence[Mapping[str, Any]] = (),
 ) -> checkpoint.Description:
-  """What stands beside the arrays in the run's checkpoints."""
+  """What stands beside the arrays in the run's checkpoints.
+
+  Args:
+    config: The run's config.
+    prepared: Its contract and data.
+    encoder_config: Its encoder's.
+    folder: The run's folder.
+    history: From `workdir.read_history`.
+  """
   values = config.to_dict()
   backbone = epath.Path(folder) / workdir.BACKBONE
   for name in ("root", "tatoeba_root"):
@@ -362,6 +341,7 @@ def describe(
     encoder=config_lib.shape_of(encoder_config),
     provenance=provenance.describe(
       prepared.store.fingerprint,
-      json.loads(backbone.read_text()) if backbone.exists() else None,
+      stored.read_json(backbone) if backbone.exists() else None,
+      history,
     ),
   )

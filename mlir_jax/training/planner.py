@@ -7,7 +7,6 @@ at once.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import re
@@ -182,8 +181,7 @@ def encoder_config(
   """
   model = config.model
   if file:
-    hf = json.loads(pathlib.Path(file).read_text(encoding="utf-8"))
-    shape = config_lib.EncoderConfig.from_hf(hf, model.dtype)
+    shape = config_lib.read(pathlib.Path(file), model.dtype)
   elif not model.pretrained:
     shape = config_lib.EncoderConfig(
       vocab_size=config.tokenizer.vocab_size,

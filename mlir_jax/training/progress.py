@@ -11,7 +11,7 @@ import tensorboardX
 import tqdm
 from etils import epath
 
-from mlir_jax import workdir
+from mlir_jax import stored, workdir
 from mlir_jax.mesh import multihost
 
 METRICS_FILE = "metrics.jsonl"
@@ -19,20 +19,12 @@ EVENTS = "tensorboard"
 
 
 def read_metrics(folder: str) -> list[dict[str, Any]]:
-  """Reads metrics.jsonl; a last line that was cut short is left out."""
-  path = epath.Path(folder) / METRICS_FILE
-  if not path.exists():
-    return []
-  lines = path.read_text().splitlines()
-  records = []
-  for number, line in enumerate(lines, start=1):
-    try:
-      records.append(json.loads(line))
-    except json.JSONDecodeError as error:
-      if number == len(lines):
-        break
-      raise ValueError(f"{path}:{number}: not JSON: {error}") from error
-  return records
+  """Reads metrics.jsonl; a last line that was cut short is left out.
+
+  Raises:
+    UnreadableError: if another line is damaged; it names the file and the line.
+  """
+  return stored.read_json_lines(epath.Path(folder) / METRICS_FILE, cut=True)
 
 
 class Progress:

@@ -6,7 +6,7 @@ import pathlib
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -49,13 +49,16 @@ def code() -> dict[str, str]:
 
 
 def describe(
-  store_fingerprint: str, backbone: Mapping[str, str] | None = None
+  store_fingerprint: str,
+  backbone: Mapping[str, str] | None = None,
+  history: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
   """Gathers the provenance of a run.
 
   Args:
     store_fingerprint: Of the token store that is trained on.
     backbone: The pretrained model's name, revision and commit.
+    history: From which checkpoints the run went on with other settings.
 
   Returns:
     A tree that JSON can hold.
@@ -71,6 +74,7 @@ def describe(
     "hosts": jax.process_count(),
     "token_store": store_fingerprint,
     "backbone": backbone,
+    "history": list(history),
   }
 
 

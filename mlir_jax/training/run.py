@@ -7,7 +7,7 @@ from typing import Any
 
 import ml_collections
 
-from mlir_jax import checkpoint, workdir
+from mlir_jax import checkpoint, lock, workdir
 from mlir_jax.data import preparation, reader, shapes
 from mlir_jax.evals import suite
 from mlir_jax.mesh import multihost, sharding
@@ -18,14 +18,21 @@ from mlir_jax.training import (
   loop,
   profiling,
   progress,
+  resume,
   selfcheck,
   start,
   step,
+  stopping,
 )
 
 
 def train(
-  config: ml_collections.ConfigDict, folder: str, profile: bool = False
+  config: ml_collections.ConfigDict,
+  folder: str,
+  profile: bool = False,
+  *,
+  from_step: int | None = None,
+  stop: stopping.StopSignal | None = None,
 ) -> dict[str, float]:
   """Trains, or goes on training, until `train.steps` steps are taken.
 
@@ -33,36 +40,50 @@ def train(
     config: From `config.default` and a config file.
     folder: The run's folder: checkpoints, metrics, results.
     profile: Whether to write a trace of some steps.
+    from_step: The checkpoint to go back to; None for the last one.
+    stop: What looks for signals already; None for one of its own.
 
   Returns:
     The final results, {"test/de/mrr@100": value}, as in the report.
 
   Raises:
-    ValueError: if a setting cannot be honoured; it names the field.
-    loop.Preempted: if the run was asked to stop, after saving.
+    ValueError: if a setting cannot be honoured, it names the field; or if
+      another run holds the folder.
+    stopping.Preempted: if the run was asked to stop, after saving.
     loop.NonFiniteError: if too many steps in a row were not finite.
   """
   folder = workdir.absolute(folder)
+  workdir.check_packages(folder)
   build.check_settings(config)
   compiling.keep_compiled(config.train.compilation_cache, folder)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
   build.check_mesh(config, mesh)
   schedule, optimizer = build.make_optimizer(config)
   spec = build.batch_spec(config)
-  with loop.StopSignal() as stop:
+  with contextlib.ExitStack() as held:
+    stop = stop or held.enter_context(stopping.StopSignal())
+    if multihost.is_first():  # For all; they follow it into the folder.
+      held.enter_context(lock.hold(folder))
     prepared = preparation.prepare_together(
-      config, folder, functools.partial(start.check_fits, config, folder)
+      config,
+      folder,
+      functools.partial(start.check_fits, config, folder),
+      from_step,
     )
     plans = build.make_plans(config, prepared.store, mesh)
     print(shapes.describe(plans[0]))
     masker = build.make_masker(config, prepared)
+    directory = f"{folder}/{workdir.CHECKPOINTS}"
+    if from_step is not None:
+      with multihost.first("it looks for damaged checkpoints"):
+        if multihost.is_first():
+          checkpoint.set_aside(directory, from_step)
     with contextlib.closing(
-      checkpoint.Checkpoints(
-        f"{folder}/{workdir.CHECKPOINTS}", config.train.keep
-      )
+      checkpoint.Checkpoints(directory, config.train.keep)
     ) as checkpoints:
+      begin = resume.choose(config, folder, checkpoints, from_step)
       encoder_config, state, shardings = start.start_state(
-        config, prepared, optimizer, mesh, checkpoints, folder
+        config, prepared, optimizer, mesh, checkpoints, folder, begin
       )
       embed = encoding.make_embed(encoder_config, prepared.contract)
       evaluation = build.make_suite(config, prepared, embed, mesh, folder)
@@ -87,7 +108,10 @@ def train(
       print(f"A step takes {operations} over {mesh.size} devices.")
       if config.eval.at_start and not int(state.step):
         evaluation.table(state.params, 0)
-      description = build.describe(config, prepared, encoder_config, folder)
+      history = resume.go_on(begin, config, folder, checkpoints)
+      description = build.describe(
+        config, prepared, encoder_config, folder, history
+      )
 
       def place(batch):
         return sharding.place_batch(batch, mesh)
@@ -115,9 +139,10 @@ def train(
           )
         state = take_steps(
           config, folder, train_step, state, batches, place, save, evaluation,
-          stop,
+          stop, checkpoints,
         )  # fmt: skip
     # Closed, hence saved, before the table is made.
+    stop.saved()
     multihost.report("evaluating")
     results = evaluation.table(state.params, config.train.steps)
   print(evaluation.report())
@@ -133,20 +158,22 @@ def take_steps(
   place: Callable,
   save: Callable,
   evaluation: suite.Suite,
-  stop: loop.StopSignal,
+  stop: stopping.StopSignal,
+  checkpoints: checkpoint.Checkpoints,
 ) -> step.TrainState:
   """Takes the steps that are left, with a progress bar and a log.
 
   Args:
     config: The run's config.
     folder: The run's folder.
-    train_step: As in `loop.train_loop`, like the next four.
+    train_step: As in `loop.train_loop`, like the next two.
     state: Before the first of the batches.
     batches: (step, host batch), in order.
     place: Puts a host batch on the devices.
     save: (steps taken, state, dev metric or None).
     evaluation: Its dev results are logged and select the best checkpoint.
     stop: Asked after each step.
+    checkpoints: The run's.
 
   Returns:
     The state after the last step.
@@ -160,14 +187,28 @@ def take_steps(
   )
 
   def evaluate_dev(state, taken):
-    results = evaluation.dev(state.params)
-    if not results:
+    results = {}
+    with stop.breaking_off():
+      results = evaluation.dev(state.params)
+    # A stop may have been lost on its way through what was called: what came
+    # of it is not trusted. Several processes are never broken off.
+    if not results or (stop.requested and not multihost.joined()):
       return None
     log.evaluation(taken, results)
     log.say(f"Step {taken:,}: {suite.one_line(results)}")
     return results[suite.SELECTION]
 
   with contextlib.closing(log), contextlib.closing(batches):
+    taken = int(state.step)
+    if (
+      taken
+      and loop.is_evaluated(taken, config.train.steps, config.eval.every)
+      and not checkpoints.evaluated(taken)
+    ):  # It was broken off by a stop.
+      dev = evaluate_dev(state, taken)
+      stop.saved()
+      if dev is not None:
+        checkpoints.add_metric(taken, dev)
     return loop.train_loop(
       train_step,
       state,
@@ -182,6 +223,7 @@ def take_steps(
       eval_every=config.eval.every,
       checkpoint_every=config.train.checkpoint_every,
       max_nonfinite_steps=config.train.max_nonfinite_steps,
+      check_saved=checkpoints.check_saved,
     )
 
 

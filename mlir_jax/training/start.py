@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import optax
 import tokenizers
@@ -16,10 +17,11 @@ from mlir_jax import checkpoint, workdir
 from mlir_jax import contract as contract_lib
 from mlir_jax.data import masking, preparation
 from mlir_jax.data import tokenizer as tokenizer_lib
+from mlir_jax.hub import warm_start
 from mlir_jax.mesh import sharding
 from mlir_jax.models import config as config_lib
 from mlir_jax.models import encoder, pretrained
-from mlir_jax.training import step
+from mlir_jax.training import resume, step
 
 
 def dropout_rates(config: ml_collections.ConfigDict) -> dict[str, float]:
@@ -65,7 +67,13 @@ def initial_config(
       dtype=model.dtype,
       projection_size=model.projection_size,
     )
-  found = pretrained.load_config(backbone, model.dtype)
+  towers = warm_start.towers(backbone)
+  if len(towers) > 1 and model.towers == "tied":
+    raise ValueError(
+      f"model.towers is 'tied', but {model.pretrained} has two towers: set"
+      " model.towers='separate'."
+    )
+  found = pretrained.load_config(next(iter(towers.values())), model.dtype)
   if vocab_size > found.vocab_size:
     raise ValueError(
       f"The tokenizer has ids up to {vocab_size - 1}, but {model.pretrained}"
@@ -120,13 +128,15 @@ def check_fits(
     )
   if config.batch.masked:
     masking.make_masker(tokenizer, **config.data.masking)
-  if any((epath.Path(folder) / workdir.CHECKPOINTS).glob("[0-9]*")):
+  if workdir.is_trained(epath.Path(folder)):
     return  # The encoder is the checkpoint's.
   backbone = preparation.fetch_backbone(config, folder)
   encoder_config = initial_config(config, tokenizer, backbone)
   check_lengths(encoder_config, contract)
   if backbone:
-    pretrained.check(backbone, bool(config.batch.masked))
+    *_, last = towers = warm_start.towers(backbone)
+    for tower, path in towers.items():  # The last one reads sentences.
+      pretrained.check(path, bool(config.batch.masked) and tower == last)
 
 
 def check_lengths(
@@ -178,20 +188,32 @@ def initial_params(
       ),
       shardings,
     )
-  first = next(name for name in shardings if name != encoder.MASKED_LM)
-  _, params = pretrained.load(
-    str(backbone), dtype=model.dtype, place=place_as(shardings[first])
-  )
-  if encoder_config.projection_size and encoder.PROJECTION not in params:
-    params[encoder.PROJECTION] = draw(
-      functools.partial(encoder.init_projection, encoder_config),
-      shardings[first][encoder.PROJECTION],
+
+  def load(path, shardings):
+    _, params = pretrained.load(
+      str(path), dtype=model.dtype, place=place_as(shardings)
     )
-  params = encoder.with_towers(params, model.towers)
+    if encoder_config.projection_size and encoder.PROJECTION not in params:
+      params[encoder.PROJECTION] = draw(
+        functools.partial(encoder.init_projection, encoder_config),
+        shardings[encoder.PROJECTION],
+      )
+    return params
+
+  towers = warm_start.towers(backbone)
+  if "both" in towers:
+    first = next(name for name in shardings if name != encoder.MASKED_LM)
+    params = encoder.with_towers(load(backbone, shardings[first]), model.towers)
+  else:
+    params = {
+      f"{tower}_encoder": load(path, shardings[f"{tower}_encoder"])
+      for tower, path in towers.items()
+    }
   if with_head:
     head_shardings = shardings[encoder.MASKED_LM]
+    *_, sentences = towers.values()  # The tower that reads them has it.
     head = pretrained.load_masked_lm(
-      str(backbone), place=place_as(head_shardings)
+      str(sentences), place=place_as(head_shardings)
     )
     if head is None:
       print(
@@ -231,8 +253,9 @@ def start_state(
   mesh: jax.sharding.Mesh,
   checkpoints: checkpoint.Checkpoints,
   folder: str,
+  begin: resume.Start,
 ) -> tuple[config_lib.EncoderConfig, step.TrainState, Any]:
-  """The state to go on from: the last checkpoint's, or a new one.
+  """The state to go on from: a checkpoint's, or a new one.
 
   Args:
     config: The run's config.
@@ -241,6 +264,7 @@ def start_state(
     mesh: Where the state shall live.
     checkpoints: The run's.
     folder: The run's folder.
+    begin: From `resume.choose`.
 
   Returns:
     The encoder's config, the state, and the state's shardings.
@@ -250,13 +274,12 @@ def start_state(
     ValueError: if the checkpoint is of other data, or the model and the
       tokenizer, or the model and the lengths, do not fit.
   """
-  last = checkpoints.last_step()
-  if last is None:
+  if begin.step is None:
     backbone = preparation.fetch_backbone(config, folder)
     encoder_config = initial_config(config, prepared.tokenizer, backbone)
   else:
-    where = f"step {last} in {checkpoints.directory}"
-    found = checkpoints.describe(last)
+    where = f"step {begin.step} in {checkpoints.directory}"
+    found = checkpoints.describe(begin.step)
     contract_lib.check_same(prepared.contract, found.contract, where)
     check_same_data(
       prepared.store.fingerprint, found.provenance["token_store"], where
@@ -265,6 +288,7 @@ def start_state(
   check_lengths(encoder_config, prepared.contract)
   encoder_config = dataclasses.replace(
     encoder_config,
+    dtype=config.model.dtype,
     remat=config.model.remat,
     attention=config.model.attention,
   )
@@ -280,10 +304,15 @@ def start_state(
   )
   shardings = sharding.state_shardings(abstract, mesh, config.mesh.fsdp)
   print(sharding.describe(abstract.params, shardings.params))
-  if last is None:
+  if begin.step is None:
     params = initial_params(config, encoder_config, shardings.params, backbone)
     state = jax.jit(init, out_shardings=shardings, donate_argnums=0)(params)
   else:
-    state = checkpoints.restore(last, checkpoint.abstract(abstract, shardings))
+    state = checkpoints.restore(
+      begin.step, checkpoint.abstract(abstract, shardings)
+    )
+    if begin.from_step:  # What was changed shall have its chance.
+      zero = jax.jit(jnp.zeros_like, out_shardings=shardings.skipped_in_a_row)
+      state = state.replace(skipped_in_a_row=zero(state.skipped_in_a_row))
     print(f"Going on from {where}.")
   return encoder_config, state, shardings

@@ -3,7 +3,7 @@
 The IR, semantic and language losses are computed on the embeddings of one
 global batch, and masked language modelling on the states of other texts. The
 step is pure: what is random is a function of the seed and the step's number,
-and a step whose loss or gradient is not finite changes nothing but the
+and a step whose loss, gradient or update is not finite changes nothing but the
 counters.
 """
 
@@ -140,14 +140,8 @@ def check_losses(settings: LossSettings, batch_sizes: Mapping[str, int]):
   Raises:
     ValueError: naming the field to change.
   """
-  for name in ("ir", "semantic", "language"):
-    if (temperature := getattr(settings, f"{name}_temperature")) <= 0:
-      raise ValueError(
-        f"loss.{name}.temperature is {temperature}; it must be above 0."
-      )
   for name, stream in STREAM_OF_LOSS.items():
-    if (weight := getattr(settings, f"{name}_weight")) < 0:
-      raise ValueError(f"loss.{name}.weight is {weight}; it must not be < 0.")
+    weight = getattr(settings, f"{name}_weight")
     if weight and not batch_sizes[stream]:
       raise ValueError(
         f"loss.{name}.weight is {weight}, but batch.{stream} is 0: set the"
@@ -158,8 +152,6 @@ def check_losses(settings: LossSettings, batch_sizes: Mapping[str, int]):
   if not settings.language_weight:
     return
   for kind, stream in THIRD_POINTS.items():
-    if settings.third_points[kind] < 0:
-      raise ValueError(f"loss.language.{kind} must not be below 0.")
     if settings.third_points[kind] and not batch_sizes[stream]:
       raise ValueError(
         f"loss.language.{kind} is {settings.third_points[kind]}, but"
@@ -443,8 +435,8 @@ def make_train_step(
       state.params, batch, encode, settings, replicate, key, masked_lm
     )
     norm = optax.tree.norm(gradient)
+    # Then the update is finite, too: see `optim.make_optimizer`.
     finite = jnp.isfinite(total) & jnp.isfinite(norm)
-
     updates, opt_state = optimizer.update(
       gradient, state.opt_state, state.params, finite=finite
     )

@@ -513,15 +513,7 @@ def test_a_tokenizer_of_an_unknown_kind_is_refused(make_tokenizer, message):
     masking.make_masker(make_tokenizer(), "word", 0.15)
 
 
-@pytest.mark.parametrize("rate", [0, 1, -0.1, float("nan")])
-def test_a_rate_that_is_no_share_is_refused(rate):
-  with pytest.raises(ValueError, match=r"data\.masking\.rate is"):
-    make_masker(rate=rate)
-
-
-def test_settings_that_cannot_be_honoured_are_refused():
-  with pytest.raises(ValueError, match=r"data\.masking\.kind is 'x'"):
-    make_masker("x")
+def test_a_tokenizer_without_a_mask_token_is_refused():
   tokenizer = tokenizers.Tokenizer(models.WordPiece({"a": 0}, unk_token="a"))
   with pytest.raises(ValueError, match="no mask token"):
     masking.make_masker(tokenizer, "word", 0.15)

@@ -110,8 +110,6 @@ def test_another_experiment_in_the_same_folder_is_refused(tmp_path):
 @pytest.mark.parametrize(
   ("field", "wrong", "right", "named"),
   [
-    ("data.masking.rate", 0.0, 0.15, r"data\.masking\.rate is 0\.0"),
-    ("data.masking.kind", "words", "word", r"data\.masking\.kind is 'words'"),
     ("encoding.passage.max_length", 64, 16, r"passage\.max_length': 64"),
     ("model.num_heads", 3, 2, "num_heads, 3"),
   ],

@@ -673,13 +673,6 @@ def test_hard_negatives_that_the_store_lacks_are_an_error(tmp_path):
   batch_of_step(poorer, 0, drawing.BatchSpec(4, 0, 0, 0))
 
 
-def test_settings_that_cannot_be_honoured_are_refused(store):
-  with pytest.raises(ValueError, match=r"data\.reader is 'grain'"):
-    batches("grain", store, 0, 1)
-  with pytest.raises(ValueError, match=r"data\.prefetch is 0"):
-    batches("in_process", store, 0, 1, prefetch=0)
-
-
 def test_a_long_text_that_was_not_foreseen_is_read(tmp_path, monkeypatch):
   """The plans are made from other steps than that in which it comes."""
 

@@ -247,5 +247,7 @@ def test_a_git_lfs_pointer_is_refused_by_name(tmp_path, name):
     "version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 9\n"
   )
   (tmp_path / name).write_text(pointer)
-  with pytest.raises(ValueError, match=f"{name} is a Git LFS pointer"):
+  with pytest.raises(
+    ValueError, match=f"{name} cannot be read: it is a Git LFS"
+  ):
     tokenizer_lib.load(str(tmp_path))

@@ -625,7 +625,7 @@ def test_a_missing_stream_is_an_empty_one(tmp_path):
   store = build(tmp_path / "store", collection(monolingual=MONOLINGUAL))
   assert store.rows("retrieval") == store.rows("parallel") == 0
   assert store.max_positives == 0
-  assert tokens.TokenStore.open(tmp_path / "store", verify=True)
+  assert tokens.TokenStore.open(tmp_path / "store")
   assert "retrieval: 0 rows (none)" in store.summary()
 
 
@@ -713,13 +713,30 @@ def test_an_array_of_another_store_is_named(copy):
     tokens.TokenStore.open(copy)
 
 
-def test_verify_finds_a_changed_number(copy):
-  array = np.load(copy / "parallel_texts.npy")
-  array[0, 0] += 1
-  np.save(copy / "parallel_texts.npy", array)
-  tokens.TokenStore.open(copy)
-  with pytest.raises(tokens.TokenStoreError, match=r"parallel_texts\.npy"):
-    tokens.TokenStore.open(copy, verify=True)
+def test_a_flipped_bit_is_found_in_any_file(copy):
+  for file in sorted(copy.iterdir()):
+    tokens.TokenStore.open(copy)
+    content = file.read_bytes()
+    # The last number, or the last letter of the last hash.
+    place = -1 if file.suffix == ".npy" else content.rindex(b'"') - 1
+    flipped = bytearray(content)
+    flipped[place] ^= 1
+    file.write_bytes(flipped)
+    with pytest.raises(tokens.TokenStoreError) as error:
+      tokens.TokenStore.open(copy)
+    assert str(file) in str(error.value)
+    assert "delete the folder and prepare again" in str(error.value)
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("field", ["source", "bad_records", "sha256"])
+def test_nothing_of_the_metadata_can_be_missing(copy, field):
+  file = copy / "meta.json"
+  meta = json.loads(file.read_text())
+  del meta[field]
+  file.write_text(json.dumps(meta))
+  with pytest.raises(tokens.TokenStoreError, match="changed since"):
+    tokens.TokenStore.open(copy)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from mlir_jax import command_line, config
 from mlir_jax.hosts import links
 from mlir_jax.mesh import multihost
 from mlir_jax.retrieval import model
-from mlir_jax.training import loop, progress, run
+from mlir_jax.training import loop, progress, run, stopping
 
 LIGHT = pathlib.Path(tiny.__file__).parent / "light_run.py"
 # A machine at work on other things is slow; each step of a test ends by then.
@@ -213,7 +213,7 @@ def test_between_saving_and_the_next_step_a_process_may_be_stuck(monkeypatch):
         assert phases[-2:] == [("saving", -1), (multihost.STEP, 1)]
       yield step, None
 
-  with loop.StopSignal() as stop:
+  with stopping.StopSignal() as stop:
     loop.train_loop(
       lambda state, _: (state, {"skipped_in_a_row": 0}),
       None,
@@ -264,7 +264,7 @@ def test_one_process_alone_is_a_run_too():
   ((status, _, errors),) = light(
     *(15, 0, "SIGTERM"), numbers=(0,), count=1
   ).values()
-  assert status == loop.EXIT_PREEMPTED, errors
+  assert status == stopping.EXIT_PREEMPTED, errors
   assert "Saved" in errors
 
 
@@ -379,7 +379,7 @@ def test_a_fault_ends_all_with_its_message():
 def test_a_stop_of_one_process_stops_all(moment):
   saved = set()
   for status, _, errors in light(moment, 1, "SIGTERM").values():
-    assert status == loop.EXIT_PREEMPTED, errors
+    assert status == stopping.EXIT_PREEMPTED, errors
     saved |= set(re.findall(r"Saved (\d+)", errors))
   assert len(saved) == (0 if moment == "prepare" else 1)
   assert all(15 < int(step) < 60 for step in saved)
@@ -445,7 +445,7 @@ def test_two_processes_stop_together_go_on_and_do_as_one_does(
   with processes(command, devices=4) as started:
     for process in started.values():
       status, _, errors = ends(process)
-      assert status == loop.EXIT_PREEMPTED, errors
+      assert status == stopping.EXIT_PREEMPTED, errors
   (saved,) = (together / "checkpoints").iterdir()
   assert 2 <= int(saved.name) < 12
   monkeypatch.delenv("STOP")

@@ -74,7 +74,7 @@ def test_config_survives_the_round_trip():
     ({"num_attention_heads": 5}, "num_heads, 5"),
     ({"num_attention_heads": None}, "num_attention_heads is missing"),
     ({"hidden_dropout_prob": 1.0}, "hidden_dropout is 1.0"),
-    ({"num_hidden_layers": 0}, "num_layers is 0"),
+    ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
     ({"hidden_size": "32"}, "hidden_size is '32', not a "),
     ({"hidden_act": ["gelu"]}, "hidden_act is "),
   ],

@@ -18,6 +18,7 @@ from mlir_jax.hub import folder as export_lib
 from mlir_jax.mesh import sharding
 from mlir_jax.models import config as config_lib
 from mlir_jax.models import encoder as encoder_lib
+from mlir_jax.models import layout
 from mlir_jax.retrieval import encoding
 
 TEXTS = ["river stone", "apple", "", "cloud " * 50, "winter music"]
@@ -209,7 +210,14 @@ def test_an_export_whose_parts_differ_is_refused(exported, tmp_path):
     ):
       mlir_jax.load(str(part))
   path.write_text(before)
-  change(folder / "passage/mlir_jax.json", step=8)
+  path = folder / "passage/mlir_jax.json"
+  before = path.read_text()
+  change(path, step=8)
+  with pytest.raises(
+    layout.LayoutError, match=r"passage/mlir_jax\.json has ch"
+  ):
+    mlir_jax.load(str(folder))
+  path.write_text(json.dumps(layout.seal(json.loads(before) | {"step": 8})))
   with pytest.raises(ValueError, match="are not of one export"):
     mlir_jax.load(str(folder))
   shutil.rmtree(folder / "passage")

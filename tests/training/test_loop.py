@@ -1,12 +1,16 @@
 """What the loop promises, with a step and a log that only take notes."""
 
 import signal
+import subprocess
+import sys
+import time
 
 import jax
 import numpy as np
 import pytest
 
-from mlir_jax.training import loop, progress
+from mlir_jax import checkpoint
+from mlir_jax.training import loop, progress, stopping
 
 
 class Log:
@@ -36,10 +40,11 @@ def run(
   bad=(),
   stop_at_dev=False,
   without_negatives=(),
+  events=None,
   **settings,
 ):
-  events = []
-  stop = stop or loop.StopSignal()
+  events = [] if events is None else events
+  stop = stop or stopping.StopSignal()
 
   def train_step(state, batch):
     events.append(("step", batch))
@@ -81,7 +86,7 @@ def run(
       stop=stop,
       **settings,
     )
-  except (loop.Preempted, loop.NonFiniteError) as raised:
+  except (stopping.Preempted, loop.NonFiniteError) as raised:
     error = raised
   return events, error
 
@@ -120,36 +125,104 @@ def test_an_evaluated_state_is_saved_with_its_dev_metric():
 
 
 def test_a_stop_saves_and_exits_75():
-  stop = loop.StopSignal()
+  stop = stopping.StopSignal()
   stop.requested = True
   events, error = run(stop=stop)
-  assert events == [("step", 0), ("save", 1, None), ("say", "Stopped")]
+  assert events == [("step", 0), ("save", 1, None), ("say", "Asked")]
   assert isinstance(error, SystemExit)
   assert error.code == 75
 
 
-def test_sigterm_is_remembered_while_steps_are_taken_and_else_ends_the_run():
-  before = signal.getsignal(signal.SIGTERM)
-  with loop.StopSignal() as stop:
-    with stop.remembered():
-      signal.raise_signal(signal.SIGTERM)
+@pytest.mark.parametrize(
+  "number, status", [(signal.SIGTERM, 75), (signal.SIGINT, 130)]
+)
+def test_a_signal_waits_for_steps_to_be_saved_and_else_ends_the_run(
+  number, status
+):
+  before = signal.getsignal(number)
+  with stopping.StopSignal() as stop:
+    stop.save_first()
+    signal.raise_signal(number)
     assert stop.requested
-    with pytest.raises(loop.Preempted):
+    with pytest.raises(stopping.Preempted) as stopped:
+      stop.saved()
+    assert stopped.value.code == status
+  with stopping.StopSignal(), pytest.raises(stopping.Preempted) as stopped:
+    signal.raise_signal(number)
+  assert stopped.value.code == status
+  assert signal.getsignal(number) is before
+
+
+def test_a_stop_that_a_callback_swallowed_is_raised_again(capsys):
+  """As in JAX's callback of the garbage collector."""
+
+  class Swallows:
+    def __del__(self):
       signal.raise_signal(signal.SIGTERM)
-  assert signal.getsignal(signal.SIGTERM) is before
+
+  with pytest.raises(stopping.Preempted), stopping.StopSignal():
+    Swallows()
+    time.sleep(stopping.GRACE)
+  # A stop that breaks work off, too.
+  with stopping.StopSignal() as stop:
+    stop.save_first()
+    with stop.breaking_off():
+      Swallows()
+      time.sleep(stopping.GRACE)
+      pytest.fail("not broken off")
+    assert stop.requested
+  assert "Exception ignored" not in capsys.readouterr().err
+
+
+def test_a_run_that_does_not_end_by_itself_is_ended():
+  """Its main thread is in compiled code; a second Ctrl-C does not wait."""
+  script = (
+    "import sys, time, ctypes; from mlir_jax.training import stopping\n"
+    "with stopping.StopSignal() as stop:\n"
+    "  if sys.argv[1:]: stop.save_first()\n"
+    "  print('here', flush=True)\n"
+    "  ctypes.PyDLL(None).sleep(60) if not sys.argv[1:] else time.sleep(60)"
+  )
+  for signals, arguments, status in (
+    ([signal.SIGTERM], [], 75),
+    ([signal.SIGINT, signal.SIGINT], ["steps"], 130),
+  ):
+    process = subprocess.Popen(
+      [sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"here\n"
+    started = time.monotonic()
+    for number in signals:
+      process.send_signal(number)
+      time.sleep(0.1)
+    assert process.wait(30) == status
+    assert time.monotonic() - started < stopping.GRACE + 5
+
+
+def test_a_stop_at_a_step_to_evaluate_saves_without_evaluating():
+  stop = stopping.StopSignal()
+  stop.requested, stop.status = True, 130
+  events, error = run(first=3, stop=stop)
+  assert [e for e in events if e[0] != "metrics"] == [
+    ("step", 3),
+    ("save", 4, None),
+    ("say", "Asked"),
+  ]
+  assert error.code == 130
 
 
 def test_a_stop_during_an_evaluation_takes_no_further_step():
-  stop = loop.StopSignal()
+  stop = stopping.StopSignal()
   events, error = run(stop=stop, stop_at_dev=True)
-  assert isinstance(error, loop.Preempted)
-  assert events[-2:] == [("save", 4, 0.4), ("say", "Stopped")]
+  assert isinstance(error, stopping.Preempted)
+  assert events[-2:] == [("save", 4, 0.4), ("say", "Asked")]
 
 
 def test_many_nonfinite_steps_in_a_row_stop_the_run_with_a_message():
   _, error = run(steps=12, bad={2, 3, 5, 6, 7, 8})
   assert isinstance(error, loop.NonFiniteError)
   assert "up to step 8" in str(error)
+  assert "--from_step=6" in str(error)  # Saved; and step 8 is never saved.
   assert "learning_rate" in str(error)
 
 
@@ -164,6 +237,28 @@ def test_the_first_step_with_queries_without_negatives_is_told():
 def test_few_nonfinite_steps_do_not():
   _, error = run(steps=12, bad={2, 3, 5, 6, 8, 9})
   assert error is None
+
+
+def test_a_short_run_that_skipped_all_of_its_steps_fails_and_is_not_saved():
+  events, error = run(steps=2, bad={0, 1}, eval_every=0)
+  assert isinstance(error, loop.NonFiniteError)
+  assert not [event for event in events if event[0] == "save"]
+  _, error = run(steps=2, bad={1})
+  assert error is None
+
+
+def test_a_failed_save_is_told_at_the_next_step():
+  asked = []
+
+  def check_saved():
+    asked.append(None)
+    if len(asked) == 5:
+      raise checkpoint.SaveError("the disk is full")
+
+  events = []
+  with pytest.raises(checkpoint.SaveError):
+    run(events=events, steps=20, checkpoint_every=3, check_saved=check_saved)
+  assert events[-1] == ("step", 4)
 
 
 def open_log(workdir, first_step):

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from mlir_jax import config
 from mlir_jax.training import optim
 
 SETTINGS = {"b1": 0.9, "b2": 0.99, "eps": 1e-6, "weight_decay": 0.1}
@@ -29,8 +30,8 @@ def make(clip_norm):
 @pytest.mark.parametrize("clip_norm", [0, 1.0, 1e3])
 def test_it_is_adamw_after_clipping(clip_norm):
   adamw = optax.adamw(SCHEDULE, mask=optim.is_decayed, **SETTINGS)
-  if clip_norm:
-    adamw = optax.chain(optax.clip_by_global_norm(clip_norm), adamw)
+  clip = optax.clip_by_global_norm(clip_norm)
+  adamw = optax.chain(clip if clip_norm else optax.identity(), adamw)
 
   with jax.enable_x64(True):
 
@@ -64,6 +65,36 @@ def test_what_is_not_finite_changes_nothing(clip_norm):
   ):
     np.testing.assert_array_equal(ours, before)
   assert not any(np.any(leaf) for leaf in jax.tree.leaves(updates))
+
+
+@pytest.mark.parametrize("clip_norm", [0, 1e6])
+@pytest.mark.parametrize("decay", [0.0, 0.999999])
+def test_a_finite_gradient_norm_gives_a_finite_update(clip_norm, decay):
+  """At the ends of the ranges that a config may use."""
+
+  def ends(name):
+    return map(float, config.RANGES[f"optim.{name}"].strip("[]").split(","))
+
+  _, learning_rate = ends("learning_rate")
+  eps, _ = ends("eps")
+  optimizer = optim.make_optimizer(
+    lambda _: learning_rate,
+    b1=decay,
+    b2=0.0,
+    eps=eps,
+    weight_decay=0.0,
+    clip_norm=clip_norm,
+  )
+  params = {"table": jnp.zeros((2, 2), jnp.float32)}
+  state = optimizer.init(params)
+  # The largest slope, and small ones, whose squares are 0 in float32.
+  for slope in (1.8e19, 1e-30, 1e-30, -1.8e19):
+    gradient = {"table": jnp.array([[slope, 0], [0, 0]], jnp.float32)}
+    assert np.isfinite(optax.tree.norm(gradient))
+    updates, state = optimizer.update(gradient, state, params)
+    params = optax.apply_updates(params, updates)
+    for leaf in jax.tree.leaves((params, state)):
+      assert np.isfinite(leaf).all()
 
 
 def test_a_step_makes_no_copy_of_a_table():

@@ -3,26 +3,30 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 import tiny
 
 from mlir_jax import checkpoint
-from mlir_jax.training import loop, progress
+from mlir_jax.training import progress
 
 # Runs the tiny config in a process of its own and sends itself a signal at a
-# given moment: "step N", "save N" (while it is being written) or "dev N".
+# given moment: "step N", "save N" (while it is being written), "dev N",
+# "saved N" (the checkpoint's folder is there), "prepare 0" or "table N".
 SCRIPT = """
-import os, signal, sys
+import os, signal, sys, threading, time
 import jax
 jax.config.update("jax_num_cpu_devices", int(sys.argv[4]))
 import pathlib
 sys.path.insert(0, {tests!r})
 import tiny
+from mlir_jax.data import preparation
 from mlir_jax.evals import suite
 from mlir_jax import checkpoint
 from mlir_jax.training import progress, run
@@ -31,7 +35,13 @@ moment, at, name = (sys.argv[3].split() + ["", "", ""])[:3]
 at = int(at or -1)
 
 def die():
+  print("Now:", time.time(), flush=True)
   os.kill(os.getpid(), getattr(signal, name))
+
+class Callback:
+  "Python drops what is raised here."
+  def __del__(self):
+    die()
 
 taken = 0
 advance = progress.Progress.advance
@@ -58,8 +68,30 @@ def dying_dev(self, params):
   return results
 suite.Suite.dev = dying_dev
 
+def slow_table(self, params, step, table=suite.Suite.table):
+  if moment == "table" and step == at:
+    Callback()
+    time.sleep(60)
+  return table(self, params, step)
+suite.Suite.table = slow_table
+
+def slow_load(*args, load=preparation.collections.load, **kwargs):
+  if moment == "prepare":
+    Callback()
+    time.sleep(60)
+  return load(*args, **kwargs)
+preparation.collections.load = slow_load
+
+def die_when_saved():
+  while not os.path.isdir(f"{{sys.argv[2]}}/checkpoints/{{at}}"):
+    time.sleep(0.01)
+  die()
+if moment == "saved":
+  threading.Thread(target=die_when_saved, daemon=True).start()
+
 c = tiny.make_config(pathlib.Path(sys.argv[1]))
 c.mesh.fsdp = True
+c.eval.at_start = moment == "table" and not at
 run.train(c, sys.argv[2])
 """
 
@@ -70,7 +102,7 @@ def start(root, workdir, death="", devices=2):
     [sys.executable, "-c", script, root, workdir, death, str(devices)],
     capture_output=True,
     text=True,
-    timeout=300,
+    timeout=600,
     env=os.environ | {"JAX_PLATFORMS": "cpu"},
     cwd=workdir.parent,
   )
@@ -151,14 +183,35 @@ def test_killed_at_any_moment_it_resumes_bitwise(root, undisturbed, tmp_path):
 
 
 @pytest.mark.slow
-def test_sigterm_saves_exits_75_and_resumes_bitwise(
+def test_signals_at_any_moment_end_a_run_and_it_resumes_bitwise(
   root, undisturbed, tmp_path
 ):
   workdir = tmp_path / "run"
-  code, output = start(root, workdir, "step 3 SIGTERM")
-  assert code == loop.EXIT_PREEMPTED, output
-  assert final_state(workdir)[0] == 3
+  for death, last in (
+    ("prepare 0 SIGTERM", None),
+    ("table 0 SIGINT", None),
+    ("step 3 SIGTERM", 3),
+    ("dev 4 SIGINT", 4),  # What it was evaluated to comes with the next start.
+    ("saved 8 SIGTERM", 8),
+    ("table 8 SIGINT", 8),
+  ):
+    code, output = start(root, workdir, death)
+    ended = time.time()
+    status = 75 if death.endswith("TERM") else 130
+    assert code == status, f"{death}: {output}"
+    (sent,) = re.findall(r"^Now: (.*)$", output, re.MULTILINE)
+    assert ended - float(sent) < 30, f"{death}: {output}"
+    found = checkpoint.steps(workdir / "checkpoints")
+    assert (found[-1] if found else None) == last, death
   code, output = start(root, workdir)
   assert code == 0, output
-  assert "Going on from step 3" in output
+  assert "Going on from step 8" in output
   assert_same_run(workdir, undisturbed)
+  found = []
+  for folder in (workdir, undisturbed):
+    checkpoints = checkpoint.Checkpoints(f"{folder}/checkpoints")
+    found.append(
+      (checkpoint.steps(checkpoints.directory), checkpoints.find("best"))
+    )
+    checkpoints.close()
+  assert found[0] == found[1]

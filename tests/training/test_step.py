@@ -15,17 +15,19 @@ from mlir_jax.models import encoder
 from mlir_jax.training import build, chunking, optim, step
 
 
-def make_step(devices, *, settings=SETTINGS, config=CONFIG, towers="tied"):
+def make_step(
+  devices, *, settings=SETTINGS, config=CONFIG, towers="tied", **adamw
+):
   """A jitted step, a new state and a function that places batches."""
   mesh = sharding.make_mesh(devices=jax.devices()[:devices])
-  optimizer = optim.make_optimizer(
-    optax.constant_schedule(1e-3),
-    b1=0.9,
-    b2=0.999,
-    eps=1e-8,
-    weight_decay=0.01,
-    clip_norm=1.0,
-  )
+  adamw = {
+    "b1": 0.9,
+    "b2": 0.999,
+    "eps": 1e-8,
+    "weight_decay": 0.01,
+    "clip_norm": 1.0,
+  } | adamw
+  optimizer = optim.make_optimizer(optax.constant_schedule(1e-3), **adamw)
   params = encoder.init_params(config, towers, jax.random.key(0))
 
   def init(params):
@@ -187,10 +189,6 @@ def test_the_learning_rate_warms_up_and_decays_to_its_end():
   np.testing.assert_allclose(schedule(10), 1e-3, rtol=1e-6)
   np.testing.assert_allclose(schedule(60), 5.5e-4, rtol=1e-5)
   np.testing.assert_allclose(schedule(110), 1e-4, rtol=1e-5)
-  with pytest.raises(ValueError, match=r"optim\.warmup_steps is 200"):
-    optim.make_schedule(
-      1e-3, warmup_steps=200, decay="cosine", final_fraction=0.0, steps=100
-    )
 
 
 @pytest.mark.parametrize(
@@ -225,8 +223,6 @@ def test_gradients_are_clipped_by_their_global_norm():
 @pytest.mark.parametrize(
   "changes,sizes,message",
   [
-    ({"ir_temperature": 0.0}, {}, r"loss\.ir\.temperature is 0"),
-    ({"semantic_weight": -1.0}, {}, r"loss\.semantic\.weight is -1"),
     ({}, {"parallel": 0}, r"batch\.parallel is 0"),
     ({}, {"monolingual": 0}, r"batch\.monolingual is 0"),
     (

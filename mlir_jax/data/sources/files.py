@@ -27,15 +27,13 @@ import zlib
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, BinaryIO
 
+from mlir_jax import stored
 from mlir_jax.data import records
 
 _BUFFER_BYTES = 1 << 20
 _HEAD_BYTES = 512
 
 _GZIP = b"\x1f\x8b"
-_LFS_POINTER = re.compile(
-  rb"version https://(git-lfs|hawser)\.github\.com/spec"
-)
 # What a file is by its first bytes, and what to do.
 _OTHER_KINDS = (
   (re.compile(rb"PK\x03\x04"), "a zip archive; unpack it"),
@@ -236,28 +234,6 @@ def list_files(
   return found
 
 
-def check_no_lfs_pointer(
-  path: str | os.PathLike, first_bytes: bytes | None = None
-) -> None:
-  """Refuses a Git LFS pointer, which a clone without Git LFS leaves.
-
-  Args:
-    path: The file.
-    first_bytes: Its first 64 bytes or more, where the caller has read them.
-
-  Raises:
-    ValueError: if it is a pointer in place of the file.
-  """
-  if first_bytes is None:
-    with open(path, "rb") as file:
-      first_bytes = file.read(_HEAD_BYTES)
-  if _LFS_POINTER.match(first_bytes):
-    raise ValueError(
-      f"{path} is a Git LFS pointer in place of the file: run `git lfs pull`"
-      " in its repository, or fetch the file itself."
-    )
-
-
 def _check_kind(path: str | os.PathLike, head: bytes) -> None:
   """Refuses a file that is not text by its first bytes.
 
@@ -287,9 +263,13 @@ def open_bytes(path: str | os.PathLike) -> Iterator[BinaryIO]:
     raw = stack.enter_context(open(path, "rb", buffering=0))
     if isinstance(path, UnchangedFile):
       raw = stack.enter_context(_HashedFile(raw))
-    stored = file = stack.enter_context(io.BufferedReader(raw, _BUFFER_BYTES))
-    head = stored.peek(_HEAD_BYTES)
-    check_no_lfs_pointer(path, head)
+    packed = file = stack.enter_context(io.BufferedReader(raw, _BUFFER_BYTES))
+    head = packed.peek(_HEAD_BYTES)
+    if stored.is_lfs_pointer(head):
+      raise ValueError(
+        f"{path} is a Git LFS pointer in place of the file: run `git lfs pull`"
+        " in its repository, or fetch the file itself."
+      )
     _check_kind(path, head)
     named = str(path).endswith(".gz")
     if head and named != head.startswith(_GZIP):
@@ -302,7 +282,7 @@ def open_bytes(path: str | os.PathLike) -> Iterator[BinaryIO]:
       if named:
         # Lines are read twice as fast through the outer buffer.
         file = stack.enter_context(
-          io.BufferedReader(gzip.GzipFile(fileobj=stored))
+          io.BufferedReader(gzip.GzipFile(fileobj=packed))
         )
         head = file.peek(_HEAD_BYTES)
         _check_kind(path, head)
@@ -314,7 +294,7 @@ def open_bytes(path: str | os.PathLike) -> Iterator[BinaryIO]:
         f"{path}: the gzip data is cut or damaged ({error}); fetch or write"
         " the file again."
       ) from error
-    if isinstance(path, UnchangedFile) and not stored.peek(1):
+    if isinstance(path, UnchangedFile) and not packed.peek(1):
       path.check(raw.digest.hexdigest())
 
 

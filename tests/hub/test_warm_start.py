@@ -1,0 +1,126 @@
+"""A run starts from a run, an export, or an export of two towers."""
+
+import contextlib
+import functools
+import sys
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from mlir_jax import checkpoint, workdir
+from mlir_jax.data import preparation
+from mlir_jax.hub import warm_start
+from mlir_jax.mesh import sharding
+from mlir_jax.models import encoder
+from mlir_jax.training import build, resume, start
+
+
+def make_config(root, towers, **changes):
+  c = tiny.make_config(root)
+  c.model.towers = towers
+  c.model.projection_size = 8
+  c.encoding.query.prefix = "ask: "
+  c.encoding.passage.max_length = 15
+  c.encoding.pooling = "cls"
+  c.update_from_flattened_dict(changes)
+  return c
+
+
+def from_it(root, pretrained, towers, **changes):
+  """A config that leaves all to the pretrained model."""
+  c = make_config(root, towers, **{"model.pretrained": str(pretrained)})
+  c.model.projection_size = 0
+  c.encoding.update(
+    tiny.make_config(root).encoding.copy_and_resolve_references()
+  )
+  for role in ("query", "passage", "sentence"):
+    c.encoding[role].max_length = None
+  c.update_from_flattened_dict(changes)
+  return c
+
+
+def begin(c, folder, save=False):
+  """The contract and the parameters before the first step.
+
+  Args:
+    c: The run's config.
+    folder: Its folder.
+    save: Whether to save them, the query tower's changed, as step 1.
+  """
+  folder = str(folder)
+  prepared = preparation.prepare(
+    c, folder, functools.partial(start.check_fits, c, folder)
+  )
+  _, optimizer = build.make_optimizer(c)
+  with contextlib.closing(
+    checkpoint.Checkpoints(f"{folder}/{workdir.CHECKPOINTS}")
+  ) as checkpoints:
+    encoder_config, state, _ = start.start_state(
+      c, prepared, optimizer, sharding.make_mesh(), checkpoints, folder,
+      resume.Start(None),
+    )  # fmt: skip
+    if save:
+      first = next(name for name in state.params if name != encoder.MASKED_LM)
+      changed = jax.tree.map(lambda x: x * 2, state.params[first])
+      state = state.replace(params={**state.params, first: changed})
+      description = build.describe(c, prepared, encoder_config, folder)
+      checkpoints.save(1, state, description)
+  return prepared.contract, jax.device_get(state.params)
+
+
+@pytest.mark.slow
+def test_separate_towers_come_along_whole(tmp_path, monkeypatch):
+  for name in ("sentence_transformers", "torch"):
+    monkeypatch.setitem(sys.modules, name, None)
+  root = tiny.write_folder(tmp_path / "data")
+  first = tmp_path / "first"
+  contract, params = begin(make_config(root, "separate"), first, save=True)
+  assert not np.array_equal(
+    *(
+      params[f"{tower}_encoder"]["projection"]["kernel"]
+      for tower in ("query", "passage")
+    )
+  )
+  second = tmp_path / "second"
+  found = begin(from_it(root, first, "separate"), second)
+  assert found[0] == contract
+  jax.tree.map(np.testing.assert_array_equal, found[1], params)
+  # Where the other run has gone, the same command finds the same start.
+  first.rename(tmp_path / "gone")
+  found = begin(from_it(root, first, "separate"), second)
+  jax.tree.map(np.testing.assert_array_equal, found[1], params)
+
+  # What was written there is an export of two towers.
+  (folder,) = (second / warm_start.FOLDER).iterdir()
+  found = begin(from_it(root, folder, "separate"), tmp_path / "third")
+  assert found[0] == contract
+  jax.tree.map(np.testing.assert_array_equal, found[1], params)
+  with pytest.raises(ValueError, match="has two towers"):
+    begin(from_it(root, folder, "tied"), tmp_path / "tied")
+  with pytest.raises(ValueError, match="is the query tower of an export"):
+    begin(from_it(root, folder / "query", "tied"), tmp_path / "one")
+  (folder / "query" / "mlir_jax.json").write_text(
+    (folder / "passage" / "mlir_jax.json").read_text()
+  )
+  with pytest.raises(ValueError, match="is not the query tower"):
+    begin(from_it(root, folder, "separate"), tmp_path / "twice")
+
+
+@pytest.mark.slow
+def test_a_tied_model_starts_both_towers(tmp_path):
+  root = tiny.write_folder(tmp_path / "data")
+  first = tmp_path / "first"
+  contract, params = begin(make_config(root, "tied"), first, save=True)
+  found = begin(from_it(root, first, "separate"), tmp_path / "second")
+  assert found[0] == contract
+  for tower in ("query_encoder", "passage_encoder"):
+    jax.tree.map(
+      np.testing.assert_array_equal, found[1][tower], params["encoder"]
+    )
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    found[1][encoder.MASKED_LM],
+    params[encoder.MASKED_LM],
+  )

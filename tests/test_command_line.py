@@ -1,0 +1,214 @@
+"""The command line: help, and one line with exit status 2 for what is wrong."""
+
+import os
+import pathlib
+import runpy
+import subprocess
+import sys
+
+import pytest
+from absl import app, flags
+
+import mlir_jax
+from mlir_jax.training import run as run_lib
+
+# Each main's own flags: those that are paths, and some others.
+MAINS = {
+  "train": (["workdir"], ["config", "distributed", "profile"]),
+  "prepare": (["workdir"], ["config"]),
+  "evaluate": (
+    ["workdir", "root", "tatoeba_root", "output"],
+    ["checkpoint", "collection", "process"],
+  ),
+  "encode": (["model", "output"], ["role", "batch_size", "coordinator"]),
+  "export": (["workdir", "output"], ["checkpoint", "name"]),
+  "plan": (["workdir", "encoder", "output"], ["config", "topology", "batch"]),
+}
+
+
+@pytest.fixture
+def call(capfd, monkeypatch):
+  """Runs a main in this process: (main, flags) -> exit status and output."""
+
+  def call_main(main, *arguments):
+    monkeypatch.setattr(sys, "argv", [main, *arguments])
+    app.define_help_flags()
+    known = set(flags.FLAGS)
+    code = 0
+    try:
+      runpy.run_module(f"mlir_jax.{main}", run_name="__main__", alter_sys=True)
+    except SystemExit as stopped:
+      code = stopped.code or 0
+    finally:
+      for name in set(flags.FLAGS) - known:
+        delattr(flags.FLAGS, name)
+      flags.FLAGS.unparse_flags()
+    return code, *capfd.readouterr()
+
+  return call_main
+
+
+def test_a_refusal_is_one_line_after_the_programs_name(tmp_path):
+  package = str(pathlib.Path(mlir_jax.__file__).parents[1])
+  done = subprocess.run(
+    [sys.executable, "-m", "mlir_jax.train", "--config=quickstart"],
+    capture_output=True,
+    text=True,
+    timeout=120,
+    cwd=tmp_path,
+    env=os.environ | {"PYTHONPATH": package},
+  )
+  assert (done.returncode, done.stdout) == (2, "")
+  assert done.stderr == (
+    "mlir-jax train: Give --workdir; --help shows an example.\n"
+  )
+
+
+@pytest.mark.parametrize("main", MAINS)
+def test_help_shows_an_example_and_the_mains_own_flags(main, call):
+  code, output, _ = call(main, "--help")
+  assert code == 0
+  assert f"python -m mlir_jax.{main} --" in output
+  described = output[output.index("Flags:") :]
+  for name in [*MAINS[main][0], *MAINS[main][1]]:
+    assert f"--{name}:" in described or f"--[no]{name}:" in described, name
+  assert "--verbosity" not in described  # A library's.
+
+
+def test_a_path_that_is_empty_is_refused(call):
+  for main, (paths, _) in MAINS.items():
+    for name in paths:
+      code, _, error = call(main, f"--{name}=")
+      assert code == 2
+      assert error.startswith(f"mlir-jax {main}: --{name}=: the path is empty")
+  code, _, error = call(
+    "encode", "--model=m", "--role=query", "--output=v.npy", ""
+  )
+  assert (code, error) == (2, "mlir-jax encode: The name of a file is empty.\n")
+
+
+def test_the_users_home_is_found_in_every_path(call, monkeypatch, tmp_path):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  started = []
+  monkeypatch.setattr(run_lib, "train", lambda *given: started.append(given))
+  (tmp_path / "own.py").write_text(
+    "from mlir_jax import config\ndef get_config():\n"
+    "  c = config.default()\n  c.tokenizer.path = '~/tokenizer'\n  return c\n"
+  )
+  paths = {
+    "data.root": "data",
+    "data.tatoeba_root": "tatoeba",
+    "hosts.local_dir": "local",
+    "model.pretrained": "model",
+    "train.compilation_cache": "compiled",
+  }
+  code, _, error = call(
+    *("train", "--config=~/own.py", "--workdir=~/run"),
+    *(f"--config.{name}=~/{path}" for name, path in paths.items()),
+  )
+  assert code == 0, error
+  ((config, folder, _),) = started
+  assert folder == f"{tmp_path}/run"
+  found = config.to_dict()
+  for name, path in (paths | {"tokenizer.path": "tokenizer"}).items():
+    group, _, field = name.partition(".")
+    assert found[group][field] == f"{tmp_path}/{path}"
+  code, _, error = call("evaluate", "--workdir=~/no_run")
+  assert (code, f" {tmp_path}/no_run is " in error) == (2, True)
+
+
+@pytest.mark.parametrize(
+  ("flag", "message"),
+  [
+    ("--confg.seed=1", "Unknown command line flag 'confg.seed'"),
+    ("--config.fieldd=1", "--config.fieldd: there is no such field."),
+    ("--config.optim.lerning_rate=1", "Did you mean --config.optim.learning_"),
+    ("--config.lerning_rate=1", "Did you mean --config.optim.learning_rate?"),
+    ("--config.train.steps=abc", "train.steps=abc: invalid literal"),
+    ("--config.train.steps=1.5", "train.steps=1.5: invalid literal"),
+    ("--config.mesh.fsdp=perhaps", "boolean"),
+    ("--config.optim=3", "--config.optim is a group of fields: set one of"),
+    ("--config.train=", "--config.train is a group of fields: set one of"),
+    ("--config.train", "--config.train is a group of fields: set one of"),
+    ("--config=", "--config is empty"),
+    ("--config=quickstrat", "Did you mean quickstart? Shipped: adapt, debian"),
+    ("--config=./no.py", "there is no file ./no.py"),
+    ("--config.batch.retrieval=0", "loss.ir.weight is 1.0, but batch"),
+    ("--config.optim.warmup_steps=500", "optim.warmup_steps is 500, but"),
+    ("--config.optim.decay=exponential", "optim.decay is 'exponential'"),
+  ],
+)
+def test_a_wrong_flag_is_refused_with_what_to_do(flag, message, call, tmp_path):
+  code, _, error = call(
+    "train", "--config=quickstart", f"--workdir={tmp_path}/run", flag
+  )
+  assert code == 2
+  assert message in error
+  assert error.count("\n") == 1
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_field_before_its_config_is_refused(call):
+  code, _, error = call("train", "--config.seed=1", "--config=quickstart")
+  assert (code, "Give --config=NAME before --config.seed=1" in error) == (
+    2,
+    True,
+  )
+
+
+@pytest.mark.parametrize("main", ["train", "prepare", "plan"])
+@pytest.mark.parametrize("value", ["-1", "inf", "nan"])
+def test_a_number_out_of_range_is_refused_before_anything(
+  main, value, call, tmp_path
+):
+  code, _, error = call(
+    *(main, "--config=quickstart", f"--workdir={tmp_path}/run"),
+    *([f"--config.optim.clip_norm={value}"]),
+    *(["--topology=v5e:2x2"] if main == "plan" else []),
+  )
+  assert (code, error) == (
+    2,
+    f"mlir-jax {main}: optim.clip_norm is {float(value)}; it must be in"
+    " [0, 1e6].\n",
+  )
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ("def get_config(:\n", "own.py:1: SyntaxError: "),
+    ("\ndef get_config():\n  return 1 / 0\n", "own.py:3: ZeroDivisionError: "),
+    (
+      "import pathlib\npathlib.Path('/no/file').read_text()\n",
+      "own.py:2: FileNotFoundError: ",
+    ),
+    (
+      "from mlir_jax import config\ndef get_config():\n"
+      "  c = config.default()\n  c.optim.lerning_rate = 1.0\n",
+      'own.py:4: AttributeError: Key "lerning_rate" does not exist',
+    ),
+    (
+      "def get_config():\n  pass\n",
+      "own.py: ValueError: get_config returns No",
+    ),
+    ("x = 1\n", "own.py: ValueError: the file defines no function get_config"),
+    ("\0\xff", "own.py: "),
+    (
+      "from ml_collections import ConfigDict\n"
+      "get_config = lambda: ConfigDict({'seed': 1})\n",
+      "The config has no batch.buckets, ",
+    ),
+  ],
+)
+def test_a_config_file_that_fails_is_named_with_its_line(
+  text, message, call, tmp_path
+):
+  file = tmp_path / "own.py"
+  file.write_bytes(text.encode("latin-1"))
+  code, _, error = call(
+    "train", f"--config={file}", f"--workdir={tmp_path}/run"
+  )
+  assert code == 2
+  assert message in error
+  assert error.count("\n") == 1

@@ -1,0 +1,125 @@
+"""A run goes on from a checkpoint that is named, with settings that changed."""
+
+import json
+import pathlib
+import shutil
+
+import pytest
+import tiny
+
+from mlir_jax import checkpoint, workdir
+from mlir_jax.training import progress, run
+
+
+def make_config(root, **changes):
+  c = tiny.make_config(root)
+  c.batch.masked, c.loss.masked_lm.weight = 0, 0.0
+  c.optim.decay = "constant"
+  c.eval.every = 0
+  c.train.steps = 6
+  c.train.keep = 3
+  c.update_from_flattened_dict(changes)
+  return c
+
+
+def losses(folder):
+  """The loss of each step, in the order of the file."""
+  return [
+    (record["step"], record["loss/total"])
+    for record in progress.read_metrics(str(folder))
+  ]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+  return tiny.write_folder(tmp_path_factory.mktemp("collection"))
+
+
+@pytest.fixture(scope="module")
+def finished(root, tmp_path_factory):
+  """A run of 6 steps, with the checkpoints 2, 4 and 6."""
+  folder = tmp_path_factory.mktemp("runs") / "finished"
+  run.train(make_config(root), str(folder))
+  return folder
+
+
+def flip(folder):
+  """Changes a bit of the largest file, which holds the arrays."""
+  path = max(folder.glob("state/**/d/*"), key=lambda path: path.stat().st_size)
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 4
+  path.write_bytes(content)
+  return path
+
+
+@pytest.mark.slow
+def test_it_goes_on_from_a_named_checkpoint(root, finished, tmp_path, capsys):
+  folder = tmp_path / "run"
+  shutil.copytree(finished, folder)
+  damaged = flip(folder / "checkpoints/6")
+  with pytest.raises(checkpoint.DamagedError, match="--from_step=4") as error:
+    run.train(make_config(root), str(folder))
+  assert f"step 6 is damaged: {damaged} has changed" in str(error.value)
+  assert "\n" not in str(error.value)
+
+  changes = {"optim.learning_rate": 1e-4, "optim.clip_norm": 0.0}
+  changed = make_config(root, **changes)
+  with pytest.raises(ValueError, match=r"learning_rate.*\n.*--from_step=N"):
+    run.train(changed, str(folder))
+  assert workdir.read_history(str(folder)) == []
+  run.train(changed, str(folder), from_step=4)
+
+  after, before = losses(folder), losses(finished)
+  assert [step for step, _ in after] == [1, 2, 3, 4, 5, 6]
+  assert after[:5] == before[:5]  # The first step from there, too.
+  assert after[5] != before[5]
+  (record,) = workdir.read_history(str(folder))
+  assert record["step"] == 4
+  assert record["changed"] == {
+    "optim.clip_norm": [1.0, 0.0],
+    "optim.learning_rate": [1e-3, 1e-4],
+  }
+  checkpoints = checkpoint.Checkpoints(f"{folder}/checkpoints", read_only=True)
+  assert checkpoints.describe(6).provenance["history"] == [record]
+  checkpoints.close()
+  assert (folder / "checkpoints-damaged/6").is_dir()
+  kept = json.loads((folder / "config.json").read_text())
+  assert kept["optim"]["learning_rate"] == 1e-4
+
+  # A launcher gives the same command again.
+  capsys.readouterr()
+  run.train(changed, str(folder), from_step=4)
+  assert "Going on from step 6" in capsys.readouterr().out
+  assert losses(folder) == after
+  with pytest.raises(ValueError, match="learning_rate"):
+    run.train(make_config(root), str(folder))
+
+
+@pytest.mark.slow
+def test_more_steps_of_a_constant_rate_are_as_if_they_were_planned(
+  root, finished, tmp_path
+):
+  folder = str(tmp_path / "run")
+  run.train(make_config(root, **{"train.steps": 4}), folder)
+  run.train(make_config(root), folder)
+  assert losses(folder) == losses(finished)
+  (record,) = workdir.read_history(folder)
+  assert record["changed"] == {"train.steps": [4, 6]}
+  with pytest.raises(ValueError, match=r"train\.steps: 4 here, 6 there"):
+    run.train(make_config(root, **{"train.steps": 4}), folder)
+
+
+def test_without_its_config_a_run_is_compared_with_its_checkpoint(
+  root, finished, tmp_path
+):
+  folder = tmp_path / "run"
+  shutil.copytree(finished, folder)
+  config = pathlib.Path(folder / "config.json")
+  other = make_config(root, seed=1)
+  config.unlink()
+  with pytest.raises(ValueError, match=r"config\.seed: 1 here, 0 there"):
+    run.train(other, str(folder))
+  # And if it is there, but of another run.
+  config.write_text(json.dumps(other.to_dict()))
+  with pytest.raises(ValueError, match=r"step 6 .*\n.*seed: 1 here, 0 there"):
+    run.train(other, str(folder))
