@@ -163,7 +163,7 @@ TOGETHER = {
       "loss.language.weight": 0.0,
       "loss.masked_lm.weight": 0.0,
     },
-    "batch",
+    "weight",
   ),
   "a chunk that does not divide": ({"batch.chunk": 7}, "batch.chunk"),
   "a mesh of other devices": ({"mesh.data": 7}, "mesh"),
@@ -194,14 +194,6 @@ TOGETHER = {
   ),
   "a folder beside cldr": ({"data.collection": "cldr"}, "data.root"),
   "a revision of nothing": ({"model.revision": "main"}, "model.revision"),
-  "two tokenizers": (
-    {"model.pretrained": "{folder}/model", "tokenizer.path": "{folder}/model"},
-    "tokenizer.path",
-  ),
-  "a prefix that fills the query": (
-    {"encoding.query.prefix": "apple river stone " * 9},
-    "encoding.query",
-  ),
   "a prefix of spaces": (
     {"encoding.query.prefix": "   "},
     "encoding.query.prefix",
@@ -251,7 +243,7 @@ PATHS = {
     "nobody/nothing",
   ),
   "a model with a hub's bad name": ("model.pretrained", "a b/c d/e", "a b/c d"),
-  "a model of spaces": ("model.pretrained", "  ", "model.pretrained"),
+  "a model of spaces": ("model.pretrained", "  ", "'  '"),
   "compiled programs in a file": (
     "train.compilation_cache",
     "{folder}/file",
@@ -295,6 +287,7 @@ def check_untouched(workdir: pathlib.Path, nothing: bool = True) -> None:
   left = [path.name for path in workdir.rglob("*")] if workdir.is_dir() else []
   if not nothing:
     left = [name for name in left if name in ("checkpoints", "tokens")]
+  left = [name for name in left if name != "run.lock"]
   scoreboard.expect(not left, f"refused, but the workdir has {left[:5]}")
 
 
@@ -324,7 +317,7 @@ def refused(
     try:
       run.train(c, str(folder / "w"))
     except (ValueError, OSError) as error:
-      if f"{folder}/empty" in str(error) and not reads:
+      if "there is no ir/" in str(error) and not reads:
         raise scoreboard.WrongResultError(f"accepted; later: {error}") from None
       check_untouched(folder / "w", nothing=not reads)
       raise
@@ -357,6 +350,16 @@ def field_cases() -> Iterator[Case]:
       yield Case(f"{name}={value!r}", REFUSED, refused({name: value}), (name,))
   for name, (fields, named) in TOGETHER.items():
     yield Case(f"together/{name}", REFUSED, refused(fields), (named,))
+  yield Case(
+    "together/a prefix that fills the query",
+    "Refused once the tokenizer is known: no text would be left.",
+    refused(
+      {"encoding.query.prefix": "apple river stone " * 9},
+      collection(),
+      reads=True,
+    ),
+    ("encoding.query",),
+  )
   for name, (field, value, named) in PATHS.items():
     root = None if field == "data.root" else collection()
     yield Case(
@@ -401,8 +404,8 @@ def call(
   ended = mains.run(main, arguments, folder, **options)
   if not ended.returncode:
     return
-  if f"{folder}/empty" in ended.stderr and not any(
-    name.endswith("empty") for name in names
+  if "there is no ir/" in ended.stderr and not any(
+    name.endswith(("empty", "none")) for name in names
   ):
     raise scoreboard.WrongResultError(f"accepted; later: {ended.stderr}")
   check_untouched(folder / "w")
@@ -410,10 +413,8 @@ def call(
     scoreboard.check_ended(ended, names)
   except ValueError:
     first, *others = ended.stderr.rstrip().splitlines()
-    # What belongs to it, as the list of fields that differ, is indented.
-    if not first.startswith(f"mlir-jax {main}: ") or not all(
-      line.startswith("  ") for line in others
-    ):
+    # Below it there may be the fields that differ, or a folder's layout.
+    if not first.startswith(f"mlir-jax {main}: ") or len(others) > 15:
       raise RuntimeError(
         f"not one line of the main's: {ended.stderr}"
       ) from None
@@ -525,7 +526,7 @@ CONFIG_FILES = {
   "has no get_config": ("x = 1\n", ("bad.py", "get_config")),
   "has a get_config that is not a function": (
     "get_config = 3\n",
-    ("bad.py", "get_config"),
+    ("bad.py",),
   ),
   "has a get_config that asks for more": (
     "def get_config(one, two): pass\n",
@@ -544,7 +545,7 @@ CONFIG_FILES = {
   "returns other settings": (
     "import ml_collections\n\ndef get_config():\n"
     "  return ml_collections.ConfigDict({'learning_rate': 1.0})\n",
-    ("bad.py",),
+    ("mlir_jax.config.default()",),
   ),
   "adds a field": (
     in_config("c.unlock(); c.optim.unlock(); c.optim.momentum = 0.9"),
@@ -569,7 +570,7 @@ CONFIG_FILES = {
   "sets a section to None": (in_config("c.optim = None"), ("optim",)),
   "sets a number beyond float": (
     in_config("c.optim.learning_rate = 10**400"),
-    ("learning_rate",),
+    ("bad.py:8",),
   ),
   "ignores types": (
     in_config("with c.train.ignore_type(): c.train.steps = 'ten'"),
@@ -622,10 +623,12 @@ def config_cases() -> Iterator[Case]:
     "a file without .py": "{folder}/file",
     "another user's home": "~no_such_user/c.py",
     "not Unicode": "\udcff.py",
-    "a very long name": "x" * 5000,
+    "a very long name": "x" * 300,
   }
   for name, value in values.items():
-    names = ("empty",) if name == "a folder" else ("--config",)
+    names = ("--config",)
+    if name in ("an unknown variant", "two variants", "a file without .py"):
+      names = (value.removeprefix("{folder}"),)
     yield command(
       f"--config is {name}",
       "train",
@@ -678,6 +681,10 @@ def flag_cases() -> Iterator[Case]:
     "a field without a name": ("--config.=1", "--config."),
     "a method of the config": ("--config.lock=1", "lock"),
     "an underscored name": ("--config.__class__=1", "__class__"),
+    "None for what is None until set": (
+      "--config.encoding.pooling=None",
+      "encoding.pooling",
+    ),
     "None for a choice": ("--config.model.dtype=None", "model.dtype"),
     "a word with a space": ("--config.model.dtype=float32 ", "model.dtype"),
     "a flag that is not": ("--work_dir=x", "work_dir"),
@@ -945,24 +952,6 @@ def right_cases() -> Iterator[Case]:
     after_a_refusal,
   )
 
-  def loaded_pooling(folder):
-    contract = folder / "w/contract.json"
-    scoreboard.expect(
-      "mean" in contract.read_text() if contract.exists() else True,
-      "another pooling",
-    )
-    scoreboard.expect(
-      stored(folder, "encoding", "pooling") is None,
-      stored(folder, "encoding", "pooling"),
-    )
-
-  yield trained(
-    "None for what is not set",
-    base("--config.encoding.pooling=None", empty=False),
-    loaded_pooling,
-    "None is the default of encoding.pooling.",
-  )
-
 
 # --- Environment: read when JAX is imported, so each is a new process. ---
 
@@ -1029,7 +1018,7 @@ def trained_run() -> pathlib.Path:
       "--config.train.steps=4",
     ],
     shared(),
-    seconds=100,
+    seconds=150,
   )
   if ended.returncode:
     raise RuntimeError(f"The run failed: {ended.stderr[-500:]}")
@@ -1071,7 +1060,7 @@ def main_cases() -> Iterator[Case]:
       f"{main}/{name}",
       "Exit status 2 and one line; the run is as it was.",
       attack,
-      seconds=120,
+      seconds=200,
     )
 
   outputs = {
@@ -1240,12 +1229,18 @@ def main_cases() -> Iterator[Case]:
     "another width": ([*same, "--config.model.hidden_size=64"], "hidden_size"),
     "fewer steps than taken": ([*again, "--config.train.steps=2"], "steps"),
     "--from_step=abc": ([*same, "--from_step=abc"], "from_step"),
-    "--from_step=-1": ([*same, "--from_step=-1"], "from_step"),
-    "--from_step of no checkpoint": ([*same, "--from_step=3"], "from_step"),
-    "--from_step beyond the run": ([*same, "--from_step=99"], "from_step"),
+    "--from_step=-1": ([*same, "--from_step=-1"], "has no checkpoint"),
+    "--from_step of no checkpoint": (
+      [*same, "--from_step=3"],
+      "has no checkpoint",
+    ),
+    "--from_step beyond the run": (
+      [*same, "--from_step=99"],
+      "has no checkpoint",
+    ),
     "--from_step=10**400": (
       [*same, "--from_step=1" + "0" * 400],
-      "from_step",
+      "has no checkpoint",
     ),
     "--from_step without a value": ([*same, "--from_step="], "from_step"),
   }
@@ -1361,10 +1356,11 @@ def wrong_run_config(root):
 
 def run_cases() -> Iterator[Case]:
   def explodes(folder):
-    """Decay at this rate multiplies each matrix by -9 in each step."""
+    """Updates m / sqrt(v) without bound: v forgets at once, m does not."""
     c = wrong_run_config(collection())
     c.optim.learning_rate = 10.0
-    c.optim.weight_decay = 1.0
+    c.optim.b1, c.optim.b2, c.optim.eps = 0.99, 0.0, 1e-16
+    c.optim.clip_norm = c.optim.weight_decay = 0.0
     c.optim.warmup_steps = 4
     c.optim.decay = "constant"
     c.train.steps = 60
