@@ -23,9 +23,20 @@ class _PathParser(flags.ArgumentParser):
   """Parses a path; an empty one comes from a variable that is not set."""
 
   def parse(self, argument: str) -> str:
-    if not argument:
+    if not argument.strip():
       raise ValueError("the path is empty; is a shell variable not set?")
-    return os.path.expanduser(argument)
+    if not argument.isprintable():
+      raise ValueError(
+        "the path has control characters or bytes that are not UTF-8."
+      )
+    path = os.path.expanduser(argument)
+    if path.startswith("~") and not os.path.exists(path):
+      raise ValueError(f"there is no user {path.partition('/')[0][1:]!r}.")
+    if re.match(r"[A-Za-z]\w+:/", path) and not re.match("gs://[^/]", path):
+      raise ValueError(
+        "of URLs only gs://BUCKET/FOLDER is supported; or give a path."
+      )
+    return path
 
 
 def define_path(name: str, help_text: str) -> flags.FlagHolder:
@@ -55,12 +66,15 @@ class _ConfigParser(flags.ArgumentParser):
 
 def define_config() -> flags.FlagHolder:
   """Defines --config, a shipped config's name or a path to a file."""
-  holder = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "A shipped config's name (quickstart, quickstart:ir) or a path to a"
-    " config file. Fields are set with --config.FIELD=VALUE.",
-  )
+  try:
+    holder = config_flags.DEFINE_config_file(
+      "config",
+      None,
+      "A shipped config's name (quickstart, quickstart:ir) or a path to a"
+      " config file. Fields are set with --config.FIELD=VALUE.",
+    )
+  except flags.Error as error:  # It reads --flagfile at once.
+    _refuse(config_lib.one_line(error))
   flags.FLAGS["config"].parser = _ConfigParser()
   return holder
 
@@ -140,6 +154,8 @@ def join_processes(config: ml_collections.ConfigDict | None = None) -> None:
     fields["config"] = config.to_dict()
   else:
     config = config_lib.default()
+  if values.coordinator and "/" in values.coordinator:
+    raise ValueError(f"--coordinator={values.coordinator}: give HOST:PORT.")
   multihost.join(
     values.coordinator,
     values.processes,
@@ -210,6 +226,12 @@ def run(
     missing = [f"--{n}" for n in required if flags.FLAGS[n].value is None]
     if missing:
       _refuse(f"Give {' and '.join(missing)}; --help shows an example.")
+    devices = os.environ.get("JAX_NUM_CPU_DEVICES", "1")
+    if not re.fullmatch("[1-9][0-9]{0,3}", devices):
+      _refuse(
+        f"JAX_NUM_CPU_DEVICES={devices}: give a whole number from 1 to 9999,"
+        " or unset it."
+      )
     logging.set_verbosity(logging.WARNING)  # absl's mains show more.
     # As Ctrl-C does: what is written aside is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -222,6 +244,10 @@ def run(
         if not of_file and not _is_ours(error):
           raise
         _refuse(str(error))
+      except RuntimeError as error:
+        if not str(error).startswith("Unable to initialize backend"):
+          raise
+        _refuse(f"JAX_PLATFORMS: {config_lib.one_line(error)}")
 
   app.run(call, flags_parser=parse)
 

@@ -71,7 +71,7 @@ RANGES = {
   "optim.b2": "[0, 0.999999]",
   "optim.eps": "[1e-16, 1]",  # See `optim.make_optimizer`.
   "optim.weight_decay": "[0, 10]",
-  "optim.clip_norm": "[0, 1e6]",
+  "optim.clip_norm": "0 or [1e-6, 1e6]",
   "mesh.data": "-1 or [1, 1e6]",
   "mesh.model": "[1, 1e6]",
   "train.steps": "[1, 2e9]",  # The step's number is an int32.
@@ -347,12 +347,23 @@ def _check_field(name: str, kind: type, value: Any) -> None:
     expected = f"one of {', '.join(CHOICES[name])}"
   else:
     expected = _KINDS[kind]
+    if kind is str and right:
+      right = is_text(value)
+      expected += " of Unicode without zero bytes"
   if not right:
     if isinstance(value, int) and value.bit_length() > 100:
       value = f"an integer of {value.bit_length()} bits"
     elif not isinstance(value, bool | int | float):
       value = repr(value)
     raise ValueError(f"{name} is {value}; it must be {expected}.")
+
+
+def is_text(value: str) -> bool:
+  """Whether a text can be stored: Unicode, and no zero byte.
+
+  Bytes of a command line that are not UTF-8 become lone surrogates.
+  """
+  return "\0" not in value and not re.search("[\ud800-\udfff]", value)
 
 
 def _is_inside(value: float, interval: str) -> bool:
@@ -419,14 +430,14 @@ def load(name: str) -> ml_collections.ConfigDict:
         f"get_config returns {type(config).__name__}; it must return what"
         " mlir_jax.config.default() returns, with your values."
       )
-  except Exception as error:
+  except (Exception, SystemExit) as error:  # An exit is not a run's end.
     raise ValueError(
       f"{_place(error, path)}: {type(error).__name__}: {one_line(error)}"
     ) from error
   return config
 
 
-def _place(error: Exception, path: str) -> str:
+def _place(error: BaseException, path: str) -> str:
   """Where in a file an error was raised: "own.py:12", or the file alone."""
   lines = [
     line
@@ -438,7 +449,7 @@ def _place(error: Exception, path: str) -> str:
   return f"{path}:{lines[-1]}" if lines else path
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
   """An error's message, of which some libraries make several lines."""
   text = str(error)
   if isinstance(error, AttributeError | KeyError):  # It may be quoted.
@@ -493,7 +504,7 @@ def check_names(argv: Sequence[str]) -> None:
   known = False
   for argument in argv:
     known = known or re.match(r"--?config(=|$)", argument)
-    match = re.match(r"--?(?:no)?config\.([\w.]+)", argument)
+    match = re.match(r"--?(?:no)?config\.([\w.]*)", argument)
     if not match or (known and match[1] in names):
       continue
     if inside := [name for name in names if name.startswith(f"{match[1]}.")]:

@@ -306,7 +306,11 @@ if __name__ == "__main__":
     "revision", "", "Of a hub name: branch, tag or commit."
   )
   _BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", None, "Texts encoded at once.", lower_bound=1
+    "batch_size",
+    None,
+    "Texts encoded at once.",
+    lower_bound=1,
+    upper_bound=1_000_000,
   )
   _PLAIN_TEXT = flags.DEFINE_bool(
     "plain_text",

@@ -125,6 +125,8 @@ def _name(given: str, folder: str, subfolder: str) -> str:
 
 def main():
   """Exports by the flags."""
+  if not _NAME.value.isprintable():
+    raise ValueError(f"--name={_NAME.value!r} has control characters.")
   print(
     export(
       _WORKDIR.value,

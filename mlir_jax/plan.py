@@ -23,9 +23,14 @@ def main():
   import tqdm
 
   from mlir_jax.mesh import chips
-  from mlir_jax.training import planner
+  from mlir_jax.training import build, planner
 
   config = _CONFIG.value
+  build.check_settings(config)
+  if not _SHARDING.value:
+    raise ValueError("--sharding is empty: give replicated, fsdp or both.")
+  if _OUTPUT.value and os.path.isdir(_OUTPUT.value):
+    raise ValueError(f"--output={_OUTPUT.value} is a folder: name a file.")
   chip, axes = chips.parse(_TOPOLOGY.value)
   made = []
   described = {
@@ -38,8 +43,9 @@ def main():
   for row in planner.rows(
     config,
     _TOPOLOGY.value,
-    batches=_integers(_BATCH) or [config.batch[planner.first_stream(config)]],
-    chunks=_integers(_CHUNK) or [config.batch.chunk],
+    batches=_integers(_BATCH, least=1)
+    or [config.batch[planner.first_stream(config)]],
+    chunks=_integers(_CHUNK, least=0) or [config.batch.chunk],
     shardings=_SHARDING.value,
     encoder_file=_ENCODER.value or "",
     store=planner.open_store(_WORKDIR.value) if _WORKDIR.value else None,
@@ -57,13 +63,17 @@ def main():
   print(planner.table(made, chip))
 
 
-def _integers(flag: flags.FlagHolder) -> list[int]:
+def _integers(flag: flags.FlagHolder, least: int) -> list[int]:
   try:
-    return [int(value) for value in flag.value]
+    numbers = [int(value) for value in flag.value]
+    if any(number < least for number in numbers):
+      raise ValueError(f"{min(numbers)} is too small.")
   except ValueError as error:
     raise ValueError(
-      f"--{flag.name}={','.join(flag.value)}: give integers, as 1024,4096."
+      f"--{flag.name}={','.join(flag.value)}: give integers from {least}, as"
+      " 1024,4096."
     ) from error
+  return numbers
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """From a config to the parts of a run."""
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from mlir_jax import config as run_config
 from mlir_jax import contract as contract_lib
 from mlir_jax.data import drawing, masking, preparation, shapes, tokens
 from mlir_jax.evals import suite
+from mlir_jax.hub import warm_start
 from mlir_jax.mesh import sharding
 from mlir_jax.models import config as config_lib
 from mlir_jax.models import encoder, masked_lm
@@ -63,6 +65,8 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
   """
   run_config.check(config)
   step.check_losses(loss_settings(config.loss), batch_sizes(config))
+  _check_shape(config)
+  _check_sources(config)
   _check_attention(config)
   _check_negatives(config)
   if not config.loss.ir.weight and config.model.towers != "tied":
@@ -80,6 +84,68 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
     raise ValueError(
       f"optim.learning_rate x optim.weight_decay is {decay}: the decay of one"
       " step would change the sign of a weight; their product must be below 1."
+    )
+
+
+def _check_shape(config: ml_collections.ConfigDict) -> None:
+  """Refuses a shape that a model from scratch, or its vectors, cannot have."""
+  model, loss = config.model, config.loss
+  contrastive = loss.ir.weight or loss.semantic.weight or loss.language.weight
+  if config.encoding.normalize is False and contrastive:
+    raise ValueError(
+      "encoding.normalize is False, but the contrastive losses compare vectors"
+      " of unit length: set it to True."
+    )
+  for role in contract_lib.ROLES:
+    prefix = config.encoding[role].prefix
+    if prefix and not prefix.strip():
+      raise ValueError(
+        f"encoding.{role}.prefix is {prefix!r}: white space alone adds nothing;"
+        " give a word, or an empty text."
+      )
+  if model.pretrained:
+    return
+  if model.hidden_size % model.num_heads:
+    raise ValueError(
+      f"model.hidden_size is {model.hidden_size}, which model.num_heads,"
+      f" {model.num_heads}, does not divide."
+    )
+  for role in contract_lib.ROLES:
+    name = f"{role}.max_length"
+    length = config.encoding[role].max_length or run_config.ENCODING[name]
+    if length > model.max_positions:
+      raise ValueError(
+        f"encoding.{name} is {length}, but model.max_positions is"
+        f" {model.max_positions}: lower the one or raise the other."
+      )
+
+
+def _check_sources(config: ml_collections.ConfigDict) -> None:
+  """Refuses what says where something is, but is not read."""
+  data, model = config.data, config.model
+  for name in ("root", "tatoeba_root"):
+    if data.collection == "cldr" and data[name]:
+      raise ValueError(
+        f"data.{name} is {data[name]!r}, but data.collection is 'cldr', which"
+        " reads no files: set data.collection=folder."
+      )
+  if model.revision and (
+    not model.pretrained
+    or (
+      os.path.isdir(model.pretrained)
+      and not warm_start.is_run(model.pretrained)
+    )
+  ):
+    raise ValueError(
+      f"model.revision is {model.revision!r}, but model.pretrained is"
+      f" {model.pretrained!r}: only a name on the hub and a run have revisions."
+    )
+  cache = config.train.compilation_cache
+  if (
+    os.path.isabs(cache) and os.path.exists(cache) and not os.path.isdir(cache)
+  ):
+    raise ValueError(
+      f"train.compilation_cache is {cache!r}, which is a file: give a folder."
     )
 
 
