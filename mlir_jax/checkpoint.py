@@ -55,6 +55,10 @@ def _is_of_interest(record: logging.LogRecord) -> bool:
 absl_logging.get_absl_logger().addFilter(_is_of_interest)
 
 
+class NotEvaluatedError(ValueError):
+  """There is no best checkpoint, since none was evaluated."""
+
+
 class SaveError(OSError):
   """A checkpoint was not saved; the message names the one before it."""
 
@@ -263,6 +267,7 @@ class Checkpoints:
     """The step of "last", of "best" by English dev, or of a number given.
 
     Raises:
+      NotEvaluatedError: if there is no best one.
       ValueError: if there is no such checkpoint; it lists those there are.
     """
     steps = sorted(self._manager.all_steps())
@@ -276,7 +281,7 @@ class Checkpoints:
       }
       if evaluated:
         return max(evaluated, key=evaluated.get)
-      raise ValueError(
+      raise NotEvaluatedError(
         f"No checkpoint in {self.directory} was evaluated on a dev set"
         f" (eval.every); use 'last' or one of {steps}."
       )
