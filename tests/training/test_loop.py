@@ -4,13 +4,15 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import numpy as np
 import pytest
 
-from mlir_jax import checkpoint
+from mlir_jax import checkpoint, config
 from mlir_jax.training import loop, progress, stopping
+from mlir_jax.training import run as run_lib
 
 
 class Log:
@@ -216,6 +218,36 @@ def test_a_stop_during_an_evaluation_takes_no_further_step():
   events, error = run(stop=stop, stop_at_dev=True)
   assert isinstance(error, stopping.Preempted)
   assert events[-2:] == [("save", 4, 0.4), ("say", "Asked")]
+
+
+def test_a_stop_just_before_an_evaluation_takes_no_time_for_it(tmp_path):
+  """While the step was waited for, the loop had asked already."""
+
+  class Late(stopping.StopSignal):
+    def reached(self, step):
+      self.requested = True
+      return False
+
+  class Evaluation:
+    def dev(self, params):
+      pytest.fail("evaluated")
+
+  c = config.default()
+  c.train.steps, c.eval.every = 4, 2
+  state = types.SimpleNamespace(step=1, params={})
+  saved = []
+  with pytest.raises(stopping.Preempted):
+    run_lib.take_steps(
+      c, str(tmp_path),
+      lambda state, batch: (state, {"skipped_in_a_row": np.int32(0)}),
+      state,
+      (batch for batch in [(1, None)]),
+      lambda batch: batch,
+      lambda taken, state, dev: saved.append((taken, dev)),
+      Evaluation(), Late(),
+      types.SimpleNamespace(check_saved=lambda: None),
+    )  # fmt: skip
+  assert saved == [(2, None)]
 
 
 def test_many_nonfinite_steps_in_a_row_stop_the_run_with_a_message():
