@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import threading
 import time
 import types
 
@@ -174,6 +175,47 @@ def test_a_stop_that_a_callback_swallowed_is_raised_again(capsys):
       pytest.fail("not broken off")
     assert stop.requested
   assert "Exception ignored" not in capsys.readouterr().err
+
+
+def test_outside_the_main_thread_the_programs_handlers_stay():
+  before = threading.active_count()
+  entered = []
+
+  def enter():
+    with stopping.StopSignal() as stop:
+      entered.append((stop.requested, signal.getsignal(signal.SIGTERM)))
+
+  handler = signal.getsignal(signal.SIGTERM)
+  thread = threading.Thread(target=enter)
+  thread.start()
+  thread.join()
+  assert entered == [(False, handler)]
+  assert threading.active_count() == before
+
+
+def test_an_interactive_session_is_not_ended(monkeypatch):
+  monkeypatch.setattr(sys, "ps1", "In: ", raising=False)
+  monkeypatch.setattr(stopping, "GRACE", 0.1)
+  ended = []
+  monkeypatch.setattr(stopping.StopSignal, "_end", lambda *_: ended.append(1))
+  with stopping.StopSignal() as stop:
+    stop.save_first()
+    for _ in range(2):
+      signal.raise_signal(signal.SIGINT)
+    stop._unsaved = False  # The main thread is slow to end the run.
+    time.sleep(1.5)
+    assert stop.requested
+  assert not ended
+
+
+def test_a_stop_that_was_lost_before_the_first_step_is_passed_on(monkeypatch):
+  asked = []
+  others = types.SimpleNamespace(ask_to_stop=lambda: asked.append(1))
+  monkeypatch.setattr(stopping, "_joined", lambda: others)
+  stop = stopping.StopSignal()
+  stop.requested = True
+  stop.save_first()
+  assert asked == [1]
 
 
 def test_a_run_that_does_not_end_by_itself_is_ended():
