@@ -33,6 +33,18 @@ _STATUS = {signal.SIGTERM: EXIT_PREEMPTED, signal.SIGINT: EXIT_INTERRUPTED}
 GRACE = 5.0
 _LOOK_EVERY = 0.5
 
+_open_fd = -1  # Through which signals reach the thread, while there is one.
+
+
+def _after_fork() -> None:
+  """The signals of a forked child, such as a worker, are not the run's."""
+  before = signal.set_wakeup_fd(-1)
+  if before != _open_fd:
+    signal.set_wakeup_fd(before)
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
 
 class Preempted(SystemExit):
   """The run was asked to stop, and can be started again.
@@ -81,9 +93,9 @@ class StopSignal:
       target=self._look_after, name="stop", daemon=True
     )
     self._thread.start()
-    self._fd_before = signal.set_wakeup_fd(
-      self._writing.fileno(), warn_on_full_buffer=False
-    )
+    global _open_fd
+    _open_fd = self._writing.fileno()
+    self._fd_before = signal.set_wakeup_fd(_open_fd, warn_on_full_buffer=False)
     self._before = {
       number: signal.signal(number, self._receive) for number in _STATUS
     }

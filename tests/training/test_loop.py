@@ -193,6 +193,22 @@ def test_outside_the_main_thread_the_programs_handlers_stay():
   assert threading.active_count() == before
 
 
+def test_a_signal_to_a_forked_child_does_not_stop_the_run():
+  script = (
+    "import os, signal, time; from mlir_jax.training import stopping\n"
+    "with stopping.StopSignal() as stop:\n"
+    "  stop.save_first()\n"
+    "  child = os.fork()\n"
+    "  if not child:\n"
+    "    signal.raise_signal(signal.SIGTERM)\n"
+    "    os._exit(3)\n"
+    "  assert os.waitpid(child, 0)[1] == 3 << 8\n"
+    "  time.sleep(1)\n"
+    "  assert not stop.requested\n"
+  )
+  assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
 def test_an_interactive_session_is_not_ended(monkeypatch):
   monkeypatch.setattr(sys, "ps1", "In: ", raising=False)
   monkeypatch.setattr(stopping, "GRACE", 0.1)
