@@ -363,11 +363,13 @@ class Checkpoints:
     if listed or isinstance(error, jax.errors.JaxRuntimeError | MemoryError):
       return error
     lines = str(error).splitlines() or [""]
-    return self._damaged(
-      step,
+    reason = (
       f"{self.directory / str(step)} cannot be read,"
-      f" {type(error).__name__}: {lines[0][:300]}",
+      f" {type(error).__name__}: {lines[0][:300]}"
     )
+    if workdir.is_url(str(self.directory)):
+      reason += ". If the storage did not answer, start the same command again"
+    return self._damaged(step, reason)
 
   def describe(self, step: int) -> Description:
     """Reads what stands beside the arrays.

@@ -539,7 +539,7 @@ def join(
     shutdown_timeout_seconds=3600,
   )
   # JAX has put its handler of SIGTERM in the place of Python's, which stays
-  # in charge and calls it when a stop can be honoured.
+  # in charge and calls it when the run can stop.
   handler = libc_signal(signal.SIGTERM, ctypes.c_void_p(1))  # SIG_IGN.
   signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
   _notify_jax = ctypes.CFUNCTYPE(None, ctypes.c_int)(handler)
