@@ -11,7 +11,6 @@ itself what it stores.
 """
 
 import dataclasses
-import hashlib
 import json
 import logging
 import pathlib
@@ -548,9 +547,7 @@ def _read_files(
   for path in sorted(folder.glob("*/**/*")):
     name = str(path.relative_to(folder))
     if name.startswith(part) and path.is_file():
-      with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        yield name, file.tell(), digest
+      yield name, path.stat().st_size, stored.digest(path)
 
 
 def abstract(state: Any, shardings: Any) -> Any:
