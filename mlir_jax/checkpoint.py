@@ -31,8 +31,8 @@ from mlir_jax.mesh import multihost
 STATE = "state"
 DESCRIPTION = "description"
 METRIC = "dev"
-FILES = "files.json"  # The list.
-# Where orbax keeps what a checkpoint was evaluated to.
+FILES = "files.json"  # The list of its files.
+# Where orbax keeps the dev metric of a checkpoint.
 _METRICS = "metrics/metrics"
 
 
@@ -100,7 +100,7 @@ class Description:
     written = values.pop("fingerprint", None)
     if written is not None and written != stored.digest_of(values):
       raise ValueError(
-        "it has changed since it was saved, so its vectors would be others."
+        "it has changed since it was saved, so its vectors would differ."
         f" {stored.RESTORE}"
       )
     names = {field.name for field in dataclasses.fields(cls)}
@@ -136,6 +136,7 @@ class Checkpoints:
     """
     self.directory = epath.Path(directory)
     self._saving: list[int] = []
+    self._unchecked: int | None = None  # The save that may still fail.
     self._processes = ocp.options.MultiprocessingOptions()
     if alone:
       process = jax.process_index()
@@ -229,16 +230,14 @@ class Checkpoints:
       )
 
   def _saved_before(self, step: int) -> str:
-    """What is there instead of a checkpoint that failed, in a sentence."""
+    """A sentence that names the checkpoint before one that was not saved."""
     steps = [saved for saved in self._manager.all_steps() if saved < step]
     if not steps:
       return "There is no other checkpoint."
     return f"The last checkpoint is that of step {max(steps):,}."
 
-  _unchecked = None  # The step of a save that may still fail.
-
   def check_saved(self, wait: bool = False) -> None:
-    """Tells that a save in the background failed, as soon as it did.
+    """Raises the error of a save in the background, as soon as it failed.
 
     It costs next to nothing while a save goes on, and after it has ended.
 
@@ -342,7 +341,7 @@ class Checkpoints:
     if older is not None:
       hint = (
         f"The checkpoint of step {older} is whole: train goes on from it with"
-        f" --from_step={older}; others read it with --checkpoint={older}."
+        f" --from_step={older}; other programs read it with --checkpoint={older}."
       )
     return DamagedError(
       f"The checkpoint of step {step} is damaged: {reason}. {hint}"
@@ -356,7 +355,7 @@ class Checkpoints:
       _write_list(folder)
 
   def _reading(self, step: int, error: Exception) -> Exception:
-    """What to raise where a checkpoint could not be read."""
+    """The error to raise where a checkpoint could not be read."""
     listed = (self.directory / str(step) / FILES).exists()
     # If the files are as they were saved it is another kind of error.
     if listed or isinstance(error, jax.errors.JaxRuntimeError | MemoryError):
@@ -532,7 +531,7 @@ def set_aside(directory: str, after: int) -> None:
       target.parent.mkdir(exist_ok=True)
       target.rmtree(missing_ok=True)
       source.rename(target)
-      print(f"It is in {target} now.")
+      print(f"It was moved to {target}.")
 
 
 def _write_list(folder: pathlib.Path) -> None:
