@@ -341,7 +341,8 @@ class Checkpoints:
     if older is not None:
       hint = (
         f"The checkpoint of step {older} is whole: train goes on from it with"
-        f" --from_step={older}; other programs read it with --checkpoint={older}."
+        f" --from_step={older}; other programs read it with"
+        f" --checkpoint={older}."
       )
     return DamagedError(
       f"The checkpoint of step {step} is damaged: {reason}. {hint}"
