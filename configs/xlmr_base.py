@@ -40,6 +40,7 @@ def get_config(variant=""):
   c.train.steps = 10_000
   c.train.checkpoint_every = c.eval.every = 1000
   c.eval.at_start = False  # It encodes every test's corpus.
+  c.eval.dev_passages = 100_000  # Our choice: of millions, a sample.
 
   if variant == "smoke":
     c.model.pretrained = ""

@@ -11,7 +11,6 @@ itself what it stores.
 """
 
 import dataclasses
-import hashlib
 import json
 import logging
 import pathlib
@@ -32,8 +31,8 @@ from mlir_jax.mesh import multihost
 STATE = "state"
 DESCRIPTION = "description"
 METRIC = "dev"
-FILES = "files.json"  # The list.
-# Where orbax keeps what a checkpoint was evaluated to.
+FILES = "files.json"  # The list of its files.
+# Where orbax keeps the dev metric of a checkpoint.
 _METRICS = "metrics/metrics"
 
 
@@ -53,6 +52,10 @@ def _is_of_interest(record: logging.LogRecord) -> bool:
 
 
 absl_logging.get_absl_logger().addFilter(_is_of_interest)
+
+
+class NotEvaluatedError(ValueError):
+  """There is no best checkpoint, since none was evaluated."""
 
 
 class SaveError(OSError):
@@ -97,7 +100,7 @@ class Description:
     written = values.pop("fingerprint", None)
     if written is not None and written != stored.digest_of(values):
       raise ValueError(
-        "it has changed since it was saved, so its vectors would be others."
+        "it has changed since it was saved, so its vectors would differ."
         f" {stored.RESTORE}"
       )
     names = {field.name for field in dataclasses.fields(cls)}
@@ -133,6 +136,7 @@ class Checkpoints:
     """
     self.directory = epath.Path(directory)
     self._saving: list[int] = []
+    self._unchecked: int | None = None  # The save that may still fail.
     self._processes = ocp.options.MultiprocessingOptions()
     if alone:
       process = jax.process_index()
@@ -231,16 +235,14 @@ class Checkpoints:
       )
 
   def _saved_before(self, step: int) -> str:
-    """What is there instead of a checkpoint that failed, in a sentence."""
+    """A sentence that names the checkpoint before one that was not saved."""
     steps = [saved for saved in self._manager.all_steps() if saved < step]
     if not steps:
       return "There is no other checkpoint."
     return f"The last checkpoint is that of step {max(steps):,}."
 
-  _unchecked = None  # The step of a save that may still fail.
-
   def check_saved(self, wait: bool = False) -> None:
-    """Tells that a save in the background failed, as soon as it did.
+    """Raises the error of a save in the background, as soon as it failed.
 
     It costs next to nothing while a save goes on, and after it has ended.
 
@@ -268,6 +270,7 @@ class Checkpoints:
     """The step of "last", of "best" by English dev, or of a number given.
 
     Raises:
+      NotEvaluatedError: if there is no best one.
       ValueError: if there is no such checkpoint; it lists those there are.
     """
     steps = sorted(self._manager.all_steps())
@@ -281,7 +284,7 @@ class Checkpoints:
       }
       if evaluated:
         return max(evaluated, key=evaluated.get)
-      raise ValueError(
+      raise NotEvaluatedError(
         f"No checkpoint in {self.directory} was evaluated on a dev set"
         f" (eval.every); use 'last' or one of {steps}."
       )
@@ -343,7 +346,8 @@ class Checkpoints:
     if older is not None:
       hint = (
         f"The checkpoint of step {older} is whole: train goes on from it with"
-        f" --from_step={older}; others read it with --checkpoint={older}."
+        f" --from_step={older}; other programs read it with"
+        f" --checkpoint={older}."
       )
     return DamagedError(
       f"The checkpoint of step {step} is damaged: {reason}. {hint}"
@@ -357,17 +361,19 @@ class Checkpoints:
       _write_list(folder)
 
   def _reading(self, step: int, error: Exception) -> Exception:
-    """What to raise where a checkpoint could not be read."""
+    """The error to raise where a checkpoint could not be read."""
     listed = (self.directory / str(step) / FILES).exists()
     # If the files are as they were saved it is another kind of error.
     if listed or isinstance(error, jax.errors.JaxRuntimeError | MemoryError):
       return error
     lines = str(error).splitlines() or [""]
-    return self._damaged(
-      step,
+    reason = (
       f"{self.directory / str(step)} cannot be read,"
-      f" {type(error).__name__}: {lines[0][:300]}",
+      f" {type(error).__name__}: {lines[0][:300]}"
     )
+    if workdir.is_url(str(self.directory)):
+      reason += ". If the storage did not answer, start the same command again"
+    return self._damaged(step, reason)
 
   def describe(self, step: int) -> Description:
     """Reads what stands beside the arrays.
@@ -531,7 +537,7 @@ def set_aside(directory: str, after: int) -> None:
       target.parent.mkdir(exist_ok=True)
       target.rmtree(missing_ok=True)
       source.rename(target)
-      print(f"It is in {target} now.")
+      print(f"It was moved to {target}.")
 
 
 def _write_list(folder: pathlib.Path) -> None:
@@ -546,9 +552,7 @@ def _read_files(
   for path in sorted(folder.glob("*/**/*")):
     name = str(path.relative_to(folder))
     if name.startswith(part) and path.is_file():
-      with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        yield name, file.tell(), digest
+      yield name, path.stat().st_size, stored.digest(path)
 
 
 def abstract(state: Any, shardings: Any) -> Any:

@@ -109,9 +109,9 @@ def define_processes() -> None:
   flags.DEFINE_bool(
     "insecure_check_in",
     False,
-    "Whether processes of several machines need no secret. Without it all of"
-    " them have the same one in MLIR_JAX_SECRET, or in a file of mode 600 that"
-    " MLIR_JAX_SECRET_FILE names; the launchers make one.",
+    "Whether processes of several machines need no secret. Without this flag"
+    " all of them need the same secret in MLIR_JAX_SECRET, or in a file of mode"
+    " 600 that MLIR_JAX_SECRET_FILE names; the launchers make one.",
   )
 
 

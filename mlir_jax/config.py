@@ -332,7 +332,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def _check_field(name: str, kind: type, value: Any) -> None:
-  """Raises ValueError if a field's value is none that it may have."""
+  """Raises ValueError if a field may not have this value."""
   allowed = (int, float) if kind is float else kind
   # To Python True is an integer, too.
   right = isinstance(value, allowed) and (

@@ -100,14 +100,15 @@ def _flock(folder: str) -> Iterator[None]:
   path = os.path.join(folder, FILE)
   # Python opens it so that programs that are started do not inherit it.
   flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-  with open(os.open(path, flags, 0o644), "r+", encoding="utf-8") as file:
+  descriptor = os.open(path, flags, 0o644)
+  with open(descriptor, "r+", encoding="utf-8", errors="replace") as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
       _refuse(folder, file.read())
     except OSError as error:
       if error.errno not in _NO_LOCKS:
-        raise
+        raise OSError(error.errno, error.strerror, path) from error
       print(
         f"The file system of {folder} has no locks ({error.strerror}): nothing"
         " keeps a second run from this folder. Start only one.",

@@ -58,6 +58,25 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, capsys):
   assert f"{tmp_path} has no locks" in capsys.readouterr().err
 
 
+def test_an_error_of_the_disk_names_the_file(tmp_path, monkeypatch):
+  def fails(*_):
+    raise OSError(errno.EIO, "Input/output error")
+
+  monkeypatch.setattr(fcntl, "flock", fails)
+  with pytest.raises(OSError, match=lock.FILE), lock.hold(str(tmp_path)):
+    pass
+
+
+def test_a_holder_that_wrote_no_text_is_refused_too(tmp_path):
+  with lock.hold(str(tmp_path)):
+    (tmp_path / lock.FILE).write_bytes(b"\xff\x00")
+    with (
+      pytest.raises(ValueError, match="Another run uses"),
+      lock.hold(str(tmp_path)),
+    ):
+      pass
+
+
 def test_a_link_is_not_followed(tmp_path):
   other = tmp_path / "other"
   other.write_text("mine")

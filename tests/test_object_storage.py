@@ -13,9 +13,10 @@ import pytest
 import sentence_models
 import tiny
 from absl import flags
+from etils import epath
 
 import mlir_jax
-from mlir_jax import encode, workdir
+from mlir_jax import checkpoint, encode, workdir
 from mlir_jax.data import collections, preparation, tokenizer, tokens
 from mlir_jax.models import pretrained
 from mlir_jax.training import planner, progress, run, start, stopping
@@ -94,6 +95,22 @@ def test_a_store_that_arrives_damaged_is_refused(store, tmp_path):
   store.objects[name] = content[:-1] + bytes([content[-1] ^ 1])
   with pytest.raises(tokens.TokenStoreError, match="query_tokens"):
     prepare(make_config(root, tmp_path / "second"))
+
+
+def test_a_storage_that_does_not_answer_costs_no_checkpoint(
+  store, tmp_path, monkeypatch
+):
+  """Going back to an older checkpoint would remove this one."""
+
+  def restore(*_, **__):
+    raise ConnectionError("reset by peer")
+
+  checkpoints = checkpoint.Checkpoints(str(tmp_path / "checkpoints"))
+  checkpoints.directory = epath.Path(f"{URL}/checkpoints")
+  monkeypatch.setattr(checkpoints._manager, "restore", restore)
+  with pytest.raises(checkpoint.DamagedError, match="start the same command"):
+    checkpoints.describe(4)
+  checkpoints.close()
 
 
 def test_a_store_that_was_not_kept_whole_is_built_anew(store, tmp_path):

@@ -467,10 +467,16 @@ def _provenance(provenance, step, checked) -> str:
     f"{name} {version}" for name, version in provenance["versions"].items()
   )
   commit = f", commit {provenance['commit']}" if provenance["commit"] else ""
+  history = provenance.get("history", ())
   changes = "".join(
     f" From step {record['step']:,} on {name} was {now}, before it was"
     f" {before}."
-    for record in provenance.get("history", ())
+    for number, record in enumerate(history, start=1)
+    # The run may have gone back to before the change.
+    if not any(
+      later["from_step"] and later["step"] <= record["step"]
+      for later in history[number:]
+    )
     for name, (before, now) in record["changed"].items()
   )
   return (

@@ -12,7 +12,7 @@ import pathlib
 import jax
 from etils import epath
 
-from mlir_jax import workdir
+from mlir_jax import checkpoint, workdir
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.hub import folder as folder_lib
 from mlir_jax.mesh import sharding
@@ -51,7 +51,7 @@ def of_run(run: str, which: str, local: str) -> tuple[pathlib.Path, int]:
   mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
   try:
     loaded = model.load_run(run, which or "best", mesh)
-  except ValueError:
+  except checkpoint.NotEvaluatedError:
     if which:
       raise
     loaded = model.load_run(run, "last", mesh)

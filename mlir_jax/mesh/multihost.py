@@ -56,11 +56,6 @@ from mlir_jax.hosts import links, roll_call
 EXIT_LOST = links.EXIT_LOST
 LostError = links.LostError
 
-# A dead process 0 makes JAX abort the others; they shall speak first. libc's
-# sleep, as the handler of SIGABRT, sleeps as many seconds as the signal's
-# number says, in the thread that aborts alone; then it aborts.
-_ABORT_DELAY = int(signal.SIGABRT)
-
 
 def address(
   coordinator: str | None, processes: int | None, process: int | None
@@ -510,12 +505,6 @@ def join(
       missing, short, or in a file that others can read.
   """
   global _run, _notify_jax
-  for name, value in (
-    ("check_in_seconds", check_in_seconds),
-    ("silent_seconds", silent_seconds),
-  ):
-    if value < 1:
-      raise ValueError(f"hosts.{name} is {value}; at least 1.")
   coordinator, processes, process, devices = address(
     coordinator, processes, process
   )
@@ -539,6 +528,9 @@ def join(
   libc_signal = ctypes.CDLL(None).signal
   libc_signal.restype = ctypes.c_void_p
   libc_signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
+  # A dead process 0 makes JAX abort the others; they shall speak first. libc's
+  # sleep, as the handler of SIGABRT, sleeps as many seconds as the signal's
+  # number says (6), only in the thread that aborts; then it aborts.
   libc_signal(
     signal.SIGABRT, ctypes.cast(ctypes.CDLL(None).sleep, ctypes.c_void_p)
   )

@@ -166,7 +166,7 @@ def _check_negatives(config: ml_collections.ConfigDict) -> None:
 
 
 def _check_attention(config: ml_collections.ConfigDict) -> None:
-  """Refuses fused attention where it cannot be had."""
+  """Refuses fused attention where it does not work."""
   model = config.model
   if model.attention != "cudnn":
     return

@@ -108,7 +108,8 @@ def train_loop(
       watched = {
         name: metrics[name]
         for name in metrics
-        if name == "skipped_in_a_row" or name.endswith(_WITHOUT_NEGATIVES)
+        if name == "skipped_in_a_row"
+        or (name.endswith(_WITHOUT_NEGATIVES) and not told)
       }
       metrics = jax.device_get(watched)
     if not told and (line := _without_negatives(taken, metrics)):

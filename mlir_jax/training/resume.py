@@ -22,7 +22,8 @@ class Start:
     step: The checkpoint's step; None for a new run.
     from_step: Whether it was named and the run goes back to it; then later
       checkpoints are removed.
-    changed: Field to [value before, value now].
+    changed: Field to [value before, value now]; before is what the step was
+      trained with.
   """
 
   step: int | None
@@ -75,18 +76,23 @@ def choose(
       " it goes on from its last checkpoint."
     )
     from_step = None
-  # config.json may have been exchanged: the checkpoint has what it was
-  # trained with, but for what changed just there.
+  # config.json may have been exchanged, and may be of later steps: the
+  # checkpoint has what it was trained with.
   trained_with = workdir.differences(
     values, checkpoints.describe(step).config, defaults
   )
-  for record in history:
-    if record["step"] == step:
-      trained_with = {
-        name: values
-        for name, values in trained_with.items()
-        if name not in record["changed"]
-      }
+  if from_step is not None:
+    changed = trained_with
+  else:  # But for what changed just there.
+    known = {
+      name
+      for record in history
+      if record["step"] == step
+      for name in record["changed"]
+    }
+    trained_with = {
+      name: pair for name, pair in trained_with.items() if name not in known
+    }
   where = f"The checkpoint of step {step} in {checkpoints.directory}"
   workdir.refuse_changes(values, trained_with, where, from_step)
   return Start(step, from_step is not None, changed)

@@ -47,8 +47,8 @@ def train(
     The final results, {"test/de/mrr@100": value}, as in the report.
 
   Raises:
-    ValueError: if a setting cannot be honoured, it names the field; or if
-      another run holds the folder.
+    ValueError: if a setting cannot be used, it names the field; or if another
+      run holds the folder.
     stopping.Preempted: if the run was asked to stop, after saving.
     loop.NonFiniteError: if too many steps in a row were not finite.
   """
@@ -191,7 +191,9 @@ def take_steps(
   def evaluate_dev(state, taken):
     results = {}
     with stop.breaking_off():
-      results = evaluation.dev(state.params)
+      # It may have come just before, while the step was waited for.
+      if multihost.joined() or not stop.requested:
+        results = evaluation.dev(state.params)
     # A stop may have been lost on its way through what was called: what came
     # of it is not trusted. Several processes are never broken off.
     if not results or (stop.requested and not multihost.joined()):

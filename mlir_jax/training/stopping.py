@@ -33,6 +33,18 @@ _STATUS = {signal.SIGTERM: EXIT_PREEMPTED, signal.SIGINT: EXIT_INTERRUPTED}
 GRACE = 5.0
 _LOOK_EVERY = 0.5
 
+_open_fd = -1  # Through which signals reach the thread, while there is one.
+
+
+def _after_fork() -> None:
+  """The signals of a forked child, such as a worker, are not the run's."""
+  before = signal.set_wakeup_fd(-1)
+  if before != _open_fd:
+    signal.set_wakeup_fd(before)
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
 
 class Preempted(SystemExit):
   """The run was asked to stop, and can be started again.
@@ -48,6 +60,10 @@ class Preempted(SystemExit):
 
 class StopSignal:
   """SIGTERM and SIGINT as a wish to stop, while this context is open.
+
+  Python runs handlers in the main thread only. Where a program opens this
+  context in another thread, that program's own handlers stay. An interactive
+  session, such as a notebook, is never ended: it holds more than the run.
 
   Attributes:
     requested: Whether one of them came.
@@ -65,6 +81,10 @@ class StopSignal:
 
   def __enter__(self) -> "StopSignal":
     self._main = threading.get_ident()
+    self._looks = threading.current_thread() is threading.main_thread()
+    if not self._looks:
+      return self
+    self._ends = not hasattr(sys, "ps1")  # IPython sets it, too.
     self._reading, self._writing = socket.socketpair()
     self._reading.settimeout(_LOOK_EVERY)
     self._writing.setblocking(False)
@@ -73,9 +93,9 @@ class StopSignal:
       target=self._look_after, name="stop", daemon=True
     )
     self._thread.start()
-    self._fd_before = signal.set_wakeup_fd(
-      self._writing.fileno(), warn_on_full_buffer=False
-    )
+    global _open_fd
+    _open_fd = self._writing.fileno()
+    self._fd_before = signal.set_wakeup_fd(_open_fd, warn_on_full_buffer=False)
     self._before = {
       number: signal.signal(number, self._receive) for number in _STATUS
     }
@@ -83,20 +103,25 @@ class StopSignal:
     return self
 
   def __exit__(self, kind, error, _):
-    sys.unraisablehook = self._hook_before
-    for number, handler in self._before.items():
-      signal.signal(number, handler)
+    if not self._looks:
+      return
+    # The thread ends first: it may send a signal, which is for our handlers.
     signal.set_wakeup_fd(self._fd_before)
     self._closed = True
     self._writing.close()
     self._thread.join()
     self._reading.close()
+    sys.unraisablehook = self._hook_before
+    for number, handler in self._before.items():
+      signal.signal(number, handler)
     if isinstance(error, Preempted) and not error.together:
       print(f"Asked to stop ({self._name()}).", file=sys.stderr)
 
   def save_first(self) -> None:
     """From here on there are steps to save: nothing is raised, nor in haste."""
     self._unsaved, self._raises = True, False
+    if self.requested and (multihost := _joined()):
+      multihost.ask_to_stop()  # What the signal raised was lost.
 
   def saved(self) -> None:
     """All is saved: from here on a signal ends the run at once.
@@ -171,7 +196,7 @@ class StopSignal:
         if number in _STATUS:
           self._note(number)
       self._interrupts += numbers.count(signal.SIGINT)
-      if self._interrupts > 1:
+      if self._interrupts > 1 and self._ends:
         self._end("interrupted twice")
       if not self.requested:
         continue
@@ -179,7 +204,7 @@ class StopSignal:
         deadline = None
       elif deadline is None:
         deadline = time.monotonic() + GRACE
-      elif time.monotonic() > deadline:
+      elif time.monotonic() > deadline and self._ends:
         self._end("asked to stop")
       if self._raises and self._raised and not self._raised():
         # It was lost: nothing holds it any more. The handler runs again.

@@ -83,7 +83,8 @@ def test_dev_is_searched_in_a_sample_and_the_table_says_so(
   assert len(json.loads((tmp_path / "report.json").read_text())["notes"]) == 3
 
 
-def test_configs_of_large_models_do_not_encode_all_corpora_at_the_start():
+def test_configs_of_large_models_encode_no_whole_corpus_while_training():
   for name in ("xlmr_base", "xlmr_large", "mbert"):
     assert not config.load(name).eval.at_start
+    assert config.load(name).eval.dev_passages
   assert config.default().eval.dev_passages == 0

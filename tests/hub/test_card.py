@@ -39,14 +39,14 @@ def config(tmp_path):
   return c
 
 
-def make(config, results=(), rows=None, contract=CONTRACT):
+def make(config, results=(), rows=None, contract=CONTRACT, history=()):
   return card.make(
     "names",
     "both",
     config=config,
     encoder_config=config_lib.EncoderConfig(9, 4, 1, 1, 4, 16),
     contract=contract,
-    provenance=PROVENANCE,
+    provenance=PROVENANCE | {"history": list(history)},
     step=3,
     rows=rows or {},
     results=list(results),
@@ -61,6 +61,25 @@ def write(path, content):
 
 def front_matter(text):
   return yaml.safe_load(text.split("---\n")[1])
+
+
+def test_changes_that_the_run_went_back_behind_are_not_told(config):
+  def change(step, name, from_step=True):
+    return {"step": step, "from_step": from_step, "changed": {name: [1, 2]}}
+
+  text = make(
+    config,
+    history=[
+      change(1, "optim.b1"),
+      change(4, "optim.b2"),
+      change(2, "optim.eps"),
+      change(5, "train.steps", from_step=False),
+    ],
+  )
+  assert "From step 1 on optim.b1 was 2, before it was 1." in text
+  assert "optim.b2" not in text
+  assert "From step 2 on optim.eps" in text
+  assert "From step 5 on train.steps" in text
 
 
 def test_a_checkpoint_without_results_is_not_made_to_look_better(config):

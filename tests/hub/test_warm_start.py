@@ -108,6 +108,17 @@ def test_separate_towers_come_along_whole(tmp_path, monkeypatch):
     begin(from_it(root, folder, "separate"), tmp_path / "twice")
 
 
+def test_a_damaged_best_checkpoint_is_refused_not_replaced_by_the_last(
+  tmp_path, monkeypatch
+):
+  def load_run(run, which, mesh):
+    raise checkpoint.DamagedError(f"{which} is damaged")
+
+  monkeypatch.setattr(warm_start.model, "load_run", load_run)
+  with pytest.raises(checkpoint.DamagedError, match="best is damaged"):
+    warm_start.of_run(str(tmp_path), "", str(tmp_path / "local"))
+
+
 @pytest.mark.slow
 def test_a_tied_model_starts_both_towers(tmp_path):
   root = tiny.write_folder(tmp_path / "data")

@@ -3,12 +3,13 @@
 import json
 import pathlib
 import shutil
+import types
 
 import pytest
 import tiny
 
 from mlir_jax import checkpoint, workdir
-from mlir_jax.training import progress, run
+from mlir_jax.training import progress, resume, run
 
 
 def make_config(root, **changes):
@@ -123,3 +124,45 @@ def test_without_its_config_a_run_is_compared_with_its_checkpoint(
   config.write_text(json.dumps(other.to_dict()))
   with pytest.raises(ValueError, match=r"step 6 .*\n.*seed: 1 here, 0 there"):
     run.train(other, str(folder))
+
+
+class Trained:
+  """Checkpoints of steps that were trained with other learning rates."""
+
+  directory = "checkpoints"
+
+  def __init__(self, root, rates):
+    self.rates, self._root = rates, root
+
+  def last_step(self):
+    return max(self.rates)
+
+  def find(self, step):
+    return step
+
+  def describe(self, step):
+    c = make_config(self._root, **{"optim.learning_rate": self.rates[step]})
+    return types.SimpleNamespace(config=c.to_dict())
+
+  def remove_after(self, step):
+    later = [other for other in self.rates if other > step]
+    self.rates = {s: rate for s, rate in self.rates.items() if s <= step}
+    return later
+
+
+def test_a_run_that_went_back_behind_a_change_can_start_again(tmp_path):
+  """Its first start from there was killed before it saved anything."""
+  c = make_config(tmp_path, **{"optim.learning_rate": 0.5})
+  checkpoints = Trained(tmp_path, {2: 0.25, 4: 0.25, 6: 0.5})
+  (tmp_path / "config.json").write_text(json.dumps(c.to_dict()))
+  record = {"step": 4, "from_step": True, "removed": []}
+  record["changed"] = {"optim.learning_rate": [0.25, 0.5]}
+  (tmp_path / "history.jsonl").write_text(json.dumps(record) + "\n")
+
+  for _ in range(2):
+    begin = resume.choose(c, str(tmp_path), checkpoints, 2)
+    resume.go_on(begin, c, str(tmp_path), checkpoints)
+    assert begin.step == 2
+  _, record = workdir.read_history(str(tmp_path))
+  assert record["changed"] == {"optim.learning_rate": [0.25, 0.5]}
+  assert record["removed"] == [4, 6]

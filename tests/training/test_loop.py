@@ -3,14 +3,17 @@
 import signal
 import subprocess
 import sys
+import threading
 import time
+import types
 
 import jax
 import numpy as np
 import pytest
 
-from mlir_jax import checkpoint
+from mlir_jax import checkpoint, config
 from mlir_jax.training import loop, progress, stopping
+from mlir_jax.training import run as run_lib
 
 
 class Log:
@@ -174,6 +177,63 @@ def test_a_stop_that_a_callback_swallowed_is_raised_again(capsys):
   assert "Exception ignored" not in capsys.readouterr().err
 
 
+def test_outside_the_main_thread_the_programs_handlers_stay():
+  before = threading.active_count()
+  entered = []
+
+  def enter():
+    with stopping.StopSignal() as stop:
+      entered.append((stop.requested, signal.getsignal(signal.SIGTERM)))
+
+  handler = signal.getsignal(signal.SIGTERM)
+  thread = threading.Thread(target=enter)
+  thread.start()
+  thread.join()
+  assert entered == [(False, handler)]
+  assert threading.active_count() == before
+
+
+def test_a_signal_to_a_forked_child_does_not_stop_the_run():
+  script = (
+    "import os, signal, time; from mlir_jax.training import stopping\n"
+    "with stopping.StopSignal() as stop:\n"
+    "  stop.save_first()\n"
+    "  child = os.fork()\n"
+    "  if not child:\n"
+    "    signal.raise_signal(signal.SIGTERM)\n"
+    "    os._exit(3)\n"
+    "  assert os.waitpid(child, 0)[1] == 3 << 8\n"
+    "  time.sleep(1)\n"
+    "  assert not stop.requested\n"
+  )
+  assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
+def test_an_interactive_session_is_not_ended(monkeypatch):
+  monkeypatch.setattr(sys, "ps1", "In: ", raising=False)
+  monkeypatch.setattr(stopping, "GRACE", 0.1)
+  ended = []
+  monkeypatch.setattr(stopping.StopSignal, "_end", lambda *_: ended.append(1))
+  with stopping.StopSignal() as stop:
+    stop.save_first()
+    for _ in range(2):
+      signal.raise_signal(signal.SIGINT)
+    stop._unsaved = False  # The main thread is slow to end the run.
+    time.sleep(1.5)
+    assert stop.requested
+  assert not ended
+
+
+def test_a_stop_that_was_lost_before_the_first_step_is_passed_on(monkeypatch):
+  asked = []
+  others = types.SimpleNamespace(ask_to_stop=lambda: asked.append(1))
+  monkeypatch.setattr(stopping, "_joined", lambda: others)
+  stop = stopping.StopSignal()
+  stop.requested = True
+  stop.save_first()
+  assert asked == [1]
+
+
 def test_a_run_that_does_not_end_by_itself_is_ended():
   """Its main thread is in compiled code; a second Ctrl-C does not wait."""
   script = (
@@ -216,6 +276,36 @@ def test_a_stop_during_an_evaluation_takes_no_further_step():
   events, error = run(stop=stop, stop_at_dev=True)
   assert isinstance(error, stopping.Preempted)
   assert events[-2:] == [("save", 4, 0.4), ("say", "Asked")]
+
+
+def test_a_stop_just_before_an_evaluation_takes_no_time_for_it(tmp_path):
+  """While the step was waited for, the loop had asked already."""
+
+  class Late(stopping.StopSignal):
+    def reached(self, step):
+      self.requested = True
+      return False
+
+  class Evaluation:
+    def dev(self, params):
+      pytest.fail("evaluated")
+
+  c = config.default()
+  c.train.steps, c.eval.every = 4, 2
+  state = types.SimpleNamespace(step=1, params={})
+  saved = []
+  with pytest.raises(stopping.Preempted):
+    run_lib.take_steps(
+      c, str(tmp_path),
+      lambda state, batch: (state, {"skipped_in_a_row": np.int32(0)}),
+      state,
+      (batch for batch in [(1, None)]),
+      lambda batch: batch,
+      lambda taken, state, dev: saved.append((taken, dev)),
+      Evaluation(), Late(),
+      types.SimpleNamespace(check_saved=lambda: None),
+    )  # fmt: skip
+  assert saved == [(2, None)]
 
 
 def test_many_nonfinite_steps_in_a_row_stop_the_run_with_a_message():
