@@ -450,7 +450,8 @@ def _read_rotary(
     Our other fields, and what is wrong.
   """
   every = hf.get("global_attn_every_n_layers")
-  every = 3 if every is None else every
+  if every is None or (every == _NEEDS_VERSION_5 and hf.get("layer_types")):
+    every = 3  # Where layer_types are said, they alone count.
   if type(every) is not int or every < 1:
     return {}, [f"global_attn_every_n_layers is {every!r}, not a number >= 1"]
   parameters = hf.get("rope_parameters") or {}
