@@ -200,11 +200,11 @@ def _check_paths(paths: Sequence[str], output: str) -> None:
     ValueError: naming the path.
     FileNotFoundError: if a file is not there.
   """
+  workdir.check_packages(output)
   if not output or epath.Path(output).is_dir():
     raise ValueError(
       f"--output={output} is not a file: name the .npy to write."
     )
-  workdir.check_packages(output)
   for path in paths:
     if path == "-":
       continue

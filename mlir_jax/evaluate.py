@@ -47,10 +47,12 @@ def evaluate(
   Raises:
     ValueError: if there is no such model, or the tests cannot be read.
   """
+  from mlir_jax import workdir
   from mlir_jax.data import collections, drawing
   from mlir_jax.evals import ranking, suite
   from mlir_jax.retrieval import model
 
+  workdir.check_packages(output)
   bad_records = records.BadRecords(on_bad_record, "--on_bad_record")
   loaded = model.load(source, checkpoint)
   description = loaded.description

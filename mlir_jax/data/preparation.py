@@ -72,6 +72,7 @@ def fetch_backbone(
   model = config.model
   if not model.pretrained:
     return None
+  workdir.check_packages(model.pretrained)
   kept = epath.Path(folder) / workdir.BACKBONE
   local = workdir.local_copy(folder, config.hosts.local_dir)
   asked = {"pretrained": model.pretrained, "revision": model.revision}

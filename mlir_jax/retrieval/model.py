@@ -184,11 +184,12 @@ def load(
     revision: Of a hub name: branch, tag or commit.
 
   Raises:
-    ValueError: if there is no such model or checkpoint, or how it encodes is
-      not known or cannot be honoured.
+    ValueError: if there is no such model or checkpoint, how it encodes is not
+      known or not supported, or a package for object storage is missing.
     ContractMismatchError: if the folder's files are not of one encoding
       contract; it names the field.
   """
+  workdir.check_packages(path)
   folder = epath.Path(workdir.absolute(path))
   if (folder / workdir.CHECKPOINTS).is_dir():
     if revision:
@@ -222,6 +223,7 @@ def load_run(
     ContractMismatchError: if the run's files are not of one contract.
   """
   mesh = sharding.make_mesh() if mesh is None else mesh
+  workdir.check_packages(run_folder)
   folder = epath.Path(workdir.absolute(run_folder))
   if not (folder / workdir.CHECKPOINTS).is_dir():
     raise ValueError(
