@@ -116,7 +116,8 @@ def _find_trained_on(
     return collections.load(
       data["collection"],
       data["root"],
-      records.BadRecords(data["on_bad_record"]),
+      # Those that training refused or skipped are not counted here, either.
+      records.BadRecords("skip"),
       data["tatoeba_root"],
       require_pairs=bool(config["batch"]["retrieval"]),
     )
