@@ -10,6 +10,7 @@ languages have no groups. Several processes (--distributed) share the encoding
 and the search; all need the tests.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -82,6 +83,12 @@ def evaluate(
     groups = find_groups(description.provenance, trained_on)
     if not (given or trained_on):
       raise ValueError("Give the tests: --collection and --root.")
+  for flag, folder in (("root", root), ("tatoeba_root", tatoeba_root)):
+    # Collections name the fields of a config, which is not given here.
+    if folder and not (
+      workdir.is_url(folder) or os.path.isdir(os.path.expanduser(folder))
+    ):
+      raise ValueError(f"--{flag}={folder}: there is no such folder.")
   tested = collections.load(
     collection, root, bad_records, tatoeba_root, require_pairs=False
   )
