@@ -139,11 +139,9 @@ class EncodingContract:
 
 def _check_names(values: Any, kind: type, prefix: str) -> None:
   """Raises ValueError unless these are the fields of a dataclass."""
-  what = (
-    f"{prefix[:-1]} of the encoding contract"
-    if prefix
-    else ("The encoding contract")
-  )
+  what = "The encoding contract"
+  if prefix:
+    what = f"{prefix[:-1]} of the encoding contract"
   if not isinstance(values, Mapping):
     raise ValueError(f"{what} is {values!r}, not an object.")
   names = {field.name for field in dataclasses.fields(kind)}
@@ -286,7 +284,7 @@ def make_contract(
       passage tower (Hu et al. 2023, Figure 2).
 
   Raises:
-    ValueError: if a value is not one that can be honoured.
+    ValueError: if a value is not supported.
   """
   check_settings(
     {

@@ -208,11 +208,11 @@ def _check_paths(paths: Sequence[str], output: str) -> None:
     ValueError: naming the path.
     FileNotFoundError: if a file is not there.
   """
+  workdir.check_packages(output)
   if not output or epath.Path(output).is_dir():
     raise ValueError(
       f"--output={output} is not a file: name the .npy to write."
     )
-  workdir.check_packages(output)
   for path in paths:
     if path == "-":
       continue
@@ -220,7 +220,7 @@ def _check_paths(paths: Sequence[str], output: str) -> None:
     is_file = (
       epath.Path(path).is_file()
       if workdir.is_url(path)
-      else os.path.isfile(path)  # A pipe is none: files are read twice.
+      else os.path.isfile(path)  # Not a pipe: files are read twice.
     )
     if not is_file:
       raise FileNotFoundError(
@@ -258,7 +258,9 @@ def main(paths: Sequence[str]):
   output = workdir.absolute(_OUTPUT.value) if _OUTPUT.value else ""
   _check_paths(paths, output)
   if multihost.joined() and "-" in paths:
-    raise ValueError("Several processes read files, no standard input.")
+    raise ValueError(
+      "Several processes cannot share the standard input: give files."
+    )
   multihost.check_in(
     "files", {path: _size(path) for path in paths if path != "-"}
   )

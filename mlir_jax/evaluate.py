@@ -10,6 +10,7 @@ languages have no groups. Several processes (--distributed) share the encoding
 and the search; all need the tests.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,10 +48,12 @@ def evaluate(
   Raises:
     ValueError: if there is no such model, or the tests cannot be read.
   """
+  from mlir_jax import workdir
   from mlir_jax.data import collections, drawing
   from mlir_jax.evals import ranking, suite
   from mlir_jax.retrieval import model
 
+  workdir.check_packages(output)
   bad_records = records.BadRecords(on_bad_record, "--on_bad_record")
   loaded = model.load(source, checkpoint)
   description = loaded.description
@@ -80,6 +83,12 @@ def evaluate(
     groups = find_groups(description.provenance, trained_on)
     if not (given or trained_on):
       raise ValueError("Give the tests: --collection and --root.")
+  for flag, folder in (("root", root), ("tatoeba_root", tatoeba_root)):
+    # Collections name the fields of a config, which is not given here.
+    if folder and not (
+      workdir.is_url(folder) or os.path.isdir(os.path.expanduser(folder))
+    ):
+      raise ValueError(f"--{flag}={folder}: there is no such folder.")
   tested = collections.load(
     collection, root, bad_records, tatoeba_root, require_pairs=False
   )
@@ -114,7 +123,8 @@ def _find_trained_on(
     return collections.load(
       data["collection"],
       data["root"],
-      records.BadRecords(data["on_bad_record"]),
+      # Those that training refused or skipped are not counted here, either.
+      records.BadRecords("skip"),
       data["tatoeba_root"],
       require_pairs=bool(config["batch"]["retrieval"]),
     )

@@ -5,13 +5,17 @@ Whoever reads such a file reads it through here, so that each fault has one
 message, which names the file and says what to do.
 """
 
+import collections
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import pathlib
+import platform
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from etils import epath
@@ -135,8 +139,8 @@ class _RepeatedKeyError(ValueError):
 def _object(pairs: list[tuple[str, Any]]) -> dict:
   content = dict(pairs)
   if len(content) < len(pairs):
-    keys = [key for key, _ in pairs]
-    raise _RepeatedKeyError(repr(next(k for k in keys if keys.count(k) > 1)))
+    counts = collections.Counter(key for key, _ in pairs)
+    raise _RepeatedKeyError(repr(next(k for k in counts if counts[k] > 1)))
   return content
 
 
@@ -266,7 +270,8 @@ def check_digests(
   """Checks that files hold what was written to them.
 
   A file that was checked is not read again on this machine while its size,
-  its times of change and its inode stay: the user's cache remembers it.
+  its times of change and its inode stay: the user's cache remembers it. Of
+  several processes on a machine, one reads and the others wait.
 
   Args:
     folder: Where the files are.
@@ -277,7 +282,20 @@ def check_digests(
     UnreadableError: for a file that is not as it was; it names the file.
   """
   memory = _memory(folder)
-  known = _remembered(memory)
+  with _alone(memory):
+    known = _remembered(memory)
+    seen = _check(folder, expected, mend, known)
+    if seen != known:
+      _remember(memory, seen)
+
+
+def _check(
+  folder: str | os.PathLike,
+  expected: Mapping[str, str],
+  mend: str,
+  known: Mapping[str, list],
+) -> dict[str, list]:
+  """Checks the files that are not known; returns what can be remembered."""
   seen = {}
   for name, sha256 in expected.items():
     path = pathlib.Path(folder) / name
@@ -295,15 +313,28 @@ def check_digests(
       )
     if now - max(found.st_mtime, found.st_ctime) > _FRESH_SECONDS:
       seen[name] = state
-  if seen != known:
-    _remember(memory, seen)
+  return seen
 
 
 def _memory(folder: str | os.PathLike) -> pathlib.Path:
   """The file that remembers which files of a folder were checked."""
   cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-  name = hashlib.sha256(os.path.realpath(folder).encode()).hexdigest()[:16]
+  # Machines may share the user's home, but not what stands at this path.
+  place = f"{platform.node()}:{os.path.realpath(folder)}"
+  name = hashlib.sha256(place.encode()).hexdigest()[:16]
   return pathlib.Path(cache) / "mlir_jax" / "checked" / f"{name}.json"
+
+
+@contextlib.contextmanager
+def _alone(memory: pathlib.Path) -> Iterator[None]:
+  """Within this context no other process here checks the same folder."""
+  with contextlib.ExitStack() as stack:
+    # Without a cache, or without locks, each process checks all by itself.
+    with contextlib.suppress(OSError):
+      memory.parent.mkdir(parents=True, exist_ok=True)
+      lock = stack.enter_context(open(memory.with_suffix(".lock"), "w"))
+      fcntl.flock(lock, fcntl.LOCK_EX)
+    yield
 
 
 def _remembered(memory: pathlib.Path) -> dict:

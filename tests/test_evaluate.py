@@ -58,6 +58,9 @@ def test_what_cannot_be_evaluated_is_named_by_its_flag(made, tmp_path):
   given = {"output": str(tmp_path / "out")}
   with pytest.raises(ValueError, match="need --collection=folder"):
     evaluate.evaluate(model, root=str(root), collection="cldr", **given)
+  for flag in ("root", "tatoeba_root"):
+    with pytest.raises(ValueError, match=f"--{flag}=/gone: there is no such"):
+      evaluate.evaluate(model, **{"root": str(root), flag: "/gone"}, **given)
   bad = tmp_path / "bad"
   shutil.copytree(root / "eval" / "de", bad / "eval" / "de")
   topics = bad / "eval/de/topic.test.tsv"

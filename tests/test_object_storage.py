@@ -16,7 +16,7 @@ from absl import flags
 from etils import epath
 
 import mlir_jax
-from mlir_jax import checkpoint, encode, workdir
+from mlir_jax import checkpoint, encode, evaluate, workdir
 from mlir_jax.data import collections, preparation, tokenizer, tokens
 from mlir_jax.models import pretrained
 from mlir_jax.training import planner, progress, run, start, stopping
@@ -353,4 +353,15 @@ def test_what_is_missing_for_object_storage_is_named(monkeypatch):
   monkeypatch.setitem(sys.modules, "google.cloud.storage", None)
   with pytest.raises(ValueError, match="pip install google-cloud-storage"):
     workdir.check_packages(URL)
+  # Before anything is read, encoded or asked of the storage.
+  c = tiny.make_config("data")
+  c.model.pretrained = URL
+  for start_of_main in (
+    lambda: mlir_jax.load(URL),
+    lambda: evaluate.evaluate("model", root="data", output=URL),
+    lambda: encode._check_paths([], f"{URL}/v.npy"),
+    lambda: preparation.fetch_backbone(c, "run"),
+  ):
+    with pytest.raises(ValueError, match="pip install google-cloud-storage"):
+      start_of_main()
   workdir.check_packages("/a/disk")

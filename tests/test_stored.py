@@ -1,8 +1,11 @@
 """A damaged file has one message: its name, what is wrong, what to do."""
 
 import ast
+import concurrent.futures
 import os
 import pathlib
+import platform
+import time
 
 import pytest
 
@@ -136,13 +139,49 @@ def test_a_file_is_hashed_once_until_it_changes(tmp_path, monkeypatch):
   file.write_bytes(b"content")
   assert [check(), check()] == [1, 0]
   # Another expected hash, a lost or a damaged memory: all is checked.
-  (memory,) = (tmp_path / "cache/mlir_jax/checked").iterdir()
+  (memory,) = (tmp_path / "cache/mlir_jax/checked").glob("*.json")
   for damage in (b"", b"[1]", b'{"a.npy": 1}', b"\xff"):
     memory.write_bytes(damage)
     assert [check(), check()] == [1, 0]
   expected = {"a.npy": "0" * 64}
   with pytest.raises(stored.UnreadableError, match="has changed"):
     check()
+
+
+def test_of_several_processes_one_hashes_and_the_others_wait(
+  tmp_path, monkeypatch
+):
+  """Threads that open the lock's file exclude each other as processes do."""
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  monkeypatch.setattr(stored, "_FRESH_SECONDS", -1e9)
+  (tmp_path / "a").write_bytes(b"1")
+  expected = {"a": stored.digest(tmp_path / "a")}
+  hashed = []
+  digest = stored.digest
+
+  def slow_digest(path):
+    hashed.append(path)
+    time.sleep(0.2)
+    return digest(path)
+
+  monkeypatch.setattr(stored, "digest", slow_digest)
+  with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    list(
+      pool.map(lambda _: stored.check_digests(tmp_path, expected, ""), range(4))
+    )
+  assert len(hashed) == 1
+  # Another machine with the same home has other files at this path.
+  monkeypatch.setattr(platform, "node", lambda: "another")
+  stored.check_digests(tmp_path, expected, "")
+  assert len(hashed) == 2
+
+
+def test_a_repeated_key_among_very_many_is_found_at_once():
+  keys = ", ".join(f'"{i}": 1' for i in range(100_000))
+  start = time.monotonic()
+  with pytest.raises(stored.UnreadableError, match="the key '99999' stands"):
+    stored.parse_json(f'{{{keys}, "99999": 1}}'.encode(), "a.json")
+  assert time.monotonic() - start < 10  # Comparing all pairs takes minutes.
 
 
 def test_without_a_cache_a_file_is_hashed_every_time(tmp_path, monkeypatch):
@@ -163,6 +202,7 @@ def test_without_a_cache_a_file_is_hashed_every_time(tmp_path, monkeypatch):
 _PARSES = {
   *("stored.py", "contract.py", "data/masking.py", "data/tokenizer.py"),
   *("data/sources/dpr.py", "data/sources/mr_tydi.py", "mesh/multihost.py"),
+  *("encode.py", "hosts/links.py", "lock.py"),
 }
 
 

@@ -72,6 +72,7 @@ def fetch_backbone(
   model = config.model
   if not model.pretrained:
     return None
+  workdir.check_packages(model.pretrained)
   kept = epath.Path(folder) / workdir.BACKBONE
   local = workdir.local_copy(folder, config.hosts.local_dir)
   asked = {"pretrained": model.pretrained, "revision": model.revision}
@@ -143,7 +144,7 @@ def encoding_settings(
     Field of config.encoding ("query.prefix") to its value.
 
   Raises:
-    ValueError: if the folder says what cannot be honoured, and the config
+    ValueError: if the folder says what is not supported, and the config
       does not say what to do instead.
   """
   set_here = workdir.flatten(config.encoding.to_dict())

@@ -122,7 +122,7 @@ def check_as_transformers(path: str, tokenizer: tokenizers.Tokenizer) -> None:
     if getattr(theirs, side) != "right":
       raise ValueError(
         f"{file}: {side} is {getattr(theirs, side)!r} (here, or in"
-        " tokenizer.json); only 'right' can be honoured."
+        " tokenizer.json); only 'right' is supported."
       )
   texts = [*contract_lib.GOLDEN_TEXTS, *_TELLING_TEXTS]
   for text in texts:
@@ -131,7 +131,7 @@ def check_as_transformers(path: str, tokenizer: tokenizers.Tokenizer) -> None:
       raise ValueError(
         f"{file}: transformers cuts {text!r} otherwise than tokenizer.json"
         " says. What it sets beside that (do_lower_case, add_prefix_space,"
-        " split_special_tokens, tokenizer_class, ...) cannot be honoured: save"
+        " split_special_tokens, tokenizer_class, ...) is not supported: save"
         " the tokenizer anew with transformers, or remove the setting."
       )
 
@@ -242,7 +242,7 @@ def _definition_file(path: str, revision: str) -> str | None:
   except errors.LocalEntryNotFoundError as e:
     # Off line; whether the model has the file is not known.
     raise FileNotFoundError(
-      f"{path!r} is no folder here, and the model of that name could not be"
+      f"{path!r} is not a folder here, and the model of that name could not be"
       f" fetched from the hub. ({e})"
     ) from e
   except errors.EntryNotFoundError:

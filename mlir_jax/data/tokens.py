@@ -127,7 +127,7 @@ class TokenStore:
   def truncation(self) -> Mapping[str, Mapping[str, Sequence[int]]]:
     """Role to language to (texts cut, all texts), each string counted once.
 
-    One that stands in several languages counts for the first of them.
+    A text of several languages counts for the first of them.
     """
     return self.meta["truncation"]
 

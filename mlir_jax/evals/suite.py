@@ -159,6 +159,9 @@ class Suite:
   def report(self) -> str:
     """Writes the report of all tables in the folder, with a plot.
 
+    Where the training texts cannot be read any more, as their files are gone or
+    have changed, a note says so in place of the count of shared texts.
+
     Returns:
       The report as text; "" in a process that writes none.
     """
@@ -172,17 +175,17 @@ class Suite:
     if not any(columns.values()):
       return "There are no tests, so there is nothing to report."
     plot.plot(columns, self._groups, self._folder / "report.png")
-    shared = None
+    shared, notes = None, list(self._notes)
     if self._trained_on:
-      shared = overlap.count_shared_texts(
-        self._trained_on, self._tests, self._encoder.contract, self._streams
-      )
+      try:
+        shared = overlap.count_shared_texts(
+          self._trained_on, self._tests, self._encoder.contract, self._streams
+        )
+      except (ValueError, OSError) as error:
+        # The results are there, after days perhaps; only this count is not.
+        notes.append(f"Texts shared with training are not counted: {error}")
     return report.write(
-      columns,
-      self._groups,
-      str(self._folder),
-      shared=shared,
-      notes=self._notes,
+      columns, self._groups, str(self._folder), shared=shared, notes=notes
     )
 
 

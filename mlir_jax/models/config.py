@@ -340,7 +340,7 @@ class EncoderConfig:
       dtype: Of activations.
 
     Raises:
-      ValueError: naming every field that is missing or cannot be honoured.
+      ValueError: naming every field that is missing or not supported.
     """
     name = hf.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:
@@ -349,7 +349,7 @@ class EncoderConfig:
       )
     family = FAMILIES[name]
     problems = [
-      f"{key} is {hf[key]!r}; only {value!r} can be honoured"
+      f"{key} is {hf[key]!r}; only {value!r} is supported"
       for key, value in family.fixed.items()
       if hf.get(key) not in (None, value)
     ]
@@ -470,7 +470,8 @@ def _read_rotary(
     Our other fields, and what is wrong.
   """
   every = hf.get("global_attn_every_n_layers")
-  every = 3 if every is None else every
+  if every is None or (every == _NEEDS_VERSION_5 and hf.get("layer_types")):
+    every = 3  # Where layer_types are said, they alone count.
   if type(every) is not int or every < 1:
     return {}, [f"global_attn_every_n_layers is {every!r}, not a number >= 1"]
   parameters = hf.get("rope_parameters")
@@ -490,8 +491,7 @@ def _read_rotary(
   window = hf.get("sliding_window")
   if window and window != values["attention_window"] // 2:
     problems.append(
-      f"sliding_window is {window}; only half of local_attention can be"
-      " honoured"
+      f"sliding_window is {window}; only half of local_attention is supported"
     )
   if hf.get("rope_scaling"):
     problems.append(f"rope_scaling is {hf['rope_scaling']!r}; only none can be")
@@ -507,7 +507,7 @@ def _read_rotary(
     if values.get("rope_type", "default") != "default":
       problems.append(
         f"rope_parameters.{kind}.rope_type is {values['rope_type']!r}; only"
-        " 'default' can be honoured"
+        " 'default' is supported"
       )
     said = (values.get("rope_theta"), hf.get(old_name), default)
     found = next(value for value in said if value is not None)

@@ -81,7 +81,7 @@ _CHANGED = (
 
 
 class LayoutError(ValueError):
-  """A folder that cannot be honoured; the message names file and field."""
+  """A folder that is not supported; the message names file and field."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +167,7 @@ def read(folder: pathlib.Path) -> Layout:
     folder: A sentence-transformers folder, or a plain Hugging Face one.
 
   Raises:
-    LayoutError: if something cannot be honoured.
+    LayoutError: if something is not supported.
     ContractMismatchError: if a folder of our own was changed.
   """
   if not (folder / MODULES).exists():
@@ -192,7 +192,7 @@ def read(folder: pathlib.Path) -> Layout:
   if similarity not in _SIMILARITIES:
     raise LayoutError(
       f"{folder / _MODEL}: similarity_fn_name is {similarity!r}; only the"
-      " cosine and the dot product can be honoured."
+      " cosine and the dot product are supported."
     )
   prefixes, undecided = _read_prompts(folder / _MODEL, model)
   layout = Layout(
@@ -240,7 +240,7 @@ def _check_fixed(path: pathlib.Path, found: Mapping, fixed: Mapping) -> None:
   for name, value in fixed.items():
     if found.get(name) not in (None, value):
       raise LayoutError(
-        f"{path}: {name} is {found[name]!r}; only {value!r} can be honoured."
+        f"{path}: {name} is {found[name]!r}; only {value!r} is supported."
       )
 
 
@@ -257,7 +257,7 @@ def _read_modules(path: pathlib.Path) -> dict[str, pathlib.Path]:
     if package.split(".")[0] != "sentence_transformers" or kind not in _KINDS:
       raise LayoutError(
         f"{path}: type is {module.get('type')!r} in module {len(kinds)}; of"
-        f" sentence-transformers, {', '.join(_KINDS)} can be honoured."
+        f" sentence-transformers, {', '.join(_KINDS)} are supported."
       )
     kinds.append(kind)
     try:
@@ -272,7 +272,7 @@ def _read_modules(path: pathlib.Path) -> dict[str, pathlib.Path]:
   ):
     raise LayoutError(
       f"{path}: the modules' types are {', '.join(kinds)}; Transformer and"
-      " Pooling can be honoured, then at most one Dense, then at most one"
+      " Pooling are supported, then at most one Dense, then at most one"
       " Normalize."
     )
   return folders
@@ -295,8 +295,8 @@ def _read_pooling(path: pathlib.Path, model: Mapping) -> str:
   ours = [name for name, (mode, _) in _POOLINGS.items() if [mode] == modes]
   if not ours:
     raise LayoutError(
-      f"{path}: pooling_mode is {' and '.join(modes) or 'not set'}; one of"
-      f" {', '.join(mode for mode, _ in _POOLINGS.values())} can be honoured."
+      f"{path}: pooling_mode is {' and '.join(modes) or 'not set'}; of these,"
+      f" {', '.join(mode for mode, _ in _POOLINGS.values())} are supported."
     )
   if flagged and flagged != modes:
     raise LayoutError(
@@ -310,8 +310,8 @@ def _read_pooling(path: pathlib.Path, model: Mapping) -> str:
     )
   if found.get("include_prompt") is False and any(_prompts(model).values()):
     raise LayoutError(
-      f"{path}: include_prompt is False, and there are prompts: that their"
-      " tokens are left out of the pooling cannot be honoured."
+      f"{path}: include_prompt is False, and there are prompts: leaving"
+      " their tokens out of the pooling is not supported."
     )
   return ours[0]
 
@@ -326,7 +326,7 @@ def _read_dense(folder: pathlib.Path) -> Projection:
   if package.split(".")[0] != "torch" or kind.lower() not in _ACTIVATIONS:
     raise LayoutError(
       f"{path}: activation_function is {name!r}; Identity and Tanh of torch.nn"
-      " can be honoured."
+      " are supported."
     )
   if not (folder / WEIGHTS).exists():
     raise LayoutError(
@@ -408,7 +408,7 @@ def _read_lengths(folder: pathlib.Path) -> dict[str, int]:
   for name in found.keys() - {*_TRANSFORMER_FIXED, *_TRANSFORMER_FREE}:
     if found[name]:
       raise LayoutError(
-        f"{path}: {name} is {found[name]!r}, which cannot be honoured."
+        f"{path}: {name} is {found[name]!r}, which is not supported."
       )
   tokenizer = read_json(folder / _TOKENIZER_CONFIG, required=False)
   _check_fixed(

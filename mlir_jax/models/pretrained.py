@@ -149,7 +149,7 @@ def fetch(name_or_path: str, revision: str = "") -> pathlib.Path:
     )
   except (OSError, ValueError) as error:
     raise WeightsError(
-      f"The model {name_or_path!r} is no folder here, and the hub does not"
+      f"The model {name_or_path!r} is not a folder here, and the hub does not"
       f" give it: {error}"
     ) from error
   return pathlib.Path(folder)
@@ -273,8 +273,8 @@ def load_config(
     dtype: Of activations.
 
   Raises:
-    WeightsError: if the config cannot be honoured.
-    LayoutError: if the folder's modules cannot.
+    WeightsError: if the config is not supported.
+    LayoutError: if the folder's modules are not.
   """
   found = layout.read(folder)
   config = _read_config(found.transformer, dtype)
@@ -318,10 +318,10 @@ def load(
     unless placed, with the token table padded by rows of zeros.
 
   Raises:
-    WeightsError: if the model cannot be found, its config cannot be
-      honoured, or a tensor is missing, unexpected or misshapen.
-    LayoutError: if what the folder says of pooling and the like cannot be
-      honoured.
+    WeightsError: if the model cannot be found, its config is not
+      supported, or a tensor is missing, unexpected or misshapen.
+    LayoutError: if what the folder says of pooling and the like is not
+      supported.
   """
   folder = fetch(name_or_path, revision)
   config = load_config(folder, dtype)

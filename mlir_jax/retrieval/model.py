@@ -90,8 +90,8 @@ class Model:
 
     Raises:
       ValueError: if what is given is not a sequence of texts (it names the
-        first that is none by its place), the role is unknown, the titles do
-        not match, or the tower of this role is not there.
+        place of the first that is not a text), the role is unknown, the titles
+        do not match, or the tower of this role is not there.
     """
     texts = _list_texts(texts, "texts")
     self.check_role(role)
@@ -184,11 +184,12 @@ def load(
     revision: Of a hub name: branch, tag or commit.
 
   Raises:
-    ValueError: if there is no such model or checkpoint, or how it encodes is
-      not known or cannot be honoured.
+    ValueError: if there is no such model or checkpoint, how it encodes is not
+      known or not supported, or a package for object storage is missing.
     ContractMismatchError: if the folder's files are not of one encoding
       contract; it names the field.
   """
+  workdir.check_packages(path)
   folder = epath.Path(workdir.absolute(path))
   if (folder / workdir.CHECKPOINTS).is_dir():
     if revision:
@@ -201,8 +202,8 @@ def load(
     raise ValueError(f"{path} is a run's folder without checkpoints: train it.")
   if checkpoint != "last":
     raise ValueError(
-      f"{path} is no run's folder: there is no checkpoint {checkpoint!r} to"
-      " choose."
+      f"{path} is not a run's folder: there is no checkpoint {checkpoint!r}"
+      " to choose."
     )
   name = str(folder) if folder.is_dir() else path
   mesh = sharding.make_mesh() if mesh is None else mesh
@@ -222,10 +223,11 @@ def load_run(
     ContractMismatchError: if the run's files are not of one contract.
   """
   mesh = sharding.make_mesh() if mesh is None else mesh
+  workdir.check_packages(run_folder)
   folder = epath.Path(workdir.absolute(run_folder))
   if not (folder / workdir.CHECKPOINTS).is_dir():
     raise ValueError(
-      f"{run_folder} is no run's folder: it has no {workdir.CHECKPOINTS}/."
+      f"{run_folder} is not a run's folder: it has no {workdir.CHECKPOINTS}/."
     )
   with contextlib.closing(
     checkpoint_lib.Checkpoints(

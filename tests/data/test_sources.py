@@ -771,7 +771,7 @@ def test_the_splits_of_a_language_share_one_collection(tmp_path):
   "change, place, problem",
   [
     ({"docs": [*DOCS, {"id": "d1", "contents": "x"}]},
-     r"docs\.jsonl\.gz:5: id", "stands in line 1, too"),
+     r"docs\.jsonl\.gz:5: id", "is in line 1, too"),
     ({"docs": [*DOCS, {"id": "a b", "contents": "x"}]},
      r"docs\.jsonl\.gz:5: id", "white space"),
     ({"docs": [*DOCS, {"id": "d5", "contents": " \n\n"}]},
@@ -787,7 +787,7 @@ def test_the_splits_of_a_language_share_one_collection(tmp_path):
     ({"topics": TOPICS + "q3\t\n"},
      r"topic\.test\.tsv:3: query", "is missing"),
     ({"topics": TOPICS + "q1\tagain?\n"},
-     r"topic\.test\.tsv:3: query id", "'q1' stands in line 1, too"),
+     r"topic\.test\.tsv:3: query id", "'q1' is in line 1, too"),
     ({"topics": TOPICS + "q3\tthird?\tmore\n"},
      r"topic\.test\.tsv:3: query", "has 3 columns"),
     ({"topics": "query_id\ttext\n" + TOPICS},

@@ -8,7 +8,7 @@ import tiny
 
 from mlir_jax import config
 from mlir_jax import contract as contract_lib
-from mlir_jax.data import records
+from mlir_jax.data import collections, records
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.evals import suite
 from mlir_jax.mesh import sharding
@@ -81,6 +81,27 @@ def test_dev_is_searched_in_a_sample_and_the_table_says_so(
   ):
     assert told in text
   assert len(json.loads((tmp_path / "report.json").read_text())["notes"]) == 3
+
+
+def test_the_report_is_written_though_the_training_files_have_changed(
+  encoder, tmp_path
+):
+  root = tiny.write_folder(tmp_path / "data")
+  collection = collections.load("folder", str(root))
+  made = suite.Suite(
+    *([make_test("test")], (), {}, encoder, str(tmp_path / "results")),
+    trained_on=collection,
+    streams=("parallel",),
+  )
+  made.table({}, 8)
+  assert "Also in training" in made.report()
+  (file, *_) = sorted((root / "parallel").glob("*.de"))
+  file.write_text(file.read_text().replace("a", "b"))
+  text = made.report()
+  assert "Also in training" not in text
+  assert f"Texts shared with training are not counted: {file} has ch" in text
+  table = json.loads((tmp_path / "results/report.json").read_text())
+  assert table["rows"] and table["shared_with_training"] == {}
 
 
 def test_configs_of_large_models_encode_no_whole_corpus_while_training():

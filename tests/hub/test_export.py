@@ -799,5 +799,5 @@ def test_without_sentence_transformers_the_extra_is_named_first(
 
 def test_an_export_is_no_run_to_export(exported, tmp_path):
   _, folder = exported()
-  with pytest.raises(ValueError, match="is no run's folder"):
+  with pytest.raises(ValueError, match="is not a run's folder"):
     export.export(str(folder), "last", str(tmp_path / "again"))

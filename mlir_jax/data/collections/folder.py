@@ -254,7 +254,7 @@ def load(
 
   Args:
     root: A folder laid out as `LAYOUT` says; its name is the collection's.
-    bad: Told of bad records whenever a stream or test is read.
+    bad: Receives bad records whenever a stream or test is read.
     tatoeba_root: A folder of files in LASER's Tatoeba naming; "" for none.
     require_pairs: Whether ir/ must hold a file; if not, any file will do.
 

@@ -215,7 +215,7 @@ def read(
 
   Args:
     path: A JSON array of records or one record a line, plain or gzipped.
-    bad: Told of records and hard negatives that cannot be used, each by line
+    bad: Receives records and hard negatives that cannot be used, each by line
       and number.
     language: The language of the questions and the passages.
 

@@ -376,7 +376,7 @@ def read_lines(
   Args:
     path: The file, plain or gzipped; byte order marks before lines are passed
       over.
-    bad: Told of lines that are not UTF-8, or hold a NUL or a carriage return
+    bad: Receives lines that are not UTF-8, or hold a NUL or a carriage return
       before their end.
 
   Yields:
@@ -476,7 +476,7 @@ def check_text(value: object, field: str) -> str:
 
   Raises:
     EmptyTextError: if it is null or empty.
-    FieldError: if it is no string, or is not Unicode text.
+    FieldError: if it is not a string, or is not Unicode text.
   """
   if not isinstance(value, str):
     error = EmptyTextError if value is None else FieldError
@@ -506,7 +506,7 @@ def get_field(record: object, name: str, where: str = "") -> object:
     where: Path to the object, for messages, e.g. "positive_ctxs[0]".
 
   Raises:
-    FieldError: if the value is no object or lacks the field.
+    FieldError: if the value is not an object or lacks the field.
   """
   if isinstance(record, Unusable):
     raise FieldError(

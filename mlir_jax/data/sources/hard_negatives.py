@@ -21,8 +21,8 @@ def read(
     read_passage: (value, path to it, e.g. "neg[0]") -> passage; it raises
       FieldError.
     place: Where the record stands.
-    bad: Told of each that cannot be used; with "skip", the others are kept.
-      If the value is not a list, it is told of that, and there are none.
+    bad: Receives each that cannot be used; with "skip", the others are kept.
+      It also receives a value that is not a list; then there are none.
 
   Returns:
     The passages. One that is null or has no text has the text "": the token

@@ -46,7 +46,7 @@ def read(
     path: One sentence a line, UTF-8, plain or gzipped; see
       `without_numbers`.
     language: The language of the text.
-    bad: Told of lines that are not UTF-8.
+    bad: Receives lines that are not UTF-8.
 
   Yields:
     The sentences, in the file's order.

@@ -39,7 +39,7 @@ def read(
     target_path: Their translations, line by line.
     source_language: Language of the first file.
     target_language: Language of the second file.
-    bad: Told of lines that are empty in one file, or not UTF-8: once of a
+    bad: Receives lines that are empty in one file, or not UTF-8: once of a
       pair.
 
   Yields:

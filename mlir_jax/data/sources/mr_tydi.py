@@ -81,7 +81,7 @@ def _check_unused(
   if identifier in lines:
     raise files.FieldError(
       field,
-      f"{files.show(identifier)} stands in line {lines[identifier]}, too;"
+      f"{files.show(identifier)} is in line {lines[identifier]}, too;"
       " remove one",
     )
 
@@ -266,7 +266,7 @@ def read_tests(
     folder: The language's folder.
     language: Language code.
     splits: "test", "dev" or both.
-    bad: Told of passages, queries and judgements that cannot be used.
+    bad: Receives passages, queries and judgements that cannot be used.
 
   Returns:
     A test for each split, in the order given; their `passages` are the same

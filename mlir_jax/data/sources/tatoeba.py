@@ -68,7 +68,7 @@ def read_all(
 
   Args:
     root: The folder; see `find_pairs`.
-    bad: Told of lines that are empty or not UTF-8; skipping one takes its
+    bad: Receives lines that are empty or not UTF-8; skipping one takes its
       translation with it.
 
   Raises:
