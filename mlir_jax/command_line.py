@@ -14,6 +14,7 @@ from ml_collections import config_flags
 
 from mlir_jax import config as config_lib
 from mlir_jax import full_disk
+from mlir_jax.data import records
 
 # What is defined here belongs to the main that asks for it: --help shows it.
 flags.disclaim_key_flags()
@@ -272,7 +273,9 @@ def _together():
     sys.exit(multihost.EXIT_LOST)
   except SystemExit as error:
     if not getattr(error, "together", False):
-      multihost.fail(int(error.code or 0), _reason(error))
+      # A code that is a text is printed, and the status is 1.
+      code = error.code if isinstance(error.code, int | None) else 1
+      multihost.fail(code or 0, _reason(error))
     multihost.leave()
     raise
   except BaseException as error:
@@ -310,5 +313,7 @@ def program() -> str:
 
 
 def _refuse(message: str) -> None:
-  print(f"{program()}: {message}", file=sys.stderr)
+  # Names of files may hold what a terminal would obey.
+  lines = [records.printable(line) for line in message.split("\n")]
+  print(f"{program()}: " + "\n".join(lines), file=sys.stderr)
   sys.exit(2)

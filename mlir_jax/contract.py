@@ -295,6 +295,16 @@ def make_contract(
     roles,
     "encoding.",
   )
+  for name in ROLES:
+    prefix, max_length = roles[name]
+    # Special tokens included; one token of the text has to fit, too.
+    length = len(tokenizer.encode(prefix).ids)
+    if prefix and length >= max_length:
+      raise ValueError(
+        f"encoding.{name}.prefix takes {length} tokens, but"
+        f" encoding.{name}.max_length is {max_length}, so all texts would be"
+        " equal: shorten the one or raise the other."
+      )
   return EncodingContract(
     pooling=pooling,
     normalize=normalize,

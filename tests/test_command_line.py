@@ -133,6 +133,7 @@ def test_the_users_home_is_found_in_every_path(call, monkeypatch, tmp_path):
     ("--config=", "--config is empty"),
     ("--config=quickstrat", "Did you mean quickstart? Shipped: adapt, debian"),
     ("--config=./no.py", "there is no file ./no.py"),
+    ("--config=./\33[31mno.py", "there is no file ./\\x1b[31mno.py"),
     ("--config.batch.retrieval=0", "loss.ir.weight is 1.0, but batch"),
     ("--config.optim.warmup_steps=500", "optim.warmup_steps is 500, but"),
     ("--config.optim.decay=exponential", "optim.decay is 'exponential'"),

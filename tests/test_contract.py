@@ -105,3 +105,9 @@ def test_unknown_values_are_refused():
     make_contract(roles=ROLES | {"query": ("", 2)})
   with pytest.raises(ValueError, match="Unknown role 'title'"):
     make_contract().render("title", "text")
+
+
+def test_a_prefix_that_leaves_no_room_for_the_text_is_refused():
+  make_contract(roles=ROLES | {"query": ("query: ", 4)})
+  with pytest.raises(ValueError, match=r"encoding\.query\.prefix takes 4 tok"):
+    make_contract(roles=ROLES | {"query": ("a b a b", 4)})
