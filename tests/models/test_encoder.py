@@ -71,9 +71,9 @@ def test_config_survives_the_round_trip():
     ({"quantization_config": {"bits": 4}}, "quantization_config"),
     ({"auto_map": {"AutoModel": "x.Y"}}, "auto_map"),
     ({"hidden_act": "swish2"}, "hidden_act is 'swish2'"),
-    ({"num_attention_heads": 5}, "num_heads, 5"),
-    ({"num_attention_heads": None}, "num_attention_heads is missing"),
-    ({"hidden_dropout_prob": 1.0}, "hidden_dropout is 1.0"),
+    ({"num_attention_heads": 5}, "num_attention_heads, 5"),
+    ({"num_attention_heads": None}, "num_attention_heads is None, not a"),
+    ({"hidden_dropout_prob": 1.0}, "hidden_dropout_prob is 1.0"),
     ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
     ({"hidden_size": "32"}, "hidden_size is '32', not a "),
     ({"hidden_act": ["gelu"]}, "hidden_act is "),
@@ -93,6 +93,7 @@ def modernbert(**fields):
     "num_attention_heads": 2,
     "intermediate_size": 8,
     "max_position_embeddings": 64,
+    "pad_token_id": 0,
     **fields,
   }
 
@@ -150,7 +151,7 @@ def test_a_modernbert_that_cannot_be_honoured_is_named(fields, named):
 
 def test_all_faults_of_a_config_are_named_at_once():
   faults = {"is_decoder": True, "vocab_size": None}
-  with pytest.raises(ValueError, match=r"is_decoder .*; vocab_size is missing"):
+  with pytest.raises(ValueError, match=r"is_decoder .*; vocab_size is None"):
     config_lib.EncoderConfig.from_hf(HF | faults)
 
 
