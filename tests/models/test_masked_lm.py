@@ -52,7 +52,8 @@ def load(folder):
 
 def assert_close(ours, theirs, mask):
   error = np.abs(ours - theirs) / np.maximum(1, np.abs(theirs))
-  assert error[mask].max() < 1e-5
+  # The order of float32 sums, hence the last digits, depends on the processor.
+  assert error[mask].max() < 2e-5
 
 
 def test_the_scores_equal_pytorchs(path):
