@@ -777,7 +777,7 @@ def many_zeros(reader):
     "refused soon, or one bad line",
     attack,
     (pathlib.Path(reader.path).name,),
-    seconds=15,
+    seconds=120,
   )
 
 
@@ -1817,7 +1817,7 @@ def mono_cases() -> Iterator[scoreboard.Case]:
       "read",
       ["a"],
     ),
-    seconds=15,
+    seconds=120,
   )
   yield case("bad lines alone", b"\xff\n\xfe\n\n", "refused")
 

@@ -168,17 +168,12 @@ def test_its_dropout_is_its_own():
   assert len(np.unique(seeds)) == len(seeds)
 
 
-@pytest.mark.parametrize(
-  ("weight", "rows", "named"),
-  [
-    (1.0, 0, r"loss\.masked_lm\.weight is 1\.0, but batch\.masked is 0"),
-    (-1.0, 8, r"loss\.masked_lm\.weight is -1\.0"),
-  ],
-)
-def test_what_cannot_be_fed_is_refused(weight, rows, named):
-  settings = dataclasses.replace(rb.SETTINGS, masked_lm_weight=weight)
-  with pytest.raises(ValueError, match=named):
-    step.check_losses(settings, SIZES | {"masked": rows})
+def test_what_cannot_be_fed_is_refused():
+  settings = dataclasses.replace(rb.SETTINGS, masked_lm_weight=1.0)
+  with pytest.raises(
+    ValueError, match=r"masked_lm\.weight is 1\.0, but batch\.masked is 0"
+  ):
+    step.check_losses(settings, SIZES | {"masked": 0})
 
 
 def test_it_may_be_the_only_loss():
