@@ -6,8 +6,8 @@ import pytest
 from attack import scoreboard
 
 # Each has `cases()`, and runs alone: PYTHONPATH=tests python -m attack.NAME.
-# The others, damaged_files, model_folders, roll_call and settings, take minutes,
-# or depend on an idle machine.
+# The others, damaged_files, model_folders, roll_call and settings, take minutes
+# or need an idle machine.
 ATTACKS = ("launchers", "readers")
 
 
