@@ -295,16 +295,6 @@ def make_contract(
     roles,
     "encoding.",
   )
-  for name in ROLES:
-    prefix, max_length = roles[name]
-    # Special tokens included; one token of the text has to fit, too.
-    length = len(tokenizer.encode(prefix).ids)
-    if prefix and length >= max_length:
-      raise ValueError(
-        f"encoding.{name}.prefix takes {length} tokens, but"
-        f" encoding.{name}.max_length is {max_length}, so all texts would be"
-        " equal: shorten the one or raise the other."
-      )
   return EncodingContract(
     pooling=pooling,
     normalize=normalize,
@@ -320,6 +310,29 @@ def make_contract(
       for name in ROLES
     },
   )
+
+
+def check_prefixes(
+  contract: EncodingContract, tokenizer: tokenizers.Tokenizer
+) -> None:
+  """Refuses a prefix that leaves no room for a text.
+
+  Args:
+    contract: The contract.
+    tokenizer: Its tokenizer.
+
+  Raises:
+    ValueError: naming the role's field.
+  """
+  for name in ROLES:
+    role = contract.role(name)
+    length = len(tokenizer.encode(role.prefix).ids)  # With special tokens.
+    if role.prefix and length >= role.max_length:
+      raise ValueError(
+        f"encoding.{name}.prefix takes {length} tokens, but"
+        f" encoding.{name}.max_length is {role.max_length}, so all texts would"
+        " be equal: shorten the one or raise the other."
+      )
 
 
 def contract_of(

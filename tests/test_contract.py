@@ -108,6 +108,9 @@ def test_unknown_values_are_refused():
 
 
 def test_a_prefix_that_leaves_no_room_for_the_text_is_refused():
-  make_contract(roles=ROLES | {"query": ("query: ", 4)})
+  tokenizer = make_tokenizer()
+  contract = make_contract(tokenizer, roles=ROLES | {"query": ("a b a", 4)})
+  contract_lib.check_prefixes(contract, tokenizer)
+  contract = make_contract(tokenizer, roles=ROLES | {"query": ("a b a b", 4)})
   with pytest.raises(ValueError, match=r"encoding\.query\.prefix takes 4 tok"):
-    make_contract(roles=ROLES | {"query": ("a b a b", 4)})
+    contract_lib.check_prefixes(contract, tokenizer)

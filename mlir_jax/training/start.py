@@ -125,6 +125,7 @@ def check_fits(
       "encoding.normalize is False, but the losses are written for cosines:"
       " set it to True."
     )
+  contract_lib.check_prefixes(contract, tokenizer)
   if config.batch.masked:
     masking.make_masker(tokenizer, **config.data.masking)
   if workdir.is_trained(epath.Path(folder)):
