@@ -740,7 +740,7 @@ def no_numbers(folder):
 @pytest.mark.parametrize(
   "change, named",
   [
-    (other_pooling, "pooling: 'mean' here, 'cls' there"),
+    (other_pooling, "pooling_mode is cls, but the flags beside it say mean"),
     (other_weights, r"In the role query, .* encodes '.+' otherwise .* by 0\.0"),
     (no_numbers, "In the role query, .* differs by nan"),
     (fewer_weights, r"finds no \['encoder\.layer\.1\.output\.dense\.bias'\]"),
