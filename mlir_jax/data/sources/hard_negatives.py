@@ -25,8 +25,8 @@ def read(
       It also receives a value that is not a list; then there are none.
 
   Returns:
-    The passages. One that is null or has no text has the text "": the token
-    store drops and counts it, as it does copies of a positive.
+    The passages. A null passage, or one without text, has the text "": the
+    token store drops and counts it, as it does copies of a positive.
 
   Raises:
     RecordError: for a bad one, if the policy is "error".

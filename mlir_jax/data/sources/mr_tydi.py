@@ -93,7 +93,7 @@ def _parse_passage(line: str) -> records.Passage:
   if value.get("title"):
     raise files.FieldError(
       "title",
-      'stands beside "contents"; begin the contents with the title and a blank'
+      'is beside "contents"; begin the contents with the title and a blank'
       " line, and remove the field",
     )
   contents = contents.replace("\r\n", "\n").replace("\r", "\n")
