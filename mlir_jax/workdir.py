@@ -233,6 +233,55 @@ def keep(folder: str, local: str, *names: str) -> None:
       write_aside(f"{folder}/{name}", (epath.Path(local) / name).read_bytes())
 
 
+def check_folder(folder: str, setting: str) -> str:
+  """Refuses a folder that is not one, and cannot become one.
+
+  Args:
+    folder: An absolute path; a URL is not looked at.
+    setting: What says it and its value, for the message: "--output=a/b".
+
+  Returns:
+    The folder, or the nearest one above it that exists.
+
+  Raises:
+    ValueError: if the path, or one above it, is not a folder.
+    OSError: if the path cannot be one, such as a name that is too long.
+  """
+  if is_url(folder):
+    return folder
+  with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+    os.stat(folder)
+  while not os.path.lexists(folder):
+    folder = os.path.dirname(folder)
+  if not os.path.isdir(folder):
+    raise ValueError(f"{setting}: {folder} is not a folder.")
+  return folder
+
+
+def check_output(folder: str, setting: str) -> None:
+  """Refuses a folder in which nothing can be written, before any work.
+
+  Args:
+    folder: Where something will be written, from `absolute`. It need not exist.
+    setting: As in `check_folder`.
+
+  Raises:
+    ValueError: if it is not a folder and cannot become one, if nothing can be
+      written there, or if a package for object storage is missing.
+  """
+  if is_url(folder):
+    check_packages(folder)
+    return
+  try:
+    found = check_folder(folder, setting)
+    with tempfile.TemporaryFile(dir=found):
+      pass
+  except OSError as error:
+    raise ValueError(
+      f"{setting}: nothing can be written there: {error.strerror}."
+    ) from error
+
+
 @contextlib.contextmanager
 def writing_aside(path: str) -> Iterator[BinaryIO]:
   """Opens a file that gets its name once it is whole.
