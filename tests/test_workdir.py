@@ -63,6 +63,33 @@ def test_a_device_or_a_folder_is_not_written_over(tmp_path):
       workdir.write_aside(path, "text")
 
 
+@pytest.mark.parametrize(
+  ("path", "message"),
+  [
+    ("file", "file is not a folder"),
+    ("file/deep/x", "file is not a folder"),
+    ("dangling/x", "dangling is not a folder"),
+    ("x" * 300, "nothing can be written there: File name too long"),
+    ("/proc/none", "nothing can be written there: "),
+  ],
+)
+def test_a_folder_that_cannot_be_written_in_is_refused(path, message, tmp_path):
+  (tmp_path / "file").touch()
+  (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+  path = os.path.join(tmp_path, path)
+  with pytest.raises(ValueError) as error:
+    workdir.check_output(path, "--output=x")
+  assert str(error.value).startswith("--output=x: ")
+  assert message in str(error.value)
+
+
+def test_looking_whether_a_folder_can_be_written_in_leaves_nothing(tmp_path):
+  for path in (tmp_path, tmp_path / "new/deep"):
+    workdir.check_output(str(path), "--output=x")
+    assert workdir.check_folder(str(path), "--output=x") == str(tmp_path)
+  assert not list(tmp_path.iterdir())
+
+
 def test_a_config_may_change_where_it_changes_no_result(tmp_path):
   config = {"seed": 0, "eval": {"every": 5}, "train": {"steps": 3}}
   workdir.claim(config, str(tmp_path), {})

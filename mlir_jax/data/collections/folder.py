@@ -276,7 +276,9 @@ def load(
   names = _Names()
   setting = f"{prefix}root"
   if not root or not folder.is_dir():
-    raise ValueError(f"{setting}={root}: there is no such folder.")
+    raise ValueError(
+      f"{setting}={root}: there is no such folder. It should hold:\n{LAYOUT}"
+    )
   any_file = "file in ir/, parallel/, mono/ and eval/"
   wanted = "ir/NAME.json" if require_pairs else any_file
   if not _find_parts(folder, names):
