@@ -351,12 +351,18 @@ def _stands_in(name: str, fields: tuple[str, ...]) -> bool:
   return name in fields or name.startswith(groups)
 
 
+def _steps(folder: epath.Path) -> list[int]:
+  """The steps of a run's checkpoints, damaged ones too."""
+  checkpoints = folder / CHECKPOINTS
+  if not checkpoints.exists():
+    return []
+  names = [path.name for path in checkpoints.iterdir()]
+  return sorted(int(name) for name in names if name.isdecimal())
+
+
 def is_trained(folder: epath.Path) -> bool:
   """Whether a run has a checkpoint."""
-  checkpoints = folder / CHECKPOINTS
-  return checkpoints.exists() and any(
-    path.name.isdecimal() for path in checkpoints.iterdir()
-  )
+  return bool(_steps(folder))
 
 
 def read_history(workdir: str) -> list[dict[str, Any]]:
@@ -472,13 +478,23 @@ def claim(
     from_step: The checkpoint that was named to go on from, if one was.
 
   Raises:
-    ValueError: if the workdir is of another experiment; it names each field.
+    ValueError: if the workdir is of another experiment, it names each field;
+      or if the checkpoint that was named is not there.
   """
   folder = epath.Path(workdir)
   path = folder / CONFIG_FILE
-  trained = is_trained(folder)
+  steps = _steps(folder)
   prepared = any((folder / name).exists() for name in (TOKENIZER, TOKEN_STORE))
-  if trained:
+  if steps:
+    # It may be gone since the run went on from it: the same command goes on.
+    if from_step not in (None, *steps) and not any(
+      record["from_step"] and record["step"] == from_step
+      for record in read_history(workdir)
+    ):
+      raise ValueError(
+        f"--from_step={from_step}: {folder / CHECKPOINTS} has no checkpoint of"
+        f" this step; it has {steps}."
+      )
     if not path.exists():
       # Only here, for it imports orbax.
       from mlir_jax import checkpoint

@@ -5,7 +5,6 @@ import math
 import pathlib
 import re
 
-import jax
 import numpy as np
 import pytest
 import tiny
@@ -181,12 +180,7 @@ def test_a_stream_without_a_loss_stays_since_its_loss_is_measured():
 
 
 @pytest.mark.parametrize("place", ["file", "file/x", "w/file"])
-def test_compiled_programs_are_kept_in_a_folder_or_refused(
-  place, tmp_path, monkeypatch
-):
-  # As if nobody had told JAX another place.
-  told = jax.config.jax_compilation_cache_dir
-  monkeypatch.setattr(compiling, "_kept", told)
+def test_compiled_programs_are_kept_in_a_folder_or_refused(place, tmp_path):
   (tmp_path / "w").mkdir()
   (tmp_path / "file").touch()
   (tmp_path / "w/file").touch()

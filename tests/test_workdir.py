@@ -114,6 +114,13 @@ def test_what_a_change_on_resume_needs_is_said(tmp_path):
   with pytest.raises(ValueError, match="has no checkpoint"):
     claim(from_step=2)
   (tmp_path / "checkpoints" / "2").mkdir(parents=True)
+  for step in (-1, 3):
+    with pytest.raises(ValueError, match=rf"=-?{abs(step)}: .* it has \[2\]"):
+      claim(from_step=step)
+  claim(from_step=2)
+  history = {"step": 1, "from_step": True, "changed": {}}
+  (tmp_path / workdir.HISTORY).write_text(json.dumps(history) + "\n")
+  claim(from_step=1)  # It is gone, but the run has gone on from it.
   lower = {"decay": "cosine", "learning_rate": 0.1}
   with pytest.raises(
     ValueError, match=r"learning_rate: 0\.1 here, 1\.0 there\n.*--from_step=N"

@@ -106,15 +106,15 @@ def keep_compiled(cache: str, folder: str) -> None:
     ValueError: if it is not a folder, and cannot become one.
   """
   global _kept
+  kept = str(epath.Path(folder) / cache) if cache else None
+  # Without the run's folder, that it cannot be made is told later.
+  if os.path.isabs(cache) or (cache and os.path.isdir(folder)):
+    workdir.check_folder(kept, f"train.compilation_cache={cache}")
   if jax.default_backend() == "cpu" and jax.process_count() > 1:
     # Process 0 alone finds what was kept, and would wait for the others where
     # nobody waits for long.
     jax.config.update("jax_enable_compilation_cache", False)
   elif jax.config.jax_compilation_cache_dir == _kept:
-    kept = str(epath.Path(folder) / cache) if cache else None
-    # Without the run's folder, that it cannot be made is told later.
-    if os.path.isabs(cache) or (cache and os.path.isdir(folder)):
-      workdir.check_folder(kept, f"train.compilation_cache={cache}")
     _kept = kept
     jax.config.update("jax_compilation_cache_dir", _kept)
 
