@@ -924,6 +924,27 @@ def right_cases() -> Iterator[Case]:
     "A flag's value may stand behind it.",
   )
 
+  def streams_stay(folder):
+    scoreboard.expect(
+      stored(folder, "batch", "parallel") == 16
+      and stored(folder, "loss", "semantic", "weight") == 0.0,
+      stored(folder, "loss"),
+    )
+    scoreboard.expect(
+      list((folder / "w/tokens").glob("parallel_*.npy")), "no parallel text"
+    )
+
+  yield trained(
+    "a stream whose loss has weight 0",
+    base(
+      "--config.loss.semantic.weight=0",
+      "--config.loss.language.weight=0",
+      empty=False,
+    ),
+    streams_stay,
+    "Accepted: the loss is measured alone, so its stream is read.",
+  )
+
   def after_a_refusal(folder):
     furnish(folder)
     for root in ("{folder}/none", "{root}"):
