@@ -249,7 +249,7 @@ def run(
 
 
 def _check_environment() -> None:
-  """Refuses what JAX would read from the environment and fail on, or stumble.
+  """Refuses variables of the environment on which JAX would fail.
 
   Raises:
     ValueError: naming the variable.
