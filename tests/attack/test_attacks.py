@@ -6,9 +6,9 @@ import pytest
 from attack import scoreboard
 
 # Each has `cases()`, and runs alone: PYTHONPATH=tests python -m attack.NAME.
-# The others, damaged_files, roll_call and settings, take minutes or need an
-# idle machine.
-ATTACKS = ("launchers", "model_folders", "readers")
+# The others, damaged_files and settings, take minutes. Each of these takes up to
+# a minute of a core; the roll call mostly waits.
+ATTACKS = ("launchers", "model_folders", "readers", "roll_call")
 
 
 @pytest.mark.slow
