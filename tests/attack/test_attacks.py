@@ -6,8 +6,8 @@ import pytest
 from attack import scoreboard
 
 # Each has `cases()`, and runs alone: PYTHONPATH=tests python -m attack.NAME.
-# The others, damaged_files and settings, take minutes. Each of these takes up to
-# a minute of a core; the roll call mostly waits.
+# The others, damaged_files and settings, take minutes. Each of these takes up
+# to a minute of a core; the roll call mostly waits.
 ATTACKS = ("launchers", "model_folders", "readers", "roll_call")
 
 
