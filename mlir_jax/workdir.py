@@ -42,7 +42,12 @@ CHANGEABLE_ON_RESUME = (
   "data.reader",
   "data.root",
   "data.tatoeba_root",
-  "eval.",
+  # Not eval.dev_passages: the best checkpoint is chosen among values of one
+  # scale.
+  "eval.at_start",
+  "eval.batch_size",
+  "eval.every",
+  "eval.top_k",
   "hosts.",
   "mesh.",
   "model.attention",

@@ -91,10 +91,17 @@ def test_looking_whether_a_folder_can_be_written_in_leaves_nothing(tmp_path):
 
 
 def test_a_config_may_change_where_it_changes_no_result(tmp_path):
-  config = {"seed": 0, "eval": {"every": 5}, "train": {"steps": 3}}
+  evaluation = {"every": 5, "dev_passages": 0}
+  config = {"seed": 0, "eval": evaluation, "train": {"steps": 3}}
   workdir.claim(config, str(tmp_path), {})
   (tmp_path / "checkpoints" / "2").mkdir(parents=True)
-  workdir.claim(config | {"eval": {"every": 7}}, str(tmp_path), {})
+  other = evaluation | {"every": 7}
+  workdir.claim(config | {"eval": other}, str(tmp_path), {})
+  # The best checkpoint is chosen among values of one scale.
+  other = evaluation | {"dev_passages": 9}
+  for step in (None, 2):
+    with pytest.raises(ValueError, match=r"eval\.dev_passages: 9 here, 0 ther"):
+      workdir.claim(config | {"eval": other}, str(tmp_path), {}, step)
   with pytest.raises(ValueError, match=r"config\.seed: 1 here, 0 there"):
     workdir.claim(config | {"seed": 1}, str(tmp_path), {}, from_step=2)
 
