@@ -434,7 +434,7 @@ def claim(
       # Only here, for it imports orbax.
       from mlir_jax import checkpoint
 
-      step, kept = checkpoint.read_config(str(folder / CHECKPOINTS))
+      step, kept = checkpoint.read_config(str(folder / CHECKPOINTS), from_step)
       print(f"{path} is missing: the checkpoint of step {step} has its values.")
       write_aside(str(path), json.dumps(kept, indent=2) + "\n")
     changed = differences(config, stored.read_json(path), defaults)
