@@ -325,8 +325,8 @@ def _load_folder(
   params, parts = {}, []
   for folder in folders:
     found = layout.read(folder)
-    ours = found.ours or {"tower": "both", "encoder": {}, "step": None}
-    if folder != root and ours["tower"] != folder.name:
+    ours = found.ours or {"encoder": {}, "step": None}
+    if folder != root and found.tower != folder.name:
       raise ValueError(
         f"{folder} is not the {folder.name} tower of an export: give the"
         " folder of one model."
@@ -344,7 +344,7 @@ def _load_folder(
         f" this model's tokenizer. {stored.RESTORE}"
       )
     contract = _read_contract(found, tokenizer)
-    name = "" if ours["tower"] == "both" else f"{ours['tower']}_"
+    name = "" if found.tower == "both" else f"{found.tower}_"
     _, params[f"{name}encoder"] = pretrained.load(
       str(folder),
       dtype=encoder_config.dtype,
@@ -403,5 +403,7 @@ def _read_contract(
       " it with a config that sets these, or name the prompts in a copy of"
       f" it:\n  {reasons}"
     )
-  settings = found.settings() | {"title_joiner": _TITLE_JOINER}
+  settings = found.settings()
+  if found.title_joiner is None:
+    settings["title_joiner"] = _TITLE_JOINER
   return contract_lib.contract_of(settings, tokenizer)
