@@ -16,6 +16,7 @@ hash.
 import dataclasses
 import json
 import logging
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -274,6 +275,7 @@ class Checkpoints:
 
     Raises:
       NotEvaluatedError: if there is no best one.
+      DamagedError: if a dev metric is not as it was saved.
       ValueError: if there is no such checkpoint; it lists those there are.
     """
     steps = sorted(self._manager.all_steps())
@@ -281,9 +283,7 @@ class Checkpoints:
       return steps[-1]
     if which == "best":
       evaluated = {
-        step: metrics[METRIC]
-        for step in steps
-        if (metrics := self._manager.metrics(step))
+        step: self._dev(step) for step in steps if self.evaluated(step)
       }
       if evaluated:
         return max(evaluated, key=evaluated.get)
@@ -303,7 +303,21 @@ class Checkpoints:
 
   def evaluated(self, step: int) -> bool:
     """Whether a checkpoint has a dev metric."""
-    return bool(self._manager.metrics(step))
+    return self._manager.metrics(step) is not None
+
+  def _dev(self, step: int) -> float:
+    """The dev metric of a checkpoint that has one."""
+    part = _METRICS.partition("/")[0]
+    reason = problem(self.directory, step, f"{part}/")
+    metrics = self._manager.metrics(step)
+    value = metrics.get(METRIC) if isinstance(metrics, Mapping) else None
+    if type(value) not in (int, float) or not math.isfinite(value):
+      reason = reason or (
+        f"{self.directory / str(step) / _METRICS} has no number {METRIC!r}"
+      )
+    if reason:
+      raise _damaged(self.directory, step, reason)
+    return value
 
   def add_metric(self, step: int, dev: float) -> None:
     """Adds the dev metric to a checkpoint that was saved without.
@@ -325,9 +339,9 @@ class Checkpoints:
       self._manager.delete(other)
     return sorted(later)
 
-  def _check_part(self, step: int, part: str) -> None:
+  def _check_part(self, step: int, part: str = "") -> None:
     """Raises DamagedError if files of a part are not as they were saved."""
-    if reason := problem(self.directory, step, f"{part}/"):
+    if reason := problem(self.directory, step, part):
       raise _damaged(self.directory, step, reason)
 
   def _list_saved(self) -> None:
@@ -359,7 +373,7 @@ class Checkpoints:
       DamagedError: if it is not as it was saved.
     """
     if multihost.is_first():  # If it fails here, all processes end.
-      self._check_part(step, STATE)
+      self._check_part(step)
     try:
       restored = self._manager.restore(
         step,
@@ -376,7 +390,7 @@ class Checkpoints:
     moments into the same ones.
     """
     if multihost.is_first():
-      self._check_part(step, STATE)
+      self._check_part(step, f"{STATE}/")
     handler = ocp.PyTreeCheckpointHandler(
       multiprocessing_options=self._processes
     )
@@ -597,6 +611,8 @@ def set_aside(directory: str, after: int) -> None:
       target.parent.mkdir(exist_ok=True)
       if target.is_dir():
         target.rmtree()
+      else:
+        target.unlink(missing_ok=True)
       source.rename(target)
       print(f"It was moved to {target}.")
 

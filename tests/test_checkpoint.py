@@ -204,10 +204,10 @@ def flipped(content):
   "pattern, change, says",
   [
     # Its arrays; the reader does not see it.
-    ("state/ocdbt*/d/*", flipped, "has changed since it was saved"),
+    ("state/ocdbt*/d/*", flipped, "has changed since it was written"),
     ("state/_METADATA", lambda content: content[:9], r"has 9 bytes, not \d+"),
     ("state/manifest.ocdbt", None, "is missing"),
-    ("description/metadata", flipped, "has changed since it was saved"),
+    ("description/metadata", flipped, "has changed since it was written"),
     ("files.json", lambda content: content[:9], "is not a list of files"),
   ],
 )
@@ -227,16 +227,15 @@ def test_a_damaged_checkpoint_is_named_with_one_that_is_whole(
   whole = "The checkpoint of step 1 is whole: .*--from_step=1"
   said = f"step 2 is damaged: {path} {says}.*{whole}"
   target = checkpoint.abstract(state, shardings)
-  for restore, part in (
-    (checkpoints.restore, target),
-    (checkpoints.restore_params, target.params),
-  ):
+  readers = [lambda: checkpoints.restore(2, target)]
+  if pattern.startswith("description"):  # Each reads what it needs.
+    readers.append(lambda: checkpoints.describe(2))
+  else:
+    readers.append(lambda: checkpoints.restore_params(2, target.params))
+  for read in readers:
     with pytest.raises(checkpoint.DamagedError, match=said) as error:
-      restore(2, part)
+      read()
     assert "\n" not in str(error.value)
-  if pattern.startswith("description"):
-    with pytest.raises(checkpoint.DamagedError, match=said):
-      checkpoints.describe(2)
   checkpoints.restore(1, target)
   checkpoints.close()
 
@@ -323,6 +322,27 @@ def test_a_checkpoint_is_hashed_once_on_a_machine(tmp_path, monkeypatch):
   assert load() == set()
   os.utime(folder / "1/state/_METADATA")
   assert load() == {"state/_METADATA"}
+  checkpoints.close()
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize(
+  "text", ['{"dev": 0.9}', '{"dev": NaN}', '{"dev": "high"}', "{}", "[1]"]
+)
+def test_a_changed_metric_does_not_choose_the_best(listed, text, tmp_path):
+  state, _ = make_state(sharding.make_mesh(), fsdp=False)
+  checkpoints = checkpoint.Checkpoints(str(tmp_path))
+  for taken, dev in ((1, 0.5), (2, 0.4)):
+    checkpoints.save(taken, state, DESCRIPTION, dev)
+  checkpoints.wait()
+  (tmp_path / "2/metrics/metrics").write_text(text)
+  if not listed:
+    (tmp_path / "2/files.json").unlink()
+  if not listed and "0.9" in text:
+    assert checkpoints.find("best") == 2  # A number like another.
+  else:
+    with pytest.raises(checkpoint.DamagedError, match=r"2/metrics/metrics has"):
+      checkpoints.find("best")
   checkpoints.close()
 
 

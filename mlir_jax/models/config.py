@@ -595,6 +595,25 @@ def check_lengths(config: EncoderConfig, max_lengths: Mapping[str, int]):
     )
 
 
+def of_checkpoint(shape: Mapping[str, Any], where: str) -> EncoderConfig:
+  """The encoder that a checkpoint's description has the shape of.
+
+  Args:
+    shape: Field to value.
+    where: The checkpoint, for the message.
+
+  Raises:
+    ValueError: naming the checkpoint and the field.
+  """
+  known = {field.name for field in dataclasses.fields(EncoderConfig)}
+  try:
+    if unknown := sorted(shape.keys() - known):
+      raise ValueError(f"it has unknown {unknown}")
+    return EncoderConfig(**shape)
+  except (ValueError, TypeError) as error:
+    raise ValueError(f"The encoder of {where}: {error}") from error
+
+
 def shape_of(config: EncoderConfig) -> dict[str, Any]:
   """A config as a dict, without what decides only how it is computed."""
   left_out = ("remat", "attention")

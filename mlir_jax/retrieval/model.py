@@ -245,7 +245,8 @@ def load_run(
       str((epath.Path(local) / workdir.TOKENIZER).parent)
     )
     check_run(folder, description.contract, tokenizer)
-    encoder_config = config_lib.EncoderConfig(**description.encoder)
+    where = f"step {step} in {checkpoints.directory}"
+    encoder_config = config_lib.of_checkpoint(description.encoder, where)
     shapes = encoder_lib.abstract_params(
       encoder_config,
       description.config["model"]["towers"],
@@ -258,9 +259,7 @@ def load_run(
         shapes, jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
       ),
     )
-    encoding.check_finite_params(
-      params, f"step {step} in {checkpoints.directory}"
-    )
+    encoding.check_finite_params(params, where)
   return Model(
     path=str(folder),
     text_encoder=encoding.TextEncoder(

@@ -284,7 +284,7 @@ def start_state(
     check_same_data(
       prepared.store.fingerprint, found.provenance["token_store"], where
     )
-    encoder_config = config_lib.EncoderConfig(**found.encoder)
+    encoder_config = config_lib.of_checkpoint(found.encoder, where)
   check_lengths(encoder_config, prepared.contract)
   encoder_config = dataclasses.replace(
     encoder_config,

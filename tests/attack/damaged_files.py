@@ -648,7 +648,8 @@ def checkpoints() -> Iterator[Damage]:
         unlisted(do),
         ("load",),
         step,
-        refuse=True,
+        # The second of the two keys is the right one, and counts.
+        refuse=kind != "double key",
       )
   yield Damage(
     DESCRIPTION, "cut", cut, ("load of the first", "going back"), same=True
@@ -790,6 +791,15 @@ def checkpoints() -> Iterator[Damage]:
   metrics = f"{last}/metrics/metrics"
   yield Damage(metrics, "cut", cut, ("load", "resume"), step)
   yield Damage(metrics, "cut", cut, ("going back",), same=True)
+  for number in ("0.99", "0.0"):
+    yield Damage(
+      metrics,
+      f"dev is {number}",
+      lambda path, number=number: path.write_text(f'{{"dev": {number}}}'),
+      ("load of the best",),
+      step,
+      refuse=True,
+    )
   for kind, text in {
     "NaN": '{"dev": NaN}',
     "a text": '{"dev": "high"}',
