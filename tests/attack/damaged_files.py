@@ -311,13 +311,17 @@ def by_evaluate(folder):
 
 
 def by_export(folder):
-  output = folder.parent / "exported"
+  output = folder.parent / "export"
   try:
     export_main.export(str(folder), "last", str(output))
   except Exception:
     scoreboard.expect(not output.exists(), "refused, but there is an export")
     raise
   expect_vectors(output)
+  card, right = (
+    (path / "README.md").read_text() for path in (output, whole_export())
+  )
+  scoreboard.expect(card == right, "the model card is another")
 
 
 READERS = {
@@ -500,6 +504,41 @@ def logs() -> Iterator[Damage]:
   yield Damage(results, "cut", cut, ("resume", "export"))
   yield Damage(results, "another type", another_type, ("export",))
   yield Damage(results, "a folder", a_folder, ("export",))
+  for new in ("high", [1], {"a": 1}):
+    yield Damage(
+      results,
+      f"a value that is {new}",
+      edits(**{"test/en/mrr@100": new}),
+      ("export",),
+      refuse=True,
+    )
+  yield Damage("results/report.json", "cut", cut, ("export",))
+  yield Damage("results/report.json", "a folder", a_folder, ("export",))
+  for name, new in {
+    "rows": {"a": 1},
+    "rows ": 5,
+    "shared_with_training": 5,
+  }.items():
+    yield Damage(
+      "results/report.json",
+      f"{name} is {new}",
+      edits(**{name: new}),
+      ("export",),
+    )
+  yield Damage(
+    "results",
+    "a file of the user's beside them",
+    lambda path: (path / "step-final.json").write_text("{}"),
+    ("resume",),
+    same=True,
+  )
+  yield Damage(
+    "results",
+    "an older table whose values are texts",
+    lambda path: (path / "step-0.json").write_text('{"test/en/mrr@100": "x"}'),
+    ("resume",),
+    ("step-0.json",),
+  )
   yield Damage(
     "results",
     "missing, as is tensorboard",
