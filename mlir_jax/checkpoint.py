@@ -112,6 +112,9 @@ class Description:
       raise ValueError(
         f"it holds {sorted(values)}, not {sorted(names)}. {stored.RESTORE}"
       )
+    for name in names - {"contract"}:
+      if not isinstance(values[name], Mapping):
+        raise ValueError(f"{name} is {values[name]!r}. {stored.RESTORE}")
     contract = contract_lib.EncodingContract.from_json(values["contract"])
     return cls(**{**values, "contract": contract})
 

@@ -283,12 +283,31 @@ def test_a_changed_description_of_a_checkpoint_is_refused():
   # Those of before have no hash.
   del written["fingerprint"]
   assert checkpoint.Description.from_json(written) == description()
-  for change in ({"contract": "{"}, {"contract": 5}, {"more": 1}):
+  for change in (
+    *({"contract": "{"}, {"contract": 5}, {"more": 1}),
+    *({"encoder": 5}, {"config": []}, {"provenance": "x"}),
+  ):
     with pytest.raises(ValueError):
       checkpoint.Description.from_json(written | change)
   del written["encoder"]
   with pytest.raises(ValueError, match="it holds"):
     checkpoint.Description.from_json(written)
+
+
+@pytest.mark.parametrize(
+  "field, value",
+  [("num_heads ", 2), ("num_layers", 0), ("vocab_size", None), ("dtype", "x")],
+)
+def test_a_damaged_shape_names_its_checkpoint_and_field(field, value):
+  shape = config_lib.shape_of(config_lib.EncoderConfig(9, 8, 1, 2, 8, 8))
+  assert config_lib.of_checkpoint(shape, "step 3").vocab_size == 9
+  with pytest.raises(ValueError, match=rf"encoder of step 3: .*{field}"):
+    config_lib.of_checkpoint(shape | {field: value}, "step 3")
+  del shape["vocab_size"]
+  with pytest.raises(
+    ValueError, match=r"encoder of step 3: .*lacks.*vocab_size"
+  ):
+    config_lib.of_checkpoint(shape, "step 3")
 
 
 @pytest.mark.parametrize(

@@ -605,10 +605,13 @@ def of_checkpoint(shape: Mapping[str, Any], where: str) -> EncoderConfig:
   Raises:
     ValueError: naming the checkpoint and the field.
   """
-  known = {field.name for field in dataclasses.fields(EncoderConfig)}
+  fields = dataclasses.fields(EncoderConfig)
+  needed = {f.name for f in fields if f.default is dataclasses.MISSING}
+  unknown = sorted(shape.keys() - {field.name for field in fields})
+  lacking = sorted(needed - shape.keys())
   try:
-    if unknown := sorted(shape.keys() - known):
-      raise ValueError(f"it has unknown {unknown}")
+    if unknown or lacking:
+      raise ValueError(f"it has unknown {unknown} and lacks {lacking}.")
     return EncoderConfig(**shape)
   except (ValueError, TypeError) as error:
     raise ValueError(f"The encoder of {where}: {error}") from error

@@ -247,12 +247,16 @@ def load_run(
     check_run(folder, description.contract, tokenizer)
     where = f"step {step} in {checkpoints.directory}"
     encoder_config = config_lib.of_checkpoint(description.encoder, where)
-    shapes = encoder_lib.abstract_params(
-      encoder_config,
-      description.config["model"]["towers"],
+    try:
+      towers = description.config["model"]["towers"]
       # The head of masked language modelling, which an export takes along.
-      bool(description.config["batch"].get("masked")),
-    )
+      has_head = bool(description.config["batch"].get("masked"))
+      batch_size = batch_size or description.config["eval"]["batch_size"]
+    except (KeyError, TypeError, AttributeError) as error:
+      raise ValueError(
+        f"The config of {where} is not a run's: {error!r}. {stored.RESTORE}"
+      ) from error
+    shapes = encoder_lib.abstract_params(encoder_config, towers, has_head)
     params = checkpoints.restore_params(
       step,
       checkpoint_lib.abstract(
@@ -268,7 +272,7 @@ def load_run(
       tokenizer_lib.pad_id(tokenizer),
       encoding.make_embed(encoder_config, description.contract),
       mesh,
-      batch_size or description.config["eval"]["batch_size"],
+      batch_size,
     ),
     encoder_config=encoder_config,
     params=params,

@@ -739,6 +739,29 @@ def checkpoints() -> Iterator[Damage]:
         step,
       )
   for name, new in {
+    "config": {},
+    "config ": 5,
+    "config__model": 5,
+    "encoder": [],
+    "provenance": None,
+  }.items():
+    yield Damage(
+      DESCRIPTION,
+      f"{name} is {new}, without list and hash",
+      unlisted(edits(**{name: new, "fingerprint": None})),
+      ("load",),
+      step,
+      refuse=True,
+    )
+  yield Damage(
+    DESCRIPTION,
+    "without the data's hash, without list and hash",
+    unlisted(edits(provenance={}, fingerprint=None)),
+    ("resume",),
+    step,
+    refuse=True,
+  )
+  for name, new in {
     "pooling": "cls",
     "normalize": False,
     "passage__prefix": "apple ",
