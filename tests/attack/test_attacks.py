@@ -6,9 +6,9 @@ import pytest
 from attack import scoreboard
 
 # Each has `cases()`, and runs alone: PYTHONPATH=tests python -m attack.NAME.
-# The others, damaged_files, model_folders, roll_call and settings, take minutes
-# or need an idle machine.
-ATTACKS = ("launchers", "readers")
+# The others, model_folders, roll_call and settings, take minutes or need an idle
+# machine.
+ATTACKS = ("damaged_files", "launchers", "readers")
 
 
 @pytest.mark.slow
