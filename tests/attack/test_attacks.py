@@ -6,8 +6,8 @@ import pytest
 from attack import scoreboard
 
 # Each has `cases()`, and runs alone: PYTHONPATH=tests python -m attack.NAME.
-# The others, model_folders, roll_call and settings, take minutes or need an idle
-# machine.
+# The others, model_folders, roll_call and settings, take minutes or need an
+# idle machine.
 ATTACKS = ("damaged_files", "launchers", "readers")
 
 
