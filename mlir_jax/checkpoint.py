@@ -6,15 +6,19 @@ Saves run in the background; orbax writes aside and renames, so that a killed
 save leaves the checkpoint before it.
 
 A checkpoint on a disk has a list of its files with their SHA-256, since what
-reads the arrays does not see that a bit has changed. Object storage checks by
-itself what it stores.
+reads the arrays does not see that a bit has changed. On object storage it has
+none: to make and to compare one, each checkpoint would cross the network once
+more. The storage itself keeps a checksum of what it stores; what is missing or
+cut there orbax does not read, and it is told; and a description holds its own
+hash.
 """
 
 import dataclasses
 import json
 import logging
+import math
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -108,6 +112,9 @@ class Description:
       raise ValueError(
         f"it holds {sorted(values)}, not {sorted(names)}. {stored.RESTORE}"
       )
+    for name in names - {"contract"}:
+      if not isinstance(values[name], Mapping):
+        raise ValueError(f"{name} is {values[name]!r}. {stored.RESTORE}")
     contract = contract_lib.EncodingContract.from_json(values["contract"])
     return cls(**{**values, "contract": contract})
 
@@ -145,11 +152,6 @@ class Checkpoints:
         active_processes={process},
         barrier_sync_key_prefix=f"process_{process}",
       )
-    for step in steps(directory):
-      if not (self.directory / str(step)).is_dir():
-        raise self._damaged(
-          step, f"{self.directory / str(step)} is not a folder"
-        )
     options = ocp.CheckpointManagerOptions(
       best_fn=lambda metrics: metrics[METRIC],
       best_mode="max",
@@ -171,13 +173,18 @@ class Checkpoints:
         ]
       ),
     )
+    for step in steps(directory):
+      if not (self.directory / str(step)).is_dir():
+        reason = f"{self.directory / str(step)} is not a folder"
+        raise _damaged(self.directory, step, reason, opened=False)
     try:
       self._manager = ocp.CheckpointManager(
         self.directory, options=options, item_names=(STATE, DESCRIPTION)
       )
     except Exception:
       for step in reversed(steps(directory)):
-        self.check(step)
+        if reason := problem(self.directory, step):
+          raise _damaged(self.directory, step, reason, opened=False) from None
       raise
 
   def save(
@@ -271,6 +278,7 @@ class Checkpoints:
 
     Raises:
       NotEvaluatedError: if there is no best one.
+      DamagedError: if a dev metric is not as it was saved.
       ValueError: if there is no such checkpoint; it lists those there are.
     """
     steps = sorted(self._manager.all_steps())
@@ -278,9 +286,7 @@ class Checkpoints:
       return steps[-1]
     if which == "best":
       evaluated = {
-        step: metrics[METRIC]
-        for step in steps
-        if (metrics := self._manager.metrics(step))
+        step: self._dev(step) for step in steps if self.evaluated(step)
       }
       if evaluated:
         return max(evaluated, key=evaluated.get)
@@ -300,7 +306,21 @@ class Checkpoints:
 
   def evaluated(self, step: int) -> bool:
     """Whether a checkpoint has a dev metric."""
-    return bool(self._manager.metrics(step))
+    return self._manager.metrics(step) is not None
+
+  def _dev(self, step: int) -> float:
+    """The dev metric of a checkpoint that has one."""
+    part = _METRICS.partition("/")[0]
+    reason = problem(self.directory, step, f"{part}/")
+    metrics = self._manager.metrics(step)
+    value = metrics.get(METRIC) if isinstance(metrics, Mapping) else None
+    if type(value) not in (int, float) or not math.isfinite(value):
+      reason = reason or (
+        f"{self.directory / str(step) / _METRICS} has no number {METRIC!r}"
+      )
+    if reason:
+      raise _damaged(self.directory, step, reason)
+    return value
 
   def add_metric(self, step: int, dev: float) -> None:
     """Adds the dev metric to a checkpoint that was saved without.
@@ -322,36 +342,10 @@ class Checkpoints:
       self._manager.delete(other)
     return sorted(later)
 
-  def check(self, step: int) -> None:
-    """Compares a checkpoint's files with their list.
-
-    Raises:
-      DamagedError: if they differ; it names the step, the file, and an older
-        checkpoint that is whole.
-    """
-    reason = problem(self.directory, step)
-    if reason:
-      raise self._damaged(step, reason)
-
-  def _damaged(self, step: int, reason: str) -> DamagedError:
-    older = next(
-      (
-        other
-        for other in reversed(steps(self.directory))
-        if other < step and not problem(self.directory, other)
-      ),
-      None,
-    )
-    hint = "No older checkpoint is whole: restore it from a copy."
-    if older is not None:
-      hint = (
-        f"The checkpoint of step {older} is whole: train goes on from it with"
-        f" --from_step={older}; other programs read it with"
-        f" --checkpoint={older}."
-      )
-    return DamagedError(
-      f"The checkpoint of step {step} is damaged: {reason}. {hint}"
-    )
+  def _check_part(self, step: int, part: str = "") -> None:
+    """Raises DamagedError if files of a part are not as they were saved."""
+    if reason := problem(self.directory, step, part):
+      raise _damaged(self.directory, step, reason)
 
   def _list_saved(self) -> None:
     """Lists the files of a checkpoint that is to get its name now."""
@@ -360,42 +354,13 @@ class Checkpoints:
       (folder,) = pathlib.Path(self.directory).glob(f"{step}.*")
       _write_list(folder)
 
-  def _reading(self, step: int, error: Exception) -> Exception:
-    """The error to raise where a checkpoint could not be read."""
-    listed = (self.directory / str(step) / FILES).exists()
-    # If the files are as they were saved it is another kind of error.
-    if listed or isinstance(error, jax.errors.JaxRuntimeError | MemoryError):
-      return error
-    lines = str(error).splitlines() or [""]
-    reason = (
-      f"{self.directory / str(step)} cannot be read,"
-      f" {type(error).__name__}: {lines[0][:300]}"
-    )
-    if workdir.is_url(str(self.directory)):
-      reason += ". If the storage did not answer, start the same command again"
-    return self._damaged(step, reason)
-
   def describe(self, step: int) -> Description:
     """Reads what stands beside the arrays.
 
     Raises:
       DamagedError: if it cannot be read.
     """
-    name = f"{DESCRIPTION}/"
-    if reason := problem(self.directory, step, name):
-      raise self._damaged(step, reason)
-    try:
-      restored = self._manager.restore(
-        step,
-        args=ocp.args.Composite(**{DESCRIPTION: ocp.args.JsonRestore()}),
-      )
-    except Exception as error:
-      raise self._reading(step, error) from error
-    try:
-      return Description.from_json(restored[DESCRIPTION])
-    except ValueError as error:
-      where = self.directory / str(step) / DESCRIPTION
-      raise ValueError(f"{where}: {error}") from error
+    return describe(self.directory, step)
 
   def restore(self, step: int, target: Any) -> Any:
     """Reads the state onto any mesh.
@@ -411,20 +376,24 @@ class Checkpoints:
       DamagedError: if it is not as it was saved.
     """
     if multihost.is_first():  # If it fails here, all processes end.
-      self.check(step)
+      self._check_part(step)
     try:
       restored = self._manager.restore(
         step,
         args=ocp.args.Composite(**{STATE: ocp.args.StandardRestore(target)}),
       )
     except Exception as error:
-      raise self._reading(step, error) from error
+      raise _reading(self.directory, step, error) from error
     return restored[STATE]
 
   def restore_params(self, step: int, target: Any) -> Any:
-    """Reads the parameters alone, as `restore` does the state."""
+    """Reads the parameters alone, as `restore` does the state.
+
+    The files of the whole state are checked: orbax packs parameters and
+    moments into the same ones.
+    """
     if multihost.is_first():
-      self.check(step)
+      self._check_part(step, f"{STATE}/")
     handler = ocp.PyTreeCheckpointHandler(
       multiprocessing_options=self._processes
     )
@@ -443,7 +412,7 @@ class Checkpoints:
           ),
         )
     except Exception as error:
-      raise self._reading(step, error) from error
+      raise _reading(self.directory, step, error) from error
     return restored["params"]
 
   def wait(self) -> None:
@@ -469,14 +438,23 @@ def steps(directory: str | epath.Path) -> list[int]:
   folder = epath.Path(directory)
   if not folder.exists():
     return []
-  names = [path.name for path in folder.iterdir()]
-  return sorted(int(name) for name in names if name.isdecimal())
+  # On a disk a save that was killed has left another name.
+  may_be_killed = workdir.is_url(str(directory))
+  return sorted(
+    int(path.name)
+    for path in folder.iterdir()
+    if path.name.isdecimal()
+    and (not may_be_killed or ocp.utils.is_checkpoint_finalized(path))
+  )
 
 
 def problem(
   directory: str | epath.Path, step: int, part: str = ""
 ) -> str | None:
   """What is not as it was saved in a checkpoint; None if all is well.
+
+  What was checked on this machine is not read again: see
+  `stored.check_digests`.
 
   Args:
     directory: The folder of all checkpoints.
@@ -486,42 +464,141 @@ def problem(
   Returns:
     The first file that differs, and how. None, too, where there is no list.
   """
-  folder = pathlib.Path(directory) / str(step)
-  if workdir.is_url(str(directory)) or not (folder / FILES).exists():
+  if workdir.is_url(str(directory)):
     return None
+  folder = pathlib.Path(directory) / str(step)
+  if not folder.is_dir():
+    return f"{folder} is not a folder"
+  if not any(folder.iterdir()):
+    return f"{folder} is empty"
+  if not (folder / FILES).exists():
+    return None  # It is of before there were lists.
   try:
     listed = stored.read_json(folder / FILES)
     expected = {name: (size, digest) for name, (size, digest) in listed.items()}
   except (ValueError, TypeError, AttributeError) as error:
     return f"{folder / FILES} is not a list of files ({error})"
-  found = {
-    name: (size, digest)
-    for name, size, digest in _read_files(folder, part)
-    if name in expected
-  }
+  hashes = {}
   for name, (size, digest) in expected.items():
     if not name.startswith(part):
       continue
-    if name not in found:
-      return f"{folder / name} is missing"
-    if found[name][0] != size:
-      return f"{folder / name} has {found[name][0]} bytes, not {size}"
-    if found[name][1] != digest:
-      return f"{folder / name} has changed since it was saved"
+    path = folder / name
+    if not path.is_file():
+      return f"{path} is missing"
+    if path.stat().st_size != size:
+      return f"{path} has {path.stat().st_size} bytes, not {size}"
+    if size:
+      hashes[name] = digest
+  try:
+    stored.check_digests(folder, hashes, "")
+  except stored.UnreadableError as error:
+    return str(error).strip().removesuffix(".")
   return None
 
 
-def read_config(directory: str) -> tuple[int, Mapping[str, Any]]:
+def _damaged(
+  directory: epath.Path, step: int, reason: str, opened: bool = True
+) -> DamagedError:
+  """The error to raise for a damaged checkpoint.
+
+  Args:
+    directory: The folder of all checkpoints.
+    step: Which one.
+    reason: What is wrong.
+    opened: Whether orbax opens the folder with this checkpoint in it.
+  """
+  older = next(
+    (
+      other
+      for other in reversed(steps(directory))
+      if other < step and not problem(directory, other)
+    ),
+    None,
+  )
+  hint = "No older checkpoint is whole: restore it from a copy."
+  if older is not None:
+    hint = (
+      f"The checkpoint of step {older} is whole: train goes on from it with"
+      f" --from_step={older}; other programs read it with"
+      f" --checkpoint={older}"
+    )
+    if not opened:
+      hint += f", once {directory / str(step)} is moved elsewhere"
+    hint += "."
+  return DamagedError(
+    f"The checkpoint of step {step} is damaged: {reason}. {hint}"
+  )
+
+
+def _reading(directory: epath.Path, step: int, error: Exception) -> Exception:
+  """The error to raise where a checkpoint could not be read."""
+  listed = (directory / str(step) / FILES).exists()
+  # If the files are as they were saved it is another kind of error.
+  if listed or isinstance(error, jax.errors.JaxRuntimeError | MemoryError):
+    return error
+  lines = str(error).splitlines() or [""]
+  reason = (
+    f"{directory / str(step)} cannot be read,"
+    f" {type(error).__name__}: {lines[0][:300]}"
+  )
+  if workdir.is_url(str(directory)):
+    reason += ". If the storage did not answer, start the same command again"
+  return _damaged(directory, step, reason)
+
+
+def describe(directory: str | epath.Path, step: int) -> Description:
+  """Reads what stands beside a checkpoint's arrays.
+
+  Others in the folder need not be whole, and one process of several may call
+  it alone.
+
+  Args:
+    directory: The folder of all checkpoints.
+    step: Which one.
+
+  Raises:
+    DamagedError: if it cannot be read.
+  """
+  directory = epath.Path(directory)
+  path = directory / str(step) / DESCRIPTION
+  if reason := problem(directory, step, f"{DESCRIPTION}/"):
+    raise _damaged(directory, step, reason)
+  try:
+    values = ocp.JsonCheckpointHandler().restore(path)
+  except Exception as error:
+    raise _reading(directory, step, error) from error
+  try:
+    return Description.from_json(values)
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from error
+
+
+def read_config(
+  directory: str, from_step: int | None = None
+) -> tuple[int, Mapping[str, Any]]:
   """The step and the run's config of the last checkpoint in a folder.
 
-  One process of several may call it alone.
+  Args:
+    directory: The folder.
+    from_step: The checkpoint that was named to go on from, if one was: where
+      the last one is damaged its config counts.
+
+  Raises:
+    DamagedError: if the checkpoint is damaged.
+    ValueError: if there is none.
   """
-  checkpoints = Checkpoints(directory, read_only=True, alone=True)
+  found = steps(directory)
+  if not found:
+    raise ValueError(
+      f"{directory} has no whole checkpoint: a save was killed there. Remove"
+      " the folder, or give another --workdir."
+    )
   try:
-    step = checkpoints.find("last")
-    return step, checkpoints.describe(step).config
-  finally:
-    checkpoints.close()
+    return found[-1], describe(directory, found[-1]).config
+  except DamagedError:
+    if from_step not in found[:-1]:
+      raise
+    return from_step, describe(directory, from_step).config
 
 
 def set_aside(directory: str, after: int) -> None:
@@ -535,24 +612,22 @@ def set_aside(directory: str, after: int) -> None:
       target = epath.Path(f"{directory}-damaged") / str(step)
       print(f"The checkpoint of step {step} is damaged: {reason}.")
       target.parent.mkdir(exist_ok=True)
-      target.rmtree(missing_ok=True)
+      if target.is_dir():
+        target.rmtree()
+      else:
+        target.unlink(missing_ok=True)
       source.rename(target)
       print(f"It was moved to {target}.")
 
 
 def _write_list(folder: pathlib.Path) -> None:
-  files = {name: found for name, *found in _read_files(folder)}
+  """Lists the size and the SHA-256 of each file of a checkpoint's parts."""
+  files = {
+    str(path.relative_to(folder)): (path.stat().st_size, stored.digest(path))
+    for path in sorted(folder.glob("*/**/*"))
+    if path.is_file()
+  }
   workdir.write_aside(str(folder / FILES), json.dumps(files) + "\n")
-
-
-def _read_files(
-  folder: pathlib.Path, part: str = ""
-) -> Iterator[tuple[str, int, str]]:
-  """Name, size and SHA-256 of each file of a checkpoint's parts."""
-  for path in sorted(folder.glob("*/**/*")):
-    name = str(path.relative_to(folder))
-    if name.startswith(part) and path.is_file():
-      yield name, path.stat().st_size, stored.digest(path)
 
 
 def abstract(state: Any, shardings: Any) -> Any:

@@ -28,6 +28,7 @@ import uuid
 from collections.abc import Callable, Iterator
 
 from mlir_jax import workdir
+from mlir_jax.data import records
 
 FILE = "run.lock"
 
@@ -37,6 +38,9 @@ EXPIRES = 30.0
 RENEWED_EVERY = 5.0
 # Of the time until it expires, what is left to end the run in.
 _MARGIN = 5.0
+
+# Characters of what a holder writes of itself, with room to spare.
+_LONGEST = 2000
 
 # What file systems without locks answer.
 _NO_LOCKS = (
@@ -86,8 +90,9 @@ def _refuse(folder: str, text: str | bytes) -> None:
   try:
     found = json.loads(text)
     who = f"process {found['pid']} on {found['host']}, since {found['since']}"
-  except (ValueError, KeyError, TypeError):
+  except (ValueError, KeyError, TypeError, RecursionError):
     who = "it did not write which process it is"
+  who = records.printable(who)
   raise ValueError(
     f"Another run uses {folder} ({who}): wait until it has ended, stop it, or"
     " give another --workdir."
@@ -105,7 +110,7 @@ def _flock(folder: str) -> Iterator[None]:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-      _refuse(folder, file.read())
+      _refuse(folder, file.read(_LONGEST))
     except OSError as error:
       if error.errno not in _NO_LOCKS:
         raise OSError(error.errno, error.strerror, path) from error

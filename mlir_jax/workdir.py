@@ -376,8 +376,25 @@ def read_history(workdir: str) -> list[dict[str, Any]]:
   Returns:
     {"time", "step", "from_step": whether it was named, "changed": {field:
     [before, after]}, "removed": steps of later checkpoints} each.
+
+  Raises:
+    UnreadableError: if a line is damaged; it names the file and the line.
   """
-  return stored.read_json_lines(epath.Path(workdir) / HISTORY)
+  path = epath.Path(workdir) / HISTORY
+  history = stored.read_json_lines(path)
+  for number, record in enumerate(history, start=1):
+    changed = record.get("changed")
+    good = {
+      "from_step": isinstance(record.get("from_step"), bool),
+      "changed": isinstance(changed, dict)
+      and all(isinstance(v, list) and len(v) == 2 for v in changed.values()),
+    }
+    for field in good:
+      if not good[field]:
+        raise stored.UnreadableError(
+          f"{path}:{number}: {field} is {record.get(field)!r}. {stored.RESTORE}"
+        )
+  return history
 
 
 def differences(
@@ -504,7 +521,7 @@ def claim(
       # Only here, for it imports orbax.
       from mlir_jax import checkpoint
 
-      step, kept = checkpoint.read_config(str(folder / CHECKPOINTS))
+      step, kept = checkpoint.read_config(str(folder / CHECKPOINTS), from_step)
       print(f"{path} is missing: the checkpoint of step {step} has its values.")
       write_aside(str(path), json.dumps(kept, indent=2) + "\n")
     changed = differences(config, stored.read_json(path), defaults)

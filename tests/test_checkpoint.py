@@ -1,6 +1,7 @@
 """What a checkpoint promises."""
 
 import contextlib
+import dataclasses
 import errno
 import os
 import pathlib
@@ -14,7 +15,7 @@ import optax
 import pytest
 from absl import logging
 
-from mlir_jax import checkpoint
+from mlir_jax import checkpoint, stored
 from mlir_jax import contract as contract_lib
 from mlir_jax.mesh import sharding
 from mlir_jax.training import step
@@ -203,10 +204,10 @@ def flipped(content):
   "pattern, change, says",
   [
     # Its arrays; the reader does not see it.
-    ("state/ocdbt*/d/*", flipped, "has changed since it was saved"),
+    ("state/ocdbt*/d/*", flipped, "has changed since it was written"),
     ("state/_METADATA", lambda content: content[:9], r"has 9 bytes, not \d+"),
     ("state/manifest.ocdbt", None, "is missing"),
-    ("description/metadata", flipped, "has changed since it was saved"),
+    ("description/metadata", flipped, "has changed since it was written"),
     ("files.json", lambda content: content[:9], "is not a list of files"),
   ],
 )
@@ -226,16 +227,15 @@ def test_a_damaged_checkpoint_is_named_with_one_that_is_whole(
   whole = "The checkpoint of step 1 is whole: .*--from_step=1"
   said = f"step 2 is damaged: {path} {says}.*{whole}"
   target = checkpoint.abstract(state, shardings)
-  for restore, part in (
-    (checkpoints.restore, target),
-    (checkpoints.restore_params, target.params),
-  ):
+  readers = [lambda: checkpoints.restore(2, target)]
+  if pattern.startswith("description"):  # Each reads what it needs.
+    readers.append(lambda: checkpoints.describe(2))
+  else:
+    readers.append(lambda: checkpoints.restore_params(2, target.params))
+  for read in readers:
     with pytest.raises(checkpoint.DamagedError, match=said) as error:
-      restore(2, part)
+      read()
     assert "\n" not in str(error.value)
-  if pattern.startswith("description"):
-    with pytest.raises(checkpoint.DamagedError, match=said):
-      checkpoints.describe(2)
   checkpoints.restore(1, target)
   checkpoints.close()
 
@@ -257,6 +257,93 @@ def test_a_damaged_metric_keeps_orbax_from_the_folder_until_it_is_set_aside(
   assert checkpoints.last_step() == 1
   checkpoints.close()
   assert (tmp_path / "checkpoints-damaged/2/metrics/metrics").exists()
+
+
+@pytest.mark.parametrize("empty", [True, False])
+def test_what_is_no_checkpoint_is_named_and_set_aside(empty, tmp_path):
+  folder = tmp_path / "checkpoints"
+  state, _ = make_state(sharding.make_mesh(), fsdp=False)
+  with contextlib.closing(checkpoint.Checkpoints(str(folder))) as checkpoints:
+    checkpoints.save(1, state, DESCRIPTION)
+  if empty:
+    (folder / "2").mkdir()
+  else:
+    (folder / "2").write_text("text")
+  with pytest.raises(checkpoint.DamagedError, match=r"step 2 .*from_step=1"):
+    checkpoint.read_config(str(folder))
+  for _ in range(2):  # It may have been set aside before.
+    checkpoint.set_aside(str(folder), after=1)
+    assert checkpoint.steps(folder) == [1]
+    (folder / "2").write_text("text")
+
+
+def test_a_config_is_read_past_a_damaged_last_checkpoint_if_told(tmp_path):
+  """A missing config.json and damage at once: --from_step helps with both."""
+  state, _ = make_state(sharding.make_mesh(), fsdp=False)
+  with contextlib.closing(checkpoint.Checkpoints(str(tmp_path))) as checkpoints:
+    for taken in (1, 2):
+      checkpoints.save(
+        taken, state, dataclasses.replace(DESCRIPTION, config={"seed": taken})
+      )
+  assert checkpoint.read_config(str(tmp_path)) == (2, {"seed": 2})
+  assert checkpoint.read_config(str(tmp_path), 1) == (2, {"seed": 2})
+  (tmp_path / "2/description/metadata").write_text("{")
+  assert checkpoint.read_config(str(tmp_path), 1) == (1, {"seed": 1})
+  for from_step in (None, 2, 7):
+    with pytest.raises(checkpoint.DamagedError, match="--from_step=1"):
+      checkpoint.read_config(str(tmp_path), from_step)
+
+
+def test_a_checkpoint_is_hashed_once_on_a_machine(tmp_path, monkeypatch):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  monkeypatch.setattr(stored, "_FRESH_SECONDS", -1e9)
+  folder = tmp_path / "checkpoints"
+  state, shardings = make_state(sharding.make_mesh(), fsdp=False)
+  checkpoints = checkpoint.Checkpoints(str(folder))
+  checkpoints.save(1, state, DESCRIPTION, 0.5)
+  checkpoints.wait()
+  hashed = []
+  digest = stored.digest
+  monkeypatch.setattr(
+    stored, "digest", lambda path: hashed.append(path) or digest(path)
+  )
+
+  def load():
+    hashed.clear()
+    checkpoints.describe(1)
+    checkpoints.restore_params(
+      1, checkpoint.abstract(state.params, shardings.params)
+    )
+    return {str(path.relative_to(folder / "1")) for path in hashed}
+
+  first = load()
+  assert "description/metadata" in first and "state/_METADATA" in first
+  assert not any(name.startswith("metrics") for name in first)  # Not read.
+  assert load() == set()
+  os.utime(folder / "1/state/_METADATA")
+  assert load() == {"state/_METADATA"}
+  checkpoints.close()
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize(
+  "text", ['{"dev": 0.9}', '{"dev": NaN}', '{"dev": "high"}', "{}", "[1]"]
+)
+def test_a_changed_metric_does_not_choose_the_best(listed, text, tmp_path):
+  state, _ = make_state(sharding.make_mesh(), fsdp=False)
+  checkpoints = checkpoint.Checkpoints(str(tmp_path))
+  for taken, dev in ((1, 0.5), (2, 0.4)):
+    checkpoints.save(taken, state, DESCRIPTION, dev)
+  checkpoints.wait()
+  (tmp_path / "2/metrics/metrics").write_text(text)
+  if not listed:
+    (tmp_path / "2/files.json").unlink()
+  if not listed and "0.9" in text:
+    assert checkpoints.find("best") == 2  # A number like another.
+  else:
+    with pytest.raises(checkpoint.DamagedError, match=r"2/metrics/metrics has"):
+      checkpoints.find("best")
+  checkpoints.close()
 
 
 def test_a_metric_that_comes_later_counts(tmp_path):

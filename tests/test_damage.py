@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+import tokenizers
 from safetensors.numpy import load_file, save_file
 
 import mlir_jax
@@ -18,7 +19,7 @@ from mlir_jax.hub import card
 from mlir_jax.hub import folder as export_lib
 from mlir_jax.models import config as config_lib
 from mlir_jax.models import encoder as encoder_lib
-from mlir_jax.models import pretrained
+from mlir_jax.models import layout, pretrained
 from mlir_jax.retrieval import encoding
 from mlir_jax.retrieval import model as model_lib
 from mlir_jax.training import progress
@@ -62,7 +63,7 @@ def exported(tmp_path_factory):
     tokenizer,
     pooling="mean",
     normalize=True,
-    title_joiner=" ",
+    title_joiner=" | ",
     roles=dict.fromkeys(contract_lib.ROLES, ("q: ", 16)),
   )
   params = encoder_lib.init_params(config, "tied", jax.random.key(0))
@@ -129,6 +130,86 @@ def test_a_changed_field_of_an_export_is_refused(name, field, value, copy):
   # Without our own file it is a folder like any other's: what it says holds.
   if name == "config.json":
     (copy / "mlir_jax.json").unlink()
+    mlir_jax.load(str(copy))
+
+
+def test_a_folder_of_our_own_says_how_titles_are_joined_without_our_file(copy):
+  """`contract` of an export whose mlir_jax.json is lost, as on a hub."""
+  contract = mlir_jax.load(str(copy)).contract
+  (copy / "mlir_jax.json").unlink()
+  assert mlir_jax.load(str(copy)).contract == contract
+  assert contract.title_joiner == " | "
+
+
+@pytest.mark.parametrize(
+  "path, value, says",
+  [
+    (("contract", "title_joiner"), " ", "title_joiner: ' ' here, ' | ' there"),
+    (("contract", "query", "prefix"), "x: ", "query.prefix"),
+    (("tower",), "query", "tower is 'query'.* says 'both'"),
+  ],
+)
+def test_our_file_of_another_export_is_refused(path, value, says, copy):
+  """Its own hash is right."""
+  file = copy / "mlir_jax.json"
+  ours = part = json.loads(file.read_text())
+  *outer, last = path
+  for name in outer:
+    part = part[name]
+  part[last] = value
+  file.write_text(json.dumps(layout.seal(ours)))
+  with pytest.raises(ValueError, match=says):
+    mlir_jax.load(str(copy))
+
+
+@pytest.mark.parametrize("said", [5, [], {}, {"title_joiner": 5}, None])
+def test_what_we_add_to_others_words_is_checked(said, copy):
+  path = copy / "config_sentence_transformers.json"
+  found = json.loads(path.read_text())
+  path.write_text(json.dumps(found | {"mlir_jax": said}))
+  if said is None:  # A folder of before.
+    mlir_jax.load(str(copy))
+    return
+  assert_refused(copy, path)
+
+
+def test_one_tower_stays_one_without_our_file(exported, tmp_path):
+  shutil.copytree(exported, tmp_path / "query")
+  path = tmp_path / "query/config_sentence_transformers.json"
+  found = json.loads(path.read_text())
+  found["mlir_jax"]["tower"] = "query"
+  path.write_text(json.dumps(found))
+  (tmp_path / "query/mlir_jax.json").unlink()
+  model = mlir_jax.load(str(tmp_path / "query"))
+  model.check_role("query")
+  with pytest.raises(ValueError, match="one of two towers"):
+    model.check_role("passage")
+
+
+def test_a_tensor_that_stands_twice_is_named(copy):
+  """Libraries take the last of the two, and say nothing."""
+  path = copy / "model.safetensors"
+  content = path.read_bytes()
+  size = int.from_bytes(content[:8], "little")
+  header = content[8 : 8 + size].rstrip()
+  name = next(n for n in json.loads(header) if n != "__metadata__")
+  entry = json.dumps({name: json.loads(header)[name]}).encode()
+  header = header[:-1] + b"," + entry[1:]
+  path.write_bytes(
+    len(header).to_bytes(8, "little") + header + content[8 + size :]
+  )
+  (copy / "mlir_jax.json").unlink()
+  with pytest.raises(ValueError, match=f"the key '{name}' stands twice"):
+    mlir_jax.load(str(copy))
+
+
+def test_a_tokenizer_of_more_pieces_than_the_model_is_refused(copy):
+  (copy / "mlir_jax.json").unlink()
+  path = copy / "tokenizer.json"
+  tokenizer = tokenizers.Tokenizer.from_str(path.read_text())
+  tokenizer.add_tokens(["another"])
+  path.write_text(tokenizer.to_str())
+  with pytest.raises(ValueError, match=r"tokenizer\.json has ids up to"):
     mlir_jax.load(str(copy))
 
 
@@ -202,12 +283,31 @@ def test_a_changed_description_of_a_checkpoint_is_refused():
   # Those of before have no hash.
   del written["fingerprint"]
   assert checkpoint.Description.from_json(written) == description()
-  for change in ({"contract": "{"}, {"contract": 5}, {"more": 1}):
+  for change in (
+    *({"contract": "{"}, {"contract": 5}, {"more": 1}),
+    *({"encoder": 5}, {"config": []}, {"provenance": "x"}),
+  ):
     with pytest.raises(ValueError):
       checkpoint.Description.from_json(written | change)
   del written["encoder"]
   with pytest.raises(ValueError, match="it holds"):
     checkpoint.Description.from_json(written)
+
+
+@pytest.mark.parametrize(
+  "field, value",
+  [("num_heads ", 2), ("num_layers", 0), ("vocab_size", None), ("dtype", "x")],
+)
+def test_a_damaged_shape_names_its_checkpoint_and_field(field, value):
+  shape = config_lib.shape_of(config_lib.EncoderConfig(9, 8, 1, 2, 8, 8))
+  assert config_lib.of_checkpoint(shape, "step 3").vocab_size == 9
+  with pytest.raises(ValueError, match=rf"encoder of step 3: .*{field}"):
+    config_lib.of_checkpoint(shape | {field: value}, "step 3")
+  del shape["vocab_size"]
+  with pytest.raises(
+    ValueError, match=r"encoder of step 3: .*lacks.*vocab_size"
+  ):
+    config_lib.of_checkpoint(shape, "step 3")
 
 
 @pytest.mark.parametrize(
@@ -263,6 +363,30 @@ def test_a_damaged_file_of_a_run_is_named(tmp_path):
     (run / "config.json").write_text(text)
     with pytest.raises(ValueError, match=r"config\.json: encoding is"):
       model_lib.check_run(run, contract, tokenizer)
+
+
+@pytest.mark.parametrize(
+  "field, value",
+  [
+    ("from_step", 5),
+    ("from_step", None),
+    ("changed", "x"),
+    ("changed", None),
+    ("changed", {"seed": 5}),
+    ("changed", {"seed": [1]}),
+    ("step", "4"),
+  ],
+)
+def test_a_damaged_line_of_the_history_is_named(field, value, tmp_path):
+  good = {"step": 4, "from_step": True, "changed": {"seed": [1, 2]}}
+  path = tmp_path / workdir.HISTORY
+  path.write_text(
+    json.dumps(good) + "\n" + json.dumps(good | {field: value}) + "\n"
+  )
+  with pytest.raises(stored.UnreadableError, match=rf"jsonl:2: {field} is "):
+    workdir.read_history(str(tmp_path))
+  path.write_text(json.dumps(good) + "\n")
+  assert workdir.read_history(str(tmp_path)) == [good]
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,23 @@ def test_a_bad_line_is_named_and_leaves_the_old_output(tmp_path):
   assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.txt", "v.npy"]
 
 
+@pytest.mark.parametrize("bad", [[[np.nan, 1]], [[np.inf, 1]], [[1, 2, 3]]])
+def test_rows_that_are_not_finite_or_have_another_width_are_not_written(
+  bad, tmp_path
+):
+  """Such a file would be searched without an error."""
+
+  def embed(texts):
+    yield np.ones((len(list(texts)) - 1, 2), np.float32)
+    yield np.asarray(bad, np.float32)
+
+  (tmp_path / "a.txt").write_text("a\nbb\nccc\n")
+  output = tmp_path / "v.npy"
+  with pytest.raises(ValueError, match=r"v\.npy is not written.*row 2 "):
+    encode.encode_files(embed, [str(tmp_path / "a.txt")], str(output))
+  assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
 @pytest.mark.parametrize(
   "name,content,sign",
   [

@@ -67,14 +67,28 @@ def test_an_error_of_the_disk_names_the_file(tmp_path, monkeypatch):
     pass
 
 
-def test_a_holder_that_wrote_no_text_is_refused_too(tmp_path):
+@pytest.mark.parametrize(
+  "text",
+  [
+    b"\xff\x00",
+    b"[" * 100_000,
+    b"[1]",
+    b'{"pid": ' + b"9" * 5000 + b"}",
+    b'{"pid": 1, "host": "\\u001b[31m\\n", "since": ""}',
+    b'{"pid": 1, "since": "", "host": "' + b"h" * 100_000 + b'"}',
+  ],
+)
+def test_whatever_a_holder_wrote_a_second_run_is_refused_in_a_line(
+  text, tmp_path
+):
   with lock.hold(str(tmp_path)):
-    (tmp_path / lock.FILE).write_bytes(b"\xff\x00")
+    (tmp_path / lock.FILE).write_bytes(text)
     with (
-      pytest.raises(ValueError, match="Another run uses"),
+      pytest.raises(ValueError, match="Another run uses") as error,
       lock.hold(str(tmp_path)),
     ):
       pass
+  assert str(error.value).isprintable() and len(str(error.value)) < 3000
 
 
 def test_a_link_is_not_followed(tmp_path):

@@ -13,7 +13,6 @@ import pytest
 import sentence_models
 import tiny
 from absl import flags
-from etils import epath
 
 import mlir_jax
 from mlir_jax import checkpoint, encode, evaluate, workdir
@@ -105,12 +104,20 @@ def test_a_storage_that_does_not_answer_costs_no_checkpoint(
   def restore(*_, **__):
     raise ConnectionError("reset by peer")
 
-  checkpoints = checkpoint.Checkpoints(str(tmp_path / "checkpoints"))
-  checkpoints.directory = epath.Path(f"{URL}/checkpoints")
-  monkeypatch.setattr(checkpoints._manager, "restore", restore)
+  monkeypatch.setattr(checkpoint.ocp.JsonCheckpointHandler, "restore", restore)
   with pytest.raises(checkpoint.DamagedError, match="start the same command"):
-    checkpoints.describe(4)
-  checkpoints.close()
+    checkpoint.describe(f"{URL}/checkpoints", 4)
+
+
+def test_a_step_whose_save_was_killed_is_none(store):
+  """There its folder has its name from the beginning."""
+  folder = f"{URL}/checkpoints"
+  store.objects[f"{folder}/4/description/metadata"] = b"{}"
+  assert checkpoint.steps(folder) == []
+  with pytest.raises(ValueError, match="no whole checkpoint"):
+    checkpoint.read_config(folder)
+  store.objects[f"{folder}/4/commit_success.txt"] = b""
+  assert checkpoint.steps(folder) == [4]
 
 
 def test_a_store_that_was_not_kept_whole_is_built_anew(store, tmp_path):

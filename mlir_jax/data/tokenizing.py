@@ -106,8 +106,8 @@ def build(
     meta = tokens.sealed(meta)
     json.dump(meta, meta_file, indent=2, ensure_ascii=False)
     meta_file.flush()
-    _publish(aside, path, meta["fingerprint"])
-  return tokens.TokenStore.open(path)
+    ours = _publish(aside, path, meta["fingerprint"])
+  return tokens.TokenStore.open(path, just_built=ours)
 
 
 def _check_tokenizer(
@@ -169,10 +169,11 @@ def _sweep(path: pathlib.Path) -> None:
       shutil.rmtree(aside, ignore_errors=True)
 
 
-def _publish(aside: pathlib.Path, path: pathlib.Path, fingerprint: str) -> None:
-  """Renames a complete store to its path."""
+def _publish(aside: pathlib.Path, path: pathlib.Path, fingerprint: str) -> bool:
+  """Renames a complete store to its path; whether this one stands there."""
   try:
     os.rename(aside, path)
+    return True
   except OSError:
     # Another process may have built the same store in the meantime.
     if (
@@ -180,6 +181,7 @@ def _publish(aside: pathlib.Path, path: pathlib.Path, fingerprint: str) -> None:
       or tokens.TokenStore.open(path).fingerprint != fingerprint
     ):
       raise
+    return False
 
 
 def _write(

@@ -60,7 +60,9 @@ class TokenStore:
   arrays: Mapping[str, np.ndarray]
 
   @classmethod
-  def open(cls, path: str | os.PathLike) -> "TokenStore":
+  def open(
+    cls, path: str | os.PathLike, *, just_built: bool = False
+  ) -> "TokenStore":
     """Opens a store, checking that it is whole.
 
     Each array is read once on a machine, to compare its hash: see
@@ -68,6 +70,7 @@ class TokenStore:
 
     Args:
       path: The folder.
+      just_built: Whether this process has just hashed its arrays.
 
     Raises:
       FileNotFoundError: if there is no store.
@@ -89,7 +92,8 @@ class TokenStore:
       )
     if meta != sealed(meta):
       raise TokenStoreError(f"{file}: changed since it was built; {_REBUILD}")
-    _check_arrays(path, meta)
+    if not just_built:
+      _check_arrays(path, meta)
     arrays = {
       name: _open_array(path / f"{name}.npy") for name in meta["arrays"]
     }

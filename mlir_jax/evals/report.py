@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from etils import epath
 
-from mlir_jax import workdir
+from mlir_jax import stored, workdir
 
 Columns = Mapping[str, Mapping[str, float]]
 Shared = Mapping[str, Mapping[str, int]]
@@ -37,6 +37,7 @@ NOTE = (
   "Values × 100; means are over the languages with a value in every column."
 )
 MISSING = "–"
+MAKE_AGAIN = "Delete it, or make it again with mlir_jax.evaluate."
 WIDTH = 100  # Characters of the text's lines; the rest goes below.
 
 
@@ -74,6 +75,26 @@ class Table:
   columns: tuple[str, ...]
   measures: tuple[str, ...]
   rows: tuple[Row, ...]
+
+
+def read_results(path: str | os.PathLike) -> dict[str, float]:
+  """Results as `suite.Suite.table` wrote them: name to value.
+
+  Raises:
+    UnreadableError: if the file is damaged; it names the file and the result.
+  """
+  results = stored.read_json(path, mend=MAKE_AGAIN)
+  for name, value in results.items():
+    problem = ""
+    try:
+      parse(name)
+    except ValueError as error:
+      problem = str(error)
+    if type(value) not in (int, float):
+      problem = f"{name} is {value!r}, not a number."
+    if problem:
+      raise stored.UnreadableError(f"{path}: {problem} {MAKE_AGAIN}")
+  return results
 
 
 def parse(name: str) -> tuple[str, str, str]:

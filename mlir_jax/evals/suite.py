@@ -13,14 +13,13 @@ from typing import Any
 
 from etils import epath
 
-from mlir_jax import stored, workdir
+from mlir_jax import workdir
 from mlir_jax.data import overlap, records
 from mlir_jax.evals import bitext, plot, ranking, report
 from mlir_jax.mesh import multihost
 from mlir_jax.retrieval import encoding
 
 SELECTION = "dev/en/mrr@100"
-_EVALUATE_AGAIN = "Delete it, or evaluate again (mlir_jax.evaluate)."
 
 
 def sample_passages(
@@ -169,8 +168,9 @@ class Suite:
       return ""
     by_step = {}
     for path in self._folder.glob("step-*.json"):
-      step = int(path.stem.removeprefix("step-"))
-      by_step[step] = stored.read_json(path, mend=_EVALUATE_AGAIN)
+      step = path.stem.removeprefix("step-")
+      if step.isdecimal():  # Else it is the user's.
+        by_step[int(step)] = report.read_results(path)
     columns = {f"step {step:,}": by_step[step] for step in sorted(by_step)}
     if not any(columns.values()):
       return "There are no tests, so there is nothing to report."

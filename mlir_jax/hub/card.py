@@ -29,7 +29,7 @@ _LOSSES = {
   "masked_lm": "masked language modelling",
 }
 _TASKS = {"retrieval": "text-retrieval", "tatoeba": "bitext-mining"}
-_MAKE_AGAIN = "Delete it, or make it again with mlir_jax.evaluate."
+_SHARED = {"queries", "shared_queries", "passages", "shared_passages"}
 
 _CITATION = """@inproceedings{hu-etal-2023-language,
   title = {Language Agnostic Multilingual Information Retrieval with
@@ -76,28 +76,46 @@ def find_results(
   folders = [run_folder / workdir.RESULTS, *run_folder.glob("evaluate-*")]
   for folder in sorted(folders, key=lambda folder: folder.name, reverse=True):
     path = folder / f"step-{step}.json"
-    if not path.is_file():
+    if not path.exists():
       continue
     if folder.name == workdir.RESULTS:
       name = _collection(config)
     else:  # evaluate-COLLECTION-CHECKPOINT
       name = folder.name.split("-", 1)[1].rsplit("-", 1)[0]
     groups, shared = {}, {}
-    if (folder / "report.json").is_file():
-      table = stored.read_json(folder / "report.json", mend=_MAKE_AGAIN)
-      try:
-        shared = table["shared_with_training"]
-        for row in table["rows"]:
-          if len(row["languages"]) == 1:
-            groups[row["languages"][0]] = row["group"]
-      except (KeyError, TypeError) as error:
-        raise ValueError(
-          f"{folder / 'report.json'} is not a report: {error!r}. {_MAKE_AGAIN}"
-        ) from error
-    values = stored.read_json(path, mend=_MAKE_AGAIN)
+    if (folder / "report.json").exists():
+      groups, shared = _read_report(folder / "report.json")
+    values = report.read_results(path)
     if values:
       found.setdefault(name, Results(name, values, groups, shared))
   return list(found.values())
+
+
+def _read_report(
+  path: pathlib.Path,
+) -> tuple[dict[str, str], dict[str, dict[str, int]]]:
+  """The group of each language, and the texts shared with training."""
+  table = stored.read_json(path, mend=report.MAKE_AGAIN)
+  groups = {}
+  try:
+    for row in table["rows"]:
+      if len(row["languages"]) == 1:
+        groups[row["languages"][0]] = row["group"]
+    shared = {
+      language: {kind: int(count) for kind, count in counts.items()}
+      for language, counts in table["shared_with_training"].items()
+    }
+    if not all(isinstance(text, str) for text in (*groups, *groups.values())):
+      raise TypeError(f"groups {groups}")
+    if any(
+      counts and not counts.keys() >= _SHARED for counts in shared.values()
+    ):
+      raise TypeError(f"shared_with_training {shared}")
+  except (KeyError, TypeError, ValueError, AttributeError) as error:
+    raise ValueError(
+      f"{path} is not a report: {error!r}. {report.MAKE_AGAIN}"
+    ) from error
+  return groups, shared
 
 
 def find_rows(run_folder: pathlib.Path) -> dict[str, dict[str, int]]:

@@ -92,10 +92,10 @@ def towers(folder: pathlib.Path) -> dict[str, pathlib.Path]:
   if (folder / layout.MODULES).is_file() or not all(
     (part / layout.MODULES).is_file() for part in parts.values()
   ):
-    ours = layout.read(folder).ours
-    if ours and ours["tower"] != "both":
+    tower = layout.read(folder).tower
+    if tower != "both":
       raise ValueError(
-        f"{folder} is the {ours['tower']} tower of an export: give the folder"
+        f"{folder} is the {tower} tower of an export: give the folder"
         " that holds both towers."
       )
     return {"both": folder}

@@ -595,6 +595,28 @@ def check_lengths(config: EncoderConfig, max_lengths: Mapping[str, int]):
     )
 
 
+def of_checkpoint(shape: Mapping[str, Any], where: str) -> EncoderConfig:
+  """The encoder that a checkpoint's description has the shape of.
+
+  Args:
+    shape: Field to value.
+    where: The checkpoint, for the message.
+
+  Raises:
+    ValueError: naming the checkpoint and the field.
+  """
+  fields = dataclasses.fields(EncoderConfig)
+  needed = {f.name for f in fields if f.default is dataclasses.MISSING}
+  unknown = sorted(shape.keys() - {field.name for field in fields})
+  lacking = sorted(needed - shape.keys())
+  try:
+    if unknown or lacking:
+      raise ValueError(f"it has unknown {unknown} and lacks {lacking}.")
+    return EncoderConfig(**shape)
+  except (ValueError, TypeError) as error:
+    raise ValueError(f"The encoder of {where}: {error}") from error
+
+
 def shape_of(config: EncoderConfig) -> dict[str, Any]:
   """A config as a dict, without what decides only how it is computed."""
   left_out = ("remat", "attention")

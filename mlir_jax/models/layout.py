@@ -68,6 +68,7 @@ _VECTOR_FIXED = {
 _DENSE_FIXED = _VECTOR_FIXED | {"use_residual": False}
 _MODEL_FIXED = {"model_type": "SentenceTransformer", "truncate_dim": None}
 _SIMILARITIES = ("cosine", "dot")
+_MORE = "mlir_jax"  # What only we read there.
 
 _PASSAGE_PROMPTS = ("document", "passage", "corpus")
 _UNLIMITED = 1e6  # Tokenizers without a length say 1e30.
@@ -116,7 +117,9 @@ class Layout:
       folder is silent on all that follows.
     pooling: "mean", "cls" or "last".
     normalize: Whether vectors are scaled to unit length.
-    title_joiner: Stands between a passage's title and its text.
+    title_joiner: Stands between a passage's title and its text. Only folders
+      of our own say it.
+    tower: "both", or "query" or "passage" where an export holds only one.
     prefixes: Role to prefix.
     max_lengths: Role to length in tokens.
     undecided: A config's field to why it must be set: the folder says
@@ -135,6 +138,7 @@ class Layout:
   pooling: str | None = None
   normalize: bool | None = None
   title_joiner: str | None = None
+  tower: str = "both"
   prefixes: Mapping[str, str | None] = dataclasses.field(
     default_factory=lambda: dict.fromkeys(contract_lib.ROLES)
   )
@@ -195,12 +199,15 @@ def read(folder: pathlib.Path) -> Layout:
       " cosine and the dot product are supported."
     )
   prefixes, undecided = _read_prompts(folder / _MODEL, model)
+  title_joiner, tower = _read_more(folder / _MODEL, model)
   layout = Layout(
     folder=folder,
     transformer=modules["Transformer"],
     known=True,
     pooling=_read_pooling(modules["Pooling"] / _CONFIG, model),
     normalize="Normalize" in modules,
+    title_joiner=title_joiner,
+    tower=tower,
     prefixes=prefixes,
     max_lengths=_read_lengths(modules["Transformer"]),
     undecided=undecided,
@@ -352,6 +359,27 @@ def _read_dense(folder: pathlib.Path) -> Projection:
   )
 
 
+def _read_more(path: pathlib.Path, model: Mapping) -> tuple[str | None, str]:
+  """The title joiner, None for silence, and which tower it is.
+
+  sentence-transformers has no words for these, and passes over our own. So
+  they stay with the folder where mlir_jax.json is lost.
+  """
+  found = model.get(_MORE)
+  if found is None:
+    return None, "both"
+  if (
+    not isinstance(found, dict)
+    or not isinstance(found.get("title_joiner"), str)
+    or found.get("tower") not in TOWERS
+  ):
+    raise LayoutError(
+      f"{path}: {_MORE} is {found!r}; it holds title_joiner, a text, and tower,"
+      f" one of {TOWERS}. {stored.RESTORE}"
+    )
+  return found["title_joiner"], found["tower"]
+
+
 def _prompts(model: Mapping) -> dict[str, str]:
   found = model.get("prompts") or {}
   return {name: prompt or "" for name, prompt in found.items()}
@@ -460,10 +488,20 @@ def _with_ours(layout: Layout) -> Layout:
     raise LayoutError(f"{path}: tower is {tower!r}; it is one of {TOWERS}.")
   if not isinstance(encoder, dict) or "step" not in ours:
     raise LayoutError(f"{path} lacks encoder or step. {stored.RESTORE}")
+  # Exports of before say these in mlir_jax.json alone.
+  said = (layout.title_joiner, layout.tower)
+  if layout.title_joiner is None:
+    said = (contract.title_joiner, tower)
+  if said[1] != tower:
+    raise LayoutError(
+      f"{path}: tower is {tower!r}, but {_MODEL} beside it says {said[1]!r}."
+      f" {stored.RESTORE}"
+    )
   found = dataclasses.replace(
     contract,
     pooling=layout.pooling,
     normalize=layout.normalize,
+    title_joiner=said[0],
     **{
       role: dataclasses.replace(
         contract.role(role),
@@ -481,7 +519,7 @@ def _with_ours(layout: Layout) -> Layout:
   ):
     raise LayoutError(f"{path} has changed since it was written. {_CHANGED}")
   return dataclasses.replace(
-    layout, title_joiner=contract.title_joiner, ours=ours
+    layout, title_joiner=contract.title_joiner, tower=tower, ours=ours
   )
 
 
@@ -605,6 +643,7 @@ def to_json(
       },
       "default_prompt_name": "sentence" if contract.sentence.prefix else None,
       "similarity_fn_name": "cosine",
+      _MORE: {"title_joiner": contract.title_joiner, "tower": tower},
     },
     f"{folders['Pooling']}/{_CONFIG}": {
       "word_embedding_dimension": config.hidden_size,

@@ -245,22 +245,25 @@ def load_run(
       str((epath.Path(local) / workdir.TOKENIZER).parent)
     )
     check_run(folder, description.contract, tokenizer)
-    encoder_config = config_lib.EncoderConfig(**description.encoder)
-    shapes = encoder_lib.abstract_params(
-      encoder_config,
-      description.config["model"]["towers"],
+    where = f"step {step} in {checkpoints.directory}"
+    encoder_config = config_lib.of_checkpoint(description.encoder, where)
+    try:
+      towers = description.config["model"]["towers"]
       # The head of masked language modelling, which an export takes along.
-      bool(description.config["batch"].get("masked")),
-    )
+      has_head = bool(description.config["batch"].get("masked"))
+      batch_size = batch_size or description.config["eval"]["batch_size"]
+    except (KeyError, TypeError, AttributeError) as error:
+      raise ValueError(
+        f"The config of {where} is not a run's: {error!r}. {stored.RESTORE}"
+      ) from error
+    shapes = encoder_lib.abstract_params(encoder_config, towers, has_head)
     params = checkpoints.restore_params(
       step,
       checkpoint_lib.abstract(
         shapes, jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
       ),
     )
-    encoding.check_finite_params(
-      params, f"step {step} in {checkpoints.directory}"
-    )
+    encoding.check_finite_params(params, where)
   return Model(
     path=str(folder),
     text_encoder=encoding.TextEncoder(
@@ -269,7 +272,7 @@ def load_run(
       tokenizer_lib.pad_id(tokenizer),
       encoding.make_embed(encoder_config, description.contract),
       mesh,
-      batch_size or description.config["eval"]["batch_size"],
+      batch_size,
     ),
     encoder_config=encoder_config,
     params=params,
@@ -325,8 +328,8 @@ def _load_folder(
   params, parts = {}, []
   for folder in folders:
     found = layout.read(folder)
-    ours = found.ours or {"tower": "both", "encoder": {}, "step": None}
-    if folder != root and ours["tower"] != folder.name:
+    ours = found.ours or {"encoder": {}, "step": None}
+    if folder != root and found.tower != folder.name:
       raise ValueError(
         f"{folder} is not the {folder.name} tower of an export: give the"
         " folder of one model."
@@ -344,7 +347,7 @@ def _load_folder(
         f" this model's tokenizer. {stored.RESTORE}"
       )
     contract = _read_contract(found, tokenizer)
-    name = "" if ours["tower"] == "both" else f"{ours['tower']}_"
+    name = "" if found.tower == "both" else f"{found.tower}_"
     _, params[f"{name}encoder"] = pretrained.load(
       str(folder),
       dtype=encoder_config.dtype,
@@ -403,5 +406,7 @@ def _read_contract(
       " it with a config that sets these, or name the prompts in a copy of"
       f" it:\n  {reasons}"
     )
-  settings = found.settings() | {"title_joiner": _TITLE_JOINER}
+  settings = found.settings()
+  if found.title_joiner is None:
+    settings["title_joiner"] = _TITLE_JOINER
   return contract_lib.contract_of(settings, tokenizer)

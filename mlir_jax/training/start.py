@@ -282,9 +282,11 @@ def start_state(
     found = checkpoints.describe(begin.step)
     contract_lib.check_same(prepared.contract, found.contract, where)
     check_same_data(
-      prepared.store.fingerprint, found.provenance["token_store"], where
+      prepared.store.fingerprint,
+      str(found.provenance.get("token_store")),
+      where,
     )
-    encoder_config = config_lib.EncoderConfig(**found.encoder)
+    encoder_config = config_lib.of_checkpoint(found.encoder, where)
   check_lengths(encoder_config, prepared.contract)
   encoder_config = dataclasses.replace(
     encoder_config,

@@ -8,6 +8,7 @@ from attack import scoreboard
 # Each has `cases()`, and runs alone: PYTHONPATH=tests python -m attack.NAME.
 # Each takes up to a minute and a half of a core; the roll call mostly waits.
 ATTACKS = (
+  "damaged_files",
   "launchers",
   "model_folders",
   "readers",

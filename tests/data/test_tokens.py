@@ -10,6 +10,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
 from mlir_jax import contract as contract_lib
+from mlir_jax import stored
 from mlir_jax.data import records, tokenizing, tokens
 
 PAD, CLS, SEP, UNK = range(4)
@@ -689,6 +690,16 @@ def test_two_builds_at_once_end_in_one_store(tmp_path, store):
   )
   assert build(tmp_path / "store", data).fingerprint == store.fingerprint
   assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_a_build_hashes_each_array_once(tmp_path, monkeypatch):
+  hashed = []
+  digest = stored.digest
+  monkeypatch.setattr(
+    stored, "digest", lambda path: hashed.append(path.name) or digest(path)
+  )
+  made = build(tmp_path / "store")
+  assert sorted(hashed) == sorted(f"{name}.npy" for name in made.arrays)
 
 
 def test_an_existing_path_is_not_overwritten(tmp_path):

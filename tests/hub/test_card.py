@@ -194,3 +194,35 @@ def test_results_of_a_step_are_found_wherever_they_are(config, tmp_path):
     ),
     card.Results("more-names", {"test/en/mrr@100": 0.4}, {}, {}),
   ]
+
+
+@pytest.mark.parametrize(
+  "name, content",
+  [
+    ("step-3.json", {"test/en/mrr@100": "high"}),
+    ("step-3.json", {"test/en/mrr@100": [1]}),
+    ("step-3.json", {"mrr": 0.5}),
+    ("report.json", {"rows": []}),
+    ("report.json", {"rows": 5, "shared_with_training": {}}),
+    ("report.json", {"rows": [], "shared_with_training": 5}),
+    ("report.json", {"rows": [], "shared_with_training": {"en": {"a": 1}}}),
+    (
+      "report.json",
+      {
+        "rows": [{"languages": ["en"], "group": 5}],
+        "shared_with_training": {},
+      },
+    ),
+  ],
+)
+def test_damaged_results_are_named(name, content, config, tmp_path):
+  run = tmp_path / "run"
+  write(run / "results/step-3.json", {"test/en/mrr@100": 0.2})
+  write(run / "results" / name, content)
+  with pytest.raises(ValueError, match="make it again") as error:
+    card.find_results(run, config, 3)
+  assert str(run / "results" / name) in str(error.value)
+  (run / "results" / name).unlink()
+  (run / "results" / name).mkdir()
+  with pytest.raises(ValueError, match="a folder"):
+    card.find_results(run, config, 3)

@@ -104,7 +104,9 @@ def test_separate_towers_come_along_whole(tmp_path, monkeypatch):
   (folder / "query" / "mlir_jax.json").write_text(
     (folder / "passage" / "mlir_jax.json").read_text()
   )
-  with pytest.raises(ValueError, match="is not the query tower"):
+  with pytest.raises(
+    ValueError, match=r"query/mlir_jax\.json: tower is 'passage'"
+  ):
     begin(from_it(root, folder, "separate"), tmp_path / "twice")
 
 
