@@ -252,19 +252,20 @@ class Ours(Side):
 
   def check(self) -> tuple[float, np.ndarray]:
     """The first batch's loss, its vectors and those of the texts."""
+    from mlir_jax.losses import registry
     from mlir_jax.mesh import sharding
-    from mlir_jax.training import build, chunking, step
+    from mlir_jax.training import build
 
-    replicate = sharding.replicate(self.mesh)
-    read = build.make_read(self.shape, self.contract)
-    encode = chunking.make_encode(read, self.mesh, self.shardings.params)
+    encode = build.make_encode(
+      self.shape, self.contract, self.mesh, self.shardings.params
+    )
+    ir = registry.make(self.config.loss)["ir"]
 
     @self.jax.jit
     def run(params, batch):
-      outputs = step.outputs_of(encode, params, batch, replicate, None)
-      weights = build.loss_settings(self.config.loss)
-      ir = step.make_losses(weights, batch, replicate)["ir"]
-      return ir.compute(outputs)[0], outputs["queries"], outputs["passages"]
+      outputs = encode(params, batch, None)
+      loss, _ = ir(outputs, batch, sharding.replicate(self.mesh))
+      return loss, outputs["queries"], outputs["passages"]
 
     loss, queries, passages = run(self.state.params, self.batches[0])
     vectors = queries, *np.swapaxes(passages, 0, 1), self._encode()

@@ -180,6 +180,13 @@ def parse(argv: Sequence[str]) -> list[str]:
   if not {"--help", "-help", "--helpshort", "-h", "-?"}.isdisjoint(argv[1:]):
     _print_help()
     sys.exit()
+  # Before a config imports jax, which reads it.
+  devices = os.environ.get("JAX_NUM_CPU_DEVICES", "1")
+  if not re.fullmatch("[1-9][0-9]{0,3}", devices):
+    _refuse(
+      f"JAX_NUM_CPU_DEVICES={devices}: give a whole number from 1 to 9999,"
+      " or unset it."
+    )
   values = flags.FLAGS
   try:
     if "config" in values:
@@ -227,12 +234,6 @@ def run(
     missing = [f"--{n}" for n in required if flags.FLAGS[n].value is None]
     if missing:
       _refuse(f"Give {' and '.join(missing)}; --help shows an example.")
-    devices = os.environ.get("JAX_NUM_CPU_DEVICES", "1")
-    if not re.fullmatch("[1-9][0-9]{0,3}", devices):
-      _refuse(
-        f"JAX_NUM_CPU_DEVICES={devices}: give a whole number from 1 to 9999,"
-        " or unset it."
-      )
     logging.set_verbosity(logging.WARNING)  # absl's mains show more.
     # As Ctrl-C does: what is written aside is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

@@ -6,7 +6,9 @@ import os
 import pathlib
 import re
 import runpy
+import sys
 import traceback
+import types
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -29,7 +31,7 @@ ENCODING = {
 # What each number of `default` may be, in the notation of intervals: "[" and
 # "]" include an end, "(" and ")" do not. All ends are finite, so NaN and
 # infinity are in none. The step computes in float32: no range lets a number
-# become 0 there or overflow.
+# become 0 there or overflow. `ranges` adds those of the losses.
 RANGES = {
   "seed": "[0, 4294967295]",  # JAX's keys take the low 32 bits.
   "data.language_temperature": "[0.001, 1e6]",
@@ -54,16 +56,6 @@ RANGES = {
   "batch.masked": "[0, 1e7]",
   "batch.chunk": "[0, 1e7]",
   "batch.buckets": "[1, 1000]",
-  "loss.ir.weight": "[0, 1e6]",
-  "loss.ir.temperature": "[1e-4, 1e4]",
-  "loss.semantic.weight": "[0, 1e6]",
-  "loss.semantic.temperature": "[1e-4, 1e4]",
-  "loss.language.weight": "[0, 1e6]",
-  "loss.language.temperature": "[1e-4, 1e4]",
-  "loss.language.parallel": "[0, 1e6]",
-  "loss.language.passages": "[0, 1e6]",
-  "loss.language.monolingual": "[0, 1e6]",
-  "loss.masked_lm.weight": "[0, 1e6]",
   "optim.learning_rate": "[0, 10]",
   "optim.warmup_steps": "[0, 2e9]",
   "optim.final_fraction": "[0, 1]",
@@ -112,6 +104,23 @@ PATHS = (
 )
 
 _KINDS = {bool: "True or False", str: "a text"}
+
+
+def _losses() -> types.ModuleType:
+  """The losses; imported where they are used, for --help needs no jax."""
+  from mlir_jax.losses import registry
+
+  return registry
+
+
+def ranges() -> dict[str, str]:
+  """What each number may be; the losses say it of their own fields."""
+  return RANGES | _losses().allowed("interval")
+
+
+def choices() -> dict[str, tuple[str, ...]]:
+  """The words that a field may be, those of losses, too."""
+  return CHOICES | _losses().allowed("choices")
 
 
 def default() -> ml_collections.ConfigDict:
@@ -210,28 +219,9 @@ def default() -> ml_collections.ConfigDict:
   batch.buckets = 4
 
   # --- Losses: total = w_ir IR + w_sem semantic + w_lang language
-  #     + w_mlm masked_lm. ---
-  c.loss = loss = ml_collections.ConfigDict()
-  loss.ir = ml_collections.ConfigDict()
-  loss.ir.weight = 1.0  # w_ir.
-  loss.ir.temperature = 0.05  # Our choice.
-  loss.ir.symmetric = False  # Adds passage -> query.
-  loss.semantic = ml_collections.ConfigDict()
-  loss.semantic.weight = 1.0  # w_sem; our choice.
-  loss.semantic.temperature = 0.05  # Our choice.
-  loss.language = ml_collections.ConfigDict()
-  loss.language.weight = 1.0  # w_lang; our choice.
-  loss.language.temperature = 0.2  # Our choice; not tied to the IR's.
-  # The third points: the loss is the weighted mean of the kinds' means.
-  loss.language.parallel = 1.0  # The other sentences of the parallel batch.
-  loss.language.passages = 1.0  # The IR passages.
-  loss.language.monolingual = 1.0  # The monolingual sentences.
-  # Ablation: no gradient to the third points.
-  loss.language.stop_gradient = False
-  # Masked language modelling in the passage tower: it adapts a backbone to
-  # languages, beside the other losses or before them. No part of Hu et al.
-  loss.masked_lm = ml_collections.ConfigDict()
-  loss.masked_lm.weight = 0.0  # w_mlm; batch.masked must be set, too.
+  #     + w_mlm masked_lm. loss.NAME has the fields of the loss's class in
+  #     mlir_jax/losses, where each has its comment and its range. ---
+  c.loss = ml_collections.ConfigDict(_losses().defaults())
 
   # --- Optimizer: AdamW, linear warm-up, then decay. ---
   c.optim = optim = ml_collections.ConfigDict()
@@ -326,25 +316,39 @@ def check(config: ml_collections.ConfigDict) -> None:
     raise ValueError(
       f"The config has fields that do not exist: {', '.join(sorted(unknown))}."
     )
+  intervals, words = ranges(), choices()
   for name, (kind, value) in known.items():
     if not (value is None and found[name] is None):
-      _check_field(name, kind, found[name])
+      _check_field(
+        name, kind, found[name], intervals.get(name, ""), words.get(name, ())
+      )
 
 
-def _check_field(name: str, kind: type, value: Any) -> None:
-  """Raises ValueError if a field may not have this value."""
+def _check_field(
+  name: str, kind: type, value: Any, interval: str, words: Sequence[str]
+) -> None:
+  """Raises ValueError if a field may not have this value.
+
+  Args:
+    name: The field.
+    kind: bool, int, float or str.
+    value: Its value.
+    interval: What a number may be; "" for any finite number.
+    words: What a text may be; none for any text.
+  """
+  interval = interval or f"[-{sys.float_info.max}, {sys.float_info.max}]"
   allowed = (int, float) if kind is float else kind
   # To Python True is an integer, too.
   right = isinstance(value, allowed) and (
     kind is bool or not isinstance(value, bool)
   )
   if kind in (int, float):
-    right = right and _is_inside(value, RANGES[name])
-    expected = re.sub(r"[\[(]", r"in \g<0>", RANGES[name])
+    right = right and _is_inside(value, interval)
+    expected = re.sub(r"[\[(]", r"in \g<0>", interval)
     expected += ", an integer" if kind is int else ""
-  elif name in CHOICES:
-    right = right and value in CHOICES[name]
-    expected = f"one of {', '.join(CHOICES[name])}"
+  elif words:
+    right = right and value in words
+    expected = f"one of {', '.join(words)}"
   else:
     expected = _KINDS[kind]
     if kind is str and right:

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from mlir_jax.data import buckets, drawing
+from mlir_jax.losses import registry
 from mlir_jax.mesh import sharding
 from mlir_jax.models import config as config_lib
 from mlir_jax.models import encoder
-from mlir_jax.training import build, chunking, step
+from mlir_jax.training import build, step
 
 CONFIG = config_lib.EncoderConfig(
   vocab_size=200,
@@ -23,18 +24,28 @@ CONFIG = config_lib.EncoderConfig(
   hidden_dropout=0.0,
   attention_dropout=0.0,
 )
-SETTINGS = step.LossSettings(
-  ir_weight=1.0,
-  ir_temperature=0.1,
-  ir_symmetric=True,
-  semantic_weight=0.5,
-  semantic_temperature=0.2,
-  language_weight=2.0,
-  language_temperature=0.3,
-  third_points={"parallel": 1.0, "passages": 0.5, "monolingual": 2.0},
-  language_stop_gradient=False,
-  masked_lm_weight=0.7,
-)
+SETTINGS = {
+  "ir": {"weight": 1.0, "temperature": 0.1, "symmetric": True},
+  "semantic": {"weight": 0.5, "temperature": 0.2},
+  "language": {
+    "weight": 2.0,
+    "temperature": 0.3,
+    "parallel": 1.0,
+    "passages": 0.5,
+    "monolingual": 2.0,
+  },
+  "masked_lm": {"weight": 0.7},
+}
+
+
+def make_losses(**changes):
+  """The losses, with other settings: make_losses(ir={"weight": 0.0})."""
+  return registry.make(
+    {name: SETTINGS[name] | changes.get(name, {}) for name in SETTINGS}
+  )
+
+
+LOSSES = make_losses()
 SPEC = drawing.BatchSpec(16, 2, 8, 8)
 MASKED_SPEC = dataclasses.replace(SPEC, masked=16)
 LENGTH = 8
@@ -155,7 +166,7 @@ def gradients(
   batch,
   *,
   config=CONFIG,
-  settings=SETTINGS,
+  losses=LOSSES,
   devices=1,
   fsdp=False,
   chunk=0,
@@ -166,7 +177,7 @@ def gradients(
     params,
     batch,
     config=config,
-    settings=settings,
+    losses=losses,
     devices=devices,
     fsdp=fsdp,
     chunk=chunk,
@@ -176,17 +187,12 @@ def gradients(
 
 
 def prepare_gradients(
-  params, batch, *, config, settings, devices, fsdp, chunk, key
+  params, batch, *, config, losses, devices, fsdp, chunk, key
 ):
   """The jitted function of `gradients`, and its arguments on the mesh."""
   mesh = sharding.make_mesh(devices=jax.devices()[:devices])
   shardings = sharding.state_shardings(params, mesh, fsdp)
-  encode = chunking.make_encode(
-    build.make_read(config, CONTRACT), mesh, shardings, chunk
-  )
-  masked_lm = None
-  if "masked" in batch:
-    masked_lm = build.make_masked_lm(config, mesh, shardings)
+  encode = build.make_encode(config, CONTRACT, mesh, shardings, chunk)
 
   @jax.jit
   def compute(params, batch):
@@ -194,10 +200,9 @@ def prepare_gradients(
       params,
       batch,
       encode,
-      settings,
+      losses,
       sharding.replicate(mesh),
       key,
-      masked_lm,
     )
 
   return compute, (

@@ -21,10 +21,13 @@ FIELDS = {
 }
 
 
+RANGES, CHOICES = config.ranges(), config.choices()
+
+
 def ends(name):
   """The ends of a field's interval, and the numbers just outside of it."""
   kind, _ = FIELDS[name]
-  interval = config.RANGES[name].rpartition(" or ")[2]
+  interval = RANGES[name].rpartition(" or ")[2]
   least, most = map(float, interval[1:-1].split(","))
   if kind is int:
     inside, outside = [int(least), int(most)], [int(least) - 1, int(most) + 1]
@@ -57,7 +60,7 @@ def no_training(monkeypatch):
   )
 
 
-@pytest.mark.parametrize("name", config.RANGES)
+@pytest.mark.parametrize("name", RANGES)
 def test_a_number_has_a_range_and_all_outside_of_it_is_refused(
   name, no_training
 ):
@@ -78,11 +81,11 @@ def test_a_number_has_a_range_and_all_outside_of_it_is_refused(
 
 def test_every_number_has_a_range_and_every_word_its_choices():
   numbers = {n for n, (kind, _) in FIELDS.items() if kind in (int, float)}
-  assert numbers == config.RANGES.keys()
+  assert numbers == RANGES.keys()
   free = {"encoding.title_joiner", "model.revision", *config.PATHS}
   texts = {n for n, (kind, _) in FIELDS.items() if kind is str} - free
   texts = {n for n in texts if not n.endswith(".prefix")}
-  assert texts == config.CHOICES.keys()
+  assert texts == CHOICES.keys()
   # What the modules know.
   assert config.CHOICES["data.collection"] == collections.NAMES
   assert config.CHOICES["data.masking.kind"] == masking.KINDS
@@ -101,9 +104,9 @@ def test_every_number_has_a_range_and_every_word_its_choices():
 )
 def test_a_word_that_is_none_of_the_choices_is_refused(name, no_training):
   wrong = [1, 0.5, ["cosine"]]
-  if name in config.CHOICES:
-    wrong += ["", "Cosine", f"{config.CHOICES[name][0]} "]
-    for value in config.CHOICES[name]:
+  if name in CHOICES:
+    wrong += ["", "Cosine", f"{CHOICES[name][0]} "]
+    for value in CHOICES[name]:
       config.check(changed(name, value))
   if FIELDS[name][1] is not None:
     wrong.append(None)

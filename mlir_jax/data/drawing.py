@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mlir_jax.data import sampling, tokens
+from mlir_jax.losses import registry
 
 STREAMS = (*tokens.STREAMS, "masked")
 
@@ -44,13 +45,6 @@ class BatchSpec:
     return {group: count for group, count in counts.items() if count}
 
 
-# What a config without a stream sets beside its batch size.
-_WITHOUT = {
-  "retrieval": "",
-  "parallel": " and loss.semantic.weight=0, loss.language.weight=0",
-  "monolingual": " and loss.language.monolingual=0",
-  "masked": " and loss.masked_lm.weight=0",
-}
 # The rows of the store that a stream reads.
 _ROWS = {stream: stream for stream in tokens.STREAMS} | {
   "masked": "monolingual"
@@ -68,9 +62,10 @@ def check(store: tokens.TokenStore, spec: BatchSpec) -> None:
   for stream in STREAMS:
     size, rows = getattr(spec, stream), _ROWS[stream]
     if size > 0 and not store.rows(rows):
+      others = ", ".join(f"{f}=0" for f in registry.fields_without(stream))
       raise ValueError(
         f"batch.{stream} is {size}, but the token store {store.path} has no"
-        f" {rows} rows: set batch.{stream}=0{_WITHOUT[stream]}, or add"
+        f" {rows} rows: set batch.{stream}=0 and {others}, or add"
         f" {rows} text to the collection."
       )
   if spec.hard_negatives > 0 and not len(store.arrays["retrieval_negatives"]):

@@ -10,6 +10,7 @@ import ml_collections
 from etils import epath
 
 from mlir_jax.data import drawing, masking, shapes
+from mlir_jax.losses import registry
 from mlir_jax.mesh import compiled, multihost, sharding
 from mlir_jax.models import config as config_lib
 from mlir_jax.models import flops
@@ -198,10 +199,11 @@ def step_flops(
   return flops.train_step(
     encoder_config,
     [tuple(bucket) for chosen in plan.values() for bucket in chosen],
-    flops.score_matrices(
-      config.batch,
-      {kind: config.loss.language[kind] for kind in step.THIRD_POINTS},
-    ),
+    [
+      matrix
+      for loss in registry.make(config.loss).values()
+      for matrix in loss.score_matrices(config.batch)
+    ],
     places=sum(
       bucket.rows * int(masking.max_targets(rate, bucket.length))
       for bucket in plan.get("masked", ())

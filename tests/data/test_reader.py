@@ -650,7 +650,7 @@ def test_a_stream_that_the_store_lacks_is_an_error(store, tmp_path, stream):
   }
   del streams[stream]
   weights = {
-    "retrieval": ",",
+    "retrieval": " and loss.ir.weight=0, loss.language.passages=0,",
     "parallel": " and loss.semantic.weight=0, loss.language.weight=0,",
     "monolingual": " and loss.language.monolingual=0,",
   }

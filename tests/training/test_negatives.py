@@ -15,7 +15,8 @@ from tokenizers import models, pre_tokenizers, processors
 from mlir_jax import config, contract
 from mlir_jax.data import drawing, records, tokenizing
 from mlir_jax.data.collections import folder
-from mlir_jax.training import build, losses
+from mlir_jax.losses import ir
+from mlir_jax.training import build
 
 FACTS = (
   ("Norway", "Oslo"),
@@ -92,7 +93,7 @@ def ir_metrics(store, hard_negatives=0):
   fields = drawing.draw(store, spec, 0, 1.0, 0).fields["retrieval"]
   random = np.random.default_rng(0)
   shape = fields["passage_sequence"].shape
-  _, metrics = losses.ir_loss(
+  _, metrics = ir.ir_loss(
     random.normal(size=(shape[0], 4)).astype(np.float32),
     random.normal(size=(*shape, 4)).astype(np.float32),
     **{
