@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mlir_jax.data import buckets, drawing
+from mlir_jax.batches import batch as batch_lib
+from mlir_jax.data import buckets
 from mlir_jax.losses import registry
 from mlir_jax.mesh import sharding
 from mlir_jax.models import config as config_lib
@@ -46,7 +47,7 @@ def make_losses(**changes):
 
 
 LOSSES = make_losses()
-SPEC = drawing.BatchSpec(16, 2, 8, 8)
+SPEC = batch_lib.BatchSpec(16, 2, 8, 8)
 MASKED_SPEC = dataclasses.replace(SPEC, masked=16)
 LENGTH = 8
 TARGETS = 3
@@ -81,51 +82,33 @@ def make_batch(spec=SPEC, plan=None, seed=0):
   random = np.random.default_rng(seed)
   plan = plan or one_bucket(spec)
 
-  def text(*shape):
-    return random.integers(0, 60, shape).astype(np.int32)
+  def text(shape, dtype=np.int32):
+    return random.integers(0, 60, shape).astype(dtype)
 
-  batch = {"texts": {}}
-  size, passages = spec.retrieval, (spec.retrieval, 1 + spec.hard_negatives)
-  if size:
-    valid = np.ones(passages, bool)
+  # Without buckets: what is drawn must not depend on the plan.
+  made = batch_lib.make(spec, {"masked": ()}, text, positives=2)
+  retrieval = made.retrieval
+  if retrieval:
+    valid = np.ones(retrieval.passage_valid.shape, bool)
     valid[::3, 1:][:, 1:] = False
-    batch["retrieval"] = {
-      "query_text": text(size),
-      "query_sequence": text(size),
-      "passage_text": np.where(valid, text(*passages), -1).astype(np.int32),
-      "passage_sequence": np.where(valid, text(*passages), -1).astype(np.int32),
-      "passage_valid": valid,
-      "positive_sequence": text(size, 2),
-    }
-  if spec.parallel:
-    shape = (spec.parallel, 2)
-    batch["parallel"] = {"text": text(*shape), "sequence": text(*shape)}
-  if spec.monolingual:
-    shape = (spec.monolingual,)
-    batch["monolingual"] = {"text": text(*shape), "sequence": text(*shape)}
-  # Where each group's texts go, in the order of their numbers.
-  places = {"query": [], "passage": []}
-  if size:
-    queries = "passage" if spec.tied else "query"
-    places[queries].append(("retrieval", "query", (size,)))
-    places["passage"].append(("retrieval", "passage", passages))
-  if spec.parallel:
-    places["passage"].append(("parallel", "sentence", (spec.parallel, 2)))
-  if spec.monolingual:
-    places["passage"].append(("monolingual", "sentence", (spec.monolingual,)))
+    retrieval = retrieval.replace(
+      passage_text=np.where(valid, retrieval.passage_text, -1),
+      passage_sequence=np.where(valid, retrieval.passage_sequence, -1),
+      passage_valid=valid,
+    )
+  row_of, buckets_of = {}, {}
   for group, count in spec.texts().items():
     long = random.random(count) < 0.2
     lengths = np.where(
       long, random.integers(6, 9, count), random.integers(1, 6, count)
     )
-    if group == "passage" and size and spec.hard_negatives:
-      first = size if spec.tied else 0
-      end = first + valid.size
-      lengths[first:end] *= valid.ravel()
+    if group == "passage" and retrieval and spec.hard_negatives:
+      first = spec.retrieval if spec.tied else 0
+      lengths[first : first + valid.size] *= valid.ravel()
     ids = random.integers(5, 200, (count, LENGTH)).astype(np.int32)
     order = buckets.order(lengths)
     assert buckets.fit(lengths, plan[group])
-    targets = {
+    hidden = {
       "positions": random.integers(0, 2, (count, TARGETS)).astype(np.int32),
       "targets": random.integers(5, 200, (count, TARGETS)).astype(np.int32),
       "valid": np.arange(TARGETS) < random.integers(0, 4, (count, 1)),
@@ -134,25 +117,37 @@ def make_batch(spec=SPEC, plan=None, seed=0):
     for rows, length in plan[group]:
       number = order[start : start + rows]
       mask = np.arange(length) < lengths[number][:, None]
-      filled.append(
-        {
-          "ids": np.where(mask, ids[number, :length], 1).astype(np.int32),
-          "mask": mask,
-          "number": number.astype(np.int32),
-        }
-      )
+      texts = {
+        "ids": np.where(mask, ids[number, :length], 1).astype(np.int32),
+        "mask": mask,
+        "number": number.astype(np.int32),
+      }
       if group == "masked":
-        filled[-1] |= {name: value[number] for name, value in targets.items()}
+        texts |= {name: value[number] for name, value in hidden.items()}
+        filled.append(batch_lib.MaskedBucket(**texts))
+      else:
+        filled.append(batch_lib.TextBucket(**texts))
       start += rows
-    if group == "masked":
-      batch["masked"] = tuple(filled)
-      continue
-    batch["texts"][group] = tuple(filled)
-    row_of = np.argsort(order).astype(np.int32)
-    for stream, role, shape in places[group]:
-      rows, row_of = np.split(row_of, [np.prod(shape)])
-      batch[stream][role] = rows.reshape(shape)
-  return batch
+    buckets_of[group] = tuple(filled)
+    row_of[group] = np.argsort(order).astype(np.int32)
+
+  def place(group, rows):
+    """The rows of the group's next texts, in the order of their numbers."""
+    taken, row_of[group] = np.split(row_of[group], [rows.size])
+    return taken.reshape(rows.shape)
+
+  streams = {"masked": buckets_of.pop("masked", None)}
+  if retrieval:
+    queries = "passage" if spec.tied else "query"
+    streams["retrieval"] = retrieval.replace(
+      query=place(queries, retrieval.query),
+      passage=place("passage", retrieval.passage),
+    )
+  for name in ("parallel", "monolingual"):
+    if sentences := getattr(made, name):
+      rows = place("passage", sentences.sentence)
+      streams[name] = sentences.replace(sentence=rows)
+  return batch_lib.Batch(texts=buckets_of, **streams)
 
 
 def make_params(config=CONFIG, towers="tied", with_head=False):

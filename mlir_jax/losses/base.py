@@ -5,10 +5,23 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
+
+from mlir_jax.batches import batch as batch_lib
 
 PyTree = Any
-Batch = Mapping[str, Any]
-# What was encoded, by name; see `training.outputs`.
+# The outputs: what was encoded of a batch, by name. With B question-passage
+# pairs, C - 1 hard negatives each, N sentence pairs, M sentences and vectors of
+# D numbers, of unit length unless the encoding contract says otherwise:
+OUTPUTS = (
+  "queries",  # float32 [B, D].
+  "passages",  # float32 [B, C, D], the positive first.
+  "sentences",  # float32 [N, 2, D], both sides of each translation.
+  "monolingual",  # float32 [M, D].
+  "masked",  # [R, K, D] of each bucket: the last states at masked places.
+  "vocabulary",  # `masked_lm.Vocabulary`: what scores tokens there.
+)
+# A batch has those of its streams.
 Outputs = Mapping[str, PyTree]
 Metrics = dict[str, jax.Array]
 # A sharding constraint: makes its argument whole on every device.
@@ -31,6 +44,25 @@ def setting(
   )
 
 
+def check_result(name: str, value: Any, metrics: Any) -> None:
+  """Refuses what a loss may not return.
+
+  Args:
+    name: The loss's.
+    value: Its value.
+    metrics: Its own metrics.
+
+  Raises:
+    ValueError: if one is not a scalar; it names it.
+  """
+  for label, number in {f"loss/{name}": value, **metrics}.items():
+    if jnp.shape(number):
+      raise ValueError(
+        f"The loss {name} returns {label} of shape {jnp.shape(number)}; the"
+        " loss and its metrics must be scalars."
+      )
+
+
 @dataclasses.dataclass(frozen=True)
 class Loss:
   """A loss. Its fields are its settings: loss.NAME.FIELD in the config.
@@ -39,11 +71,11 @@ class Loss:
   class attributes below and `__call__`.
 
   Attributes:
-    title: In words, for the model card.
+    title: In words, for the model card, which names a user's by its target.
     stream: The stream of the batch that it cannot do without: "retrieval",
       "parallel", "monolingual" or "masked".
     field_streams: Fields that need a stream where they are not 0.
-    reads: The names of the outputs that it reads; see `training.outputs`.
+    reads: The names of the outputs that it reads; see `OUTPUTS`.
     unit_vectors: Whether it compares vectors of unit length.
   """
 
@@ -93,13 +125,13 @@ class Loss:
     return []
 
   def __call__(
-    self, outputs: Outputs, batch: Batch, replicate: Replicate
+    self, outputs: Outputs, batch: batch_lib.Batch, replicate: Replicate
   ) -> tuple[jax.Array, Metrics]:
     """Computes the loss of a global batch.
 
     Args:
       outputs: Those of `reads` that the batch has.
-      batch: The batch; see `data.reader.batch_of_step`.
+      batch: The batch; see `batches.batch`.
       replicate: For the candidates: the place for a sharding constraint.
 
     Returns:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
+from mlir_jax.batches import batch as batch_lib
 from mlir_jax.losses import base, similarity
 
 Array = jax.Array
@@ -42,18 +43,18 @@ class IrLoss(base.Loss):
   def __call__(
     self,
     outputs: base.Outputs,
-    batch: base.Batch,
+    batch: batch_lib.Batch,
     replicate: base.Replicate,
   ) -> tuple[Array, base.Metrics]:
     """See `base.Loss`; the metrics are those of `ir_loss`."""
-    retrieval = batch["retrieval"]
+    retrieval = batch.retrieval
     return ir_loss(
       outputs["queries"],
       outputs["passages"],
-      query_sequence=retrieval["query_sequence"],
-      passage_sequence=retrieval["passage_sequence"],
-      passage_valid=retrieval["passage_valid"],
-      positive_sequence=retrieval["positive_sequence"],
+      query_sequence=retrieval.query_sequence,
+      passage_sequence=retrieval.passage_sequence,
+      passage_valid=retrieval.passage_valid,
+      positive_sequence=retrieval.positive_sequence,
       temperature=self.temperature,
       symmetric=self.symmetric,
       replicate=replicate,

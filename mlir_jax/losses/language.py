@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mlir_jax.batches import batch as batch_lib
 from mlir_jax.losses import base, similarity
 
 Array = jax.Array
@@ -78,15 +79,15 @@ class LanguageLoss(base.Loss):
   def __call__(
     self,
     outputs: base.Outputs,
-    batch: base.Batch,
+    batch: batch_lib.Batch,
     replicate: base.Replicate,
   ) -> tuple[Array, base.Metrics]:
     """See `base.Loss`; the metrics are those of `language_loss`."""
-    kinds = self.kinds(batch)
+    kinds = self.kinds(batch.streams)
     return language_loss(
       outputs["sentences"],
-      batch["parallel"]["text"],
-      batch["parallel"]["sequence"],
+      batch.parallel.text,
+      batch.parallel.sequence,
       {kind: third_points(kind, outputs, batch) for kind in kinds},
       temperature=self.temperature,
       weights={kind: getattr(self, kind) for kind in kinds},
@@ -113,17 +114,18 @@ class ThirdPoints(NamedTuple):
 
 
 def third_points(
-  kind: str, outputs: base.Outputs, batch: base.Batch
+  kind: str, outputs: base.Outputs, batch: batch_lib.Batch
 ) -> ThirdPoints:
   """The third points of a kind: "parallel", "passages" or "monolingual"."""
   if kind == "passages":
     vectors = outputs["passages"]
-    text = batch["retrieval"]["passage_text"]
+    text = batch.retrieval.passage_text
     sequence = jnp.full_like(text, -1)  # Passages are of another role.
-    valid = batch["retrieval"]["passage_valid"]
+    valid = batch.retrieval.passage_valid
   else:
     vectors = outputs["sentences" if kind == "parallel" else kind]
-    text, sequence = batch[kind]["text"], batch[kind]["sequence"]
+    sentences = getattr(batch, kind)
+    text, sequence = sentences.text, sentences.sequence
     valid = jnp.ones_like(text, bool)
   return ThirdPoints(
     vectors.reshape(-1, vectors.shape[-1]),

@@ -11,6 +11,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from mlir_jax.batches import batch as batch_lib
 from mlir_jax.losses import base
 
 Array = jax.Array
@@ -56,15 +57,15 @@ class MaskedLmLoss(base.Loss):
   def __call__(
     self,
     outputs: base.Outputs,
-    batch: base.Batch,
+    batch: batch_lib.Batch,
     replicate: base.Replicate,
   ) -> tuple[Array, base.Metrics]:
     """See `base.Loss`; the metrics are those of `masked_lm_loss`."""
     vocabulary = outputs["vocabulary"]
     size = len(vocabulary.params["table"])
     known = [
-      {name: bucket[name] for name in ("targets", "valid")}
-      for bucket in batch["masked"]
+      {"targets": bucket.targets, "valid": bucket.valid}
+      for bucket in batch.masked
     ]
 
     def sums(params, rows):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
+from mlir_jax.batches import batch as batch_lib
 from mlir_jax.losses import base, similarity
 
 Array = jax.Array
@@ -39,13 +40,13 @@ class SemanticLoss(base.Loss):
   def __call__(
     self,
     outputs: base.Outputs,
-    batch: base.Batch,
+    batch: batch_lib.Batch,
     replicate: base.Replicate,
   ) -> tuple[Array, base.Metrics]:
     """See `base.Loss`; the metrics are those of `semantic_loss`."""
     return semantic_loss(
       outputs["sentences"],
-      batch["parallel"]["sequence"],
+      batch.parallel.sequence,
       temperature=self.temperature,
       replicate=replicate,
     )

@@ -13,6 +13,7 @@ from etils import epath
 from mlir_jax import checkpoint, stored, workdir
 from mlir_jax import config as run_config
 from mlir_jax import contract as contract_lib
+from mlir_jax.batches import batch as batch_lib
 from mlir_jax.data import drawing, masking, preparation, shapes, tokens
 from mlir_jax.evals import suite
 from mlir_jax.hub import warm_start
@@ -25,9 +26,9 @@ from mlir_jax.retrieval import encoding
 from mlir_jax.training import chunking, optim, outputs, provenance, start, step
 
 
-def batch_spec(config: ml_collections.ConfigDict) -> drawing.BatchSpec:
+def batch_spec(config: ml_collections.ConfigDict) -> batch_lib.BatchSpec:
   """The global batch that a config asks for."""
-  return drawing.BatchSpec(
+  return batch_lib.BatchSpec(
     **batch_sizes(config),
     hard_negatives=config.batch.hard_negatives,
     tied=config.model.towers == "tied",
@@ -36,7 +37,7 @@ def batch_spec(config: ml_collections.ConfigDict) -> drawing.BatchSpec:
 
 def batch_sizes(config: ml_collections.ConfigDict) -> dict[str, int]:
   """Stream to the rows of its global batch; 0 leaves it out."""
-  return {name: config.batch[name] for name in drawing.STREAMS}
+  return {name: config.batch[name] for name in batch_lib.STREAMS}
 
 
 def check_settings(config: ml_collections.ConfigDict) -> None:

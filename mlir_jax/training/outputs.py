@@ -1,15 +1,6 @@
-"""What the encoder gives the losses, by name: the outputs of a batch.
+"""What the encoder gives the losses: the outputs of a batch, by name.
 
-An output is an array or a tree of arrays. With B question-passage pairs, H hard
-negatives each, N sentence pairs, M sentences and vectors of D numbers:
-  queries: float32 [B, D]
-  passages: float32 [B, 1 + H, D], the positive first
-  sentences: float32 [N, 2, D], both sides of each translation
-  monolingual: float32 [M, D]
-  masked: the last states at the masked places, [R, K, D] of each bucket
-  vocabulary: `losses.masked_lm.Vocabulary`, what scores tokens at those places
-A batch has those of its streams. The first four are of unit length unless the
-encoding contract says otherwise.
+`losses.base.OUTPUTS` says what each is.
 """
 
 from collections.abc import Callable
@@ -18,12 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mlir_jax.batches import batch as batch_lib
 from mlir_jax.losses import base, masked_lm
 from mlir_jax.training import chunking
 
 PyTree = Any
 # (parameters, batch, key for dropout or None) -> outputs.
-Encode = Callable[[PyTree, base.Batch, jax.Array | None], dict[str, PyTree]]
+Encode = Callable[
+  [PyTree, batch_lib.Batch, jax.Array | None], dict[str, PyTree]
+]
 
 # Outputs that are parameters, not encoded texts.
 _PARAMETERS = ("vocabulary",)
@@ -57,23 +51,21 @@ def make_encode(
   def outputs_of(params, batch, key):
     found = encode(params, texts_of(batch, key))
     vectors = {
-      tower: replicate(jnp.concatenate(found[tower]))
-      for tower in batch["texts"]
+      tower: replicate(jnp.concatenate(found[tower])) for tower in batch.texts
     }
 
-    def find(stream, role):
-      tower = role if role in vectors else "passage"
-      return vectors[tower][batch[stream][role]]
+    queries = vectors.get("query", vectors.get("passage"))
+    passages = vectors.get("passage")
 
     outputs = {}
-    if "retrieval" in batch:
-      outputs["queries"] = find("retrieval", "query")
-      outputs["passages"] = find("retrieval", "passage")
-    if "parallel" in batch:
-      outputs["sentences"] = find("parallel", "sentence")
-    if "monolingual" in batch:
-      outputs["monolingual"] = find("monolingual", "sentence")
-    if "masked" in batch:
+    if retrieval := batch.retrieval:
+      outputs["queries"] = queries[retrieval.query]
+      outputs["passages"] = passages[retrieval.passage]
+    if batch.parallel:
+      outputs["sentences"] = passages[batch.parallel.sentence]
+    if batch.monolingual:
+      outputs["monolingual"] = passages[batch.monolingual.sentence]
+    if batch.masked:
       outputs["masked"] = found["masked"]
       outputs["vocabulary"] = vocabulary(params)
     return outputs
@@ -81,7 +73,7 @@ def make_encode(
   return outputs_of
 
 
-def texts_of(batch: base.Batch, key: jax.Array | None) -> chunking.Texts:
+def texts_of(batch: batch_lib.Batch, key: jax.Array | None) -> chunking.Texts:
   """The texts that a step encodes, each with its seed for dropout.
 
   Args:
@@ -93,26 +85,25 @@ def texts_of(batch: base.Batch, key: jax.Array | None) -> chunking.Texts:
     them. Seeds go by the texts' numbers, so that no bucket or device changes
     what a text loses.
   """
-  groups = dict(batch["texts"])
-  if "masked" in batch:
-    read = ("ids", "mask", "number", "positions")
-    groups["masked"] = [
-      {name: bucket[name] for name in read} for bucket in batch["masked"]
-    ]
+  groups = dict(batch.texts)
+  if batch.masked:
+    groups["masked"] = batch.masked
   texts = {}
   for position, group in enumerate(sorted(groups)):
-    numbers = [bucket["number"] for bucket in groups[group]]
     texts[group] = [
-      {name: bucket[name] for name in bucket if name != "number"}
-      for bucket in groups[group]
+      {"ids": bucket.ids, "mask": bucket.mask} for bucket in groups[group]
     ]
+    if group == "masked":
+      for read, bucket in zip(texts[group], batch.masked, strict=True):
+        read["positions"] = bucket.positions
     if key is None:
       continue
+    numbers = [bucket.number for bucket in groups[group]]
     seeds = jax.random.bits(
       jax.random.fold_in(key, position),
       (sum(len(number) for number in numbers),),
       jnp.uint32,
     )
-    for bucket, number in zip(texts[group], numbers, strict=True):
-      bucket["seeds"] = seeds[number]
+    for read, number in zip(texts[group], numbers, strict=True):
+      read["seeds"] = seeds[number]
   return texts

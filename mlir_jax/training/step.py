@@ -5,7 +5,6 @@ pure: what is random is a function of the seed and the step's number, and a step
 whose loss, gradient or update is not finite changes nothing but the counters.
 """
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mlir_jax.batches import batch as batch_lib
 from mlir_jax.losses import base
 from mlir_jax.training import outputs as outputs_lib
 
@@ -55,7 +55,7 @@ def init_state(
 
 def gradients(
   params: PyTree,
-  batch: base.Batch,
+  batch: batch_lib.Batch,
   encode: outputs_lib.Encode,
   losses: Mapping[str, base.Loss],
   replicate: base.Replicate,
@@ -87,12 +87,17 @@ def gradients(
   total_gradient = jax.tree.map(jnp.zeros_like, outputs)
   metrics = {}
   for name, loss in losses.items():
-    if not loss.is_fed(batch):
+    if not loss.is_fed(batch.streams):
       continue
     read = {
       output: outputs[output] for output in loss.reads if output in outputs
     }
-    compute = functools.partial(loss, batch=batch, replicate=replicate)
+
+    def compute(read, name=name, loss=loss):
+      value, own = loss(read, batch, replicate)
+      base.check_result(name, value, own)
+      return value, own
+
     (value, own), gradient = jax.value_and_grad(compute, has_aux=True)(read)
     metrics[f"loss/{name}"] = value
     metrics[f"grad_norm/{name}"] = optax.tree.norm(
@@ -118,7 +123,7 @@ def make_train_step(
   seed: int,
   replicate: base.Replicate = lambda x: x,
 ) -> Callable[
-  [TrainState, base.Batch], tuple[TrainState, dict[str, jax.Array]]
+  [TrainState, batch_lib.Batch], tuple[TrainState, dict[str, jax.Array]]
 ]:
   """Makes the pure step; the caller jits it with its shardings.
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import random_batches as rb
 
-from mlir_jax.data import buckets, drawing, shapes
+from mlir_jax.batches import batch as batch_lib
+from mlir_jax.data import buckets, shapes
 from mlir_jax.mesh import compiled, sharding
 from mlir_jax.models import encoder
 from mlir_jax.training import build, chunking, compiling, outputs
@@ -130,7 +131,7 @@ def test_with_dropout_the_gradient_is_that_of_the_chunked_function():
 def compile_gradients(fsdp, chunk, rows, devices=8, parts=1, **changes):
   """The compiled gradients of so many pairs, in some equal buckets."""
   config = dataclasses.replace(rb.CONFIG, **changes)
-  spec = drawing.BatchSpec(rows, 0, 0, 0)
+  spec = batch_lib.BatchSpec(rows, 0, 0, 0)
   mesh = sharding.make_mesh(devices=jax.devices()[:devices])
   params = encoder.abstract_params(config, "tied")
   shardings = sharding.state_shardings(params, mesh, fsdp)
@@ -188,7 +189,7 @@ def test_memory_is_that_of_a_chunk_and_of_the_vectors():
       ("passages", (2048, 1, 128)),
     )
   }
-  batch = rb.make_batch(drawing.BatchSpec(2048, 0, 0, 0))
+  batch = rb.make_batch(batch_lib.BatchSpec(2048, 0, 0, 0))
   ir = functools.partial(rb.LOSSES["ir"], batch=batch, replicate=lambda x: x)
   alone = jax.jit(jax.value_and_grad(ir, has_aux=True))
   scores = compiled.memory(alone.lower(read).compile())["total"]

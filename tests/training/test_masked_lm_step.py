@@ -26,7 +26,7 @@ ALONE = dataclasses.replace(
 
 
 def others_of(batch):
-  return {name: batch[name] for name in batch if name != "masked"}
+  return batch.replace(masked=None)
 
 
 @pytest.mark.parametrize("chunks", [1, 2, 4])
@@ -93,22 +93,20 @@ def test_its_gradient_is_added_to_that_of_the_other_losses(towers):
     total_of_others, gradient_of_others, _ = rb.gradients(
       params, others_of(batch), config=config
     )
-    (masked,) = rb.make_batch(spec)["masked"]  # The same, in one bucket.
+    (masked,) = rb.make_batch(spec).masked  # The same, in one bucket.
 
     def mean_loss(params):
       tower = params["encoder" if towers == "tied" else "passage_encoder"]
-      hidden = encoder.hidden_states(
-        config, tower, masked["ids"], masked["mask"]
-      )
-      states = hidden[np.arange(16)[:, None], masked["positions"]]
+      hidden = encoder.hidden_states(config, tower, masked.ids, masked.mask)
+      states = hidden[np.arange(16)[:, None], masked.positions]
       scores = masked_lm.logits(
         config, params["masked_lm"], tower["embeddings"]["token"], states
       )
       log_shares = jax.nn.log_softmax(scores)
       at_target = jnp.take_along_axis(
-        log_shares, masked["targets"][..., None], axis=-1
+        log_shares, masked.targets[..., None], axis=-1
       )[..., 0]
-      return -(at_target * masked["valid"]).sum() / masked["valid"].sum()
+      return -(at_target * masked.valid).sum() / masked.valid.sum()
 
     loss, own = jax.jit(jax.value_and_grad(mean_loss))(params)
     assert loss > 1

@@ -83,7 +83,7 @@ def test_the_gradient_is_that_of_the_weighted_sum_of_the_losses():
     return sum(
       loss.weight * loss(found, batch, lambda x: x)[0]
       for loss in LOSSES.values()
-      if loss.is_fed(batch)
+      if loss.is_fed(batch.streams)
     )
 
   expected_total, expected = jax.jit(jax.value_and_grad(total))(params)
@@ -122,7 +122,7 @@ def test_each_text_is_encoded_in_its_role_and_gets_its_own_seed():
   lengths = {name: np.asarray(x[..., 0]) for name, x in found.items()}
   # A passage that is not there has no tokens; all others have.
   np.testing.assert_array_equal(
-    lengths["passages"] > 0, batch["retrieval"]["passage_valid"]
+    lengths["passages"] > 0, batch.retrieval.passage_valid
   )
   for name in ("queries", "sentences", "monolingual"):
     assert (lengths[name] > 0).all()
