@@ -15,6 +15,8 @@ from typing import Any
 import ml_collections
 from ml_collections.config_dict import placeholder
 
+from mlir_jax import extensions
+
 # The encoding of a model that says nothing of its own.
 ENCODING = {
   "pooling": "mean",
@@ -93,6 +95,9 @@ CHOICES = {
   "optim.decay": ("cosine", "linear", "constant"),
 }
 
+# Fields that may also name code of the user: see `extensions`.
+TARGETS = ("data.collection",)
+
 # Fields that are paths, or may be: "~" in them is the user's home.
 PATHS = (
   "data.root",
@@ -115,12 +120,14 @@ def _losses() -> types.ModuleType:
 
 def ranges() -> dict[str, str]:
   """What each number may be; the losses say it of their own fields."""
-  return RANGES | _losses().allowed("interval")
+  losses = _losses().settings({}).items()
+  return RANGES | {n: each.interval for n, each in losses if each.interval}
 
 
 def choices() -> dict[str, tuple[str, ...]]:
   """The words that a field may be, those of losses, too."""
-  return CHOICES | _losses().allowed("choices")
+  losses = _losses().settings({}).items()
+  return CHOICES | {n: each.choices for n, each in losses if each.choices}
 
 
 def default() -> ml_collections.ConfigDict:
@@ -135,8 +142,8 @@ def default() -> ml_collections.ConfigDict:
 
   # --- Data: what is read, and in which proportions. ---
   c.data = data = ml_collections.ConfigDict()
-  # "cldr" (embedded, nothing to download) or "folder" (files under
-  # data.root in the layout that the README shows).
+  # "cldr" (embedded, nothing to download), "folder" (files under data.root in
+  # the layout that the README shows) or your own, "my_project.data:load".
   data.collection = "cldr"
   data.root = ""  # The folder of the collection "folder".
   # A folder of line-aligned files in LASER's Tatoeba naming; "" for none.
@@ -220,7 +227,9 @@ def default() -> ml_collections.ConfigDict:
 
   # --- Losses: total = w_ir IR + w_sem semantic + w_lang language
   #     + w_mlm masked_lm. loss.NAME has the fields of the loss's class in
-  #     mlir_jax/losses, where each has its comment and its range. ---
+  #     mlir_jax/losses, where each has its comment and its range. A loss of
+  #     your own: loss.extra.NAME = {"target": "my_project.losses:Margin",
+  #     "weight": 0.1}, with the other fields of its class. ---
   c.loss = ml_collections.ConfigDict(_losses().defaults())
 
   # --- Optimizer: AdamW, linear warm-up, then decay. ---
@@ -278,8 +287,51 @@ def default() -> ml_collections.ConfigDict:
   evaluation.dev_passages = 0
   evaluation.batch_size = 256  # Texts encoded at once.
   evaluation.top_k = 100  # Passages retrieved per query.
+  # Your own evaluators: eval.extra.NAME = "my_project.evals:gap".
+  evaluation.extra = ml_collections.ConfigDict()
 
-  return c.lock()
+  c.lock()
+  c.loss.extra.unlock()
+  c.eval.extra.unlock()
+  return c
+
+
+def _extra(
+  config: ml_collections.ConfigDict, group: str = "loss"
+) -> ml_collections.ConfigDict:
+  """The part of a config that names the user's losses, or evaluators."""
+  extra = ml_collections.ConfigDict()
+  if group in config and "extra" in config[group]:
+    extra = config[group].extra
+  if not isinstance(extra, ml_collections.ConfigDict):
+    raise ValueError(f"{group}.extra is {extra!r}; it must be a group by name.")
+  return extra
+
+
+def complete(config: ml_collections.ConfigDict) -> None:
+  """Gives a user's losses the fields that the config leaves out.
+
+  It imports the modules that loss.extra names.
+
+  Raises:
+    ValueError: if a loss cannot be imported or is not one.
+  """
+  extra = _extra(config)
+  for name, given in list(extra.items()):
+    loss = _losses().find(name, given)
+    known = _losses().settings_of(loss)
+    group = ml_collections.ConfigDict(
+      {"target": given.target}
+      | {field: each.default for field, each in known.items()}
+    )
+    for field, value in given.items():
+      try:
+        group[field] = value
+      except TypeError:  # `check` refuses it.
+        with group.ignore_type():
+          group[field] = value
+    with extra.unlocked():
+      extra[name] = group
 
 
 def fields(
@@ -307,6 +359,14 @@ def check(config: ml_collections.ConfigDict) -> None:
   """
   known = {name: (kind, value) for name, kind, value in fields(default())}
   found = {name: value for name, _, value in fields(config)}
+  intervals, words = dict(RANGES), dict(CHOICES)
+  for name, each in _losses().settings(_extra(config)).items():
+    intervals[name], words[name] = each.interval, each.choices
+    # What a user's loss leaves out has its default.
+    if name in found or name in known:
+      known[name] = each.kind, each.default
+  for name in _extra(config, "eval"):
+    known[f"eval.extra.{name}"] = str, ""
   if missing := known.keys() - found.keys():
     raise ValueError(
       f"The config has no {', '.join(sorted(missing))}: start from"
@@ -316,7 +376,6 @@ def check(config: ml_collections.ConfigDict) -> None:
     raise ValueError(
       f"The config has fields that do not exist: {', '.join(sorted(unknown))}."
     )
-  intervals, words = ranges(), choices()
   for name, (kind, value) in known.items():
     if not (value is None and found[name] is None):
       _check_field(
@@ -347,8 +406,12 @@ def _check_field(
     expected = re.sub(r"[\[(]", r"in \g<0>", interval)
     expected += ", an integer" if kind is int else ""
   elif words:
-    right = right and value in words
+    may_be_code = name in TARGETS
+    right = right and (
+      value in words or (may_be_code and extensions.is_target(value))
+    )
     expected = f"one of {', '.join(words)}"
+    expected += " or MODULE:FUNCTION" if may_be_code else ""
   else:
     expected = _KINDS[kind]
     if kind is str and right:
@@ -494,22 +557,53 @@ def resolve(name: str) -> str:
   return f"{known[stem]}{colon}{argument}"
 
 
-def check_names(argv: Sequence[str]) -> None:
+def take_targets(
+  config: ml_collections.ConfigDict, argv: Sequence[str]
+) -> None:
+  """Adds the losses and evaluators that a command line names.
+
+  Args:
+    config: As its file gives it.
+    argv: The command line; --config.loss.extra.NAME.target=MODULE:CLASS and
+      --config.eval.extra.NAME=MODULE:FUNCTION.
+  """
+  flag = r"--?config\.(loss\.extra\.\w+\.target|eval\.extra\.\w+)(?:=(.*))?"
+  for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+    if match := re.fullmatch(flag, argument):
+      target = following if match[2] is None else match[2]
+      group, _, name, *field = match[1].split(".")
+      extra = _extra(config, group)
+      with extra.unlocked():
+        if not field:
+          extra[name] = target
+          continue
+        if name not in extra:
+          extra[name] = ml_collections.ConfigDict()
+        extra[name].target = target
+
+
+def check_names(
+  argv: Sequence[str], config: ml_collections.ConfigDict | None = None
+) -> None:
   """Checks the names of the fields that a command line sets.
 
   Args:
     argv: The command line.
+    config: What its --config gives; None before that is loaded, then fields of
+      a user's losses and evaluators are not checked.
 
   Raises:
     ValueError: if there is no such field, if it is a group of fields, or if
       --config does not stand before it.
   """
-  names = [name for name, *_ in fields(default())]
+  names = [name for name, *_ in fields(config or default())]
   known = False
   for argument in argv:
     known = known or re.match(r"--?config(=|$)", argument)
     match = re.match(r"--?(?:no)?config\.([\w.]*)", argument)
     if not match or (known and match[1] in names):
+      continue
+    if known and not config and re.match(r"(loss|eval)\.extra\.", match[1]):
       continue
     if inside := [name for name in names if name.startswith(f"{match[1]}.")]:
       raise ValueError(

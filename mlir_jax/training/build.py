@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import ml_collections
 import optax
 from etils import epath
 
-from mlir_jax import checkpoint, stored, workdir
+from mlir_jax import checkpoint, extensions, stored, workdir
 from mlir_jax import config as run_config
 from mlir_jax import contract as contract_lib
 from mlir_jax.batches import batch as batch_lib
@@ -24,6 +25,9 @@ from mlir_jax.models import config as config_lib
 from mlir_jax.models import encoder, masked_lm
 from mlir_jax.retrieval import encoding
 from mlir_jax.training import chunking, optim, outputs, provenance, start, step
+
+# The results of this package's evaluations begin with these.
+_TAKEN = ("test", "dev", "tatoeba")
 
 
 def batch_spec(config: ml_collections.ConfigDict) -> batch_lib.BatchSpec:
@@ -47,6 +51,7 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
     ValueError: naming the field.
   """
   run_config.check(config)
+  find_evaluators(config)
   losses = registry.make(config.loss)
   registry.check(losses, dataclasses.asdict(batch_spec(config)))
   _check_shape(config, losses)
@@ -328,6 +333,28 @@ def jit_step(
   )
 
 
+def find_evaluators(
+  config: ml_collections.ConfigDict,
+) -> dict[str, suite.Evaluator]:
+  """Imports the evaluators of the user, which this command line names.
+
+  Raises:
+    ValueError: if one is not there, or is not a function.
+  """
+  found = {}
+  for name, target in config.eval.get("extra", {}).items():
+    field = f"eval.extra.{name}"
+    if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in _TAKEN:
+      raise ValueError(
+        f"{field}: give another name, of the letters a to z, digits and"
+        f" underscores; {', '.join(_TAKEN)} have a meaning already."
+      )
+    found[name] = extensions.load(target, field)
+    if not callable(found[name]):
+      raise ValueError(f"{field} is {target!r}, which is not a function.")
+  return found
+
+
 def make_suite(
   config: ml_collections.ConfigDict,
   prepared: preparation.Prepared,
@@ -354,6 +381,7 @@ def make_suite(
     trained_on=prepared.collection,
     streams=drawing.streams_read(config.batch),
     dev_passages=config.eval.dev_passages,
+    extra=find_evaluators(config),
   )
 
 

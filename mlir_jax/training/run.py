@@ -200,7 +200,7 @@ def take_steps(
       return None
     log.evaluation(taken, results)
     log.say(f"Step {taken:,}: {suite.one_line(results)}")
-    return results[suite.SELECTION]
+    return results.get(suite.SELECTION)
 
   with contextlib.closing(log), contextlib.closing(batches):
     taken = int(state.step)

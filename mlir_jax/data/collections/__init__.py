@@ -2,7 +2,7 @@
 
 import os
 
-from mlir_jax import workdir
+from mlir_jax import extensions, workdir
 from mlir_jax.data import records
 
 NAMES = ("cldr", "folder")
@@ -19,7 +19,9 @@ def load(
   """Loads a collection.
 
   Args:
-    name: "cldr", the embedded names, or "folder", files under `root`.
+    name: "cldr", the embedded names; "folder", files under `root`; or
+      "MODULE:FUNCTION", a user's own (root, bad_records) -> Collection, which
+      this command line names.
     root: The folder of "folder"; "~" is the user's home.
     bad_records: What to do with records that cannot be used.
     tatoeba_root: A folder of translation tests in LASER's naming, "" for none.
@@ -60,4 +62,15 @@ def load(
       os.path.expanduser(tatoeba_root),
       require_pairs=require_pairs,
     )
+  if extensions.is_target(name):
+    collection = extensions.load(name, "data.collection")(
+      os.path.expanduser(root), bad_records
+    )
+    if not isinstance(collection, records.Collection):
+      raise ValueError(
+        f"data.collection is {name!r}, which returns"
+        f" {type(collection).__name__}; it must return"
+        " mlir_jax.data.records.Collection."
+      )
+    return collection
   raise ValueError(f"data.collection is {name!r}; use one of {NAMES}.")
