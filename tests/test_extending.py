@@ -15,6 +15,7 @@ import tiny
 import mlir_jax
 from mlir_jax import config, evaluate, export
 from mlir_jax.data import collections, records
+from mlir_jax.losses import base
 from mlir_jax.retrieval import model as model_lib
 from mlir_jax.training import build, progress, run
 
@@ -123,6 +124,13 @@ def test_what_is_not_a_loss_is_refused_with_the_reason(project):
     given = {"weight": 1.0} if target is None else {"target": target}
     with pytest.raises(ValueError, match=re.escape(message)):
       settle(extra={name: given})
+
+
+def test_a_loss_and_its_metrics_are_scalars():
+  base.check_result("margin", np.zeros(()), {"violations": 0.5})
+  for value, metrics in ((np.zeros(3), {}), (0.0, {"violations": np.zeros(3)})):
+    with pytest.raises(ValueError, match=r"loss margin .* of shape \(3,\)"):
+      base.check_result("margin", value, metrics)
 
 
 @pytest.mark.slow
