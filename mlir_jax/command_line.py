@@ -255,6 +255,7 @@ def run(
     with _together():
       try:
         with full_disk.told(_refuse):
+          _check_environment()
           main(files) if takes_files else main()
       except _TOLD as error:
         of_file = isinstance(error, OSError) and error.filename is not None
@@ -267,6 +268,21 @@ def run(
         _refuse(f"JAX_PLATFORMS: {config_lib.one_line(error)}")
 
   app.run(call, flags_parser=parse)
+
+
+def _check_environment() -> None:
+  """Refuses variables of the environment on which JAX would fail later.
+
+  Raises:
+    ValueError: naming the variable.
+  """
+  if cache := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    from mlir_jax import workdir
+
+    # It may be a folder that can only be read.
+    workdir.check_folder(
+      workdir.absolute(cache), f"JAX_COMPILATION_CACHE_DIR={cache}"
+    )
 
 
 # Errors whose message says what to do, if this package raised them.
