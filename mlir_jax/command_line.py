@@ -227,18 +227,13 @@ def run(
     missing = [f"--{n}" for n in required if flags.FLAGS[n].value is None]
     if missing:
       _refuse(f"Give {' and '.join(missing)}; --help shows an example.")
-    devices = os.environ.get("JAX_NUM_CPU_DEVICES", "1")
-    if not re.fullmatch("[1-9][0-9]{0,3}", devices):
-      _refuse(
-        f"JAX_NUM_CPU_DEVICES={devices}: give a whole number from 1 to 9999,"
-        " or unset it."
-      )
     logging.set_verbosity(logging.WARNING)  # absl's mains show more.
     # As Ctrl-C does: what is written aside is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with _together():
       try:
         with full_disk.told(_refuse):
+          _check_environment()
           main(files) if takes_files else main()
       except _TOLD as error:
         of_file = isinstance(error, OSError) and error.filename is not None
@@ -251,6 +246,27 @@ def run(
         _refuse(f"JAX_PLATFORMS: {config_lib.one_line(error)}")
 
   app.run(call, flags_parser=parse)
+
+
+def _check_environment() -> None:
+  """Refuses variables of the environment on which JAX would fail.
+
+  Raises:
+    ValueError: naming the variable.
+  """
+  devices = os.environ.get("JAX_NUM_CPU_DEVICES", "1")
+  if not re.fullmatch("[1-9][0-9]{0,3}", devices):
+    raise ValueError(
+      f"JAX_NUM_CPU_DEVICES={devices}: give a whole number from 1 to 9999, or"
+      " unset it."
+    )
+  if cache := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    from mlir_jax import workdir
+
+    # It may be a folder that can only be read.
+    workdir.check_folder(
+      workdir.absolute(cache), f"JAX_COMPILATION_CACHE_DIR={cache}"
+    )
 
 
 # Errors whose message says what to do, if this package raised them.

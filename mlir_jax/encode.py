@@ -16,7 +16,6 @@ import contextlib
 import functools
 import json
 import os
-import pathlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -231,12 +230,6 @@ def _check_paths(paths: Sequence[str], output: str) -> None:
       and os.path.realpath(path) == os.path.realpath(output)
     ):
       raise ValueError(f"--output={output} is one of the files of texts.")
-  if not workdir.is_url(output):
-    for folder in pathlib.Path(output).parents:
-      if folder.exists() and not folder.is_dir():
-        raise ValueError(
-          f"--output={output}: {folder} is a file, not a folder."
-        )
 
 
 def _size(path: str) -> int:
@@ -257,6 +250,8 @@ def main(paths: Sequence[str]):
   paths = [path if path == "-" else workdir.absolute(path) for path in paths]
   output = workdir.absolute(_OUTPUT.value) if _OUTPUT.value else ""
   _check_paths(paths, output)
+  if multihost.is_first():
+    workdir.check_output(os.path.dirname(output), f"--output={output}")
   if multihost.joined() and "-" in paths:
     raise ValueError(
       "Several processes cannot share the standard input: give files."

@@ -10,7 +10,6 @@ languages have no groups. Several processes (--distributed) share the encoding
 and the search; all need the tests.
 """
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,14 +45,17 @@ def evaluate(
     The report.
 
   Raises:
-    ValueError: if there is no such model, or the tests cannot be read.
+    ValueError: if there is no such model, the tests cannot be read, there are
+      none, or the results cannot be written.
   """
   from mlir_jax import workdir
   from mlir_jax.data import collections, drawing
   from mlir_jax.evals import ranking, suite
+  from mlir_jax.mesh import multihost
   from mlir_jax.retrieval import model
 
-  workdir.check_packages(output)
+  if output and multihost.is_first():
+    workdir.check_output(workdir.absolute(output), f"--output={output}")
   bad_records = records.BadRecords(on_bad_record, "--on_bad_record")
   loaded = model.load(source, checkpoint)
   description = loaded.description
@@ -72,28 +74,28 @@ def evaluate(
     root = root or data["root"]
   if collection == "folder" and not root:
     raise ValueError("--collection=folder needs --root=FOLDER.")
-  if collection == "cldr" and (root or tatoeba_root):
-    raise ValueError(
-      "--root and --tatoeba_root need --collection=folder: the collection"
-      " 'cldr' reads no files."
-    )
   trained_on, groups = None, {}
   if description:
     trained_on = _find_trained_on(config)
     groups = find_groups(description.provenance, trained_on)
     if not (given or trained_on):
       raise ValueError("Give the tests: --collection and --root.")
-  for flag, folder in (("root", root), ("tatoeba_root", tatoeba_root)):
-    # Collections name the fields of a config, which is not given here.
-    if folder and not (
-      workdir.is_url(folder) or os.path.isdir(os.path.expanduser(folder))
-    ):
-      raise ValueError(f"--{flag}={folder}: there is no such folder.")
   tested = collections.load(
-    collection, root, bad_records, tatoeba_root, require_pairs=False
+    collection,
+    root,
+    bad_records,
+    tatoeba_root,
+    require_pairs=False,
+    prefix="--",
   )
+  if not output:
+    output = f"{loaded.path}/evaluate-{tested.name}-{checkpoint}"
+    if multihost.is_first():
+      workdir.check_output(output, f"{output} (give another --output)")
   tests = tested.tests()
   translation_tests = tested.translation_tests()
+  if not tests and not translation_tests:
+    raise ValueError(f"--root={root}: there are no tests, which are in eval/.")
   test_notes = [note for test in tests for note in test.notes]
   for note in (*tested.notes(), *test_notes):
     print(note)
@@ -103,7 +105,7 @@ def evaluate(
     translation_tests,
     groups,
     loaded.text_encoder,
-    output or f"{loaded.path}/evaluate-{tested.name}-{checkpoint}",
+    output,
     top_k=config["eval"]["top_k"] if config else ranking.DEPTH,
     trained_on=trained_on,
     streams=drawing.streams_read(config["batch"]) if config else (),

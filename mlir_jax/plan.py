@@ -29,8 +29,11 @@ def main():
   build.check_settings(config)
   if not _SHARDING.value:
     raise ValueError("--sharding is empty: give replicated, fsdp or both.")
-  if _OUTPUT.value and os.path.isdir(_OUTPUT.value):
-    raise ValueError(f"--output={_OUTPUT.value} is a folder: name a file.")
+  if _OUTPUT.value:
+    output = workdir.absolute(_OUTPUT.value)
+    if os.path.isdir(output):
+      raise ValueError(f"--output={output} is a folder: name a file.")
+    workdir.check_output(os.path.dirname(output), f"--output={output}")
   chip, axes = chips.parse(_TOPOLOGY.value)
   made = []
   described = {

@@ -13,15 +13,19 @@ from mlir_jax import command_line, lock, workdir
 def main():
   """Prepares by the flags."""
   from mlir_jax.data import preparation
+  from mlir_jax.evals import ranking
   from mlir_jax.training import build, start, stopping
 
   config, folder = _CONFIG.value, workdir.absolute(_WORKDIR.value)
   build.check_settings(config)
   workdir.check_packages(folder)
   with stopping.StopSignal(), lock.hold(folder):
-    preparation.prepare(
+    prepared = preparation.prepare(
       config, folder, functools.partial(start.check_fits, config, folder)
     )
+  # Training prints them above its report.
+  for line in ranking.describe_unfindable(prepared.tests):
+    print(line)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,12 @@ CHANGEABLE_ON_RESUME = (
   "data.reader",
   "data.root",
   "data.tatoeba_root",
-  "eval.",
+  # Not eval.dev_passages: the best checkpoint is chosen among values of one
+  # scale.
+  "eval.at_start",
+  "eval.batch_size",
+  "eval.every",
+  "eval.top_k",
   "hosts.",
   "mesh.",
   "model.attention",
@@ -233,6 +238,55 @@ def keep(folder: str, local: str, *names: str) -> None:
       write_aside(f"{folder}/{name}", (epath.Path(local) / name).read_bytes())
 
 
+def check_folder(folder: str, setting: str) -> str:
+  """Refuses a folder that is not one, and cannot become one.
+
+  Args:
+    folder: An absolute path; a URL is not looked at.
+    setting: What says it and its value, for the message: "--output=a/b".
+
+  Returns:
+    The folder, or the nearest one above it that exists.
+
+  Raises:
+    ValueError: if the path, or one above it, is not a folder.
+    OSError: if the path cannot be one, such as a name that is too long.
+  """
+  if is_url(folder):
+    return folder
+  with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+    os.stat(folder)
+  while not os.path.lexists(folder):
+    folder = os.path.dirname(folder)
+  if not os.path.isdir(folder):
+    raise ValueError(f"{setting}: {folder} is not a folder.")
+  return folder
+
+
+def check_output(folder: str, setting: str) -> None:
+  """Refuses a folder in which nothing can be written, before any work.
+
+  Args:
+    folder: Where something will be written, from `absolute`. It need not exist.
+    setting: As in `check_folder`.
+
+  Raises:
+    ValueError: if it is not a folder and cannot become one, if nothing can be
+      written there, or if a package for object storage is missing.
+  """
+  if is_url(folder):
+    check_packages(folder)
+    return
+  try:
+    found = check_folder(folder, setting)
+    with tempfile.TemporaryFile(dir=found):
+      pass
+  except OSError as error:
+    raise ValueError(
+      f"{setting}: nothing can be written there: {error.strerror}."
+    ) from error
+
+
 @contextlib.contextmanager
 def writing_aside(path: str) -> Iterator[BinaryIO]:
   """Opens a file that gets its name once it is whole.
@@ -302,12 +356,18 @@ def _stands_in(name: str, fields: tuple[str, ...]) -> bool:
   return name in fields or name.startswith(groups)
 
 
+def _steps(folder: epath.Path) -> list[int]:
+  """The steps of a run's checkpoints, damaged ones too."""
+  checkpoints = folder / CHECKPOINTS
+  if not checkpoints.exists():
+    return []
+  names = [path.name for path in checkpoints.iterdir()]
+  return sorted(int(name) for name in names if name.isdecimal())
+
+
 def is_trained(folder: epath.Path) -> bool:
   """Whether a run has a checkpoint."""
-  checkpoints = folder / CHECKPOINTS
-  return checkpoints.exists() and any(
-    path.name.isdecimal() for path in checkpoints.iterdir()
-  )
+  return bool(_steps(folder))
 
 
 def read_history(workdir: str) -> list[dict[str, Any]]:
@@ -423,13 +483,23 @@ def claim(
     from_step: The checkpoint that was named to go on from, if one was.
 
   Raises:
-    ValueError: if the workdir is of another experiment; it names each field.
+    ValueError: if the workdir is of another experiment, it names each field;
+      or if the checkpoint that was named is not there.
   """
   folder = epath.Path(workdir)
   path = folder / CONFIG_FILE
-  trained = is_trained(folder)
+  steps = _steps(folder)
   prepared = any((folder / name).exists() for name in (TOKENIZER, TOKEN_STORE))
-  if trained:
+  if steps:
+    # It may be gone since the run went on from it: the same command goes on.
+    if from_step not in (None, *steps) and not any(
+      record["from_step"] and record["step"] == from_step
+      for record in read_history(workdir)
+    ):
+      raise ValueError(
+        f"--from_step={from_step}: {folder / CHECKPOINTS} has no checkpoint of"
+        f" this step; it has {steps}."
+      )
     if not path.exists():
       # Only here, for it imports orbax.
       from mlir_jax import checkpoint

@@ -5,6 +5,12 @@ import pathlib
 import torch
 import transformers
 
+# For sentence-transformers' Transformer, which loads three parts: no code of a
+# folder runs.
+UNTRUSTED = {
+  f"{part}_kwargs": {"trust_remote_code": False}
+  for part in ("model", "processor", "config")
+}
 SHAPE = {
   "vocab_size": 131,
   "hidden_size": 24,
@@ -68,7 +74,7 @@ def random_model(
   auto = (
     transformers.AutoModelForMaskedLM if masked_lm else transformers.AutoModel
   )
-  model = auto.from_config(config)
+  model = auto.from_config(config, trust_remote_code=False)
   with torch.no_grad():  # Else biases are 0 and layer norms 1.
     for parameter in model.parameters():
       parameter += 0.1 * torch.randn_like(parameter)

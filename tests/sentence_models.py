@@ -34,7 +34,7 @@ def save(folder: pathlib.Path, normalize: bool = True, **settings):
     cls_token="<s>",
     sep_token="</s>",
   ).save_pretrained(plain)
-  transformer = modules.Transformer(str(plain))
+  transformer = modules.Transformer(str(plain), **hf_models.UNTRUSTED)
   transformer.max_seq_length = LENGTH
   parts = [transformer, modules.Pooling(24, "mean")]
   if normalize:
@@ -42,7 +42,10 @@ def save(folder: pathlib.Path, normalize: bool = True, **settings):
   made = sentence_transformers.SentenceTransformer(
     modules=parts,
     device="cpu",
+    trust_remote_code=False,
     **{"prompts": PROMPTS, "default_prompt_name": "sentence"} | settings,
   )
   made.save(str(folder), create_model_card=False)
-  return sentence_transformers.SentenceTransformer(str(folder), device="cpu")
+  return sentence_transformers.SentenceTransformer(
+    str(folder), device="cpu", trust_remote_code=False
+  )

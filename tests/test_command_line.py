@@ -158,6 +158,13 @@ def test_the_users_home_is_found_in_every_path(call, monkeypatch, tmp_path):
     ("--config.batch.retrieval=0", "loss.ir.weight is 1.0, but batch"),
     ("--config.optim.warmup_steps=500", "optim.warmup_steps is 500, but"),
     ("--config.optim.decay=exponential", "optim.decay is 'exponential'"),
+    ("--config.=1", "--config.: there is no such field."),
+    (
+      "--config.encoding.query.prefix=\udcff",
+      "encoding.query.prefix is '\\udcff'",
+    ),
+    ("--flagfile=./no_flags", "./no_flags"),
+    ("--train_compilation", "Unknown command line flag 'train_compilation'"),
   ],
 )
 def test_a_wrong_flag_is_refused_with_what_to_do(flag, message, call, tmp_path):
@@ -168,6 +175,115 @@ def test_a_wrong_flag_is_refused_with_what_to_do(flag, message, call, tmp_path):
   assert message in error
   assert error.count("\n") == 1
   assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+  ("path", "message"),
+  [
+    ("  ", "the path is empty"),
+    ("a\nb", "control characters or bytes that are not UTF-8"),
+    ("\udcff", "control characters or bytes that are not UTF-8"),
+    ("~no_such_user/x", "there is no user 'no_such_user'"),
+    ("s3://bucket/run", "of URLs only gs://BUCKET/FOLDER is supported"),
+    ("https://127.0.0.1/x", "of URLs only gs://BUCKET/FOLDER is supported"),
+    ("gs://", "of URLs only gs://BUCKET/FOLDER is supported"),
+    ("gs:/bucket/run", "of URLs only gs://BUCKET/FOLDER is supported"),
+  ],
+)
+def test_a_path_that_is_not_one_is_refused(path, message, call, monkeypatch):
+  for main, (paths, _) in MAINS.items():
+    for name in paths:
+      code, _, error = call(main, f"--{name}={path}")
+      assert code == 2
+      assert error.startswith(f"mlir-jax {main}: --{name}=")
+      assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+  ("name", "value"),
+  [
+    ("JAX_NUM_CPU_DEVICES", "0"),
+    ("JAX_NUM_CPU_DEVICES", "-3"),
+    ("JAX_NUM_CPU_DEVICES", "abc"),
+    ("JAX_COMPILATION_CACHE_DIR", "file"),
+    ("JAX_COMPILATION_CACHE_DIR", "file/x"),
+  ],
+)
+def test_a_variable_that_jax_cannot_use_is_refused_by_every_main(
+  name, value, call, monkeypatch, tmp_path
+):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "file").touch()
+  monkeypatch.setenv(name, value)
+  given = {
+    "train": ["--config=quickstart", "--workdir=w"],
+    "prepare": ["--config=quickstart", "--workdir=w"],
+    "evaluate": ["--workdir=w"],
+    "encode": ["--model=w", "--role=query", "--output=v.npy", "file"],
+    "export": ["--workdir=w", "--output=x"],
+    "plan": ["--config=quickstart", "--topology=v5e:2x2"],
+  }
+  for main in MAINS:
+    code, _, error = call(main, *given[main])
+    assert code == 2
+    assert error.startswith(f"mlir-jax {main}: {name}={value}: ")
+    assert error.count("\n") == 1
+  assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_platform_that_jax_does_not_have_is_told_in_a_line(
+  call, monkeypatch, tmp_path
+):
+  def fail(*_, **__):
+    raise RuntimeError("Unable to initialize backend 'abacus':\nnot known.")
+
+  monkeypatch.setattr(run_lib, "train", fail)
+  code, _, error = call(
+    "train", "--config=quickstart", f"--workdir={tmp_path}/w"
+  )
+  assert (code, error) == (
+    2,
+    "mlir-jax train: JAX_PLATFORMS: Unable to initialize backend 'abacus': not"
+    " known.\n",
+  )
+
+
+@pytest.mark.parametrize(
+  ("main", "flags_given", "message"),
+  [
+    ("plan", ["--sharding="], "--sharding is empty: give replicated, fsdp"),
+    ("plan", ["--batch=8,,16"], "--batch=8,,16: give integers from 1, as"),
+    ("plan", ["--batch=0"], "--batch=0: give integers from 1, as 1024"),
+    ("plan", ["--chunk=8,-4"], "--chunk=8,-4: give integers from 0, as"),
+    ("plan", ["--output={}"], "is a folder: name a file."),
+    ("plan", ["--output={}/file/x.json"], "/file is not a folder."),
+    ("plan", ["--config.batch.retrieval=1"], "batch.retrieval is 1 and"),
+    ("export", ["--output={}/file/x"], "/file is not a folder."),
+    ("export", ["--name=a\nlicense: mit"], "--name='a\\nlicense: mit' has"),
+    ("encode", [f"--batch_size={2**63}"], "--batch_size="),
+    (
+      "train",
+      ["--distributed", "--processes=2", "--process=0", "--coordinator=a/b:1"],
+      "--coordinator=a/b:1: give HOST:PORT.",
+    ),
+  ],
+)
+def test_a_value_of_one_main_is_refused_before_any_work(
+  main, flags_given, message, call, tmp_path
+):
+  (tmp_path / "file").touch()
+  given = {
+    "train": ["--config=quickstart", f"--workdir={tmp_path}/w"],
+    "encode": [f"--model={tmp_path}/m", "--role=query", "--output=v.npy", "x"],
+    "export": [f"--workdir={tmp_path}/w", f"--output={tmp_path}/x"],
+    "plan": ["--config=quickstart", "--topology=v5e:2x2"],
+  }
+  code, _, error = call(
+    main, *given[main], *(flag.format(tmp_path) for flag in flags_given)
+  )
+  assert code == 2
+  assert message in error and error.count("\n") == 1
+  assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_field_before_its_config_is_refused(call):
@@ -214,6 +330,7 @@ def test_a_number_out_of_range_is_refused_before_anything(
       "def get_config():\n  pass\n",
       "own.py: ValueError: get_config returns No",
     ),
+    ("raise SystemExit(0)\n", "own.py:1: SystemExit: 0"),
     ("x = 1\n", "own.py: ValueError: the file defines no function get_config"),
     ("\0\xff", "own.py: "),
     (

@@ -142,6 +142,53 @@ def test_what_trained_in_silence_is_refused(name, value):
     build.check_settings(changed(name, value))
 
 
+@pytest.mark.parametrize("text", ["a\0b", "\udcff"])
+def test_a_text_that_cannot_be_stored_is_refused(text):
+  free = {"encoding.title_joiner", "encoding.query.prefix", "model.revision"}
+  for name in free | set(config.PATHS):
+    with pytest.raises(ValueError, match=rf"^{re.escape(name)} is .*Unicode"):
+      build.check_settings(changed(name, text))
+
+
+@pytest.mark.parametrize(
+  ("fields", "named"),
+  [
+    ({"encoding.normalize": False}, "encoding.normalize"),
+    ({"encoding.passage.prefix": " \t"}, "encoding.passage.prefix"),
+    ({"model.num_heads": 3}, "model.hidden_size"),
+    ({"encoding.query.max_length": 513}, "encoding.query.max_length"),
+    ({"model.max_positions": 127}, "encoding.passage.max_length"),
+    ({"data.root": "/data"}, "data.root"),
+    ({"data.tatoeba_root": "/data"}, "data.tatoeba_root"),
+    ({"model.revision": "main"}, "model.revision"),
+    ({"model.revision": "main", "model.pretrained": "."}, "model.revision"),
+  ],
+)
+def test_what_does_not_go_together_is_refused_before_anything_is_read(
+  fields, named, no_training
+):
+  c = config.default()
+  c.update_from_flattened_dict(fields)
+  with pytest.raises(ValueError, match=rf"^{re.escape(named)} is "):
+    run.train(c, "no/folder")
+
+
+def test_a_stream_without_a_loss_stays_since_its_loss_is_measured():
+  c = config.default()
+  c.loss.semantic.weight = c.loss.language.weight = 0.0
+  build.check_settings(c)
+
+
+@pytest.mark.parametrize("place", ["file", "file/x", "w/file"])
+def test_compiled_programs_are_kept_in_a_folder_or_refused(place, tmp_path):
+  (tmp_path / "w").mkdir()
+  (tmp_path / "file").touch()
+  (tmp_path / "w/file").touch()
+  cache = "file" if place == "w/file" else str(tmp_path / place)
+  with pytest.raises(ValueError, match=r"^train\.compilation_cache=.*: /"):
+    compiling.keep_compiled(cache, str(tmp_path / "w"))
+
+
 def test_a_decay_that_changes_the_sign_of_a_weight_is_refused():
   c = config.default()
   c.optim.learning_rate, c.optim.weight_decay = 0.5, 2.0

@@ -144,6 +144,22 @@ def test_what_is_not_plain_text_is_refused_unless_told(
   assert shape == (1, 2)
 
 
+@pytest.mark.parametrize(
+  "second", [np.full((2, 3), np.nan), np.full((2, 3), np.inf), np.zeros((2, 4))]
+)
+def test_rows_that_are_not_vectors_leave_the_old_output(second, tmp_path):
+  path = tmp_path / "v.npy"
+  path.write_text("old")
+  with (
+    pytest.raises(ValueError, match=rf"^{path} is not written: .* row 2 "),
+    encode.write_rows(str(path)) as append,
+  ):
+    append(np.ones((2, 3), np.float32))
+    append(second.astype(np.float32))
+  assert path.read_text() == "old"
+  assert os.listdir(tmp_path) == ["v.npy"]
+
+
 def test_a_line_that_only_begins_like_json_is_a_text(tmp_path):
   path, output = tmp_path / "a.txt", tmp_path / "v.npy"
   for line in ("{see below} river", "[1] apple", "[{" * 5000, "3"):

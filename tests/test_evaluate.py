@@ -10,6 +10,7 @@ import tiny
 from mlir_jax import evaluate
 from mlir_jax.data import collections
 from mlir_jax.evals import report
+from mlir_jax.retrieval import model as model_lib
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,14 @@ def test_a_model_of_others_has_one_mean_and_no_groups(made, tmp_path, capsys):
   assert "passage texts cut to 20 tokens: " in printed
 
 
+def test_an_output_is_looked_at_before_the_model(tmp_path, monkeypatch):
+  monkeypatch.setattr(model_lib, "load", lambda *_: pytest.fail("It goes on."))
+  (tmp_path / "file").touch()
+  for output in ("file", "file/x"):
+    with pytest.raises(ValueError, match=r"^--output=.*file is not a folder"):
+      evaluate.evaluate("model", output=str(tmp_path / output))
+
+
 def test_groups_are_those_that_training_recorded(capsys):
   root = collections.load("cldr")
   recorded = {"en": "English", "de": "with parallel text"}
@@ -61,6 +70,17 @@ def test_what_cannot_be_evaluated_is_named_by_its_flag(made, tmp_path):
   for flag in ("root", "tatoeba_root"):
     with pytest.raises(ValueError, match=f"--{flag}=/gone: there is no such"):
       evaluate.evaluate(model, **{"root": str(root), flag: "/gone"}, **given)
+  others = tmp_path / "others"
+  (others / "test").mkdir(parents=True)
+  with pytest.raises(
+    ValueError, match=r"^--root=.*/others: .* eval/\. It holds test\."
+  ):
+    evaluate.evaluate(model, root=str(others), **given)
+  pairs = tmp_path / "pairs"
+  shutil.copytree(root / "ir", pairs / "ir")
+  with pytest.raises(ValueError, match=r"^--root=.*/pairs: there are no tests"):
+    evaluate.evaluate(model, root=str(pairs), **given)
+  assert not (tmp_path / "out").exists()
   bad = tmp_path / "bad"
   shutil.copytree(root / "eval" / "de", bad / "eval" / "de")
   topics = bad / "eval/de/topic.test.tsv"

@@ -1,6 +1,7 @@
 """A folder from elsewhere runs no code, whatever it asks and stdin says."""
 
 import ast
+import contextlib
 import io
 import json
 import pathlib
@@ -140,23 +141,62 @@ def test_no_code_of_a_folder_runs(ask, copy, tmp_path, monkeypatch, capfd):
   del sys.modules["evil"]
 
 
-def calls_of(path):
-  """The calls in a file: its name, and its keyword arguments."""
-  for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+def calls_of(code):
+  """The calls in a file: their names, and their keyword arguments.
+
+  A string that is a program, for another process, is searched, too.
+  """
+  for node in ast.walk(ast.parse(code)):
     if isinstance(node, ast.Call):
       values = {word.arg: ast.unparse(word.value) for word in node.keywords}
       yield ast.unparse(node.func), values
+    elif isinstance(node, ast.Constant) and "import" in str(node.value):
+      with contextlib.suppress(SyntaxError, TypeError):
+        yield from calls_of(node.value)
 
 
-@pytest.mark.parametrize("part", ["mlir_jax", "benchmarks"])
-def test_every_call_says_that_no_code_is_trusted(part):
-  for path in sorted((ROOT / part).rglob("*.py")):
-    for name, words in calls_of(path):
-      last = name.rpartition(".")[2]
-      if last in ("from_pretrained", "SentenceTransformer"):
-        assert words.get("trust_remote_code") == "False", (path, name)
-      assert name not in ("torch.load", "pickle.load", "pickle.loads"), path
-      assert words.get("allow_pickle", "False") == "False", path
+def trusts(name, words):
+  """Whether a call loads a model and does not say that no code is trusted."""
+  last = name.rpartition(".")[2]
+  if last == "Transformer":  # It takes it for each of its parts.
+    return words.get(None) != "hf_models.UNTRUSTED"
+  return (
+    last in ("from_pretrained", "from_config", *LOADERS)
+    and words.get("trust_remote_code") != "False"
+  )
+
+
+LOADERS = ("CrossEncoder", "SentenceTransformer", "SparseEncoder", "pipeline")
+TESTS = pathlib.Path(__file__).parent
+
+
+@pytest.mark.parametrize(
+  "folder",
+  [ROOT / "mlir_jax", TESTS, TESTS.parent / "benchmarks"],
+  ids=lambda folder: folder.name,
+)
+def test_every_call_says_that_no_code_is_trusted(folder):
+  for path in sorted(folder.rglob("*.py")):
+    for name, words in calls_of(path.read_text("utf-8")):
+      assert not trusts(name, words), (path, name)
+      if folder != TESTS:  # They make pickles to see that none is loaded.
+        assert words.get("allow_pickle", "False") == "False", path
+        assert name not in ("torch.load", "pickle.load", "pickle.loads"), path
+
+
+@pytest.mark.parametrize(
+  "call",
+  [
+    "a.AutoModel.from_pretrained(x)",
+    "AutoConfig.from_pretrained(x, trust_remote_code=True)",
+    "s.SentenceTransformer(x, **more)",
+    "modules.Transformer(x, max_seq_length=5)",
+    "AutoModel.from_config(x)",
+    "run('im' 'port a; a.AutoTokenizer.from_pretrained(x)')",
+  ],
+)
+def test_a_call_that_trusts_is_found(call):
+  assert any(trusts(*found) for found in calls_of(f"import x\n{call}"))
 
 
 def test_weights_are_read_from_the_folder_alone(copy, saved):

@@ -108,7 +108,9 @@ import numpy, sentence_transformers
 output, folders, texts = json.load(sys.stdin)
 vectors = {}
 for role, folder in folders.items():
-  model = sentence_transformers.SentenceTransformer(folder, device="cpu")
+  model = sentence_transformers.SentenceTransformer(
+    folder, device="cpu", trust_remote_code=False
+  )
   encode = {"query": model.encode_query, "passage": model.encode_document}[role]
   vectors[role] = encode(texts, batch_size=4)
 numpy.savez(output, **vectors)

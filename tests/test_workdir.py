@@ -63,11 +63,45 @@ def test_a_device_or_a_folder_is_not_written_over(tmp_path):
       workdir.write_aside(path, "text")
 
 
+@pytest.mark.parametrize(
+  ("path", "message"),
+  [
+    ("file", "file is not a folder"),
+    ("file/deep/x", "file is not a folder"),
+    ("dangling/x", "dangling is not a folder"),
+    ("x" * 300, "nothing can be written there: File name too long"),
+    ("/proc/none", "nothing can be written there: "),
+  ],
+)
+def test_a_folder_that_cannot_be_written_in_is_refused(path, message, tmp_path):
+  (tmp_path / "file").touch()
+  (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+  path = os.path.join(tmp_path, path)
+  with pytest.raises(ValueError) as error:
+    workdir.check_output(path, "--output=x")
+  assert str(error.value).startswith("--output=x: ")
+  assert message in str(error.value)
+
+
+def test_looking_whether_a_folder_can_be_written_in_leaves_nothing(tmp_path):
+  for path in (tmp_path, tmp_path / "new/deep"):
+    workdir.check_output(str(path), "--output=x")
+    assert workdir.check_folder(str(path), "--output=x") == str(tmp_path)
+  assert not list(tmp_path.iterdir())
+
+
 def test_a_config_may_change_where_it_changes_no_result(tmp_path):
-  config = {"seed": 0, "eval": {"every": 5}, "train": {"steps": 3}}
+  evaluation = {"every": 5, "dev_passages": 0}
+  config = {"seed": 0, "eval": evaluation, "train": {"steps": 3}}
   workdir.claim(config, str(tmp_path), {})
   (tmp_path / "checkpoints" / "2").mkdir(parents=True)
-  workdir.claim(config | {"eval": {"every": 7}}, str(tmp_path), {})
+  other = evaluation | {"every": 7}
+  workdir.claim(config | {"eval": other}, str(tmp_path), {})
+  # The best checkpoint is chosen among values of one scale.
+  other = evaluation | {"dev_passages": 9}
+  for step in (None, 2):
+    with pytest.raises(ValueError, match=r"eval\.dev_passages: 9 here, 0 ther"):
+      workdir.claim(config | {"eval": other}, str(tmp_path), {}, step)
   with pytest.raises(ValueError, match=r"config\.seed: 1 here, 0 there"):
     workdir.claim(config | {"seed": 1}, str(tmp_path), {}, from_step=2)
 
@@ -87,6 +121,13 @@ def test_what_a_change_on_resume_needs_is_said(tmp_path):
   with pytest.raises(ValueError, match="has no checkpoint"):
     claim(from_step=2)
   (tmp_path / "checkpoints" / "2").mkdir(parents=True)
+  for step in (-1, 3):
+    with pytest.raises(ValueError, match=rf"=-?{abs(step)}: .* it has \[2\]"):
+      claim(from_step=step)
+  claim(from_step=2)
+  history = {"step": 1, "from_step": True, "changed": {}}
+  (tmp_path / workdir.HISTORY).write_text(json.dumps(history) + "\n")
+  claim(from_step=1)  # It is gone, but the run has gone on from it.
   lower = {"decay": "cosine", "learning_rate": 0.1}
   with pytest.raises(
     ValueError, match=r"learning_rate: 0\.1 here, 1\.0 there\n.*--from_step=N"

@@ -173,6 +173,8 @@ class BadRecords:
     setting: The field or flag that sets the policy, for messages.
     count: How many were skipped.
     first: The first few messages, to be shown with the count.
+    removed: What readers removed from texts that are good without it: its name
+      to how often, and the first file.
   """
 
   def __init__(
@@ -184,6 +186,7 @@ class BadRecords:
     self.setting = setting
     self.count = 0
     self.first: list[str] = []
+    self.removed: dict[str, list[Any]] = {}
 
   def report(self, path: str, line: int, field: str, problem: str) -> None:
     """Raises or counts one bad record.
@@ -204,10 +207,18 @@ class BadRecords:
     if len(self.first) < 5:
       self.first.append(message)
 
+  def count_removed(self, path: str, what: str) -> None:
+    """Counts what is removed from a text that is good without it."""
+    self.removed.setdefault(what, [0, printable(path)])[0] += 1
+
   def drain(self) -> dict[str, Any]:
-    """Returns {"count": n, "first": [...]} and starts again from none."""
-    drained = {"count": self.count, "first": self.first}
-    self.count, self.first = 0, []
+    """Returns all counts, by attribute, and starts again from none."""
+    drained = {
+      "count": self.count,
+      "first": self.first,
+      "removed": self.removed,
+    }
+    self.count, self.first, self.removed = 0, [], {}
     return drained
 
 
@@ -226,6 +237,10 @@ class BadRecordsOfFile(BadRecords):
     """Passes one on and counts it; see `BadRecords.report`."""
     self._bad.report(path, line, field, problem)
     super().report(path, line, field, problem)
+
+  def count_removed(self, path: str, what: str) -> None:
+    """Passes one on; see `BadRecords.count_removed`."""
+    self._bad.count_removed(path, what)
 
   def check_some(self, path: str | os.PathLike, good: int) -> None:
     """Refuses a file of bad records alone.
@@ -247,12 +262,19 @@ class BadRecordsOfFile(BadRecords):
 def describe_bad(kind: str, bad: Mapping[str, Any]) -> str:
   """How many records were skipped, and the first few of them, in lines.
 
+  What was removed from records that stay is told, too.
+
   Args:
     kind: What they were for: "training" or "test".
     bad: From `BadRecords.drain`.
   """
-  if not bad["count"]:
-    return f"bad {kind} records: none"
-  return "\n  ".join(
-    [f"bad {kind} records skipped: {bad['count']:,}, the first:", *bad["first"]]
-  )
+  lines = [f"bad {kind} records: none"]
+  if bad["count"]:
+    lines = [
+      f"bad {kind} records skipped: {bad['count']:,}, the first:",
+      *(f"  {message}" for message in bad["first"]),
+    ]
+  # A token store of before has no such count.
+  for what, (count, path) in bad.get("removed", {}).items():
+    lines.append(f"removed {what}: {count:,}, the first in {path}")
+  return "\n".join(lines)

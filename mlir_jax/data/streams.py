@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mlir_jax.data import records, sampling
+from mlir_jax.data.sources import files
 
 # Arrays by name, rows of each group, and counts of what was left out.
 Made = tuple[dict[str, np.ndarray], dict[str, int], dict[str, int]]
@@ -105,7 +106,7 @@ def read_retrieval(
     queries.append(encoder.text("query", body, language))
     codes.append(languages[language])
     places.extend((place.line, place.number) if place else (0, 0))
-    with_text = [p for p in record.hard_negatives if p.text.strip()]
+    with_text = [p for p in record.hard_negatives if files.strip(p.text)]
     without_text += len(record.hard_negatives) - len(with_text)
     for passages, values, counts in (
       (record.positives, positives, positive_counts),

@@ -21,6 +21,7 @@ from tokenizers import (
 
 from mlir_jax import contract as contract_lib
 from mlir_jax import stored, workdir
+from mlir_jax.data.sources import files
 
 # Their ids are their places: XLM-R's, with the mask drawn to the front.
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
@@ -310,7 +311,7 @@ def train(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
   for text in texts:
     if special.search(text):
       left_out += 1
-    elif text.strip():
+    elif files.strip(text):
       usable.append(text)
   if not usable:
     raise ValueError("There is no text to train a tokenizer on.")

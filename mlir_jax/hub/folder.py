@@ -12,7 +12,7 @@ import tokenizers
 from safetensors import numpy as safetensors_numpy
 
 from mlir_jax import contract as contract_lib
-from mlir_jax import stored
+from mlir_jax import stored, workdir
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.models import config as config_lib
 from mlir_jax.models import encoder, families, layout, pretrained
@@ -52,6 +52,7 @@ def check_free(path: str) -> pathlib.Path:
     raise ValueError(
       f"--output={path} exists and is not an empty folder: give another."
     )
+  workdir.check_output(str(folder.parent), f"--output={path}")
   return folder
 
 

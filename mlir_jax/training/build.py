@@ -140,13 +140,6 @@ def _check_sources(config: ml_collections.ConfigDict) -> None:
       f"model.revision is {model.revision!r}, but model.pretrained is"
       f" {model.pretrained!r}: only a name on the hub and a run have revisions."
     )
-  cache = config.train.compilation_cache
-  if (
-    os.path.isabs(cache) and os.path.exists(cache) and not os.path.isdir(cache)
-  ):
-    raise ValueError(
-      f"train.compilation_cache is {cache!r}, which is a file: give a folder."
-    )
 
 
 def _check_negatives(config: ml_collections.ConfigDict) -> None:

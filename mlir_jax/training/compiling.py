@@ -1,5 +1,6 @@
 """The step, compiled ahead for each shape of batch, and what it costs."""
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 from etils import epath
 
+from mlir_jax import workdir
 from mlir_jax.data import drawing, masking, shapes
 from mlir_jax.mesh import compiled, multihost, sharding
 from mlir_jax.models import config as config_lib
@@ -92,21 +94,28 @@ def abstract_batch(
   return batch
 
 
-def keep_compiled(folder: str, workdir: str) -> None:
+def keep_compiled(cache: str, folder: str) -> None:
   """Keeps compiled programs for the next start, unless JAX was told where.
 
   Args:
-    folder: Where, in the workdir unless it is absolute or a URL; "" for
+    cache: Where, in the run's folder unless it is absolute or a URL; "" for
       nowhere.
-    workdir: The run's folder.
+    folder: The run's folder.
+
+  Raises:
+    ValueError: if it is not a folder, and cannot become one.
   """
   global _kept
+  kept = str(epath.Path(folder) / cache) if cache else None
+  # Without the run's folder, that it cannot be made is told later.
+  if os.path.isabs(cache) or (cache and os.path.isdir(folder)):
+    workdir.check_folder(kept, f"train.compilation_cache={cache}")
   if jax.default_backend() == "cpu" and jax.process_count() > 1:
     # Process 0 alone finds what was kept, and would wait for the others where
     # nobody waits for long.
     jax.config.update("jax_enable_compilation_cache", False)
   elif jax.config.jax_compilation_cache_dir == _kept:
-    _kept = str(epath.Path(workdir) / folder) if folder else None
+    _kept = kept
     jax.config.update("jax_compilation_cache_dir", _kept)
 
 

@@ -516,9 +516,9 @@ def rows(
   """
   if unknown := set(shardings) - set(SHARDINGS):
     raise ValueError(f"--sharding={unknown.pop()}: use {SHARDINGS}.")
-  chip, axes, mesh = make_mesh(config, topology)
   shape = encoder_config(config, encoder_file)
   start.check_lengths(shape, store.contract if store else contract(config))
+  chip, axes, mesh = make_mesh(config, topology)  # It takes seconds.
   # All before the first is compiled: a batch may be refused.
   settings = [
     vary(config, batch, chunk, how)

@@ -54,8 +54,6 @@ def session() -> pathlib.Path:
   """A folder for what all cases share; it goes when the process ends."""
   folder = tempfile.mkdtemp(prefix="mlir_jax_attack_")
   atexit.register(shutil.rmtree, folder, ignore_errors=True)
-  # What was checked is remembered in the user's cache.
-  os.environ["XDG_CACHE_HOME"] = str(pathlib.Path(folder) / "cache")
   return pathlib.Path(folder)
 
 
@@ -81,12 +79,13 @@ def whole(family: str) -> pathlib.Path:
     cls_token="<s>",
     sep_token="</s>",
   ).save_pretrained(plain)
-  transformer = modules.Transformer(str(plain))
+  transformer = modules.Transformer(str(plain), **hf_models.UNTRUSTED)
   transformer.max_seq_length = sentence_models.LENGTH
   folder = session() / family
   sentence_transformers.SentenceTransformer(
     modules=[transformer, modules.Pooling(24, "mean"), modules.Normalize()],
     device="cpu",
+    trust_remote_code=False,
     prompts=sentence_models.PROMPTS,
     default_prompt_name="sentence",
   ).save(str(folder), create_model_card=False)

@@ -29,6 +29,7 @@ from mlir_jax.data import (
   tokenizing,
 )
 from mlir_jax.data.collections import folder as folder_collection
+from mlir_jax.evals import ranking
 from mlir_jax.retrieval import runs
 
 TEXTS = ("Käse eins", "Brücke zwei", "Straße drei", "Äpfel vier")
@@ -173,7 +174,12 @@ def read_tatoeba(side, folder, policy) -> Result:
 def read_test(pick, folder, policy) -> Result:
   collection, bad = load(folder, policy)
   (test,) = collection.tests()
-  return Result(pick(test), bad.count, "\n".join(test.notes))
+  return Result(pick(test), bad.count, "\n".join(told_of(test)))
+
+
+def told_of(test) -> list[str]:
+  """What is told of a test before it is used, in lines."""
+  return [*test.notes, *ranking.describe_unfindable([test])]
 
 
 def judgements_of(test) -> list:
@@ -1835,7 +1841,7 @@ def read_all_of_test(folder, policy) -> Result:
     # A query's judgements have no order.
     sorted(judgements_of(test)),
   ]
-  notes = [*test.notes, *collection.notes()]
+  notes = [*told_of(test), *collection.notes()]
   return Result(values, bad.count, "\n".join(notes))
 
 
@@ -2062,7 +2068,7 @@ def header_case(file, kind, header):
     target.write_bytes(header.encode() + b"\n" + reader.content())
     result = reader.read(folder, "error")
     # A query that is not judged is in no mean, and the notes say so.
-    if "does not judge" not in result.notes:
+    if "Queries without judgements" not in result.notes:
       check_values(result, reader.values, 0)
 
   return scoreboard.Case(
@@ -2132,7 +2138,7 @@ def judgement_cases() -> Iterator[scoreboard.Case]:
     line="q0 Q0 gone 1",
     right="read",
     value=[("q0", "gone", 1)],
-    noted="count as not found: 1",
+    noted="not in the corpus count as not found: en 1 of 5",
   )
   yield case(
     "an unknown query",

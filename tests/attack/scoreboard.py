@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import os
 import pathlib
 import re
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from unittest import mock
 
 # A case's code leaves a file of this name if the product runs it.
 MARKER = "EXECUTED"
@@ -146,13 +148,20 @@ def _judge_error(case: Case, error: Exception) -> Outcome:
 
 
 def run_all(cases: Iterable[Case]) -> dict[str, Outcome]:
-  """Runs the cases, each in a folder of its own."""
+  """Runs the cases, each in a folder of its own.
+
+  They share a cache: what was checked once is remembered in the user's.
+  """
   outcomes = {}
-  for case in cases:
-    if case.name in outcomes:
-      raise ValueError(f"Two cases have the name {case.name!r}.")
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-      outcomes[case.name] = judge(case, pathlib.Path(folder))
+  with (
+    tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache,
+    mock.patch.dict(os.environ, XDG_CACHE_HOME=cache),
+  ):
+    for case in cases:
+      if case.name in outcomes:
+        raise ValueError(f"Two cases have the name {case.name!r}.")
+      with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        outcomes[case.name] = judge(case, pathlib.Path(folder))
   return outcomes
 
 

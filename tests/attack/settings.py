@@ -1,5 +1,6 @@
 """Settings and command lines that make no sense, tried on every field."""
 
+import contextlib
 import functools
 import json
 import os
@@ -9,6 +10,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import jax
 import numpy as np
 import tiny
 from attack import mains, scoreboard
@@ -224,6 +226,11 @@ PATHS = {
     "{folder}/file",
     "train.compilation_cache",
   ),
+  "compiled programs below a file": (
+    "train.compilation_cache",
+    "{folder}/file/x",
+    "train.compilation_cache",
+  ),
 }
 
 
@@ -242,6 +249,15 @@ def _kept_folder() -> tempfile.TemporaryDirectory:
 def collection() -> pathlib.Path:
   """A tiny collection."""
   return tiny.write_folder(shared() / "collection")
+
+
+@functools.cache
+def training_files() -> pathlib.Path:
+  """A collection of training files alone."""
+  folder = shared() / "training"
+  folder.mkdir()
+  (folder / "ir").symlink_to(collection() / "ir")
+  return folder
 
 
 def furnish(folder: pathlib.Path) -> None:
@@ -424,7 +440,7 @@ def command(
     call(main, given, folder, [filled(n, folder) for n in names], **options)
     raise scoreboard.WrongResultError("exit status 0")
 
-  return Case(f"{main}/{name}", right, attack, (), 60)
+  return Case(f"{main}/{name}", right, attack, (), mains.LIMIT + 30)
 
 
 def trained(
@@ -448,7 +464,7 @@ def trained(
     scoreboard.expect(not ended.returncode, ended.stderr[-300:])
     check(folder)
 
-  return Case(f"{main}/{name}", right, attack, (), 60)
+  return Case(f"{main}/{name}", right, attack, (), mains.LIMIT + 30)
 
 
 def base(*more: str, line: str = "pass", empty: bool = True) -> list[str]:
@@ -908,6 +924,27 @@ def right_cases() -> Iterator[Case]:
     "A flag's value may stand behind it.",
   )
 
+  def streams_stay(folder):
+    scoreboard.expect(
+      stored(folder, "batch", "parallel") == 16
+      and stored(folder, "loss", "semantic", "weight") == 0.0,
+      stored(folder, "loss"),
+    )
+    scoreboard.expect(
+      list((folder / "w/tokens").glob("parallel_*.npy")), "no parallel text"
+    )
+
+  yield trained(
+    "a stream whose loss has weight 0",
+    base(
+      "--config.loss.semantic.weight=0",
+      "--config.loss.language.weight=0",
+      empty=False,
+    ),
+    streams_stay,
+    "Accepted: the loss is measured alone, so its stream is read.",
+  )
+
   def after_a_refusal(folder):
     furnish(folder)
     for root in ("{folder}/none", "{root}"):
@@ -928,11 +965,12 @@ def right_cases() -> Iterator[Case]:
   )
 
 
-# --- Environment: read when JAX is imported, so each is a new process. ---
+# --- Environment: what JAX reads of it. ---
 
 ENVIRONMENTS = {
   "JAX_NUM_CPU_DEVICES": ("0", "abc", "-3"),
-  "JAX_PLATFORMS": ("tpu", "abacus"),
+  "JAX_PLATFORMS": ("abacus",),
+  "JAX_COMPILATION_CACHE_DIR": ("{folder}/file", "{folder}/file/x"),
 }
 
 
@@ -943,8 +981,11 @@ def environment_cases() -> Iterator[Case]:
       def attack(folder, variable=variable, value=value):
         furnish(folder)
         arguments = [filled(argument, folder) for argument in base()]
-        ended = mains.run_alone(
-          "train", arguments, folder, environment={variable: value}
+        ended = mains.run(
+          "train",
+          arguments,
+          folder,
+          environment={variable: filled(value, folder)},
         )
         check_untouched(folder / "w")
         scoreboard.check_ended(ended, [variable])
@@ -954,49 +995,48 @@ def environment_cases() -> Iterator[Case]:
         f"train/{variable}={value}",
         "Exit status 2 and a line that names the variable.",
         attack,
+        (),
+        mains.LIMIT + 30,
       )
-
-  def attack(folder):
-    furnish(folder)
-    arguments = [
-      filled(argument, folder).replace("{root}", str(collection()))
-      for argument in base(empty=False)
-    ]
-    ended = mains.run(
-      "train",
-      arguments,
-      folder,
-      environment={"JAX_COMPILATION_CACHE_DIR": str(folder / "file")},
-    )
-    check_untouched(folder / "w")
-    scoreboard.check_ended(ended, ["JAX_COMPILATION_CACHE_DIR"])
-
-  yield Case(
-    "train/JAX_COMPILATION_CACHE_DIR is a file",
-    "Refused by name, or it trains without a cache.",
-    attack,
-  )
 
 
 # --- The other mains, on a run of four steps. ---
 
 
+# Of the losses the IR loss alone, in one shape: soon compiled.
+LEAN = (
+  "c.batch.parallel = c.batch.monolingual = c.batch.masked = 0;"
+  " c.loss.semantic.weight = c.loss.language.weight = 0.0;"
+  " c.loss.masked_lm.weight = 0.0; c.batch.buckets = 1; c.eval.every = 0"
+)
+RUN_LIMIT = 400  # Seconds.
+
+
 @functools.cache
-def trained_run() -> pathlib.Path:
-  """A run of four steps; it takes seconds."""
+def _trained() -> tuple[pathlib.Path, str]:
+  """A run of four steps, and why it failed."""
   folder = shared() / "run"
-  ended = mains.run(
-    "train",
-    [
-      f"--config={tiny_config()}:{collection()}",
-      f"--workdir={folder}",
-      "--config.train.steps=4",
-    ],
-    shared(),
-    seconds=150,
-  )
-  if ended.returncode:
-    raise RuntimeError(f"The run failed: {ended.stderr[-500:]}")
+  try:
+    ended = mains.run(
+      "train",
+      [
+        f"--config={tiny_config(LEAN)}:{collection()}",
+        f"--workdir={folder}",
+        "--config.train.steps=4",
+      ],
+      shared(),
+      seconds=RUN_LIMIT,
+    )
+  except scoreboard.HungError:
+    return folder, f"no end within {RUN_LIMIT} s"
+  return folder, ended.stderr[-500:] if ended.returncode else ""
+
+
+def trained_run() -> pathlib.Path:
+  """A run of four steps that no case changes; it takes seconds, once."""
+  folder, failed = _trained()
+  if failed:
+    raise RuntimeError(f"The run failed: {failed}")
   return folder
 
 
@@ -1035,7 +1075,7 @@ def main_cases() -> Iterator[Case]:
       f"{main}/{name}",
       "Exit status 2 and one line; the run is as it was.",
       attack,
-      seconds=200,
+      seconds=RUN_LIMIT + mains.LIMIT,
     )
 
   outputs = {
@@ -1077,20 +1117,53 @@ def main_cases() -> Iterator[Case]:
       ("topology",),
     )
 
+  def occupied(folder):
+    furnish(folder)
+    (folder / "full").mkdir()
+    (folder / "full/mine.txt").write_text("Mine.\n")
+
   run_flag = "--workdir={run}"
   evaluate = {
     "an unknown collection": (("--collection=mirac",), "collection"),
     "a missing root": (
       ("--collection=folder", "--root={folder}/none"),
-      "none",
+      "--root=",
     ),
     "a root beside cldr": (
       ("--collection=cldr", "--root={folder}/empty"),
       "root",
     ),
-    "missing Tatoeba": (("--tatoeba_root={folder}/none",), "none"),
+    "missing Tatoeba": (
+      ("--tatoeba_root={folder}/none",),
+      "--tatoeba_root=",
+    ),
     "an output that is a file": (("--output={folder}/file",), "file"),
-    "an output inside a file": (("--output={folder}/file/x",), "file"),
+    "an output inside a file": (("--output={folder}/file/x",), "--output"),
+    "an output where nothing can be made": (("--output=/proc/x",), "--output"),
+    "an output of a very long name": (
+      ("--output={folder}/" + "x" * 300,),
+      "--output",
+    ),
+    "a root laid out otherwise": (
+      ("--collection=folder", "--root={folder}/full"),
+      "--root=",
+    ),
+    "an empty root": (
+      ("--collection=folder", "--root={folder}/empty"),
+      "--root=",
+    ),
+    "a root without tests": (
+      ("--collection=folder", f"--root={training_files()}"),
+      "--root=",
+    ),
+    "a root on object storage": (
+      ("--collection=folder", "--root=gs://bucket/data"),
+      "--root=",
+    ),
+    "an empty Tatoeba": (
+      ("--tatoeba_root={folder}/empty",),
+      "--tatoeba_root=",
+    ),
     "an argument": (("texts.txt",), "texts.txt"),
     "an unknown way with bad records": (
       ("--on_bad_record=ignore",),
@@ -1098,7 +1171,7 @@ def main_cases() -> Iterator[Case]:
     ),
   }
   for name, (flags, named) in evaluate.items():
-    yield on_run(name, "evaluate", [run_flag, *flags], (named,))
+    yield on_run(name, "evaluate", [run_flag, *flags], (named,), occupied)
 
   encode = ["--model={run}", "--role=query", "--output={folder}/w"]
   texts = "{folder}/file"
@@ -1141,11 +1214,6 @@ def main_cases() -> Iterator[Case]:
   for name, (arguments, named) in encodings.items():
     yield on_run(name, "encode", arguments, (named,))
 
-  def occupied(folder):
-    furnish(folder)
-    (folder / "full").mkdir()
-    (folder / "full/mine.txt").write_text("Mine.\n")
-
   exports = {
     "an output that is a file": (("--output={folder}/file",), "file"),
     "an output that is in use": (("--output={folder}/full",), "full"),
@@ -1187,6 +1255,10 @@ def main_cases() -> Iterator[Case]:
       "empty",
     ),
     "an output that is a folder": ([*plan, "--output={folder}/empty"], "empty"),
+    "an output inside a file": (
+      [*plan, "--output={folder}/file/x.json"],
+      "--output",
+    ),
     "a workdir that is not prepared": (
       [*plan, "--workdir={folder}/empty"],
       "empty",
@@ -1196,7 +1268,7 @@ def main_cases() -> Iterator[Case]:
   for name, (arguments, named) in plans.items():
     yield command(name, "plan", arguments, (named,))
 
-  again = [f"--config={tiny_config()}:{{root}}", "--workdir={run}"]
+  again = [f"--config={tiny_config(LEAN)}:{{root}}", "--workdir={run}"]
   again = [argument.replace("{root}", str(collection())) for argument in again]
   same = [*again, "--config.train.steps=4"]
   resumes = {
@@ -1204,7 +1276,7 @@ def main_cases() -> Iterator[Case]:
     "another width": ([*same, "--config.model.hidden_size=64"], "hidden_size"),
     "fewer steps than taken": ([*again, "--config.train.steps=2"], "steps"),
     "--from_step=abc": ([*same, "--from_step=abc"], "from_step"),
-    "--from_step=-1": ([*same, "--from_step=-1"], "has no checkpoint"),
+    "--from_step=-1": ([*same, "--from_step=-1"], "--from_step=-1"),
     "--from_step of no checkpoint": (
       [*same, "--from_step=3"],
       "has no checkpoint",
@@ -1230,11 +1302,13 @@ def main_cases() -> Iterator[Case]:
 
 
 def _files(folder: pathlib.Path) -> dict[str, int]:
-  """Each file's size, without logs that a start may append to."""
+  """Each file's size, but for what any start writes."""
   return {
     str(path.relative_to(folder)): path.stat().st_size
     for path in sorted(folder.rglob("*"))
-    if path.is_file() and "compiled" not in path.parts
+    if path.is_file()
+    and "compiled" not in path.parts
+    and path.name != "run.lock"  # It says which process held it last.
   }
 
 
@@ -1323,10 +1397,37 @@ def write_bert(folder: pathlib.Path, scale: float) -> pathlib.Path:
 
 def wrong_run_config(root):
   c = tiny.make_config(root)
-  c.batch.masked = 0
+  c.batch.parallel = c.batch.monolingual = c.batch.masked = 0
+  c.loss.semantic.weight = c.loss.language.weight = 0.0
   c.loss.masked_lm.weight = 0.0
+  c.batch.buckets = 1
   c.eval.every = 0
   return c
+
+
+@contextlib.contextmanager
+def soon_compiled() -> Iterator[None]:
+  """Within this context XLA compiles for a fraction of the time."""
+  name = "jax_disable_most_optimizations"
+  before = jax.config.values[name]
+  jax.config.update(name, True)
+  try:
+    yield
+  finally:
+    jax.config.update(name, before)
+
+
+def check_all_saved_is_finite(run_folder: pathlib.Path) -> list[int]:
+  """The steps of a run's checkpoints, of which each number is finite."""
+  directory = run_folder / "checkpoints"
+  steps = sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit())
+  for step in steps:
+    params = mlir_jax.load(str(run_folder), step).params
+    scoreboard.expect(
+      all(np.isfinite(array).all() for array in jax.tree.leaves(params)),
+      f"the checkpoint of step {step} has numbers that are not finite",
+    )
+  return steps
 
 
 def run_cases() -> Iterator[Case]:
@@ -1343,13 +1444,10 @@ def run_cases() -> Iterator[Case]:
     c.train.keep = 2
     c.train.max_nonfinite_steps = 3
     try:
-      run.train(c, str(folder / "w"))
+      with soon_compiled():
+        run.train(c, str(folder / "w"))
     except FloatingPointError as error:
-      kept = sorted(
-        int(path.name)
-        for path in (folder / "w/checkpoints").iterdir()
-        if path.name.isdigit()
-      )
+      kept = check_all_saved_is_finite(folder / "w")
       scoreboard.expect(kept, "no checkpoint is left")
       scoreboard.expect(str(kept[-1]) in str(error), f"{kept}, {error}")
       model = mlir_jax.load(str(folder / "w"), "last")
@@ -1363,11 +1461,12 @@ def run_cases() -> Iterator[Case]:
     raise scoreboard.WrongResultError("trained to the end")
 
   yield Case(
-    "run/a learning rate that explodes",
-    "It ends by the non-finite error, which names the last good checkpoint.",
+    "run/the largest learning rate explodes",
+    "It ends by the non-finite error, which names the last good checkpoint; of"
+    " all checkpoints each number is finite.",
     explodes,
     ("checkpoint",),
-    150,
+    RUN_LIMIT,
   )
 
   def overflows(folder):
@@ -1377,7 +1476,8 @@ def run_cases() -> Iterator[Case]:
     c.train.steps = 3
     c.train.max_nonfinite_steps = 10
     try:
-      run.train(c, str(folder / "w"))
+      with soon_compiled():
+        run.train(c, str(folder / "w"))
     except FloatingPointError:
       checkpoints = folder / "w/checkpoints"
       names = (
@@ -1396,7 +1496,7 @@ def run_cases() -> Iterator[Case]:
     "It fails, and keeps no checkpoint of it.",
     overflows,
     (),
-    150,
+    RUN_LIMIT,
   )
 
   for name, number in (("NaN", np.nan), ("infinity", np.inf)):
@@ -1422,7 +1522,7 @@ def run_cases() -> Iterator[Case]:
       "Refused when read, by the array's or the file's name.",
       reads,
       ("model.safetensors",),
-      150,
+      RUN_LIMIT,
     )
 
   def too_long(folder):
@@ -1459,7 +1559,7 @@ def run_cases() -> Iterator[Case]:
     "Refused: a folder has no revisions.",
     revision,
     ("model.revision",),
-    150,
+    RUN_LIMIT,
   )
 
 

@@ -6,9 +6,14 @@ import pytest
 from attack import scoreboard
 
 # Each has `cases()`, and runs alone: PYTHONPATH=tests python -m attack.NAME.
-# The others, damaged_files, model_folders, roll_call and settings, take minutes
-# or need an idle machine.
-ATTACKS = ("launchers", "readers")
+# Each takes up to a minute and a half of a core; the roll call mostly waits.
+ATTACKS = (
+  "launchers",
+  "model_folders",
+  "readers",
+  "roll_call",
+  "settings",
+)
 
 
 @pytest.mark.slow

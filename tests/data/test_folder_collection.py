@@ -116,7 +116,9 @@ def test_pairs_alone_are_a_collection(root):
 def test_tests_alone_are_enough_for_evaluating(root, tmp_path):
   for name in ("ir", "parallel", "mono"):
     shutil.rmtree(root / name)
-  with pytest.raises(ValueError, match=r"there is no ir/NAME\.json, or"):
+  with pytest.raises(
+    ValueError, match=r"data\.root=.*there is no ir/NAME\.json\."
+  ):
     _load(root)
   bad = records.BadRecords("error")
   collection = folder.load(root, bad, require_pairs=False)
@@ -124,9 +126,21 @@ def test_tests_alone_are_enough_for_evaluating(root, tmp_path):
   assert list(collection.retrieval()) == []
   loaded = collections.load("folder", str(root), bad, require_pairs=False)
   assert len(loaded.tests()) == 4
-  for empty in (tmp_path / "missing", tmp_path, ""):
-    with pytest.raises(ValueError, match=r"there is no ir/NAME\.json"):
-      folder.load(empty, bad, require_pairs=False)
+  (tmp_path / "empty").mkdir()
+  for missing, message in (
+    ("empty", "there is no file in ir/, parallel/, mono/ and eval/."),
+    ("missing", "there is no such folder."),
+  ):
+    with pytest.raises(ValueError, match=f"^--root=.*{missing}: {message}"):
+      collections.load(
+        "folder",
+        str(tmp_path / missing),
+        bad,
+        require_pairs=False,
+        prefix="--",
+      )
+  with pytest.raises(ValueError, match="there is no such folder"):
+    folder.load("", bad)  # Not the working directory.
 
 
 def test_the_fingerprint_is_of_the_training_files_wherever_they_stand(

@@ -2,6 +2,7 @@
 
 import functools
 import shutil
+import types
 
 import hf_models
 import pytest
@@ -9,6 +10,7 @@ import sentence_models
 import tiny
 from safetensors.numpy import load_file, save_file
 
+from mlir_jax import prepare as prepare_lib
 from mlir_jax.data import preparation, records
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.models import pretrained
@@ -72,7 +74,9 @@ def test_a_file_that_changes_while_it_is_prepared_leaves_no_store(tmp_path):
   prepare(c, str(tmp_path / "run"))  # What is there now is prepared.
 
 
-def test_skipped_records_are_shown_at_every_start(tmp_path, capsys):
+def test_skipped_records_are_shown_at_every_start(
+  tmp_path, capsys, monkeypatch
+):
   root = tiny.write_folder(tmp_path / "data")
   with open(root / "eval/de/topic.test.tsv", "a") as file:
     file.write("q99\t\n")
@@ -87,13 +91,17 @@ def test_skipped_records_are_shown_at_every_start(tmp_path, capsys):
   with pytest.raises(ValueError, match=r"made\.en-de\.de:121: "):
     prepare(c, str(tmp_path / "run"))
   c.data.on_bad_record = "skip"
+  flags = {"_CONFIG": c, "_WORKDIR": str(tmp_path / "run")}
+  for name, value in flags.items():
+    flag = types.SimpleNamespace(value=value)
+    monkeypatch.setattr(prepare_lib, name, flag, raising=False)
   for _ in range(2):
     capsys.readouterr()
-    prepare(c, str(tmp_path / "run"))
+    prepare_lib.main()
     output = capsys.readouterr().out
     assert "bad training records skipped: 1" in output
     assert "bad test records skipped: 1" in output
-    assert "judged passages that docs.jsonl.gz lacks" in output
+    assert output.count("not in the corpus count as not found: de 1 of") == 1
     assert "Not read: LICENSE" in output
 
 

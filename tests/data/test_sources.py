@@ -15,6 +15,7 @@ import pytest
 
 from mlir_jax.data import records
 from mlir_jax.data.sources import dpr, files, lines, moses, mr_tydi, tatoeba
+from mlir_jax.evals import ranking
 
 RECORD = {
   "question": "what is a package?",
@@ -651,17 +652,19 @@ def test_blank_lines_part_documents_and_end_files(tmp_path):
   ):
     assert _read_moses(tmp_path, source, target, _strict()) == pairs
   with pytest.raises(records.RecordError, match=r"has 3 lines, but .* has 5:"):
-    _read_moses(tmp_path, "1\n2\n3\n", "1\n2\n3\n\n5\n", _skipping())
+    _read_moses(tmp_path, "1\n2\n3\n\u200b\n", "1\n2\n3\n\n5\n", _skipping())
 
 
 def test_a_number_before_a_sentence_is_no_text(tmp_path):
   """As in the Leipzig corpora."""
   path = _write(tmp_path / "a.de.txt", "1\tEin Satz.\n12\t3 Sätze.\n4 a\tb\n")
-  texts = [record.text for record in lines.read(path, "de", _strict())]
+  bad = _strict()
+  texts = [record.text for record in lines.read(path, "de", bad)]
   assert texts == ["Ein Satz.", "3 Sätze.", "4 a\tb"]
-  assert _read_moses(tmp_path, "7\tone\n", "7\teins\n", _strict()) == [
-    ("one", "eins")
-  ]
+  pairs = _read_moses(tmp_path, "7\tone\n", "7\teins\n", bad)
+  assert pairs == [("one", "eins")]
+  counts = {"numbers before sentences": [4, str(path)]}
+  assert bad.drain()["removed"] == counts
   assert _read_moses(
     tmp_path, "1\tone\n2\t\u200b\n", "1\teins\n2\t\u200b\n", _strict()
   ) == [("one", "eins")]
@@ -669,10 +672,12 @@ def test_a_number_before_a_sentence_is_no_text(tmp_path):
 
 def test_a_number_is_text_where_the_first_sentence_has_none(tmp_path):
   path = _write(tmp_path / "a.de.txt", "\nEin Satz.\n3\tSätze.\n")
-  texts = [record.text for record in lines.read(path, "de", _strict())]
+  bad = _strict()
+  texts = [record.text for record in lines.read(path, "de", bad)]
   assert texts == ["Ein Satz.", "3\tSätze."]
-  pairs = _read_moses(tmp_path, "one\n3\ttwo\n", "eins\n3 zwei\n", _strict())
+  pairs = _read_moses(tmp_path, "one\n3\ttwo\n", "eins\n3 zwei\n", bad)
   assert pairs == [("one", "eins"), ("3\ttwo", "3 zwei")]
+  assert not bad.drain()["removed"]
 
 
 @pytest.mark.parametrize(
@@ -842,9 +847,13 @@ def test_judgements_and_queries_without_each_other_are_counted_and_kept(
   assert test.qrels == {"q1": {"d1": 1, "d2": 0, "gone": 1}, "q2": {"3": 2}}
   notes = [note.removeprefix(f"{folder}, test: ") for note in test.notes]
   assert notes == [
-    "judged passages that docs.jsonl.gz lacks; they count as not found: 1",
-    "queries that qrels.test.txt.gz does not judge; they are in no mean: 1",
-    "judgements of queries that topic.test.tsv lacks; left out: 1",
+    "judgements of queries that topic.test.tsv lacks; left out: 1"
+  ]
+  # Each count is told once.
+  assert ranking.describe_unfindable([test]) == [
+    "Relevant passages that are not in the corpus count as not found:"
+    " de 1 of 3.",
+    "Queries without judgements are not in the means: de 1 of 3.",
   ]
 
 

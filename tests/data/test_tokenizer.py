@@ -97,7 +97,7 @@ def test_a_vocabulary_too_small_names_the_field():
 
 def test_no_text_is_an_error():
   with pytest.raises(ValueError, match="no text"):
-    tokenizer_lib.train(["", "  ", "<mask>"], 60)
+    tokenizer_lib.train(["", "  ", "\u200b", "<mask>"], 60)
 
 
 def test_a_folder_is_loaded_without_padding_and_truncation(tmp_path):

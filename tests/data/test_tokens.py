@@ -481,6 +481,7 @@ def test_a_bad_negative_costs_itself_alone(tmp_path):
     passage("stone"),
     passage(""),
     passage(" ", "e", title="river"),
+    passage("\u200b \u3164"),  # Nothing of it is visible.
     passage("river"),  # A copy of the positive.
   )
   store = build(
@@ -489,7 +490,7 @@ def test_a_bad_negative_costs_itself_alone(tmp_path):
   (left,) = store.arrays["retrieval_negatives"]
   assert text_of(store, "passage", left) == "stone"
   summary = store.summary()
-  assert "dropped hard negatives without text: 2" in summary
+  assert "dropped hard negatives without text: 3" in summary
   assert "dropped hard negatives that are positives: 1" in summary
 
 
@@ -595,14 +596,21 @@ def test_the_bad_records_of_the_build_are_kept_and_drained(tmp_path):
 
   def monolingual():
     bad_records.report("b.txt", 7, "text", "is no text")
+    for name in ("c.txt", "c.txt", "d.txt"):
+      bad_records.count_removed(name, "numbers")
     yield from MONOLINGUAL
 
   data = dataclasses.replace(EVERYTHING, monolingual=monolingual)
   store = build(tmp_path / "store", data, bad_records=bad_records)
-  expected = {"count": 1, "first": ["b.txt:7: text: is no text"]}
+  expected = {
+    "count": 1,
+    "first": ["b.txt:7: text: is no text"],
+    "removed": {"numbers": [3, "c.txt"]},
+  }
   assert tokens.TokenStore.open(store.path).meta["bad_records"] == expected
   assert "skipped: 1, the first:\n  b.txt:7: text: is no" in store.summary()
-  assert bad_records.drain() == {"count": 0, "first": []}
+  assert "\nremoved numbers: 3, the first in c.txt\n" in store.summary()
+  assert bad_records.drain() == {"count": 0, "first": [], "removed": {}}
 
 
 def test_chunks_do_not_show(store, tmp_path, monkeypatch):

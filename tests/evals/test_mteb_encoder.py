@@ -168,7 +168,7 @@ def test_mteb_scores_a_checkpoint_as_its_export(task, tmp_path):
   run.train(c, str(tmp_path / "run"))
   export.export(str(tmp_path / "run"), "last", str(tmp_path / "export"))
   theirs = sentence_transformers.SentenceTransformer(
-    str(tmp_path / "export"), device="cpu"
+    str(tmp_path / "export"), device="cpu", trust_remote_code=False
   )
   ours = mteb_encoder.MtebEncoder(mlir_jax.load(str(tmp_path / "run")))
   found = scores(ours, task)

@@ -207,7 +207,9 @@ def exported(make_run, tmp_path_factory):
 
 def vectors_of(folder, tower="both"):
   """Role to sentence-transformers' vectors of TEXTS."""
-  loaded = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
+  loaded = sentence_transformers.SentenceTransformer(
+    str(folder), device="cpu", trust_remote_code=False
+  )
   encoders = {
     "query": loaded.encode_query,
     "passage": loaded.encode_document,
@@ -316,7 +318,9 @@ def test_an_export_loads_as_a_model_of_ours(exported):
 def test_a_masked_language_model_loads_with_its_head(exported):
   _, folder = exported(masked_lm=True)
   for auto in (transformers.AutoModelForMaskedLM, transformers.AutoModel):
-    _, info = auto.from_pretrained(folder, output_loading_info=True)
+    _, info = auto.from_pretrained(
+      folder, output_loading_info=True, trust_remote_code=False
+    )
     assert not info["missing_keys"]
   tensors = load_file(folder / "model.safetensors")
   assert tensors["cls.predictions.bias"].all()
@@ -337,7 +341,7 @@ def test_a_head_goes_with_the_tower_that_was_trained_with_it(exported):
 def test_nothing_is_drawn_anew_when_transformers_loads_it(exported):
   _, folder = exported()
   loaded, info = transformers.AutoModel.from_pretrained(
-    folder, output_loading_info=True
+    folder, output_loading_info=True, trust_remote_code=False
   )
   assert not info["missing_keys"]
   assert not info["unexpected_keys"]
@@ -347,7 +351,9 @@ def test_nothing_is_drawn_anew_when_transformers_loads_it(exported):
 
 def test_the_tokenizer_knows_its_special_tokens(exported):
   _, folder = exported()
-  loaded = transformers.AutoTokenizer.from_pretrained(folder)
+  loaded = transformers.AutoTokenizer.from_pretrained(
+    folder, trust_remote_code=False
+  )
   names = ("pad_token", "cls_token", "sep_token", "unk_token", "mask_token")
   assert [getattr(loaded, name) for name in names] == [
     *("<pad>", "<s>", "</s>", "<unk>", "<mask>")
@@ -438,13 +444,15 @@ for name in ("transformers", "sentence_transformers"):
   logging.getLogger(name).addHandler(Listener(logging.WARNING))
 
 def read(folder, texts):
-  model = sentence_transformers.SentenceTransformer(folder, device="cpu")
+  model = sentence_transformers.SentenceTransformer(
+    folder, device="cpu", trust_remote_code=False
+  )
   encoders = (model.encode_query, model.encode_document, model.encode)
   vectors = [encode(texts).tolist() for encode in encoders]
   missing = []
   if model[0].model.config.architectures[0].endswith("MaskedLM"):
     _, info = transformers.AutoModelForMaskedLM.from_pretrained(
-      folder, output_loading_info=True
+      folder, output_loading_info=True, trust_remote_code=False
     )
     missing = sorted(info["missing_keys"])
   return {"vectors": vectors, "missing": missing, "said": list(said)}

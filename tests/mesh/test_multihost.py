@@ -17,7 +17,7 @@ import pytest
 import tiny
 from absl import flags
 
-from mlir_jax import command_line, config
+from mlir_jax import command_line, config, workdir
 from mlir_jax.hosts import links
 from mlir_jax.mesh import multihost
 from mlir_jax.retrieval import model
@@ -412,7 +412,7 @@ def get_config():
   c.batch.buckets = 1
   c.mesh.fsdp = True
   c.train.steps = 12
-  c.train.checkpoint_every = 100
+  c.train.checkpoint_every = 3
   c.train.self_check = False
   c.eval.every = 0
   c.hosts.silent_seconds = 60.0
@@ -420,16 +420,16 @@ def get_config():
 """
 
 
-def metrics(workdir):
+def metrics(folder):
   """Lines of metrics.jsonl without what a clock put there."""
   return [
     {k: v for k, v in record.items() if not k.endswith("per_second")}
-    for record in progress.read_metrics(str(workdir))
+    for record in progress.read_metrics(str(folder))
   ]
 
 
 @pytest.mark.slow
-def test_two_processes_stop_together_go_on_and_do_as_one_does(
+def test_two_processes_stop_go_back_go_on_and_do_as_one_does(
   tmp_path, monkeypatch
 ):
   root = tiny.write_folder(tmp_path / "collection")
@@ -441,19 +441,22 @@ def test_two_processes_stop_together_go_on_and_do_as_one_does(
     *("-m", "mlir_jax.train", f"--config={path}", f"--workdir={together}"),
     f"--config.train.compilation_cache={tmp_path / 'compiled'}",
   ]
-  monkeypatch.setenv("STOP", "1 2")
+  monkeypatch.setenv("STOP", "1 4")
   with processes(command, devices=4) as started:
     for process in started.values():
       status, _, errors = ends(process)
       assert status == stopping.EXIT_PREEMPTED, errors
-  (saved,) = (together / "checkpoints").iterdir()
-  assert 2 <= int(saved.name) < 12
+  saved = {int(path.name) for path in (together / "checkpoints").iterdir()}
+  assert 3 in saved
+  assert 4 <= max(saved) < 12
   monkeypatch.delenv("STOP")
-  with processes(command, devices=4) as started:
+  with processes([*command, "--from_step=3"], devices=4) as started:
     ended = {number: ends(process) for number, process in started.items()}
   for status, _, errors in ended.values():
     assert status == 0, errors
-  assert f"Going on from step {saved.name}" in ended[0][1]
+  assert "Going on from step 3" in ended[0][1]
+  (record,) = workdir.read_history(str(together))
+  assert record["removed"] == sorted(saved - {3})
   assert "English" in ended[0][1]  # The report, which one process writes.
   assert "English" not in ended[1][1]
 

@@ -77,6 +77,11 @@ def test_config_survives_the_round_trip():
     ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
     ({"hidden_size": "32"}, "hidden_size is '32', not a "),
     ({"hidden_act": ["gelu"]}, "hidden_act is "),
+    ({"pad_token_id": 300}, "pad_token_id is 300; it must be below vocab_size"),
+    (
+      {"model_type": "xlm-roberta", "pad_token_id": None},
+      "pad_token_id is None: positions count from it",
+    ),
   ],
 )
 def test_a_config_that_cannot_be_honoured_is_named(change, named):
@@ -135,6 +140,8 @@ def test_modernberts_of_both_versions_are_understood(fields, layers, thetas):
     ({"sliding_window": 3}, "sliding_window is 3"),
     ({"layer_types": ["full_attention"]}, "layer_types is"),
     ({"layer_types": ["linear"] * 4}, "layer_types is"),
+    ({"layer_types": []}, "layer_types is"),
+    ({"rope_parameters": []}, "rope_parameters is"),
     ({"rope_scaling": {"type": "yarn"}}, "rope_scaling is"),
     (
       {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}},

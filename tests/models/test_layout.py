@@ -59,7 +59,7 @@ def plain_path(tmp_path_factory):
 
 def saved(folder, plain, *more, length=None, prompts=None, default=None):
   """Has sentence-transformers save a model of modules behind an encoder."""
-  transformer = modules.Transformer(str(plain))
+  transformer = modules.Transformer(str(plain), **hf_models.UNTRUSTED)
   if length:
     transformer.max_seq_length = length
   model = sentence_transformers.SentenceTransformer(
@@ -67,6 +67,7 @@ def saved(folder, plain, *more, length=None, prompts=None, default=None):
     device="cpu",
     prompts=prompts,
     default_prompt_name=default,
+    trust_remote_code=False,
   )
   model.save(str(folder), create_model_card=False)
   return layout.read(folder)
@@ -189,16 +190,20 @@ def test_a_dense_layer_of_version_6_is_read(
 
 def test_lengths_of_version_6_are_those_of_its_encoding(plain_path, tmp_path):
   transformer = modules.Transformer(
-    str(plain_path), query_length=6, document_length=9
+    str(plain_path), query_length=6, document_length=9, **hf_models.UNTRUSTED
   )
   model = sentence_transformers.SentenceTransformer(
-    modules=[transformer, modules.Pooling(24)], device="cpu"
+    modules=[transformer, modules.Pooling(24)],
+    device="cpu",
+    trust_remote_code=False,
   )
   model.max_seq_length = 11
   model.save(str(tmp_path / "model"), create_model_card=False)
   found = layout.read(tmp_path / "model")
   text = "river " * 30
-  model = sentence_transformers.SentenceTransformer(str(tmp_path / "model"))
+  model = sentence_transformers.SentenceTransformer(
+    str(tmp_path / "model"), trust_remote_code=False
+  )
   for role, task in zip(ROLES, ("query", "document", None), strict=True):
     ids = model.preprocess([text], task=task)["input_ids"]
     assert ids.shape == (1, found.max_lengths[role])
@@ -320,12 +325,19 @@ TRANSFORMER = "sentence_bert_config.json"
     (POOLING, {"pooling_mode": "max"}, "pooling_mode is max;"),
     (POOLING, {"pooling_mode": ["cls", "mean"]}, "cls and mean"),
     (POOLING, {"pooling_mode_cls_token": True}, "mean and cls"),
+    (POOLING, {"pooling_mode": "cls"}, "the flags beside it say mean"),
+    (POOLING, {"pooling_mode_mean_tokens": False}, "pooling_mode is not set"),
+    (POOLING, {"pooling_mode_mean_tokens": "true"}, "mean_tokens is 'true'"),
+    (POOLING, {"pooling_mode_new_tokens": True}, "new_tokens is True"),
     (POOLING, {"include_prompt": False}, "include_prompt"),
+    (POOLING, {"include_prompt": "no"}, "include_prompt is 'no'"),
     (DENSE, {"activation_function": "torch.nn.ReLU"}, "activation_function"),
     (DENSE, {"activation_function": "my.Tanh"}, "activation_function"),
     (DENSE, {"use_residual": True}, "use_residual"),
     (DENSE, {"module_input_name": "token_embeddings"}, "module_input_name"),
     (DENSE, {"in_features": None}, "in_features"),
+    (DENSE, {"out_features": 10**12}, "out_features is 1000000000000"),
+    (DENSE, {"bias": "no"}, "bias is 'no'"),
     ("3_Normalize/config.json", {"module_input_name": "x"}, "module_input"),
     (TRANSFORMER, {"do_lower_case": True}, "do_lower_case"),
     (TRANSFORMER, {"transformer_task": "fill-mask"}, "transformer_task"),
@@ -334,8 +346,13 @@ TRANSFORMER = "sentence_bert_config.json"
     (TRANSFORMER, {"model_args": {"dtype": "float16"}}, "model_args"),
     (TRANSFORMER, {"max_seq_length": "20"}, "'20'"),
     (TRANSFORMER, {"max_seq_length": 2}, "is 2"),
+    (TRANSFORMER, {"max_seq_length": True}, "max_seq_length is True"),
+    (TRANSFORMER, {"query_length": 0}, "query_length is 0"),
+    (TRANSFORMER, {"document_length": 9.5}, "document_length is 9.5"),
     (MODEL, {"prompts": ["query"]}, "prompts"),
     (MODEL, {"prompts": {"query": 5}}, "prompts"),
+    (MODEL, {"default_prompt_name": ["query"]}, "default_prompt_name"),
+    ("config.json", {"max_position_embeddings": 2}, "max_position_embeddings"),
     ("tokenizer_config.json", {"truncation_side": "left"}, "truncation_side"),
   ],
 )
@@ -348,6 +365,16 @@ def test_what_cannot_be_honoured_is_refused_by_file_and_field(
     layout.read(old_path)
   assert str(old_path / file) in str(error.value)
   assert named in str(error.value)
+
+
+@pytest.mark.parametrize("said", ["huge", -5, 1.5])
+def test_a_tokenizers_length_is_a_length_or_is_refused(said, old_path):
+  (old_path / TRANSFORMER).unlink()
+  change(old_path / "tokenizer_config.json", model_max_length=said)
+  with pytest.raises(layout.LayoutError) as error:
+    layout.read(old_path)
+  path = old_path / "tokenizer_config.json"
+  assert f"{path}: model_max_length is {said!r}" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -528,7 +555,9 @@ def test_version_6_encodes_a_written_folder_as_the_contract_says(
   folder = shutil.copytree(plain_path, tmp_path / "model")
   contract = layout.exported_contract(a_contract())
   written(folder, contract, an_encoder())
-  model = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
+  model = sentence_transformers.SentenceTransformer(
+    str(folder), device="cpu", trust_remote_code=False
+  )
   text = "river stone " * 20
   encoders = (model.encode_query, model.encode_document, model.encode)
   encoder = model[0].auto_model

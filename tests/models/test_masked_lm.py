@@ -37,7 +37,9 @@ def our_logits(config, params, head, tokens):
 
 
 def pytorch_logits(folder, tokens):
-  model = transformers.AutoModelForMaskedLM.from_pretrained(folder).eval()
+  model = transformers.AutoModelForMaskedLM.from_pretrained(
+    folder, trust_remote_code=False
+  ).eval()
   with torch.no_grad():
     return model(
       input_ids=torch.from_numpy(tokens["ids"]).long(),
@@ -70,9 +72,11 @@ def test_what_we_write_is_read_by_pytorch_and_by_us(path, tmp_path):
   config, params, head = load(path)
   tensors = pretrained.to_hf(params, config, head)
   save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
-  transformers.AutoConfig.from_pretrained(path).save_pretrained(tmp_path)
+  transformers.AutoConfig.from_pretrained(
+    path, trust_remote_code=False
+  ).save_pretrained(tmp_path)
   _, report = transformers.AutoModelForMaskedLM.from_pretrained(
-    tmp_path, output_loading_info=True
+    tmp_path, output_loading_info=True, trust_remote_code=False
   )
   assert not report["missing_keys"]
   assert not report["unexpected_keys"]

@@ -64,7 +64,7 @@ def change_tensors(folder, change):
 
 def pytorch_hidden(folder, tokens, dtype=torch.float32):
   model = transformers.AutoModel.from_pretrained(
-    folder, attn_implementation="eager", dtype=dtype
+    folder, attn_implementation="eager", dtype=dtype, trust_remote_code=False
   ).eval()
   with torch.no_grad():
     return model(
@@ -251,7 +251,7 @@ def test_pytorch_loads_what_we_export(tmp_path):
     metadata={"format": "pt"},
   )
   _, report = transformers.AutoModel.from_pretrained(
-    tmp_path, output_loading_info=True
+    tmp_path, output_loading_info=True, trust_remote_code=False
   )
   assert all(name.startswith("pooler.") for name in report["missing_keys"])
   assert not report["unexpected_keys"]
@@ -308,7 +308,9 @@ def test_prefixes_old_names_and_heads_are_understood(bert_path, bert_copy):
 
 def split(folder):
   """Replaces model.safetensors by shards and their index."""
-  model = transformers.AutoModel.from_pretrained(folder)
+  model = transformers.AutoModel.from_pretrained(
+    folder, trust_remote_code=False
+  )
   (folder / "model.safetensors").unlink()
   model.save_pretrained(folder, max_shard_size="5KB")
   shards = sorted(folder.glob("model-*.safetensors"))
@@ -336,9 +338,43 @@ def test_a_tensor_stored_twice_is_named(bert_copy):
     pretrained.load(str(bert_copy))
 
 
+def test_a_tensor_named_twice_in_a_header_is_named(bert_copy):
+  """Readers of safetensors take the last of two equal names, in silence."""
+  path = bert_copy / "model.safetensors"
+  content = path.read_bytes()
+  size = int.from_bytes(content[:8], "little")
+  header = json.loads(content[8 : 8 + size])
+  again = f'{{"{QUERY}": {json.dumps(header[TABLE])},'.encode()
+  changed = again + content[9 : 8 + size]
+  path.write_bytes(
+    len(changed).to_bytes(8, "little") + changed + content[8 + size :]
+  )
+  with pytest.raises(pretrained.WeightsError) as error:
+    pretrained.load(str(bert_copy))
+  assert str(path) in str(error.value) and QUERY in str(error.value)
+
+
+def test_a_folder_in_place_of_a_shard_is_named(bert_copy):
+  shard = split(bert_copy)[0]
+  shard.unlink()
+  shard.mkdir()
+  with pytest.raises(pretrained.WeightsError, match=f"{shard.name}.*not files"):
+    pretrained.load(str(bert_copy))
+
+
+def test_more_layers_than_tensors_are_refused_at_once(bert_copy):
+  path = bert_copy / "config.json"
+  values = json.loads(path.read_text()) | {"num_hidden_layers": 10_000}
+  path.write_text(json.dumps(values))
+  with pytest.raises(pretrained.WeightsError, match=r"10,000 layers, but"):
+    pretrained.load(str(bert_copy))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_files_are_read_exactly(bert_copy, dtype):
-  model = transformers.AutoModel.from_pretrained(bert_copy)
+  model = transformers.AutoModel.from_pretrained(
+    bert_copy, trust_remote_code=False
+  )
   model.to(dtype).save_pretrained(bert_copy)
   _, params = pretrained.load(str(bert_copy))
   stored = model.state_dict()[QUERY].float().numpy()

@@ -227,6 +227,31 @@ def test_a_folder_that_does_not_say_how_it_encodes_is_refused(saved, tmp_path):
     mlir_jax.load(str(folder))
 
 
+def add_pieces(tokenizer):
+  pieces = tokenizer["model"]["vocab"]
+  pieces += [[f"more{n}", -9.0] for n in range(121 - len(pieces))]
+
+
+def end_texts_with_another_id(tokenizer):
+  """No piece has the id: it is in no vocabulary."""
+  tokens = tokenizer["post_processor"]["special_tokens"]
+  tokens["</s>"]["ids"] = [120]
+
+
+@pytest.mark.parametrize("damage", [add_pieces, end_texts_with_another_id])
+def test_ids_beyond_the_token_table_are_refused(damage, saved, tmp_path):
+  """XLA reads the table's last row for them, in silence."""
+  folder = shutil.copytree(saved[0], tmp_path / "ids")
+  path = folder / "tokenizer.json"
+  tokenizer = json.loads(path.read_text())
+  damage(tokenizer)
+  path.write_text(json.dumps(tokenizer))
+  with pytest.raises(ValueError) as error:
+    mlir_jax.load(str(folder))
+  assert f"{path} has ids up to 120" in str(error.value)
+  assert "embeds 120" in str(error.value)
+
+
 def test_what_is_no_model_is_refused(saved, tmp_path):
   with pytest.raises(ValueError, match="There is no folder"):
     mlir_jax.load(str(tmp_path / "missing"))

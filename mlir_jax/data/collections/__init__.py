@@ -15,6 +15,7 @@ def load(
   tatoeba_root: str = "",
   *,
   require_pairs: bool = True,
+  prefix: str = "data.",
 ) -> records.Collection:
   """Loads a collection.
 
@@ -25,25 +26,27 @@ def load(
     tatoeba_root: A folder of translation tests in LASER's naming, "" for none.
     require_pairs: Whether a folder without question-passage pairs is an error;
       evaluating needs the tests alone.
+    prefix: Of the settings' names in messages: "data.", or "--" where they are
+      flags: "data.root", "--root".
 
   Raises:
     ValueError: if there is no such collection, or its folder cannot be used.
   """
   bad_records = bad_records or records.BadRecords()
-  for folder in (root, tatoeba_root):
+  for setting, folder in (("root", root), ("tatoeba_root", tatoeba_root)):
     if workdir.is_url(str(folder)):
       raise ValueError(
-        f"{folder} is on object storage, and collections are read from a disk:"
-        " copy the folder to one and give its path. (A --workdir may be on"
-        " object storage.)"
+        f"{prefix}{setting}={folder} is a URL, and collections are read from a"
+        " disk: copy the folder to one and give its path. (A --workdir may be"
+        " on object storage.)"
       )
   if name == "cldr":
     from mlir_jax.data.collections import cldr
 
     if root or tatoeba_root:
       raise ValueError(
-        "data.root and data.tatoeba_root belong to data.collection=folder;"
-        " the embedded collection reads no files."
+        f"{prefix}root and {prefix}tatoeba_root need {prefix}collection=folder:"
+        " the collection 'cldr' reads no files."
       )
     return cldr.load()
   if name == "folder":
@@ -51,13 +54,14 @@ def load(
 
     if not root:
       raise ValueError(
-        "data.collection is 'folder', but data.root is empty: give"
-        " --config.data.root=FOLDER."
+        f"{prefix}collection is 'folder', but {prefix}root is empty: give the"
+        " folder."
       )
     return folder.load(
       os.path.expanduser(root),
       bad_records,
       os.path.expanduser(tatoeba_root),
       require_pairs=require_pairs,
+      prefix=prefix,
     )
-  raise ValueError(f"data.collection is {name!r}; use one of {NAMES}.")
+  raise ValueError(f"{prefix}collection is {name!r}; use one of {NAMES}.")

@@ -230,16 +230,14 @@ def _fingerprint(
   return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
 
 
-def _missing(root: str | os.PathLike, wanted: str) -> ValueError:
-  folder = pathlib.Path(root)
-  names = []
-  if root and folder.is_dir():
-    names = sorted(path.name for path in folder.iterdir())
+def _missing(folder: pathlib.Path, setting: str, wanted: str) -> ValueError:
+  """What is said of a folder without the files that are needed."""
+  names = sorted(path.name for path in folder.iterdir())
   more = ", …" if names[_SHOWN:] else ""
   there = f" It holds {', '.join(names[:_SHOWN])}{more}." if names else ""
   return ValueError(
-    f"data.root={root}: there is no {wanted}, or no such folder.{there} It"
-    f" should hold:\n{LAYOUT}"
+    f"{setting}={folder}: there is no {wanted}.{there} It should"
+    f" hold:\n{LAYOUT}"
   )
 
 
@@ -249,6 +247,7 @@ def load(
   tatoeba_root: str | os.PathLike = "",
   *,
   require_pairs: bool = True,
+  prefix: str = "data.",
 ) -> records.Collection:
   """Finds the files of a collection and reads them when they are asked for.
 
@@ -257,6 +256,7 @@ def load(
     bad: Receives bad records whenever a stream or test is read.
     tatoeba_root: A folder of files in LASER's Tatoeba naming; "" for none.
     require_pairs: Whether ir/ must hold a file; if not, any file will do.
+    prefix: Of the settings' names in messages, see `collections.load`.
 
   Returns:
     The collection. Files are read in the order of their names, tests in that
@@ -274,13 +274,20 @@ def load(
   """
   folder = pathlib.Path(root)
   names = _Names()
-  if not root or not _find_parts(folder, names):
-    raise _missing(root, "ir/NAME.json")
+  setting = f"{prefix}root"
+  if not root or not folder.is_dir():
+    raise ValueError(
+      f"{setting}={root}: there is no such folder. It should hold:\n{LAYOUT}"
+    )
+  any_file = "file in ir/, parallel/, mono/ and eval/"
+  wanted = "ir/NAME.json" if require_pairs else any_file
+  if not _find_parts(folder, names):
+    raise _missing(folder, setting, wanted)
   retrieval = [
     files.UnchangedFile(path) for _, path in names.find(folder / "ir", _IR)
   ]
   if require_pairs and not retrieval:
-    raise _missing(root, "ir/NAME.json")
+    raise _missing(folder, setting, wanted)
   pairs = _find_parallel(folder / "parallel", names)
   monolingual = [
     (files.UnchangedFile(path), names.code(match[1]))
@@ -288,10 +295,12 @@ def load(
   ]
   tests = _find_tests(folder / "eval", names)
   translations = (
-    tatoeba.find_pairs(tatoeba_root, names.passed_over) if tatoeba_root else {}
+    tatoeba.find_pairs(tatoeba_root, names.passed_over, f"{prefix}tatoeba_root")
+    if tatoeba_root
+    else {}
   )
   if not (retrieval or pairs or monolingual or tests or translations):
-    raise _missing(root, "file in ir/, parallel/, mono/ and eval/")
+    raise _missing(folder, setting, any_file)
 
   training_files = [
     *retrieval,

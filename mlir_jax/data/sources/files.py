@@ -325,7 +325,11 @@ def open_bytes(path: str | os.PathLike) -> Iterator[BinaryIO]:
 def count_lines(path: str | os.PathLike) -> int:
   """The number of the last line that is not blank; 0 without one."""
   with open_bytes(path) as file:
-    numbers = (n for n, line in enumerate(file, start=1) if line.strip())
+    numbers = (
+      number
+      for number, line in enumerate(file, start=1)
+      if strip(line.decode("utf-8", "replace"))
+    )
     return max(numbers, default=0)
 
 

@@ -13,6 +13,8 @@ _NUMBER = re.compile(r"[0-9]+\t")
 
 def without_numbers(
   lines: Iterable[tuple[int, Any]],
+  path: str | os.PathLike,
+  bad: records.BadRecords,
 ) -> Iterator[tuple[int, Any]]:
   """The lines without a number and a tab before each sentence.
 
@@ -22,6 +24,8 @@ def without_numbers(
 
   Args:
     lines: From `files.read_lines` or `files.parse_lines`.
+    path: The file that they are of.
+    bad: Counts the numbers.
 
   Yields:
     The same, where sentences have lost their numbers.
@@ -34,6 +38,7 @@ def without_numbers(
         is_numbered = match is not None
       if is_numbered and match:
         text = files.strip(text[match.end() :])
+        bad.count_removed(str(path), "numbers before sentences")
     yield number, text
 
 
@@ -46,7 +51,7 @@ def read(
     path: One sentence a line, UTF-8, plain or gzipped; see
       `without_numbers`.
     language: The language of the text.
-    bad: Receives lines that are not UTF-8.
+    bad: Receives lines that are not UTF-8; counts numbers.
 
   Yields:
     The sentences, in the file's order.
@@ -57,7 +62,7 @@ def read(
   """
   bad = records.BadRecordsOfFile(bad)
   sentences = 0
-  for _, text in without_numbers(files.read_lines(path, bad)):
+  for _, text in without_numbers(files.read_lines(path, bad), path, bad):
     if text:
       sentences += 1
       yield records.MonolingualRecord(text, language)

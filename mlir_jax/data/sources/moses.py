@@ -40,7 +40,7 @@ def read(
     source_language: Language of the first file.
     target_language: Language of the second file.
     bad: Receives lines that are empty in one file, or not UTF-8: once of a
-      pair.
+      pair; counts numbers.
 
   Yields:
     The pairs, in the files' order.
@@ -56,7 +56,10 @@ def read(
   pairs = 0
   for number, ((source_line, source), (target_line, target)) in enumerate(
     itertools.zip_longest(
-      *(lines.without_numbers(files.parse_lines(path)) for path in paths),
+      *(
+        lines.without_numbers(files.parse_lines(path), path, bad)
+        for path in paths
+      ),
       fillvalue=(0, ""),
     ),
     start=1,

@@ -257,10 +257,10 @@ def read_tests(
 ) -> tuple[records.RetrievalTest, ...]:
   """Reads the tests of one language; its splits share one collection.
 
-  Not bad, but counted in the test's notes: judged passages that are not in the
-  collection, which count as not found (as trec_eval has it); queries without
-  a judgement, which stay; and judgements of queries that are not in the topic
-  file, which are left out.
+  Not bad, but counted in the test's notes: judgements of queries that are not
+  in the topic file, which are left out. Judged passages that are not in the
+  collection count as not found (as trec_eval has it), and queries without a
+  judgement stay: of any collection, `ranking.describe_unfindable` counts both.
 
   Args:
     folder: The language's folder.
@@ -291,11 +291,6 @@ def read_tests(
         f"{queries_path} holds no query that is judged in {qrels_path.name};"
         " write them again."
       )
-    missing = sum(
-      passage_id not in by_id
-      for relevances in judged.values()
-      for passage_id in relevances
-    )
     relevant = [
       passage_id
       for relevances in judged.values()
@@ -317,14 +312,6 @@ def read_tests(
       if query_id in by_id and _is_own_passage(query, by_id[query_id])
     )
     notes = [
-      *_count(
-        missing,
-        f"judged passages that {docs_path.name} lacks; they count as not found",
-      ),
-      *_count(
-        len(queries) - len(judged),
-        f"queries that {qrels_path.name} does not judge; they are in no mean",
-      ),
       *_count(
         without_query,
         f"judgements of queries that {queries_path.name} lacks; left out",

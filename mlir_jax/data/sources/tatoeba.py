@@ -11,13 +11,16 @@ _NAME = re.compile(r"tatoeba\.(?P<pair>([a-z]{3})-eng)\.(?P<side>\2|eng)")
 
 
 def find_pairs(
-  root: str | os.PathLike, passed_over: list[pathlib.Path] | None = None
+  root: str | os.PathLike,
+  passed_over: list[pathlib.Path] | None = None,
+  setting: str = "data.tatoeba_root",
 ) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
   """Finds `tatoeba.XXX-eng.XXX` with `tatoeba.XXX-eng.eng`.
 
   Args:
     root: The folder.
     passed_over: Gets hidden files and those that `files.is_companion` knows.
+    setting: The field or flag that says the folder, for messages.
 
   Returns:
     Language to its file and the English one, sorted by language. ISO 639-3
@@ -30,7 +33,7 @@ def find_pairs(
   """
   folder = pathlib.Path(root)
   if not folder.is_dir():
-    raise ValueError(f"data.tatoeba_root={root}: there is no such folder.")
+    raise ValueError(f"{setting}={root}: there is no such folder.")
   sides = {}
   for name, path in files.list_files(folder, passed_over).items():
     if files.is_companion(name):
@@ -43,7 +46,7 @@ def find_pairs(
     sides.setdefault(match["pair"], {})[match["side"]] = path
   if not sides:
     raise ValueError(
-      f"data.tatoeba_root={root} holds no files like tatoeba.deu-eng.deu."
+      f"{setting}={root} holds no files like tatoeba.deu-eng.deu."
     )
   pairs = {}
   for pair, paths in sides.items():
