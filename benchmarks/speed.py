@@ -203,8 +203,9 @@ class Ours(Side):
         settings.encode_batch,
       )  # fmt: skip
 
-  def _batch(self, texts: list[list[int]]) -> dict:
+  def _batch(self, texts: list[list[int]]):
     """A batch, as the reader makes it; queries come before passages."""
+    from mlir_jax.batches import batch as batch_lib
     from mlir_jax.data import buckets
 
     order = buckets.order(np.array([len(ids) for ids in texts]))
@@ -217,23 +218,25 @@ class Ours(Side):
       ids = np.full((rows, length), self.shape.pad_token_id, np.int32)
       mask = np.arange(length) < [[len(texts[text])] for text in number]
       ids[mask] = np.concatenate([texts[text] for text in number])
-      filled.append({"ids": ids, "mask": mask, "number": number})
+      filled.append(batch_lib.TextBucket(ids, mask, number))
     count = self.settings.queries
     # Column 0 the positives, then a hard negative for each.
     passage = row_of[count:].reshape(-1, count).T
     text = np.arange(passage.size, dtype=np.int32).reshape(-1, count).T
-    return {
-      "texts": {"passage": filled},
-      "retrieval": {
-        "query": row_of[:count],
-        "query_sequence": np.arange(count, dtype=np.int32),
-        "passage": passage,
-        "passage_text": text,
-        "passage_sequence": text,
-        "passage_valid": np.ones(text.shape, bool),
-        "positive_sequence": text[:, :1],
-      },
-    }
+    question = np.arange(count, dtype=np.int32)
+    return batch_lib.Batch(
+      texts={"passage": filled},
+      retrieval=batch_lib.Retrieval(
+        query=row_of[:count],
+        query_text=question,
+        query_sequence=question,
+        passage=passage,
+        passage_text=text,
+        passage_sequence=text,
+        passage_valid=np.ones(text.shape, bool),
+        positive_sequence=text[:, :1],
+      ),
+    )
 
   def describe(self) -> dict:
     """Versions, padding, and what a step takes."""
@@ -252,19 +255,20 @@ class Ours(Side):
 
   def check(self) -> tuple[float, np.ndarray]:
     """The first batch's loss, its vectors and those of the texts."""
+    from mlir_jax.losses import registry
     from mlir_jax.mesh import sharding
-    from mlir_jax.training import build, chunking, step
+    from mlir_jax.training import build
 
-    replicate = sharding.replicate(self.mesh)
-    read = build.make_read(self.shape, self.contract)
-    encode = chunking.make_encode(read, self.mesh, self.shardings.params)
+    encode = build.make_encode(
+      self.shape, self.contract, self.mesh, self.shardings.params
+    )
+    ir = registry.make(self.config.loss)["ir"]
 
     @self.jax.jit
     def run(params, batch):
-      outputs = step.outputs_of(encode, params, batch, replicate, None)
-      weights = build.loss_settings(self.config.loss)
-      ir = step.make_losses(weights, batch, replicate)["ir"]
-      return ir.compute(outputs)[0], outputs["queries"], outputs["passages"]
+      outputs = encode(params, batch, None)
+      loss, _ = ir(outputs, batch, sharding.replicate(self.mesh))
+      return loss, outputs["queries"], outputs["passages"]
 
     loss, queries, passages = run(self.state.params, self.batches[0])
     vectors = queries, *np.swapaxes(passages, 0, 1), self._encode()

@@ -56,11 +56,21 @@ def define_path(name: str, help_text: str) -> flags.FlagHolder:
 
 
 class _ConfigParser(flags.ArgumentParser):
-  """Loads a config by name or path; an error names the file and the line."""
+  """Loads a config by name or path; an error names the file and the line.
+
+  Attributes:
+    argv: The command line: it may name losses of the user.
+  """
+
+  argv: Sequence[str] = ()
 
   def parse(self, name: str) -> ml_collections.ConfigDict:
     try:
-      return config_lib.load(name).lock()
+      config = config_lib.load(name)
+      config_lib.take_targets(config, self.argv)
+      config_lib.complete(config)
+      config_lib.check_names(self.argv, config)
+      return config.lock()
     except ValueError as error:  # absl would put the flag before its message.
       raise flags.Error(str(error)) from error
 
@@ -180,10 +190,12 @@ def parse(argv: Sequence[str]) -> list[str]:
   if not {"--help", "-help", "--helpshort", "-h", "-?"}.isdisjoint(argv[1:]):
     _print_help()
     sys.exit()
+  _check_devices()  # Before a config imports jax, which reads it.
   values = flags.FLAGS
   try:
     if "config" in values:
       config_lib.check_names(argv)
+      values["config"].parser.argv = argv
     files = values(argv)
     if "config" in values and values["config"].present:
       config_lib.check(values.config)
@@ -191,6 +203,16 @@ def parse(argv: Sequence[str]) -> list[str]:
     return files
   except (ValueError, flags.Error) as error:
     _refuse(config_lib.one_line(error).removeprefix("flag "))
+
+
+def _check_devices() -> None:
+  """Refuses a number of CPU devices on which importing jax would fail."""
+  devices = os.environ.get("JAX_NUM_CPU_DEVICES", "1")
+  if not re.fullmatch("[1-9][0-9]{0,3}", devices):
+    _refuse(
+      f"JAX_NUM_CPU_DEVICES={devices}: give a whole number from 1 to 9999,"
+      " or unset it."
+    )
 
 
 def _print_help() -> None:

@@ -6,12 +6,16 @@ import os
 import pathlib
 import re
 import runpy
+import sys
 import traceback
+import types
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ml_collections
 from ml_collections.config_dict import placeholder
+
+from mlir_jax import extensions
 
 # The encoding of a model that says nothing of its own.
 ENCODING = {
@@ -29,7 +33,7 @@ ENCODING = {
 # What each number of `default` may be, in the notation of intervals: "[" and
 # "]" include an end, "(" and ")" do not. All ends are finite, so NaN and
 # infinity are in none. The step computes in float32: no range lets a number
-# become 0 there or overflow.
+# become 0 there or overflow. `ranges` adds those of the losses.
 RANGES = {
   "seed": "[0, 4294967295]",  # JAX's keys take the low 32 bits.
   "data.language_temperature": "[0.001, 1e6]",
@@ -54,16 +58,6 @@ RANGES = {
   "batch.masked": "[0, 1e7]",
   "batch.chunk": "[0, 1e7]",
   "batch.buckets": "[1, 1000]",
-  "loss.ir.weight": "[0, 1e6]",
-  "loss.ir.temperature": "[1e-4, 1e4]",
-  "loss.semantic.weight": "[0, 1e6]",
-  "loss.semantic.temperature": "[1e-4, 1e4]",
-  "loss.language.weight": "[0, 1e6]",
-  "loss.language.temperature": "[1e-4, 1e4]",
-  "loss.language.parallel": "[0, 1e6]",
-  "loss.language.passages": "[0, 1e6]",
-  "loss.language.monolingual": "[0, 1e6]",
-  "loss.masked_lm.weight": "[0, 1e6]",
   "optim.learning_rate": "[0, 10]",
   "optim.warmup_steps": "[0, 2e9]",
   "optim.final_fraction": "[0, 1]",
@@ -101,6 +95,9 @@ CHOICES = {
   "optim.decay": ("cosine", "linear", "constant"),
 }
 
+# Fields that may also name code of the user: see `extensions`.
+TARGETS = ("data.collection",)
+
 # Fields that are paths, or may be: "~" in them is the user's home.
 PATHS = (
   "data.root",
@@ -112,6 +109,25 @@ PATHS = (
 )
 
 _KINDS = {bool: "True or False", str: "a text"}
+
+
+def _losses() -> types.ModuleType:
+  """The losses; imported where they are used, for --help needs no jax."""
+  from mlir_jax.losses import registry
+
+  return registry
+
+
+def ranges() -> dict[str, str]:
+  """What each number may be; the losses say it of their own fields."""
+  losses = _losses().settings({}).items()
+  return RANGES | {n: each.interval for n, each in losses if each.interval}
+
+
+def choices() -> dict[str, tuple[str, ...]]:
+  """The words that a field may be, those of losses, too."""
+  losses = _losses().settings({}).items()
+  return CHOICES | {n: each.choices for n, each in losses if each.choices}
 
 
 def default() -> ml_collections.ConfigDict:
@@ -126,8 +142,8 @@ def default() -> ml_collections.ConfigDict:
 
   # --- Data: what is read, and in which proportions. ---
   c.data = data = ml_collections.ConfigDict()
-  # "cldr" (embedded, nothing to download) or "folder" (files under
-  # data.root in the layout that the README shows).
+  # "cldr" (embedded, nothing to download), "folder" (files under data.root in
+  # the layout that the README shows) or your own, "my_project.data:load".
   data.collection = "cldr"
   data.root = ""  # The folder of the collection "folder".
   # A folder of line-aligned files in LASER's Tatoeba naming; "" for none.
@@ -212,28 +228,11 @@ def default() -> ml_collections.ConfigDict:
   batch.buckets = 4
 
   # --- Losses: total = w_ir IR + w_sem semantic + w_lang language
-  #     + w_mlm masked_lm. ---
-  c.loss = loss = ml_collections.ConfigDict()
-  loss.ir = ml_collections.ConfigDict()
-  loss.ir.weight = 1.0  # w_ir.
-  loss.ir.temperature = 0.05  # Our choice.
-  loss.ir.symmetric = False  # Adds passage -> query.
-  loss.semantic = ml_collections.ConfigDict()
-  loss.semantic.weight = 1.0  # w_sem; our choice.
-  loss.semantic.temperature = 0.05  # Our choice.
-  loss.language = ml_collections.ConfigDict()
-  loss.language.weight = 1.0  # w_lang; our choice.
-  loss.language.temperature = 0.2  # Our choice; not tied to the IR's.
-  # The third points: the loss is the weighted mean of the kinds' means.
-  loss.language.parallel = 1.0  # The other sentences of the parallel batch.
-  loss.language.passages = 1.0  # The IR passages.
-  loss.language.monolingual = 1.0  # The monolingual sentences.
-  # Ablation: no gradient to the third points.
-  loss.language.stop_gradient = False
-  # Masked language modelling in the passage tower: it adapts a backbone to
-  # languages, beside the other losses or before them. No part of Hu et al.
-  loss.masked_lm = ml_collections.ConfigDict()
-  loss.masked_lm.weight = 0.0  # w_mlm; batch.masked must be set, too.
+  #     + w_mlm masked_lm. loss.NAME has the fields of the loss's class in
+  #     mlir_jax/losses, where each has its comment and its range. A loss of
+  #     your own: loss.extra.NAME = {"target": "my_project.losses:Margin",
+  #     "weight": 0.1}, with the other fields of its class. ---
+  c.loss = ml_collections.ConfigDict(_losses().defaults())
 
   # --- Optimizer: AdamW, linear warm-up, then decay. ---
   c.optim = optim = ml_collections.ConfigDict()
@@ -290,8 +289,51 @@ def default() -> ml_collections.ConfigDict:
   evaluation.dev_passages = 0
   evaluation.batch_size = 256  # Texts encoded at once.
   evaluation.top_k = 100  # Passages retrieved per query.
+  # Your own evaluators: eval.extra.NAME = "my_project.evals:gap".
+  evaluation.extra = ml_collections.ConfigDict()
 
-  return c.lock()
+  c.lock()
+  c.loss.extra.unlock()
+  c.eval.extra.unlock()
+  return c
+
+
+def _extra(
+  config: ml_collections.ConfigDict, group: str = "loss"
+) -> ml_collections.ConfigDict:
+  """The part of a config that names the user's losses, or evaluators."""
+  extra = ml_collections.ConfigDict()
+  if group in config and "extra" in config[group]:
+    extra = config[group].extra
+  if not isinstance(extra, ml_collections.ConfigDict):
+    raise ValueError(f"{group}.extra is {extra!r}; it must be a group by name.")
+  return extra
+
+
+def complete(config: ml_collections.ConfigDict) -> None:
+  """Gives a user's losses the fields that the config leaves out.
+
+  It imports the modules that loss.extra names.
+
+  Raises:
+    ValueError: if a loss cannot be imported or is not one.
+  """
+  extra = _extra(config)
+  for name, given in list(extra.items()):
+    loss = _losses().find(name, given)
+    known = _losses().settings_of(loss)
+    group = ml_collections.ConfigDict(
+      {"target": given.target}
+      | {field: each.default for field, each in known.items()}
+    )
+    for field, value in given.items():
+      try:
+        group[field] = value
+      except TypeError:  # `check` refuses it.
+        with group.ignore_type():
+          group[field] = value
+    with extra.unlocked():
+      extra[name] = group
 
 
 def fields(
@@ -319,6 +361,14 @@ def check(config: ml_collections.ConfigDict) -> None:
   """
   known = {name: (kind, value) for name, kind, value in fields(default())}
   found = {name: value for name, _, value in fields(config)}
+  intervals, words = dict(RANGES), dict(CHOICES)
+  for name, each in _losses().settings(_extra(config)).items():
+    intervals[name], words[name] = each.interval, each.choices
+    # What a user's loss leaves out has its default.
+    if name in found or name in known:
+      known[name] = each.kind, each.default
+  for name in _extra(config, "eval"):
+    known[f"eval.extra.{name}"] = str, ""
   if missing := known.keys() - found.keys():
     raise ValueError(
       f"The config has no {', '.join(sorted(missing))}: start from"
@@ -330,23 +380,40 @@ def check(config: ml_collections.ConfigDict) -> None:
     )
   for name, (kind, value) in known.items():
     if not (value is None and found[name] is None):
-      _check_field(name, kind, found[name])
+      _check_field(
+        name, kind, found[name], intervals.get(name, ""), words.get(name, ())
+      )
 
 
-def _check_field(name: str, kind: type, value: Any) -> None:
-  """Raises ValueError if a field may not have this value."""
+def _check_field(
+  name: str, kind: type, value: Any, interval: str, words: Sequence[str]
+) -> None:
+  """Raises ValueError if a field may not have this value.
+
+  Args:
+    name: The field.
+    kind: bool, int, float or str.
+    value: Its value.
+    interval: What a number may be; "" for any finite number.
+    words: What a text may be; none for any text.
+  """
+  interval = interval or f"[-{sys.float_info.max}, {sys.float_info.max}]"
   allowed = (int, float) if kind is float else kind
   # To Python True is an integer, too.
   right = isinstance(value, allowed) and (
     kind is bool or not isinstance(value, bool)
   )
   if kind in (int, float):
-    right = right and _is_inside(value, RANGES[name])
-    expected = re.sub(r"[\[(]", r"in \g<0>", RANGES[name])
+    right = right and _is_inside(value, interval)
+    expected = re.sub(r"[\[(]", r"in \g<0>", interval)
     expected += ", an integer" if kind is int else ""
-  elif name in CHOICES:
-    right = right and value in CHOICES[name]
-    expected = f"one of {', '.join(CHOICES[name])}"
+  elif words:
+    may_be_code = name in TARGETS
+    right = right and (
+      value in words or (may_be_code and extensions.is_target(value))
+    )
+    expected = f"one of {', '.join(words)}"
+    expected += " or MODULE:FUNCTION" if may_be_code else ""
   else:
     expected = _KINDS[kind]
     if kind is str and right:
@@ -492,22 +559,53 @@ def resolve(name: str) -> str:
   return f"{known[stem]}{colon}{argument}"
 
 
-def check_names(argv: Sequence[str]) -> None:
+def take_targets(
+  config: ml_collections.ConfigDict, argv: Sequence[str]
+) -> None:
+  """Adds the losses and evaluators that a command line names.
+
+  Args:
+    config: As its file gives it.
+    argv: The command line; --config.loss.extra.NAME.target=MODULE:CLASS and
+      --config.eval.extra.NAME=MODULE:FUNCTION.
+  """
+  flag = r"--?config\.(loss\.extra\.\w+\.target|eval\.extra\.\w+)(?:=(.*))?"
+  for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+    if match := re.fullmatch(flag, argument):
+      target = following if match[2] is None else match[2]
+      group, _, name, *field = match[1].split(".")
+      extra = _extra(config, group)
+      with extra.unlocked():
+        if not field:
+          extra[name] = target
+          continue
+        if name not in extra:
+          extra[name] = ml_collections.ConfigDict()
+        extra[name].target = target
+
+
+def check_names(
+  argv: Sequence[str], config: ml_collections.ConfigDict | None = None
+) -> None:
   """Checks the names of the fields that a command line sets.
 
   Args:
     argv: The command line.
+    config: What its --config gives; None before that is loaded, then fields of
+      a user's losses and evaluators are not checked.
 
   Raises:
     ValueError: if there is no such field, if it is a group of fields, or if
       --config does not stand before it.
   """
-  names = [name for name, *_ in fields(default())]
+  names = [name for name, *_ in fields(config or default())]
   known = False
   for argument in argv:
     known = known or re.match(r"--?config(=|$)", argument)
     match = re.match(r"--?(?:no)?config\.([\w.]*)", argument)
     if not match or (known and match[1] in names):
+      continue
+    if known and not config and re.match(r"(loss|eval)\.extra\.", match[1]):
       continue
     if inside := [name for name in names if name.startswith(f"{match[1]}.")]:
       raise ValueError(

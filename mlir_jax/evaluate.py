@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import flags
 
-from mlir_jax import command_line
+from mlir_jax import command_line, extensions
 from mlir_jax.data import records
 
 
@@ -34,7 +34,8 @@ def evaluate(
   Args:
     source: A run's folder, or what else `mlir_jax.load` takes.
     checkpoint: Of a run.
-    collection: The collection of the tests; "" for the run's, or "folder".
+    collection: The collection of the tests; "" for the run's, or "folder". A
+      collection of the user, "MODULE:FUNCTION", must be named here.
     root: The collection's folder; "" for the run's.
     tatoeba_root: A folder of translation tests; "" for the run's, if the
       tests are the run's.
@@ -69,14 +70,21 @@ def evaluate(
   data = config.get("data", {})
   if not given:
     root, tatoeba_root = data["root"], data["tatoeba_root"]
+  named = collection  # The code that this command line names.
   collection = collection or data.get("collection", "folder")
+  if extensions.is_target(collection) and collection != named:
+    raise ValueError(
+      f"{source} was trained on the collection {collection}, whose code is"
+      " imported only where the command names it: repeat"
+      f" --collection={collection}, or give another one."
+    )
   if collection == data.get("collection"):
     root = root or data["root"]
   if collection == "folder" and not root:
     raise ValueError("--collection=folder needs --root=FOLDER.")
   trained_on, groups = None, {}
   if description:
-    trained_on = _find_trained_on(config)
+    trained_on = _find_trained_on(config, named)
     groups = find_groups(description.provenance, trained_on)
     if not (given or trained_on):
       raise ValueError("Give the tests: --collection and --root.")
@@ -115,12 +123,24 @@ def evaluate(
 
 
 def _find_trained_on(
-  config: Mapping[str, Any],
+  config: Mapping[str, Any], named: str
 ) -> records.Collection | None:
-  """The collection that a run was trained on; None if it is gone."""
+  """The collection that a run was trained on; None if it is gone.
+
+  Args:
+    config: The run's config.
+    named: The collection that this command line names, if any: its code alone
+      is imported.
+  """
   from mlir_jax.data import collections
 
   data = config["data"]
+  if extensions.is_target(data["collection"]) and data["collection"] != named:
+    print(
+      "Shared texts are not counted: the run's collection,"
+      f" {data['collection']}, is code that this command does not name."
+    )
+    return None
   try:
     return collections.load(
       data["collection"],
@@ -185,7 +205,9 @@ if __name__ == "__main__":
     "checkpoint", "last", 'Of a run: "last", "best" by English dev, or a step.'
   )
   _COLLECTION = flags.DEFINE_string(
-    "collection", "", "Another collection than the run's: cldr or folder."
+    "collection",
+    "",
+    "Another collection than the run's: cldr, folder or MODULE:FUNCTION.",
   )
   _ROOT = command_line.define_path("root", "The collection's folder.")
   _TATOEBA_ROOT = command_line.define_path(

@@ -18,9 +18,11 @@ from mlir_jax import command_line, workdir
 
 def main():
   """Plans by the flags."""
-  # Compiling for a TPU needs none, and must not look for one.
-  os.environ["JAX_PLATFORMS"] = "cpu"
+  import jax
   import tqdm
+
+  # Compiling for a TPU needs none, and must not look for one.
+  jax.config.update("jax_platforms", "cpu")
 
   from mlir_jax.mesh import chips
   from mlir_jax.training import build, planner

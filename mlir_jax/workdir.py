@@ -448,9 +448,30 @@ def refuse_changes(
         "(With optim.decay='constant' more train.steps need no --from_step:"
         " the learning rates of the steps already taken stay the same.)"
       )
+  if flags := _flags_of_losses(refused):
+    hints.append(
+      "It was trained with losses that this command does not name, and their"
+      f" code is not imported; to go on with them, repeat: {flags}"
+    )
   raise ValueError(
     f"{where} holds a run with another config; give another --workdir, or the"
     " same values:\n" + "\n".join([*lines, *hints])
+  )
+
+
+def _flags_of_losses(refused: Mapping[str, list[Any]]) -> str:
+  """The flags that name the losses of a user that only a kept config names."""
+  missing = {
+    name.rpartition(".")[0] + "."
+    for name, (_, ours) in refused.items()
+    if name.startswith("loss.extra.")
+    and name.endswith(".target")
+    and ours is None
+  }
+  return " ".join(
+    f"--config.{name}={theirs}"
+    for name, (theirs, _) in refused.items()
+    if name.startswith(tuple(missing))
   )
 
 

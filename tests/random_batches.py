@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mlir_jax.data import buckets, drawing
+from mlir_jax.batches import batch as batch_lib
+from mlir_jax.data import buckets
+from mlir_jax.losses import registry
 from mlir_jax.mesh import sharding
 from mlir_jax.models import config as config_lib
 from mlir_jax.models import encoder
-from mlir_jax.training import build, chunking, step
+from mlir_jax.training import build, step
 
 CONFIG = config_lib.EncoderConfig(
   vocab_size=200,
@@ -23,19 +25,29 @@ CONFIG = config_lib.EncoderConfig(
   hidden_dropout=0.0,
   attention_dropout=0.0,
 )
-SETTINGS = step.LossSettings(
-  ir_weight=1.0,
-  ir_temperature=0.1,
-  ir_symmetric=True,
-  semantic_weight=0.5,
-  semantic_temperature=0.2,
-  language_weight=2.0,
-  language_temperature=0.3,
-  third_points={"parallel": 1.0, "passages": 0.5, "monolingual": 2.0},
-  language_stop_gradient=False,
-  masked_lm_weight=0.7,
-)
-SPEC = drawing.BatchSpec(16, 2, 8, 8)
+SETTINGS = {
+  "ir": {"weight": 1.0, "temperature": 0.1, "symmetric": True},
+  "semantic": {"weight": 0.5, "temperature": 0.2},
+  "language": {
+    "weight": 2.0,
+    "temperature": 0.3,
+    "parallel": 1.0,
+    "passages": 0.5,
+    "monolingual": 2.0,
+  },
+  "masked_lm": {"weight": 0.7},
+}
+
+
+def make_losses(**changes):
+  """The losses, with other settings: make_losses(ir={"weight": 0.0})."""
+  return registry.make(
+    {name: SETTINGS[name] | changes.get(name, {}) for name in SETTINGS}
+  )
+
+
+LOSSES = make_losses()
+SPEC = batch_lib.BatchSpec(16, 2, 8, 8)
 MASKED_SPEC = dataclasses.replace(SPEC, masked=16)
 LENGTH = 8
 TARGETS = 3
@@ -70,51 +82,33 @@ def make_batch(spec=SPEC, plan=None, seed=0):
   random = np.random.default_rng(seed)
   plan = plan or one_bucket(spec)
 
-  def text(*shape):
-    return random.integers(0, 60, shape).astype(np.int32)
+  def text(shape, dtype=np.int32):
+    return random.integers(0, 60, shape).astype(dtype)
 
-  batch = {"texts": {}}
-  size, passages = spec.retrieval, (spec.retrieval, 1 + spec.hard_negatives)
-  if size:
-    valid = np.ones(passages, bool)
+  # Without buckets: what is drawn must not depend on the plan.
+  made = batch_lib.make(spec, {"masked": ()}, text, positives=2)
+  retrieval = made.retrieval
+  if retrieval:
+    valid = np.ones(retrieval.passage_valid.shape, bool)
     valid[::3, 1:][:, 1:] = False
-    batch["retrieval"] = {
-      "query_text": text(size),
-      "query_sequence": text(size),
-      "passage_text": np.where(valid, text(*passages), -1).astype(np.int32),
-      "passage_sequence": np.where(valid, text(*passages), -1).astype(np.int32),
-      "passage_valid": valid,
-      "positive_sequence": text(size, 2),
-    }
-  if spec.parallel:
-    shape = (spec.parallel, 2)
-    batch["parallel"] = {"text": text(*shape), "sequence": text(*shape)}
-  if spec.monolingual:
-    shape = (spec.monolingual,)
-    batch["monolingual"] = {"text": text(*shape), "sequence": text(*shape)}
-  # Where each group's texts go, in the order of their numbers.
-  places = {"query": [], "passage": []}
-  if size:
-    queries = "passage" if spec.tied else "query"
-    places[queries].append(("retrieval", "query", (size,)))
-    places["passage"].append(("retrieval", "passage", passages))
-  if spec.parallel:
-    places["passage"].append(("parallel", "sentence", (spec.parallel, 2)))
-  if spec.monolingual:
-    places["passage"].append(("monolingual", "sentence", (spec.monolingual,)))
+    retrieval = retrieval.replace(
+      passage_text=np.where(valid, retrieval.passage_text, -1),
+      passage_sequence=np.where(valid, retrieval.passage_sequence, -1),
+      passage_valid=valid,
+    )
+  row_of, buckets_of = {}, {}
   for group, count in spec.texts().items():
     long = random.random(count) < 0.2
     lengths = np.where(
       long, random.integers(6, 9, count), random.integers(1, 6, count)
     )
-    if group == "passage" and size and spec.hard_negatives:
-      first = size if spec.tied else 0
-      end = first + valid.size
-      lengths[first:end] *= valid.ravel()
+    if group == "passage" and retrieval and spec.hard_negatives:
+      first = spec.retrieval if spec.tied else 0
+      lengths[first : first + valid.size] *= valid.ravel()
     ids = random.integers(5, 200, (count, LENGTH)).astype(np.int32)
     order = buckets.order(lengths)
     assert buckets.fit(lengths, plan[group])
-    targets = {
+    hidden = {
       "positions": random.integers(0, 2, (count, TARGETS)).astype(np.int32),
       "targets": random.integers(5, 200, (count, TARGETS)).astype(np.int32),
       "valid": np.arange(TARGETS) < random.integers(0, 4, (count, 1)),
@@ -123,25 +117,37 @@ def make_batch(spec=SPEC, plan=None, seed=0):
     for rows, length in plan[group]:
       number = order[start : start + rows]
       mask = np.arange(length) < lengths[number][:, None]
-      filled.append(
-        {
-          "ids": np.where(mask, ids[number, :length], 1).astype(np.int32),
-          "mask": mask,
-          "number": number.astype(np.int32),
-        }
-      )
+      texts = {
+        "ids": np.where(mask, ids[number, :length], 1).astype(np.int32),
+        "mask": mask,
+        "number": number.astype(np.int32),
+      }
       if group == "masked":
-        filled[-1] |= {name: value[number] for name, value in targets.items()}
+        texts |= {name: value[number] for name, value in hidden.items()}
+        filled.append(batch_lib.MaskedBucket(**texts))
+      else:
+        filled.append(batch_lib.TextBucket(**texts))
       start += rows
-    if group == "masked":
-      batch["masked"] = tuple(filled)
-      continue
-    batch["texts"][group] = tuple(filled)
-    row_of = np.argsort(order).astype(np.int32)
-    for stream, role, shape in places[group]:
-      rows, row_of = np.split(row_of, [np.prod(shape)])
-      batch[stream][role] = rows.reshape(shape)
-  return batch
+    buckets_of[group] = tuple(filled)
+    row_of[group] = np.argsort(order).astype(np.int32)
+
+  def place(group, rows):
+    """The rows of the group's next texts, in the order of their numbers."""
+    taken, row_of[group] = np.split(row_of[group], [rows.size])
+    return taken.reshape(rows.shape)
+
+  streams = {"masked": buckets_of.pop("masked", None)}
+  if retrieval:
+    queries = "passage" if spec.tied else "query"
+    streams["retrieval"] = retrieval.replace(
+      query=place(queries, retrieval.query),
+      passage=place("passage", retrieval.passage),
+    )
+  for name in ("parallel", "monolingual"):
+    if sentences := getattr(made, name):
+      rows = place("passage", sentences.sentence)
+      streams[name] = sentences.replace(sentence=rows)
+  return batch_lib.Batch(texts=buckets_of, **streams)
 
 
 def make_params(config=CONFIG, towers="tied", with_head=False):
@@ -155,7 +161,7 @@ def gradients(
   batch,
   *,
   config=CONFIG,
-  settings=SETTINGS,
+  losses=LOSSES,
   devices=1,
   fsdp=False,
   chunk=0,
@@ -166,7 +172,7 @@ def gradients(
     params,
     batch,
     config=config,
-    settings=settings,
+    losses=losses,
     devices=devices,
     fsdp=fsdp,
     chunk=chunk,
@@ -176,17 +182,12 @@ def gradients(
 
 
 def prepare_gradients(
-  params, batch, *, config, settings, devices, fsdp, chunk, key
+  params, batch, *, config, losses, devices, fsdp, chunk, key
 ):
   """The jitted function of `gradients`, and its arguments on the mesh."""
   mesh = sharding.make_mesh(devices=jax.devices()[:devices])
   shardings = sharding.state_shardings(params, mesh, fsdp)
-  encode = chunking.make_encode(
-    build.make_read(config, CONTRACT), mesh, shardings, chunk
-  )
-  masked_lm = None
-  if "masked" in batch:
-    masked_lm = build.make_masked_lm(config, mesh, shardings)
+  encode = build.make_encode(config, CONTRACT, mesh, shardings, chunk)
 
   @jax.jit
   def compute(params, batch):
@@ -194,10 +195,9 @@ def prepare_gradients(
       params,
       batch,
       encode,
-      settings,
+      losses,
       sharding.replicate(mesh),
       key,
-      masked_lm,
     )
 
   return compute, (

@@ -1,5 +1,6 @@
 """Configs: found by name from anywhere, and what no run can use refused."""
 
+import inspect
 import itertools
 import math
 import pathlib
@@ -12,6 +13,7 @@ import tiny
 from mlir_jax import config, contract
 from mlir_jax.data import collections, masking
 from mlir_jax.evals import ranking
+from mlir_jax.losses import registry
 from mlir_jax.models import config as model_config
 from mlir_jax.models import encoder
 from mlir_jax.training import build, compiling, progress, run
@@ -21,10 +23,13 @@ FIELDS = {
 }
 
 
+RANGES, CHOICES = config.ranges(), config.choices()
+
+
 def ends(name):
   """The ends of a field's interval, and the numbers just outside of it."""
   kind, _ = FIELDS[name]
-  interval = config.RANGES[name].rpartition(" or ")[2]
+  interval = RANGES[name].rpartition(" or ")[2]
   least, most = map(float, interval[1:-1].split(","))
   if kind is int:
     inside, outside = [int(least), int(most)], [int(least) - 1, int(most) + 1]
@@ -57,7 +62,7 @@ def no_training(monkeypatch):
   )
 
 
-@pytest.mark.parametrize("name", config.RANGES)
+@pytest.mark.parametrize("name", RANGES)
 def test_a_number_has_a_range_and_all_outside_of_it_is_refused(
   name, no_training
 ):
@@ -78,11 +83,11 @@ def test_a_number_has_a_range_and_all_outside_of_it_is_refused(
 
 def test_every_number_has_a_range_and_every_word_its_choices():
   numbers = {n for n, (kind, _) in FIELDS.items() if kind in (int, float)}
-  assert numbers == config.RANGES.keys()
+  assert numbers == RANGES.keys()
   free = {"encoding.title_joiner", "model.revision", *config.PATHS}
   texts = {n for n, (kind, _) in FIELDS.items() if kind is str} - free
   texts = {n for n in texts if not n.endswith(".prefix")}
-  assert texts == config.CHOICES.keys()
+  assert texts == CHOICES.keys()
   # What the modules know.
   assert config.CHOICES["data.collection"] == collections.NAMES
   assert config.CHOICES["data.masking.kind"] == masking.KINDS
@@ -101,9 +106,9 @@ def test_every_number_has_a_range_and_every_word_its_choices():
 )
 def test_a_word_that_is_none_of_the_choices_is_refused(name, no_training):
   wrong = [1, 0.5, ["cosine"]]
-  if name in config.CHOICES:
-    wrong += ["", "Cosine", f"{config.CHOICES[name][0]} "]
-    for value in config.CHOICES[name]:
+  if name in CHOICES:
+    wrong += ["", "Cosine", f"{CHOICES[name][0]} "]
+    for value in CHOICES[name]:
       config.check(changed(name, value))
   if FIELDS[name][1] is not None:
     wrong.append(None)
@@ -224,6 +229,13 @@ def test_every_field_has_a_comment():
       fields += 1
       assert "  # " in line or previous.strip().startswith("# "), line
   assert fields > 40
+  for loss in registry.BUILT_IN.values():
+    lines = inspect.getsource(loss).splitlines()
+    for previous, line in itertools.pairwise(lines):
+      if "base.setting(" in line:
+        fields += 1
+        assert "  # " in line or previous.strip().startswith("# "), line
+  assert fields > 50
 
 
 @pytest.mark.parametrize("name", sorted(config.shipped()))
@@ -249,6 +261,6 @@ def test_the_smoke_variant_of_every_config_trains_a_step(name, tmp_path):
     if record["kind"] == "train"
   ]
   for loss, settings in c.loss.items():
-    if settings.weight:
+    if loss != "extra" and settings.weight:
       assert record[f"grad_norm/{loss}"] > 0
   assert record["learning_rate"] > 0

@@ -1,56 +1,15 @@
 """Which texts a step reads: a function of (seed, step), for all hosts alike."""
 
 import collections
-import dataclasses
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
+from mlir_jax.batches import batch as batch_lib
 from mlir_jax.data import sampling, tokens
+from mlir_jax.losses import registry
 
-STREAMS = (*tokens.STREAMS, "masked")
-
-
-@dataclasses.dataclass(frozen=True)
-class BatchSpec:
-  """Global batch sizes, over all devices and hosts; 0 leaves a stream out.
-
-  Attributes:
-    retrieval: Question-passage pairs.
-    hard_negatives: Per question.
-    parallel: Sentence pairs.
-    monolingual: Sentences.
-    masked: Monolingual sentences with words hidden, drawn on their own.
-    tied: Whether one tower encodes all: queries then stand among passages.
-  """
-
-  retrieval: int
-  hard_negatives: int
-  parallel: int
-  monolingual: int
-  masked: int = 0
-  tied: bool = True
-
-  def texts(self) -> dict[str, int]:
-    """Group to how many texts of it a step encodes, for those it has."""
-    passages = self.retrieval * (1 + self.hard_negatives)
-    passages += 2 * self.parallel + self.monolingual
-    counts = {
-      "query": 0 if self.tied else self.retrieval,
-      "passage": passages + (self.retrieval if self.tied else 0),
-      "masked": self.masked,
-    }
-    return {group: count for group, count in counts.items() if count}
-
-
-# What a config without a stream sets beside its batch size.
-_WITHOUT = {
-  "retrieval": "",
-  "parallel": " and loss.semantic.weight=0, loss.language.weight=0",
-  "monolingual": " and loss.language.monolingual=0",
-  "masked": " and loss.masked_lm.weight=0",
-}
 # The rows of the store that a stream reads.
 _ROWS = {stream: stream for stream in tokens.STREAMS} | {
   "masked": "monolingual"
@@ -59,18 +18,19 @@ _ROWS = {stream: stream for stream in tokens.STREAMS} | {
 
 def streams_read(sizes: Mapping[str, int]) -> list[str]:
   """The collection's streams that batches of these sizes read."""
-  read = {_ROWS[stream] for stream in STREAMS if sizes[stream]}
+  read = {_ROWS[stream] for stream in batch_lib.STREAMS if sizes[stream]}
   return [stream for stream in tokens.STREAMS if stream in read]
 
 
-def check(store: tokens.TokenStore, spec: BatchSpec) -> None:
+def check(store: tokens.TokenStore, spec: batch_lib.BatchSpec) -> None:
   """Raises ValueError if the store lacks what the batch shall hold."""
-  for stream in STREAMS:
+  for stream in batch_lib.STREAMS:
     size, rows = getattr(spec, stream), _ROWS[stream]
     if size > 0 and not store.rows(rows):
+      others = ", ".join(f"{f}=0" for f in registry.fields_without(stream))
       raise ValueError(
         f"batch.{stream} is {size}, but the token store {store.path} has no"
-        f" {rows} rows: set batch.{stream}=0{_WITHOUT[stream]}, or add"
+        f" {rows} rows: set batch.{stream}=0 and {others}, or add"
         f" {rows} text to the collection."
       )
   if spec.hard_negatives > 0 and not len(store.arrays["retrieval_negatives"]):
@@ -107,7 +67,7 @@ class Drawn(NamedTuple):
 
 def draw(
   store: tokens.TokenStore,
-  spec: BatchSpec,
+  spec: batch_lib.BatchSpec,
   seed: int,
   temperature: float,
   step: int,
@@ -127,7 +87,7 @@ def draw(
   """
   check(store, spec)
   fields, texts, mask_keys = {}, collections.defaultdict(list), np.zeros(0)
-  for stream in STREAMS:
+  for stream in batch_lib.STREAMS:
     size = getattr(spec, stream)
     if not size:
       continue

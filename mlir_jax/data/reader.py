@@ -8,8 +8,10 @@ import itertools
 import os
 from collections.abc import Callable, Generator, Sequence
 
+import jax
 import numpy as np
 
+from mlir_jax.batches import batch as batch_lib
 from mlir_jax.data import buckets, drawing, masking, shapes, tokens
 
 KINDS = {
@@ -20,14 +22,14 @@ KINDS = {
 
 def batch_of_step(
   store: tokens.TokenStore,
-  spec: drawing.BatchSpec,
+  spec: batch_lib.BatchSpec,
   plans: Sequence[shapes.Plan],
   seed: int,
   temperature: float,
   step: int,
   host_rows: Callable[[int], np.ndarray] = np.arange,
   masker: masking.Masker | None = None,
-) -> dict:
+) -> batch_lib.Batch:
   """The batch of a step, or the part of it that this host needs.
 
   Args:
@@ -43,31 +45,7 @@ def batch_of_step(
     masker: Hides words of the stream "masked".
 
   Returns:
-    A dict of what the batch has; R, B, N and M stand for the rows wanted, H
-    for hard negatives, L for a bucket's length, P for the most known
-    positives of a question, K for the most targets of a row. Ids are int32;
-    -1 is none. Texts with one "text" have the same words, in whatever role;
-    those with one "sequence" are encoded alike, in one role. A row number is
-    that of a tower's text in its buckets, one behind the other.
-      texts: tower ("query" if it is one of its own, "passage") to buckets:
-        a tuple of {"ids": [R, L], "mask": bool, "number": [R], the text's in
-        the step, whatever the buckets}
-      retrieval:
-        query: row numbers [B]
-        query_text, query_sequence: [B]
-        passage: row numbers [B, 1 + H], the positive first
-        passage_text, passage_sequence: [B, 1 + H]
-        passage_valid: bool [B, 1 + H]; False where hard negatives lack
-        positive_sequence: [B, P], all known positives
-      parallel:
-        sentence: row numbers [N, 2]
-        text, sequence: [N, 2]
-      monolingual:
-        sentence: row numbers [M]
-        text, sequence: [M]
-      masked: buckets, a tuple of {"ids", "mask", "number"}, words hidden, and
-        positions, targets: [R, K], where and what they were; else 0
-        valid: bool [R, K]
+    The batch, of NumPy arrays.
 
   Raises:
     ValueError: if the store lacks a stream, see `drawing.check`, the masker is
@@ -84,13 +62,13 @@ def batch_of_step(
   if not fitting:
     raise ValueError(f"The texts of step {step} fit none of the plans.")
   plan = fitting[0]
-  batch = {
+  arrays = {
     stream: {
       name: values[host_rows(len(values))] for name, values in fields.items()
     }
     for stream, fields in drawn.fields.items()
   }
-  batch["texts"] = {}
+  texts, masked = {}, None
   for group, parts in drawn.texts.items():
     order = buckets.order(lengths[group])
     row_of = np.empty(len(order), np.int32)
@@ -102,17 +80,24 @@ def batch_of_step(
       filled.append(_bucket(store, parts, number, bucket.length))
       start += bucket.rows
     if group == "masked":
-      batch["masked"] = tuple(
-        _mask(masker, texts, drawn.mask_keys) for texts in filled
-      )
+      masked = tuple(_mask(masker, each, drawn.mask_keys) for each in filled)
       continue
-    batch["texts"][group] = tuple(filled)  # tf.data takes no lists.
+    texts[group] = tuple(filled)
     at = 0
     for part in parts:
       rows = row_of[at : at + part.text.size].reshape(part.text.shape)
-      batch[part.stream][part.role] = rows[host_rows(len(rows))]
+      arrays[part.stream][part.role] = rows[host_rows(len(rows))]
       at += part.text.size
-  return batch
+  kinds = {
+    "retrieval": batch_lib.Retrieval,
+    "parallel": batch_lib.Parallel,
+    "monolingual": batch_lib.Monolingual,
+  }
+  return batch_lib.Batch(
+    texts=texts,
+    masked=masked,
+    **{stream: kinds[stream](**arrays[stream]) for stream in arrays},
+  )
 
 
 def _bucket(
@@ -120,7 +105,7 @@ def _bucket(
   parts: Sequence[drawing.Part],
   number: np.ndarray,
   length: int,
-) -> dict:
+) -> batch_lib.TextBucket:
   """The padded tokens of some of a group's texts, told by their numbers."""
   ids = np.full((len(number), length), store.pad_id, np.int32)
   mask = np.zeros(ids.shape, bool)
@@ -131,17 +116,20 @@ def _bucket(
       part.role, part.text.ravel()[number[here] - at], length
     )
     at += part.text.size
-  return {"ids": ids, "mask": mask, "number": number.astype(np.int32)}
+  return batch_lib.TextBucket(ids, mask, number.astype(np.int32))
 
 
-def _mask(masker: masking.Masker, texts: dict, keys: np.ndarray) -> dict:
+def _mask(
+  masker: masking.Masker, texts: batch_lib.TextBucket, keys: np.ndarray
+) -> batch_lib.MaskedBucket:
   """A bucket with words hidden, and what they were."""
-  number = texts["number"]
-  return {**masker(texts["ids"], texts["mask"], keys[number]), "number": number}
+  return batch_lib.MaskedBucket(
+    number=texts.number, **masker(texts.ids, texts.mask, keys[texts.number])
+  )
 
 
 def _check_masker(
-  spec: drawing.BatchSpec, masker: masking.Masker | None
+  spec: batch_lib.BatchSpec, masker: masking.Masker | None
 ) -> None:
   if spec.masked > 0 and masker is None:
     raise ValueError(
@@ -168,7 +156,7 @@ def choose(kind: str) -> str:
 def batches(
   kind: str,
   store: tokens.TokenStore,
-  spec: drawing.BatchSpec,
+  spec: batch_lib.BatchSpec,
   plans: Sequence[shapes.Plan],
   seed: int,
   temperature: float,
@@ -177,7 +165,7 @@ def batches(
   host_rows: Callable[[int], np.ndarray] = np.arange,
   prefetch: int = 2,
   masker: masking.Masker | None = None,
-) -> Generator[tuple[int, dict], None, None]:
+) -> Generator[tuple[int, batch_lib.Batch], None, None]:
   """The batches of the steps from `start` to before `stop`.
 
   Args:
@@ -218,8 +206,11 @@ def batches(
 
 
 def _in_process(
-  make_batch: Callable[[int], dict], start: int, stop: int, prefetch: int
-) -> Generator[tuple[int, dict], None, None]:
+  make_batch: Callable[[int], batch_lib.Batch],
+  start: int,
+  stop: int,
+  prefetch: int,
+) -> Generator[tuple[int, batch_lib.Batch], None, None]:
   """Makes batches in one thread, at most `prefetch` ahead."""
   steps = iter(range(start, stop))
   ahead = collections.deque()
@@ -241,8 +232,11 @@ def _in_process(
 
 
 def _tf_data(
-  make_batch: Callable[[int], dict], start: int, stop: int, prefetch: int
-) -> Generator[tuple[int, dict], None, None]:
+  make_batch: Callable[[int], batch_lib.Batch],
+  start: int,
+  stop: int,
+  prefetch: int,
+) -> Generator[tuple[int, batch_lib.Batch], None, None]:
   """Makes batches in a tf.data pipeline."""
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Errors and worse.
   try:
@@ -254,18 +248,20 @@ def _tf_data(
     ) from e
   # TensorFlow would take the memory that JAX needs.
   tf.config.set_visible_devices([], "GPU")
-  example = make_batch(start)
-  leaves = tf.nest.flatten(example)
+  leaves, tree = jax.tree.flatten(make_batch(start))
 
   def load(step):
     arrays = tf.numpy_function(
-      lambda step: tf.nest.flatten(make_batch(int(step))),
+      lambda step: jax.tree.leaves(make_batch(int(step))),
       [step],
       [leaf.dtype for leaf in leaves],
       stateful=False,
     )
-    return step, tf.nest.pack_sequence_as(example, arrays)
+    return step, tuple(arrays)  # tf.data takes no lists.
 
   # A map without parallel calls keeps the order.
   dataset = tf.data.Dataset.range(start, stop).map(load).prefetch(prefetch)
-  return ((int(step), batch) for step, batch in dataset.as_numpy_iterator())
+  return (
+    (int(step), jax.tree.unflatten(tree, arrays))
+    for step, arrays in dataset.as_numpy_iterator()
+  )

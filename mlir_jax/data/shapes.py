@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mlir_jax.batches import batch as batch_lib
 from mlir_jax.data import buckets, drawing, tokens
 
 # Group to the buckets of its texts, the longest first.
@@ -12,7 +13,7 @@ Plan = Mapping[str, tuple[buckets.Bucket, ...]]
 
 def make_plans(
   store: tokens.TokenStore,
-  spec: drawing.BatchSpec,
+  spec: batch_lib.BatchSpec,
   seed: int,
   temperature: float,
   steps: int,
@@ -118,7 +119,7 @@ def check_chunk(chunk: int, texts: Mapping[str, int], devices: int = 1) -> None:
 
   Args:
     chunk: Texts encoded at once, over all devices; 0 for all of them.
-    texts: From `drawing.BatchSpec.texts`; a group of fewer texts than a chunk
+    texts: From `batch_lib.BatchSpec.texts`; a group of fewer texts than a chunk
       needs no chunks.
     devices: Over how many the texts are split.
 

@@ -8,9 +8,10 @@ else.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from mlir_jax import stored, workdir
@@ -20,6 +21,8 @@ from mlir_jax.mesh import multihost
 from mlir_jax.retrieval import encoding
 
 SELECTION = "dev/en/mrr@100"
+# embed(role, texts, titles=None) -> float32 [n, D]; returns metrics by name.
+Evaluator = Callable[[Callable[..., np.ndarray]], Mapping[str, float]]
 _EVALUATE_AGAIN = "Delete it, or evaluate again (mlir_jax.evaluate)."
 
 
@@ -71,6 +74,7 @@ class Suite:
     trained_on: records.Collection | None = None,
     streams: Sequence[str] = (),
     dev_passages: int = 0,
+    extra: Mapping[str, Evaluator] | None = None,
   ):
     """Keeps what the evaluations need.
 
@@ -86,6 +90,7 @@ class Suite:
       streams: The streams of it that took part.
       dev_passages: Passages that `dev` searches, see `sample_passages`; 0 for
         all.
+      extra: Evaluators of the user by name; `dev` asks them, too.
     """
     self._tests = tests
     self._translation_tests = translation_tests
@@ -95,6 +100,7 @@ class Suite:
     self._top_k = top_k
     self._trained_on = trained_on
     self._streams = streams
+    self._extra = dict(extra or {})
     self._notes = ranking.describe_unfindable(tests)
     self._dev = [test for test in tests if test.split == "dev"]
     if dev_passages:
@@ -109,15 +115,23 @@ class Suite:
         )
 
   def dev(self, params: Any) -> dict[str, float]:
-    """Evaluates the English dev set; empty if there is none."""
-    return dict(
-      ranking.evaluate(
-        self._encoder.with_params(params),
-        self._dev,
-        self._encoder.mesh,
-        top_k=self._top_k,
-      )
+    """Evaluates the English dev set, and by the user's evaluators.
+
+    Args:
+      params: The towers' parameters.
+
+    Returns:
+      {"dev/en/mrr@100": value, ...}, if there is a dev set; and
+      {"NAME/METRIC": value} of the user's evaluators.
+    """
+    embed = self._encoder.with_params(params)
+    results = dict(
+      ranking.evaluate(embed, self._dev, self._encoder.mesh, top_k=self._top_k)
     )
+    for name, evaluate in self._extra.items():
+      found = evaluate(embed)
+      results |= {f"{name}/{key}": float(found[key]) for key in found}
+    return results
 
   def notes(self) -> str:
     """How values are measured where it is not as expected, in lines."""

@@ -15,6 +15,7 @@ from mlir_jax.data import tokens
 from mlir_jax.evals import report
 from mlir_jax.hub import check as check_lib
 from mlir_jax.hub import folder as folder_lib
+from mlir_jax.losses import registry
 from mlir_jax.models import config as config_lib
 
 _TAGS = (
@@ -22,12 +23,6 @@ _TAGS = (
   *("retrieval", "multilingual", "mlir_jax"),
 )
 _BACKBONE_TAGS = ("fill-mask", "multilingual", "mlir_jax")
-_LOSSES = {
-  "ir": "retrieval: a query and its passage",
-  "semantic": "semantic: a sentence and its translation",
-  "language": "language: a third point and both sentences",
-  "masked_lm": "masked language modelling",
-}
 _TASKS = {"retrieval": "text-retrieval", "tatoeba": "bitext-mining"}
 _MAKE_AGAIN = "Delete it, or make it again with mlir_jax.evaluate."
 
@@ -119,6 +114,21 @@ def _streams(config: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
   return {stream: rows for stream, rows in sizes.items() if rows[1]}
 
 
+def _losses(
+  config: Mapping[str, Any],
+) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+  """The losses that had a weight: name, title and settings of each.
+
+  Those of a user are named by their target; no code of theirs is imported.
+  """
+  for name, loss in config.items():
+    if name != "extra" and loss["weight"]:
+      yield name, getattr(registry.BUILT_IN.get(name), "title", name), loss
+  for name, loss in config.get("extra", {}).items():
+    if loss["weight"]:
+      yield name, f"{name} ({loss['target']})", loss
+
+
 def _collection(config: Mapping[str, Any]) -> str:
   """A collection's name; of a folder's path, the last part alone."""
   data = config["data"]
@@ -156,9 +166,7 @@ def make(
     Markdown with YAML front matter, as the Hugging Face hub reads it.
   """
   is_retriever = any(
-    settings["weight"]
-    for loss, settings in config["loss"].items()
-    if loss != "masked_lm"
+    name != "masked_lm" for name, _, _ in _losses(config["loss"])
   )
   front = _front_matter(name, config, rows, results, is_retriever)
   sections = {
@@ -427,12 +435,10 @@ def _results(results, step) -> str:
 
 def _training(config, rows) -> str:
   lines = ["| loss | weight | temperature |", "|:--|--:|--:|"]
-  for name, loss in config["loss"].items():
-    if loss["weight"]:
-      lines.append(
-        f"| {_LOSSES.get(name, name)} | {loss['weight']:g} |"
-        f" {loss.get('temperature', '–')} |"
-      )
+  for _, title, loss in _losses(config["loss"]):
+    lines.append(
+      f"| {title} | {loss['weight']:g} | {loss.get('temperature', '–')} |"
+    )
   lines += [
     "",
     f"Data: {_collection(config)}.",

@@ -9,7 +9,7 @@ B).
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from mlir_jax.models import config as config_lib
 
@@ -73,33 +73,6 @@ def predict(config: config_lib.EncoderConfig, places: int) -> int:
   """The operations of scoring a vocabulary at some places, forward."""
   hidden = config.hidden_size
   return 2 * places * hidden * (hidden + config.padded_vocab_size)
-
-
-def score_matrices(
-  sizes: Mapping[str, int], third_points: Mapping[str, float]
-) -> list[tuple[int, int]]:
-  """The shapes of the matrices of inner products that the losses make.
-
-  Args:
-    sizes: "retrieval", "hard_negatives", "parallel", "monolingual": as in
-      the config's batch.
-    third_points: Of the language loss: kind to weight.
-
-  Returns:
-    (rows, columns) each; the IR, semantic and language losses'.
-  """
-  passages = sizes["retrieval"] * (1 + sizes["hard_negatives"])
-  pairs = sizes["parallel"]
-  points = {
-    "parallel": 2 * pairs,
-    "passages": passages,
-    "monolingual": sizes["monolingual"],
-  }
-  matrices = [(sizes["retrieval"], passages), (2 * pairs, 2 * pairs)]
-  matrices += [
-    (pairs, points[kind]) for kind, weight in third_points.items() if weight
-  ]
-  return [shape for shape in matrices if all(shape)]
 
 
 def train_step(

@@ -1,7 +1,8 @@
 """From a config to the parts of a run."""
 
-import functools
+import dataclasses
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,42 +11,28 @@ import ml_collections
 import optax
 from etils import epath
 
-from mlir_jax import checkpoint, stored, workdir
+from mlir_jax import checkpoint, extensions, stored, workdir
 from mlir_jax import config as run_config
 from mlir_jax import contract as contract_lib
+from mlir_jax.batches import batch as batch_lib
 from mlir_jax.data import drawing, masking, preparation, shapes, tokens
 from mlir_jax.evals import suite
 from mlir_jax.hub import warm_start
+from mlir_jax.losses import base, registry
+from mlir_jax.losses import masked_lm as masked_lm_loss
 from mlir_jax.mesh import sharding
 from mlir_jax.models import config as config_lib
 from mlir_jax.models import encoder, masked_lm
 from mlir_jax.retrieval import encoding
-from mlir_jax.training import chunking, losses, optim, provenance, start, step
+from mlir_jax.training import chunking, optim, outputs, provenance, start, step
 
-# Token scores that a device holds at once in masked language modelling: 256
-# MB in float32, a few times over.
-_SCORES = 2**26
-
-
-def loss_settings(loss: ml_collections.ConfigDict) -> step.LossSettings:
-  """The `loss` part of the config as plain settings."""
-  return step.LossSettings(
-    ir_weight=loss.ir.weight,
-    ir_temperature=loss.ir.temperature,
-    ir_symmetric=loss.ir.symmetric,
-    semantic_weight=loss.semantic.weight,
-    semantic_temperature=loss.semantic.temperature,
-    language_weight=loss.language.weight,
-    language_temperature=loss.language.temperature,
-    third_points={kind: loss.language[kind] for kind in step.THIRD_POINTS},
-    language_stop_gradient=loss.language.stop_gradient,
-    masked_lm_weight=loss.masked_lm.weight,
-  )
+# The results of this package's evaluations begin with these.
+_TAKEN = ("test", "dev", "tatoeba")
 
 
-def batch_spec(config: ml_collections.ConfigDict) -> drawing.BatchSpec:
+def batch_spec(config: ml_collections.ConfigDict) -> batch_lib.BatchSpec:
   """The global batch that a config asks for."""
-  return drawing.BatchSpec(
+  return batch_lib.BatchSpec(
     **batch_sizes(config),
     hard_negatives=config.batch.hard_negatives,
     tied=config.model.towers == "tied",
@@ -54,7 +41,7 @@ def batch_spec(config: ml_collections.ConfigDict) -> drawing.BatchSpec:
 
 def batch_sizes(config: ml_collections.ConfigDict) -> dict[str, int]:
   """Stream to the rows of its global batch; 0 leaves it out."""
-  return {name: config.batch[name] for name in drawing.STREAMS}
+  return {name: config.batch[name] for name in batch_lib.STREAMS}
 
 
 def check_settings(config: ml_collections.ConfigDict) -> None:
@@ -64,12 +51,15 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
     ValueError: naming the field.
   """
   run_config.check(config)
-  step.check_losses(loss_settings(config.loss), batch_sizes(config))
-  _check_shape(config)
+  find_evaluators(config)
+  losses = registry.make(config.loss)
+  registry.check(losses, dataclasses.asdict(batch_spec(config)))
+  _check_shape(config, losses)
   _check_sources(config)
   _check_attention(config)
-  _check_negatives(config)
-  if not config.loss.ir.weight and config.model.towers != "tied":
+  if config.model.towers != "tied" and not any(
+    loss.weight and "queries" in loss.reads for loss in losses.values()
+  ):
     raise ValueError(
       "Without the IR loss (loss.ir.weight) nothing trains the query tower: set"
       " model.towers='tied'."
@@ -87,11 +77,12 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
     )
 
 
-def _check_shape(config: ml_collections.ConfigDict) -> None:
+def _check_shape(
+  config: ml_collections.ConfigDict, losses: Mapping[str, base.Loss]
+) -> None:
   """Refuses a shape that a model from scratch, or its vectors, cannot have."""
-  model, loss = config.model, config.loss
-  contrastive = loss.ir.weight or loss.semantic.weight or loss.language.weight
-  if config.encoding.normalize is False and contrastive:
+  model = config.model
+  if config.encoding.normalize is False and registry.need_unit_vectors(losses):
     raise ValueError(
       "encoding.normalize is False, but the contrastive losses compare vectors"
       " of unit length: set it to True."
@@ -139,22 +130,6 @@ def _check_sources(config: ml_collections.ConfigDict) -> None:
     raise ValueError(
       f"model.revision is {model.revision!r}, but model.pretrained is"
       f" {model.pretrained!r}: only a name on the hub and a run have revisions."
-    )
-
-
-def _check_negatives(config: ml_collections.ConfigDict) -> None:
-  """Refuses batches in which a contrastive loss has nothing to contrast."""
-  batch, loss = config.batch, config.loss
-  if loss.ir.weight and batch.retrieval == 1 and not batch.hard_negatives:
-    raise ValueError(
-      "batch.retrieval is 1 and batch.hard_negatives is 0: no question has a"
-      " negative, so the IR loss is always 0. Set batch.retrieval to 2 or more,"
-      " batch.hard_negatives to 1 or more, or loss.ir.weight=0."
-    )
-  if loss.semantic.weight and batch.parallel == 1:
-    raise ValueError(
-      "batch.parallel is 1: no sentence has a negative, so the semantic loss is"
-      " always 0. Set batch.parallel to 2 or more, or loss.semantic.weight=0."
     )
 
 
@@ -243,23 +218,48 @@ def make_optimizer(
   )
 
 
-def _parts(rows: int, scores: int) -> int:
-  """The fewest equal parts of some rows that hold `_SCORES` scores at most."""
-  parts = [n for n in range(1, rows + 1) if rows % n == 0]
-  return next((n for n in parts if scores <= n * _SCORES), rows)
+def make_encode(
+  encoder_config: config_lib.EncoderConfig,
+  contract: contract_lib.EncodingContract,
+  mesh: jax.sharding.Mesh,
+  shardings: Any,
+  chunk: int = 0,
+) -> outputs.Encode:
+  """What encodes a batch over the mesh, see `outputs.make_encode`.
+
+  Args:
+    encoder_config: The encoder's.
+    contract: The run's.
+    mesh: The mesh.
+    shardings: Of the parameters. If they have a head for masked language
+      modelling, batches may have masked sentences.
+    chunk: Texts encoded at once, over all devices; 0 for all of them.
+  """
+  return outputs.make_encode(
+    chunking.make_encode(
+      make_read(encoder_config, contract), mesh, shardings, chunk
+    ),
+    sharding.replicate(mesh),
+    make_vocabulary(encoder_config, mesh, shardings)
+    if encoder.MASKED_LM in shardings
+    else None,
+  )
 
 
-def make_masked_lm(
+def make_vocabulary(
   encoder_config: config_lib.EncoderConfig,
   mesh: jax.sharding.Mesh,
   shardings: Any,
-) -> step.MaskedLM:
-  """Masked language modelling in the passage tower, which reads sentences.
+) -> Callable[[Any], masked_lm_loss.Vocabulary]:
+  """What scores tokens: of the passage tower, which reads sentences.
 
   Args:
     encoder_config: The encoder's.
     mesh: The mesh; the masked texts are split over "data".
     shardings: Of the parameters.
+
+  Returns:
+    Parameters -> the output "vocabulary".
   """
 
   def read(params):
@@ -267,29 +267,17 @@ def make_masked_lm(
     table, _ = encoder.split_table(tower)
     return {"head": params[encoder.MASKED_LM], "table": table}
 
-  def sums(params, rows):
-    score = functools.partial(
-      masked_lm.logits, encoder_config, params["head"], params["table"]
+  def score(params, states):
+    return masked_lm.logits(
+      encoder_config, params["head"], params["table"], states
     )
-    added = []
-    for states, bucket in zip(*rows, strict=True):
-      texts, places = bucket["targets"].shape
-      scores = texts * places * encoder_config.padded_vocab_size
-      added.append(
-        losses.masked_lm_sums(
-          score, states, bucket["targets"], bucket["valid"],
-          chunks=_parts(texts, scores),
-        )
-      )  # fmt: skip
-    return jax.tree.map(lambda *each: sum(each), *added)
 
-  add_up = sharding.over_rows(sums, mesh, read(shardings), add=True)
+  def over_rows(sums):
+    return sharding.over_rows(sums, mesh, read(shardings), add=True)
 
-  def loss(params, states, buckets):
-    known = [{name: b[name] for name in ("targets", "valid")} for b in buckets]
-    return losses.masked_lm_loss(add_up(params, (states, known)))
-
-  return step.MaskedLM(read, loss)
+  return lambda params: masked_lm_loss.Vocabulary(
+    read(params), score, over_rows
+  )
 
 
 def make_read(
@@ -321,28 +309,43 @@ def jit_step(
   encoder_config: config_lib.EncoderConfig,
 ) -> Callable:
   """The train step, jitted for the mesh; it donates the state."""
-  has_head = bool(config.batch.masked)
   train_step = step.make_train_step(
-    chunking.make_encode(
-      make_read(encoder_config, contract),
-      mesh,
-      shardings.params,
-      config.batch.chunk,
+    make_encode(
+      encoder_config, contract, mesh, shardings.params, config.batch.chunk
     ),
-    loss_settings(config.loss),
+    registry.make(config.loss),
     optimizer,
     schedule,
     config.seed,
     sharding.replicate(mesh),
-    make_masked_lm(encoder_config, mesh, shardings.params)
-    if has_head
-    else None,
   )
   return jax.jit(
     train_step,
     donate_argnums=0,
     out_shardings=(shardings, sharding.replicated(mesh)),
   )
+
+
+def find_evaluators(
+  config: ml_collections.ConfigDict,
+) -> dict[str, suite.Evaluator]:
+  """Imports the evaluators of the user, which this command line names.
+
+  Raises:
+    ValueError: if one is not there, or is not a function.
+  """
+  found = {}
+  for name, target in config.eval.get("extra", {}).items():
+    field = f"eval.extra.{name}"
+    if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in _TAKEN:
+      raise ValueError(
+        f"{field}: give another name, of the letters a to z, digits and"
+        f" underscores; {', '.join(_TAKEN)} have a meaning already."
+      )
+    found[name] = extensions.load(target, field)
+    if not callable(found[name]):
+      raise ValueError(f"{field} is {target!r}, which is not a function.")
+  return found
 
 
 def make_suite(
@@ -371,6 +374,7 @@ def make_suite(
     trained_on=prepared.collection,
     streams=drawing.streams_read(config.batch),
     dev_passages=config.eval.dev_passages,
+    extra=find_evaluators(config),
   )
 
 

@@ -1,17 +1,19 @@
 """The step, compiled ahead for each shape of batch, and what it costs."""
 
+import functools
 import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 from etils import epath
 
 from mlir_jax import workdir
-from mlir_jax.data import drawing, masking, shapes
+from mlir_jax.batches import batch as batch_lib
+from mlir_jax.data import masking, shapes
+from mlir_jax.losses import registry
 from mlir_jax.mesh import compiled, multihost, sharding
 from mlir_jax.models import config as config_lib
 from mlir_jax.models import flops
@@ -24,14 +26,14 @@ _kept: str | None = None
 
 
 def abstract_batch(
-  spec: drawing.BatchSpec,
+  spec: batch_lib.BatchSpec,
   plan: shapes.Plan,
   mesh: jax.sharding.Mesh,
   *,
   positives: int = 1,
   max_targets: Callable[[int], int] | None = None,
-) -> PyTree:
-  """The shapes of a global batch, see `reader.batch_of_step`.
+) -> batch_lib.Batch:
+  """A global batch of shapes and dtypes alone, to compile for.
 
   Args:
     spec: Global batch sizes.
@@ -41,57 +43,14 @@ def abstract_batch(
     max_targets: Length of a masked text to the most targets in it.
 
   Returns:
-    The same tree of `jax.ShapeDtypeStruct`s with shardings.
+    The batch, of `jax.ShapeDtypeStruct`s with shardings.
   """
-
-  def rows(*shape, dtype=jnp.int32):
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.over_data(mesh))
-
-  def flags(*shape):
-    return rows(*shape, dtype=jnp.bool_)
-
-  def bucket(count, length):
-    return {
-      "ids": rows(count, length),
-      "mask": flags(count, length),
-      "number": rows(count),
-    }
-
-  def masked(count, length):
-    places = count, int(max_targets(length))
-    return bucket(count, length) | {
-      "positions": rows(*places),
-      "targets": rows(*places),
-      "valid": flags(*places),
-    }
-
-  batch = {
-    "texts": {
-      group: tuple(bucket(*shape) for shape in plan[group])
-      for group in plan
-      if group != "masked"
-    }
-  }
-  if size := spec.retrieval:
-    passages = size, 1 + spec.hard_negatives
-    batch["retrieval"] = {
-      "query": rows(size),
-      "query_text": rows(size),
-      "query_sequence": rows(size),
-      "passage": rows(*passages),
-      "passage_text": rows(*passages),
-      "passage_sequence": rows(*passages),
-      "passage_valid": flags(*passages),
-      "positive_sequence": rows(size, positives),
-    }
-  sentences = ("sentence", "text", "sequence")
-  if size := spec.parallel:
-    batch["parallel"] = {name: rows(size, 2) for name in sentences}
-  if size := spec.monolingual:
-    batch["monolingual"] = {name: rows(size) for name in sentences}
-  if spec.masked:
-    batch["masked"] = tuple(masked(*shape) for shape in plan["masked"])
-  return batch
+  create = functools.partial(
+    jax.ShapeDtypeStruct, sharding=sharding.over_data(mesh)
+  )
+  return batch_lib.make(
+    spec, plan, create, positives=positives, max_targets=max_targets
+  )
 
 
 def keep_compiled(cache: str, folder: str) -> None:
@@ -207,10 +166,11 @@ def step_flops(
   return flops.train_step(
     encoder_config,
     [tuple(bucket) for chosen in plan.values() for bucket in chosen],
-    flops.score_matrices(
-      config.batch,
-      {kind: config.loss.language[kind] for kind in step.THIRD_POINTS},
-    ),
+    [
+      matrix
+      for loss in registry.make(config.loss).values()
+      for matrix in loss.score_matrices(config.batch)
+    ],
     places=sum(
       bucket.rows * int(masking.max_targets(rate, bucket.length))
       for bucket in plan.get("masked", ())

@@ -22,7 +22,8 @@ from jax.experimental import topologies
 
 from mlir_jax import checkpoint, workdir
 from mlir_jax import contract as contract_lib
-from mlir_jax.data import drawing, masking, preparation, shapes, tokens
+from mlir_jax.batches import batch as batch_lib
+from mlir_jax.data import masking, preparation, shapes, tokens
 from mlir_jax.mesh import chips, compiled, sharding
 from mlir_jax.models import config as config_lib
 from mlir_jax.models import encoder, flops, pretrained
@@ -317,7 +318,7 @@ def vary(
   """
   varied = ml_collections.ConfigDict(config.to_dict())
   first = first_stream(config)
-  for stream in drawing.STREAMS:
+  for stream in batch_lib.STREAMS:
     size, rest = divmod(config.batch[stream] * batch, config.batch[first])
     if rest:
       raise ValueError(
@@ -331,7 +332,7 @@ def vary(
 
 def first_stream(config: ml_collections.ConfigDict) -> str:
   """The stream by whose rows a batch is named: retrieval, if it has that."""
-  return next(name for name in drawing.STREAMS if config.batch[name])
+  return next(name for name in batch_lib.STREAMS if config.batch[name])
 
 
 def make_row(

@@ -8,6 +8,7 @@ from typing import Any
 import ml_collections
 
 from mlir_jax import checkpoint, lock, workdir
+from mlir_jax import config as run_config
 from mlir_jax.data import preparation, reader, shapes
 from mlir_jax.evals import suite
 from mlir_jax.mesh import multihost, sharding
@@ -37,7 +38,8 @@ def train(
   """Trains, or goes on training, until `train.steps` steps are taken.
 
   Args:
-    config: From `config.default` and a config file.
+    config: From `config.default` and a config file. Losses of the user get the
+      fields that it leaves out.
     folder: The run's folder: checkpoints, metrics, results.
     profile: Whether to write a trace of some steps.
     from_step: The checkpoint to go back to; None for the last one.
@@ -54,6 +56,7 @@ def train(
   """
   folder = workdir.absolute(folder)
   workdir.check_packages(folder)
+  run_config.complete(config)
   build.check_settings(config)
   compiling.keep_compiled(config.train.compilation_cache, folder)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
@@ -202,7 +205,7 @@ def take_steps(
       return None
     log.evaluation(taken, results)
     log.say(f"Step {taken:,}: {suite.one_line(results)}")
-    return results[suite.SELECTION]
+    return results.get(suite.SELECTION)
 
   with contextlib.closing(log), contextlib.closing(batches):
     taken = int(state.step)

@@ -18,6 +18,7 @@ from mlir_jax import contract as contract_lib
 from mlir_jax.data import masking, preparation
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.hub import warm_start
+from mlir_jax.losses import registry
 from mlir_jax.mesh import sharding
 from mlir_jax.models import config as config_lib
 from mlir_jax.models import encoder, pretrained
@@ -117,9 +118,8 @@ def check_fits(
   Raises:
     ValueError: naming the field or the tensor.
   """
-  losses = config.loss
-  if not contract.normalize and any(
-    losses[name].weight for name in ("ir", "semantic", "language")
+  if not contract.normalize and registry.need_unit_vectors(
+    registry.make(config.loss)
   ):
     raise ValueError(
       "encoding.normalize is False, but the losses are written for cosines:"

@@ -91,8 +91,8 @@ def test_a_checkpoint_without_results_is_not_made_to_look_better(config):
 
 def test_an_adapted_backbone_is_not_called_a_retriever(config):
   assert "dense retriever, trained for 3 steps" in make(config)
-  for name, settings in config["loss"].items():
-    settings["weight"] = float(name == "masked_lm")
+  for name in ("ir", "semantic", "language", "masked_lm"):
+    config["loss"][name]["weight"] = float(name == "masked_lm")
   config["batch"] |= dict.fromkeys(("retrieval", "parallel", "monolingual"), 0)
   config["batch"]["masked"] = 8
   text = make(config)

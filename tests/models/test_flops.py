@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from mlir_jax.losses import registry
 from mlir_jax.models import config as config_lib
 from mlir_jax.models import encoder, flops
 
@@ -80,9 +81,14 @@ def test_the_losses_score_matrices_and_the_vocabulary_are_counted():
     "parallel": 4,
     "monolingual": 0,
   }
-  weights = {"parallel": 1.0, "passages": 0.0, "monolingual": 1.0}
-  matrices = flops.score_matrices(sizes, weights)
-  assert matrices == [(8, 24), (8, 8), (4, 8)]
+  settings = registry.defaults()
+  settings["language"]["passages"] = 0.0
+  matrices = [
+    matrix
+    for loss in registry.make(settings).values()
+    for matrix in loss.score_matrices(sizes)
+  ]
+  assert matrices == [(8, 24), (8, 8), (4, 8), (4, 0)]
   found = flops.train_step(BERT, [], matrices, places=10)
   assert found.scores == 3 * 2 * 64 * (8 * 24 + 8 * 8 + 4 * 8)
   head = 2 * 10 * (256 * 256 + 256 * 512)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import random_batches as rb
 
-from mlir_jax.data import buckets, drawing, shapes
+from mlir_jax.batches import batch as batch_lib
+from mlir_jax.data import buckets, shapes
 from mlir_jax.mesh import compiled, sharding
 from mlir_jax.models import encoder
-from mlir_jax.training import build, chunking, compiling
+from mlir_jax.training import build, chunking, compiling, outputs
 from mlir_jax.training import step as step_lib
 
 
@@ -32,11 +33,13 @@ def expected(towers, dropout):
     lambda params, batch: step_lib.gradients(
       params,
       batch,
-      chunking.whole(build.make_read(config, rb.CONTRACT)),
-      rb.SETTINGS,
+      outputs.make_encode(
+        chunking.whole(build.make_read(config, rb.CONTRACT)),
+        vocabulary=build.make_vocabulary(config, mesh, replicated),
+      ),
+      rb.LOSSES,
       lambda x: x,
       jax.random.key(1) if dropout else None,
-      build.make_masked_lm(config, mesh, replicated),
     )
   )
   return params, jax.device_get(compute(params, batch))
@@ -99,7 +102,7 @@ def test_with_dropout_the_gradient_is_that_of_the_chunked_function():
       params,
       batch,
       config=config,
-      settings=rb.SETTINGS,
+      losses=rb.LOSSES,
       devices=8,
       fsdp=False,
       chunk=8,
@@ -128,20 +131,15 @@ def test_with_dropout_the_gradient_is_that_of_the_chunked_function():
 def compile_gradients(fsdp, chunk, rows, devices=8, parts=1, **changes):
   """The compiled gradients of so many pairs, in some equal buckets."""
   config = dataclasses.replace(rb.CONFIG, **changes)
-  spec = drawing.BatchSpec(rows, 0, 0, 0)
+  spec = batch_lib.BatchSpec(rows, 0, 0, 0)
   mesh = sharding.make_mesh(devices=jax.devices()[:devices])
   params = encoder.abstract_params(config, "tied")
   shardings = sharding.state_shardings(params, mesh, fsdp)
-  encode = chunking.make_encode(
-    build.make_read(config, rb.CONTRACT), mesh, shardings, chunk
-  )
-  settings = dataclasses.replace(
-    rb.SETTINGS, semantic_weight=0.0, language_weight=0.0
-  )
+  encode = build.make_encode(config, rb.CONTRACT, mesh, shardings, chunk)
 
   def compute(params, batch):
     return step_lib.gradients(
-      params, batch, encode, settings, sharding.replicate(mesh), None
+      params, batch, encode, rb.LOSSES, sharding.replicate(mesh), None
     )[1]
 
   ((texts, length),) = rb.one_bucket(spec)["passage"]
@@ -184,17 +182,17 @@ def test_memory_is_that_of_a_chunk_and_of_the_vectors():
   _, large = compile_gradients(False, 64, 2048, devices=1, **size)
   gradient = sum(4 * leaf.size for leaf in jax.tree.leaves(params))
   # The vectors, the scores, and the gradients by both: the loss alone.
-  outputs = {
+  read = {
     name: jax.ShapeDtypeStruct(shape, np.float32)
     for name, shape in (
       ("queries", (2048, 128)),
       ("passages", (2048, 1, 128)),
     )
   }
-  batch = rb.make_batch(drawing.BatchSpec(2048, 0, 0, 0))
-  ir = step_lib.make_losses(rb.SETTINGS, batch, lambda x: x)["ir"]
-  alone = jax.jit(jax.value_and_grad(ir.compute, has_aux=True))
-  scores = compiled.memory(alone.lower(outputs).compile())["total"]
+  batch = rb.make_batch(batch_lib.BatchSpec(2048, 0, 0, 0))
+  ir = functools.partial(rb.LOSSES["ir"], batch=batch, replicate=lambda x: x)
+  alone = jax.jit(jax.value_and_grad(ir, has_aux=True))
+  scores = compiled.memory(alone.lower(read).compile())["total"]
   taken = [compiled.memory(each)["temporaries"] for each in (small, large)]
   assert taken[1] < 1.3 * taken[0] + scores + gradient
   # A bucket of one chunk is encoded behind the others, too.

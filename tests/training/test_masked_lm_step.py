@@ -8,18 +8,25 @@ import numpy as np
 import pytest
 import random_batches as rb
 
+from mlir_jax.losses import masked_lm as masked_lm_loss
+from mlir_jax.losses import registry
 from mlir_jax.models import encoder, masked_lm
-from mlir_jax.training import build, losses, step
+from mlir_jax.training import outputs
 
-SIZES = {"retrieval": 16, "parallel": 8, "monolingual": 8}
-WEIGHT = rb.SETTINGS.masked_lm_weight
+SIZES = {
+  "retrieval": 16,
+  "hard_negatives": 2,
+  "parallel": 8,
+  "monolingual": 8,
+}
+WEIGHT = rb.LOSSES["masked_lm"].weight
 ALONE = dataclasses.replace(
   rb.MASKED_SPEC, retrieval=0, parallel=0, monolingual=0
 )
 
 
 def others_of(batch):
-  return {name: batch[name] for name in batch if name != "masked"}
+  return batch.replace(masked=None)
 
 
 @pytest.mark.parametrize("chunks", [1, 2, 4])
@@ -36,8 +43,10 @@ def test_the_loss_is_the_mean_over_the_places_there_are(chunks):
     right.append(values.argmax() == targets[row, place])
 
   def mean(valid):
-    return losses.masked_lm_loss(
-      losses.masked_lm_sums(lambda x: x, scores, targets, valid, chunks=chunks)
+    return masked_lm_loss.masked_lm_loss(
+      masked_lm_loss.masked_lm_sums(
+        lambda x: x, scores, targets, valid, chunks=chunks
+      )
     )
 
   loss, metrics = mean(valid)
@@ -53,9 +62,9 @@ def test_scores_are_held_for_a_part_of_the_texts_at_a_time(monkeypatch):
   batch = rb.make_batch(ALONE)
 
   def memory(limit):
-    monkeypatch.setattr(build, "_SCORES", limit)
+    monkeypatch.setattr(masked_lm_loss, "_SCORES", limit)
     compute, placed = rb.prepare_gradients(
-      params, batch, config=config, settings=rb.SETTINGS, devices=1,
+      params, batch, config=config, losses=rb.LOSSES, devices=1,
       fsdp=False, chunk=0, key=None,
     )  # fmt: skip
     compiled = compute.lower(*placed).compile()
@@ -66,11 +75,11 @@ def test_scores_are_held_for_a_part_of_the_texts_at_a_time(monkeypatch):
 
 
 def test_the_fewest_parts_are_taken_that_fit(monkeypatch):
-  monkeypatch.setattr(build, "_SCORES", 100)
-  assert build._parts(12, 100) == 1
-  assert build._parts(12, 101) == 2
-  assert build._parts(12, 450) == 6
-  assert build._parts(12, 10**9) == 12
+  monkeypatch.setattr(masked_lm_loss, "_SCORES", 100)
+  assert masked_lm_loss._parts(12, 100) == 1
+  assert masked_lm_loss._parts(12, 101) == 2
+  assert masked_lm_loss._parts(12, 450) == 6
+  assert masked_lm_loss._parts(12, 10**9) == 12
 
 
 @pytest.mark.parametrize("towers", ["tied", "separate"])
@@ -84,22 +93,20 @@ def test_its_gradient_is_added_to_that_of_the_other_losses(towers):
     total_of_others, gradient_of_others, _ = rb.gradients(
       params, others_of(batch), config=config
     )
-    (masked,) = rb.make_batch(spec)["masked"]  # The same, in one bucket.
+    (masked,) = rb.make_batch(spec).masked  # The same, in one bucket.
 
     def mean_loss(params):
       tower = params["encoder" if towers == "tied" else "passage_encoder"]
-      hidden = encoder.hidden_states(
-        config, tower, masked["ids"], masked["mask"]
-      )
-      states = hidden[np.arange(16)[:, None], masked["positions"]]
+      hidden = encoder.hidden_states(config, tower, masked.ids, masked.mask)
+      states = hidden[np.arange(16)[:, None], masked.positions]
       scores = masked_lm.logits(
         config, params["masked_lm"], tower["embeddings"]["token"], states
       )
       log_shares = jax.nn.log_softmax(scores)
       at_target = jnp.take_along_axis(
-        log_shares, masked["targets"][..., None], axis=-1
+        log_shares, masked.targets[..., None], axis=-1
       )[..., 0]
-      return -(at_target * masked["valid"]).sum() / masked["valid"].sum()
+      return -(at_target * masked.valid).sum() / masked.valid.sum()
 
     loss, own = jax.jit(jax.value_and_grad(mean_loss))(params)
     assert loss > 1
@@ -122,7 +129,7 @@ def test_it_agrees_in_parts_on_8_devices_in_float64(monkeypatch):
     spec = dataclasses.replace(ALONE, tied=False)
     batch = rb.make_batch(spec)
     one = rb.gradients(params, batch, config=config)
-    monkeypatch.setattr(build, "_SCORES", 1)
+    monkeypatch.setattr(masked_lm_loss, "_SCORES", 1)
     again = rb.gradients(params, batch, config=config, devices=8, fsdp=True)
     rb.assert_same(again[1], one[1])
     np.testing.assert_allclose(again[0], one[0], rtol=1e-12)
@@ -131,15 +138,15 @@ def test_it_agrees_in_parts_on_8_devices_in_float64(monkeypatch):
 def test_without_a_weight_it_is_measured_and_trains_nothing():
   batch = rb.make_batch(rb.MASKED_SPEC)
   params = rb.make_params(with_head=True)
-  settings = dataclasses.replace(rb.SETTINGS, masked_lm_weight=0.0)
-  _, gradient, metrics = rb.gradients(params, batch, settings=settings)
+  losses = rb.make_losses(masked_lm={"weight": 0.0})
+  _, gradient, metrics = rb.gradients(params, batch, losses=losses)
   assert metrics["loss/masked_lm"] > 1
   assert not any(leaf.any() for leaf in jax.tree.leaves(gradient["masked_lm"]))
   _, expected, _ = rb.gradients(params, others_of(batch))
   rb.assert_same(gradient, expected, atol=1e-6)
   # Nor does it harm a step.
   params["masked_lm"]["token_bias"] *= np.nan
-  total, gradient, metrics = rb.gradients(params, batch, settings=settings)
+  total, gradient, metrics = rb.gradients(params, batch, losses=losses)
   assert np.isnan(metrics["loss/masked_lm"])
   assert np.isfinite(total)
   rb.assert_same(gradient["encoder"], expected["encoder"], atol=1e-6)
@@ -156,7 +163,7 @@ def test_alone_it_trains_a_backbone():
 
 def test_its_dropout_is_its_own():
   """Its texts' seeds are none of the other texts'."""
-  texts = step.texts_of(rb.make_batch(rb.MASKED_SPEC), jax.random.key(3))
+  texts = outputs.texts_of(rb.make_batch(rb.MASKED_SPEC), jax.random.key(3))
   seeds = np.concatenate(
     [
       np.asarray(bucket["seeds"])
@@ -169,21 +176,15 @@ def test_its_dropout_is_its_own():
 
 
 def test_what_cannot_be_fed_is_refused():
-  settings = dataclasses.replace(rb.SETTINGS, masked_lm_weight=1.0)
   with pytest.raises(
-    ValueError, match=r"masked_lm\.weight is 1\.0, but batch\.masked is 0"
+    ValueError, match=r"masked_lm\.weight is 0\.7, but batch\.masked is 0"
   ):
-    step.check_losses(settings, SIZES | {"masked": 0})
+    registry.check(rb.LOSSES, SIZES | {"masked": 0})
 
 
 def test_it_may_be_the_only_loss():
-  settings = dataclasses.replace(
-    rb.SETTINGS, ir_weight=0.0, semantic_weight=0.0, language_weight=0.0
-  )
-  none = dict.fromkeys(SIZES, 0)
-  step.check_losses(settings, none | {"masked": 8})
+  none = {name: {"weight": 0.0} for name in ("ir", "semantic", "language")}
+  sizes = dict.fromkeys(SIZES, 0) | {"masked": 8}
+  registry.check(rb.make_losses(**none), sizes)
   with pytest.raises(ValueError, match="nothing to learn"):
-    step.check_losses(
-      dataclasses.replace(settings, masked_lm_weight=0.0),
-      none | {"masked": 8},
-    )
+    registry.check(rb.make_losses(**none, masked_lm={"weight": 0.0}), sizes)

@@ -13,9 +13,11 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
 from mlir_jax import config, contract
+from mlir_jax.batches import batch as batch_lib
 from mlir_jax.data import drawing, records, tokenizing
 from mlir_jax.data.collections import folder
-from mlir_jax.training import build, losses
+from mlir_jax.losses import ir
+from mlir_jax.training import build
 
 FACTS = (
   ("Norway", "Oslo"),
@@ -88,11 +90,11 @@ def build_store(tmp_path, policy="error", **files):
 
 def ir_metrics(store, hard_negatives=0):
   """What the IR loss says of a batch of all rows."""
-  spec = drawing.BatchSpec(store.rows("retrieval"), hard_negatives, 0, 0)
+  spec = batch_lib.BatchSpec(store.rows("retrieval"), hard_negatives, 0, 0)
   fields = drawing.draw(store, spec, 0, 1.0, 0).fields["retrieval"]
   random = np.random.default_rng(0)
   shape = fields["passage_sequence"].shape
-  _, metrics = losses.ir_loss(
+  _, metrics = ir.ir_loss(
     random.normal(size=(shape[0], 4)).astype(np.float32),
     random.normal(size=(*shape, 4)).astype(np.float32),
     **{

@@ -8,16 +8,15 @@ import numpy as np
 import optax
 import pytest
 import random_batches
-from random_batches import CONFIG, SETTINGS, make_batch
+from random_batches import CONFIG, LOSSES, make_batch, make_losses
 
+from mlir_jax.losses import registry
 from mlir_jax.mesh import sharding
 from mlir_jax.models import encoder
-from mlir_jax.training import build, chunking, optim, step
+from mlir_jax.training import build, chunking, optim, outputs, step
 
 
-def make_step(
-  devices, *, settings=SETTINGS, config=CONFIG, towers="tied", **adamw
-):
+def make_step(devices, *, losses=LOSSES, config=CONFIG, towers="tied", **adamw):
   """A jitted step, a new state and a function that places batches."""
   mesh = sharding.make_mesh(devices=jax.devices()[:devices])
   adamw = {
@@ -39,12 +38,10 @@ def make_step(
   state = jax.jit(init, out_shardings=shardings)(params)
   train_step = jax.jit(
     step.make_train_step(
-      chunking.make_encode(
-        build.make_read(config, random_batches.CONTRACT),
-        mesh,
-        shardings.params,
+      build.make_encode(
+        config, random_batches.CONTRACT, mesh, shardings.params
       ),
-      settings,
+      losses,
       optimizer,
       optax.constant_schedule(1e-3),
       0,
@@ -77,16 +74,21 @@ def test_the_gradient_is_that_of_the_weighted_sum_of_the_losses():
   """Pulling back the sum of gradients equals differentiating the total."""
   batch = make_batch()
   params = encoder.init_params(CONFIG, "tied", jax.random.key(0))
-  encode = chunking.whole(build.make_read(CONFIG, random_batches.CONTRACT))
+  encode = outputs.make_encode(
+    chunking.whole(build.make_read(CONFIG, random_batches.CONTRACT))
+  )
 
   def total(params):
-    outputs = step.outputs_of(encode, params, batch, lambda x: x, None)
-    fed = step.make_losses(SETTINGS, batch, lambda x: x)
-    return sum(loss.weight * loss.compute(outputs)[0] for loss in fed.values())
+    found = encode(params, batch, None)
+    return sum(
+      loss.weight * loss(found, batch, lambda x: x)[0]
+      for loss in LOSSES.values()
+      if loss.is_fed(batch.streams)
+    )
 
   expected_total, expected = jax.jit(jax.value_and_grad(total))(params)
   found_total, found, metrics = jax.jit(
-    lambda p: step.gradients(p, batch, encode, SETTINGS, lambda x: x, None)
+    lambda p: step.gradients(p, batch, encode, LOSSES, lambda x: x, None)
   )(params)
   np.testing.assert_allclose(found_total, expected_total, rtol=1e-6)
   jax.tree.map(
@@ -115,25 +117,24 @@ def test_each_text_is_encoded_in_its_role_and_gets_its_own_seed():
       for group, buckets in texts.items()
     }
 
-  outputs = step.outputs_of(encode, None, batch, lambda x: x, jax.random.key(0))
-  lengths = {name: np.asarray(x[..., 0]) for name, x in outputs.items()}
+  encode = outputs.make_encode(encode)
+  found = encode(None, batch, jax.random.key(0))
+  lengths = {name: np.asarray(x[..., 0]) for name, x in found.items()}
   # A passage that is not there has no tokens; all others have.
   np.testing.assert_array_equal(
-    lengths["passages"] > 0, batch["retrieval"]["passage_valid"]
+    lengths["passages"] > 0, batch.retrieval.passage_valid
   )
   for name in ("queries", "sentences", "monolingual"):
     assert (lengths[name] > 0).all()
-  seeds = np.concatenate([np.ravel(x[..., 1]) for x in outputs.values()])
+  seeds = np.concatenate([np.ravel(x[..., 1]) for x in found.values()])
   assert len(np.unique(seeds)) == len(seeds)
-  again = step.outputs_of(
-    encode, None, make_batch(), lambda x: x, jax.random.key(0)
-  )
-  jax.tree.map(np.testing.assert_array_equal, outputs, again)
+  again = encode(None, make_batch(), jax.random.key(0))
+  jax.tree.map(np.testing.assert_array_equal, found, again)
 
 
 def test_a_step_that_is_not_finite_changes_only_the_counters():
-  settings = dataclasses.replace(SETTINGS, ir_temperature=1e-38)
-  train_step, state, place = make_step(1, settings=settings)
+  losses = make_losses(ir={"temperature": 1e-38})
+  train_step, state, place = make_step(1, losses=losses)
   batch = place(make_batch())
   after, metrics = train_step(state, batch)
   assert not np.isfinite(metrics["grad_norm/total"])
@@ -226,7 +227,7 @@ def test_gradients_are_clipped_by_their_global_norm():
     ({}, {"parallel": 0}, r"batch\.parallel is 0"),
     ({}, {"monolingual": 0}, r"batch\.monolingual is 0"),
     (
-      {"third_points": dict.fromkeys(step.THIRD_POINTS, 0.0)},
+      dict.fromkeys(("parallel", "passages", "monolingual"), 0.0),
       {},
       "none of its third points",
     ),
@@ -234,7 +235,14 @@ def test_gradients_are_clipped_by_their_global_norm():
 )
 def test_losses_that_cannot_be_fed_are_refused(changes, sizes, message):
   with pytest.raises(ValueError, match=message):
-    step.check_losses(
-      dataclasses.replace(SETTINGS, masked_lm_weight=0.0, **changes),
-      {"retrieval": 16, "parallel": 8, "monolingual": 8, "masked": 0} | sizes,
+    registry.check(
+      make_losses(masked_lm={"weight": 0.0}, language=changes),
+      {
+        "retrieval": 16,
+        "hard_negatives": 0,
+        "parallel": 8,
+        "monolingual": 8,
+        "masked": 0,
+      }
+      | sizes,
     )

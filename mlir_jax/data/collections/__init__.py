@@ -2,7 +2,7 @@
 
 import os
 
-from mlir_jax import workdir
+from mlir_jax import extensions, workdir
 from mlir_jax.data import records
 
 NAMES = ("cldr", "folder")
@@ -20,7 +20,9 @@ def load(
   """Loads a collection.
 
   Args:
-    name: "cldr", the embedded names, or "folder", files under `root`.
+    name: "cldr", the embedded names; "folder", files under `root`; or
+      "MODULE:FUNCTION", a user's own (root, bad_records) -> Collection, which
+      this command line names.
     root: The folder of "folder"; "~" is the user's home.
     bad_records: What to do with records that cannot be used.
     tatoeba_root: A folder of translation tests in LASER's naming, "" for none.
@@ -64,4 +66,15 @@ def load(
       require_pairs=require_pairs,
       prefix=prefix,
     )
+  if extensions.is_target(name):
+    collection = extensions.load(name, f"{prefix}collection")(
+      os.path.expanduser(root), bad_records
+    )
+    if not isinstance(collection, records.Collection):
+      raise ValueError(
+        f"{prefix}collection is {name!r}, which returns"
+        f" {type(collection).__name__}; it must return"
+        " mlir_jax.data.records.Collection."
+      )
+    return collection
   raise ValueError(f"{prefix}collection is {name!r}; use one of {NAMES}.")

@@ -17,7 +17,10 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mlir_jax.training import losses
+from mlir_jax.losses import ir as ir_lib
+from mlir_jax.losses import language as language_lib
+from mlir_jax.losses import semantic as semantic_lib
+from mlir_jax.losses import similarity
 
 DIMENSIONS = 5
 PAD = (-1, -1)  # Text and sequence of a passage that only fills its row.
@@ -139,7 +142,7 @@ def embeddings_of_batch(dtype=np.float64) -> dict[str, np.ndarray]:
 def ir(embeddings, labels, **settings):
   names = ("query_sequence", "passage_sequence", "passage_valid")
   names += ("positive_sequence",)
-  return losses.ir_loss(
+  return ir_lib.ir_loss(
     embeddings["queries"],
     embeddings["passages"],
     **{name: labels[name] for name in names},
@@ -148,7 +151,7 @@ def ir(embeddings, labels, **settings):
 
 
 def semantic(embeddings, labels, **settings):
-  return losses.semantic_loss(
+  return semantic_lib.semantic_loss(
     embeddings["sentences"], labels["sentence_sequence"], **settings
   )
 
@@ -181,11 +184,11 @@ def third_points_of(embeddings, labels):
 
 def language(embeddings, labels, *, kinds=KINDS, **settings):
   points = third_points_of(embeddings, labels)
-  return losses.language_loss(
+  return language_lib.language_loss(
     embeddings["sentences"],
     labels["sentence_text"],
     labels["sentence_sequence"],
-    {kind: losses.ThirdPoints(*points[kind]) for kind in kinds},
+    {kind: language_lib.ThirdPoints(*points[kind]) for kind in kinds},
     **settings,
   )
 
@@ -518,7 +521,7 @@ def test_semantic_masks_copies_and_other_translations_at_one_hop_only():
   np.fill_diagonal(expected, False)
 
   def loss(anchors, candidates):
-    return losses.semantic_loss(
+    return semantic_lib.semantic_loss(
       anchors.reshape(-1, 2, DIMENSIONS),
       sequence,
       temperature=0.3,
@@ -576,7 +579,7 @@ def anchor_gradients(sentences, sequence):
   candidates = sentences.reshape(-1, DIMENSIONS)
 
   def total(anchors):
-    mean, _ = losses.semantic_loss(
+    mean, _ = semantic_lib.semantic_loss(
       anchors,
       sequence,
       temperature=0.3,
@@ -620,11 +623,11 @@ def test_language_does_not_change_when_masked_third_points_are_deleted():
   @jax.jit
   def loss_and_gradient(sentences, points):
     return jax.value_and_grad(
-      lambda sentences: losses.language_loss(
+      lambda sentences: language_lib.language_loss(
         sentences,
         text,
         sequence,
-        {kind: losses.ThirdPoints(*points[kind]) for kind in KINDS},
+        {kind: language_lib.ThirdPoints(*points[kind]) for kind in KINDS},
         temperature=0.2,
         weights=WEIGHTS,
       )[0]
@@ -740,13 +743,13 @@ def one_third_point(pair, third):
   """Excess, loss, gradients to pair [2, D] and third [D]; temperature 0.2."""
 
   def loss(pair, third):
-    point = losses.ThirdPoints(
+    point = language_lib.ThirdPoints(
       third[None],
       jnp.array([2], jnp.int32),
       jnp.array([12], jnp.int32),
       jnp.array([True]),
     )
-    value, metrics = losses.language_loss(
+    value, metrics = language_lib.language_loss(
       pair[None],
       jnp.array([[0, 1]], jnp.int32),
       jnp.array([[10, 11]], jnp.int32),
@@ -832,7 +835,7 @@ def exact_excess(d):
 
 
 excess_and_slope = jax.jit(
-  jax.vmap(jax.value_and_grad(losses.two_log_cosh_half))
+  jax.vmap(jax.value_and_grad(language_lib.two_log_cosh_half))
 )
 
 
@@ -898,7 +901,7 @@ def test_effective_rank_counts_directions(spreads, rank):
   points = np.concatenate([np.diag(spreads), -np.diag(spreads)])
   turn, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))
   shifted = (points @ turn + 5).astype(np.float32)
-  assert losses.effective_rank(shifted) == pytest.approx(rank, rel=1e-4)
+  assert similarity.effective_rank(shifted) == pytest.approx(rank, rel=1e-4)
 
 
 @pytest.mark.usefixtures("x64")

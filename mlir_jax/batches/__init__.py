@@ -1,0 +1,1 @@
+"""Batches: what a step reads, a function of the seed and the step."""

@@ -1,0 +1,1 @@
+"""The losses: one object each, its settings and its formula."""

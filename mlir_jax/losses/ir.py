@@ -1,0 +1,157 @@
+"""The IR loss: each query finds its passage among the global batch's."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from mlir_jax.batches import batch as batch_lib
+from mlir_jax.losses import base, similarity
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class IrLoss(base.Loss):
+  """The IR loss; see `ir_loss`."""
+
+  weight: float = base.setting(1.0, "[0, 1e6]")  # w_ir.
+  # Divides the cosines. Our choice.
+  temperature: float = base.setting(0.05, "[1e-4, 1e4]")
+  symmetric: bool = base.setting(False)  # Adds passage -> query.
+
+  title = "retrieval: a query and its passage"
+  stream = "retrieval"
+  reads = ("queries", "passages")
+
+  def check(self, sizes: Mapping[str, int], group: str) -> None:
+    """See `base.Loss.check`; and a query needs a negative."""
+    super().check(sizes, group)
+    if sizes["retrieval"] == 1 and not sizes["hard_negatives"]:
+      raise ValueError(
+        "batch.retrieval is 1 and batch.hard_negatives is 0: no question has a"
+        " negative, so the IR loss is always 0. Set batch.retrieval to 2 or"
+        f" more, batch.hard_negatives to 1 or more, or {group}.weight=0."
+      )
+
+  def score_matrices(self, sizes: Mapping[str, int]) -> list[tuple[int, int]]:
+    """Queries x passages."""
+    passages = sizes["retrieval"] * (1 + sizes["hard_negatives"])
+    return [(sizes["retrieval"], passages)]
+
+  def __call__(
+    self,
+    outputs: base.Outputs,
+    batch: batch_lib.Batch,
+    replicate: base.Replicate,
+  ) -> tuple[Array, base.Metrics]:
+    """See `base.Loss`; the metrics are those of `ir_loss`."""
+    retrieval = batch.retrieval
+    return ir_loss(
+      outputs["queries"],
+      outputs["passages"],
+      query_sequence=retrieval.query_sequence,
+      passage_sequence=retrieval.passage_sequence,
+      passage_valid=retrieval.passage_valid,
+      positive_sequence=retrieval.positive_sequence,
+      temperature=self.temperature,
+      symmetric=self.symmetric,
+      replicate=replicate,
+    )
+
+
+def ir_loss(
+  queries: Array,
+  passages: Array,
+  *,
+  query_sequence: Array,
+  passage_sequence: Array,
+  passage_valid: Array,
+  positive_sequence: Array,
+  temperature: float,
+  symmetric: bool = False,
+  replicate: Callable[[Array], Array] = lambda x: x,
+) -> tuple[Array, base.Metrics]:
+  """The IR loss: each query finds its passage among the global batch's.
+
+  For query i: -log softmax over all passages p of s(q_i, p) / temperature, at
+  its own positive. Not counted as negatives: passages that are encoded like a
+  known positive of i, the positives of rows that ask the same question, and
+  padding.
+
+  Args:
+    queries: [B, D].
+    passages: [B, 1 + H, D]; column 0 is the positive, then hard negatives.
+    query_sequence: The questions' sequences, int32 [B].
+    passage_sequence: int32 [B, 1 + H].
+    passage_valid: bool [B, 1 + H], False for padding, whose embeddings must
+      be finite all the same.
+    positive_sequence: Sequences of all known positives, int32 [B, P],
+      -1-padded.
+    temperature: Divides the cosines.
+    symmetric: Adds the passage -> query direction, positives as anchors, and
+      halves the sum. A query is no negative of a passage it would be masked
+      for in the other direction.
+    replicate: Applied to the candidates: the place for a sharding constraint.
+
+  Returns:
+    The loss, a scalar in nats, and the metrics "accuracy" (share of queries
+    whose own positive scores highest among the allowed), "masked" (count of
+    query-passage pairs that were left out, padding not counted),
+    "queries_without_negatives" (count of those that learn nothing from it),
+    "mean_cosine" (of queries and their negatives) and "effective_rank" (of the
+    positives).
+  """
+  batch, columns, _ = passages.shape
+  candidates = replicate(passages.reshape(batch * columns, -1))
+  valid = passage_valid.reshape(-1)
+  row = jnp.arange(batch)
+  positive = row * columns
+  is_positive = _known_positives(
+    query_sequence, passage_sequence, positive_sequence
+  )
+  cosines = similarity.scores(queries, candidates)
+  scores = cosines / temperature
+  allowed = valid[None] & ~is_positive
+  loss = similarity.cross_entropy(scores, positive, allowed).mean()
+
+  own = positive[:, None] == jnp.arange(batch * columns)
+  best = jnp.argmax(jnp.where(allowed | own, scores, -jnp.inf), axis=1)
+  metrics = {
+    "accuracy": (best == positive).mean(),
+    "masked": (is_positive & valid[None] & ~own).sum(),
+    # Its own positive is not among the allowed.
+    "queries_without_negatives": (~allowed.any(axis=1)).sum(),
+    "mean_cosine": similarity.masked_mean(cosines, allowed),
+    "effective_rank": similarity.effective_rank(passages[:, 0]),
+  }
+  if symmetric:
+    to_queries = scores.reshape(batch, batch, columns)[:, :, 0].T
+    allowed = ~is_positive.reshape(batch, batch, columns)[:, :, 0].T
+    backward = similarity.cross_entropy(to_queries, row, allowed).mean()
+    loss = (loss + backward) / 2
+  return loss, metrics
+
+
+def _known_positives(
+  query_sequence: Array, passage_sequence: Array, positive_sequence: Array
+) -> Array:
+  """Which passages are no negatives of which queries, bool [B, B * (1 + H)].
+
+  The arguments are those of `ir_loss`.
+  """
+  batch, columns = passage_sequence.shape
+  passages = passage_sequence.reshape(-1)
+
+  def add(found, known):  # One of the P at a time.
+    hit = (passages == known[:, None]) & (known >= 0)[:, None]
+    return found | hit, None
+
+  # A row's own positive may be missing from its list of known ones.
+  own = passages[None] == passage_sequence[:, :1]
+  are_known, _ = jax.lax.scan(add, own, positive_sequence.T)
+  same_question = query_sequence[:, None] == query_sequence[None, :]
+  asked_alike = jnp.zeros((batch, batch, columns), bool)
+  asked_alike = asked_alike.at[:, :, 0].set(same_question)
+  return are_known | asked_alike.reshape(batch, -1)

@@ -1,0 +1,54 @@
+"""What the contrastive losses share: float32 cosines, and means over them.
+
+Score matrices are computed with `precision=HIGHEST`: float32 products run as
+bfloat16 on TPU and as TF32 on GPU otherwise.
+"""
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def scores(anchors: Array, candidates: Array) -> Array:
+  """Inner products [A, D] x [C, D] -> [A, C], in float32 or wider."""
+  return jnp.matmul(
+    anchors,
+    candidates.T,
+    precision=jax.lax.Precision.HIGHEST,
+    preferred_element_type=jnp.promote_types(anchors.dtype, jnp.float32),
+  )
+
+
+def cross_entropy(scores: Array, positive: Array, allowed: Array) -> Array:
+  """-log softmax of each row at its positive, over the allowed columns."""
+  at_positive = jnp.take_along_axis(scores, positive[:, None], axis=1)[:, 0]
+  allowed = allowed | (positive[:, None] == jnp.arange(scores.shape[1]))
+  scores = jnp.where(allowed, scores, -jnp.inf)
+  return jax.nn.logsumexp(scores, axis=1) - at_positive
+
+
+def masked_mean(values: Array, use: Array) -> Array:
+  """Mean of the used values, [A, C]; 0 where none is used."""
+  return jnp.where(use, values, 0).sum() / jnp.maximum(count(use), 1)
+
+
+def count(use: Array) -> Array:
+  """How many are used; a large batch has more than int32 can hold."""
+  return use.sum(axis=-1).astype(jnp.float32).sum()
+
+
+def effective_rank(embeddings: Array) -> Array:
+  """How many directions the embeddings [n, D] spread over, at most D.
+
+  The participation ratio (sum of eigenvalues)^2 / sum of squared eigenvalues
+  of their covariance: like the entropy-based effective rank it is D for equal
+  eigenvalues and 1 for a line, and it needs no eigendecomposition, which would
+  stall a TPU at each step.
+  """
+  centred = embeddings - embeddings.mean(axis=0)
+  covariance = scores(centred.T, centred.T)
+  trace = jnp.trace(covariance)
+  return jnp.square(trace) / jnp.maximum(
+    jnp.square(covariance).sum(), jnp.finfo(covariance.dtype).tiny
+  )

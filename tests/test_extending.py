@@ -1,0 +1,258 @@
+"""A user's loss, collection and evaluator, as docs/extending.md shows them."""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+import tiny
+
+import mlir_jax
+from mlir_jax import config, evaluate, export
+from mlir_jax.data import collections, records
+from mlir_jax.losses import base
+from mlir_jax.retrieval import model as model_lib
+from mlir_jax.training import build, progress, run
+
+PACKAGE = pathlib.Path(mlir_jax.__file__).parents[1]
+DOCS = PACKAGE / "docs/extending.md"
+TARGET = "my_project.losses:Margin"
+
+
+def examples():
+  """The files of the document: name to content."""
+  text = DOCS.read_text(encoding="utf-8")
+  found = re.findall(
+    r"`(my_project/\w+\.py)`:\n\n```python\n(.*?)```", text, re.S
+  )
+  return dict(found)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+  """A folder with the document's files; importing them leaves a mark."""
+  if not DOCS.is_file():
+    pytest.skip("the documents are not beside the package")
+  folder = tmp_path / "project"
+  package = folder / "my_project"
+  package.mkdir(parents=True)
+  (package / "__init__.py").write_text(
+    f"open({str(folder / 'imported')!r}, 'a').write('once ')\n"
+  )
+  for name, content in examples().items():
+    (folder / name).write_text(content, encoding="utf-8")
+  monkeypatch.syspath_prepend(folder)
+  yield folder
+  for name in [name for name in sys.modules if name.startswith("my_project")]:
+    del sys.modules[name]
+
+
+def imported(project):
+  path = project / "imported"
+  return path.read_text().split() if path.exists() else []
+
+
+def settle(*flags, extra=None):
+  """The config of a command line, checked."""
+  c = config.default()
+  for name, given in (extra or {}).items():
+    c.loss.extra[name] = given
+  argv = ["train", "--config=own", *flags]
+  config.check_names(argv)
+  config.take_targets(c, argv)
+  config.complete(c)
+  config.check_names(argv, c)
+  config.check(c)
+  return c
+
+
+def test_its_fields_have_their_defaults_and_are_checked_like_ours(project):
+  c = settle(f"--config.loss.extra.margin.target={TARGET}")
+  assert c.loss.extra.to_dict() == {
+    "margin": {"target": TARGET, "weight": 1.0, "margin": 0.2}
+  }
+  c = settle(extra={"margin": {"target": TARGET, "weight": 1, "margin": 0}})
+  assert c.loss.extra.margin.get_type("weight") is float
+  for fields, message in {
+    ("margin", 3.0): r"loss\.extra\.margin\.margin is 3\.0; .* in \[0, 2\]",
+    ("margin", float("nan")): r"margin\.margin is nan; .* in \[0, 2\]",
+    ("margin", "wide"): r"margin\.margin is 'wide'; .* in \[0, 2\]",
+    ("weight", -1.0): r"margin\.weight is -1\.0; .* in \[0, 1e6\]",
+    ("margn", 0.1): r"do not exist: loss\.extra\.margin\.margn",
+  }.items():
+    given = {"target": TARGET, fields[0]: fields[1]}
+    with pytest.raises(ValueError, match=message):
+      settle(extra={"margin": given})
+  with pytest.raises(ValueError, match=r"Did you mean --config\.loss\.extra\."):
+    settle(
+      f"--config.loss.extra.margin.target={TARGET}",
+      "--config.loss.extra.margin.wieght=1",
+    )
+
+
+def test_what_is_not_a_loss_is_refused_with_the_reason(project):
+  (project / "my_project/broken.py").write_text("\nraise OSError('no disk')\n")
+  (project / "my_project/others.py").write_text(
+    "import dataclasses\nfrom mlir_jax.losses import base\n"
+    "class Plain(base.Loss):\n  stream, reads = 'retrieval', ('queries',)\n"
+    "@dataclasses.dataclass(frozen=True)\nclass Stray(base.Loss):\n"
+    "  stream, reads = 'retrieval', ('query',)\n"
+    "@dataclasses.dataclass(frozen=True)\nclass Lost(base.Loss):\n"
+    "  stream, reads = 'rivers', ('queries',)\n"
+    "@dataclasses.dataclass(frozen=True)\nclass Listed(base.Loss):\n"
+    "  some: tuple = ()\n  stream, reads = 'retrieval', ('queries',)\n"
+  )
+  for name, target, message in (
+    ("margin", None, "loss.extra.margin has no target"),
+    ("ir", TARGET, "loss.extra.ir: give another name"),
+    ("margin", "Margin", "it must be MODULE:NAME"),
+    ("margin", "no_project.losses:Margin", "there is no module no_project:"),
+    ("margin", "my_project.no:Margin", "there is no module my_project.no:"),
+    ("margin", "my_project.losses:None_", "losses.py defines no None_"),
+    ("margin", "my_project.broken:X", "broken.py:2: OSError: no disk"),
+    ("margin", "my_project.losses:base", "is not a subclass of"),
+    ("margin", "my_project.others:Plain", "is not a dataclass"),
+    ("margin", "my_project.others:Stray", "reads is ('query',)"),
+    ("margin", "my_project.others:Lost", "stream is not one of"),
+    ("margin", "my_project.others:Listed", "Listed.some: a field of a loss"),
+  ):
+    given = {"weight": 1.0} if target is None else {"target": target}
+    with pytest.raises(ValueError, match=re.escape(message)):
+      settle(extra={name: given})
+
+
+def test_a_loss_and_its_metrics_are_scalars():
+  base.check_result("margin", np.zeros(()), {"violations": 0.5})
+  for value, metrics in ((np.zeros(3), {}), (0.0, {"violations": np.zeros(3)})):
+    with pytest.raises(ValueError, match=r"loss margin .* of shape \(3,\)"):
+      base.check_result("margin", value, metrics)
+
+
+@pytest.mark.slow
+def test_it_trains_by_the_command_line_and_nobody_else_imports_it(
+  project, tmp_path, capsys
+):
+  """On 8 devices, in chunks."""
+  root = tiny.write_folder(tmp_path / "data")
+  (project / "own.py").write_text(
+    "import pathlib, tiny\n"
+    "def get_config():\n"
+    f"  c = tiny.make_config(pathlib.Path({str(root)!r}))\n"
+    "  c.batch.masked, c.loss.masked_lm.weight = 0, 0.0\n"
+    "  c.train.steps, c.eval.every = 3, 3\n"
+    f"  c.loss.extra.margin = {{'target': {TARGET!r}, 'weight': 0.1}}\n"
+    "  return c\n"
+  )
+  folder = tmp_path / "run"
+  done = subprocess.run(
+    [
+      *(sys.executable, "-m", "mlir_jax.train", "--config=./own.py"),
+      *(f"--workdir={folder}", "--config.batch.chunk=8"),
+      *("--config.loss.extra.margin.weight=0.3", "--config.mesh.fsdp=True"),
+      "--config.eval.extra.gap=my_project.evals:gap",
+    ],
+    cwd=project,
+    capture_output=True,
+    text=True,
+    timeout=500,
+    env=os.environ
+    | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}
+    | {"PYTHONPATH": f"{PACKAGE}:{PACKAGE / 'tests'}"},
+  )
+  assert done.returncode == 0, done.stderr
+  assert "over 8 devices" in done.stdout
+  assert imported(project) == ["once"]
+  *lines, evaluated = progress.read_metrics(str(folder))
+  assert {"gap/rivers", "dev/en/mrr@100"} <= evaluated.keys()
+  assert [line["step"] for line in lines] == [1, 2, 3]
+  for line in lines:
+    total = 0.3 * line["loss/margin"] + sum(
+      line[f"loss/{name}"] for name in ("ir", "semantic", "language")
+    )
+    np.testing.assert_allclose(line["loss/total"], total, rtol=1e-5)
+    assert line["grad_norm/margin"] > 0
+    assert 0 < line["margin/violations"] <= 1
+  kept = json.loads((folder / "config.json").read_text())
+  assert kept["loss"]["extra"] == {
+    "margin": {"target": TARGET, "weight": 0.3, "margin": 0.2}
+  }
+
+  # Somebody else's run now: its code is not imported.
+  c = tiny.make_config(root)
+  c.batch.masked, c.loss.masked_lm.weight = 0, 0.0
+  c.train.steps, c.eval.every = 3, 0
+  with pytest.raises(ValueError) as refused:
+    run.train(c, str(folder))
+  assert (
+    str(refused.value)
+    .splitlines()[-1]
+    .endswith(
+      f"repeat: --config.loss.extra.margin.margin=0.2"
+      f" --config.loss.extra.margin.target={TARGET}"
+      " --config.loss.extra.margin.weight=0.3"
+    )
+  )
+  loaded = mlir_jax.load(str(folder))
+  assert loaded.encode(["stone river"], role="query").shape == (1, 32)
+  export.export(str(folder), "last", str(tmp_path / "export"))
+  card = (tmp_path / "export/README.md").read_text(encoding="utf-8")
+  assert f"| margin ({TARGET}) | 0.3 | – |" in card
+  assert "dense retriever" in card
+  assert imported(project) == ["once"]
+  assert "my_project" not in sys.modules
+
+
+def test_evaluators_are_functions_and_named_by_this_command(project):
+  flag = "--config.eval.extra.gap=my_project."
+  c = settle(f"{flag}evals:gap")
+  assert c.eval.extra.to_dict() == {"gap": "my_project.evals:gap"}
+  assert build.check_settings(c) is None
+  for c, message in (
+    (settle(f"{flag}evals:RIVERS"), "which is not a function"),
+    (settle(f"{flag}evals:no"), "evals.py defines no no"),
+    (settle("--config.eval.extra.dev=my_project.evals:gap"), "another name"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      build.check_settings(c)
+
+
+def test_a_collection_of_ones_own_is_read(project, tmp_path):
+  (tmp_path / "pairs.tsv").write_text("capital of Peru?\tLima\n", "utf-8")
+  c = config.default()
+  c.data.collection = "my_project.data:load"
+  config.check(c)
+  assert not imported(project)  # It is read where the run is prepared.
+  found = collections.load(c.data.collection, str(tmp_path))
+  (record,) = found.retrieval()
+  assert record.positives == (records.Passage("Lima"),)
+  (project / "my_project/others.py").write_text("def load(*_): return 1\n")
+  with pytest.raises(ValueError, match=r"returns int; it must return .*\.Coll"):
+    collections.load("my_project.others:load", str(tmp_path))
+
+
+def test_a_runs_collection_is_not_imported_unless_it_is_named(
+  project, monkeypatch
+):
+  description = types.SimpleNamespace(
+    config={
+      "data": {
+        "collection": "my_project.data:load",
+        "root": str(project),
+        "tatoeba_root": "",
+      }
+    },
+    provenance={"groups": {}},
+  )
+  loaded = types.SimpleNamespace(description=description, path="run")
+  monkeypatch.setattr(model_lib, "load", lambda *_: loaded)
+  with pytest.raises(
+    ValueError, match=r"repeat --collection=my_project\.data:load"
+  ):
+    evaluate.evaluate("run")
+  assert evaluate._find_trained_on(description.config, "cldr") is None
+  assert not imported(project)
