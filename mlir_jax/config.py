@@ -86,7 +86,7 @@ CHOICES = {
   "data.collection": ("cldr", "folder"),
   "data.on_bad_record": ("error", "skip"),
   "data.masking.kind": ("word", "span"),
-  "data.reader": ("tf_data", "in_process"),
+  "data.reader": ("auto", "tf_data", "in_process"),
   "encoding.pooling": ("mean", "cls", "last"),
   "model.towers": ("tied", "separate"),
   "model.dtype": ("float32", "bfloat16"),
@@ -158,7 +158,9 @@ def default() -> ml_collections.ConfigDict:
   data.masking = ml_collections.ConfigDict()
   data.masking.kind = "word"  # Whole words; or "span": several in a row.
   data.masking.rate = 0.15  # Share of a text's tokens (Devlin et al. 2019).
-  data.reader = "tf_data"  # Or "in_process": the same batches, no tensorflow.
+  # "tf_data"; "in_process": a thread makes the same batches, no tensorflow;
+  # "auto": tf_data where tensorflow is installed.
+  data.reader = "auto"
   data.prefetch = 2  # Batches prepared ahead.
 
   # --- Tokenizer, when not the pretrained model's own. ---

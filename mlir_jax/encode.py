@@ -21,11 +21,10 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
-import tqdm
 from absl import flags
 from etils import epath
 
-from mlir_jax import command_line, workdir
+from mlir_jax import bars, command_line, workdir
 from mlir_jax import contract as contract_lib
 from mlir_jax.data import records
 from mlir_jax.data.sources import files as files_lib
@@ -186,7 +185,7 @@ def encode_files(
       total = sum(1 for _ in read_texts(paths, plain_text, copies))
     with (
       write_rows(output) if writes else rows_written as append,
-      tqdm.tqdm(total=total, desc=description, unit="text") as bar,
+      bars.bar(None, description, unit="text", total=total) as bar,
     ):
       for rows in embed(read_texts(paths, plain_text, copies)):
         shape = append(rows)

@@ -24,6 +24,7 @@ def main():
   # Compiling for a TPU needs none, and must not look for one.
   jax.config.update("jax_platforms", "cpu")
 
+  from mlir_jax import bars
   from mlir_jax.mesh import chips
   from mlir_jax.training import build, planner
 
@@ -54,7 +55,9 @@ def main():
     shardings=_SHARDING.value,
     encoder_file=_ENCODER.value or "",
     store=planner.open_store(_WORKDIR.value) if _WORKDIR.value else None,
-    each=lambda settings: tqdm.tqdm(settings, "compiling", leave=False),
+    each=lambda settings: bars.bar(
+      settings, "compiling", unit="step", leave=False
+    ),
     say=tqdm.tqdm.write,
   ):
     made.append(row)

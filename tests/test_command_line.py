@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import runpy
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from absl import app, flags
 
 import mlir_jax
+from mlir_jax import __main__
 from mlir_jax.training import run as run_lib
 
 # Each main's own flags: those that are paths, and some others.
@@ -51,7 +53,7 @@ def call(capfd, monkeypatch):
 def test_a_refusal_is_one_line_after_the_programs_name(tmp_path):
   package = str(pathlib.Path(mlir_jax.__file__).parents[1])
   done = subprocess.run(
-    [sys.executable, "-m", "mlir_jax.train", "--config=quickstart"],
+    [sys.executable, "-m", "mlir_jax", "train", "--config=quickstart"],
     capture_output=True,
     text=True,
     timeout=120,
@@ -61,6 +63,22 @@ def test_a_refusal_is_one_line_after_the_programs_name(tmp_path):
   assert (done.returncode, done.stdout) == (2, "")
   assert done.stderr == (
     "mlir-jax train: Give --workdir; --help shows an example.\n"
+  )
+
+
+def test_the_command_lists_all_programs(monkeypatch, capsys):
+  assert set(__main__.PROGRAMS) == MAINS.keys()
+  monkeypatch.setattr(sys, "argv", ["mlir-jax"])
+  __main__.main()
+  output = capsys.readouterr().out
+  for name in MAINS:
+    assert re.search(rf"^  {name} +[A-Z].*\.$", output, re.MULTILINE), name
+  monkeypatch.setattr(sys, "argv", ["mlir-jax", "trian"])
+  with pytest.raises(SystemExit, match="2"):
+    __main__.main()
+  assert capsys.readouterr().err == (
+    "mlir-jax: there is no program 'trian'; there are prepare, train,"
+    " evaluate, encode, export, plan.\n"
   )
 
 

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-import tqdm
-
+from mlir_jax import bars
 from mlir_jax import contract as contract_lib
 from mlir_jax.data import records
 
@@ -14,9 +13,9 @@ def _training_bodies(
   contract: contract_lib.EncodingContract,
 ) -> Iterator[str]:
   """The body of every text of a stream, hard negatives included."""
-  for record in tqdm.tqdm(
+  for record in bars.bar(
     getattr(collection, stream)(),
-    desc=f"Texts shared with {stream}",
+    f"Texts shared with {stream}",
     unit=" rows",
     leave=False,
   ):

@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import functools
+import importlib.util
 import itertools
 import os
 from collections.abc import Callable, Generator, Sequence
@@ -12,6 +13,11 @@ import numpy as np
 
 from mlir_jax.batches import batch as batch_lib
 from mlir_jax.data import buckets, drawing, masking, shapes, tokens
+
+KINDS = {
+  "tf_data": "made in a tf.data pipeline",
+  "in_process": "made in a thread of this process",
+}
 
 
 def batch_of_step(
@@ -132,6 +138,21 @@ def _check_masker(
     )
 
 
+def choose(kind: str) -> str:
+  """The reader that a config asks for.
+
+  Args:
+    kind: data.reader.
+
+  Returns:
+    "tf_data" or "in_process"; for "auto" the first where tensorflow is
+    installed.
+  """
+  if kind != "auto":
+    return kind
+  return "tf_data" if importlib.util.find_spec("tensorflow") else "in_process"
+
+
 def batches(
   kind: str,
   store: tokens.TokenStore,
@@ -222,7 +243,7 @@ def _tf_data(
     import tensorflow as tf
   except ImportError as e:
     raise ImportError(
-      "data.reader=tf_data needs tensorflow: install it, or set"
+      "data.reader=tf_data needs tensorflow: pip install mlir_jax[tf], or set"
       " data.reader=in_process, which gives the same batches."
     ) from e
   # TensorFlow would take the memory that JAX needs.

@@ -17,10 +17,9 @@ from typing import BinaryIO, TextIO
 
 import numpy as np
 import tokenizers
-import tqdm
 
+from mlir_jax import bars, stored
 from mlir_jax import contract as contract_lib
-from mlir_jax import stored
 from mlir_jax.data import records, streams, tokens
 
 # Texts waiting to be tokenized together: some 10,000 passages. A count of
@@ -195,9 +194,9 @@ def _write(
   """Writes all arrays into a folder; returns meta, but for the pad id."""
 
   def progress(stream: str):
-    return tqdm.tqdm(
+    return bars.bar(
       getattr(collection, stream)(),
-      desc=f"{collection.name}: tokenizing {stream}",
+      f"{collection.name}: tokenizing {stream}",
       unit=" rows",
     )
 

@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 import huggingface_hub
 import numpy as np
 import safetensors
-import tqdm
 from flax import traverse_util
 
-from mlir_jax import stored, workdir
+from mlir_jax import bars, stored, workdir
 from mlir_jax.models import config as config_lib
 from mlir_jax.models import encoder, families, layout
 
@@ -475,7 +474,7 @@ def _equal(one: _Tensor, other: _Tensor) -> bool:
 def _read_part(part: _Part, place: Place | None) -> dict[str, Any]:
   """Reads tensors one by one, as parameters by path."""
   params = {}
-  for path, shape in tqdm.tqdm(
+  for path, shape in bars.bar(
     part.shapes.items(), "Reading weights", unit="tensor", delay=2
   ):
     tensor, change = part.rules[path]

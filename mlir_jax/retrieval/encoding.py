@@ -10,6 +10,7 @@ import numpy as np
 import tokenizers
 import tqdm
 
+from mlir_jax import bars
 from mlir_jax import contract as contract_lib
 from mlir_jax.mesh import sharding
 from mlir_jax.models import config as config_lib
@@ -158,13 +159,14 @@ class TextEncoder:
     rendered = (
       self.contract.render(role, text, title) for text, title in titled
     )
-    with tqdm.tqdm(
-      total=total,
-      desc=progress,
+    with bars.bar(
+      None,
+      progress,
       unit="text",
+      delay=5,
+      total=total,
       disable=progress is None,
       leave=False,
-      delay=5,  # Seconds: short work needs no bar.
     ) as bar:
       first = 0
       for window in _portions(rendered, WINDOW, _WINDOW_CHARACTERS):

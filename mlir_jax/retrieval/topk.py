@@ -10,9 +10,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 from jax.sharding import Mesh, PartitionSpec
 
+from mlir_jax import bars
 from mlir_jax.mesh import sharding
 
 BLOCK = 128  # Rows whose maximum is taken first: a TPU's lanes.
@@ -211,8 +211,8 @@ def search(
   size = min(QUERY_BATCH, len(queries))
   scores = np.empty((len(queries), k), np.float32)
   indices = np.empty((len(queries), k), np.int32)
-  with tqdm.tqdm(
-    total=len(queries), desc=description, unit="query", delay=2, leave=False
+  with bars.bar(
+    None, description, unit="query", delay=2, total=len(queries), leave=False
   ) as progress:
     for start in range(0, len(queries), size or 1):
       real = queries[start : start + size]

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import tensorboardX
-import tqdm
 from etils import epath
 
-from mlir_jax import stored, workdir
+from mlir_jax import bars, stored, workdir
 from mlir_jax.mesh import multihost
 
 METRICS_FILE = "metrics.jsonl"
@@ -61,13 +60,14 @@ class Progress:
     if multihost.is_first():
       self._open(first_step, tensorboard)
     self._sequences_per_step = sequences_per_step
-    self._bar = tqdm.tqdm(
+    self._bar = bars.bar(
+      None,
+      "Training",
+      unit="step",
       total=last_step,
       initial=first_step,
-      desc="Training",
-      unit="step",
       dynamic_ncols=True,
-      mininterval=1.0 if sys.stderr.isatty() else 10.0,
+      mininterval=1.0,
       smoothing=0.05,
     )
     self._at, self._time = first_step, time.perf_counter()

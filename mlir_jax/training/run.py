@@ -124,8 +124,10 @@ def train(
       def save(taken, state, dev):
         checkpoints.save(taken, state, description, dev)
 
+      kind = reader.choose(config.data.reader)
+      print(f"Batches: {reader.KINDS[kind]} (data.reader={kind}).")
       batches = reader.batches(
-        config.data.reader,
+        kind,
         prepared.store,
         spec,
         plans,

@@ -593,7 +593,10 @@ def test_both_readers_give_identical_batches(store):
 
 
 def test_in_process_needs_no_tensorflow(store, monkeypatch):
+  assert reader.choose("auto") == "tf_data"
   monkeypatch.setitem(sys.modules, "tensorflow", None)
+  assert reader.choose("auto") == "in_process"
+  assert reader.choose("tf_data") == "tf_data"
   assert len(list(batches("in_process", store, 0, 2))) == 2
   with pytest.raises(ImportError, match="reader=in_process"):
     batches("tf_data", store, 0, 2)

@@ -8,8 +8,7 @@ import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-import tqdm
-
+from mlir_jax import bars
 from mlir_jax.data import languages, records
 from mlir_jax.data.sources import dpr, files, lines, moses, mr_tydi, tatoeba
 
@@ -223,8 +222,8 @@ def _fingerprint(
   )
   contents = [
     (name, file.read_hash())
-    for name, file in tqdm.tqdm(
-      named, desc="Hashing the training files", unit="file", leave=False
+    for name, file in bars.bar(
+      named, "Hashing the training files", unit="file", leave=False
     )
   ]
   return hashlib.sha256(json.dumps(contents).encode()).hexdigest()

@@ -1,0 +1,53 @@
+"""The command `mlir-jax`: it lists the programs and starts one of them.
+
+`mlir-jax train …` and `python -m mlir_jax train …` are the same as
+`python -m mlir_jax.train …`.
+"""
+
+import ast
+import importlib.util
+import runpy
+import sys
+
+# In the order of the work.
+PROGRAMS = ("prepare", "train", "evaluate", "encode", "export", "plan")
+
+
+def main() -> None:
+  """Starts the program that the first argument names."""
+  name, *arguments = sys.argv[1:] or ["--help"]
+  if name in ("--help", "-h", "help"):
+    print(_help())
+    return
+  if name == "--version":
+    import mlir_jax
+
+    print(f"mlir_jax {mlir_jax.__version__}")
+    return
+  if name not in PROGRAMS:
+    print(
+      f"mlir-jax: there is no program {name!r}; there are"
+      f" {', '.join(PROGRAMS)}.",
+      file=sys.stderr,
+    )
+    sys.exit(2)
+  sys.argv[1:] = arguments
+  runpy.run_module(f"mlir_jax.{name}", run_name="__main__", alter_sys=True)
+
+
+def _help() -> str:
+  lines = ["Usage: mlir-jax PROGRAM --FLAG=VALUE …", "", "Programs:"]
+  lines += [f"  {name:<9} {_first_line(name)}" for name in PROGRAMS]
+  lines += ["", "mlir-jax PROGRAM --help shows an example and the flags."]
+  return "\n".join(lines)
+
+
+def _first_line(name: str) -> str:
+  """What a program does; it is not imported for that."""
+  path = importlib.util.find_spec(f"mlir_jax.{name}").origin
+  with open(path, encoding="utf-8") as file:
+    return ast.get_docstring(ast.parse(file.read())).split("\n")[0]
+
+
+if __name__ == "__main__":
+  main()
