@@ -283,7 +283,7 @@ class Checkpoints:
         if (metrics := self._manager.metrics(step))
       }
       if evaluated:
-        return max(evaluated, key=evaluated.get)
+        return max(evaluated, key=evaluated.__getitem__)
       raise NotEvaluatedError(
         f"No checkpoint in {self.directory} was evaluated on a dev set"
         f" (eval.every); use 'last' or one of {steps}."
