@@ -44,9 +44,12 @@ def _help() -> str:
 
 def _first_line(name: str) -> str:
   """What a program does; it is not imported for that."""
-  path = importlib.util.find_spec(f"mlir_jax.{name}").origin
-  with open(path, encoding="utf-8") as file:
-    return ast.get_docstring(ast.parse(file.read())).split("\n")[0]
+  spec = importlib.util.find_spec(f"mlir_jax.{name}")
+  assert spec and spec.origin  # Each program is a file,
+  with open(spec.origin, encoding="utf-8") as file:
+    text = ast.get_docstring(ast.parse(file.read()))
+  assert text  # and its first line says what it does.
+  return text.split("\n")[0]
 
 
 if __name__ == "__main__":

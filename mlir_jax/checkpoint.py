@@ -289,7 +289,7 @@ class Checkpoints:
         step: self._dev(step) for step in steps if self.evaluated(step)
       }
       if evaluated:
-        return max(evaluated, key=evaluated.get)
+        return max(evaluated, key=evaluated.__getitem__)
       raise NotEvaluatedError(
         f"No checkpoint in {self.directory} was evaluated on a dev set"
         f" (eval.every); use 'last' or one of {steps}."

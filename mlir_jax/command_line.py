@@ -7,6 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import ml_collections
 from absl import app, flags, logging
@@ -195,7 +196,7 @@ def parse(argv: Sequence[str]) -> list[str]:
   try:
     if "config" in values:
       config_lib.check_names(argv)
-      values["config"].parser.argv = argv
+      _ConfigParser.argv = argv
     files = values(argv)
     if "config" in values and values["config"].present:
       config_lib.check(values.config)
@@ -344,7 +345,7 @@ def program() -> str:
   return os.path.basename(sys.argv[0])
 
 
-def _refuse(message: str) -> None:
+def _refuse(message: str) -> NoReturn:
   # Names of files may hold what a terminal would obey.
   lines = [records.printable(line) for line in message.split("\n")]
   print(f"{program()}: " + "\n".join(lines), file=sys.stderr)

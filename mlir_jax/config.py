@@ -416,7 +416,7 @@ def _check_field(
     expected += " or MODULE:FUNCTION" if may_be_code else ""
   else:
     expected = _KINDS[kind]
-    if kind is str and right:
+    if kind is str and isinstance(value, str):
       right = is_text(value)
       expected += " of Unicode without zero bytes"
   if not right:
@@ -508,7 +508,7 @@ def load(name: str) -> ml_collections.ConfigDict:
 
 def _place(error: BaseException, path: str) -> str:
   """Where in a file an error was raised: "own.py:12", or the file alone."""
-  lines = [
+  lines: list[int | None] = [
     line
     for frame, line in traceback.walk_tb(error.__traceback__)
     if frame.f_code.co_filename == path

@@ -105,7 +105,7 @@ class EncodingContract:
     )
 
   @classmethod
-  def from_values(cls, values: Mapping[str, Any]) -> "EncodingContract":
+  def from_values(cls, values: Any) -> "EncodingContract":
     """The same of parsed JSON: of `dataclasses.asdict` of a contract."""
     _check_names(values, cls, "")
     roles = {role: values[role] for role in ROLES}

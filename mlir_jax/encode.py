@@ -89,6 +89,7 @@ def read_texts(
   for path in paths:
     local = _STDIN if path == "-" else (copies or {}).get(path, path)
     for number, text in files_lib.read_lines(local, _Refused(path)):
+      assert text is not None  # `_Refused` skips no line.
       if number == 1 and not plain_text:
         check_plain(path, text)
       yield text
@@ -291,7 +292,7 @@ if __name__ == "__main__":
     "A run's folder, an export, a sentence-transformers folder or a name on"
     " the Hugging Face hub.",
   )
-  _ROLE = flags.DEFINE_enum(
+  _ROLE: flags.FlagHolder = flags.DEFINE_enum(
     "role", None, contract_lib.ROLES, "What the texts are."
   )
   _OUTPUT = command_line.define_path("output", "The .npy file to write.")

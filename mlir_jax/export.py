@@ -67,6 +67,8 @@ def export(
     return written.replace(path, url)
   target = folder.check_free(output)
   loaded = model.load_run(run_folder, checkpoint)
+  # Of a run there are both.
+  assert loaded.step is not None and loaded.description is not None
   run_path = epath.Path(loaded.path)
   kept = epath.Path(workdir.local_copy(loaded.path)) / workdir.TOKENIZER
   tokenizer = tokenizer_lib.load(str(kept.parent))

@@ -26,6 +26,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from mlir_jax import workdir
 from mlir_jax.data import records
@@ -133,7 +134,7 @@ class _Lease:
 
     self._folder = folder
     self._store = tensorstore.KvStore.open(f"{folder}/").result()
-    self._holder = _holder() | {"id": uuid.uuid4().hex}
+    self._holder: dict[str, Any] = _holder() | {"id": uuid.uuid4().hex}
     self._generation = b""
 
   def take(self) -> None:

@@ -86,7 +86,7 @@ def _integers(flag: flags.FlagHolder, least: int) -> list[int]:
 
 if __name__ == "__main__":
   _CONFIG = command_line.define_config()
-  _TOPOLOGY = flags.DEFINE_string(
+  _TOPOLOGY: flags.FlagHolder = flags.DEFINE_string(
     "topology", None, "Chips and the shape of their slice: v5e:16x16."
   )
   _BATCH = flags.DEFINE_list(

@@ -6,14 +6,14 @@ and the step reads it as arrays on the mesh: it is a tree of arrays to JAX.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, SupportsInt
 
 import flax.struct
-import jax
 import numpy as np
 
-# An array of NumPy or JAX, or its shape and dtype alone.
-Array = np.ndarray | jax.Array | jax.ShapeDtypeStruct
+# An array of NumPy in the reader, of JAX in the step, or its shape and dtype
+# alone: whoever reads a batch knows which.
+Array = Any
 
 STREAMS = ("retrieval", "parallel", "monolingual", "masked")
 
@@ -184,7 +184,10 @@ def fill(kind: type, create: Create, **sizes: int) -> Any:
   return kind(
     **{
       field.name: create(
-        tuple(sizes.get(size, size) for size in field.metadata["shape"]),
+        tuple(
+          size if isinstance(size, int) else sizes[size]
+          for size in field.metadata["shape"]
+        ),
         field.metadata["dtype"],
       )
       for field in dataclasses.fields(kind)
@@ -198,7 +201,7 @@ def make(
   create: Create,
   *,
   positives: int = 1,
-  max_targets: Callable[[int], int] | None = None,
+  max_targets: Callable[[int], SupportsInt] | None = None,
 ) -> Batch:
   """Makes a batch of some sizes, each of its arrays by `create`.
 
@@ -207,7 +210,8 @@ def make(
     plan: Group to the (rows, length) of its buckets.
     create: Makes an array.
     positives: P, the most known positives of a question.
-    max_targets: Length of a masked text to K, the most targets in it.
+    max_targets: Length of a masked text to K, the most targets in it; batches
+      with masked texts need it.
   """
   streams = {}
   if size := spec.retrieval:
@@ -220,6 +224,7 @@ def make(
   if size := spec.monolingual:
     streams["monolingual"] = fill(Monolingual, create, M=size)
   if spec.masked:
+    assert max_targets is not None  # See above.
     streams["masked"] = tuple(
       fill(MaskedBucket, create, R=rows, L=length, K=int(max_targets(length)))
       for rows, length in plan["masked"]

@@ -80,6 +80,7 @@ def batch_of_step(
       filled.append(_bucket(store, parts, number, bucket.length))
       start += bucket.rows
     if group == "masked":
+      assert masker is not None  # See `_check_masker`.
       masked = tuple(_mask(masker, each, drawn.mask_keys) for each in filled)
       continue
     texts[group] = tuple(filled)

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,7 @@ def make_key(*parts) -> np.ndarray:
   Returns:
     uint64, of the broadcast shape.
   """
-  key = np.uint64(0)
+  key: Any = np.uint64(0)
   for part in parts:
     if isinstance(part, str):
       digest = hashlib.blake2b(part.encode(), digest_size=8).digest()

@@ -140,7 +140,7 @@ def read_retrieval(
     arrays = _retrieval_arrays(
       identities.text[np.array(queries, np.int32)][order],
       *(_take_rows(values[:, 0], offsets, order) for values, offsets in ragged),
-      identities.sequences["passage"],
+      sequence=identities.sequences["passage"],
     )
     dropped = len(negatives) // 2 - len(arrays["negatives"])
     return (

@@ -59,11 +59,14 @@ def plot(
   if not ways:
     return False
   # Figures without pyplot need no display and leave no global state.
-  from matplotlib import figure
+  from matplotlib import figure, layout_engine
 
   height = ways[-1].place + 1
-  fig = figure.Figure(figsize=(7.2, 1.3 + 0.27 * height), layout="constrained")
-  fig.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # Inches.
+  # All in inches.
+  fig = figure.Figure(
+    figsize=(7.2, 1.3 + 0.27 * height),
+    layout=layout_engine.ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08),
+  )
   axes = fig.add_subplot()
   for way in ways:
     _draw_way(axes, way)
@@ -85,16 +88,15 @@ def _lay_out(
   place = 0.0
   for row in report.make_table(ends, groups).rows:
     values = row.values.get(measure, (None,))
-    if row.split != "test" or None in values:
+    before, after = values[0], values[-1]
+    if row.split != "test" or before is None or after is None:
       continue
     if row.group not in colors:
       place += 0.7 if colors else 0.0
       colors[row.group] = _GROUPS[len(colors) % len(_GROUPS)]
       headings.append(_Heading(row.group, place, colors[row.group]))
       place += 1.0
-    ways.append(
-      _Way(row, 100 * values[0], 100 * values[-1], place, colors[row.group])
-    )
+    ways.append(_Way(row, 100 * before, 100 * after, place, colors[row.group]))
     place += 1.0
   return ways, headings
 

@@ -121,7 +121,8 @@ def evaluate(
     name = f"{test.split}/{test.language}"
     query_ids = list(test.queries)
     passage_ids = [passage.passage_id for passage in test.passages]
-    if test.passages is not corpus:  # Splits of a language may share one.
+    # Splits of a language may share one.
+    if passages is None or test.passages is not corpus:
       corpus, passages = test.passages, None  # Lets go of the one before.
       passages = index.Index(
         passage_ids,

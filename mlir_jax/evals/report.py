@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -128,7 +129,7 @@ def _means(
   means = {}
   for measure in measures:
     values = [row.values[measure] for row in rows]
-    complete = [row for row in values if None not in row]
+    complete: list[Any] = [row for row in values if None not in row]
     means[measure] = (
       tuple(float(mean) for mean in np.mean(complete, axis=0))
       if complete

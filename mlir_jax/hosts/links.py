@@ -288,7 +288,7 @@ class Link:
     self.connection = connection
     self.longest = LONGEST_HELLO
     self.quiet = 0.0
-    self.state = ("starting", -1)
+    self.state: tuple[str, int] = ("starting", -1)
     self.ended = False
     keys = [
       _sign(key, BANNER, direction, ours, callers)

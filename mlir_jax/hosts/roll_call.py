@@ -13,7 +13,8 @@ import selectors
 import socket
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from mlir_jax.hosts import links
 
@@ -148,7 +149,7 @@ class _Caller:
     if sent < len(data):
       raise _TurnedAwayError("nothing can be sent to it")
 
-  def read(self) -> dict | None:
+  def read(self) -> Mapping[str, Any] | None:
     """Reads what has come: the hello, or None while it is not whole."""
     if self.link:
       messages = self.link.receive()
@@ -200,7 +201,7 @@ class _Door:
       listener.setblocking(False)
       self._selector.register(listener, selectors.EVENT_READ, None)
 
-  def wait(self, deadline: float) -> list[tuple[links.Link, dict]]:
+  def wait(self, deadline: float) -> list[tuple[links.Link, Mapping[str, Any]]]:
     """Waits until something comes; returns who has said who it is."""
     first = next(iter(self._waiting), None)  # It has the least time left.
     until = min(deadline, first.deadline) if first else deadline
@@ -209,6 +210,7 @@ class _Door:
     for key, _ in ready:
       caller = key.data
       if caller is None:
+        assert isinstance(key.fileobj, socket.socket)  # A listener.
         self._accept(key.fileobj)
       elif caller in self._waiting:
         try:
@@ -386,7 +388,10 @@ def listen(
 
 
 def _admit(
-  link: links.Link, hello: dict, processes: int, came: dict[int, links.Link]
+  link: links.Link,
+  hello: Mapping[str, Any],
+  processes: int,
+  came: dict[int, links.Link],
 ) -> None:
   """Takes a process into `came`; ValueError if it does not fit, told to all."""
   number = hello["process"]
@@ -579,7 +584,7 @@ def _introduce(
 
 def _first_message(
   link: links.Link, deadline: float, processes: int, coordinator: str
-) -> dict:
+) -> Mapping[str, Any]:
   """What process 0 says first: a welcome or its end."""
   link.longest = links.LONGEST  # It has shown who it is.
   reason = "it closed the connection"

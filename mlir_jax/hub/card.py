@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import huggingface_hub
+from etils import epath
 
 from mlir_jax import contract as contract_lib
 from mlir_jax import stored, workdir
@@ -56,7 +57,7 @@ class Results:
 
 
 def find_results(
-  run_folder: pathlib.Path, config: Mapping[str, Any], step: int
+  run_folder: epath.Path, config: Mapping[str, Any], step: int
 ) -> list[Results]:
   """The results of a step that stand in a run's folder.
 
@@ -87,7 +88,7 @@ def find_results(
 
 
 def _read_report(
-  path: pathlib.Path,
+  path: epath.Path,
 ) -> tuple[dict[str, str], dict[str, dict[str, int]]]:
   """The group of each language, and the texts shared with training."""
   table = stored.read_json(path, mend=report.MAKE_AGAIN)
@@ -113,7 +114,7 @@ def _read_report(
   return groups, shared
 
 
-def find_rows(run_folder: pathlib.Path) -> dict[str, dict[str, int]]:
+def find_rows(run_folder: epath.Path) -> dict[str, dict[str, int]]:
   """Stream to language (or pair) to rows, where the token store is there."""
   path = run_folder / workdir.TOKEN_STORE / "meta.json"
   if not path.is_file():

@@ -10,6 +10,7 @@ import importlib.util
 import pathlib
 import textwrap
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -106,6 +107,7 @@ def check(
     ContractMismatchError: if it says something else.
   """
   found = layout.read(folder).ours
+  assert found is not None  # `folder.write` has written it.
   contract_lib.check_same(
     contract,
     contract_lib.EncodingContract.from_values(found["contract"]),
@@ -159,10 +161,12 @@ def _check_weights(
   """Loads the weights with transformers: none may be drawn anew."""
   import transformers
 
-  loaders = [transformers.AutoModel]
-  (architecture,) = transformers.AutoConfig.from_pretrained(
+  loaders: list[Any] = [transformers.AutoModel]
+  written = transformers.AutoConfig.from_pretrained(
     folder, local_files_only=True, trust_remote_code=False
   ).architectures
+  assert written is not None  # By `folder.write`.
+  (architecture,) = written
   if architecture == config_lib.FAMILIES[config.family].masked_lm:
     loaders.append(transformers.AutoModelForMaskedLM)
   for loader in loaders:

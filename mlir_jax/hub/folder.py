@@ -255,6 +255,7 @@ def tokenizer_to_json(
     if token.special
   }
   pad = tokenizer.id_to_token(tokenizer_lib.pad_id(tokenizer))
+  assert pad is not None  # `pad_id` found it by its name.
   tokens = {
     "pad_token": pad,
     **{

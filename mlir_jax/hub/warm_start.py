@@ -55,6 +55,8 @@ def of_run(run: str, which: str, local: str) -> tuple[pathlib.Path, int]:
     if which:
       raise
     loaded = model.load_run(run, "last", mesh)
+  # Of a run there are both.
+  assert loaded.step is not None and loaded.description is not None
   target = targets / f"{name}-step-{loaded.step}"
   if target.is_dir():
     return target, loaded.step

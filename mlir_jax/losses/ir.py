@@ -48,6 +48,7 @@ class IrLoss(base.Loss):
   ) -> tuple[Array, base.Metrics]:
     """See `base.Loss`; the metrics are those of `ir_loss`."""
     retrieval = batch.retrieval
+    assert retrieval is not None  # See `stream`.
     return ir_loss(
       outputs["queries"],
       outputs["passages"],

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Collection, Mapping
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -84,6 +84,7 @@ class LanguageLoss(base.Loss):
   ) -> tuple[Array, base.Metrics]:
     """See `base.Loss`; the metrics are those of `language_loss`."""
     kinds = self.kinds(batch.streams)
+    assert batch.parallel is not None  # See `stream`.
     return language_loss(
       outputs["sentences"],
       batch.parallel.text,
@@ -118,6 +119,7 @@ def third_points(
 ) -> ThirdPoints:
   """The third points of a kind: "parallel", "passages" or "monolingual"."""
   if kind == "passages":
+    assert batch.retrieval is not None  # See `field_streams`.
     vectors = outputs["passages"]
     text = batch.retrieval.passage_text
     sequence = jnp.full_like(text, -1)  # Passages are of another role.
@@ -177,7 +179,9 @@ def language_loss(
     return jnp.any(sides[:, :, None] == points[None, None, :], axis=1)
 
   difference = sentences[:, 0] - sentences[:, 1]
-  weighted_excess, squares, count, masked = 0.0, 0.0, 0.0, 0
+  weighted_excess: Any = 0.0  # Arrays from the first kind on.
+  squares, count = 0.0, 0.0
+  masked: Any = 0
   for kind, points in third_points.items():
     embeddings = replicate(points.embeddings)
     if stop_gradient:

@@ -63,6 +63,7 @@ class MaskedLmLoss(base.Loss):
     """See `base.Loss`; the metrics are those of `masked_lm_loss`."""
     vocabulary = outputs["vocabulary"]
     size = len(vocabulary.params["table"])
+    assert batch.masked is not None  # See `stream`.
     known = [
       {"targets": bucket.targets, "valid": bucket.valid}
       for bucket in batch.masked

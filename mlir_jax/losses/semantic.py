@@ -44,6 +44,7 @@ class SemanticLoss(base.Loss):
     replicate: base.Replicate,
   ) -> tuple[Array, base.Metrics]:
     """See `base.Loss`; the metrics are those of `semantic_loss`."""
+    assert batch.parallel is not None  # See `stream`.
     return semantic_loss(
       outputs["sentences"],
       batch.parallel.sequence,

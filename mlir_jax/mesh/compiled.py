@@ -153,7 +153,8 @@ def memory_traffic(text: str) -> int:
   for computation, loops in _executed(program):
     if computation.name in program.fused:
       continue  # Its caller's, as a whole.
-    if None in loops:
+    turns = [count for count in loops if count is not None]
+    if len(turns) < len(loops):
       raise ValueError(
         f"{computation.name} is in a loop whose number of turns the compiled"
         " text does not tell."
@@ -162,7 +163,7 @@ def memory_traffic(text: str) -> int:
       _traffic(program, computation, instruction)
       for instruction in computation.instructions.values()
     )
-    total += math.prod(loops) * once
+    total += math.prod(turns) * once
   return total
 
 
@@ -180,6 +181,7 @@ def memory(compiled: jax.stages.Compiled) -> dict[str, int]:
     leaves out arguments that are not donated.
   """
   stats = compiled.memory_analysis()
+  assert stats is not None  # XLA gives it for each of its platforms.
   parts = {
     "arguments": stats.argument_size_in_bytes,
     "outputs": stats.output_size_in_bytes,
@@ -394,7 +396,9 @@ def _executed(
 
 
 def _attribute(instruction: _Instruction, name: str) -> str:
-  return re.search(rf"\b{name}=%?([\w.\-]+)", instruction.attributes).group(1)
+  found = re.search(rf"\b{name}=%?([\w.\-]+)", instruction.attributes)
+  assert found  # Each of its opcode has it.
+  return found.group(1)
 
 
 def _called(instruction: _Instruction) -> list[str]:
@@ -673,7 +677,7 @@ def _loop(
 
   def state(element):  # Constants by their value.
     kept = callable(unchanged) and unchanged(element) == itself(element)
-    return (kept and first(element)) or itself(element)
+    return (first(element) if kept else None) or itself(element)
 
   def constants(element):
     value = state(element)
@@ -705,7 +709,7 @@ def _turns(
   if not (isinstance(left, _Affine) and isinstance(right, _Affine)):
     return None
   if left.element is None:
-    left, right, direction = right, left, _MIRRORED.get(direction)
+    left, right, direction = right, left, _MIRRORED.get(direction, "")
   if left.element is None or right.element is not None:
     return None
   if direction not in _MIRRORED:

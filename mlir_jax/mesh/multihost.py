@@ -45,7 +45,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import jax
@@ -59,7 +59,7 @@ LostError = links.LostError
 
 def address(
   coordinator: str | None, processes: int | None, process: int | None
-) -> tuple[str, int, int, list[int] | None]:
+) -> tuple[str, int, int, Sequence[int] | None]:
   """Where process 0 is, how many there are, and which one this is.
 
   Args:
@@ -79,19 +79,22 @@ def address(
   given = coordinator, processes, process
   devices = None
   if None in given:
-    *found, devices = clusters.ClusterEnv.auto_detect_unset_distributed_params(
-      *given, None, None, 300
-    )
-    coordinator, processes, process = found
-  for flag, value in (
-    ("coordinator", coordinator),
-    ("processes", processes),
-    ("process", process),
-  ):
-    if value is None:
-      raise ValueError(
-        f"--distributed: the cluster does not say; give --{flag}."
+    coordinator, processes, process, devices = (
+      clusters.ClusterEnv.auto_detect_unset_distributed_params(
+        *given, None, None, 300
       )
+    )
+  if coordinator is None or processes is None or process is None:
+    flag = next(
+      flag
+      for flag, value in (
+        ("coordinator", coordinator),
+        ("processes", processes),
+        ("process", process),
+      )
+      if value is None
+    )
+    raise ValueError(f"--distributed: the cluster does not say; give --{flag}.")
   roll_call.split(coordinator)
   if not 1 <= processes <= links.MOST_PROCESSES:
     raise ValueError(
@@ -175,6 +178,7 @@ class Run:
       for link in roll_call.listen(
         coordinator, processes, self._name, bind=bind, **come
       ):
+        assert link.number is not None  # It has said it.
         self._links[link.number] = link
     self._thread = threading.Thread(
       target=self._watch_or_fail, name="watchdog", daemon=True
@@ -373,6 +377,7 @@ class Run:
         if kind != "meet":
           name = f"{kind} {name}"
         link.ended = name in ("end", "agreed end")
+        assert link.number is not None  # It was said at the roll call.
         with self._messages:
           came = self._came.setdefault(name, {})
           came[link.number] = message.get("items", {})
@@ -389,7 +394,7 @@ class Run:
         )
     if self.process:
       return
-    states = {link.number: link.state for link in self._links.values()}
+    states = {number: link.state for number, link in self._links.items()}
     states[0] = self._state
     furthest = max(step for _, step in states.values())
     for number, (phase, step) in states.items():
@@ -604,6 +609,7 @@ def check_in(name: str, items: Mapping[str, Any]) -> None:
 
 def ask_to_stop() -> None:
   """Tells all processes that this one is to stop."""
+  assert _notify_jax is not None  # `join` has set it.
   _notify_jax(signal.SIGTERM)
 
 

@@ -15,12 +15,13 @@ DATA = "data"  # The batch, and parameters under FSDP.
 MODEL = "model"
 
 PyTree = Any
+Device = Any  # A jax.Device: jaxlib has no types.
 
 
 def make_mesh(
   data: int = -1,
   model: int = 1,
-  devices: Sequence[jax.Device] | None = None,
+  devices: Sequence[Device] | None = None,
 ) -> Mesh:
   """Makes the ("data", "model") mesh.
 
@@ -63,7 +64,7 @@ def over_data(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(DATA))
 
 
-def replicate(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+def replicate(mesh: Mesh) -> Callable[[PyTree], PyTree]:
   """A function that makes its argument whole on every device, under jit."""
   sharding = replicated(mesh)
   return lambda x: jax.lax.with_sharding_constraint(x, sharding)

@@ -75,8 +75,8 @@ class _Attention(nn.Module):
     attended = blocks.attend(
       config,
       *(heads(name) for name in ("query", "key", "value")),
-      mask[:, None, None, :],
-      seeds,
+      visible=mask[:, None, None, :],
+      seeds=seeds,
     )
     return blocks.dense(config, config.hidden_size, "output")(attended)
 

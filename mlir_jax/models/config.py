@@ -26,8 +26,8 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 _NEEDS_VERSION_5 = "see layer_types: transformers 5 or later reads this model"
 
 # What a config.json calls the tokens around a text.
-FIRST_TOKEN_IDS = ("bos_token_id", "cls_token_id")
-LAST_TOKEN_IDS = ("eos_token_id", "sep_token_id")
+FIRST_TOKEN_IDS: tuple[str, ...] = ("bos_token_id", "cls_token_id")
+LAST_TOKEN_IDS: tuple[str, ...] = ("eos_token_id", "sep_token_id")
 
 # float64 is there for tests of arithmetic.
 _DTYPES = ("float32", "bfloat16", "float64")
@@ -438,7 +438,7 @@ def _in_words_of(family: _Family, message: str) -> str:
 
 def _problem(field: dataclasses.Field, value: Any) -> str:
   """What is wrong with the value of a field; "" if nothing is."""
-  kind = field.type
+  kind: Any = field.type
   if kind not in _KINDS:
     return ""
   kinds = (int, float) if kind is float else kind

@@ -459,8 +459,8 @@ def _read_lengths(folder: pathlib.Path) -> dict[str, int]:
     if said is not None and said < _UNLIMITED:
       longest = said
       said_by = f"{folder / _TOKENIZER_CONFIG}: model_max_length"
-  lengths = dict.fromkeys(contract_lib.ROLES, longest)
-  places = dict.fromkeys(contract_lib.ROLES, said_by)
+  lengths: dict[str, Any] = dict.fromkeys(contract_lib.ROLES, longest)
+  places: dict[str, str] = dict.fromkeys(contract_lib.ROLES, said_by)
   for role, name in (("query", "query_length"), ("passage", "document_length")):
     if found.get(name) is not None:
       lengths[role], places[role] = found[name], f"{path}: {name}"

@@ -54,7 +54,10 @@ def logits(
     [..., padded_vocab_size], at least float32; -inf beyond the vocabulary.
   """
   weights = {name: params[name] for name in params if name != "token_bias"}
-  hidden = _Transform(config).apply({"params": weights}, hidden)
+  # Only with mutable=... does flax return a tuple.
+  hidden = _Transform(config).apply(  # pyright: ignore[reportAssignmentType]
+    {"params": weights}, hidden
+  )
   # Summed in float32. A bfloat16 model multiplies as its layers do, since over
   # a vocabulary exact float32 products cost as much as the encoder; backward,
   # too, where one factor is float32.

@@ -61,10 +61,8 @@ class WeightsError(ValueError):
 
 def _shapes(tree: Mapping) -> dict[str, tuple[int, ...]]:
   """The shape of each parameter, by its path in the tree."""
-  return {
-    path: leaf.shape
-    for path, leaf in traverse_util.flatten_dict(tree, sep="/").items()
-  }
+  by_path: Any = traverse_util.flatten_dict(tree, sep="/")
+  return {path: leaf.shape for path, leaf in by_path.items()}
 
 
 def _tensor_shape(
@@ -407,6 +405,7 @@ def _encoder_parts(
   _check(part, ignored, config, found.transformer)
   if not of_projection:
     return [part]
+  assert found.projection is not None  # The config has its size from there.
   path = found.projection.weights
   projection = _Part(
     _find([path], families.PROJECTION),

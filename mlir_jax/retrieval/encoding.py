@@ -196,7 +196,7 @@ class TextEncoder:
     # Longest first: what does not fit in memory fails at once.
     order = np.argsort(-lengths, kind="stable")
 
-    vectors = None
+    vectors: Any = None  # Made when their width is known.
     waiting = []
 
     def fetch(rows, output):

@@ -62,8 +62,9 @@ def place(
 
   over_data = sharding.over_data(mesh)
   # Not make_array_from_callback: that makes all shards before it places one.
+  # Each device of a mesh has an index; JAX's type allows for none.
   shards = [
-    jax.device_put(shard(index), device)
+    jax.device_put(shard(index), device)  # pyright: ignore[reportArgumentType]
     for device, index in over_data.addressable_devices_indices_map(
       shape
     ).items()
@@ -182,7 +183,7 @@ def top_k(
     out_specs=PartitionSpec(None, sharding.DATA),
   )(queries, passages)
   # One all-gather of k candidates per device, in the order of their rows.
-  return everywhere(_best_of(*everywhere(candidates), k))
+  return everywhere(_best_of(*everywhere(candidates), k=k))
 
 
 def search(

@@ -198,7 +198,7 @@ def make_masker(
 
 def make_optimizer(
   config: ml_collections.ConfigDict,
-) -> tuple[optax.Schedule, optax.GradientTransformation]:
+) -> tuple[optax.Schedule, optax.GradientTransformationExtraArgs]:
   """The learning-rate schedule and the optimizer that a config asks for."""
   settings = config.optim
   schedule = optim.make_schedule(
@@ -303,7 +303,7 @@ def jit_step(
   config: ml_collections.ConfigDict,
   contract: contract_lib.EncodingContract,
   schedule: optax.Schedule,
-  optimizer: optax.GradientTransformation,
+  optimizer: optax.GradientTransformationExtraArgs,
   mesh: jax.sharding.Mesh,
   shardings: step.TrainState,
   encoder_config: config_lib.EncoderConfig,

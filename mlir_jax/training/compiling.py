@@ -4,7 +4,7 @@ import functools
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, SupportsInt
 
 import jax
 import ml_collections
@@ -31,7 +31,7 @@ def abstract_batch(
   mesh: jax.sharding.Mesh,
   *,
   positives: int = 1,
-  max_targets: Callable[[int], int] | None = None,
+  max_targets: Callable[[int], SupportsInt] | None = None,
 ) -> batch_lib.Batch:
   """A global batch of shapes and dtypes alone, to compile for.
 
@@ -67,13 +67,13 @@ def keep_compiled(cache: str, folder: str) -> None:
   global _kept
   kept = str(epath.Path(folder) / cache) if cache else None
   # Without the run's folder, that it cannot be made is told later.
-  if os.path.isabs(cache) or (cache and os.path.isdir(folder)):
+  if kept and (os.path.isabs(cache) or os.path.isdir(folder)):
     workdir.check_folder(kept, f"train.compilation_cache={cache}")
   if jax.default_backend() == "cpu" and jax.process_count() > 1:
     # Process 0 alone finds what was kept, and would wait for the others where
     # nobody waits for long.
     jax.config.update("jax_enable_compilation_cache", False)
-  elif jax.config.jax_compilation_cache_dir == _kept:
+  elif jax.config.values["jax_compilation_cache_dir"] == _kept:
     _kept = kept
     jax.config.update("jax_compilation_cache_dir", _kept)
 
@@ -165,7 +165,7 @@ def step_flops(
   rate = config.data.masking.rate
   return flops.train_step(
     encoder_config,
-    [tuple(bucket) for chosen in plan.values() for bucket in chosen],
+    [(rows, length) for chosen in plan.values() for rows, length in chosen],
     [
       matrix
       for loss in registry.make(config.loss).values()

@@ -133,4 +133,8 @@ def make_optimizer(
     )
     return changes, (unclipped, new)
 
-  return optax.GradientTransformationExtraArgs(init, update)
+  # optax types it as an update that takes no more arguments.
+  return optax.GradientTransformationExtraArgs(
+    init,
+    update,  # pyright: ignore[reportArgumentType]
+  )

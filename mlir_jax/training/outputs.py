@@ -54,8 +54,8 @@ def make_encode(
       tower: replicate(jnp.concatenate(found[tower])) for tower in batch.texts
     }
 
-    queries = vectors.get("query", vectors.get("passage"))
-    passages = vectors.get("passage")
+    queries: Any = vectors.get("query", vectors.get("passage"))
+    passages: Any = vectors.get("passage")  # None if all texts are masked.
 
     outputs = {}
     if retrieval := batch.retrieval:
@@ -66,6 +66,7 @@ def make_encode(
     if batch.monolingual:
       outputs["monolingual"] = passages[batch.monolingual.sentence]
     if batch.masked:
+      assert vocabulary is not None  # See above.
       outputs["masked"] = found["masked"]
       outputs["vocabulary"] = vocabulary(params)
     return outputs
@@ -93,7 +94,7 @@ def texts_of(batch: batch_lib.Batch, key: jax.Array | None) -> chunking.Texts:
     texts[group] = [
       {"ids": bucket.ids, "mask": bucket.mask} for bucket in groups[group]
     ]
-    if group == "masked":
+    if batch.masked and group == "masked":
       for read, bucket in zip(texts[group], batch.masked, strict=True):
         read["positions"] = bucket.positions
     if key is None:

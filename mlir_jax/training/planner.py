@@ -11,7 +11,7 @@ import os
 import pathlib
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -125,7 +125,7 @@ class Row:
   @property
   def binds(self) -> str:
     """Which of the three bounds is the highest."""
-    return max(self.seconds, key=self.seconds.get)
+    return max(self.seconds, key=self.seconds.__getitem__)
 
 
 def make_mesh(
@@ -376,9 +376,11 @@ def make_row(
     program = lower(config, shape, mesh, plan, store).compile()
     row.compile_seconds = time.perf_counter() - started
     row.memory = compiled.memory(program)
+    text = program.as_text()
+    assert text is not None  # XLA writes it for each of its platforms.
     _bound(
       row,
-      program.as_text(),
+      text,
       compiling.step_flops(config, shape, plan),
       chip,
       axes,
@@ -499,7 +501,7 @@ def rows(
   shardings: Sequence[str],
   encoder_file: str = "",
   store: tokens.TokenStore | None = None,
-  each: Callable[[Sequence], Sequence] = lambda settings: settings,
+  each: Callable[[Sequence], Iterable] = lambda settings: settings,
   say: Callable[[str], None] = print,
 ) -> Iterator[Row]:
   """Compiles a step for each of some settings, one after the other.

@@ -130,6 +130,7 @@ def go_on(
   )
   if not start.from_step and not start.changed:
     return history
+  assert start.step is not None  # A new run has neither.
   removed = checkpoints.remove_after(start.step) if start.from_step else []
   history.append(
     {

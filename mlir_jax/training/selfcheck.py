@@ -120,7 +120,7 @@ def largest_difference(
     jax.tree_util.keystr(path, simple=True, separator="/"): float(value)
     for path, value in jax.tree_util.tree_leaves_with_path(found)
   }
-  name = max(named, key=named.get)
+  name = max(named, key=named.__getitem__)
   return named[name], name
 
 

@@ -172,7 +172,7 @@ def initial_params(
   with_head = encoder.MASKED_LM in shardings
 
   def place_as(shardings):
-    by_path = traverse_util.flatten_dict(shardings, sep="/")
+    by_path: Any = traverse_util.flatten_dict(shardings, sep="/")
     # Each process has the whole array; device_put would compare them first.
     return lambda path, array: jax.make_array_from_callback(
       array.shape, by_path[path], array.__getitem__

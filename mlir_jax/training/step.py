@@ -83,7 +83,7 @@ def gradients(
     what the losses report as "NAME/METRIC".
   """
   outputs, pull_back = jax.vjp(lambda p: encode(p, batch, key), params)
-  total = 0.0
+  total: Any = 0.0
   total_gradient = jax.tree.map(jnp.zeros_like, outputs)
   metrics = {}
   for name, loss in losses.items():
@@ -118,7 +118,7 @@ def gradients(
 def make_train_step(
   encode: outputs_lib.Encode,
   losses: Mapping[str, base.Loss],
-  optimizer: optax.GradientTransformation,
+  optimizer: optax.GradientTransformationExtraArgs,
   schedule: optax.Schedule,
   seed: int,
   replicate: base.Replicate = lambda x: x,

@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Mapping
 from typing import NoReturn
 
 # The exit status that says: saved, start me again (BSD's EX_TEMPFAIL).
@@ -27,7 +28,10 @@ EXIT_PREEMPTED = 75
 # Of Ctrl-C, as shells have it: no launcher starts the run again.
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 
-_STATUS = {signal.SIGTERM: EXIT_PREEMPTED, signal.SIGINT: EXIT_INTERRUPTED}
+_STATUS: Mapping[int, int] = {
+  signal.SIGTERM: EXIT_PREEMPTED,
+  signal.SIGINT: EXIT_INTERRUPTED,
+}
 
 # Seconds in which the main thread must have ended the run.
 GRACE = 5.0

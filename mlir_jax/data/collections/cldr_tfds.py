@@ -39,6 +39,7 @@ class MlirJaxCldr(tfds.core.GeneratorBasedBuilder):
   collection; every feature is a text, but the relevance, which is an int32.
   """
 
+  builder_config: tfds.core.BuilderConfig  # One of those below.
   # The names are CLDR's, so its release leads.
   VERSION = tfds.core.Version(f"{core.get_global('cldr')['version']}.0.0")
   BUILDER_CONFIGS = tuple(

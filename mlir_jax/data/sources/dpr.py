@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from mlir_jax.data import records
 from mlir_jax.data.sources import files, hard_negatives
@@ -58,7 +58,9 @@ class _JsonArray:
   def peek(self) -> str:
     """The next character that is no white space; "" at the file's end."""
     while True:
-      end = _WHITE_SPACE.match(self._buffer, self._position).end()
+      space = _WHITE_SPACE.match(self._buffer, self._position)
+      assert space  # It may be empty.
+      end = space.end()
       self.line += self._buffer.count("\n", self._position, end)
       self._position = end
       if end < len(self._buffer):
@@ -162,7 +164,7 @@ def _optional(
     return ""
 
 
-def _passage(value: object, where: str) -> records.Passage:
+def _passage(value: Any, where: str) -> records.Passage:
   text = files.get_text(value, "text", where)
   id_field = "psg_id" if value.get("passage_id") is None else "passage_id"
   return records.Passage(
@@ -175,7 +177,7 @@ def _passage(value: object, where: str) -> records.Passage:
 
 
 def _record(
-  value: object, place: records.Place, language: str, bad: records.BadRecords
+  value: Any, place: records.Place, language: str, bad: records.BadRecords
 ) -> records.RetrievalRecord:
   question = files.get_text(value, "question")
   passages = files.get_field(value, "positive_ctxs")

@@ -284,7 +284,7 @@ def open_bytes(path: str | os.PathLike) -> Iterator[BinaryIO]:
   """
   with contextlib.ExitStack() as stack:
     stack.enter_context(naming(path))
-    raw = stack.enter_context(open(path, "rb", buffering=0))
+    raw: Any = stack.enter_context(open(path, "rb", buffering=0))
     if isinstance(path, UnchangedFile):
       raw = stack.enter_context(_HashedFile(raw))
     packed = file = stack.enter_context(io.BufferedReader(raw, _BUFFER_BYTES))

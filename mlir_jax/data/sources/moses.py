@@ -74,7 +74,11 @@ def read(
       )
     faults = list(map(_fault, (source, target), languages))
     if any(faults):
-      path, fault = next(x for x in zip(paths, faults, strict=True) if x[1])
+      path, fault = next(
+        (path, fault)
+        for path, fault in zip(paths, faults, strict=True)
+        if fault
+      )
       bad.report(str(path), number, fault.field, fault.problem)
       continue
     pairs += 1
