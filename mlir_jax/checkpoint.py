@@ -313,7 +313,7 @@ class Checkpoints:
     part = _METRICS.partition("/")[0]
     reason = problem(self.directory, step, f"{part}/")
     metrics = self._manager.metrics(step)
-    value = metrics.get(METRIC) if isinstance(metrics, Mapping) else None
+    value: Any = metrics.get(METRIC) if isinstance(metrics, Mapping) else None
     if type(value) not in (int, float) or not math.isfinite(value):
       reason = reason or (
         f"{self.directory / str(step) / _METRICS} has no number {METRIC!r}"

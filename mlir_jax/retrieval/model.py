@@ -251,7 +251,7 @@ def load_run(
       towers = description.config["model"]["towers"]
       # The head of masked language modelling, which an export takes along.
       has_head = bool(description.config["batch"].get("masked"))
-      batch_size = batch_size or description.config["eval"]["batch_size"]
+      size: int = batch_size or description.config["eval"]["batch_size"]
     except (KeyError, TypeError, AttributeError) as error:
       raise ValueError(
         f"The config of {where} is not a run's: {error!r}. {stored.RESTORE}"
@@ -272,7 +272,7 @@ def load_run(
       tokenizer_lib.pad_id(tokenizer),
       encoding.make_embed(encoder_config, description.contract),
       mesh,
-      batch_size,
+      size,
     ),
     encoder_config=encoder_config,
     params=params,
