@@ -1,6 +1,6 @@
 """Fine-tunes multilingual-e5-small on a folder of your own data.
 
-Give it with --config.data.root=FOLDER; the README shows its layout. A smaller
+Give it with --config.data.root=FOLDER; docs/data.md shows its layout. A smaller
 GPU or a CPU takes --config.model.pretrained=FOLDER of a cut model. Variants:
 `:smoke` (a tiny encoder from scratch, a few steps).
 """

@@ -3,9 +3,9 @@
 English question-passage pairs, parallel sentences and, for the language loss,
 passages as third points (arXiv 2210.06633, Figure 2: the towers are separate).
 Temperatures, weights, batch sizes, lengths and the optimizer could not be read:
-they are our choice. Give the data with --config.data.root=FOLDER; the README
-shows its layout. For a pod of TPUs, see `python -m mlir_jax.plan`. Variants:
-`:smoke` (a tiny encoder from scratch, a step).
+they are our choice. Give the data with --config.data.root=FOLDER;
+docs/data.md shows its layout. For a pod of TPUs, see `python -m mlir_jax.plan`.
+Variants: `:smoke` (a tiny encoder from scratch, a step).
 """
 
 from mlir_jax import config

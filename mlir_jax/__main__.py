@@ -6,6 +6,7 @@
 
 import ast
 import importlib.util
+import os
 import runpy
 import sys
 
@@ -32,6 +33,9 @@ def main() -> None:
     )
     sys.exit(2)
   sys.argv[1:] = arguments
+  # As `python -m` does: code of the user's own may be in this folder.
+  if not {"", os.getcwd()}.intersection(sys.path):
+    sys.path.insert(0, os.getcwd())
   runpy.run_module(f"mlir_jax.{name}", run_name="__main__", alter_sys=True)
 
 

@@ -1,5 +1,6 @@
 """Progress bars: drawn on a terminal, elsewhere a line now and then."""
 
+import re
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -8,6 +9,7 @@ import tqdm
 
 # Seconds between two lines of a log.
 LOG_EVERY = 30.0
+_MOVES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 class _Lines:
@@ -18,6 +20,7 @@ class _Lines:
 
   def write(self, text: str) -> None:
     """Writes what is not blank; a carriage return begins a new state."""
+    text = _MOVES.sub("", text)  # A bar inside another one moves the cursor.
     for line in text.replace("\r", "\n").split("\n"):
       if line.strip():
         self._file.write(f"{line.strip()}\n")

@@ -14,7 +14,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from mlir_jax import config as config_lib
-from mlir_jax import full_disk
+from mlir_jax import extensions, full_disk
 from mlir_jax.data import records
 
 # What is defined here belongs to the main that asks for it: --help shows it.
@@ -162,8 +162,14 @@ def join_processes(config: ml_collections.ConfigDict | None = None) -> None:
     and name not in own
     and name.partition(".")[0] != "config"
   }
+  named = [values.collection] if "collection" in values else []
   if config:
-    fields["config"] = config.to_dict()
+    fields["config"] = settings = config.to_dict()
+    named += [
+      settings["loss"]["extra"],
+      settings["data"]["collection"],
+      settings["eval"]["extra"],
+    ]
   else:
     config = config_lib.default()
   if values.coordinator and "/" in values.coordinator:
@@ -177,6 +183,7 @@ def join_processes(config: ml_collections.ConfigDict | None = None) -> None:
     items={
       **workdir.flatten(fields),
       **provenance.code(),
+      **extensions.fingerprints(*named),
     },
     insecure=values.insecure_check_in,
     bind=values.coordinator_bind_address,

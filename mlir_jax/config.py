@@ -143,7 +143,7 @@ def default() -> ml_collections.ConfigDict:
   # --- Data: what is read, and in which proportions. ---
   c.data = data = ml_collections.ConfigDict()
   # "cldr" (embedded, nothing to download), "folder" (files under data.root in
-  # the layout that the README shows) or your own, "my_project.data:load".
+  # the layout that docs/data.md shows) or your own, "my_project.data:load".
   data.collection = "cldr"
   data.root = ""  # The folder of the collection "folder".
   # A folder of line-aligned files in LASER's Tatoeba naming; "" for none.
@@ -581,6 +581,11 @@ def take_targets(
           continue
         if name not in extra:
           extra[name] = ml_collections.ConfigDict()
+        if not isinstance(extra[name], ml_collections.ConfigDict):
+          raise ValueError(
+            f"loss.extra.{name} is {extra[name]!r}; it must be a group of"
+            " fields: {'target': 'MODULE:CLASS', ...}."
+          )
         extra[name].target = target
 
 

@@ -5,9 +5,14 @@ It is imported only where this command line names it: with the file that
 checkpoint, an export) is never imported; it is refused, with the flag to give.
 """
 
+import contextlib
+import hashlib
 import importlib
+import importlib.util
+import pathlib
 import re
 import traceback
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 _TARGET = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"
@@ -57,5 +62,38 @@ def load(target: str, field: str) -> Any:
     return getattr(module, name)
   except AttributeError as error:
     raise ValueError(
-      f"{where}, but {module.__file__} defines no {name}."
+      f"{where}, but {getattr(module, '__file__', None) or module_name} defines"
+      f" no {name}."
     ) from error
+
+
+def fingerprints(*named: Any) -> dict[str, str]:
+  """The files of modules, which the processes of a run must have in common.
+
+  Args:
+    *named: Targets, and mappings that hold some; other texts are left out.
+
+  Returns:
+    "SHA-256 of MODULE" to the hash of its file, "" where there is none.
+  """
+  found = {}
+  for target in filter(is_target, _texts(named)):
+    module = target.partition(":")[0]
+    spec = None
+    with contextlib.suppress(ImportError):  # `load` says what is missing.
+      spec = importlib.util.find_spec(module)
+    digest = ""
+    if spec and spec.has_location and spec.origin:
+      content = pathlib.Path(spec.origin).read_bytes()
+      digest = hashlib.sha256(content).hexdigest()
+    found[f"SHA-256 of {module}"] = digest
+  return found
+
+
+def _texts(value: Any) -> Iterator[str]:
+  """All texts in nested mappings and tuples."""
+  if isinstance(value, str):
+    yield value
+  elif isinstance(value, Mapping | tuple):
+    for inner in value.values() if isinstance(value, Mapping) else value:
+      yield from _texts(inner)

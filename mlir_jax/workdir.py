@@ -47,6 +47,7 @@ CHANGEABLE_ON_RESUME = (
   "eval.at_start",
   "eval.batch_size",
   "eval.every",
+  "eval.extra.",
   "eval.top_k",
   "hosts.",
   "mesh.",

@@ -13,14 +13,15 @@ import pytest
 import tiny
 
 import mlir_jax
-from mlir_jax import config, evaluate, export
+from mlir_jax import config, evaluate, export, extensions, workdir
 from mlir_jax.data import collections, records
 from mlir_jax.losses import base
 from mlir_jax.retrieval import model as model_lib
 from mlir_jax.training import build, progress, run
 
 PACKAGE = pathlib.Path(mlir_jax.__file__).parents[1]
-DOCS = PACKAGE / "docs/extending.md"
+TESTS = pathlib.Path(__file__).parent
+DOCS = TESTS.parent / "docs/extending.md"
 TARGET = "my_project.losses:Margin"
 
 
@@ -106,6 +107,8 @@ def test_what_is_not_a_loss_is_refused_with_the_reason(project):
     "  stream, reads = 'rivers', ('queries',)\n"
     "@dataclasses.dataclass(frozen=True)\nclass Listed(base.Loss):\n"
     "  some: tuple = ()\n  stream, reads = 'retrieval', ('queries',)\n"
+    "@dataclasses.dataclass(frozen=True)\nclass Aimed(base.Loss):\n"
+    "  target: float = 0.5\n  stream, reads = 'retrieval', ('queries',)\n"
   )
   for name, target, message in (
     ("margin", None, "loss.extra.margin has no target"),
@@ -120,10 +123,32 @@ def test_what_is_not_a_loss_is_refused_with_the_reason(project):
     ("margin", "my_project.others:Stray", "reads is ('query',)"),
     ("margin", "my_project.others:Lost", "stream is not one of"),
     ("margin", "my_project.others:Listed", "Listed.some: a field of a loss"),
+    ("margin", "my_project.others:Aimed", "Aimed has a field 'target'"),
+    ("margin", "sys:foo", "but sys defines no foo"),
   ):
     given = {"weight": 1.0} if target is None else {"target": target}
     with pytest.raises(ValueError, match=re.escape(message)):
       settle(extra={name: given})
+
+
+def test_the_files_of_a_users_modules_are_compared_between_processes(project):
+  named = (
+    {"margin": {"target": TARGET, "weight": 1.0}},
+    "cldr",
+    {"a": "no.no:x"},
+  )
+  before = extensions.fingerprints(*named)
+  assert before.keys() == {"SHA-256 of my_project.losses", "SHA-256 of no.no"}
+  assert before["SHA-256 of no.no"] == ""
+  assert extensions.fingerprints(*named) == before
+  path = project / "my_project/losses.py"
+  path.write_text(path.read_text() + "# Another.\n")
+  assert extensions.fingerprints(*named) != before
+
+
+def test_evaluators_may_change_within_a_run():
+  there = {"eval": {"extra": {"gap": "my_project.evals:gap"}}}
+  assert not workdir.differences({"eval": {"extra": {}}}, there, there)
 
 
 def test_a_loss_and_its_metrics_are_scalars():
@@ -151,7 +176,8 @@ def test_it_trains_by_the_command_line_and_nobody_else_imports_it(
   folder = tmp_path / "run"
   done = subprocess.run(
     [
-      *(sys.executable, "-m", "mlir_jax.train", "--config=./own.py"),
+      # -P: the folder is not on the path, as where `mlir-jax` is started.
+      *(sys.executable, "-P", "-m", "mlir_jax", "train", "--config=./own.py"),
       *(f"--workdir={folder}", "--config.batch.chunk=8"),
       *("--config.loss.extra.margin.weight=0.3", "--config.mesh.fsdp=True"),
       "--config.eval.extra.gap=my_project.evals:gap",
@@ -162,7 +188,7 @@ def test_it_trains_by_the_command_line_and_nobody_else_imports_it(
     timeout=500,
     env=os.environ
     | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}
-    | {"PYTHONPATH": f"{PACKAGE}:{PACKAGE / 'tests'}"},
+    | {"PYTHONPATH": f"{PACKAGE}:{TESTS}"},
   )
   assert done.returncode == 0, done.stderr
   assert "over 8 devices" in done.stdout

@@ -151,7 +151,9 @@ def choose(kind: str) -> str:
   """
   if kind != "auto":
     return kind
-  return "tf_data" if importlib.util.find_spec("tensorflow") else "in_process"
+  spec = importlib.util.find_spec("tensorflow")
+  # A folder of that name alone has no file.
+  return "tf_data" if spec and spec.origin else "in_process"
 
 
 def batches(

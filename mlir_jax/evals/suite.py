@@ -113,6 +113,11 @@ class Suite:
           " sample. The values in the table are of all."
         )
 
+  @property
+  def selects(self) -> bool:
+    """Whether there is a dev set, which chooses the best checkpoint."""
+    return bool(self._dev)
+
   def dev(self, params: Any) -> dict[str, float]:
     """Evaluates the English dev set, and by the user's evaluators.
 

@@ -130,6 +130,11 @@ def find(name: str, group: Any) -> type[base.Loss]:
       f"{where} {loss.__name__} is not a dataclass: write"
       " @dataclasses.dataclass(frozen=True) above it."
     )
+  if "target" in settings_of(loss):
+    raise ValueError(
+      f"{where} {loss.__name__} has a field 'target', which in a config names"
+      " the loss: rename the field."
+    )
   if getattr(loss, "stream", None) not in batch_lib.STREAMS:
     raise ValueError(
       f"{where} {loss.__name__}.stream is not one of"

@@ -213,6 +213,7 @@ def take_steps(
       taken
       and loop.is_evaluated(taken, config.train.steps, config.eval.every)
       and not checkpoints.evaluated(taken)
+      and evaluation.selects
     ):  # It was broken off by a stop.
       dev = evaluate_dev(state, taken)
       stop.saved()
