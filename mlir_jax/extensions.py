@@ -80,7 +80,8 @@ def fingerprints(*named: Any) -> dict[str, str]:
   for target in filter(is_target, _texts(named)):
     module = target.partition(":")[0]
     spec = None
-    with contextlib.suppress(ImportError):  # `load` says what is missing.
+    # `load` says what is missing.
+    with contextlib.suppress(ImportError, ValueError):
       spec = importlib.util.find_spec(module)
     digest = ""
     if spec and spec.has_location and spec.origin:
