@@ -224,9 +224,9 @@ def make(
   if size := spec.monolingual:
     streams["monolingual"] = fill(Monolingual, create, M=size)
   if spec.masked:
-    assert max_targets is not None  # See above.
+    count: Any = max_targets  # A plan without masked buckets does not ask it.
     streams["masked"] = tuple(
-      fill(MaskedBucket, create, R=rows, L=length, K=int(max_targets(length)))
+      fill(MaskedBucket, create, R=rows, L=length, K=int(count(length)))
       for rows, length in plan["masked"]
     )
   texts = {
