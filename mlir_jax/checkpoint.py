@@ -547,10 +547,10 @@ def _reading(directory: epath.Path, step: int, error: Exception) -> Exception:
 
 
 def describe(directory: str | epath.Path, step: int) -> Description:
-  """Reads what stands beside a checkpoint's arrays.
+  """Reads the description that is saved with a checkpoint's arrays.
 
-  Others in the folder need not be whole, and one process of several may call
-  it alone.
+  Other checkpoints in the folder may be damaged. One process of several may
+  call it alone.
 
   Args:
     directory: The folder of all checkpoints.

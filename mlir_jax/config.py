@@ -118,15 +118,19 @@ def _losses() -> types.ModuleType:
   return registry
 
 
-def ranges() -> dict[str, str]:
-  """What each number may be; the losses say it of their own fields."""
-  losses = _losses().settings({}).items()
+def ranges(extra: Any = types.MappingProxyType({})) -> dict:
+  """What each number may be; the losses say it of their own fields.
+
+  Args:
+    extra: The part loss.extra of a config, for the fields of a user's losses.
+  """
+  losses = _losses().settings(extra).items()
   return RANGES | {n: each.interval for n, each in losses if each.interval}
 
 
-def choices() -> dict[str, tuple[str, ...]]:
-  """The words that a field may be, those of losses, too."""
-  losses = _losses().settings({}).items()
+def choices(extra: Any = types.MappingProxyType({})) -> dict:
+  """The words that a field may be, those of losses, too; see `ranges`."""
+  losses = _losses().settings(extra).items()
   return CHOICES | {n: each.choices for n, each in losses if each.choices}
 
 
@@ -361,9 +365,9 @@ def check(config: ml_collections.ConfigDict) -> None:
   """
   known = {name: (kind, value) for name, kind, value in fields(default())}
   found = {name: value for name, _, value in fields(config)}
-  intervals, words = dict(RANGES), dict(CHOICES)
-  for name, each in _losses().settings(_extra(config)).items():
-    intervals[name], words[name] = each.interval, each.choices
+  extra = _extra(config)
+  intervals, words = ranges(extra), choices(extra)
+  for name, each in _losses().settings(extra).items():
     # What a user's loss leaves out has its default.
     if name in found or name in known:
       known[name] = each.kind, each.default

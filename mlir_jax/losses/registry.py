@@ -184,7 +184,7 @@ def check(losses: Mapping[str, base.Loss], sizes: Mapping[str, int]) -> None:
 
 
 def need_unit_vectors(losses: Mapping[str, base.Loss]) -> bool:
-  """Whether one that has a weight compares vectors of unit length."""
+  """Whether a loss with a weight compares vectors of unit length."""
   return any(loss.weight and loss.unit_vectors for loss in losses.values())
 
 

@@ -793,7 +793,7 @@ def checkpoints() -> Iterator[Damage]:
     if path.is_file() and path.parent.name == "d"
   ]
   largest = sorted(arrays, key=lambda path: -(whole() / path).stat().st_size)
-  # One that holds numbers, and one that holds the tree of them.
+  # A file with numbers, and a file with the tree of their names.
   for number, path in enumerate((largest[0], largest[-1])):
     yield Damage(
       str(path),

@@ -178,7 +178,7 @@ def read_test(pick, folder, policy) -> Result:
 
 
 def told_of(test) -> list[str]:
-  """What is told of a test before it is used, in lines."""
+  """The lines that are printed about a test before it is used."""
   return [*test.notes, *ranking.describe_unfindable([test])]
 
 
