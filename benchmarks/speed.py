@@ -129,10 +129,9 @@ class Ours(Side):
 
     from mlir_jax import config as config_lib
     from mlir_jax import contract as contract_lib
-    from mlir_jax.data import buckets
-    from mlir_jax.mesh import sharding
-    from mlir_jax.models import config as model_config
-    from mlir_jax.models import encoder, pretrained
+    from mlir_jax import sharding
+    from mlir_jax.batches import buckets
+    from mlir_jax.models import architecture, encoder, pretrained
     from mlir_jax.retrieval import encoding
     from mlir_jax.training import build, step
 
@@ -148,7 +147,7 @@ class Ours(Side):
     config.optim.decay = "constant"
     mesh = self.mesh = sharding.make_mesh(devices=jax.devices()[:1])
     if settings.device == "gpu":
-      shape = self.shape = model_config.EncoderConfig(
+      shape = self.shape = architecture.EncoderConfig(
         **XLMR, hidden_size=768, num_layers=12, num_heads=12,
         intermediate_size=3072, max_positions=514, layer_norm_eps=1e-5,
         family="xlm-roberta", dtype="bfloat16",
@@ -206,7 +205,7 @@ class Ours(Side):
   def _batch(self, texts: list[list[int]]):
     """A batch, as the reader makes it; queries come before passages."""
     from mlir_jax.batches import batch as batch_lib
-    from mlir_jax.data import buckets
+    from mlir_jax.batches import buckets
 
     order = buckets.order(np.array([len(ids) for ids in texts]))
     row_of = np.empty(len(order), np.int32)
@@ -240,7 +239,7 @@ class Ours(Side):
 
   def describe(self) -> dict:
     """Versions, padding, and what a step takes."""
-    from mlir_jax.models import flops
+    from mlir_jax.costs import flops
 
     matrix = (self.settings.queries, len(self.ids["passage"][0]))
     memory = self.compiled.memory_analysis().temp_size_in_bytes
@@ -255,8 +254,8 @@ class Ours(Side):
 
   def check(self) -> tuple[float, np.ndarray]:
     """The first batch's loss, its vectors and those of the texts."""
+    from mlir_jax import sharding
     from mlir_jax.losses import registry
-    from mlir_jax.mesh import sharding
     from mlir_jax.training import build
 
     encode = build.make_encode(

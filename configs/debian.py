@@ -4,11 +4,11 @@ The data is expected in ../shared/data, seen from where it is run, or wherever
 --config.data.root and --config.data.tatoeba_root say. Variants: `:smoke`.
 """
 
-from mlir_jax import config
+from mlir_jax import config_files
 
 
 def get_config(variant=""):
-  c = config.load(f"e5_small:{variant}" if variant else "e5_small")
+  c = config_files.load(f"e5_small:{variant}" if variant else "e5_small")
   c.data.root = "../shared/data/debian"
   c.data.tatoeba_root = "../shared/data/tatoeba"
   # One topic of the Chinese test is empty; it is skipped, and shown.

@@ -4,13 +4,13 @@ Two towers and their optimizer take 13 GB, so they are split over the devices.
 Variants: `:smoke`.
 """
 
-from mlir_jax import config
+from mlir_jax import config_files
 
 
 def get_config(variant=""):
   if variant not in ("", "smoke"):
     raise ValueError(f"xlmr_large:{variant}: the only variant is 'smoke'.")
-  c = config.load(f"xlmr_base:{variant}" if variant else "xlmr_base")
+  c = config_files.load(f"xlmr_base:{variant}" if variant else "xlmr_base")
   c.mesh.fsdp = True
   if not variant:
     c.model.pretrained = "FacebookAI/xlm-roberta-large"

@@ -29,8 +29,8 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from mlir_jax import contract as contract_lib
-from mlir_jax import stored, workdir
-from mlir_jax.mesh import multihost
+from mlir_jax.hosts import multihost
+from mlir_jax.storage import digests, locations, reading, writing
 
 STATE = "state"
 DESCRIPTION = "description"
@@ -90,7 +90,7 @@ class Description:
       "encoder": dict(self.encoder),
       "provenance": dict(self.provenance),
     }
-    return {**values, "fingerprint": stored.digest_of(values)}
+    return {**values, "fingerprint": digests.of_value(values)}
 
   @classmethod
   def from_json(cls, values: Mapping[str, Any]) -> "Description":
@@ -102,19 +102,19 @@ class Description:
     values = dict(values)
     # Descriptions of before have no hash.
     written = values.pop("fingerprint", None)
-    if written is not None and written != stored.digest_of(values):
+    if written is not None and written != digests.of_value(values):
       raise ValueError(
         "it has changed since it was saved, so its vectors would differ."
-        f" {stored.RESTORE}"
+        f" {reading.RESTORE}"
       )
     names = {field.name for field in dataclasses.fields(cls)}
     if values.keys() != names or not isinstance(values["contract"], str):
       raise ValueError(
-        f"it holds {sorted(values)}, not {sorted(names)}. {stored.RESTORE}"
+        f"it holds {sorted(values)}, not {sorted(names)}. {reading.RESTORE}"
       )
     for name in names - {"contract"}:
       if not isinstance(values[name], Mapping):
-        raise ValueError(f"{name} is {values[name]!r}. {stored.RESTORE}")
+        raise ValueError(f"{name} is {values[name]!r}. {reading.RESTORE}")
     contract = contract_lib.EncodingContract.from_json(values["contract"])
     return cls(**{**values, "contract": contract})
 
@@ -330,8 +330,8 @@ class Checkpoints:
     with multihost.first("it writes the dev metric"):
       if multihost.is_first():
         path = self.directory / str(step) / _METRICS
-        workdir.write_aside(str(path), json.dumps({METRIC: dev}))
-        if not workdir.is_url(str(path)):
+        writing.write_aside(str(path), json.dumps({METRIC: dev}))
+        if not locations.is_url(str(path)):
           _write_list(pathlib.Path(self.directory) / str(step))
     self._manager.reload()
 
@@ -350,7 +350,7 @@ class Checkpoints:
   def _list_saved(self) -> None:
     """Lists the files of a checkpoint that is to get its name now."""
     step = self._saving.pop()
-    if multihost.is_first() and not workdir.is_url(str(self.directory)):
+    if multihost.is_first() and not locations.is_url(str(self.directory)):
       (folder,) = pathlib.Path(self.directory).glob(f"{step}.*")
       _write_list(folder)
 
@@ -439,7 +439,7 @@ def steps(directory: str | epath.Path) -> list[int]:
   if not folder.exists():
     return []
   # On a disk a save that was killed has left another name.
-  may_be_killed = workdir.is_url(str(directory))
+  may_be_killed = locations.is_url(str(directory))
   return sorted(
     int(path.name)
     for path in folder.iterdir()
@@ -454,7 +454,7 @@ def problem(
   """What is not as it was saved in a checkpoint; None if all is well.
 
   What was checked on this machine is not read again: see
-  `stored.check_digests`.
+  `digests.check`.
 
   Args:
     directory: The folder of all checkpoints.
@@ -464,7 +464,7 @@ def problem(
   Returns:
     The first file that differs, and how. None, too, where there is no list.
   """
-  if workdir.is_url(str(directory)):
+  if locations.is_url(str(directory)):
     return None
   folder = pathlib.Path(directory) / str(step)
   if not folder.is_dir():
@@ -474,7 +474,7 @@ def problem(
   if not (folder / FILES).exists():
     return None  # It is of before there were lists.
   try:
-    listed = stored.read_json(folder / FILES)
+    listed = reading.read_json(folder / FILES)
     expected = {name: (size, digest) for name, (size, digest) in listed.items()}
   except (ValueError, TypeError, AttributeError) as error:
     return f"{folder / FILES} is not a list of files ({error})"
@@ -490,8 +490,8 @@ def problem(
     if size:
       hashes[name] = digest
   try:
-    stored.check_digests(folder, hashes, "")
-  except stored.UnreadableError as error:
+    digests.check(folder, hashes, "")
+  except reading.UnreadableError as error:
     return str(error).strip().removesuffix(".")
   return None
 
@@ -541,7 +541,7 @@ def _reading(directory: epath.Path, step: int, error: Exception) -> Exception:
     f"{directory / str(step)} cannot be read,"
     f" {type(error).__name__}: {lines[0][:300]}"
   )
-  if workdir.is_url(str(directory)):
+  if locations.is_url(str(directory)):
     reason += ". If the storage did not answer, start the same command again"
   return _damaged(directory, step, reason)
 
@@ -623,11 +623,11 @@ def set_aside(directory: str, after: int) -> None:
 def _write_list(folder: pathlib.Path) -> None:
   """Lists the size and the SHA-256 of each file of a checkpoint's parts."""
   files = {
-    str(path.relative_to(folder)): (path.stat().st_size, stored.digest(path))
+    str(path.relative_to(folder)): (path.stat().st_size, digests.of_file(path))
     for path in sorted(folder.glob("*/**/*"))
     if path.is_file()
   }
-  workdir.write_aside(str(folder / FILES), json.dumps(files) + "\n")
+  writing.write_aside(str(folder / FILES), json.dumps(files) + "\n")
 
 
 def abstract(state: Any, shardings: Any) -> Any:

@@ -14,8 +14,9 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from mlir_jax import config as config_lib
-from mlir_jax import extensions, full_disk
+from mlir_jax import config_arguments, config_files, extensions
 from mlir_jax.data import records
+from mlir_jax.storage import full_disk
 
 # What is defined here belongs to the main that asks for it: --help shows it.
 flags.disclaim_key_flags()
@@ -67,10 +68,10 @@ class _ConfigParser(flags.ArgumentParser):
 
   def parse(self, name: str) -> ml_collections.ConfigDict:
     try:
-      config = config_lib.load(name)
-      config_lib.take_targets(config, self.argv)
+      config = config_files.load(name)
+      config_arguments.take_targets(config, self.argv)
       config_lib.complete(config)
-      config_lib.check_names(self.argv, config)
+      config_arguments.check_names(self.argv, config)
       return config.lock()
     except ValueError as error:  # absl would put the flag before its message.
       raise flags.Error(str(error)) from error
@@ -86,7 +87,7 @@ def define_config() -> flags.FlagHolder:
       " config file. Fields are set with --config.FIELD=VALUE.",
     )
   except flags.Error as error:  # It reads --flagfile at once.
-    _refuse(config_lib.one_line(error))
+    _refuse(config_files.one_line(error))
   flags.FLAGS["config"].parser = _ConfigParser()
   return holder
 
@@ -151,7 +152,7 @@ def join_processes(config: ml_collections.ConfigDict | None = None) -> None:
         raise ValueError(f"--{name} is given without --distributed.")
     return
   from mlir_jax import workdir
-  from mlir_jax.mesh import multihost
+  from mlir_jax.hosts import multihost
   from mlir_jax.training import provenance
 
   own = {"coordinator", "processes", "process", "coordinator_bind_address"}
@@ -202,7 +203,7 @@ def parse(argv: Sequence[str]) -> list[str]:
   values = flags.FLAGS
   try:
     if "config" in values:
-      config_lib.check_names(argv)
+      config_arguments.check_names(argv)
       _ConfigParser.argv = argv
     files = values(argv)
     if "config" in values and values["config"].present:
@@ -210,7 +211,7 @@ def parse(argv: Sequence[str]) -> list[str]:
       config_lib.expand_paths(values.config)
     return files
   except (ValueError, flags.Error) as error:
-    _refuse(config_lib.one_line(error).removeprefix("flag "))
+    _refuse(config_files.one_line(error).removeprefix("flag "))
 
 
 def _check_devices() -> None:
@@ -273,7 +274,7 @@ def run(
       except RuntimeError as error:
         if not str(error).startswith("Unable to initialize backend"):
           raise
-        _refuse(f"JAX_PLATFORMS: {config_lib.one_line(error)}")
+        _refuse(f"JAX_PLATFORMS: {config_files.one_line(error)}")
 
   app.run(call, flags_parser=parse)
 
@@ -285,11 +286,11 @@ def _check_environment() -> None:
     ValueError: naming the variable.
   """
   if cache := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-    from mlir_jax import workdir
+    from mlir_jax.storage import locations
 
     # It may be a folder that can only be read.
-    workdir.check_folder(
-      workdir.absolute(cache), f"JAX_COMPILATION_CACHE_DIR={cache}"
+    locations.check_folder(
+      locations.absolute(cache), f"JAX_COMPILATION_CACHE_DIR={cache}"
     )
 
 
@@ -303,7 +304,7 @@ def _together():
   if not getattr(flags.FLAGS, "distributed", False):
     yield
     return
-  from mlir_jax.mesh import multihost
+  from mlir_jax.hosts import multihost
 
   try:
     yield

@@ -1,13 +1,8 @@
 """Every setting of a run, in one place, and how a config is found by name."""
 
-import difflib
-import importlib.resources
 import os
-import pathlib
 import re
-import runpy
 import sys
-import traceback
 import types
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -302,7 +297,7 @@ def default() -> ml_collections.ConfigDict:
   return c
 
 
-def _extra(
+def group_of_extras(
   config: ml_collections.ConfigDict, group: str = "loss"
 ) -> ml_collections.ConfigDict:
   """The part of a config that names the user's losses, or evaluators."""
@@ -322,7 +317,7 @@ def complete(config: ml_collections.ConfigDict) -> None:
   Raises:
     ValueError: if a loss cannot be imported or is not one.
   """
-  extra = _extra(config)
+  extra = group_of_extras(config)
   for name, given in list(extra.items()):
     loss = _losses().find(name, given)
     known = _losses().settings_of(loss)
@@ -365,13 +360,13 @@ def check(config: ml_collections.ConfigDict) -> None:
   """
   known = {name: (kind, value) for name, kind, value in fields(default())}
   found = {name: value for name, _, value in fields(config)}
-  extra = _extra(config)
+  extra = group_of_extras(config)
   intervals, words = ranges(extra), choices(extra)
   for name, each in _losses().settings(extra).items():
     # What a user's loss leaves out has its default.
     if name in found or name in known:
       known[name] = each.kind, each.default
-  for name in _extra(config, "eval"):
+  for name in group_of_extras(config, "eval"):
     known[f"eval.extra.{name}"] = str, ""
   if missing := known.keys() - found.keys():
     raise ValueError(
@@ -463,172 +458,3 @@ def expand_paths(config: ml_collections.ConfigDict) -> None:
       if name in PATHS
     }
   )
-
-
-def config_folders() -> list[pathlib.Path]:
-  """Where shipped configs stand: in the wheel, or beside the package."""
-  package = pathlib.Path(str(importlib.resources.files("mlir_jax")))
-  folders = [package / "configs", package.parent / "configs"]
-  return [folder for folder in folders if folder.is_dir()]
-
-
-def shipped() -> dict[str, pathlib.Path]:
-  """The shipped configs: bare name to path."""
-  return {
-    path.stem: path
-    for folder in reversed(config_folders())
-    for path in sorted(folder.glob("*.py"))
-    if path.stem != "__init__"
-  }
-
-
-def load(name: str) -> ml_collections.ConfigDict:
-  """Loads a config by name or path, as --config does.
-
-  Args:
-    name: As `resolve` takes it.
-
-  Raises:
-    ValueError: if there is no such config, or if its file fails; it names the
-      file and, where it is known, the line.
-  """
-  path, _, argument = resolve(name).partition(":")
-  try:
-    get_config = runpy.run_path(path).get("get_config")
-    if get_config is None:
-      raise ValueError("the file defines no function get_config.")
-    config = get_config(*[argument] if argument else [])
-    if not isinstance(config, ml_collections.ConfigDict):
-      raise ValueError(
-        f"get_config returns {type(config).__name__}; it must return what"
-        " mlir_jax.config.default() returns, with your values."
-      )
-  except (Exception, SystemExit) as error:  # An exit is not a run's end.
-    raise ValueError(
-      f"{_place(error, path)}: {type(error).__name__}: {one_line(error)}"
-    ) from error
-  return config
-
-
-def _place(error: BaseException, path: str) -> str:
-  """Where in a file an error was raised: "own.py:12", or the file alone."""
-  lines: list[int | None] = [
-    line
-    for frame, line in traceback.walk_tb(error.__traceback__)
-    if frame.f_code.co_filename == path
-  ]
-  if isinstance(error, SyntaxError) and error.filename == path:
-    lines.append(error.lineno)
-  return f"{path}:{lines[-1]}" if lines else path
-
-
-def one_line(error: BaseException) -> str:
-  """An error's message, of which some libraries make several lines."""
-  text = str(error)
-  if isinstance(error, AttributeError | KeyError):  # It may be quoted.
-    text = text.strip("'\"").replace("\\n", " ").replace("\\'", "'")
-  text = " ".join(text.split())
-  return text if len(text) <= 800 else f"{text[:400]} ... {text[-400:]}"
-
-
-def resolve(name: str) -> str:
-  """Turns a config's name or path into a path.
-
-  Args:
-    name: A shipped config's bare name ("quickstart") or a path to a config
-      file; either may be followed by ":" and an argument for `get_config`.
-
-  Returns:
-    The path, with the argument.
-
-  Raises:
-    ValueError: if there is no such config; it lists the shipped ones.
-  """
-  stem, colon, argument = name.partition(":")
-  if not name:
-    raise ValueError("--config is empty: give a config's name or path.")
-  if stem.endswith(".py") or "/" in stem:
-    stem = os.path.expanduser(stem)
-    if not pathlib.Path(stem).is_file():
-      raise ValueError(f"--config={name}: there is no file {stem}.")
-    return f"{stem}{colon}{argument}"
-  known = shipped()
-  if stem not in known:
-    close = difflib.get_close_matches(stem, known, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
-    raise ValueError(
-      f"--config={name}: no config of that name.{hint} Shipped:"
-      f" {', '.join(sorted(known))}; or give a path to a .py file."
-    )
-  return f"{known[stem]}{colon}{argument}"
-
-
-def take_targets(
-  config: ml_collections.ConfigDict, argv: Sequence[str]
-) -> None:
-  """Adds the losses and evaluators that a command line names.
-
-  Args:
-    config: As its file gives it.
-    argv: The command line; --config.loss.extra.NAME.target=MODULE:CLASS and
-      --config.eval.extra.NAME=MODULE:FUNCTION.
-  """
-  flag = r"--?config\.(loss\.extra\.\w+\.target|eval\.extra\.\w+)(?:=(.*))?"
-  for argument, following in zip(argv, [*argv[1:], ""], strict=True):
-    if match := re.fullmatch(flag, argument):
-      target = following if match[2] is None else match[2]
-      group, _, name, *field = match[1].split(".")
-      extra = _extra(config, group)
-      with extra.unlocked():
-        if not field:
-          extra[name] = target
-          continue
-        if name not in extra:
-          extra[name] = ml_collections.ConfigDict()
-        if not isinstance(extra[name], ml_collections.ConfigDict):
-          raise ValueError(
-            f"loss.extra.{name} is {extra[name]!r}; it must be a group of"
-            " fields: {'target': 'MODULE:CLASS', ...}."
-          )
-        extra[name].target = target
-
-
-def check_names(
-  argv: Sequence[str], config: ml_collections.ConfigDict | None = None
-) -> None:
-  """Checks the names of the fields that a command line sets.
-
-  Args:
-    argv: The command line.
-    config: What its --config gives; None before that is loaded, then fields of
-      a user's losses and evaluators are not checked.
-
-  Raises:
-    ValueError: if there is no such field, if it is a group of fields, or if
-      --config does not stand before it.
-  """
-  names = [name for name, *_ in fields(config or default())]
-  known = False
-  for argument in argv:
-    known = known or re.match(r"--?config(=|$)", argument)
-    match = re.match(r"--?(?:no)?config\.([\w.]*)", argument)
-    if not match or (known and match[1] in names):
-      continue
-    if known and not config and re.match(r"(loss|eval)\.extra\.", match[1]):
-      continue
-    if inside := [name for name in names if name.startswith(f"{match[1]}.")]:
-      raise ValueError(
-        f"--config.{match[1]} is a group of fields: set one of them, such as"
-        f" --config.{inside[0]}=VALUE."
-      )
-    if match[1] not in names:
-      last = {name.rpartition(".")[2]: name for name in reversed(names)}
-      close = difflib.get_close_matches(match[1], names, 1) or [
-        last[name]
-        for name in difflib.get_close_matches(
-          match[1].rpartition(".")[2], last, 1
-        )
-      ]
-      hint = f" Did you mean --config.{close[0]}?" if close else ""
-      raise ValueError(f"--config.{match[1]}: there is no such field.{hint}")
-    raise ValueError(f"Give --config=NAME before {argument:.200}.")

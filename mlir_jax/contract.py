@@ -12,7 +12,7 @@ from typing import Any
 
 import tokenizers
 
-from mlir_jax import stored
+from mlir_jax.storage import reading
 
 ROLES = ("query", "passage", "sentence")
 LEAST_LENGTH = 4  # Tokens: to hold any text beside the special ones.
@@ -101,7 +101,7 @@ class EncodingContract:
   def from_json(cls, text: str) -> "EncodingContract":
     """Reads what `to_json` wrote; ValueError names an unusable field."""
     return cls.from_values(
-      stored.parse_json(text.encode(), "The encoding contract")
+      reading.parse_json(text.encode(), "The encoding contract")
     )
 
   @classmethod

@@ -24,10 +24,11 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from mlir_jax import bars, command_line, workdir
+from mlir_jax import bars, command_line
 from mlir_jax import contract as contract_lib
 from mlir_jax.data import records
-from mlir_jax.data.sources import files as files_lib
+from mlir_jax.data.sources import text_lines
+from mlir_jax.storage import locations, writing
 
 _STDIN = "/dev/stdin"
 
@@ -88,7 +89,7 @@ def read_texts(
   """
   for path in paths:
     local = _STDIN if path == "-" else (copies or {}).get(path, path)
-    for number, text in files_lib.read_lines(local, _Refused(path)):
+    for number, text in text_lines.read_lines(local, _Refused(path)):
       assert text is not None  # `_Refused` skips no line.
       if number == 1 and not plain_text:
         check_plain(path, text)
@@ -101,7 +102,7 @@ def copies_on_disk(paths: Sequence[str]) -> Iterator[dict[str, str]]:
   with tempfile.TemporaryDirectory() as folder:
     copies = {}
     for number, path in enumerate(paths):
-      if workdir.is_url(path) and path not in copies:
+      if locations.is_url(path) and path not in copies:
         copies[path] = f"{folder}/{number}-{path.rpartition('/')[2]}"
         with (
           epath.Path(path).open("rb") as source,
@@ -129,7 +130,7 @@ def write_rows(path: str) -> Iterator:
       file, {"descr": "<f4", "fortran_order": False, "shape": shape}
     )
 
-  with workdir.writing_aside(path) as file:
+  with writing.writing_aside(path) as file:
 
     def append(rows):
       nonlocal shape
@@ -200,14 +201,14 @@ def _check_paths(paths: Sequence[str], output: str) -> None:
   """Refuses files that are not there, and an output that is no new file.
 
   Args:
-    paths: The files of texts, from `workdir.absolute`, or "-".
+    paths: The files of texts, from `locations.absolute`, or "-".
     output: The output, likewise.
 
   Raises:
     ValueError: naming the path.
     FileNotFoundError: if a file is not there.
   """
-  workdir.check_packages(output)
+  locations.check_packages(output)
   if not output or epath.Path(output).is_dir():
     raise ValueError(
       f"--output={output} is not a file: name the .npy to write."
@@ -215,10 +216,10 @@ def _check_paths(paths: Sequence[str], output: str) -> None:
   for path in paths:
     if path == "-":
       continue
-    workdir.check_packages(path)
+    locations.check_packages(path)
     is_file = (
       epath.Path(path).is_file()
-      if workdir.is_url(path)
+      if locations.is_url(path)
       else os.path.isfile(path)  # Not a pipe: files are read twice.
     )
     if not is_file:
@@ -226,7 +227,7 @@ def _check_paths(paths: Sequence[str], output: str) -> None:
         f'There is no file {path} (a pipe is read as "-", the standard input).'
       )
     if path == output or (
-      not workdir.is_url(path)
+      not locations.is_url(path)
       and os.path.realpath(path) == os.path.realpath(output)
     ):
       raise ValueError(f"--output={output} is one of the files of texts.")
@@ -234,7 +235,7 @@ def _check_paths(paths: Sequence[str], output: str) -> None:
 
 def _size(path: str) -> int:
   """The bytes of a file."""
-  if workdir.is_url(path):
+  if locations.is_url(path):
     return epath.Path(path).stat().length
   return os.path.getsize(path)  # epath's stat needs the owner's name.
 
@@ -242,16 +243,16 @@ def _size(path: str) -> int:
 def main(paths: Sequence[str]):
   """Encodes files by the flags."""
   command_line.join_processes()
-  from mlir_jax.mesh import multihost
+  from mlir_jax.hosts import multihost
   from mlir_jax.retrieval import model as model_lib
 
   if not paths:
     raise ValueError('Give the files of texts, or "-" for the standard input.')
-  paths = [path if path == "-" else workdir.absolute(path) for path in paths]
-  output = workdir.absolute(_OUTPUT.value) if _OUTPUT.value else ""
+  paths = [path if path == "-" else locations.absolute(path) for path in paths]
+  output = locations.absolute(_OUTPUT.value) if _OUTPUT.value else ""
   _check_paths(paths, output)
   if multihost.is_first():
-    workdir.check_output(os.path.dirname(output), f"--output={output}")
+    locations.check_output(os.path.dirname(output), f"--output={output}")
   if multihost.joined() and "-" in paths:
     raise ValueError(
       "Several processes cannot share the standard input: give files."

@@ -49,14 +49,15 @@ def evaluate(
     ValueError: if there is no such model, the tests cannot be read, there are
       none, or the results cannot be written.
   """
-  from mlir_jax import workdir
-  from mlir_jax.data import collections, drawing
+  from mlir_jax.batches import drawing
+  from mlir_jax.data import collections
   from mlir_jax.evals import ranking, suite
-  from mlir_jax.mesh import multihost
+  from mlir_jax.hosts import multihost
   from mlir_jax.retrieval import model
+  from mlir_jax.storage import locations
 
   if output and multihost.is_first():
-    workdir.check_output(workdir.absolute(output), f"--output={output}")
+    locations.check_output(locations.absolute(output), f"--output={output}")
   bad_records = records.BadRecords(on_bad_record, "--on_bad_record")
   loaded = model.load(source, checkpoint)
   description = loaded.description
@@ -99,7 +100,7 @@ def evaluate(
   if not output:
     output = f"{loaded.path}/evaluate-{tested.name}-{checkpoint}"
     if multihost.is_first():
-      workdir.check_output(output, f"{output} (give another --output)")
+      locations.check_output(output, f"{output} (give another --output)")
   tests = tested.tests()
   translation_tests = tested.translation_tests()
   if not tests and not translation_tests:

@@ -52,10 +52,11 @@ def export(
   from mlir_jax.hub import card, folder
   from mlir_jax.models import layout
   from mlir_jax.retrieval import model
+  from mlir_jax.storage import copies, locations
 
-  if workdir.is_url(output):
-    url = workdir.absolute(output)
-    workdir.check_packages(url)
+  if locations.is_url(output):
+    url = locations.absolute(output)
+    locations.check_packages(url)
     if epath.Path(url).exists():
       raise ValueError(f"--output={output} exists: give another.")
     with tempfile.TemporaryDirectory() as local:
@@ -63,14 +64,14 @@ def export(
       written = export(
         run_folder, checkpoint, path, one_length=one_length, name=name
       )
-      workdir.keep_folder(path, url, last=layout.MODULES)
+      copies.keep_folder(path, url, last=layout.MODULES)
     return written.replace(path, url)
   target = folder.check_free(output)
   loaded = model.load_run(run_folder, checkpoint)
   # Of a run there are both.
   assert loaded.step is not None and loaded.description is not None
   run_path = epath.Path(loaded.path)
-  kept = epath.Path(workdir.local_copy(loaded.path)) / workdir.TOKENIZER
+  kept = epath.Path(copies.local_copy(loaded.path)) / workdir.TOKENIZER
   tokenizer = tokenizer_lib.load(str(kept.parent))
   contract = layout.exported_contract(loaded.contract, one_length)
   # Weights are float32 in the folder, so that is what it computes in.

@@ -28,8 +28,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from mlir_jax import workdir
 from mlir_jax.data import records
+from mlir_jax.storage import locations
 
 FILE = "run.lock"
 
@@ -63,14 +63,14 @@ def hold(
   """Within this context no other run can hold the folder.
 
   Args:
-    folder: The run's folder, from `workdir.absolute`; made if missing.
+    folder: The run's folder, from `locations.absolute`; made if missing.
     end: Ends the process, and the others of its run, with a status and a
       reason; called from a thread if a lease cannot be renewed.
 
   Raises:
     ValueError: if another run holds it; it names that run's process.
   """
-  if workdir.is_url(folder):
+  if locations.is_url(folder):
     with _lease(folder, end or _end):
       yield
   else:
@@ -223,7 +223,7 @@ def _lease(folder: str, end: Callable[[int, str], None]) -> Iterator[None]:
 
 def _end(status: int, reason: str) -> None:
   """Ends this process now, and the others of its run."""
-  from mlir_jax.mesh import multihost
+  from mlir_jax.hosts import multihost
 
   print(f"\n{reason}", file=sys.stderr, flush=True)
   multihost.fail(status, reason)

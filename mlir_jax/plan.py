@@ -13,7 +13,8 @@ import os
 
 from absl import flags
 
-from mlir_jax import command_line, workdir
+from mlir_jax import command_line
+from mlir_jax.storage import locations, writing
 
 
 def main():
@@ -25,18 +26,18 @@ def main():
   jax.config.update("jax_platforms", "cpu")
 
   from mlir_jax import bars
-  from mlir_jax.mesh import chips
-  from mlir_jax.training import build, planner
+  from mlir_jax.planner import chips, rows, table
+  from mlir_jax.training import checks
 
   config = _CONFIG.value
-  build.check_settings(config)
+  checks.check_settings(config)
   if not _SHARDING.value:
     raise ValueError("--sharding is empty: give replicated, fsdp or both.")
   if _OUTPUT.value:
-    output = workdir.absolute(_OUTPUT.value)
+    output = locations.absolute(_OUTPUT.value)
     if os.path.isdir(output):
       raise ValueError(f"--output={output} is a folder: name a file.")
-    workdir.check_output(os.path.dirname(output), f"--output={output}")
+    locations.check_output(os.path.dirname(output), f"--output={output}")
   chip, axes = chips.parse(_TOPOLOGY.value)
   made = []
   described = {
@@ -46,29 +47,29 @@ def main():
     "config": config.to_dict(),
     "rows": [],
   }
-  for row in planner.rows(
+  for row in rows.make_rows(
     config,
     _TOPOLOGY.value,
     batches=_integers(_BATCH, least=1)
-    or [config.batch[planner.first_stream(config)]],
+    or [config.batch[rows.first_stream(config)]],
     chunks=_integers(_CHUNK, least=0) or [config.batch.chunk],
     shardings=_SHARDING.value,
     encoder_file=_ENCODER.value or "",
-    store=planner.open_store(_WORKDIR.value) if _WORKDIR.value else None,
+    store=rows.open_store(_WORKDIR.value) if _WORKDIR.value else None,
     each=lambda settings: bars.bar(
       settings, "compiling", unit="step", leave=False
     ),
-    say=tqdm.tqdm.write,
   ):
+    tqdm.tqdm.write(table.describe(row, chip))
     made.append(row)
     described["rows"].append(dataclasses.asdict(row))
     if _OUTPUT.value:  # After each: the next one may take long.
-      workdir.write_aside(_OUTPUT.value, json.dumps(described, indent=2) + "\n")
+      writing.write_aside(_OUTPUT.value, json.dumps(described, indent=2) + "\n")
   print(
     f"\n{chips.count(axes):,} chips, {_TOPOLOGY.value}; bounds by their"
     f" makers' rates, {config.train.steps:,} steps:\n"
   )
-  print(planner.table(made, chip))
+  print(table.to_markdown(made, chip))
 
 
 def _integers(flag: flags.FlagHolder, least: int) -> list[int]:

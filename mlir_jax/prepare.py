@@ -7,21 +7,24 @@ Training does this by itself; prepared ahead, it need not.
 
 import functools
 
-from mlir_jax import command_line, lock, workdir
+from mlir_jax import command_line, lock
+from mlir_jax.storage import locations
 
 
 def main():
   """Prepares by the flags."""
   from mlir_jax.data import preparation
   from mlir_jax.evals import ranking
-  from mlir_jax.training import build, start, stopping
+  from mlir_jax.training import checks, initial_state, stopping
 
-  config, folder = _CONFIG.value, workdir.absolute(_WORKDIR.value)
-  build.check_settings(config)
-  workdir.check_packages(folder)
+  config, folder = _CONFIG.value, locations.absolute(_WORKDIR.value)
+  checks.check_settings(config)
+  locations.check_packages(folder)
   with stopping.StopSignal(), lock.hold(folder):
     prepared = preparation.prepare(
-      config, folder, functools.partial(start.check_fits, config, folder)
+      config,
+      folder,
+      functools.partial(initial_state.check_fits, config, folder),
     )
   # Training prints them above its report.
   for line in ranking.describe_unfindable(prepared.tests):

@@ -6,21 +6,13 @@ lives in a local copy of the folder on each machine, and is brought and kept
 by `fetch` and `keep`.
 """
 
-import contextlib
-import fnmatch
-import hashlib
-import importlib.util
 import json
-import os
-import secrets
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Mapping
+from typing import Any
 
 from etils import epath
 
-from mlir_jax import stored
+from mlir_jax.storage import reading, writing
 
 # What stands in it.
 CONFIG_FILE = "config.json"
@@ -71,275 +63,6 @@ PREPARED = ("data.", "model.pretrained", "model.revision", "seed", "tokenizer.")
 NOT_PREPARED = ("data.language_temperature", "data.masking.")
 
 
-def is_url(folder: str) -> bool:
-  """Whether the folder is on object storage."""
-  return "://" in folder
-
-
-def absolute(folder: str) -> str:
-  """The folder as an absolute path, or as the URL that it is."""
-  if is_url(folder):
-    return folder.rstrip("/")
-  return os.path.abspath(os.path.expanduser(folder))
-
-
-def check_packages(folder: str) -> None:
-  """Raises ValueError if what it takes to write to the folder is missing."""
-  if not folder.startswith("gs://"):
-    return
-  needed = {"google.cloud.storage": "google-cloud-storage"}  # Of orbax.
-  if not importlib.util.find_spec("tensorflow"):  # epath takes it, or else:
-    needed["gcsfs"] = "gcsfs"
-  for module, package in needed.items():
-    try:
-      importlib.import_module(module)
-    except ImportError as error:
-      raise ValueError(
-        f"{folder}: {error}. Object storage needs it: pip install {package}."
-      ) from error
-
-
-def local_copy(folder: str, local_dir: str = "") -> str:
-  """Where this machine has what must be on a disk of the run's folder.
-
-  Args:
-    folder: The run's folder, from `absolute`.
-    local_dir: For the copy of a folder on object storage; "" for one in the
-      user's cache that is named by the URL's hash.
-
-  Returns:
-    An absolute path: the folder itself, if it is on a disk.
-  """
-  if not is_url(folder):
-    return folder
-  if local_dir:
-    return absolute(local_dir)
-  cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-  name = hashlib.sha256(folder.encode()).hexdigest()[:16]
-  return os.path.join(cache, "mlir_jax", name)
-
-
-def fetch(folder: str, local: str, name: str) -> None:
-  """Brings a file of the run's folder, or none, to the local copy of it."""
-  theirs, ours = epath.Path(folder) / name, epath.Path(local) / name
-  if folder == local:
-    return
-  if not theirs.exists():
-    ours.unlink(missing_ok=True)
-    return
-  content = theirs.read_bytes()
-  if ours.exists() and ours.read_bytes() == content:
-    return
-  ours.parent.mkdir(parents=True, exist_ok=True)
-  # Other processes of this machine may do the same at the same time.
-  with tempfile.TemporaryDirectory(dir=ours.parent) as aside:
-    (epath.Path(aside) / ours.name).write_bytes(content)
-    (epath.Path(aside) / ours.name).replace(ours)
-
-
-def fetch_folder(folder: str, local: str, name: str) -> None:
-  """Brings a folder in the run's folder to the local copy, whole or not."""
-  target = epath.Path(local) / name
-  target.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(dir=target.parent) as aside:
-    copy = epath.Path(aside) / "copy"
-    copy.mkdir()
-    for path in (epath.Path(folder) / name).iterdir():
-      path.copy(copy / path.name)
-    try:
-      copy.rename(target)
-    except OSError:
-      if not target.exists():  # Else another process here was faster.
-        raise
-
-
-def copy_folder(url: str, patterns: Sequence[str]) -> str:
-  """Copies a folder of files that others wrote from object storage.
-
-  Args:
-    url: The folder's URL.
-    patterns: Of the files to copy, by their names within the folder; a *
-      matches folders, too.
-
-  Returns:
-    The copy on this machine. What was copied before and has not changed is
-    not copied again; what is gone there is gone here.
-
-  Raises:
-    ValueError: if there is no such folder, or a package is missing.
-  """
-  check_packages(url)
-  folder, local = epath.Path(url), epath.Path(local_copy(absolute(url)))
-  if not folder.is_dir():
-    raise ValueError(f"There is no folder {url}.")
-  theirs = set(_find(folder, patterns))
-  for name in sorted(theirs):
-    path, ours = folder / name, local / name
-    found = path.stat()
-    # Not every storage says when an object was written: 0.
-    state = (found.length, found.mtime)
-    if found.mtime and ours.exists() and state == _state(ours):
-      continue
-    with writing_aside(str(ours)) as file, path.open("rb") as source:
-      shutil.copyfileobj(source, file)
-    os.utime(ours, (found.mtime, found.mtime))
-  for name in set(_find(local, patterns)) - theirs:
-    (local / name).unlink(missing_ok=True)
-  return str(local)
-
-
-def _state(path: epath.Path) -> tuple[int, int]:
-  """Size in bytes and time in seconds of a file on a disk."""
-  found = os.stat(path)
-  return found.st_size, int(found.st_mtime)
-
-
-def _find(
-  folder: epath.Path, patterns: Sequence[str], prefix: str = ""
-) -> Iterator[str]:
-  """Names of files in a folder and its folders that one of them matches."""
-  if not folder.exists():
-    return
-  for path in folder.iterdir():
-    name = f"{prefix}{path.name}"
-    if path.is_dir():
-      yield from _find(path, patterns, f"{name}/")
-    elif any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
-      yield name
-
-
-def keep_folder(local: str, url: str, last: str) -> None:
-  """Takes a new folder from a disk to object storage.
-
-  Args:
-    local: The folder.
-    url: Where to.
-    last: Name of the files without which the folder is not one: they are
-      written when all others are. After an error nothing stands there.
-  """
-  names = sorted(_find(epath.Path(local), ["*"]))
-  names.sort(key=lambda name: name.rpartition("/")[2] == last)
-  try:
-    for name in names:
-      with (
-        open(f"{local}/{name}", "rb") as source,
-        epath.Path(f"{url}/{name}").open("wb") as target,
-      ):
-        shutil.copyfileobj(source, target)
-  except BaseException:
-    for name in names:
-      epath.Path(f"{url}/{name}").unlink(missing_ok=True)
-    raise
-
-
-def keep(folder: str, local: str, *names: str) -> None:
-  """Takes files of the local copy to the run's folder, in this order."""
-  if folder != local:
-    for name in names:
-      write_aside(f"{folder}/{name}", (epath.Path(local) / name).read_bytes())
-
-
-def check_folder(folder: str, setting: str) -> str:
-  """Refuses a folder that is not one, and cannot become one.
-
-  Args:
-    folder: An absolute path; a URL is not looked at.
-    setting: What says it and its value, for the message: "--output=a/b".
-
-  Returns:
-    The folder, or the nearest one above it that exists.
-
-  Raises:
-    ValueError: if the path, or one above it, is not a folder.
-    OSError: if the path cannot be one, such as a name that is too long.
-  """
-  if is_url(folder):
-    return folder
-  with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-    os.stat(folder)
-  while not os.path.lexists(folder):
-    folder = os.path.dirname(folder)
-  if not os.path.isdir(folder):
-    raise ValueError(f"{setting}: {folder} is not a folder.")
-  return folder
-
-
-def check_output(folder: str, setting: str) -> None:
-  """Refuses a folder in which nothing can be written, before any work.
-
-  Args:
-    folder: Where something will be written, from `absolute`. It need not exist.
-    setting: As in `check_folder`.
-
-  Raises:
-    ValueError: if it is not a folder and cannot become one, if nothing can be
-      written there, or if a package for object storage is missing.
-  """
-  if is_url(folder):
-    check_packages(folder)
-    return
-  try:
-    found = check_folder(folder, setting)
-    with tempfile.TemporaryFile(dir=found):
-      pass
-  except OSError as error:
-    raise ValueError(
-      f"{setting}: nothing can be written there: {error.strerror}."
-    ) from error
-
-
-@contextlib.contextmanager
-def writing_aside(path: str) -> Iterator[BinaryIO]:
-  """Opens a file that gets its name once it is whole.
-
-  On a disk it is written beside `path`, as .NAME.RANDOM.tmp, and renamed: of
-  several writers the last one's file stays, whole. Nobody can foresee the name,
-  and the file is a new one, so that no link leads elsewhere. What a killed
-  process leaves has such a name. Object storage keeps no partial file: there
-  the content waits in a temporary file.
-
-  Args:
-    path: The file, or its URL. Its folder is made if missing. After an error
-      it is as it was before.
-
-  Yields:
-    The binary file, open for writing; it may seek.
-
-  Raises:
-    ValueError: if a folder, a device or a pipe stands at `path`.
-  """
-  if is_url(path):
-    with tempfile.TemporaryFile() as file:
-      yield file
-      file.seek(0)
-      with epath.Path(path).open("wb") as target:
-        shutil.copyfileobj(file, target)
-    return
-  if os.path.exists(path) and not os.path.isfile(path):
-    raise ValueError(f"{path} exists and is not a file: give another name.")
-  folder, name = os.path.split(os.path.abspath(path))
-  os.makedirs(folder, exist_ok=True)
-  # A part of the name, since names have a longest length.
-  aside = os.path.join(folder, f".{name[:40]}.{secrets.token_hex(8)}.tmp")
-  try:
-    # "x": it must be new. Its mode is as for any file, unlike tempfile's.
-    with open(aside, "xb") as file:
-      yield file
-    os.replace(aside, path)
-  except BaseException:
-    with contextlib.suppress(OSError):
-      os.unlink(aside)
-    raise
-
-
-def write_aside(path: str, content: str | bytes) -> None:
-  """Writes a file whole or not at all, see `writing_aside`."""
-  if isinstance(content, str):
-    content = content.encode("utf-8")
-  with writing_aside(path) as file:
-    file.write(content)
-
-
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
   """A nested dict as {"a.b": value}."""
   if not isinstance(tree, Mapping):
@@ -382,7 +105,7 @@ def read_history(workdir: str) -> list[dict[str, Any]]:
     UnreadableError: if a line is damaged; it names the file and the line.
   """
   path = epath.Path(workdir) / HISTORY
-  history = stored.read_json_lines(path)
+  history = reading.read_json_lines(path)
   for number, record in enumerate(history, start=1):
     changed = record.get("changed")
     good = {
@@ -392,8 +115,9 @@ def read_history(workdir: str) -> list[dict[str, Any]]:
     }
     for field in good:
       if not good[field]:
-        raise stored.UnreadableError(
-          f"{path}:{number}: {field} is {record.get(field)!r}. {stored.RESTORE}"
+        raise reading.UnreadableError(
+          f"{path}:{number}: {field} is {record.get(field)!r}."
+            f" {reading.RESTORE}"
         )
   return history
 
@@ -545,8 +269,8 @@ def claim(
 
       step, kept = checkpoint.read_config(str(folder / CHECKPOINTS), from_step)
       print(f"{path} is missing: the checkpoint of step {step} has its values.")
-      write_aside(str(path), json.dumps(kept, indent=2) + "\n")
-    changed = differences(config, stored.read_json(path), defaults)
+      writing.write_aside(str(path), json.dumps(kept, indent=2) + "\n")
+    changed = differences(config, reading.read_json(path), defaults)
     refuse_changes(config, changed, workdir, from_step)
     return
   if from_step is not None:
@@ -557,7 +281,7 @@ def claim(
     changed = {
       name: values
       for name, values in differences(
-        config, stored.read_json(path), defaults
+        config, reading.read_json(path), defaults
       ).items()
       if _stands_in(name, PREPARED) and not _stands_in(name, NOT_PREPARED)
     }
@@ -565,4 +289,4 @@ def claim(
   text = json.dumps(config, indent=2) + "\n"
   # Several processes claim it, one behind the other.
   if not path.exists() or path.read_bytes() != text.encode():
-    write_aside(str(path), text)
+    writing.write_aside(str(path), text)

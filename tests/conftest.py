@@ -10,6 +10,9 @@ import subprocess
 import sys
 import tempfile
 
+import jax
+import pytest
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -22,9 +25,6 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled
   os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
   atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
-
-import jax
-import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 

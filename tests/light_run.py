@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from mlir_jax import command_line, config
-from mlir_jax.mesh import multihost, sharding
+from mlir_jax import command_line, config, sharding
+from mlir_jax.hosts import multihost
 from mlir_jax.training import loop, stopping
 
 MOMENT, WHO, MISHAP = sys.argv[1:4]

@@ -7,15 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mlir_jax import sharding
 from mlir_jax.batches import batch as batch_lib
-from mlir_jax.data import buckets
+from mlir_jax.batches import buckets
 from mlir_jax.losses import registry
-from mlir_jax.mesh import sharding
-from mlir_jax.models import config as config_lib
-from mlir_jax.models import encoder
+from mlir_jax.models import architecture, encoder
 from mlir_jax.training import build, step
 
-CONFIG = config_lib.EncoderConfig(
+CONFIG = architecture.EncoderConfig(
   vocab_size=200,
   hidden_size=16,
   num_layers=1,

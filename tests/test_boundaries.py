@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 import mlir_jax
-from mlir_jax.mesh import sharding
+from mlir_jax import sharding
 
 PACKAGE = pathlib.Path(mlir_jax.__file__).parent
 TREES = {
@@ -17,7 +17,7 @@ TREES = {
 # A module, or a folder of them.
 ONLY_IN = {
   "orbax": "checkpoint.py",
-  "tensorflow": "data/reader.py",
+  "tensorflow": "batches/reader.py",
   "tensorflow_datasets": "data/collections/cldr_tfds.py",
   "flax.linen": "models/",
   "sentence_transformers": "hub/check.py",

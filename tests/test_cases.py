@@ -10,7 +10,7 @@ import pytest
 
 import mlir_jax
 from mlir_jax import contract
-from mlir_jax.data import collections, preparation, records, tokenizing
+from mlir_jax.data import collections, preparation, records, store_writer
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.evals import ranking
 
@@ -43,7 +43,7 @@ def build(folder, tmp_path, policy="error"):
   """The token store of a folder, with a tokenizer of its own."""
   loaded, bad = load(folder, policy)
   tokenizer = tokenizer_lib.train(preparation.training_texts(loaded), 300)
-  return tokenizing.build(
+  return store_writer.build(
     tmp_path / "store",
     loaded,
     contract.make_contract(

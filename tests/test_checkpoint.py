@@ -15,9 +15,9 @@ import optax
 import pytest
 from absl import logging
 
-from mlir_jax import checkpoint, stored
+from mlir_jax import checkpoint, sharding
 from mlir_jax import contract as contract_lib
-from mlir_jax.mesh import sharding
+from mlir_jax.storage import digests
 from mlir_jax.training import step
 
 ROLE = contract_lib.Role("", 8, "query")
@@ -296,16 +296,16 @@ def test_a_config_is_read_past_a_damaged_last_checkpoint_if_told(tmp_path):
 
 def test_a_checkpoint_is_hashed_once_on_a_machine(tmp_path, monkeypatch):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-  monkeypatch.setattr(stored, "_FRESH_SECONDS", -1e9)
+  monkeypatch.setattr(digests, "_FRESH_SECONDS", -1e9)
   folder = tmp_path / "checkpoints"
   state, shardings = make_state(sharding.make_mesh(), fsdp=False)
   checkpoints = checkpoint.Checkpoints(str(folder))
   checkpoints.save(1, state, DESCRIPTION, 0.5)
   checkpoints.wait()
   hashed = []
-  digest = stored.digest
+  digest = digests.of_file
   monkeypatch.setattr(
-    stored, "digest", lambda path: hashed.append(path) or digest(path)
+    digests, "of_file", lambda path: hashed.append(path) or digest(path)
   )
 
   def load():

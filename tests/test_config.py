@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import tiny
 
-from mlir_jax import config, contract
-from mlir_jax.data import collections, masking
+from mlir_jax import config, config_files, contract
+from mlir_jax.batches import masking
+from mlir_jax.data import collections
 from mlir_jax.evals import ranking
 from mlir_jax.losses import registry
-from mlir_jax.models import config as model_config
-from mlir_jax.models import encoder
-from mlir_jax.training import build, compiling, progress, run
+from mlir_jax.models import architecture, encoder
+from mlir_jax.training import checks, compiled_step, progress, run
 
 FIELDS = {
   name: (kind, value) for name, kind, value in config.fields(config.default())
@@ -58,7 +58,7 @@ def changed(name, value):
 def no_training(monkeypatch):
   """Fails where `run.train` goes on behind its checks."""
   monkeypatch.setattr(
-    compiling, "keep_compiled", lambda *_: pytest.fail("It goes on.")
+    compiled_step, "keep_compiled", lambda *_: pytest.fail("It goes on.")
   )
 
 
@@ -93,8 +93,8 @@ def test_every_number_has_a_range_and_every_word_its_choices():
   assert config.CHOICES["data.masking.kind"] == masking.KINDS
   assert config.CHOICES["encoding.pooling"] == contract.POOLINGS
   assert config.CHOICES["model.towers"] == encoder.TOWERS
-  assert config.CHOICES["model.remat"] == model_config.REMATS
-  assert config.CHOICES["model.attention"] == model_config.ATTENTIONS
+  assert config.CHOICES["model.remat"] == architecture.REMATS
+  assert config.CHOICES["model.attention"] == architecture.ATTENTIONS
   assert ends("eval.top_k")[0][0] == ranking.DEPTH
   for role in contract.ROLES:
     least = ends(f"encoding.{role}.max_length")[0][0]
@@ -144,7 +144,7 @@ def test_a_word_that_is_none_of_the_choices_is_refused(name, no_training):
 )
 def test_what_trained_in_silence_is_refused(name, value):
   with pytest.raises(ValueError, match=rf"^{re.escape(name)} is "):
-    build.check_settings(changed(name, value))
+    checks.check_settings(changed(name, value))
 
 
 @pytest.mark.parametrize("text", ["a\0b", "\udcff"])
@@ -152,7 +152,7 @@ def test_a_text_that_cannot_be_stored_is_refused(text):
   free = {"encoding.title_joiner", "encoding.query.prefix", "model.revision"}
   for name in free | set(config.PATHS):
     with pytest.raises(ValueError, match=rf"^{re.escape(name)} is .*Unicode"):
-      build.check_settings(changed(name, text))
+      checks.check_settings(changed(name, text))
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_what_does_not_go_together_is_refused_before_anything_is_read(
 def test_a_stream_without_a_loss_stays_since_its_loss_is_measured():
   c = config.default()
   c.loss.semantic.weight = c.loss.language.weight = 0.0
-  build.check_settings(c)
+  checks.check_settings(c)
 
 
 @pytest.mark.parametrize("place", ["file", "file/x", "w/file"])
@@ -191,24 +191,24 @@ def test_compiled_programs_are_kept_in_a_folder_or_refused(place, tmp_path):
   (tmp_path / "w/file").touch()
   cache = "file" if place == "w/file" else str(tmp_path / place)
   with pytest.raises(ValueError, match=r"^train\.compilation_cache=.*: /"):
-    compiling.keep_compiled(cache, str(tmp_path / "w"))
+    compiled_step.keep_compiled(cache, str(tmp_path / "w"))
 
 
 def test_a_decay_that_changes_the_sign_of_a_weight_is_refused():
   c = config.default()
   c.optim.learning_rate, c.optim.weight_decay = 0.5, 2.0
   with pytest.raises(ValueError, match=r"optim\.weight_decay is 1\.0: "):
-    build.check_settings(c)
+    checks.check_settings(c)
 
 
 def test_names_and_paths_resolve_with_their_argument(tmp_path):
-  path = config.resolve("quickstart:ir")
+  path = config_files.resolve("quickstart:ir")
   assert re.fullmatch(r"/.*/configs/quickstart\.py:ir", path)
   own = tmp_path / "own.py"
   own.write_text("")
-  assert config.resolve(f"{own}:x") == f"{own}:x"
+  assert config_files.resolve(f"{own}:x") == f"{own}:x"
   with pytest.raises(ValueError, match="there is no file"):
-    config.resolve(f"{own.parent}/other.py")
+    config_files.resolve(f"{own.parent}/other.py")
 
 
 def test_a_field_that_does_not_exist_cannot_be_set_in_a_file():
@@ -238,16 +238,16 @@ def test_every_field_has_a_comment():
   assert fields > 50
 
 
-@pytest.mark.parametrize("name", sorted(config.shipped()))
+@pytest.mark.parametrize("name", sorted(config_files.shipped()))
 def test_every_shipped_config_is_made_of_known_fields(name):
-  c = config.load(name)
+  c = config_files.load(name)
   assert c.to_dict().keys() == config.default().to_dict().keys()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(config.shipped()))
+@pytest.mark.parametrize("name", sorted(config_files.shipped()))
 def test_the_smoke_variant_of_every_config_trains_a_step(name, tmp_path):
-  c = config.load(f"{name}:smoke")
+  c = config_files.load(f"{name}:smoke")
   if c.data.collection == "folder":
     c.data.root = str(tiny.write_folder(tmp_path / "data"))
     c.data.tatoeba_root = ""

@@ -14,9 +14,10 @@ import pytest
 import tiny
 from absl import app, flags
 
-from mlir_jax import checkpoint, stored
+from mlir_jax import checkpoint
 from mlir_jax import contract as contract_lib
-from mlir_jax.data import tokens
+from mlir_jax.data import token_store
+from mlir_jax.storage import digests
 from mlir_jax.training import run
 
 pytestmark = [
@@ -119,7 +120,7 @@ def change_checkpoint(workdir, field, value):
   description["contract"] = json.dumps(contract)
   # As if it had been saved so.
   del description["fingerprint"]
-  description["fingerprint"] = stored.digest_of(description)
+  description["fingerprint"] = digests.of_value(description)
   path.write_text(json.dumps(description))
   (path.parents[1] / checkpoint.FILES).unlink()  # Else it is told as damage.
 
@@ -169,7 +170,7 @@ def test_a_token_store_of_another_contract_is_refused(
   path = copy / "tokens/meta.json"
   meta = json.loads(path.read_text())
   meta["contract"]["passage"]["prefix"] = "x: "
-  path.write_text(json.dumps(tokens.sealed(meta)))
+  path.write_text(json.dumps(token_store.sealed(meta)))
   for main in ("train", "encode", "evaluate", "export"):
     code, error = call(main, copy, trained, capsys, monkeypatch)
     assert code == 2

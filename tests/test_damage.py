@@ -11,17 +11,17 @@ import tokenizers
 from safetensors.numpy import load_file, save_file
 
 import mlir_jax
-from mlir_jax import checkpoint, stored, workdir
+from mlir_jax import checkpoint, workdir
 from mlir_jax import contract as contract_lib
 from mlir_jax.data import preparation
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.hub import card
 from mlir_jax.hub import folder as export_lib
-from mlir_jax.models import config as config_lib
+from mlir_jax.models import architecture, layout, pretrained
 from mlir_jax.models import encoder as encoder_lib
-from mlir_jax.models import layout, pretrained
 from mlir_jax.retrieval import encoding
 from mlir_jax.retrieval import model as model_lib
+from mlir_jax.storage import reading
 from mlir_jax.training import progress
 
 JSON_FILES = (
@@ -48,7 +48,7 @@ def exported(tmp_path_factory):
   """An export of tied towers with a projection."""
   folder = tmp_path_factory.mktemp("damage") / "export"
   tokenizer = tokenizer_lib.train(tiny.WORDS, 120)
-  config = config_lib.EncoderConfig(
+  config = architecture.EncoderConfig(
     vocab_size=tokenizer.get_vocab_size(),
     hidden_size=16,
     num_layers=1,
@@ -299,15 +299,15 @@ def test_a_changed_description_of_a_checkpoint_is_refused():
   [("num_heads ", 2), ("num_layers", 0), ("vocab_size", None), ("dtype", "x")],
 )
 def test_a_damaged_shape_names_its_checkpoint_and_field(field, value):
-  shape = config_lib.shape_of(config_lib.EncoderConfig(9, 8, 1, 2, 8, 8))
-  assert config_lib.of_checkpoint(shape, "step 3").vocab_size == 9
+  shape = architecture.shape_of(architecture.EncoderConfig(9, 8, 1, 2, 8, 8))
+  assert architecture.of_checkpoint(shape, "step 3").vocab_size == 9
   with pytest.raises(ValueError, match=rf"encoder of step 3: .*{field}"):
-    config_lib.of_checkpoint(shape | {field: value}, "step 3")
+    architecture.of_checkpoint(shape | {field: value}, "step 3")
   del shape["vocab_size"]
   with pytest.raises(
     ValueError, match=r"encoder of step 3: .*lacks.*vocab_size"
   ):
-    config_lib.of_checkpoint(shape, "step 3")
+    architecture.of_checkpoint(shape, "step 3")
 
 
 @pytest.mark.parametrize(
@@ -383,7 +383,7 @@ def test_a_damaged_line_of_the_history_is_named(field, value, tmp_path):
   path.write_text(
     json.dumps(good) + "\n" + json.dumps(good | {field: value}) + "\n"
   )
-  with pytest.raises(stored.UnreadableError, match=rf"jsonl:2: {field} is "):
+  with pytest.raises(reading.UnreadableError, match=rf"jsonl:2: {field} is "):
     workdir.read_history(str(tmp_path))
   path.write_text(json.dumps(good) + "\n")
   assert workdir.read_history(str(tmp_path)) == [good]
@@ -396,7 +396,9 @@ def test_a_damaged_line_of_metrics_is_named(line, tmp_path):
   path = tmp_path / progress.METRICS_FILE
   good = b'{"step": 1, "kind": "train"}\n'
   path.write_bytes(good + line + b"\n" + good)
-  with pytest.raises(stored.UnreadableError, match="Delete this line") as error:
+  with pytest.raises(
+    reading.UnreadableError, match="Delete this line"
+  ) as error:
     progress.read_metrics(str(tmp_path))
   assert f"{path}:2" in str(error.value)
   # What a killed process had not written to its end is no damage.

@@ -13,11 +13,18 @@ import pytest
 import tiny
 
 import mlir_jax
-from mlir_jax import config, evaluate, export, extensions, workdir
+from mlir_jax import (
+  config,
+  config_arguments,
+  evaluate,
+  export,
+  extensions,
+  workdir,
+)
 from mlir_jax.data import collections, records
 from mlir_jax.losses import base
 from mlir_jax.retrieval import model as model_lib
-from mlir_jax.training import build, progress, run
+from mlir_jax.training import checks, progress, run
 
 PACKAGE = pathlib.Path(mlir_jax.__file__).parents[1]
 TESTS = pathlib.Path(__file__).parent
@@ -64,10 +71,10 @@ def settle(*flags, extra=None):
   for name, given in (extra or {}).items():
     c.loss.extra[name] = given
   argv = ["train", "--config=own", *flags]
-  config.check_names(argv)
-  config.take_targets(c, argv)
+  config_arguments.check_names(argv)
+  config_arguments.take_targets(c, argv)
   config.complete(c)
-  config.check_names(argv, c)
+  config_arguments.check_names(argv, c)
   config.check(c)
   return c
 
@@ -237,14 +244,14 @@ def test_evaluators_are_functions_and_named_by_this_command(project):
   flag = "--config.eval.extra.gap=my_project."
   c = settle(f"{flag}evals:gap")
   assert c.eval.extra.to_dict() == {"gap": "my_project.evals:gap"}
-  assert build.check_settings(c) is None
+  assert checks.check_settings(c) is None
   for c, message in (
     (settle(f"{flag}evals:RIVERS"), "which is not a function"),
     (settle(f"{flag}evals:no"), "evals.py defines no no"),
     (settle("--config.eval.extra.dev=my_project.evals:gap"), "another name"),
   ):
     with pytest.raises(ValueError, match=message):
-      build.check_settings(c)
+      checks.check_settings(c)
 
 
 def test_a_collection_of_ones_own_is_read(project, tmp_path):

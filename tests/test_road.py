@@ -16,13 +16,12 @@ import pytest
 import tiny
 
 from mlir_jax import contract as contract_lib
-from mlir_jax import evaluate
-from mlir_jax.data import collections, preparation, tokens
+from mlir_jax import evaluate, sharding
+from mlir_jax.data import collections, preparation, token_store
 from mlir_jax.evals import report
-from mlir_jax.mesh import sharding
-from mlir_jax.models import config as config_lib
+from mlir_jax.models import architecture
 from mlir_jax.retrieval import encoding, model
-from mlir_jax.training import progress, run, start
+from mlir_jax.training import initial_state, progress, run
 
 pytestmark = pytest.mark.slow
 
@@ -245,7 +244,7 @@ def test_training_and_encoding_embed_a_text_alike(trained):
   folder, _, _ = trained
   loaded = model.load(str(folder), "last", sharding.make_mesh())
   encoder = loaded.text_encoder
-  store = tokens.TokenStore.open(folder / "tokens")
+  store = token_store.TokenStore.open(folder / "tokens")
   root = loaded.description.config["data"]["root"]
   record = next(iter(collections.load("folder", root).retrieval()))
   passage = record.positives[0]
@@ -254,7 +253,7 @@ def test_training_and_encoding_embed_a_text_alike(trained):
   text = 1
   ids, mask = store.sequences("passage", np.array([text]), 16)
   embed = encoding.make_embed(
-    config_lib.EncoderConfig(**loaded.description.encoder), encoder.contract
+    architecture.EncoderConfig(**loaded.description.encoder), encoder.contract
   )
   trained_on = jax.jit(embed, static_argnums=1)(
     loaded.params, "passage", {"ids": ids, "mask": mask}
@@ -283,4 +282,4 @@ def test_a_changed_tokenizer_is_refused_wherever_it_encodes(trained, tmp_path):
 def test_a_store_that_was_not_trained_on_is_refused(trained):
   folder, _, _ = trained
   with pytest.raises(ValueError, match="is not the one that"):
-    start.check_same_data("abc", "def", str(folder))
+    initial_state.check_same_data("abc", "def", str(folder))

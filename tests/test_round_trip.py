@@ -27,9 +27,8 @@ from tokenizers import (
 )
 
 import mlir_jax
-from mlir_jax import contract, export
+from mlir_jax import contract, export, sharding
 from mlir_jax.data import tokenizer as tokenizer_lib
-from mlir_jax.mesh import sharding
 from mlir_jax.models import layout
 from mlir_jax.training import run
 

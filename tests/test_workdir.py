@@ -7,26 +7,27 @@ import re
 import pytest
 
 from mlir_jax import workdir
+from mlir_jax.storage import locations, writing
 
 
 def test_a_folder_is_one_place_however_it_is_written(monkeypatch, tmp_path):
   monkeypatch.setenv("HOME", str(tmp_path), {})
   monkeypatch.chdir(tmp_path)
-  assert workdir.absolute("~/run") == workdir.absolute("run")
-  assert os.path.isabs(workdir.absolute("run"))
-  assert workdir.absolute("gs://bucket/run/") == "gs://bucket/run"
+  assert locations.absolute("~/run") == locations.absolute("run")
+  assert os.path.isabs(locations.absolute("run"))
+  assert locations.absolute("gs://bucket/run/") == "gs://bucket/run"
 
 
 def test_a_file_is_written_whole_or_not_at_all(monkeypatch, tmp_path):
   path = tmp_path / "file.json"
-  workdir.write_aside(str(path), "old")
+  writing.write_aside(str(path), "old")
 
   def fail(*_):
     raise OSError("no space left")
 
   monkeypatch.setattr("os.replace", fail)
   with pytest.raises(OSError, match="no space"):
-    workdir.write_aside(str(path), "new")
+    writing.write_aside(str(path), "new")
   assert path.read_text() == "old"
   assert [path.name for path in tmp_path.iterdir()] == ["file.json"]
 
@@ -38,8 +39,8 @@ def test_the_last_of_two_writers_wins_and_no_link_is_followed(tmp_path):
   (path.parent / "vectors.npy.tmp").symlink_to(victim)
   path.symlink_to(victim)
   with (
-    workdir.writing_aside(str(path)) as first,
-    workdir.writing_aside(str(path)) as second,
+    writing.writing_aside(str(path)) as first,
+    writing.writing_aside(str(path)) as second,
   ):
     first.write(b"fir")
     second.write(b"second")
@@ -60,7 +61,7 @@ def test_the_last_of_two_writers_wins_and_no_link_is_followed(tmp_path):
 def test_a_device_or_a_folder_is_not_written_over(tmp_path):
   for path in ("/dev/null", str(tmp_path)):
     with pytest.raises(ValueError, match="is not a file"):
-      workdir.write_aside(path, "text")
+      writing.write_aside(path, "text")
 
 
 @pytest.mark.parametrize(
@@ -78,15 +79,15 @@ def test_a_folder_that_cannot_be_written_in_is_refused(path, message, tmp_path):
   (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
   path = os.path.join(tmp_path, path)
   with pytest.raises(ValueError) as error:
-    workdir.check_output(path, "--output=x")
+    locations.check_output(path, "--output=x")
   assert str(error.value).startswith("--output=x: ")
   assert message in str(error.value)
 
 
 def test_looking_whether_a_folder_can_be_written_in_leaves_nothing(tmp_path):
   for path in (tmp_path, tmp_path / "new/deep"):
-    workdir.check_output(str(path), "--output=x")
-    assert workdir.check_folder(str(path), "--output=x") == str(tmp_path)
+    locations.check_output(str(path), "--output=x")
+    assert locations.check_folder(str(path), "--output=x") == str(tmp_path)
   assert not list(tmp_path.iterdir())
 
 

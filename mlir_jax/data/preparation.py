@@ -13,12 +13,13 @@ from etils import epath
 
 from mlir_jax import config as config_lib
 from mlir_jax import contract as contract_lib
-from mlir_jax import stored, workdir
-from mlir_jax.data import collections, records, tokenizing, tokens
+from mlir_jax import workdir
+from mlir_jax.data import collections, records, store_writer, token_store
 from mlir_jax.data import tokenizer as tokenizer_lib
+from mlir_jax.hosts import multihost
 from mlir_jax.hub import warm_start
-from mlir_jax.mesh import multihost
 from mlir_jax.models import layout, pretrained
+from mlir_jax.storage import copies, locations, reading, writing
 
 _META = "meta.json"  # Of a token store; where it is, the store is whole.
 
@@ -43,12 +44,12 @@ class Prepared:
   tokenizer: tokenizers.Tokenizer
   pad_id: int
   contract: contract_lib.EncodingContract
-  store: tokens.TokenStore
+  store: token_store.TokenStore
 
 
 def training_texts(collection: records.Collection) -> Iterator[str]:
   """Every text that training sees, for a tokenizer to be trained on."""
-  for stream in tokens.STREAMS:
+  for stream in token_store.STREAMS:
     for record in getattr(collection, stream)():
       for title, text in records.texts(record):
         if title:
@@ -72,18 +73,18 @@ def fetch_backbone(
   model = config.model
   if not model.pretrained:
     return None
-  workdir.check_packages(model.pretrained)
+  locations.check_packages(model.pretrained)
   kept = epath.Path(folder) / workdir.BACKBONE
-  local = workdir.local_copy(folder, config.hosts.local_dir)
+  local = copies.local_copy(folder, config.hosts.local_dir)
   asked = {"pretrained": model.pretrained, "revision": model.revision}
   if kept.exists():
-    known = stored.read_json(kept)
+    known = reading.read_json(kept)
     if asked.items() <= known.items():
       if known.get("step"):
         step = str(known["step"])
         return warm_start.of_run(model.pretrained, step, local)[0]
       if not isinstance(commit := known.get("commit"), str):
-        raise ValueError(f"{kept}: commit is {commit!r}. {stored.RESTORE}")
+        raise ValueError(f"{kept}: commit is {commit!r}. {reading.RESTORE}")
       return pretrained.fetch(model.pretrained, commit or model.revision)
   if warm_start.is_run(model.pretrained):
     found, step = warm_start.of_run(model.pretrained, model.revision, local)
@@ -91,7 +92,7 @@ def fetch_backbone(
   else:
     found = pretrained.fetch(model.pretrained, model.revision)
     described = {**asked, "commit": pretrained.commit(found)}
-  workdir.write_aside(str(kept), json.dumps(described, indent=2) + "\n")
+  writing.write_aside(str(kept), json.dumps(described, indent=2) + "\n")
   return found
 
 
@@ -123,7 +124,7 @@ def find_tokenizer(
     tokenizer = tokenizer_lib.train(
       training_texts(collection), config.tokenizer.vocab_size
     )
-  workdir.write_aside(str(kept), tokenizer.to_str())
+  writing.write_aside(str(kept), tokenizer.to_str())
   return tokenizer
 
 
@@ -184,7 +185,7 @@ def fetch_prepared(folder: str, local: str) -> None:
   """
   if folder == local:
     return
-  workdir.fetch(folder, local, workdir.TOKENIZER)
+  copies.fetch(folder, local, workdir.TOKENIZER)
   ours = epath.Path(local) / workdir.TOKEN_STORE
   theirs = epath.Path(folder) / workdir.TOKEN_STORE
   metas = [path / _META for path in (theirs, ours)]
@@ -193,8 +194,8 @@ def fetch_prepared(folder: str, local: str) -> None:
     ours.rmtree(missing_ok=True)
     if known[0]:
       print(f"Copying {theirs} to {ours}.")
-      workdir.fetch_folder(folder, local, workdir.TOKEN_STORE)
-      tokens.TokenStore.open(str(ours))
+      copies.fetch_folder(folder, local, workdir.TOKEN_STORE)
+      token_store.TokenStore.open(str(ours))
 
 
 def keep_prepared(folder: str, local: str) -> None:
@@ -202,7 +203,7 @@ def keep_prepared(folder: str, local: str) -> None:
   store = epath.Path(local) / workdir.TOKEN_STORE
   names = sorted(path.name for path in store.iterdir())
   names.sort(key=lambda name: name == _META)
-  workdir.keep(
+  copies.keep(
     folder,
     local,
     workdir.TOKENIZER,
@@ -273,7 +274,7 @@ def prepare(
       those that its token store was built from, or a setting or record cannot
       be used; it names the field, or file, line and field.
   """
-  workdir.check_packages(folder)
+  locations.check_packages(folder)
   workdir.claim(
     config.to_dict(), folder, config_lib.default().to_dict(), from_step
   )
@@ -285,10 +286,10 @@ def prepare(
     config.data.tatoeba_root,
     require_pairs=bool(config.batch.retrieval),
   )
-  local = workdir.local_copy(folder, config.hosts.local_dir)
+  local = copies.local_copy(folder, config.hosts.local_dir)
   fetch_prepared(folder, local)
   path = epath.Path(local) / workdir.TOKEN_STORE
-  store = tokens.TokenStore.open(str(path)) if path.exists() else None
+  store = token_store.TokenStore.open(str(path)) if path.exists() else None
   found = None
   if not store and (backbone := fetch_backbone(config, folder)):
     found = warm_start.read(backbone)
@@ -306,7 +307,7 @@ def prepare(
       )
   check(tokenizer, contract)
   if not store:
-    store = tokenizing.build(
+    store = store_writer.build(
       str(path),
       collection,
       contract,

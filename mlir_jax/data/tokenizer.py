@@ -20,8 +20,8 @@ from tokenizers import (
 )
 
 from mlir_jax import contract as contract_lib
-from mlir_jax import stored, workdir
-from mlir_jax.data.sources import files
+from mlir_jax.data.sources import record_fields
+from mlir_jax.storage import copies, locations, reading
 
 # Their ids are their places: XLM-R's, with the mask drawn to the front.
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
@@ -71,8 +71,8 @@ def load(path: str, revision: str = "") -> tokenizers.Tokenizer:
       no tokenizer in it.
     ValueError: if its file is damaged, or it asks for code of its own.
   """
-  if workdir.is_url(path):
-    path = workdir.copy_folder(path, ("*.json", *_VOCABULARIES))
+  if locations.is_url(path):
+    path = copies.copy_folder(path, ("*.json", *_VOCABULARIES))
   file = _definition_file(path, revision)
   if file is not None:
     tokenizer = _read(file)
@@ -139,7 +139,7 @@ def check_as_transformers(path: str, tokenizer: tokenizers.Tokenizer) -> None:
 
 def _read(file: str) -> tokenizers.Tokenizer:
   """Reads a tokenizer.json; ValueError if it is not one."""
-  stored.check_file(file)
+  reading.check_file(file)
   try:
     with _without_panics():
       tokenizer = tokenizers.Tokenizer.from_file(file)
@@ -151,7 +151,7 @@ def _read(file: str) -> tokenizers.Tokenizer:
   except Exception as error:  # The library raises nothing more special.
     raise ValueError(
       f"{file} is not a tokenizer that tokenizers {tokenizers.__version__}"
-      f" reads: {error}. {stored.RESTORE}"
+      f" reads: {error}. {reading.RESTORE}"
     ) from error
 
 
@@ -189,14 +189,14 @@ def _with_transformers(path: str) -> Any:
     *("special_tokens_map.json", "added_tokens.json"),
   ):
     file = pathlib.Path(path) / name
-    if file.exists() and (code := stored.read_json(file).get("auto_map")):
+    if file.exists() and (code := reading.read_json(file).get("auto_map")):
       raise ValueError(
         f"{file}: auto_map is {code!r}: this tokenizer wants to run code of its"
         " own, which is never run. Use a model without such code."
       )
   for name in _VOCABULARIES:
     if (file := pathlib.Path(path) / name).exists():
-      stored.check_file(file)
+      reading.check_file(file)
   import transformers
 
   try:
@@ -207,7 +207,7 @@ def _with_transformers(path: str) -> Any:
     raise ValueError(
       f"transformers cannot read the tokenizer in {path} (tokenizer.json,"
       " tokenizer_config.json and config.json):"
-      f" {type(error).__name__}: {error}. {stored.RESTORE}"
+      f" {type(error).__name__}: {error}. {reading.RESTORE}"
     ) from error
 
 
@@ -311,7 +311,7 @@ def train(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
   for text in texts:
     if special.search(text):
       left_out += 1
-    elif files.strip(text):
+    elif record_fields.strip(text):
       usable.append(text)
   if not usable:
     raise ValueError("There is no text to train a tokenizer on.")

@@ -5,8 +5,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mlir_jax import workdir
 from mlir_jax.evals import report
+from mlir_jax.storage import writing
 
 _INK, _FAINT, _GRID = "#222222", "#9a9a9a", "#e6e6e6"
 _GROUPS = ("#0b5fa5", "#c8553d", "#2e8b57", "#7a4fa3", "#b8860b", "#444444")
@@ -179,4 +179,4 @@ def _save(fig: Any, path: str | os.PathLike) -> None:
   """Writes a figure whole or not at all."""
   image = io.BytesIO()
   fig.savefig(image, format="png", dpi=160)
-  workdir.write_aside(os.fspath(path), image.getvalue())
+  writing.write_aside(os.fspath(path), image.getvalue())

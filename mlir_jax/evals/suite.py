@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from mlir_jax import workdir
-from mlir_jax.data import overlap, records
-from mlir_jax.evals import bitext, plot, ranking, report
-from mlir_jax.mesh import multihost
+from mlir_jax.data import records
+from mlir_jax.evals import bitext, overlap, plot, ranking, rendering, report
+from mlir_jax.hosts import multihost
 from mlir_jax.retrieval import encoding
+from mlir_jax.storage import writing
 
 SELECTION = "dev/en/mrr@100"
 # embed(role, texts, titles=None) -> float32 [n, D]; returns metrics by name.
@@ -168,7 +168,7 @@ class Suite:
     if cut := self._encoder.describe_truncation(before):
       print(cut)
     if writes:
-      workdir.write_aside(
+      writing.write_aside(
         str(self._folder / f"step-{step}.json"),
         json.dumps(results, indent=2) + "\n",
       )
@@ -203,7 +203,7 @@ class Suite:
       except (ValueError, OSError) as error:
         # The results are there, after days perhaps; only this count is not.
         notes.append(f"Texts shared with training are not counted: {error}")
-    return report.write(
+    return rendering.write(
       columns, self._groups, str(self._folder), shared=shared, notes=notes
     )
 

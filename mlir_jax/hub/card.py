@@ -11,13 +11,14 @@ import huggingface_hub
 from etils import epath
 
 from mlir_jax import contract as contract_lib
-from mlir_jax import stored, workdir
-from mlir_jax.data import tokens
-from mlir_jax.evals import report
+from mlir_jax import workdir
+from mlir_jax.data import token_store
+from mlir_jax.evals import rendering, report
 from mlir_jax.hub import check as check_lib
 from mlir_jax.hub import folder as folder_lib
 from mlir_jax.losses import registry
-from mlir_jax.models import config as config_lib
+from mlir_jax.models import architecture
+from mlir_jax.storage import reading
 
 _TAGS = (
   *("sentence-transformers", "sentence-similarity", "feature-extraction"),
@@ -47,7 +48,7 @@ class Results:
     collection: The collection's name.
     values: {"test/de/mrr@100": value}.
     groups: Language to its group in the report.
-    shared: As `report.to_text` takes it.
+    shared: As `rendering.to_text` takes it.
   """
 
   collection: str
@@ -91,7 +92,7 @@ def _read_report(
   path: epath.Path,
 ) -> tuple[dict[str, str], dict[str, dict[str, int]]]:
   """The group of each language, and the texts shared with training."""
-  table = stored.read_json(path, mend=report.MAKE_AGAIN)
+  table = reading.read_json(path, mend=report.MAKE_AGAIN)
   groups = {}
   try:
     for row in table["rows"]:
@@ -119,16 +120,18 @@ def find_rows(run_folder: epath.Path) -> dict[str, dict[str, int]]:
   path = run_folder / workdir.TOKEN_STORE / "meta.json"
   if not path.is_file():
     return {}
-  groups = tokens.read_meta(path).get("groups")
-  if not isinstance(groups, dict) or not {*tokens.STREAMS} <= groups.keys():
-    raise ValueError(f"{path}: groups is {groups!r}. {stored.RESTORE}")
-  return {stream: groups[stream] for stream in tokens.STREAMS}
+  groups = token_store.read_meta(path).get("groups")
+  if (
+    not isinstance(groups, dict) or not {*token_store.STREAMS} <= groups.keys()
+  ):
+    raise ValueError(f"{path}: groups is {groups!r}. {reading.RESTORE}")
+  return {stream: groups[stream] for stream in token_store.STREAMS}
 
 
 def _streams(config: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
   """The streams that took part: whose rows, and how many in a batch."""
   batch = config["batch"]
-  sizes = {stream: (stream, batch[stream]) for stream in tokens.STREAMS}
+  sizes = {stream: (stream, batch[stream]) for stream in token_store.STREAMS}
   sizes["masked"] = ("monolingual", batch.get("masked", 0))
   return {stream: rows for stream, rows in sizes.items() if rows[1]}
 
@@ -159,7 +162,7 @@ def make(
   tower: str,
   *,
   config: Mapping[str, Any],
-  encoder_config: config_lib.EncoderConfig,
+  encoder_config: architecture.EncoderConfig,
   contract: contract_lib.EncodingContract,
   provenance: Mapping[str, Any],
   step: int,
@@ -448,7 +451,7 @@ def _results(results, step) -> str:
   for found in results:
     table = report.make_table({f"step {step:,}": found.values}, found.groups)
     parts.append(f"Collection: {found.collection}.")
-    parts.append(report.to_markdown(table, found.shared).strip())
+    parts.append(rendering.to_markdown(table, found.shared).strip())
   return "\n\n".join(parts)
 
 

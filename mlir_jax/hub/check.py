@@ -17,10 +17,10 @@ import numpy as np
 import tokenizers
 
 from mlir_jax import contract as contract_lib
+from mlir_jax import sharding
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.hub import folder as folder_lib
-from mlir_jax.mesh import sharding
-from mlir_jax.models import config as config_lib
+from mlir_jax.models import architecture as architecture_lib
 from mlir_jax.models import layout
 from mlir_jax.retrieval import encoding
 
@@ -86,7 +86,7 @@ def require() -> None:
 def check(
   folder: pathlib.Path,
   params: Mapping,
-  config: config_lib.EncoderConfig,
+  config: architecture_lib.EncoderConfig,
   contract: contract_lib.EncodingContract,
   tokenizer: tokenizers.Tokenizer,
   tower: str,
@@ -156,7 +156,7 @@ def _check_tokenizer(
 
 
 def _check_weights(
-  folder: pathlib.Path, config: config_lib.EncoderConfig
+  folder: pathlib.Path, config: architecture_lib.EncoderConfig
 ) -> None:
   """Loads the weights with transformers: none may be drawn anew."""
   import transformers
@@ -167,7 +167,7 @@ def _check_weights(
   ).architectures
   assert written is not None  # By `folder.write`.
   (architecture,) = written
-  if architecture == config_lib.FAMILIES[config.family].masked_lm:
+  if architecture == architecture_lib.FAMILIES[config.family].masked_lm:
     loaders.append(transformers.AutoModelForMaskedLM)
   for loader in loaders:
     _, info = loader.from_pretrained(

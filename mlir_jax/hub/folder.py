@@ -12,10 +12,9 @@ import tokenizers
 from safetensors import numpy as safetensors_numpy
 
 from mlir_jax import contract as contract_lib
-from mlir_jax import stored, workdir
 from mlir_jax.data import tokenizer as tokenizer_lib
-from mlir_jax.models import config as config_lib
-from mlir_jax.models import encoder, families, layout, pretrained
+from mlir_jax.models import architecture, encoder, families, layout, pretrained
+from mlir_jax.storage import digests, locations
 
 README = "README.md"
 
@@ -52,7 +51,7 @@ def check_free(path: str) -> pathlib.Path:
     raise ValueError(
       f"--output={path} exists and is not an empty folder: give another."
     )
-  workdir.check_output(str(folder.parent), f"--output={path}")
+  locations.check_output(str(folder.parent), f"--output={path}")
   return folder
 
 
@@ -98,7 +97,7 @@ def roles(contract: contract_lib.EncodingContract, tower: str) -> list[str]:
 def write(
   folder: pathlib.Path,
   params: Mapping,
-  config: config_lib.EncoderConfig,
+  config: architecture.EncoderConfig,
   contract: contract_lib.EncodingContract,
   tokenizer: tokenizers.Tokenizer,
   *,
@@ -150,7 +149,7 @@ def write(
       dense / layout.WEIGHTS, pretrained.projection_to_hf(projection, config)
     )
   ours["weights"] = {
-    path.relative_to(folder).as_posix(): stored.digest(path)
+    path.relative_to(folder).as_posix(): digests.of_file(path)
     for path in sorted(folder.rglob(layout.WEIGHTS))
   }
   _write_json(folder / layout.OURS, layout.seal(ours))
@@ -163,7 +162,7 @@ def _write_json(path: pathlib.Path, content: Any) -> None:
   )
 
 
-def check_one_length(config: config_lib.EncoderConfig) -> None:
+def check_one_length(config: architecture.EncoderConfig) -> None:
   """Checks that transformers 4 has words for the encoder.
 
   Args:
@@ -174,7 +173,9 @@ def check_one_length(config: config_lib.EncoderConfig) -> None:
   """
   if needs_transformers_5(config):
     full = [
-      i for i, kind in enumerate(config.layer_types) if kind == config_lib.FULL
+      i
+      for i, kind in enumerate(config.layer_types)
+      if kind == architecture.FULL
     ]
     raise ValueError(
       "--one_length makes a folder for sentence-transformers 5 on transformers"
@@ -184,11 +185,11 @@ def check_one_length(config: config_lib.EncoderConfig) -> None:
     )
 
 
-def needs_transformers_5(config: config_lib.EncoderConfig) -> bool:
+def needs_transformers_5(config: architecture.EncoderConfig) -> bool:
   """Whether transformers 4 has no words for the encoder, and fails on it."""
   return (
     config.architecture == "modernbert"
-    and config_lib.full_layer_every(config.layer_types) is None
+    and architecture.full_layer_every(config.layer_types) is None
   )
 
 
@@ -201,13 +202,13 @@ def _ids_around_a_text(tokenizer: tokenizers.Tokenizer) -> dict[str, int]:
   ids = tokenizer.encode("").ids
   if not ids:
     return {}
-  return dict.fromkeys(config_lib.FIRST_TOKEN_IDS, ids[0]) | dict.fromkeys(
-    config_lib.LAST_TOKEN_IDS, ids[-1]
+  return dict.fromkeys(architecture.FIRST_TOKEN_IDS, ids[0]) | dict.fromkeys(
+    architecture.LAST_TOKEN_IDS, ids[-1]
   )
 
 
 def _pooler(
-  config: config_lib.EncoderConfig, prefix: str
+  config: architecture.EncoderConfig, prefix: str
 ) -> dict[str, np.ndarray]:
   """The pooler that transformers' BERT and RoBERTa have and nothing here uses.
 

@@ -12,12 +12,12 @@ import pathlib
 import jax
 from etils import epath
 
-from mlir_jax import checkpoint, workdir
+from mlir_jax import checkpoint, sharding, workdir
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.hub import folder as folder_lib
-from mlir_jax.mesh import sharding
 from mlir_jax.models import layout
 from mlir_jax.retrieval import model
+from mlir_jax.storage import copies, locations
 
 # In the workdir: what was written of other runs.
 FOLDER = "pretrained"
@@ -25,7 +25,7 @@ FOLDER = "pretrained"
 
 def is_run(name: str) -> bool:
   """Whether `model.pretrained` is the folder of a run with a checkpoint."""
-  return workdir.is_trained(epath.Path(workdir.absolute(name)))
+  return workdir.is_trained(epath.Path(locations.absolute(name)))
 
 
 def of_run(run: str, which: str, local: str) -> tuple[pathlib.Path, int]:
@@ -43,7 +43,7 @@ def of_run(run: str, which: str, local: str) -> tuple[pathlib.Path, int]:
   Raises:
     ValueError: if there is no such checkpoint, or it is damaged.
   """
-  name = hashlib.sha256(workdir.absolute(run).encode()).hexdigest()[:8]
+  name = hashlib.sha256(locations.absolute(run).encode()).hexdigest()[:8]
   targets = pathlib.Path(local) / FOLDER
   target = targets / f"{name}-step-{which}"
   if which.isdecimal() and target.is_dir():
@@ -60,7 +60,7 @@ def of_run(run: str, which: str, local: str) -> tuple[pathlib.Path, int]:
   target = targets / f"{name}-step-{loaded.step}"
   if target.is_dir():
     return target, loaded.step
-  tokenizer = epath.Path(workdir.local_copy(loaded.path)) / workdir.TOKENIZER
+  tokenizer = epath.Path(copies.local_copy(loaded.path)) / workdir.TOKENIZER
   print(f"Starting from step {loaded.step} of {run}.")
   try:
     with folder_lib.aside(target) as aside:

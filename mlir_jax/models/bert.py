@@ -8,12 +8,11 @@ token types. None has a pooler here.
 import jax
 from flax import linen as nn
 
-from mlir_jax.models import blocks
-from mlir_jax.models import config as config_lib
+from mlir_jax.models import architecture, blocks
 
 
 def _position_vectors(
-  config: config_lib.EncoderConfig,
+  config: architecture.EncoderConfig,
   positions: jax.Array,
   ids: jax.Array,
   mask: jax.Array,
@@ -37,7 +36,7 @@ def _position_vectors(
 class _Embeddings(nn.Module):
   """Token, position and type embeddings, summed and normalized."""
 
-  config: config_lib.EncoderConfig
+  config: architecture.EncoderConfig
 
   @nn.compact
   def __call__(
@@ -60,7 +59,7 @@ class _Embeddings(nn.Module):
 class _Attention(nn.Module):
   """Self-attention of every token to the tokens that are not padding."""
 
-  config: config_lib.EncoderConfig
+  config: architecture.EncoderConfig
 
   @nn.compact
   def __call__(
@@ -84,7 +83,7 @@ class _Attention(nn.Module):
 class _Layer(nn.Module):
   """Attention and feed-forward; each is added, then normalized."""
 
-  config: config_lib.EncoderConfig
+  config: architecture.EncoderConfig
 
   @nn.compact
   def __call__(
@@ -106,7 +105,7 @@ class _Layer(nn.Module):
 class Bert(nn.Module):
   """The encoders of the families bert, roberta, xlm-roberta, distilbert."""
 
-  config: config_lib.EncoderConfig
+  config: architecture.EncoderConfig
 
   @nn.compact
   def __call__(

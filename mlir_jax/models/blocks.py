@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from mlir_jax.models import config as config_lib
+from mlir_jax.models import architecture
 
 
 def _gelu(values: jax.Array) -> jax.Array:
@@ -124,7 +124,7 @@ class _Dense(nn.Module):
 
 
 def dense(
-  config: config_lib.EncoderConfig,
+  config: architecture.EncoderConfig,
   features: int,
   name: str,
   use_bias: bool = True,
@@ -136,7 +136,7 @@ def dense(
 
 
 def layer_norm(
-  config: config_lib.EncoderConfig, name: str, use_bias: bool = True
+  config: architecture.EncoderConfig, name: str, use_bias: bool = True
 ) -> nn.LayerNorm:
   """A layer norm, computed in float32; the dtype is that of the result."""
   return nn.LayerNorm(
@@ -150,7 +150,7 @@ def layer_norm(
 
 def table(
   module: nn.Module,
-  config: config_lib.EncoderConfig,
+  config: architecture.EncoderConfig,
   name: str,
   rows: int,
   used: int | None = None,
@@ -178,7 +178,7 @@ def table(
 
 
 def token_table(
-  module: nn.Module, config: config_lib.EncoderConfig
+  module: nn.Module, config: architecture.EncoderConfig
 ) -> jax.Array:
   """The module's token table, padded: [padded_vocab_size, hidden]."""
   return table(
@@ -187,7 +187,7 @@ def token_table(
 
 
 def attend(
-  config: config_lib.EncoderConfig,
+  config: architecture.EncoderConfig,
   queries: jax.Array,
   keys: jax.Array,
   values: jax.Array,
@@ -227,7 +227,7 @@ def attend(
   return attended.reshape(*attended.shape[:2], -1)
 
 
-def layer(config: config_lib.EncoderConfig, module: type[nn.Module]) -> Any:
+def layer(config: architecture.EncoderConfig, module: type[nn.Module]) -> Any:
   """A class of layers, with what it keeps for the backward pass.
 
   Args:
@@ -249,7 +249,7 @@ def layer(config: config_lib.EncoderConfig, module: type[nn.Module]) -> Any:
 
 def look_up(
   module: nn.Module,
-  config: config_lib.EncoderConfig,
+  config: architecture.EncoderConfig,
   ids: jax.Array,
   token_vectors: jax.Array | None,
 ) -> jax.Array:

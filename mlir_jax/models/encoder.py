@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from mlir_jax.models import bert, masked_lm, modernbert
-from mlir_jax.models import config as config_lib
+from mlir_jax.models import architecture, bert, masked_lm, modernbert
 
 TOWERS = ("tied", "separate")
 # Beside the towers' parameters: the head for masked language modelling.
@@ -22,7 +21,7 @@ _ARCHITECTURES = {"bert": bert.Bert, "modernbert": modernbert.ModernBert}
 
 
 def hidden_states(
-  config: config_lib.EncoderConfig,
+  config: architecture.EncoderConfig,
   params: Mapping,
   ids: jax.Array,
   mask: jax.Array,
@@ -106,7 +105,7 @@ def pool(hidden: jax.Array, mask: jax.Array, pooling: str) -> jax.Array:
 
 
 def project(
-  config: config_lib.EncoderConfig, projection: Mapping, vectors: jax.Array
+  config: architecture.EncoderConfig, projection: Mapping, vectors: jax.Array
 ) -> jax.Array:
   """The dense layer on pooled vectors, in float32 whatever the dtype.
 
@@ -166,7 +165,7 @@ def with_towers(encoder_params: Mapping, towers: str) -> dict:
 # Jitted: op by op, initialization takes seconds.
 @functools.partial(jax.jit, static_argnames=("config", "towers", "with_head"))
 def init_params(
-  config: config_lib.EncoderConfig,
+  config: architecture.EncoderConfig,
   towers: str,
   key: jax.Array,
   with_head: bool = False,
@@ -196,7 +195,7 @@ def init_params(
   return params
 
 
-def init_projection(config: config_lib.EncoderConfig, key: jax.Array) -> dict:
+def init_projection(config: architecture.EncoderConfig, key: jax.Array) -> dict:
   """Draws the parameters of `project`: those of `init_params` by that key."""
   key = jax.random.fold_in(key, 1)
   shape = (config.hidden_size, config.projection_size)
@@ -208,13 +207,13 @@ def init_projection(config: config_lib.EncoderConfig, key: jax.Array) -> dict:
   return projection
 
 
-def init_head(config: config_lib.EncoderConfig, key: jax.Array) -> dict:
+def init_head(config: architecture.EncoderConfig, key: jax.Array) -> dict:
   """Draws the head's parameters: those of `init_params` by that key."""
   return masked_lm.init(config, jax.random.fold_in(key, 2))
 
 
 def abstract_params(
-  config: config_lib.EncoderConfig, towers: str, with_head: bool = False
+  config: architecture.EncoderConfig, towers: str, with_head: bool = False
 ) -> dict:
   """Shapes and dtypes of what `init_params` draws, without drawing it."""
   return jax.eval_shape(
@@ -245,7 +244,7 @@ def tower_params(params: Mapping, tower: str) -> Mapping:
 
 
 def embed(
-  config: config_lib.EncoderConfig,
+  config: architecture.EncoderConfig,
   params: Mapping,
   tower: str,
   tokens: Mapping[str, jax.Array],
@@ -294,7 +293,7 @@ def embed(
 
 
 def masked_states(
-  config: config_lib.EncoderConfig,
+  config: architecture.EncoderConfig,
   params: Mapping,
   tower: str,
   tokens: Mapping[str, jax.Array],

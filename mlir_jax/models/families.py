@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from mlir_jax.models import config as config_lib
+from mlir_jax.models import architecture
 
 # Per kind of module: its tensor, our parameter, what lies between them.
 _KINDS = {
@@ -170,7 +170,7 @@ def _rules(modules) -> dict[str, Rule]:
   }
 
 
-def encoder_rules(config: config_lib.EncoderConfig) -> dict[str, Rule]:
+def encoder_rules(config: architecture.EncoderConfig) -> dict[str, Rule]:
   """The rule of each of an encoder's parameters, by path in its tree."""
   names = NAMES[config.family]
   modules = [
@@ -188,7 +188,7 @@ def encoder_rules(config: config_lib.EncoderConfig) -> dict[str, Rule]:
   return _rules(modules)
 
 
-def head_rules(config: config_lib.EncoderConfig) -> dict[str, Rule]:
+def head_rules(config: architecture.EncoderConfig) -> dict[str, Rule]:
   """The rule of each of the head's parameters, by path in its tree."""
   names = NAMES[config.family]
   return _rules(names.head) | {
@@ -196,7 +196,7 @@ def head_rules(config: config_lib.EncoderConfig) -> dict[str, Rule]:
   }
 
 
-def head_patterns(config: config_lib.EncoderConfig) -> tuple[str, ...]:
+def head_patterns(config: architecture.EncoderConfig) -> tuple[str, ...]:
   """Regular expressions of all tensors of the head, copies included."""
   names = NAMES[config.family]
   tensors = [rule.tensor for rule in head_rules(config).values()]

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlir_jax import contract as contract_lib
-from mlir_jax import stored
-from mlir_jax.models import config as config_lib
+from mlir_jax.models import architecture
+from mlir_jax.storage import digests, reading
 
 MODULES = "modules.json"
 OURS = "mlir_jax.json"
@@ -226,19 +226,19 @@ def read_json(
   """A JSON file's content; an empty one where it may be missing.
 
   Raises:
-    LayoutError: if it cannot be read: see `stored.read_json`.
+    LayoutError: if it cannot be read: see `reading.read_json`.
   """
   if not required and not path.exists() and not path.is_symlink():
     return kind()
   try:
-    return stored.read_json(path, kind)
-  except stored.UnreadableError as error:
+    return reading.read_json(path, kind)
+  except reading.UnreadableError as error:
     raise LayoutError(str(error)) from error
 
 
-def _read_config(folder: pathlib.Path) -> config_lib.EncoderConfig:
+def _read_config(folder: pathlib.Path) -> architecture.EncoderConfig:
   try:
-    return config_lib.read(folder / _CONFIG)
+    return architecture.read(folder / _CONFIG)
   except ValueError as error:
     raise LayoutError(str(error)) from error
 
@@ -268,8 +268,8 @@ def _read_modules(path: pathlib.Path) -> dict[str, pathlib.Path]:
       )
     kinds.append(kind)
     try:
-      folders[kind] = stored.inside(path.parent, module.get("path", ""), path)
-    except stored.UnreadableError as error:
+      folders[kind] = reading.inside(path.parent, module.get("path", ""), path)
+    except reading.UnreadableError as error:
       raise LayoutError(str(error)) from error
   if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in (
     [],
@@ -375,7 +375,7 @@ def _read_more(path: pathlib.Path, model: Mapping) -> tuple[str | None, str]:
   ):
     raise LayoutError(
       f"{path}: {_MORE} is {found!r}; it holds title_joiner, a text, and tower,"
-      f" one of {TOWERS}. {stored.RESTORE}"
+      f" one of {TOWERS}. {reading.RESTORE}"
     )
   return found["title_joiner"], found["tower"]
 
@@ -482,12 +482,12 @@ def _with_ours(layout: Layout) -> Layout:
   try:
     contract = contract_lib.EncodingContract.from_values(ours.get("contract"))
   except ValueError as error:
-    raise LayoutError(f"{path}: {error} {stored.RESTORE}") from error
+    raise LayoutError(f"{path}: {error} {reading.RESTORE}") from error
   tower, encoder = ours.get("tower"), ours.get("encoder")
   if tower not in TOWERS:
     raise LayoutError(f"{path}: tower is {tower!r}; it is one of {TOWERS}.")
   if not isinstance(encoder, dict) or "step" not in ours:
-    raise LayoutError(f"{path} lacks encoder or step. {stored.RESTORE}")
+    raise LayoutError(f"{path} lacks encoder or step. {reading.RESTORE}")
   # Exports of before say these in mlir_jax.json alone.
   said = (layout.title_joiner, layout.tower)
   if layout.title_joiner is None:
@@ -495,7 +495,7 @@ def _with_ours(layout: Layout) -> Layout:
   if said[1] != tower:
     raise LayoutError(
       f"{path}: tower is {tower!r}, but {_MODEL} beside it says {said[1]!r}."
-      f" {stored.RESTORE}"
+      f" {reading.RESTORE}"
     )
   found = dataclasses.replace(
     contract,
@@ -526,10 +526,10 @@ def _with_ours(layout: Layout) -> Layout:
 def seal(ours: Mapping[str, Any]) -> dict[str, Any]:
   """What mlir_jax.json holds, with a hash of it."""
   content = {name: ours[name] for name in ours if name != "fingerprint"}
-  return {**content, "fingerprint": stored.digest_of(content)}
+  return {**content, "fingerprint": digests.of_value(content)}
 
 
-def check_unchanged(found: Layout, config: config_lib.EncoderConfig) -> None:
+def check_unchanged(found: Layout, config: architecture.EncoderConfig) -> None:
   """Checks that an export's config.json and modules are as it was written.
 
   Args:
@@ -542,7 +542,7 @@ def check_unchanged(found: Layout, config: config_lib.EncoderConfig) -> None:
   if not found.ours:
     return
   written = found.ours["encoder"]
-  shape = config_lib.shape_of(config)
+  shape = architecture.shape_of(config)
   shape["layer_types"] = list(shape["layer_types"])  # As JSON has it.
   changed = [
     f"{name} is {value!r}, and it was written with {written[name]!r}"
@@ -565,8 +565,8 @@ def check_weights(found: Layout) -> None:
   """
   weights = (found.ours or {}).get("weights", {})
   try:
-    stored.check_digests(found.folder, weights, _CHANGED)
-  except stored.UnreadableError as error:
+    digests.check(found.folder, weights, _CHANGED)
+  except reading.UnreadableError as error:
     raise LayoutError(str(error)) from error
 
 
@@ -596,7 +596,7 @@ def exported_contract(
 
 def to_json(
   contract: contract_lib.EncodingContract,
-  config: config_lib.EncoderConfig,
+  config: architecture.EncoderConfig,
   *,
   tower: str,
   provenance: Mapping[str, Any],
@@ -657,7 +657,7 @@ def to_json(
       {
         "contract": dataclasses.asdict(contract),
         "tower": tower,
-        "encoder": config_lib.shape_of(config),
+        "encoder": architecture.shape_of(config),
         "provenance": dict(provenance),
         "step": step,
       }

@@ -11,14 +11,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mlir_jax.models import blocks
-from mlir_jax.models import config as config_lib
+from mlir_jax.models import architecture, blocks
 
 
 class _Transform(nn.Module):
   """What stands between the encoder and the token table."""
 
-  config: config_lib.EncoderConfig
+  config: architecture.EncoderConfig
 
   @nn.compact
   def __call__(self, hidden: jax.Array) -> jax.Array:
@@ -29,7 +28,7 @@ class _Transform(nn.Module):
     return blocks.layer_norm(config, "norm", bias)(hidden)
 
 
-def init(config: config_lib.EncoderConfig, key: jax.Array) -> dict:
+def init(config: architecture.EncoderConfig, key: jax.Array) -> dict:
   """Draws the head's parameters, float32; the bias over tokens is 0."""
   hidden = jnp.zeros((1, config.hidden_size), config.dtype)
   params = _Transform(config).init(key, hidden)["params"]
@@ -37,7 +36,7 @@ def init(config: config_lib.EncoderConfig, key: jax.Array) -> dict:
 
 
 def logits(
-  config: config_lib.EncoderConfig,
+  config: architecture.EncoderConfig,
   params: Mapping,
   table: jax.Array,
   hidden: jax.Array,

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mlir_jax.models import blocks
-from mlir_jax.models import config as config_lib
+from mlir_jax.models import architecture, blocks
 
 
 def _rotate(vectors: jax.Array, theta: float) -> jax.Array:
@@ -35,7 +34,7 @@ def _rotate(vectors: jax.Array, theta: float) -> jax.Array:
 class _Attention(nn.Module):
   """Self-attention to all tokens, or to those in a window around each."""
 
-  config: config_lib.EncoderConfig
+  config: architecture.EncoderConfig
   sliding: bool
 
   @nn.compact
@@ -70,7 +69,7 @@ class _Attention(nn.Module):
 class _FeedForward(nn.Module):
   """A feed-forward layer with a linear gate (Shazeer 2020, GeGLU)."""
 
-  config: config_lib.EncoderConfig
+  config: architecture.EncoderConfig
 
   @nn.compact
   def __call__(self, hidden: jax.Array, seeds: jax.Array | None) -> jax.Array:
@@ -89,7 +88,7 @@ class _FeedForward(nn.Module):
 class _Layer(nn.Module):
   """Attention and feed-forward; each reads normalized states."""
 
-  config: config_lib.EncoderConfig
+  config: architecture.EncoderConfig
   number: int
 
   @nn.compact
@@ -97,7 +96,7 @@ class _Layer(nn.Module):
     self, hidden: jax.Array, mask: jax.Array, seeds: jax.Array | None
   ) -> jax.Array:
     config = self.config
-    sliding = config.layer_types[self.number] == config_lib.SLIDING
+    sliding = config.layer_types[self.number] == architecture.SLIDING
     attention = _Attention(config, sliding, name="attention")
     read = hidden
     if self.number:  # The first layer's states come normalized.
@@ -112,7 +111,7 @@ class _Layer(nn.Module):
 class _Embeddings(nn.Module):
   """Token embeddings, normalized; positions come with the attention."""
 
-  config: config_lib.EncoderConfig
+  config: architecture.EncoderConfig
 
   @nn.compact
   def __call__(
@@ -129,7 +128,7 @@ class _Embeddings(nn.Module):
 class ModernBert(nn.Module):
   """The encoder of the family modernbert."""
 
-  config: config_lib.EncoderConfig
+  config: architecture.EncoderConfig
 
   @nn.compact
   def __call__(

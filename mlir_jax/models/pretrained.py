@@ -11,9 +11,10 @@ import numpy as np
 import safetensors
 from flax import traverse_util
 
-from mlir_jax import bars, stored, workdir
-from mlir_jax.models import config as config_lib
-from mlir_jax.models import encoder, families, layout
+from mlir_jax import bars
+from mlir_jax.models import architecture, encoder, families, layout
+from mlir_jax.storage import copies as copies_lib
+from mlir_jax.storage import locations, reading
 
 _CONFIG = "config.json"
 _WEIGHTS = "model.safetensors"
@@ -66,7 +67,7 @@ def _shapes(tree: Mapping) -> dict[str, tuple[int, ...]]:
 
 
 def _tensor_shape(
-  shape: tuple[int, ...], change: str, config: config_lib.EncoderConfig
+  shape: tuple[int, ...], change: str, config: architecture.EncoderConfig
 ) -> list[int]:
   """The shape in the file of a parameter of a shape."""
   if change == "transposed":
@@ -75,7 +76,7 @@ def _tensor_shape(
 
 
 def _to_tensor(
-  array: np.ndarray, change: str, config: config_lib.EncoderConfig
+  array: np.ndarray, change: str, config: architecture.EncoderConfig
 ) -> np.ndarray:
   if change == "transposed":
     return np.ascontiguousarray(array.T)
@@ -107,7 +108,7 @@ def _check_finite(array: np.ndarray, tensor: _Tensor) -> None:
     raise WeightsError(
       f"{tensor.path}: {tensor.stored} holds numbers that are not finite (NaN"
       " or infinity): the file is damaged, or the model's training failed."
-      f" {stored.RESTORE}"
+      f" {reading.RESTORE}"
     )
 
 
@@ -126,7 +127,7 @@ def fetch(name_or_path: str, revision: str = "") -> pathlib.Path:
   Raises:
     WeightsError: if there is no such folder and the hub does not give it.
   """
-  is_url = workdir.is_url(name_or_path)
+  is_url = locations.is_url(name_or_path)
   if is_url or pathlib.Path(name_or_path).is_dir():
     if revision:
       raise WeightsError(
@@ -134,7 +135,7 @@ def fetch(name_or_path: str, revision: str = "") -> pathlib.Path:
         " name on the hub: leave it empty."
       )
     if is_url:
-      return pathlib.Path(workdir.copy_folder(name_or_path, _HUB_FILES))
+      return pathlib.Path(copies_lib.copy_folder(name_or_path, _HUB_FILES))
     return pathlib.Path(name_or_path)
   if pathlib.Path(name_or_path).is_absolute():
     raise WeightsError(f"There is no folder {name_or_path}.")
@@ -157,9 +158,11 @@ def commit(folder: pathlib.Path) -> str:
   return folder.name if folder.parent.name == "snapshots" else ""
 
 
-def _read_config(folder: pathlib.Path, dtype: str) -> config_lib.EncoderConfig:
+def _read_config(
+  folder: pathlib.Path, dtype: str
+) -> architecture.EncoderConfig:
   try:
-    return config_lib.read(folder / _CONFIG, dtype)
+    return architecture.read(folder / _CONFIG, dtype)
   except ValueError as error:
     raise WeightsError(str(error)) from error
 
@@ -180,9 +183,9 @@ def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
     raise WeightsError(f"{folder / _INDEX} has no weight_map.")
   try:
     paths = {
-      stored.inside(folder, name, folder / _INDEX) for name in index.values()
+      reading.inside(folder, name, folder / _INDEX) for name in index.values()
     }
-  except stored.UnreadableError as error:
+  except reading.UnreadableError as error:
     raise WeightsError(str(error)) from error
   if absent := sorted(path.name for path in paths if not path.is_file()):
     raise WeightsError(
@@ -198,7 +201,7 @@ def _find(
   tensors = {}
   for path in paths:
     try:
-      stored.check_file(path)
+      reading.check_file(path)
       with safetensors.safe_open(path, "numpy") as file:
         found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         described = {
@@ -207,13 +210,13 @@ def _find(
         }
       with path.open("rb") as file:  # Of two equal names it sees the last.
         size = int.from_bytes(file.read(8), "little")
-        stored.parse_json(file.read(size), f"The header of {path}")
-    except stored.UnreadableError as error:
+        reading.parse_json(file.read(size), f"The header of {path}")
+    except reading.UnreadableError as error:
       raise WeightsError(str(error)) from error
     except (safetensors.SafetensorError, OSError) as error:
       raise WeightsError(
         f"{path} is not a safetensors file, or is cut: {error}."
-        f" {stored.RESTORE}"
+        f" {reading.RESTORE}"
       ) from error
     for written, (shape, dtype) in described.items():
       name = written.removeprefix(names.prefix)
@@ -228,7 +231,7 @@ def _find(
 def _check(
   part: "_Part",
   ignored: Sequence[str],
-  config: config_lib.EncoderConfig,
+  config: architecture.EncoderConfig,
   where: pathlib.Path,
 ) -> None:
   """Raises WeightsError unless there is one tensor for each parameter."""
@@ -262,7 +265,7 @@ def _check(
 
 def load_config(
   folder: pathlib.Path, dtype: str = "float32"
-) -> config_lib.EncoderConfig:
+) -> architecture.EncoderConfig:
   """Reads the shape of a pretrained encoder, with its projection.
 
   Args:
@@ -298,7 +301,7 @@ def load(
   revision: str = "",
   dtype: str = "float32",
   place: Place | None = None,
-) -> tuple[config_lib.EncoderConfig, dict]:
+) -> tuple[architecture.EncoderConfig, dict]:
   """Reads a pretrained encoder, tensor by tensor.
 
   Args:
@@ -382,7 +385,7 @@ class _Part(NamedTuple):
 
 
 def _encoder_parts(
-  folder: pathlib.Path, config: config_lib.EncoderConfig
+  folder: pathlib.Path, config: architecture.EncoderConfig
 ) -> list[_Part]:
   """Finds an encoder and its projection, or raises WeightsError."""
   found = layout.read(folder)
@@ -484,7 +487,7 @@ def _read_part(part: _Part, place: Place | None) -> dict[str, Any]:
 
 def to_hf(
   params: Mapping,
-  config: config_lib.EncoderConfig,
+  config: architecture.EncoderConfig,
   head: Mapping | None = None,
 ) -> dict[str, np.ndarray]:
   """The tensors of a Hugging Face model: what `load` reads back.
@@ -508,7 +511,7 @@ def to_hf(
 
 
 def projection_to_hf(
-  projection: Mapping, config: config_lib.EncoderConfig
+  projection: Mapping, config: architecture.EncoderConfig
 ) -> dict[str, np.ndarray]:
   """The tensors of sentence-transformers' Dense module."""
   return _to_tensors(

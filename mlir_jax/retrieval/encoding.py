@@ -10,11 +10,9 @@ import numpy as np
 import tokenizers
 import tqdm
 
-from mlir_jax import bars
+from mlir_jax import bars, sharding
 from mlir_jax import contract as contract_lib
-from mlir_jax.mesh import sharding
-from mlir_jax.models import config as config_lib
-from mlir_jax.models import encoder
+from mlir_jax.models import architecture, encoder
 
 PyTree = Any
 # Texts are padded to the next of these, so that short ones stay cheap and
@@ -347,7 +345,7 @@ def check_finite_params(params: PyTree, where: str) -> None:
 
 
 def make_embed(
-  encoder_config: config_lib.EncoderConfig,
+  encoder_config: architecture.EncoderConfig,
   contract: contract_lib.EncodingContract,
 ) -> Callable[..., jax.Array]:
   """The encoder under a contract.

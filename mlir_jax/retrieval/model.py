@@ -14,14 +14,13 @@ from etils import epath
 
 from mlir_jax import checkpoint as checkpoint_lib
 from mlir_jax import contract as contract_lib
-from mlir_jax import stored, workdir
+from mlir_jax import sharding, workdir
+from mlir_jax.data import token_store
 from mlir_jax.data import tokenizer as tokenizer_lib
-from mlir_jax.data import tokens
-from mlir_jax.mesh import sharding
-from mlir_jax.models import config as config_lib
+from mlir_jax.models import architecture, layout, pretrained
 from mlir_jax.models import encoder as encoder_lib
-from mlir_jax.models import layout, pretrained
 from mlir_jax.retrieval import encoding
+from mlir_jax.storage import copies, locations, reading
 
 # Of models that know no titles: as BEIR and mteb join them.
 _TITLE_JOINER = " "
@@ -45,7 +44,7 @@ class Model:
 
   path: str
   text_encoder: encoding.TextEncoder
-  encoder_config: config_lib.EncoderConfig
+  encoder_config: architecture.EncoderConfig
   params: Any
   similarity: str
   step: int | None
@@ -189,8 +188,8 @@ def load(
     ContractMismatchError: if the folder's files are not of one encoding
       contract; it names the field.
   """
-  workdir.check_packages(path)
-  folder = epath.Path(workdir.absolute(path))
+  locations.check_packages(path)
+  folder = epath.Path(locations.absolute(path))
   if (folder / workdir.CHECKPOINTS).is_dir():
     if revision:
       raise ValueError(
@@ -223,8 +222,8 @@ def load_run(
     ContractMismatchError: if the run's files are not of one contract.
   """
   mesh = sharding.make_mesh() if mesh is None else mesh
-  workdir.check_packages(run_folder)
-  folder = epath.Path(workdir.absolute(run_folder))
+  locations.check_packages(run_folder)
+  folder = epath.Path(locations.absolute(run_folder))
   if not (folder / workdir.CHECKPOINTS).is_dir():
     raise ValueError(
       f"{run_folder} is not a run's folder: it has no {workdir.CHECKPOINTS}/."
@@ -239,14 +238,14 @@ def load_run(
   ) as checkpoints:
     step = checkpoints.find(which)
     description = checkpoints.describe(step)
-    local = workdir.local_copy(str(folder))
-    workdir.fetch(str(folder), local, workdir.TOKENIZER)
+    local = copies.local_copy(str(folder))
+    copies.fetch(str(folder), local, workdir.TOKENIZER)
     tokenizer = tokenizer_lib.load(
       str((epath.Path(local) / workdir.TOKENIZER).parent)
     )
     check_run(folder, description.contract, tokenizer)
     where = f"step {step} in {checkpoints.directory}"
-    encoder_config = config_lib.of_checkpoint(description.encoder, where)
+    encoder_config = architecture.of_checkpoint(description.encoder, where)
     try:
       towers = description.config["model"]["towers"]
       # The head of masked language modelling, which an export takes along.
@@ -254,7 +253,7 @@ def load_run(
       size: int = batch_size or description.config["eval"]["batch_size"]
     except (KeyError, TypeError, AttributeError) as error:
       raise ValueError(
-        f"The config of {where} is not a run's: {error!r}. {stored.RESTORE}"
+        f"The config of {where} is not a run's: {error!r}. {reading.RESTORE}"
       ) from error
     shapes = encoder_lib.abstract_params(encoder_config, towers, has_head)
     params = checkpoints.restore_params(
@@ -300,9 +299,9 @@ def check_run(
   """
   path = folder / workdir.CONFIG_FILE
   if path.exists():
-    said = stored.read_json(path).get("encoding")
+    said = reading.read_json(path).get("encoding")
     if not isinstance(said, dict):
-      raise ValueError(f"{path}: encoding is {said!r}. {stored.RESTORE}")
+      raise ValueError(f"{path}: encoding is {said!r}. {reading.RESTORE}")
     # What the config leaves open is the checkpoint's to say.
     settings = workdir.flatten(dataclasses.asdict(contract)) | {
       name: value
@@ -313,7 +312,9 @@ def check_run(
     contract_lib.check_same(contract, made, f"{path} and {workdir.TOKENIZER}")
   path = folder / workdir.TOKEN_STORE / "meta.json"
   if path.exists():
-    contract_lib.check_same(contract, tokens.read_contract(path), str(path))
+    contract_lib.check_same(
+      contract, token_store.read_contract(path), str(path)
+    )
 
 
 def _load_folder(
@@ -344,7 +345,7 @@ def _load_folder(
       raise ValueError(
         f"{found.transformer / 'tokenizer.json'} has ids up to {largest}, but"
         f" the model beside it embeds {encoder_config.vocab_size}: it is not"
-        f" this model's tokenizer. {stored.RESTORE}"
+        f" this model's tokenizer. {reading.RESTORE}"
       )
     contract = _read_contract(found, tokenizer)
     name = "" if found.tower == "both" else f"{found.tower}_"

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 import numpy as np
 from etils import epath
 
-from mlir_jax import workdir
-from mlir_jax.data.sources import files
+from mlir_jax.data.sources import files, record_fields, text_lines
+from mlir_jax.storage import writing
 
 Run = Mapping[str, Mapping[str, float]]
 
@@ -61,7 +61,7 @@ def write_run(path: str | os.PathLike, run: Run, tag: str = "mlir_jax") -> None:
           f" {score}; scores must be finite."
         )
       lines.append(f"{query_id} Q0 {passage_id} {rank} {score:.9g} {tag}\n")
-  workdir.write_aside(os.fspath(path), "".join(lines))
+  writing.write_aside(os.fspath(path), "".join(lines))
 
 
 def read_run(path: str | os.PathLike) -> dict[str, dict[str, float]]:
@@ -79,8 +79,8 @@ def read_run(path: str | os.PathLike) -> dict[str, dict[str, float]]:
   for number, line in enumerate(content.split(b"\n"), start=1):
     where = f"{os.fspath(path)}:{number}"
     try:
-      text = files.parse_line(line)
-    except files.FieldError as error:
+      text = text_lines.parse_line(line)
+    except record_fields.FieldError as error:
       raise ValueError(f"{where}: {error}.") from None
     if not text:
       continue
@@ -94,7 +94,8 @@ def read_run(path: str | os.PathLike) -> dict[str, dict[str, float]]:
     score = float(text) if _SCORE.fullmatch(text) else math.nan
     if not abs(score) <= _FLOAT32_MAX:
       raise ValueError(
-        f"{where}: score: {files.show(text)} is not a finite float32 number."
+        f"{where}: score: {record_fields.show(text)} is not a finite float32"
+        " number."
       )
     scores = run.setdefault(query_id, {})
     if passage_id in scores:

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from mlir_jax import bars
-from mlir_jax.mesh import sharding
+from mlir_jax import bars, sharding
 
 BLOCK = 128  # Rows whose maximum is taken first: a TPU's lanes.
 CHUNK = 131072  # Rows scored at once; bounds the score matrix.

@@ -1,7 +1,5 @@
 """From a config to the parts of a run."""
 
-import dataclasses
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,20 +9,18 @@ import ml_collections
 import optax
 from etils import epath
 
-from mlir_jax import checkpoint, extensions, stored, workdir
-from mlir_jax import config as run_config
+from mlir_jax import checkpoint, extensions, sharding, workdir
 from mlir_jax import contract as contract_lib
 from mlir_jax.batches import batch as batch_lib
-from mlir_jax.data import drawing, masking, preparation, shapes, tokens
+from mlir_jax.batches import drawing, masking, shapes
+from mlir_jax.data import preparation, token_store
 from mlir_jax.evals import suite
-from mlir_jax.hub import warm_start
-from mlir_jax.losses import base, registry
 from mlir_jax.losses import masked_lm as masked_lm_loss
-from mlir_jax.mesh import sharding
-from mlir_jax.models import config as config_lib
-from mlir_jax.models import encoder, masked_lm
+from mlir_jax.losses import registry
+from mlir_jax.models import architecture, encoder, masked_lm
 from mlir_jax.retrieval import encoding
-from mlir_jax.training import chunking, optim, outputs, provenance, start, step
+from mlir_jax.storage import locations, reading
+from mlir_jax.training import chunking, optim, outputs, provenance, step
 
 # The results of this package's evaluations begin with these.
 _TAKEN = ("test", "dev", "tatoeba")
@@ -44,130 +40,9 @@ def batch_sizes(config: ml_collections.ConfigDict) -> dict[str, int]:
   return {name: config.batch[name] for name in batch_lib.STREAMS}
 
 
-def check_settings(config: ml_collections.ConfigDict) -> None:
-  """Refuses a config that cannot be trained, before anything is read.
-
-  Raises:
-    ValueError: naming the field.
-  """
-  run_config.check(config)
-  find_evaluators(config)
-  losses = registry.make(config.loss)
-  registry.check(losses, dataclasses.asdict(batch_spec(config)))
-  _check_shape(config, losses)
-  _check_sources(config)
-  _check_attention(config)
-  if config.model.towers != "tied" and not any(
-    loss.weight and "queries" in loss.reads for loss in losses.values()
-  ):
-    raise ValueError(
-      "Without the IR loss (loss.ir.weight) nothing trains the query tower: set"
-      " model.towers='tied'."
-    )
-  if config.optim.warmup_steps > config.train.steps:
-    raise ValueError(
-      f"optim.warmup_steps is {config.optim.warmup_steps}, but train.steps is"
-      f" {config.train.steps}: the learning rate would never reach its peak."
-    )
-  decay = config.optim.learning_rate * config.optim.weight_decay
-  if decay >= 1:
-    raise ValueError(
-      f"optim.learning_rate x optim.weight_decay is {decay}: the decay of one"
-      " step would change the sign of a weight; their product must be below 1."
-    )
-
-
-def _check_shape(
-  config: ml_collections.ConfigDict, losses: Mapping[str, base.Loss]
-) -> None:
-  """Refuses a shape that a model from scratch, or its vectors, cannot have."""
-  model = config.model
-  if config.encoding.normalize is False and registry.need_unit_vectors(losses):
-    raise ValueError(
-      "encoding.normalize is False, but the contrastive losses compare vectors"
-      " of unit length: set it to True."
-    )
-  for role in contract_lib.ROLES:
-    prefix = config.encoding[role].prefix
-    if prefix and not prefix.strip():
-      raise ValueError(
-        f"encoding.{role}.prefix is {prefix!r}: white space alone adds nothing;"
-        " give a word, or an empty text."
-      )
-  if model.pretrained:
-    return
-  if model.hidden_size % model.num_heads:
-    raise ValueError(
-      f"model.hidden_size is {model.hidden_size}, which model.num_heads,"
-      f" {model.num_heads}, does not divide."
-    )
-  for role in contract_lib.ROLES:
-    name = f"{role}.max_length"
-    length = config.encoding[role].max_length or run_config.ENCODING[name]
-    if length > model.max_positions:
-      raise ValueError(
-        f"encoding.{name} is {length}, but model.max_positions is"
-        f" {model.max_positions}: lower the one or raise the other."
-      )
-
-
-def _check_sources(config: ml_collections.ConfigDict) -> None:
-  """Refuses what says where something is, but is not read."""
-  data, model = config.data, config.model
-  for name in ("root", "tatoeba_root"):
-    if data.collection == "cldr" and data[name]:
-      raise ValueError(
-        f"data.{name} is {data[name]!r}, but data.collection is 'cldr', which"
-        " reads no files: set data.collection=folder."
-      )
-  if model.revision and (
-    not model.pretrained
-    or (
-      os.path.isdir(model.pretrained)
-      and not warm_start.is_run(model.pretrained)
-    )
-  ):
-    raise ValueError(
-      f"model.revision is {model.revision!r}, but model.pretrained is"
-      f" {model.pretrained!r}: only a name on the hub and a run have revisions."
-    )
-
-
-def _check_attention(config: ml_collections.ConfigDict) -> None:
-  """Refuses fused attention where it does not work."""
-  model = config.model
-  if model.attention != "cudnn":
-    return
-  missing = []
-  if jax.default_backend() != "gpu":
-    missing.append("a GPU")
-  if model.dtype != "bfloat16":
-    missing.append("model.dtype=bfloat16")
-  if start.dropout_rates(config)["attention_dropout"]:
-    missing.append("model.attention_dropout=0.0")
-  for role in contract_lib.ROLES:
-    if (config.encoding[role].max_length or 0) % 2:
-      missing.append(f"an even encoding.{role}.max_length")
-  if missing:
-    raise ValueError(
-      f"model.attention='cudnn' needs {' and '.join(missing)}; or use 'xla'."
-    )
-
-
-def check_mesh(
-  config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
-) -> None:
-  """Raises ValueError if a batch or chunk does not divide over the mesh."""
-  for name, size in batch_sizes(config).items():
-    sharding.check_divides(mesh, size, f"batch.{name}")
-  shapes.check_chunk(
-    config.batch.chunk, batch_spec(config).texts(), mesh.shape[sharding.DATA]
-  )
-
-
 def make_plans(
   config: ml_collections.ConfigDict,
-  store: tokens.TokenStore,
+  store: token_store.TokenStore,
   mesh: jax.sharding.Mesh,
 ) -> tuple[shapes.Plan, ...]:
   """The shapes that the run's batches may have."""
@@ -219,7 +94,7 @@ def make_optimizer(
 
 
 def make_encode(
-  encoder_config: config_lib.EncoderConfig,
+  encoder_config: architecture.EncoderConfig,
   contract: contract_lib.EncodingContract,
   mesh: jax.sharding.Mesh,
   shardings: Any,
@@ -247,7 +122,7 @@ def make_encode(
 
 
 def make_vocabulary(
-  encoder_config: config_lib.EncoderConfig,
+  encoder_config: architecture.EncoderConfig,
   mesh: jax.sharding.Mesh,
   shardings: Any,
 ) -> Callable[[Any], masked_lm_loss.Vocabulary]:
@@ -281,7 +156,7 @@ def make_vocabulary(
 
 
 def make_read(
-  encoder_config: config_lib.EncoderConfig,
+  encoder_config: architecture.EncoderConfig,
   contract: contract_lib.EncodingContract,
 ) -> chunking.Read:
   """What the step reads of texts: vectors, or states at masked places."""
@@ -306,7 +181,7 @@ def jit_step(
   optimizer: optax.GradientTransformationExtraArgs,
   mesh: jax.sharding.Mesh,
   shardings: step.TrainState,
-  encoder_config: config_lib.EncoderConfig,
+  encoder_config: architecture.EncoderConfig,
 ) -> Callable:
   """The train step, jitted for the mesh; it donates the state."""
   train_step = step.make_train_step(
@@ -381,7 +256,7 @@ def make_suite(
 def describe(
   config: ml_collections.ConfigDict,
   prepared: preparation.Prepared,
-  encoder_config: config_lib.EncoderConfig,
+  encoder_config: architecture.EncoderConfig,
   folder: str,
   history: Sequence[Mapping[str, Any]] = (),
 ) -> checkpoint.Description:
@@ -398,15 +273,15 @@ def describe(
   backbone = epath.Path(folder) / workdir.BACKBONE
   for name in ("root", "tatoeba_root"):
     if values["data"][name]:  # Found from any directory.
-      values["data"][name] = workdir.absolute(values["data"][name])
+      values["data"][name] = locations.absolute(values["data"][name])
   return checkpoint.Description(
     config=values,
     contract=prepared.contract,
-    encoder=config_lib.shape_of(encoder_config),
+    encoder=architecture.shape_of(encoder_config),
     provenance={
       **provenance.describe(
         prepared.store.fingerprint,
-        stored.read_json(backbone) if backbone.exists() else None,
+        reading.read_json(backbone) if backbone.exists() else None,
         history,
       ),
       # What training had of each language, for tests of other collections.

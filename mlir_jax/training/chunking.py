@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from mlir_jax.mesh import sharding
+from mlir_jax import sharding
 from mlir_jax.models import encoder
 
 PyTree = Any

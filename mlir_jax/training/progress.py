@@ -10,8 +10,9 @@ from typing import Any
 import tensorboardX
 from etils import epath
 
-from mlir_jax import bars, stored, workdir
-from mlir_jax.mesh import multihost
+from mlir_jax import bars
+from mlir_jax.hosts import multihost
+from mlir_jax.storage import copies, reading, writing
 
 METRICS_FILE = "metrics.jsonl"
 EVENTS = "tensorboard"
@@ -23,7 +24,7 @@ def read_metrics(folder: str) -> list[dict[str, Any]]:
   Raises:
     UnreadableError: if another line is damaged; it names the file and the line.
   """
-  return stored.read_json_lines(epath.Path(folder) / METRICS_FILE, cut=True)
+  return reading.read_json_lines(epath.Path(folder) / METRICS_FILE, cut=True)
 
 
 class Progress:
@@ -55,7 +56,7 @@ class Progress:
       local_dir: Where the files grow, if the folder is on object storage.
     """
     self._folder = folder
-    self._local = workdir.local_copy(folder, local_dir)
+    self._local = copies.local_copy(folder, local_dir)
     self._file = self._events = None
     if multihost.is_first():
       self._open(first_step, tensorboard)
@@ -73,10 +74,10 @@ class Progress:
     self._at, self._time = first_step, time.perf_counter()
 
   def _open(self, first_step: int, tensorboard: bool) -> None:
-    workdir.fetch(self._folder, self._local, METRICS_FILE)
+    copies.fetch(self._folder, self._local, METRICS_FILE)
     path = epath.Path(self._local) / METRICS_FILE
     kept = [r for r in read_metrics(self._local) if r["step"] <= first_step]
-    workdir.write_aside(
+    writing.write_aside(
       str(path), "".join(json.dumps(record) + "\n" for record in kept)
     )
     self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
@@ -123,7 +124,7 @@ class Progress:
         self._events.flush()
       events = (epath.Path(self._local) / EVENTS).glob("*")
       names = [METRICS_FILE, *(f"{EVENTS}/{path.name}" for path in events)]
-      workdir.keep(self._folder, self._local, *names)
+      copies.keep(self._folder, self._local, *names)
 
   def close(self) -> None:
     """Keeps and closes the files."""

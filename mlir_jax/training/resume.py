@@ -9,9 +9,10 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from mlir_jax import checkpoint, stored, workdir
+from mlir_jax import checkpoint, workdir
 from mlir_jax import config as config_lib
-from mlir_jax.mesh import multihost
+from mlir_jax.hosts import multihost
+from mlir_jax.storage import reading, writing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +58,7 @@ def choose(
   if last is None:
     return Start(None)
   values, defaults = config.to_dict(), config_lib.default().to_dict()
-  kept = stored.read_json(epath.Path(folder) / workdir.CONFIG_FILE)
+  kept = reading.read_json(epath.Path(folder) / workdir.CONFIG_FILE)
   changed = workdir.differences(values, kept, defaults)
   history = workdir.read_history(folder)
   step = last
@@ -144,11 +145,11 @@ def go_on(
   if multihost.is_first():
     if start.from_step:
       _remove_results(epath.Path(folder) / workdir.RESULTS, start.step)
-    workdir.write_aside(
+    writing.write_aside(
       f"{folder}/{workdir.HISTORY}",
       "".join(json.dumps(record) + "\n" for record in history),
     )
-    workdir.write_aside(
+    writing.write_aside(
       f"{folder}/{workdir.CONFIG_FILE}",
       json.dumps(config.to_dict(), indent=2) + "\n",
     )

@@ -7,21 +7,24 @@ from typing import Any
 
 import ml_collections
 
-from mlir_jax import checkpoint, lock, workdir
+from mlir_jax import checkpoint, lock, sharding, workdir
 from mlir_jax import config as run_config
-from mlir_jax.data import preparation, reader, shapes
+from mlir_jax.batches import reader, shapes
+from mlir_jax.data import preparation
 from mlir_jax.evals import suite
-from mlir_jax.mesh import multihost, sharding
+from mlir_jax.hosts import multihost
 from mlir_jax.retrieval import encoding
+from mlir_jax.storage import locations
 from mlir_jax.training import (
   build,
-  compiling,
+  checks,
+  compiled_step,
+  initial_state,
   loop,
   profiling,
   progress,
   resume,
   selfcheck,
-  start,
   step,
   stopping,
 )
@@ -54,13 +57,13 @@ def train(
     stopping.Preempted: if the run was asked to stop, after saving.
     loop.NonFiniteError: if too many steps in a row were not finite.
   """
-  folder = workdir.absolute(folder)
-  workdir.check_packages(folder)
+  folder = locations.absolute(folder)
+  locations.check_packages(folder)
   run_config.complete(config)
-  build.check_settings(config)
-  compiling.keep_compiled(config.train.compilation_cache, folder)
+  checks.check_settings(config)
+  compiled_step.keep_compiled(config.train.compilation_cache, folder)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
-  build.check_mesh(config, mesh)
+  checks.check_mesh(config, mesh)
   schedule, optimizer = build.make_optimizer(config)
   spec = build.batch_spec(config)
   with contextlib.ExitStack() as held:
@@ -70,7 +73,7 @@ def train(
     prepared = preparation.prepare_together(
       config,
       folder,
-      functools.partial(start.check_fits, config, folder),
+      functools.partial(initial_state.check_fits, config, folder),
       from_step,
     )
     plans = build.make_plans(config, prepared.store, mesh)
@@ -85,7 +88,7 @@ def train(
       checkpoint.Checkpoints(directory, config.train.keep)
     ) as checkpoints:
       begin = resume.choose(config, folder, checkpoints, from_step)
-      encoder_config, state, shardings = start.start_state(
+      encoder_config, state, shardings = initial_state.start_state(
         config, prepared, optimizer, mesh, checkpoints, folder, begin
       )
       embed = encoding.make_embed(encoder_config, prepared.contract)
@@ -94,14 +97,14 @@ def train(
         print(notes)
       if config.train.self_check:
         print(selfcheck.check(encoder_config, prepared.contract, mesh))
-      train_step = compiling.Steps(
+      train_step = compiled_step.CompiledStep(
         build.jit_step(
           config, prepared.contract, schedule, optimizer, mesh, shardings,
           encoder_config,
         ),
         state,
         [
-          compiling.abstract_batch(
+          compiled_step.abstract_batch(
             spec, plan, mesh,
             positives=prepared.store.max_positives,
             max_targets=masker and masker.max_targets,
@@ -109,7 +112,7 @@ def train(
           for plan in plans
         ],
       )  # fmt: skip
-      operations = compiling.step_flops(config, encoder_config, plans[0])
+      operations = compiled_step.step_flops(config, encoder_config, plans[0])
       print(f"A step takes {operations} over {mesh.size} devices.")
       if config.eval.at_start and not int(state.step):
         evaluation.table(state.params, 0)

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from mlir_jax import contract as contract_lib
-from mlir_jax.mesh import multihost, sharding
-from mlir_jax.models import config as config_lib
-from mlir_jax.models import encoder
+from mlir_jax import sharding
+from mlir_jax.hosts import multihost
+from mlir_jax.models import architecture, encoder
 from mlir_jax.training import build, chunking
 
 # What the model has, of the run's shape, at most.
@@ -27,7 +27,7 @@ TOLERANCE = 1e-4
 
 
 def largest_difference(
-  encoder_config: config_lib.EncoderConfig,
+  encoder_config: architecture.EncoderConfig,
   contract: contract_lib.EncodingContract,
   mesh: jax.sharding.Mesh,
 ) -> tuple[float, str]:
@@ -114,7 +114,7 @@ def largest_difference(
   with jax.default_matmul_precision("highest"):
     compared = jax.jit(differences, out_shardings=whole)
     compared = compared.lower(params, *placed).compile()
-    multihost.check_in("self-check", {})  # See `compiling.Steps`.
+    multihost.check_in("self-check", {})  # See `compiled_step.CompiledStep`.
     found = jax.device_get(compared(params, *placed))
   named = {
     jax.tree_util.keystr(path, simple=True, separator="/"): float(value)
@@ -125,7 +125,7 @@ def largest_difference(
 
 
 def check(
-  encoder_config: config_lib.EncoderConfig,
+  encoder_config: architecture.EncoderConfig,
   contract: contract_lib.EncodingContract,
   mesh: jax.sharding.Mesh,
 ) -> str:

@@ -232,6 +232,6 @@ class StopSignal:
 def _joined():
   """`multihost`, if this is one of several processes; else None."""
   # Imported by whoever joins: before that it would take seconds.
-  multihost = sys.modules.get("mlir_jax.mesh.multihost")
+  multihost = sys.modules.get("mlir_jax.hosts.multihost")
   joined = getattr(multihost, "joined", None)  # None while it is imported.
   return multihost if joined and joined() else None

@@ -30,12 +30,11 @@ import mlir_jax
 from mlir_jax import encode as encode_main
 from mlir_jax import evaluate as evaluate_main
 from mlir_jax import export as export_main
-from mlir_jax import full_disk
 from mlir_jax import lock as lock_lib
-from mlir_jax import workdir as workdir_lib
-from mlir_jax.mesh import sharding
+from mlir_jax import sharding
 from mlir_jax.models import layout
 from mlir_jax.retrieval import encoding, runs
+from mlir_jax.storage import full_disk, writing
 from mlir_jax.training import build
 from mlir_jax.training import run as run_lib
 
@@ -1163,7 +1162,7 @@ def outputs() -> Iterator[scoreboard.Case]:
     (folder / "a.json").write_text("old")
     with disk_of(2_000):
       try:
-        workdir_lib.write_aside(str(folder / "a.json"), "x" * 10_000)
+        writing.write_aside(str(folder / "a.json"), "x" * 10_000)
       finally:
         scoreboard.expect(
           (folder / "a.json").read_text() == "old", "the old file is gone"

@@ -27,8 +27,8 @@ import torch
 from attack import scoreboard
 
 import mlir_jax
+from mlir_jax import sharding
 from mlir_jax.data import tokenizer as tokenizer_lib
-from mlir_jax.mesh import sharding
 from mlir_jax.training import run
 
 # Short and lower case, unless a case says otherwise.

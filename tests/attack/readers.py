@@ -25,8 +25,8 @@ from mlir_jax.data import (
   collections,
   preparation,
   records,
+  store_writer,
   tokenizer,
-  tokenizing,
 )
 from mlir_jax.data.collections import folder as folder_collection
 from mlir_jax.evals import ranking
@@ -1440,7 +1440,7 @@ def make_contract():
 def build(folder, policy) -> Result:
   trained, contract = make_contract()
   collection, bad = load(folder, policy)
-  store = tokenizing.build(
+  store = store_writer.build(
     folder / f"store-{policy}",
     collection,
     contract,

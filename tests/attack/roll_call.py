@@ -34,14 +34,14 @@ SECONDS = 2.5  # How long the real processes wait for one another.
 
 def take_part(process, processes, port, key, log, seconds):
   """A real process of a run that has nothing to compute; it exits."""
-  from mlir_jax.mesh import multihost
+  from mlir_jax.hosts import member
 
   roll_call.HANDSHAKE_SECONDS = seconds  # So that an attack is quick.
   file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
   os.dup2(file, 1)
   os.dup2(file, 2)
   try:
-    run = multihost.Run(
+    run = member.Member(
       f"127.0.0.1:{port}",
       processes,
       process,
@@ -64,7 +64,7 @@ def take_part(process, processes, port, key, log, seconds):
 def starter():
   """Starts such a process within milliseconds: its imports are done."""
   context = multiprocessing.get_context("forkserver")
-  context.set_forkserver_preload(["mlir_jax.mesh.multihost"])
+  context.set_forkserver_preload(["mlir_jax.hosts.multihost"])
   return context
 
 
@@ -1189,9 +1189,9 @@ def address_cases() -> Iterator[scoreboard.Case]:
   def numbers(processes, process):
     def attack(folder):
       del folder
-      from mlir_jax.mesh import multihost
+      from mlir_jax.hosts import cluster
 
-      found = multihost.address("127.0.0.1:8000", processes, process)
+      found = cluster.address("127.0.0.1:8000", processes, process)
       scoreboard.expect(False, found)
 
     return attack

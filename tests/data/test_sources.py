@@ -14,7 +14,16 @@ import zipfile
 import pytest
 
 from mlir_jax.data import records
-from mlir_jax.data.sources import dpr, files, lines, moses, mr_tydi, tatoeba
+from mlir_jax.data.sources import (
+  dpr,
+  files,
+  moses,
+  mr_tydi,
+  plain_text,
+  record_fields,
+  tatoeba,
+  text_lines,
+)
 from mlir_jax.evals import ranking
 
 RECORD = {
@@ -55,27 +64,30 @@ def test_only_newlines_part_lines(tmp_path):
   text = "\ufeffa\u2028b\x85c\r\nd\x0ce\n\n f "
   for name in ("a.txt", "a.txt.gz"):
     path = _write(tmp_path / name, text)
-    assert list(files.read_lines(path, _strict())) == [
+    assert list(text_lines.read_lines(path, _strict())) == [
       (1, "a\u2028b\x85c"),
       (2, "d\x0ce"),
       (3, ""),
       (4, "f"),
     ]
-    assert files.count_lines(path) == 4
+    assert text_lines.count_lines(path) == 4
 
 
 def test_a_byte_order_mark_before_any_line_is_passed_over(tmp_path):
   """As in a file that was joined from several."""
   path = _write(tmp_path / "a.txt", "\ufeffone\n\ufefftwo\n")
-  assert list(files.read_lines(path, _strict())) == [(1, "one"), (2, "two")]
+  assert list(text_lines.read_lines(path, _strict())) == [
+    (1, "one"),
+    (2, "two"),
+  ]
 
 
 def test_a_line_that_is_not_utf8_is_named_and_keeps_its_place(tmp_path):
   path = _write(tmp_path / "a.txt", b"one\ntw\xf6\nthree\n")
   with pytest.raises(records.RecordError, match=r"a\.txt:2: text: .*byte 3"):
-    list(files.read_lines(path, _strict()))
+    list(text_lines.read_lines(path, _strict()))
   bad = _skipping()
-  assert list(files.read_lines(path, bad)) == [
+  assert list(text_lines.read_lines(path, bad)) == [
     (1, "one"),
     (2, None),
     (3, "three"),
@@ -96,7 +108,7 @@ def test_damaged_gzip_data_is_an_error_whatever_the_policy(tmp_path, damage):
   path = tmp_path / "a.txt.gz"
   path.write_bytes(damage(gzip.compress(b"some text\n" * 1000)))
   with pytest.raises(records.RecordError, match=r"a\.txt\.gz: the gzip data"):
-    list(files.read_lines(path, _skipping()))
+    list(text_lines.read_lines(path, _skipping()))
 
 
 def test_an_error_of_the_disk_names_the_file(tmp_path, monkeypatch):
@@ -109,7 +121,7 @@ def test_an_error_of_the_disk_names_the_file(tmp_path, monkeypatch):
     files, "open", lambda path, *_, **__: FailingFile(path), raising=False
   )
   for read in (
-    lambda: list(files.read_lines(path, _skipping())),
+    lambda: list(text_lines.read_lines(path, _skipping())),
     files.UnchangedFile(path).read_hash,
   ):
     with pytest.raises(OSError, match=r"error: '\S*a\.txt'"):
@@ -138,9 +150,9 @@ def test_a_file_plain_and_gzipped_is_refused(tmp_path):
 def test_what_breaks_lines_is_a_bad_line(tmp_path, content, line, problem):
   path = _write(tmp_path / "a.fi.txt", content)
   with pytest.raises(records.RecordError, match=rf":{line}: text: .*{problem}"):
-    list(files.read_lines(path, _strict()))
+    list(text_lines.read_lines(path, _strict()))
   bad = _skipping()
-  numbered = dict(files.read_lines(path, bad))
+  numbered = dict(text_lines.read_lines(path, bad))
   assert numbered[line] is None and bad.count
 
 
@@ -180,7 +192,7 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(
   path = tmp_path / name
   path.write_bytes(data)
   bad = _skipping()
-  for read in (dpr.read(path, bad), lines.read(path, "fi", bad)):
+  for read in (dpr.read(path, bad), plain_text.read(path, "fi", bad)):
     with pytest.raises(ValueError, match=f"{name} {problem}"):
       list(read)
   assert not bad.count
@@ -191,21 +203,21 @@ def test_a_line_of_millions_of_invisible_characters_takes_no_time(tmp_path):
   for content in (b"\0" * 20_000_000, b"\x01" * 20_000_000):
     path = _write(tmp_path / "a.txt", content)
     start = time.process_time()
-    list(files.read_lines(path, _skipping()))
+    list(text_lines.read_lines(path, _skipping()))
     assert time.process_time() - start < 2
 
 
 def test_text_is_empty_where_no_character_is_visible():
   invisible = "\u200b\ufeff\xa0\xad\u2060\u200e\u202e\ufe0f\u3164\u2800\x07\x85"
   for text in ("", " \n", *invisible, invisible, "\U000e0041"):
-    assert files.strip(text) == ""
-    with pytest.raises(files.FieldError, match="title: is empty"):
-      files.check_text(text, "title")
+    assert record_fields.strip(text) == ""
+    with pytest.raises(record_fields.FieldError, match="title: is empty"):
+      record_fields.check_text(text, "title")
   # Within a word they spell: Persian, an emoji, an accent that stands alone.
   for text in ("می\u200cخواهم", "❤\ufe0f", "\u0301"):
-    assert files.strip(f" {text}\n") == text
-  with pytest.raises(files.FieldError, match="NUL"):
-    files.check_text("a\0b", "text")
+    assert record_fields.strip(f" {text}\n") == text
+  with pytest.raises(record_fields.FieldError, match="NUL"):
+    record_fields.check_text("a\0b", "text")
 
 
 @pytest.mark.parametrize(
@@ -237,8 +249,10 @@ def test_json_without_a_meaning_is_one_bad_record(tmp_path, value, problem):
 
 def test_a_duplicate_key_among_many_is_found_in_linear_time():
   keys = "".join(f'"{number}": 0, ' for number in range(100_000))
-  value = files.parse_json(f'{{{keys}"last": 1, "last": 2}}')
-  assert value == files.Unusable("an object that has the field 'last' twice")
+  value = record_fields.parse_json(f'{{{keys}"last": 1, "last": 2}}')
+  assert value == record_fields.Unusable(
+    "an object that has the field 'last' twice"
+  )
 
 
 @pytest.mark.parametrize(
@@ -260,16 +274,16 @@ def test_a_file_that_changes_is_refused_when_its_end_is_read(
   path = _write(tmp_path / name, text)
   file = files.UnchangedFile(path)
   before = file.read_hash()
-  assert len(list(files.read_lines(file, _strict()))) == 9_000
+  assert len(list(text_lines.read_lines(file, _strict()))) == 9_000
   assert file.read_hash() == before
-  reading = files.read_lines(file, _strict())
+  reading = text_lines.read_lines(file, _strict())
   assert next(reading) == (1, text[:64])
   change(path)
   with pytest.raises(records.RecordError):  # Cut, or not the same.
     list(reading)
   if name == "a.txt":
     with pytest.raises(records.RecordError, match="has changed since it was"):
-      list(files.read_lines(file, _skipping()))
+      list(text_lines.read_lines(file, _skipping()))
   with pytest.raises(records.RecordError, match="has changed since it was"):
     file.read_hash()
 
@@ -659,7 +673,7 @@ def test_a_number_before_a_sentence_is_no_text(tmp_path):
   """As in the Leipzig corpora."""
   path = _write(tmp_path / "a.de.txt", "1\tEin Satz.\n12\t3 Sätze.\n4 a\tb\n")
   bad = _strict()
-  texts = [record.text for record in lines.read(path, "de", bad)]
+  texts = [record.text for record in plain_text.read(path, "de", bad)]
   assert texts == ["Ein Satz.", "3 Sätze.", "4 a\tb"]
   pairs = _read_moses(tmp_path, "7\tone\n", "7\teins\n", bad)
   assert pairs == [("one", "eins")]
@@ -673,7 +687,7 @@ def test_a_number_before_a_sentence_is_no_text(tmp_path):
 def test_a_number_is_text_where_the_first_sentence_has_none(tmp_path):
   path = _write(tmp_path / "a.de.txt", "\nEin Satz.\n3\tSätze.\n")
   bad = _strict()
-  texts = [record.text for record in lines.read(path, "de", bad)]
+  texts = [record.text for record in plain_text.read(path, "de", bad)]
   assert texts == ["Ein Satz.", "3\tSätze."]
   pairs = _read_moses(tmp_path, "one\n3\ttwo\n", "eins\n3 zwei\n", bad)
   assert pairs == [("one", "eins"), ("3\ttwo", "3 zwei")]
@@ -705,7 +719,7 @@ def test_a_file_of_bad_records_alone_is_an_error_whatever_the_policy(
     if name in ("a.json", "a.jsonl"):
       list(dpr.read(path, bad))
     elif name == "a.fi.txt":
-      list(lines.read(path, "fi", bad))
+      list(plain_text.read(path, "fi", bad))
     elif name == "a.en-de.en":
       other = _write(tmp_path / "a.en-de.de", "eins\n\n\n")
       list(moses.read(path, other, "en", "de", bad))
@@ -716,12 +730,12 @@ def test_a_file_of_bad_records_alone_is_an_error_whatever_the_policy(
 
 def test_blank_lines_are_no_sentences(tmp_path):
   path = _write(tmp_path / "a.fi.txt", "yksi\n\n \nkaksi \n")
-  assert list(lines.read(path, "fi", _strict())) == [
+  assert list(plain_text.read(path, "fi", _strict())) == [
     records.MonolingualRecord("yksi", "fi"),
     records.MonolingualRecord("kaksi", "fi"),
   ]
   with pytest.raises(records.RecordError, match="holds no sentence"):
-    list(lines.read(_write(path, "\n\n"), "fi", _skipping()))
+    list(plain_text.read(_write(path, "\n\n"), "fi", _skipping()))
 
 
 # --- Mr. TyDi. ---

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
+from mlir_jax import sharding
 from mlir_jax.data import records
 from mlir_jax.evals import bitext
-from mlir_jax.mesh import sharding
 
 
 @pytest.fixture(params=[1, 8])

@@ -17,10 +17,9 @@ from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.models.models_protocols import EncoderProtocol
 
 import mlir_jax
-from mlir_jax import export
+from mlir_jax import export, sharding
 from mlir_jax.data import records
 from mlir_jax.evals import mteb_encoder, ranking
-from mlir_jax.mesh import sharding
 from mlir_jax.retrieval import model as model_lib
 from mlir_jax.training import run
 

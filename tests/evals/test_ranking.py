@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import pytrec_eval
 
+from mlir_jax import sharding
 from mlir_jax.data import records
 from mlir_jax.evals import ranking
-from mlir_jax.mesh import sharding
 from mlir_jax.retrieval import runs
 
 

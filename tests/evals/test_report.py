@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mlir_jax.evals import report
+from mlir_jax.evals import rendering, report
 
 GROUPS = {"en": "English", "de": "parallel", "da": "parallel", "fi": "neither"}
 BEFORE = {
@@ -104,11 +104,11 @@ def test_without_groups_there_is_one_mean_of_all_languages():
 def test_notes_stand_below_the_table():
   table = report.make_table(COLUMNS, GROUPS)
   notes = ["One note.", "Another."]
-  text = report.to_text(table, notes=notes)
+  text = rendering.to_text(table, notes=notes)
   assert text.endswith("every column.\nOne note.\nAnother.\n")
-  markdown = report.to_markdown(table, notes=notes)
+  markdown = rendering.to_markdown(table, notes=notes)
   assert markdown.endswith("every column.\n\nOne note.\n\nAnother.\n")
-  assert json.loads(report.to_json(table, notes=notes))["notes"] == notes
+  assert json.loads(rendering.to_json(table, notes=notes))["notes"] == notes
 
 
 def test_languages_without_a_group_come_last():
@@ -130,19 +130,19 @@ def test_names_without_a_place_and_empty_results_are_refused():
 
 
 def test_text_is_aligned_and_no_line_is_too_long(monkeypatch):
-  monkeypatch.setattr(report, "WIDTH", 80)
-  text = report.to_text(report.make_table(COLUMNS, GROUPS), SHARED)
+  monkeypatch.setattr(rendering, "WIDTH", 80)
+  text = rendering.to_text(report.make_table(COLUMNS, GROUPS), SHARED)
   assert text.startswith(TEXT)
   assert max(map(len, text.splitlines())) <= 80
   # What does not fit stands below, with the rows that have anything in it.
   _, below, note, *_ = text.split("\n\n")
   assert "Tatoeba en →" in below and "3 of 500" in below
   assert "12 of 6,000" in below and "  da" not in below
-  assert note == report.NOTE + "\n"
+  assert note == rendering.NOTE + "\n"
 
 
 def test_markdown_has_every_cell():
-  text = report.to_markdown(report.make_table(COLUMNS, GROUPS), SHARED)
+  text = rendering.to_markdown(report.make_table(COLUMNS, GROUPS), SHARED)
   lines = text.splitlines()
   table = [line for line in lines if line.startswith("|")]
   assert {line.count("|") for line in table} == {1 + 1 + 2 * 4 + 2}
@@ -159,7 +159,7 @@ def test_markdown_has_every_cell():
 
 def test_json_has_the_values_unrounded():
   content = json.loads(
-    report.to_json(report.make_table(COLUMNS, GROUPS), SHARED)
+    rendering.to_json(report.make_table(COLUMNS, GROUPS), SHARED)
   )
   assert content["columns"] == ["step 0", "step 100"]
   assert content["shared_with_training"] == SHARED
@@ -173,7 +173,7 @@ def test_json_has_the_values_unrounded():
 
 def test_write_leaves_three_files_and_returns_the_text(tmp_path):
   folder = tmp_path / "results"
-  text = report.write(COLUMNS, GROUPS, folder, shared=SHARED)
+  text = rendering.write(COLUMNS, GROUPS, folder, shared=SHARED)
   assert sorted(path.name for path in folder.iterdir()) == [
     "report.json",
     "report.md",

@@ -6,12 +6,11 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
-from mlir_jax import config
+from mlir_jax import config, config_files, sharding
 from mlir_jax import contract as contract_lib
 from mlir_jax.data import collections, records
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.evals import suite
-from mlir_jax.mesh import sharding
 from mlir_jax.retrieval import encoding
 
 
@@ -106,6 +105,6 @@ def test_the_report_is_written_though_the_training_files_have_changed(
 
 def test_configs_of_large_models_encode_no_whole_corpus_while_training():
   for name in ("xlmr_base", "xlmr_large", "mbert"):
-    assert not config.load(name).eval.at_start
-    assert config.load(name).eval.dev_passages
+    assert not config_files.load(name).eval.at_start
+    assert config_files.load(name).eval.dev_passages
   assert config.default().eval.dev_passages == 0

@@ -10,7 +10,7 @@ import yaml
 
 from mlir_jax import contract as contract_lib
 from mlir_jax.hub import card, check
-from mlir_jax.models import config as config_lib
+from mlir_jax.models import architecture
 
 VERSIONS = {"jax": "0.10.2"}
 PROVENANCE = {
@@ -44,7 +44,7 @@ def make(config, results=(), rows=None, contract=CONTRACT, history=()):
     "names",
     "both",
     config=config,
-    encoder_config=config_lib.EncoderConfig(9, 4, 1, 1, 4, 16),
+    encoder_config=architecture.EncoderConfig(9, 4, 1, 1, 4, 16),
     contract=contract,
     provenance=PROVENANCE | {"history": list(history)},
     step=3,

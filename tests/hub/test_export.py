@@ -30,9 +30,9 @@ from mlir_jax import contract as contract_lib
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.hub import check
 from mlir_jax.hub import folder as folder_lib
-from mlir_jax.models import config as config_lib
-from mlir_jax.models import encoder, layout, pretrained
+from mlir_jax.models import architecture, encoder, layout, pretrained
 from mlir_jax.retrieval import encoding, model
+from mlir_jax.storage import writing
 from mlir_jax.training import provenance, run
 
 # Names the Python of an environment with older versions.
@@ -147,7 +147,7 @@ def write_run(folder, tokenizer, towers, lengths, pooling, masked_lm, shape):
     title_joiner=" | ",
     roles={role: (prefixes[role], lengths[role]) for role in LENGTHS},
   )
-  config = config_lib.EncoderConfig(
+  config = architecture.EncoderConfig(
     **{
       "vocab_size": tokenizer.get_vocab_size(),
       "hidden_size": 24,
@@ -169,9 +169,9 @@ def write_run(folder, tokenizer, towers, lengths, pooling, masked_lm, shape):
   params = jax.tree_util.tree_map_with_path(
     random, encoder.abstract_params(config, towers, masked_lm)
   )
-  workdir.write_aside(str(folder / workdir.TOKENIZER), tokenizer.to_str())
+  writing.write_aside(str(folder / workdir.TOKENIZER), tokenizer.to_str())
   results = folder / workdir.RESULTS / f"step-{STEP}.json"
-  workdir.write_aside(str(results), json.dumps(RESULTS))
+  writing.write_aside(str(results), json.dumps(RESULTS))
   with contextlib.closing(
     checkpoint.Checkpoints(str(folder / workdir.CHECKPOINTS))
   ) as checkpoints:
@@ -611,10 +611,10 @@ def test_the_words_of_either_generation_alone_say_a_modernbert(
 ):
   _, folder = exported(**SHAPES["modernbert"])
   hf = read_json(folder / "config.json")
-  expected = config_lib.EncoderConfig.from_hf(hf)
+  expected = architecture.EncoderConfig.from_hf(hf)
   for word in newer_words:
     del hf[word]
-  assert config_lib.EncoderConfig.from_hf(hf) == expected
+  assert architecture.EncoderConfig.from_hf(hf) == expected
 
 
 @pytest.mark.slow

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import tiny
 
-from mlir_jax import checkpoint, workdir
+from mlir_jax import checkpoint, sharding, workdir
 from mlir_jax.data import preparation
 from mlir_jax.hub import warm_start
-from mlir_jax.mesh import sharding
 from mlir_jax.models import encoder
-from mlir_jax.training import build, resume, start
+from mlir_jax.training import build, initial_state, resume
 
 
 def make_config(root, towers, **changes):
@@ -51,13 +50,13 @@ def begin(c, folder, save=False):
   """
   folder = str(folder)
   prepared = preparation.prepare(
-    c, folder, functools.partial(start.check_fits, c, folder)
+    c, folder, functools.partial(initial_state.check_fits, c, folder)
   )
   _, optimizer = build.make_optimizer(c)
   with contextlib.closing(
     checkpoint.Checkpoints(f"{folder}/{workdir.CHECKPOINTS}")
   ) as checkpoints:
-    encoder_config, state, _ = start.start_state(
+    encoder_config, state, _ = initial_state.start_state(
       c, prepared, optimizer, sharding.make_mesh(), checkpoints, folder,
       resume.Start(None),
     )  # fmt: skip

@@ -11,11 +11,10 @@ import pytest
 from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 
-from mlir_jax.mesh import sharding
-from mlir_jax.models import blocks, encoder
-from mlir_jax.models import config as config_lib
+from mlir_jax import sharding
+from mlir_jax.models import architecture, blocks, encoder
 
-CONFIG = config_lib.EncoderConfig(
+CONFIG = architecture.EncoderConfig(
   vocab_size=300,
   hidden_size=32,
   num_layers=1,
@@ -58,7 +57,7 @@ def test_config_survives_the_round_trip():
   odd = dataclasses.replace(
     CONFIG, hidden_act="relu", pad_token_id=1, type_vocab_size=1
   )
-  assert config_lib.EncoderConfig.from_hf(odd.to_hf()) == odd
+  assert architecture.EncoderConfig.from_hf(odd.to_hf()) == odd
 
 
 @pytest.mark.parametrize(
@@ -86,7 +85,7 @@ def test_config_survives_the_round_trip():
 )
 def test_a_config_that_cannot_be_honoured_is_named(change, named):
   with pytest.raises(ValueError, match=named):
-    config_lib.EncoderConfig.from_hf(HF | change)
+    architecture.EncoderConfig.from_hf(HF | change)
 
 
 def modernbert(**fields):
@@ -128,10 +127,10 @@ def modernbert(**fields):
   ],
 )
 def test_modernberts_of_both_versions_are_understood(fields, layers, thetas):
-  config = config_lib.EncoderConfig.from_hf(modernbert(**fields))
+  config = architecture.EncoderConfig.from_hf(modernbert(**fields))
   assert "".join(kind[0] for kind in config.layer_types) == layers
   assert (config.full_rope_theta, config.sliding_rope_theta) == thetas
-  assert config_lib.EncoderConfig.from_hf(config.to_hf()) == config
+  assert architecture.EncoderConfig.from_hf(config.to_hf()) == config
 
 
 @pytest.mark.parametrize(
@@ -153,21 +152,21 @@ def test_modernberts_of_both_versions_are_understood(fields, layers, thetas):
 )
 def test_a_modernbert_that_cannot_be_honoured_is_named(fields, named):
   with pytest.raises(ValueError, match=named):
-    config_lib.EncoderConfig.from_hf(modernbert(**fields))
+    architecture.EncoderConfig.from_hf(modernbert(**fields))
 
 
 def test_all_faults_of_a_config_are_named_at_once():
   faults = {"is_decoder": True, "vocab_size": None}
   with pytest.raises(ValueError, match=r"is_decoder .*; vocab_size is None"):
-    config_lib.EncoderConfig.from_hf(HF | faults)
+    architecture.EncoderConfig.from_hf(HF | faults)
 
 
 def test_texts_longer_than_the_positions_are_refused(params):
   with pytest.raises(ValueError, match=r"21 tokens.* 20 positions"):
     embed(params, random_tokens(2, length=21))
-  config_lib.check_lengths(CONFIG, {"query": 20})
+  architecture.check_lengths(CONFIG, {"query": 20})
   with pytest.raises(ValueError, match=r"encoding\.passage\.max_length.*21"):
-    config_lib.check_lengths(CONFIG, {"query": 20, "passage": 21})
+    architecture.check_lengths(CONFIG, {"query": 20, "passage": 21})
 
 
 def test_token_table_is_padded_to_a_multiple_of_256_with_zeros(params):

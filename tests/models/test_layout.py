@@ -16,8 +16,7 @@ from safetensors.numpy import load_file
 from sentence_transformers.sentence_transformer import modules
 
 from mlir_jax import contract as contract_lib
-from mlir_jax.models import config as config_lib
-from mlir_jax.models import layout
+from mlir_jax.models import architecture, layout
 
 ROLES = contract_lib.ROLES
 OLD_FLAGS = (
@@ -452,7 +451,7 @@ def a_contract(lengths=(8, 16, 12), prefixes=("q: ", "p: ", ""), **fields):
 
 
 def an_encoder(**fields):
-  return config_lib.EncoderConfig(
+  return architecture.EncoderConfig(
     **{
       "vocab_size": 131,
       "hidden_size": 24,
@@ -495,7 +494,7 @@ def test_what_is_written_is_read_back(pooling, normalize, size, tmp_path):
   assert (found.projection is not None) == bool(size)
   assert found.ours["step"] == 7
   assert found.ours["provenance"] == {"commit": "abc"}
-  assert config_lib.EncoderConfig(**found.ours["encoder"]) == config
+  assert architecture.EncoderConfig(**found.ours["encoder"]) == config
   assert (
     contract_lib.EncodingContract.from_json(json.dumps(found.ours["contract"]))
     == contract

@@ -8,8 +8,13 @@ import torch
 import transformers
 from safetensors.numpy import load_file, save_file
 
-from mlir_jax.models import config as config_lib
-from mlir_jax.models import encoder, families, masked_lm, pretrained
+from mlir_jax.models import (
+  architecture,
+  encoder,
+  families,
+  masked_lm,
+  pretrained,
+)
 
 
 @pytest.fixture(scope="module", params=hf_models.FAMILIES)
@@ -160,7 +165,7 @@ def test_either_copy_of_the_bias_will_do(bert_path):
 
 
 def test_bfloat16_scores_are_summed_in_float32():
-  config = config_lib.EncoderConfig(300, 32, 1, 4, 64, 20, dtype="bfloat16")
+  config = architecture.EncoderConfig(300, 32, 1, 4, 64, 20, dtype="bfloat16")
   params = encoder.init_params(config, "tied", jax.random.key(0), True)
   hidden = jax.random.normal(jax.random.key(1), (2, 3, 32), "bfloat16")
   scores = masked_lm.logits(

@@ -23,8 +23,7 @@ from flax import traverse_util
 from safetensors.numpy import load_file, save_file
 
 from mlir_jax import contract
-from mlir_jax.models import config as config_lib
-from mlir_jax.models import encoder, families, layout, pretrained
+from mlir_jax.models import architecture, encoder, families, layout, pretrained
 
 TABLE = "embeddings.word_embeddings.weight"
 QUERY = "encoder.layer.1.attention.self.query.weight"
@@ -240,7 +239,7 @@ def check_round_trip(folder):
 
 
 def test_pytorch_loads_what_we_export(tmp_path):
-  config = config_lib.EncoderConfig(
+  config = architecture.EncoderConfig(
     131, 24, 2, 3, 40, 23, pad_token_id=1, initializer_range=0.3
   )
   params = encoder.init_params(config, "tied", jax.random.key(0))["encoder"]
@@ -500,7 +499,7 @@ def test_a_folder_has_no_revision(bert_path):
 def test_loading_takes_little_more_memory_than_the_parameters(tmp_path):
   # A large table and many layers, 230 MB, put on a device one by one; also
   # what is mapped of a file counts.
-  config = config_lib.EncoderConfig(60_000, 512, 8, 2, 2048, 100)
+  config = architecture.EncoderConfig(60_000, 512, 8, 2, 2048, 100)
   params = traverse_util.unflatten_dict(
     {
       tuple(path.split("/")): np.ones(shape, np.float32)

@@ -12,8 +12,8 @@ import tiny
 
 import mlir_jax
 from mlir_jax import contract as contract_lib
+from mlir_jax import sharding
 from mlir_jax.data import tokenizer as tokenizer_lib
-from mlir_jax.mesh import sharding
 from mlir_jax.retrieval import encoding
 
 PACKAGE = pathlib.Path(mlir_jax.__file__).parents[1]

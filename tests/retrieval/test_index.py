@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import pytrec_eval
 
-from mlir_jax.mesh import sharding
+from mlir_jax import sharding
 from mlir_jax.retrieval import index
 
 

@@ -14,12 +14,11 @@ import tiny
 
 import mlir_jax
 from mlir_jax import contract as contract_lib
+from mlir_jax import sharding
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.hub import folder as export_lib
-from mlir_jax.mesh import sharding
-from mlir_jax.models import config as config_lib
+from mlir_jax.models import architecture, layout
 from mlir_jax.models import encoder as encoder_lib
-from mlir_jax.models import layout
 from mlir_jax.retrieval import encoding
 
 TEXTS = ["river stone", "apple", "", "cloud " * 50, "winter music"]
@@ -42,7 +41,7 @@ def exported(tmp_path_factory):
   """An export of separate towers, and how they encode unexported."""
   folder = tmp_path_factory.mktemp("exports")
   tokenizer = tokenizer_lib.train(tiny.WORDS, 120)
-  config = config_lib.EncoderConfig(
+  config = architecture.EncoderConfig(
     vocab_size=tokenizer.get_vocab_size(),
     hidden_size=16,
     num_layers=1,

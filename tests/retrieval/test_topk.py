@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from mlir_jax.mesh import sharding
+from mlir_jax import sharding
 from mlir_jax.retrieval import topk
 
 MESHES = {

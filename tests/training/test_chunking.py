@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import random_batches as rb
 
+from mlir_jax import sharding
 from mlir_jax.batches import batch as batch_lib
-from mlir_jax.data import buckets, shapes
-from mlir_jax.mesh import compiled, sharding
+from mlir_jax.batches import buckets, shapes
+from mlir_jax.costs import collectives, memory
 from mlir_jax.models import encoder
-from mlir_jax.training import build, chunking, compiling, outputs
+from mlir_jax.training import build, chunking, compiled_step, outputs
 from mlir_jax.training import step as step_lib
 
 
@@ -144,7 +145,7 @@ def compile_gradients(fsdp, chunk, rows, devices=8, parts=1, **changes):
 
   ((texts, length),) = rb.one_bucket(spec)["passage"]
   plan = {"passage": (buckets.Bucket(texts // parts, length),) * parts}
-  abstract = compiling.abstract_batch(spec, plan, mesh)
+  abstract = compiled_step.abstract_batch(spec, plan, mesh)
   placed = jax.tree.map(
     lambda p, s: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=s),
     params,
@@ -161,7 +162,7 @@ def test_parameters_and_gradients_pass_between_devices_once_a_step(capsys):
     for chunk in (0, 64, 8):
       params, step = compile_gradients(fsdp, chunk, 64, vocab_size=2000)
       size = sum(4 * leaf.size for leaf in jax.tree.leaves(params))
-      found = compiled.collectives(step.as_text())
+      found = collectives.find(step.as_text())
       looped = [each for each in found if each.runs > 1]
       assert not looped, looped
       moved = sum(each.sent_bytes * each.runs for each in found)
@@ -192,12 +193,12 @@ def test_memory_is_that_of_a_chunk_and_of_the_vectors():
   batch = rb.make_batch(batch_lib.BatchSpec(2048, 0, 0, 0))
   ir = functools.partial(rb.LOSSES["ir"], batch=batch, replicate=lambda x: x)
   alone = jax.jit(jax.value_and_grad(ir, has_aux=True))
-  scores = compiled.memory(alone.lower(read).compile())["total"]
-  taken = [compiled.memory(each)["temporaries"] for each in (small, large)]
+  scores = memory.of_program(alone.lower(read).compile())["total"]
+  taken = [memory.of_program(each)["temporaries"] for each in (small, large)]
   assert taken[1] < 1.3 * taken[0] + scores + gradient
   # A bucket of one chunk is encoded behind the others, too.
   _, single = compile_gradients(False, 64, 128, devices=1, parts=4, **size)
-  assert compiled.memory(single)["temporaries"] < 1.3 * taken[0] + gradient
+  assert memory.of_program(single)["temporaries"] < 1.3 * taken[0] + gradient
   # At once it would be many times that.
   assert 64 * taken[0] > 10 * taken[1]
 

@@ -14,10 +14,11 @@ from tokenizers import models, pre_tokenizers, processors
 
 from mlir_jax import config, contract
 from mlir_jax.batches import batch as batch_lib
-from mlir_jax.data import drawing, records, tokenizing
+from mlir_jax.batches import drawing
+from mlir_jax.data import records, store_writer
 from mlir_jax.data.collections import folder
 from mlir_jax.losses import ir
-from mlir_jax.training import build
+from mlir_jax.training import checks
 
 FACTS = (
   ("Norway", "Oslo"),
@@ -69,7 +70,7 @@ def build_store(tmp_path, policy="error", **files):
     path.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
   bad = records.BadRecords(policy)
   tokenizer = make_tokenizer()
-  return tokenizing.build(
+  return store_writer.build(
     tmp_path / "store",
     folder.load(tmp_path / "data", bad),
     contract.make_contract(
@@ -171,11 +172,11 @@ def test_batches_that_have_no_negatives_are_refused():
   with pytest.raises(
     ValueError, match=r"batch\.retrieval is 1 and .*2 or more"
   ):
-    build.check_settings(c)
+    checks.check_settings(c)
   c.batch.hard_negatives = 1
-  build.check_settings(c)
+  checks.check_settings(c)
   c.batch.parallel = 1
   with pytest.raises(ValueError, match=r"batch\.parallel is 1: .*semantic"):
-    build.check_settings(c)
+    checks.check_settings(c)
   c.loss.semantic.weight = 0.0
-  build.check_settings(c)
+  checks.check_settings(c)

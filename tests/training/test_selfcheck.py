@@ -6,8 +6,8 @@ import jax
 import pytest
 import random_batches as rb
 
-from mlir_jax.mesh import sharding
-from mlir_jax.models import config as config_lib
+from mlir_jax import sharding
+from mlir_jax.models import architecture
 from mlir_jax.training import chunking, selfcheck
 
 
@@ -50,7 +50,7 @@ def test_a_wrong_gradient_of_one_leaf_is_found_and_named(factor, monkeypatch):
 
 def test_large_models_are_asked_as_small_ones():
   """A model of any size, with a family's habits, costs a moment."""
-  large = config_lib.EncoderConfig(
+  large = architecture.EncoderConfig(
     vocab_size=300_000,
     hidden_size=16,
     num_layers=48,

@@ -10,8 +10,8 @@ import pytest
 import random_batches
 from random_batches import CONFIG, LOSSES, make_batch, make_losses
 
+from mlir_jax import sharding
 from mlir_jax.losses import registry
-from mlir_jax.mesh import sharding
 from mlir_jax.models import encoder
 from mlir_jax.training import build, chunking, optim, outputs, step
 

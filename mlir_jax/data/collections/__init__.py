@@ -2,8 +2,9 @@
 
 import os
 
-from mlir_jax import extensions, workdir
+from mlir_jax import extensions
 from mlir_jax.data import records
+from mlir_jax.storage import locations
 
 NAMES = ("cldr", "folder")
 
@@ -36,7 +37,7 @@ def load(
   """
   bad_records = bad_records or records.BadRecords()
   for setting, folder in (("root", root), ("tatoeba_root", tatoeba_root)):
-    if workdir.is_url(str(folder)):
+    if locations.is_url(str(folder)):
       raise ValueError(
         f"{prefix}{setting}={folder} is a URL, and collections are read from a"
         " disk: copy the folder to one and give its path. (A --workdir may be"

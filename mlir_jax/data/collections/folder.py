@@ -10,7 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from mlir_jax import bars
 from mlir_jax.data import languages, records
-from mlir_jax.data.sources import dpr, files, lines, moses, mr_tydi, tatoeba
+from mlir_jax.data.sources import (
+  dpr,
+  files,
+  moses,
+  mr_tydi,
+  plain_text,
+  tatoeba,
+)
 
 LAYOUT = """\
   ir/NAME.json                   English pairs in DPR's biencoder JSON
@@ -315,7 +322,7 @@ def load(
       moses.read(*pair, bad) for pair in pairs
     ),
     monolingual=lambda: itertools.chain.from_iterable(
-      lines.read(file, language, bad) for file, language in monolingual
+      plain_text.read(file, language, bad) for file, language in monolingual
     ),
     tests=lambda: tuple(
       test

@@ -15,7 +15,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from mlir_jax.data import records
-from mlir_jax.data.sources import files, hard_negatives
+from mlir_jax.data.sources import (
+  files,
+  hard_negatives,
+  record_fields,
+  text_lines,
+)
 
 _CHUNK_BYTES = 1 << 20
 _WHITE_SPACE = re.compile(r"[ \t\n\r]*")
@@ -96,7 +101,9 @@ class _JsonArray:
   def _read_value(self) -> object:
     while True:
       try:
-        value, end = files.JSON_DECODER.raw_decode(self._buffer, self._position)
+        value, end = record_fields.JSON_DECODER.raw_decode(
+          self._buffer, self._position
+        )
       except json.JSONDecodeError as error:
         in_string = error.msg.startswith("Unterminated string")
         near_end = error.pos > len(self._buffer) - _LONGEST_TOKEN
@@ -109,10 +116,12 @@ class _JsonArray:
         line = self.line + self._buffer.count("\n", self._position, end)
         problem = error.msg
         if self._buffer[end] == "\0":
-          problem = f"it {files.HOLDS_NUL}"
+          problem = f"it {text_lines.HOLDS_NUL}"
         raise self._error(line, f"is not JSON: {problem}.") from None
       except RecursionError:
-        raise self._error(self.line, f"{files.NESTED_TOO_DEEP}.") from None
+        raise self._error(
+          self.line, f"{record_fields.NESTED_TOO_DEEP}."
+        ) from None
       self.line += self._buffer.count("\n", self._position, end)
       self._position = end
       return value
@@ -143,12 +152,12 @@ def _values(
     if array.peek() == "[":
       yield from array.values()
       return
-  for line, text in files.read_lines(path, bad):
+  for line, text in text_lines.read_lines(path, bad):
     if not text:
       continue
     try:
-      value = files.parse_json(text)
-    except files.FieldError as error:
+      value = record_fields.parse_json(text)
+    except record_fields.FieldError as error:
       bad.report(str(path), line, f"record {line}", error.problem)
       continue
     yield line, line, value
@@ -160,18 +169,20 @@ def _optional(
   """A field's text by `check`; "" where it is null or blank."""
   try:
     return check(value, field)
-  except files.EmptyTextError:
+  except record_fields.EmptyTextError:
     return ""
 
 
 def _passage(value: Any, where: str) -> records.Passage:
-  text = files.get_text(value, "text", where)
+  text = record_fields.get_text(value, "text", where)
   id_field = "psg_id" if value.get("passage_id") is None else "passage_id"
   return records.Passage(
     text=text,
-    title=_optional(files.check_text, value.get("title"), f"{where}.title"),
+    title=_optional(
+      record_fields.check_text, value.get("title"), f"{where}.title"
+    ),
     passage_id=_optional(
-      files.check_id, value.get(id_field), f"{where}.{id_field}"
+      record_fields.check_id, value.get(id_field), f"{where}.{id_field}"
     ),
   )
 
@@ -179,15 +190,15 @@ def _passage(value: Any, where: str) -> records.Passage:
 def _record(
   value: Any, place: records.Place, language: str, bad: records.BadRecords
 ) -> records.RetrievalRecord:
-  question = files.get_text(value, "question")
-  passages = files.get_field(value, "positive_ctxs")
+  question = record_fields.get_text(value, "question")
+  passages = record_fields.get_field(value, "positive_ctxs")
   if not isinstance(passages, list | None):
-    raise files.FieldError(
+    raise record_fields.FieldError(
       "positive_ctxs",
-      f"is {files.json_type(passages)}; give a list of passages",
+      f"is {record_fields.json_type(passages)}; give a list of passages",
     )
   if not passages:
-    raise files.FieldError(
+    raise record_fields.FieldError(
       "positive_ctxs", "is empty; give at least one passage that answers"
     )
   positives = tuple(
@@ -235,7 +246,7 @@ def read(
     place = records.Place(str(path), line, number)
     try:
       record = _record(value, place, language, bad)
-    except files.FieldError as error:
+    except record_fields.FieldError as error:
       bad.report(
         str(path), line, f"record {number}, {error.field}", error.problem
       )

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from mlir_jax.data import records
-from mlir_jax.data.sources import files
+from mlir_jax.data.sources import record_fields
 
 
 def read(
@@ -38,8 +38,8 @@ def read(
       place.file,
       place.line,
       f"record {place.number}, {field}",
-      f"is {files.json_type(values)}; give a list of passages; 'skip' leaves"
-      " out the hard negatives of this record",
+      f"is {record_fields.json_type(values)}; give a list of passages;"
+      " 'skip' leaves out the hard negatives of this record",
     )
     return ()
   passages = []
@@ -50,9 +50,9 @@ def read(
         if value is None
         else read_passage(value, f"{field}[{i}]")
       )
-    except files.EmptyTextError:
+    except record_fields.EmptyTextError:
       passages.append(records.Passage(""))
-    except files.FieldError as error:
+    except record_fields.FieldError as error:
       bad.report(
         place.file,
         place.line,

@@ -5,18 +5,18 @@ import os
 from collections.abc import Iterator
 
 from mlir_jax.data import records
-from mlir_jax.data.sources import files, lines
+from mlir_jax.data.sources import plain_text, record_fields, text_lines
 
 
 def _fault(
-  text: str | files.FieldError, language: str
-) -> files.FieldError | None:
+  text: str | record_fields.FieldError, language: str
+) -> record_fields.FieldError | None:
   """Why a line of one file cannot be used; None if it can."""
-  if isinstance(text, files.FieldError):
+  if isinstance(text, record_fields.FieldError):
     return text
   if text:
     return None
-  return files.FieldError(
+  return record_fields.FieldError(
     language, "is empty; give the sentence, or remove the line from both files"
   )
 
@@ -57,7 +57,7 @@ def read(
   for number, ((source_line, source), (target_line, target)) in enumerate(
     itertools.zip_longest(
       *(
-        lines.without_numbers(files.parse_lines(path), path, bad)
+        plain_text.without_numbers(text_lines.parse_lines(path), path, bad)
         for path in paths
       ),
       fillvalue=(0, ""),
@@ -68,9 +68,9 @@ def read(
       continue
     if 0 in (source_line, target_line):  # One file has ended.
       raise records.RecordError(
-        f"{source_path} has {files.count_lines(source_path)} lines, but"
-        f" {target_path} has {files.count_lines(target_path)}: they are not"
-        " aligned; align them again."
+        f"{source_path} has {text_lines.count_lines(source_path)} lines, but"
+        f" {target_path} has {text_lines.count_lines(target_path)}: they are"
+        " not aligned; align them again."
       )
     faults = list(map(_fault, (source, target), languages))
     if any(faults):

@@ -10,21 +10,14 @@ A language's folder holds, each plain or with ".gz" after its name:
 import os
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 from mlir_jax.data import records
-from mlir_jax.data.sources import files
+from mlir_jax.data.sources import files, record_fields, text_lines, trec
 
 _COLLECTION = "collection"
-_TREC_COLUMNS = ("query id", "iteration", "passage id", "relevance")
-_BEIR_COLUMNS = ("query-id", "corpus-id", "score")
-# ASCII digits; int() reads "1_000" and digits of any script, too.
-_RELEVANCE = re.compile(r"-?[0-9]{1,9}")
 # Parts a title from its text; a line of white space is blank, too.
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
-# The first column of a header over a file of queries.
-_QUERY_HEADERS = frozenset(("id", "qid", "queryid", "query", "topic"))
 
 
 def list_files(
@@ -68,37 +61,21 @@ def locate(
   return tuple(paths)
 
 
-def _check_unused(
-  identifier: str, lines: Mapping[str, int], field: str
-) -> None:
-  """Refuses ids that are not one TREC column, or that stand before."""
-  if len(identifier.split()) != 1:
-    raise files.FieldError(
-      field,
-      f"{files.show(identifier)} holds white space, which parts the columns of"
-      " qrels and runs; rename it",
-    )
-  if identifier in lines:
-    raise files.FieldError(
-      field,
-      f"{files.show(identifier)} is in line {lines[identifier]}, too;"
-      " remove one",
-    )
-
-
 def _parse_passage(line: str) -> records.Passage:
-  value = files.parse_json(line)
-  passage_id = files.check_id(files.get_field(value, "id"), "id")
-  contents = files.get_text(value, "contents")
+  value = record_fields.parse_json(line)
+  passage_id = record_fields.check_id(
+    record_fields.get_field(value, "id"), "id"
+  )
+  contents = record_fields.get_text(value, "contents")
   if value.get("title"):
-    raise files.FieldError(
+    raise record_fields.FieldError(
       "title",
       'is beside "contents"; begin the contents with the title and a blank'
       " line, and remove the field",
     )
   contents = contents.replace("\r\n", "\n").replace("\r", "\n")
   title, *rest = _BLANK_LINE.split(contents, maxsplit=1)
-  title, text = files.strip(title), files.strip("".join(rest))
+  title, text = record_fields.strip(title), record_fields.strip("".join(rest))
   if not text:  # No blank line, or nothing after it.
     title, text = "", title
   return records.Passage(text=text, title=title, passage_id=passage_id)
@@ -110,13 +87,13 @@ def _read_passages(
   bad = records.BadRecordsOfFile(bad)
   passages = []
   lines: dict[str, int] = {}
-  for number, line in files.read_lines(path, bad):
+  for number, line in text_lines.read_lines(path, bad):
     if not line:
       continue
     try:
       passage = _parse_passage(line)
-      _check_unused(passage.passage_id, lines, "id")
-    except files.FieldError as error:
+      trec.check_unused(passage.passage_id, lines, "id")
+    except record_fields.FieldError as error:
       bad.report(str(path), number, error.field, error.problem)
       continue
     lines[passage.passage_id] = number
@@ -125,112 +102,6 @@ def _read_passages(
   if not passages:
     raise records.RecordError(f"{path} holds no passage; write it again.")
   return tuple(passages)
-
-
-def _parse_query(line: str, lines: Mapping[str, int]) -> tuple[str, str]:
-  """The id and the text of a query."""
-  query_id, *columns = line.split("\t")
-  query_id = files.check_text(query_id, "query id")
-  columns = [files.strip(column) for column in columns]
-  if len(columns) > 1:
-    raise files.FieldError(
-      "query",
-      f"has {len(columns) + 1} columns, not 2: the query id, a tab, the query;"
-      " remove the other columns, or the tabs within the query",
-    )
-  if not any(columns):
-    raise files.FieldError(
-      "query", "is missing; a line is the query id, a tab, the query"
-    )
-  if not lines and re.sub("[-_ ]", "", query_id.lower()) in _QUERY_HEADERS:
-    raise files.FieldError(
-      "query id", f"{query_id!r} heads a column; remove the header"
-    )
-  _check_unused(query_id, lines, "query id")
-  return query_id, columns[0]
-
-
-def _read_queries(
-  path: pathlib.Path, bad: records.BadRecords
-) -> dict[str, str]:
-  """Query id to query."""
-  bad = records.BadRecordsOfFile(bad)
-  queries = {}
-  lines: dict[str, int] = {}
-  for number, line in files.read_lines(path, bad):
-    if not line:
-      continue
-    try:
-      query_id, query = _parse_query(line, lines)
-    except files.FieldError as error:
-      bad.report(str(path), number, error.field, error.problem)
-      continue
-    lines[query_id] = number
-    queries[query_id] = query
-  bad.check_some(path, len(queries))
-  return queries
-
-
-class _Qrels(NamedTuple):
-  """What a file of judgements says.
-
-  Attributes:
-    judged: Query id to passage id to relevance, of the queries that are there.
-    without_query: How many judgements are of other queries.
-  """
-
-  judged: dict[str, dict[str, int]]
-  without_query: int
-
-
-def _parse_judgement(line: str, columns: Sequence[str]) -> tuple[str, str, int]:
-  """The query id, passage id and relevance of a line of qrels."""
-  values = line.split()
-  if len(values) != len(columns):
-    raise files.FieldError(
-      "qrels",
-      f"has {len(values)} columns, not {len(columns)}: {', '.join(columns)}",
-    )
-  query_id, *_, passage_id, relevance = values
-  if not _RELEVANCE.fullmatch(relevance):
-    raise files.FieldError(
-      "relevance",
-      f"{files.show(relevance)} is not a whole number; give 0, 1, …",
-    )
-  return query_id, passage_id, int(relevance)
-
-
-def _read_qrels(
-  path: pathlib.Path, queries: Mapping[str, str], bad: records.BadRecords
-) -> _Qrels:
-  bad = records.BadRecordsOfFile(bad)
-  columns = _TREC_COLUMNS
-  judged: dict[str, dict[str, int]] = {}
-  without_query = good = 0
-  for number, line in files.read_lines(path, bad):
-    if not line:
-      continue
-    if not good and tuple(line.split()) == _BEIR_COLUMNS:
-      columns = _BEIR_COLUMNS
-      continue
-    try:
-      query_id, passage_id, relevance = _parse_judgement(line, columns)
-      if passage_id in judged.get(query_id, ()):
-        raise files.FieldError(
-          "passage id",
-          f"{files.show(passage_id)} is judged twice for"
-          f" {files.show(query_id)}; remove one",
-        )
-    except files.FieldError as error:
-      bad.report(str(path), number, error.field, error.problem)
-      continue
-    good += 1
-    if query_id in queries:
-      judged.setdefault(query_id, {})[passage_id] = relevance
-    else:
-      without_query += 1
-  bad.check_some(path, good)
-  return _Qrels(judged, without_query)
 
 
 def _is_own_passage(query: str, passage: records.Passage) -> bool:
@@ -284,8 +155,8 @@ def read_tests(
   tests = []
   for split in splits:
     docs_path, queries_path, qrels_path = locate(folder, split)
-    queries = _read_queries(queries_path, bad)
-    judged, without_query = _read_qrels(qrels_path, queries, bad)
+    queries = trec.read_queries(queries_path, bad)
+    judged, without_query = trec.read_qrels(qrels_path, queries, bad)
     if not judged:
       raise records.RecordError(
         f"{queries_path} holds no query that is judged in {qrels_path.name};"

@@ -1,0 +1,202 @@
+"""Which texts a step reads: a function of (seed, step), for all hosts alike."""
+
+import collections
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from mlir_jax.batches import batch as batch_lib
+from mlir_jax.batches import sampling
+from mlir_jax.data import token_store
+from mlir_jax.losses import registry
+
+# The rows of the store that a stream reads.
+_ROWS = {stream: stream for stream in token_store.STREAMS} | {
+  "masked": "monolingual"
+}
+
+
+def streams_read(sizes: Mapping[str, int]) -> list[str]:
+  """The collection's streams that batches of these sizes read."""
+  read = {_ROWS[stream] for stream in batch_lib.STREAMS if sizes[stream]}
+  return [stream for stream in token_store.STREAMS if stream in read]
+
+
+def check(store: token_store.TokenStore, spec: batch_lib.BatchSpec) -> None:
+  """Raises ValueError if the store lacks what the batch shall hold."""
+  for stream in batch_lib.STREAMS:
+    size, rows = getattr(spec, stream), _ROWS[stream]
+    if size > 0 and not store.rows(rows):
+      others = ", ".join(f"{f}=0" for f in registry.fields_without(stream))
+      raise ValueError(
+        f"batch.{stream} is {size}, but the token store {store.path} has no"
+        f" {rows} rows: set batch.{stream}=0 and {others}, or add"
+        f" {rows} text to the collection."
+      )
+  if spec.hard_negatives > 0 and not len(store.arrays["retrieval_negatives"]):
+    raise ValueError(
+      f"batch.hard_negatives is {spec.hard_negatives}, but the token store"
+      f" {store.path} has no hard negatives: set batch.hard_negatives=0, or"
+      " mine some."
+    )
+
+
+class Part(NamedTuple):
+  """Texts of a stream that are encoded in one role; text is int32 [n, ...]."""
+
+  stream: str
+  role: str
+  text: np.ndarray
+
+
+class Drawn(NamedTuple):
+  """A step's global batch before anything is padded.
+
+  Attributes:
+    fields: Stream to what its losses compare texts by: text ids, over all
+      roles, and within a role the numbers of their sequences. Texts with one
+      id have one sequence.
+    texts: Group to its texts; their order gives each its number.
+    mask_keys: uint64 [M], of the masked sentences.
+  """
+
+  fields: dict[str, dict[str, np.ndarray]]
+  texts: dict[str, list[Part]]
+  mask_keys: np.ndarray
+
+
+def draw(
+  store: token_store.TokenStore,
+  spec: batch_lib.BatchSpec,
+  seed: int,
+  temperature: float,
+  step: int,
+) -> Drawn:
+  """The global batch of a step.
+
+  Args:
+    store: The token store.
+    spec: Global batch sizes.
+    seed: The run's seed.
+    temperature: Languages are drawn with probability ~ size ** (1 /
+      temperature).
+    step: From 0; any step costs the same.
+
+  Raises:
+    ValueError: if the store lacks a stream, see `check`.
+  """
+  check(store, spec)
+  fields, texts, mask_keys = {}, collections.defaultdict(list), np.zeros(0)
+  for stream in batch_lib.STREAMS:
+    size = getattr(spec, stream)
+    if not size:
+      continue
+    positions = step * size + np.arange(size)
+    rows, epochs = sampling.draw(
+      positions,
+      seed,
+      stream,
+      list(store.groups(_ROWS[stream]).values()),
+      temperature,
+    )
+    if stream == "retrieval":
+      fields[stream] = found = _retrieval(
+        store, rows, epochs, seed, spec.hard_negatives
+      )
+      queries = "passage" if spec.tied else "query"
+      texts[queries].append(Part(stream, "query", found["query_text"]))
+      texts["passage"].append(Part(stream, "passage", found["passage_text"]))
+      continue
+    part = Part(
+      stream, "sentence", store.arrays[f"{_ROWS[stream]}_texts"][rows]
+    )
+    if stream == "masked":
+      # By position, not by row: a later epoch hides other words.
+      mask_keys = sampling.make_key(seed, "masking", positions)
+      texts["masked"].append(part)
+    else:
+      fields[stream] = {
+        "text": part.text,
+        "sequence": store.sequence_numbers("sentence", part.text),
+      }
+      texts["passage"].append(part)
+  return Drawn(fields, dict(texts), mask_keys)
+
+
+def lengths(
+  store: token_store.TokenStore, drawn: Drawn
+) -> dict[str, np.ndarray]:
+  """Group to the tokens of each of its texts, int64 [T]."""
+  return {
+    group: np.concatenate(
+      [store.text_lengths(part.role, part.text.ravel()) for part in parts]
+    )
+    for group, parts in drawn.texts.items()
+  }
+
+
+def _retrieval(
+  store: token_store.TokenStore,
+  rows: np.ndarray,
+  epochs: np.ndarray,
+  seed: int,
+  hard_negatives: int,
+) -> dict:
+  """What the IR loss compares texts by; rows and epochs are int64 [B]."""
+  passages, valid = _choose(store, "positive", rows, 1, epochs, seed)
+  if hard_negatives:
+    negatives, has_negative = _choose(
+      store, "negative", rows, hard_negatives, epochs, seed
+    )
+    passages = np.concatenate([passages, negatives], axis=1)
+    valid = np.concatenate([valid, has_negative], axis=1)
+
+  questions = store.arrays["retrieval_questions"][rows]
+  offsets = store.arrays["retrieval_known_offsets"]
+  places = offsets[questions][:, None] + np.arange(store.max_positives)
+  query_text = store.arrays["retrieval_queries"][rows]
+  return {
+    "query_text": query_text,
+    "query_sequence": store.sequence_numbers("query", query_text),
+    "passage_text": passages,
+    "passage_sequence": store.sequence_numbers("passage", passages),
+    "passage_valid": valid,
+    "positive_sequence": _take(
+      store.arrays["retrieval_known"],
+      places,
+      places < offsets[questions + 1][:, None],
+    ),
+  }
+
+
+def _choose(
+  store: token_store.TokenStore,
+  kind: str,
+  rows: np.ndarray,
+  amount: int,
+  epochs: np.ndarray,
+  seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Some of each row's positives or hard negatives.
+
+  Returns:
+    int32 [B, amount], text ids, and bool [B, amount], which of them there are.
+  """
+  offsets = store.arrays[f"retrieval_{kind}_offsets"]
+  starts = offsets[rows]
+  choice, valid = sampling.choose(
+    offsets[rows + 1] - starts,
+    amount,
+    epochs,
+    sampling.make_key(seed, kind, rows),
+  )
+  values = store.arrays[f"retrieval_{kind}s"]
+  return _take(values, starts[:, None] + choice, valid), valid
+
+
+def _take(
+  values: np.ndarray, places: np.ndarray, valid: np.ndarray
+) -> np.ndarray:
+  """`values` [n] at the valid places, -1 at the others."""
+  return np.where(valid, values[np.where(valid, places, 0)], np.int32(-1))

@@ -1,0 +1,155 @@
+"""The text of a compiled step: its computations and their instructions.
+
+`cost_analysis()` counts the body of a loop once (jax#18672), and a collective
+inside a loop stands once in the text and runs at every turn. So each is
+counted here with the number of turns that its loops take. The text is
+`jax.stages.Compiled.as_text()`: optimized HLO, as CPU, GPU and TPU print it.
+"""
+
+import functools
+import math
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
+_ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,<=]*)\]")
+_CALLED = re.compile(
+  r"\b(?:calls|called_computations|branch_computations|true_computation"
+  r"|false_computation)=(?:\{([^}]*)\}|%?([\w.\-]+))"
+)
+_BITS = re.compile(r"[a-z]+(\d+)")
+
+
+# --- The text. ---
+
+
+class Instruction(NamedTuple):
+  """A line of the text: `NAME = SHAPE OPCODE(OPERANDS), ATTRIBUTES`."""
+
+  name: str
+  shape: str
+  opcode: str
+  operands: tuple[str, ...]
+  inside: str  # Of the parentheses: a constant's value, a parameter's number.
+  attributes: str
+
+
+class Computation(NamedTuple):
+  """A function of the text."""
+
+  name: str
+  instructions: Mapping[str, Instruction]
+  root: str
+
+
+class Program(NamedTuple):
+  """A module.
+
+  Attributes:
+    computations: Its functions.
+    entry: Where it starts.
+    fused: The functions that are fusions.
+    devices: How many it runs on.
+  """
+
+  computations: Mapping[str, Computation]
+  entry: str
+  fused: frozenset[str]
+  devices: int
+
+
+def _closing(line: str, start: int) -> int:
+  """Where the parenthesis that opens at `start` closes."""
+  depth = 0
+  for match in re.compile(r"[()]").finditer(line, start):
+    depth += 1 if match.group() == "(" else -1
+    if not depth:
+      return match.start()
+  raise ValueError(f"A parenthesis stays open in {line[:200]!r}.")
+
+
+def _instruction(line: str, name: str, start: int) -> Instruction:
+  if line[start] == "(":
+    end = _closing(line, start) + 1
+  else:
+    end = line.index(" ", start)
+  opens = line.index("(", end)
+  closes = _closing(line, opens)
+  inside = line[opens + 1 : closes]
+  return Instruction(
+    name=name,
+    shape=line[start:end],
+    opcode=line[end + 1 : opens],
+    operands=tuple(re.findall(r"%([\w.\-]+)", inside)),
+    inside=inside,
+    attributes=line[closes + 1 :],
+  )
+
+
+@functools.lru_cache(maxsize=1)
+def parse(text: str) -> Program:
+  """Reads the text of a compiled step; ValueError if it is not one."""
+  computations, entry = {}, ""
+  name, instructions, root = "", {}, ""
+  for line in text.splitlines():
+    if match := _INSTRUCTION.match(line):
+      if not name:
+        continue
+      instruction = _instruction(line, match.group(2), match.end())
+      instructions[instruction.name] = instruction
+      if match.group(1):
+        root = instruction.name
+    elif match := _COMPUTATION.match(line):
+      name, instructions, root = match.group(2), {}, ""
+      if match.group(1):
+        entry = name
+    elif line.startswith("}") and name:
+      computations[name] = Computation(name, instructions, root)
+      name = ""
+  if not entry:
+    raise ValueError("This is no text of a compiled program: it has no ENTRY.")
+  fused = {
+    name
+    for computation in computations.values()
+    for instruction in computation.instructions.values()
+    if instruction.opcode == "fusion"
+    for name in called(instruction)
+  }
+  header = text[: text.index("\n")]
+  counts = re.findall(r"\b(?:num_partitions|replica_count)=(\d+)", header)
+  devices = math.prod(int(count) for count in counts)
+  return Program(computations, entry, frozenset(fused), devices)
+
+
+def size(shape: str) -> int:
+  """Bytes of an array or of a tuple of arrays, without padding to tiles."""
+  total = 0
+  for dtype, dimensions in _ARRAY.findall(shape):
+    bits = _BITS.match(dtype)
+    width = int(bits.group(1)) if bits else 8 * (dtype == "pred")
+    sizes = [int(size.lstrip("<=")) for size in dimensions.split(",") if size]
+    total += -(-math.prod(sizes) * width // 8)
+  return total
+
+
+def attribute(instruction: Instruction, name: str) -> str:
+  """The value of an attribute that the instruction has."""
+  found = re.search(rf"\b{name}=%?([\w.\-]+)", instruction.attributes)
+  assert found  # Each of its opcode has it.
+  return found.group(1)
+
+
+def called(instruction: Instruction) -> list[str]:
+  """The computations that an instruction runs once."""
+  if instruction.opcode == "call":
+    return [attribute(instruction, "to_apply")]
+  if instruction.opcode in ("async-update", "async-done"):
+    return []  # Its start has run it.
+  found = _CALLED.findall(instruction.attributes)
+  return [
+    name.strip().lstrip("%")
+    for several, one in found
+    for name in (several.split(",") if several else [one])
+  ]

@@ -1,0 +1,73 @@
+"""Reads plain text, one sentence a line."""
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from mlir_jax.data import records
+from mlir_jax.data.sources import record_fields, text_lines
+
+_NUMBER = re.compile(r"[0-9]+\t")
+
+
+def without_numbers(
+  lines: Iterable[tuple[int, Any]],
+  path: str | os.PathLike,
+  bad: records.BadRecords,
+) -> Iterator[tuple[int, Any]]:
+  """The lines without a number and a tab before each sentence.
+
+  The Leipzig corpora number their sentences; the number is not text. A file is
+  numbered if its first sentence is: in another file, a number and a tab are
+  text.
+
+  Args:
+    lines: From `text_lines.read_lines` or `text_lines.parse_lines`.
+    path: The file that they are of.
+    bad: Counts the numbers.
+
+  Yields:
+    The same, where sentences have lost their numbers.
+  """
+  is_numbered = None
+  for number, text in lines:
+    if text and isinstance(text, str):
+      match = _NUMBER.match(text)
+      if is_numbered is None:
+        is_numbered = match is not None
+      if is_numbered and match:
+        text = record_fields.strip(text[match.end() :])
+        bad.count_removed(str(path), "numbers before sentences")
+    yield number, text
+
+
+def read(
+  path: str | os.PathLike, language: str, bad: records.BadRecords
+) -> Iterator[records.MonolingualRecord]:
+  """Reads sentences. Blank lines part documents (as in CC-100) and are none.
+
+  Args:
+    path: One sentence a line, UTF-8, plain or gzipped; see
+      `without_numbers`.
+    language: The language of the text.
+    bad: Receives lines that are not UTF-8; counts numbers.
+
+  Yields:
+    The sentences, in the file's order.
+
+  Raises:
+    RecordError: for a bad line, if the policy is "error"; in any case where
+      the file holds blank and bad lines alone, or is not a text file.
+  """
+  bad = records.BadRecordsOfFile(bad)
+  sentences = 0
+  for _, text in without_numbers(text_lines.read_lines(path, bad), path, bad):
+    if text:
+      sentences += 1
+      yield records.MonolingualRecord(text, language)
+  bad.check_some(path, sentences)
+  if not sentences:
+    raise records.RecordError(
+      f"{path} holds no sentence; remove the file, or write it again."
+    )

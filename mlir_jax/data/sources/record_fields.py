@@ -1,0 +1,214 @@
+"""A record's fields: JSON values, texts and ids."""
+
+import collections
+import dataclasses
+import json
+import re
+import reprlib
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+# Format characters, controls, spaces and separators.
+_INVISIBLE_CATEGORIES = frozenset(("Cc", "Cf", "Zl", "Zp", "Zs"))
+# Characters of other categories that show nothing, as ranges: Unicode's
+# Default_Ignorable_Code_Point (Hangul fillers, Khmer inherent vowels,
+# variation selectors), and the blank of Braille.
+_INVISIBLE = re.compile(
+  "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f"
+  "\uffa0\U000e0000-\U000e0fff]"
+)
+
+_JSON_TYPES = {
+  bool: "a boolean",
+  dict: "an object",
+  float: "a number",
+  int: "a number",
+  list: "a list",
+  str: "a string",
+  type(None): "null",
+}
+
+_short = reprlib.Repr()
+_short.maxstring = 60
+
+
+class FieldError(ValueError):
+  """A field that cannot be used; its reader adds the file and the line.
+
+  Attributes:
+    field: The field, in the file's own spelling.
+    problem: What is wrong and what to do, as one clause.
+  """
+
+  def __init__(self, field: str, problem: str):
+    super().__init__(f"{field}: {problem}")
+    self.field = field
+    self.problem = problem
+
+
+class EmptyTextError(FieldError):
+  """A field that holds no text: null, or nothing that can be seen."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Unusable:
+  """A JSON value that has no meaning.
+
+  It takes the value's place: a record is refused for the fields that are read,
+  by their names, and the next record can be read.
+
+  Attributes:
+    kind: What it is, behind "is".
+  """
+
+  kind: str
+
+
+def strip(text: str) -> str:
+  """The text without surrounding white space; "" if nothing in it is visible.
+
+  Invisible characters within a text stay: Persian is spelled with a
+  zero-width non-joiner.
+  """
+  text = text.strip()
+  # The first character is visible in most texts. A damaged file may hold
+  # millions of invisible ones in a line: each kind is looked at once.
+  if any(map(_is_visible, text[:1])) or any(map(_is_visible, set(text))):
+    return text
+  return ""
+
+
+def _is_visible(character: str) -> bool:
+  return unicodedata.category(
+    character
+  ) not in _INVISIBLE_CATEGORIES and not _INVISIBLE.match(character)
+
+
+def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Unusable:
+  """A JSON object; duplicate keys have no meaning (RFC 8259, section 4)."""
+  value = dict(pairs)
+  if len(value) == len(pairs):
+    return value
+  counts = collections.Counter(name for name, _ in pairs)
+  twice = next(name for name, count in counts.items() if count > 1)
+  return Unusable(f"an object that has the field {show(twice)} twice")
+
+
+def _json_whole_number(digits: str) -> int | Unusable:
+  try:
+    return int(digits)
+  except ValueError:  # Python reads 4,300 digits.
+    return Unusable(f"a number of {len(digits):,} digits")
+
+
+# For `raw_decode`; `parse_json` decodes a whole text.
+JSON_DECODER = json.JSONDecoder(
+  object_pairs_hook=_json_object,
+  parse_int=_json_whole_number,
+  parse_constant=lambda name: Unusable(f"{name}, which is not JSON"),
+)
+NESTED_TOO_DEEP = "is nested too deep to be a record"
+
+
+def parse_json(text: str) -> Any:
+  """The value of a line of JSON; parts of it may be `Unusable`.
+
+  Raises:
+    FieldError: if it is not JSON.
+  """
+  try:
+    return JSON_DECODER.decode(text)
+  except json.JSONDecodeError as error:
+    raise FieldError(
+      "record",
+      f"is not JSON: {error.msg} at character {error.pos + 1}; give one object"
+      " a line",
+    ) from None
+  except RecursionError:
+    raise FieldError("record", NESTED_TOO_DEEP) from None
+
+
+def json_type(value: object) -> str:
+  """What a decoded JSON value is, in JSON's words."""
+  if isinstance(value, Unusable):
+    return value.kind
+  return _JSON_TYPES[type(value)]
+
+
+def show(text: str) -> str:
+  """A text in quotes for a message: shortened, without control characters."""
+  return _short.repr(text)
+
+
+def check_text(value: object, field: str) -> str:
+  """The text without surrounding white space, which no text is known by.
+
+  Raises:
+    EmptyTextError: if it is null or empty.
+    FieldError: if it is not a string, or is not Unicode text.
+  """
+  if not isinstance(value, str):
+    error = EmptyTextError if value is None else FieldError
+    raise error(field, f"is {json_type(value)}; give a string")
+  try:
+    value.encode("utf-8")
+  except UnicodeEncodeError as error:
+    raise FieldError(
+      field,
+      f"is not Unicode text at character {error.start + 1}: bytes that are"
+      " not UTF-8, or half of a surrogate pair; repair or remove it",
+    ) from None
+  if "\0" in value:
+    raise FieldError(field, "holds a NUL character; repair or remove it")
+  text = strip(value)
+  if not text:
+    raise EmptyTextError(field, "is empty; give its text or remove the record")
+  return text
+
+
+def get_field(record: object, name: str, where: str = "") -> object:
+  """A field of a JSON object.
+
+  Args:
+    record: The decoded JSON value, which should be an object.
+    name: The field's name.
+    where: Path to the object, for messages, e.g. "positive_ctxs[0]".
+
+  Raises:
+    FieldError: if the value is not an object or lacks the field.
+  """
+  if isinstance(record, Unusable):
+    raise FieldError(
+      where or name,
+      f"{'' if where else 'the record '}is {record.kind}; repair it",
+    )
+  if not isinstance(record, Mapping):
+    raise FieldError(
+      where or name,
+      f"{'' if where else 'the record '}is {json_type(record)}; give an"
+      f' object with "{name}"',
+    )
+  if name not in record:
+    shown = [field if len(field) < 40 else show(field) for field in record]
+    raise FieldError(
+      f"{where}.{name}" if where else name,
+      f"is missing; the fields are {', '.join(shown[:12]) or 'none'}"
+      f"{', …' if shown[12:] else ''}",
+    )
+  return record[name]
+
+
+def get_text(record: object, name: str, where: str = "") -> str:
+  """A field of a JSON object as text; see `get_field` and `check_text`."""
+  value = get_field(record, name, where)
+  return check_text(value, f"{where}.{name}" if where else name)
+
+
+def check_id(value: object, field: str) -> str:
+  """An id as a string; numbers become their digits.
+
+  Raises:
+    FieldError: if it is neither a string nor a whole number, or is empty.
+  """
+  return check_text(str(value) if type(value) is int else value, field)

@@ -1,0 +1,317 @@
+"""The token store: every text of a collection, tokenized once, in arrays.
+
+A folder of .npy files, read through memory maps, and meta.json. Rows name
+texts by their ids, which are equal where the texts' tokens are, before prefix,
+special tokens and truncation, in any role. Each role (query, passage,
+sentence) has the tokens of the texts that appear in it; texts that are encoded
+alike there, as they differ only in what was cut, have one sequence:
+
+  {role}_tokens      int32 [all tokens]  sequences end to end
+  {role}_offsets     int64 [S + 1]       where each starts
+  {role}_sequences   int32 [texts]       text id -> sequence, -1 for none
+  retrieval_queries             int32 [R]     text ids
+  retrieval_positives           int32 [*]     text ids
+  retrieval_positive_offsets    int64 [R + 1]
+  retrieval_negatives           int32 [*]     text ids of hard negatives
+  retrieval_negative_offsets    int64 [R + 1]
+  retrieval_questions           int32 [R]     which distinct question
+  retrieval_known               int32 [*]     sequences of its positives
+  retrieval_known_offsets       int64 [Q + 1]
+  parallel_texts, parallel_languages          int32 [N, 2]
+  monolingual_texts, monolingual_languages    int32 [M]
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mlir_jax import contract as contract_lib
+from mlir_jax.data import records
+from mlir_jax.storage import digests, reading
+
+STREAMS = ("retrieval", "parallel", "monolingual")
+FORMAT = 3
+
+
+class TokenStoreError(ValueError):
+  """A token store that cannot be used; the message names the file."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class TokenStore:
+  """An open token store.
+
+  Attributes:
+    path: The folder.
+    meta: meta.json.
+    contract: The encoding contract that the texts were tokenized by.
+    arrays: Name to memory-mapped array; the module's docstring lists them.
+  """
+
+  path: pathlib.Path
+  meta: Mapping
+  contract: contract_lib.EncodingContract
+  arrays: Mapping[str, np.ndarray]
+
+  @classmethod
+  def open(
+    cls, path: str | os.PathLike, *, just_built: bool = False
+  ) -> "TokenStore":
+    """Opens a store, checking that it is whole.
+
+    Each array is read once on a machine, to compare its hash: see
+    `digests.check`.
+
+    Args:
+      path: The folder.
+      just_built: Whether this process has just hashed its arrays.
+
+    Raises:
+      FileNotFoundError: if there is no store.
+      TokenStoreError: if it is not as it was built.
+    """
+    path = pathlib.Path(path)
+    file = path / "meta.json"
+    if not file.is_file():
+      raise FileNotFoundError(
+        f"There is no token store at {path}: {file} is not a file. Delete the"
+        " folder; the next start makes it anew."
+      )
+    meta = read_meta(file)
+    if meta.get("format") != FORMAT:
+      raise TokenStoreError(
+        f"{file}: of another version of mlir_jax (format"
+        f" {meta.get('format')!r}; this one reads {FORMAT}); {_REBUILD} A run"
+        " that was trained on it needs another --workdir."
+      )
+    if meta != sealed(meta):
+      raise TokenStoreError(f"{file}: changed since it was built; {_REBUILD}")
+    if not just_built:
+      _check_arrays(path, meta)
+    arrays = {
+      name: _open_array(path / f"{name}.npy") for name in meta["arrays"]
+    }
+    return cls(path, meta, read_contract(file), arrays)
+
+  @property
+  def fingerprint(self) -> str:
+    """SHA-256 of the whole content: equal stores have equal ones.
+
+    Where it comes from, `source` and the bad records, does not count.
+    """
+    return self.meta["fingerprint"]
+
+  @property
+  def source(self) -> str:
+    """The fingerprint of the collection that it was built from."""
+    return self.meta["source"]
+
+  @property
+  def pad_id(self) -> int:
+    """What sequences are padded with."""
+    return self.meta["pad_id"]
+
+  @property
+  def languages(self) -> tuple[str, ...]:
+    """The languages that the arrays' language numbers stand for."""
+    return tuple(self.meta["languages"])
+
+  @property
+  def max_positives(self) -> int:
+    """The most known positives that a question has."""
+    return self.meta["max_positives"]
+
+  @property
+  def truncation(self) -> Mapping[str, Mapping[str, Sequence[int]]]:
+    """Role to language to (texts cut, all texts), each string counted once.
+
+    A text of several languages counts for the first of them.
+    """
+    return self.meta["truncation"]
+
+  @property
+  def dropped(self) -> Mapping[str, int]:
+    """What was left out, and how often."""
+    return self.meta["dropped"]
+
+  def groups(self, stream: str) -> Mapping[str, int]:
+    """A stream's languages (or language pairs) and their rows, in order."""
+    return self.meta["groups"][stream]
+
+  def rows(self, stream: str) -> int:
+    """How many rows a stream has."""
+    return sum(self.groups(stream).values())
+
+  def lengths(self, role: str) -> np.ndarray:
+    """The number of tokens of each sequence of a role; int64 [S]."""
+    return np.diff(self.arrays[f"{role}_offsets"])
+
+  @functools.cached_property
+  def padded_lengths(self) -> Mapping[str, int]:
+    """Role to the length that its texts are padded to, in tokens.
+
+    The longest sequence's, rounded up to a multiple of 8, or max_length if
+    that is less: the same in every batch and on every host.
+    """
+    return {
+      role: min(
+        self.contract.role(role).max_length,
+        -(-int(self.lengths(role).max(initial=1)) // 8) * 8,
+      )
+      for role in contract_lib.ROLES
+    }
+
+  def sequence_numbers(self, role: str, texts: np.ndarray) -> np.ndarray:
+    """The sequences of some texts: equal for what is encoded alike.
+
+    Args:
+      role: The role that they are encoded in.
+      texts: int [...], text ids that appear in that role, or -1.
+
+    Returns:
+      int32 [...], -1 where the text is.
+
+    Raises:
+      ValueError: if a text does not appear in that role.
+    """
+    found = self.arrays[f"{role}_sequences"][texts]
+    if ((found < 0) & (texts >= 0)).any():
+      raise ValueError(f"Some of these texts do not appear in the role {role}.")
+    return np.where(texts < 0, np.int32(-1), found)
+
+  def text_lengths(self, role: str, texts: np.ndarray) -> np.ndarray:
+    """The tokens of some texts in a role.
+
+    Args:
+      role: The role that they are encoded in.
+      texts: int [...], text ids that appear in that role; -1 has no tokens.
+
+    Returns:
+      int64 [...].
+
+    Raises:
+      ValueError: if a text does not appear in that role.
+    """
+    _, lengths = self._find(role, texts)
+    return lengths
+
+  def sequences(
+    self, role: str, texts: np.ndarray, length: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """The padded tokens of some texts.
+
+    Args:
+      role: The role that they are encoded in.
+      texts: int [...], text ids that appear in that role; -1 gives padding
+        alone.
+      length: To which they are padded.
+
+    Returns:
+      ids: int32 [..., length].
+      mask: bool, the same shape; False is padding.
+
+    Raises:
+      ValueError: if a text does not appear in that role, or is longer.
+    """
+    starts, lengths = self._find(role, texts)
+    if lengths.max(initial=0) > length:
+      raise ValueError(
+        f"A text of {lengths.max()} tokens cannot be padded to {length}."
+      )
+    places = np.arange(length)
+    mask = places < lengths[..., None]
+    tokens = self.arrays[f"{role}_tokens"]
+    ids = tokens[np.where(mask, starts[..., None] + places, 0)]
+    return np.where(mask, ids, np.int32(self.pad_id)), mask
+
+  def _find(
+    self, role: str, texts: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Where the tokens of some texts begin, and how many there are."""
+    offsets = self.arrays[f"{role}_offsets"]
+    sequence = self.sequence_numbers(role, texts)
+    starts = offsets[sequence]
+    return starts, np.where(texts < 0, 0, offsets[sequence + 1] - starts)
+
+  def summary(self) -> str:
+    """What the store holds, what was left out and what was cut, in lines."""
+    lines = []
+    for stream in STREAMS:
+      groups = ", ".join(f"{g} {n:,}" for g, n in self.groups(stream).items())
+      lines.append(f"{stream}: {self.rows(stream):,} rows ({groups or 'none'})")
+    lines.append(f"hard negatives: {len(self.arrays['retrieval_negatives']):,}")
+    if self.meta["shuffled_by"] is not None:
+      lines.append("parallel pairs are shuffled: a control experiment")
+    for what, count in self.dropped.items():
+      lines.append(f"dropped {what}: {count:,}")
+    lines.append(records.describe_bad("training", self.meta["bad_records"]))
+    for role, languages in self.truncation.items():
+      shares = ", ".join(
+        f"{language} {cut / total:.1%}"
+        for language, (cut, total) in languages.items()
+      )
+      if shares:
+        length = self.contract.role(role).max_length
+        lines.append(f"{role} texts cut to {length} tokens: {shares}")
+    return "\n".join(lines)
+
+
+# Not content: the same texts may be read from other files.
+_PROVENANCE = ("source", "bad_records")
+_REBUILD = (
+  "delete the folder and prepare again (mlir_jax.prepare, or start the run)."
+)
+
+
+def read_meta(path: str | os.PathLike) -> dict:
+  """What meta.json holds; TokenStoreError if it cannot be read."""
+  try:
+    return reading.read_json(path, mend=f"To mend it, {_REBUILD}")
+  except reading.UnreadableError as error:
+    raise TokenStoreError(str(error)) from error
+
+
+def read_contract(path: str | os.PathLike) -> contract_lib.EncodingContract:
+  """The encoding contract in meta.json; TokenStoreError if it is not one."""
+  try:
+    return contract_lib.EncodingContract.from_values(
+      read_meta(path).get("contract")
+    )
+  except ValueError as error:
+    raise TokenStoreError(f"{path}: {error} To mend it, {_REBUILD}") from error
+
+
+def _check_arrays(path: pathlib.Path, meta: Mapping) -> None:
+  """Compares each array's file with its hash, once on a machine."""
+  hashes = {f"{name}.npy": a["sha256"] for name, a in meta["arrays"].items()}
+  try:
+    digests.check(path, hashes, f"To mend it, {_REBUILD}")
+  except reading.UnreadableError as error:
+    raise TokenStoreError(str(error)) from error
+
+
+def _open_array(path: pathlib.Path) -> np.ndarray:
+  """A memory map of an array; what it holds was checked before."""
+  found = np.load(path, mmap_mode="r", allow_pickle=False)
+  return found.view(np.ndarray)  # np.memmap's own indexing is slow.
+
+
+def sealed(meta: Mapping) -> dict:
+  """meta.json with the store's fingerprint, and with a hash of all of it."""
+  meta = {**meta, "fingerprint": fingerprint_of(meta)}
+  meta.pop("sha256", None)
+  return {**meta, "sha256": digests.of_value(meta)}
+
+
+def fingerprint_of(meta: Mapping) -> str:
+  """SHA-256 of what meta.json says of the content, arrays' hashes included."""
+  left_out = ("fingerprint", "sha256", *_PROVENANCE)
+  content = {name: meta[name] for name in meta if name not in left_out}
+  text = json.dumps(content, sort_keys=True, ensure_ascii=False)
+  return hashlib.sha256(text.encode()).hexdigest()

@@ -1,1 +1,0 @@
-"""Devices: the mesh and where arrays live on it."""

@@ -1,0 +1,1 @@
+"""The exact train step, compiled for TPUs that one need not have."""

@@ -1,0 +1,104 @@
+"""The shape of a run's encoder, without its weights."""
+
+import dataclasses
+import pathlib
+
+import ml_collections
+from etils import epath
+
+from mlir_jax.models import architecture, pretrained
+from mlir_jax.storage import copies, locations
+from mlir_jax.training import initial_state
+
+# Shapes of backbones that configs name, as their config.json says on the hub:
+# a plan needs no more of them, and no network.
+_BACKBONES = {
+  "FacebookAI/xlm-roberta-base": {
+    "model_type": "xlm-roberta",
+    "vocab_size": 250_002,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 514,
+    "type_vocab_size": 1,
+  },
+  "FacebookAI/xlm-roberta-large": {
+    "model_type": "xlm-roberta",
+    "vocab_size": 250_002,
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+    "max_position_embeddings": 514,
+    "type_vocab_size": 1,
+  },
+  "google-bert/bert-base-multilingual-cased": {
+    "model_type": "bert",
+    "vocab_size": 119_547,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 512,
+  },
+  "intfloat/multilingual-e5-small": {
+    "model_type": "bert",
+    "vocab_size": 250_037,
+    "hidden_size": 384,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 1536,
+    "max_position_embeddings": 512,
+  },
+}
+
+
+def encoder_config(
+  config: ml_collections.ConfigDict, file: str = ""
+) -> architecture.EncoderConfig:
+  """The shape of the run's encoder, without its weights or tokenizer.
+
+  Args:
+    config: The run's.
+    file: A config.json in the layout of Hugging Face; "" for what is known of
+      model.pretrained.
+
+  Raises:
+    ValueError: if nothing is known of it.
+  """
+  model = config.model
+  if file:
+    shape = architecture.read(epath.Path(file), model.dtype)
+  elif not model.pretrained:
+    shape = architecture.EncoderConfig(
+      vocab_size=config.tokenizer.vocab_size,
+      hidden_size=model.hidden_size,
+      num_layers=model.num_layers,
+      num_heads=model.num_heads,
+      intermediate_size=model.intermediate_size,
+      max_positions=model.max_positions,
+      dtype=model.dtype,
+    )
+  elif locations.is_url(model.pretrained):
+    folder = copies.copy_folder(model.pretrained, ("*.json",))
+    shape = pretrained.load_config(pathlib.Path(folder), model.dtype)
+  elif pathlib.Path(model.pretrained).is_dir():
+    shape = pretrained.load_config(pathlib.Path(model.pretrained), model.dtype)
+  elif model.pretrained in _BACKBONES:
+    hf = _BACKBONES[model.pretrained]
+    shape = architecture.EncoderConfig.from_hf(hf, model.dtype)
+  else:
+    raise ValueError(
+      f"The shape of {model.pretrained} is not known here: give its"
+      f" config.json with --encoder=FILE. Known are {', '.join(_BACKBONES)}."
+    )
+  rates = initial_state.dropout_rates(config)
+  return dataclasses.replace(
+    shape,
+    hidden_dropout=rates["dropout"],
+    attention_dropout=rates["attention_dropout"],
+    projection_size=shape.projection_size or model.projection_size,
+    remat=model.remat,
+    attention=model.attention,
+  )

@@ -1,0 +1,140 @@
+"""The train step of a run, lowered for chips that need not be there."""
+
+import os
+
+import jax
+import ml_collections
+import numpy as np
+from jax.experimental import topologies
+
+from mlir_jax import checkpoint, sharding
+from mlir_jax import contract as contract_lib
+from mlir_jax.batches import masking, shapes
+from mlir_jax.data import preparation, token_store
+from mlir_jax.models import architecture, encoder
+from mlir_jax.planner import chips
+from mlir_jax.training import build, compiled_step, step
+
+
+def make_mesh(
+  config: ml_collections.ConfigDict, topology: str
+) -> tuple[chips.Chip, tuple[int, ...], jax.sharding.Mesh]:
+  """The chips of a slice, its shape, and its mesh, all by its name.
+
+  Raises:
+    ValueError: if there is no such slice, or it cannot be laid out as the
+      config says.
+    ImportError: without libtpu.
+  """
+  chip, axes = chips.parse(topology)
+  try:
+    import libtpu  # noqa: F401
+  except ImportError as error:
+    raise ImportError(
+      "Compiling for TPUs needs libtpu: pip install mlir_jax[tpu]."
+    ) from error
+  for name, value in {
+    # It shall ask no metadata server, and share the machine: it only compiles.
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    # Or else it complains that it doesn't know them.
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    # Products that are fused three deep overflowed its threads' 64 kB.
+    "LIBTPU_INIT_ARGS": "--fibers_default_thread_stack_size=1048576",
+  }.items():
+    os.environ.setdefault(name, value)
+  try:
+    found = topologies.get_topology_desc(
+      topology, platform="tpu", **dict(chip.options)
+    )
+  except jax.errors.JaxRuntimeError as error:
+    raise ValueError(f"--topology={topology}: {error}") from error
+  mesh = sharding.make_mesh(
+    config.mesh.data, config.mesh.model, devices=found.devices
+  )
+  return chip, axes, mesh
+
+
+def contract(
+  config: ml_collections.ConfigDict,
+) -> contract_lib.EncodingContract:
+  """The config's encoding contract, of no tokenizer."""
+  settings = preparation.encoding_settings(config, None)
+  return contract_lib.EncodingContract(
+    pooling=settings["pooling"],
+    normalize=settings["normalize"],
+    title_joiner=settings["title_joiner"],
+    tokenizer_fingerprint="",
+    golden_ids=(),
+    **{
+      role: contract_lib.Role(
+        prefix=settings[f"{role}.prefix"],
+        max_length=settings[f"{role}.max_length"],
+        tower="query" if role == "query" else "passage",
+      )
+      for role in contract_lib.ROLES
+    },
+  )
+
+
+def full_plan(config: ml_collections.ConfigDict, devices: int) -> shapes.Plan:
+  """The buckets of a batch all of whose texts are as long as they may be."""
+  spec = build.batch_spec(config)
+  roles = contract(config)
+  lengths = {name: roles.role(name).max_length for name in contract_lib.ROLES}
+  queries = [lengths["query"]] * spec.retrieval
+  passages = [lengths["passage"]] * spec.retrieval * (1 + spec.hard_negatives)
+  sentences = [lengths["sentence"]] * (2 * spec.parallel + spec.monolingual)
+  of_group = {
+    "query": queries,
+    "passage": passages + sentences + (queries if spec.tied else []),
+    "masked": [lengths["sentence"]] * spec.masked,
+  }
+  return shapes.choose(
+    {group: np.array([of_group[group]]) for group in spec.texts()},
+    {group: max(of_group[group]) for group in spec.texts()},
+    chunk=config.batch.chunk,
+    devices=devices,
+    most=config.batch.buckets,
+  )
+
+
+def lower(
+  config: ml_collections.ConfigDict,
+  shape: architecture.EncoderConfig,
+  mesh: jax.sharding.Mesh,
+  plan: shapes.Plan,
+  store: token_store.TokenStore | None = None,
+) -> jax.stages.Lowered:
+  """The train step that a run with this config takes, to be compiled.
+
+  Args:
+    config: The run's.
+    shape: From `encoder_config`.
+    mesh: The devices, real or not.
+    plan: The shapes of a batch.
+    store: The run's data, where they are at hand.
+  """
+  schedule, optimizer = build.make_optimizer(config)
+  abstract = jax.eval_shape(
+    lambda params: step.init_state(params, optimizer),
+    encoder.abstract_params(
+      shape, config.model.towers, bool(config.batch.masked)
+    ),
+  )
+  shardings = sharding.state_shardings(abstract, mesh, config.mesh.fsdp)
+  encoding = store.contract if store else contract(config)
+  train_step = build.jit_step(
+    config, encoding, schedule, optimizer, mesh, shardings, shape
+  )
+  batch = compiled_step.abstract_batch(
+    build.batch_spec(config),
+    plan,
+    mesh,
+    positives=store.max_positives if store else 1,
+    max_targets=lambda length: masking.max_targets(
+      config.data.masking.rate, length
+    ),
+  )
+  return train_step.lower(checkpoint.abstract(abstract, shardings), batch)

@@ -1,0 +1,73 @@
+"""The rows of a plan in words and as a table."""
+
+from collections.abc import Sequence
+
+from mlir_jax.planner import chips, rows
+
+
+def _gib(size: float) -> str:
+  return f"{size / 2**30:,.2f} GiB"
+
+
+def describe(row: rows.Row, chip: chips.Chip) -> str:
+  """A step's costs on one chip, in a few lines."""
+  title = (
+    f"Batch {row.batch:,} ({row.texts:,} texts), "
+    + (f"in {row.chunks:,} chunks of {row.chunk:,}" if row.chunk else "at once")
+    + f", {row.sharding}"
+  )
+  if row.problem:
+    return f"{title}: {row.problem}."
+  parts = ", ".join(f"{name} {_gib(size)}" for name, size in row.memory.items())
+  lines = [
+    f"{title}; compiled in {row.compile_seconds:.0f} s. Of each chip:",
+    f"  memory: {parts}, of {_gib(chip.memory)}",
+    f"  operations: {row.flops / 1e12:,.2f} T, of which MFU counts"
+    f" {row.model_flops / 1e12:,.2f} T",
+    f"  to and from HBM: {row.traffic / 1e9:,.2f} GB or more",
+  ]
+  for found in row.collectives:
+    turns = " x ".join(f"{turns:,}" for turns in found["loops"])
+    where = f" in a loop of {turns} turns" if turns else ""
+    lines.append(
+      f"  {found['kind']}: {found['runs']:,}{where},"
+      f" {found['sent_bytes'] / 1e6:,.2f} MB sent"
+    )
+  bounds = ", ".join(
+    f"{name} {seconds * 1e3:,.2f} ms" for name, seconds in row.seconds.items()
+  )
+  lines.append(
+    f"  at full rate: {bounds}; {row.binds} binds: MFU {row.mfu:.0%} at most"
+  )
+  return "\n".join(lines)
+
+
+def to_markdown(made: Sequence[rows.Row], chip: chips.Chip) -> str:
+  """All rows as a Markdown table."""
+  columns = (
+    *("batch", "chunk", "chunks", "sharding"),
+    f"GiB of {chip.memory / 2**30:.0f}",
+    *("compute ms", "HBM ms", "ICI ms", "binds"),
+    *("MFU <=", "texts/s <=", "chip-hours >="),
+  )
+  lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
+  for row in made:
+    cells = [
+      f"{row.batch:,}",
+      f"{row.chunk:,}" if row.chunk else "all",
+      f"{row.chunks:,}",
+      row.sharding,
+    ]
+    if row.problem:
+      cells += [row.problem, *[""] * (len(columns) - 5)]
+    else:
+      cells += [
+        f"{row.memory['total'] / 2**30:.2f}",
+        *(f"{seconds * 1e3:,.1f}" for seconds in row.seconds.values()),
+        row.binds,
+        f"{row.mfu:.0%}",
+        f"{row.texts_per_second:,.0f}",
+        f"{row.chip_hours:,.1f}",
+      ]
+    lines.append(" | ".join(cells))
+  return "\n".join(f"| {line} |" for line in lines)

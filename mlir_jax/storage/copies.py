@@ -1,0 +1,157 @@
+"""Files and folders between object storage and this machine."""
+
+import fnmatch
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+
+from etils import epath
+
+from mlir_jax.storage import locations, writing
+
+
+def local_copy(folder: str, local_dir: str = "") -> str:
+  """Where this machine has what must be on a disk of the run's folder.
+
+  Args:
+    folder: The run's folder, from `absolute`.
+    local_dir: For the copy of a folder on object storage; "" for one in the
+      user's cache that is named by the URL's hash.
+
+  Returns:
+    An absolute path: the folder itself, if it is on a disk.
+  """
+  if not locations.is_url(folder):
+    return folder
+  if local_dir:
+    return locations.absolute(local_dir)
+  cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+  name = hashlib.sha256(folder.encode()).hexdigest()[:16]
+  return os.path.join(cache, "mlir_jax", name)
+
+
+def fetch(folder: str, local: str, name: str) -> None:
+  """Brings a file of the run's folder, or none, to the local copy of it."""
+  theirs, ours = epath.Path(folder) / name, epath.Path(local) / name
+  if folder == local:
+    return
+  if not theirs.exists():
+    ours.unlink(missing_ok=True)
+    return
+  content = theirs.read_bytes()
+  if ours.exists() and ours.read_bytes() == content:
+    return
+  ours.parent.mkdir(parents=True, exist_ok=True)
+  # Other processes of this machine may do the same at the same time.
+  with tempfile.TemporaryDirectory(dir=ours.parent) as aside:
+    (epath.Path(aside) / ours.name).write_bytes(content)
+    (epath.Path(aside) / ours.name).replace(ours)
+
+
+def fetch_folder(folder: str, local: str, name: str) -> None:
+  """Brings a folder in the run's folder to the local copy, whole or not."""
+  target = epath.Path(local) / name
+  target.parent.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(dir=target.parent) as aside:
+    copy = epath.Path(aside) / "copy"
+    copy.mkdir()
+    for path in (epath.Path(folder) / name).iterdir():
+      path.copy(copy / path.name)
+    try:
+      copy.rename(target)
+    except OSError:
+      if not target.exists():  # Else another process here was faster.
+        raise
+
+
+def copy_folder(url: str, patterns: Sequence[str]) -> str:
+  """Copies a folder of files that others wrote from object storage.
+
+  Args:
+    url: The folder's URL.
+    patterns: Of the files to copy, by their names within the folder; a *
+      matches folders, too.
+
+  Returns:
+    The copy on this machine. What was copied before and has not changed is
+    not copied again; what is gone there is gone here.
+
+  Raises:
+    ValueError: if there is no such folder, or a package is missing.
+  """
+  locations.check_packages(url)
+  folder, local = (
+    epath.Path(url),
+    epath.Path(local_copy(locations.absolute(url))),
+  )
+  if not folder.is_dir():
+    raise ValueError(f"There is no folder {url}.")
+  theirs = set(_find(folder, patterns))
+  for name in sorted(theirs):
+    path, ours = folder / name, local / name
+    found = path.stat()
+    # Not every storage says when an object was written: 0.
+    state = (found.length, found.mtime)
+    if found.mtime and ours.exists() and state == _state(ours):
+      continue
+    with writing.writing_aside(str(ours)) as file, path.open("rb") as source:
+      shutil.copyfileobj(source, file)
+    os.utime(ours, (found.mtime, found.mtime))
+  for name in set(_find(local, patterns)) - theirs:
+    (local / name).unlink(missing_ok=True)
+  return str(local)
+
+
+def _state(path: epath.Path) -> tuple[int, int]:
+  """Size in bytes and time in seconds of a file on a disk."""
+  found = os.stat(path)
+  return found.st_size, int(found.st_mtime)
+
+
+def _find(
+  folder: epath.Path, patterns: Sequence[str], prefix: str = ""
+) -> Iterator[str]:
+  """Names of files in a folder and its folders that one of them matches."""
+  if not folder.exists():
+    return
+  for path in folder.iterdir():
+    name = f"{prefix}{path.name}"
+    if path.is_dir():
+      yield from _find(path, patterns, f"{name}/")
+    elif any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
+      yield name
+
+
+def keep_folder(local: str, url: str, last: str) -> None:
+  """Takes a new folder from a disk to object storage.
+
+  Args:
+    local: The folder.
+    url: Where to.
+    last: Name of the files without which the folder is not one: they are
+      written when all others are. After an error nothing stands there.
+  """
+  names = sorted(_find(epath.Path(local), ["*"]))
+  names.sort(key=lambda name: name.rpartition("/")[2] == last)
+  try:
+    for name in names:
+      with (
+        open(f"{local}/{name}", "rb") as source,
+        epath.Path(f"{url}/{name}").open("wb") as target,
+      ):
+        shutil.copyfileobj(source, target)
+  except BaseException:
+    for name in names:
+      epath.Path(f"{url}/{name}").unlink(missing_ok=True)
+    raise
+
+
+def keep(folder: str, local: str, *names: str) -> None:
+  """Takes files of the local copy to the run's folder, in this order."""
+  if folder != local:
+    for name in names:
+      writing.write_aside(
+        f"{folder}/{name}", (epath.Path(local) / name).read_bytes()
+      )

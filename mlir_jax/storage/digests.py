@@ -1,0 +1,126 @@
+"""SHA-256 of files and values; a checked file is remembered, not read again."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import platform
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mlir_jax.storage import reading
+
+# A file that was written less than this before it was checked may be written
+# again without another time of change: such a check is not remembered.
+_FRESH_SECONDS = 2
+
+
+def of_file(path: str | os.PathLike) -> str:
+  """SHA-256 of a file's content."""
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def of_value(value: Any) -> str:
+  """SHA-256 of a value that JSON can hold, the same after it was stored."""
+  text = json.dumps(value, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check(
+  folder: str | os.PathLike, expected: Mapping[str, str], mend: str
+) -> None:
+  """Checks that files hold what was written to them.
+
+  A file that was checked is not read again on this machine while its size,
+  its times of change and its inode stay: the user's cache remembers it. Of
+  several processes on a machine, one reads and the others wait.
+
+  Args:
+    folder: Where the files are.
+    expected: Their SHA-256, by their paths in the folder.
+    mend: What to do about a changed file, a sentence.
+
+  Raises:
+    UnreadableError: for a file that is not as it was; it names the file.
+  """
+  memory = _memory(folder)
+  with _alone(memory):
+    known = _remembered(memory)
+    # Others may have checked other files of the folder.
+    seen = known | _check(folder, expected, mend, known)
+    if seen != known:
+      _remember(memory, seen)
+
+
+def _check(
+  folder: str | os.PathLike,
+  expected: Mapping[str, str],
+  mend: str,
+  known: Mapping[str, list],
+) -> dict[str, list]:
+  """Checks the files that are not known; returns what can be remembered."""
+  seen = {}
+  for name, sha256 in expected.items():
+    path = pathlib.Path(folder) / name
+    reading.check_file(path, mend)
+    now = time.time()
+    found = path.stat()
+    state = [
+      *(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino),
+      sha256,
+    ]
+    if known.get(name) != state and of_file(path) != sha256:
+      raise reading.UnreadableError(
+        f"{path} has changed since it was written: its SHA-256 is another."
+        f" {mend}"
+      )
+    if now - max(found.st_mtime, found.st_ctime) > _FRESH_SECONDS:
+      seen[name] = state
+  return seen
+
+
+def _memory(folder: str | os.PathLike) -> pathlib.Path:
+  """The file that remembers which files of a folder were checked."""
+  cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+  # Machines may share the user's home, but not what stands at this path.
+  place = f"{platform.node()}:{os.path.realpath(folder)}"
+  name = hashlib.sha256(place.encode()).hexdigest()[:16]
+  return pathlib.Path(cache) / "mlir_jax" / "checked" / f"{name}.json"
+
+
+@contextlib.contextmanager
+def _alone(memory: pathlib.Path) -> Iterator[None]:
+  """Within this context no other process here checks the same folder."""
+  with contextlib.ExitStack() as stack:
+    # Without a cache, or without locks, each process checks all by itself.
+    with contextlib.suppress(OSError):
+      memory.parent.mkdir(parents=True, exist_ok=True)
+      lock = stack.enter_context(open(memory.with_suffix(".lock"), "w"))
+      fcntl.flock(lock, fcntl.LOCK_EX)
+    yield
+
+
+def _remembered(memory: pathlib.Path) -> dict:
+  try:
+    found = json.loads(memory.read_bytes())
+  except (OSError, ValueError, RecursionError):
+    return {}  # Then all is checked.
+  return found if isinstance(found, dict) else {}
+
+
+def _remember(memory: pathlib.Path, seen: Mapping[str, list]) -> None:
+  """Keeps what was checked; without a cache it is checked every time."""
+  try:
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    # Other processes of this machine may do the same at the same time.
+    with tempfile.TemporaryDirectory(dir=memory.parent) as aside:
+      written = pathlib.Path(aside) / memory.name
+      written.write_text(json.dumps(seen))
+      written.replace(memory)
+  except OSError:
+    return

@@ -1,0 +1,701 @@
+"""Tests that a batch is a function of (seed, step) alone."""
+
+import contextlib
+import dataclasses
+import re
+import sys
+import threading
+
+import jax
+import numpy as np
+import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers, processors
+
+from mlir_jax import contract as contract_lib
+from mlir_jax import sharding
+from mlir_jax.batches import batch as batch_lib
+from mlir_jax.batches import buckets, drawing, masking, reader, shapes
+from mlir_jax.data import records, store_writer, token_store
+from mlir_jax.training import compiled_step
+
+SPEC = batch_lib.BatchSpec(
+  retrieval=8, hard_negatives=2, parallel=6, monolingual=4, masked=5
+)
+PAD = 0
+TEMPERATURE = 2.0
+
+
+def retrieval():
+  # Row i has 1 to 3 positives and 0 to 4 hard negatives.
+  for i in range(20):
+    yield records.RetrievalRecord(
+      f"q{i}",
+      tuple(records.Passage(f"p{i} w{j}") for j in range(1 + i % 3)),
+      tuple(records.Passage(f"n{i} w{j}") for j in range(i % 5)),
+    )
+
+
+def parallel():
+  for i in range(30):
+    target = "de" if i % 3 else "fi"
+    yield records.ParallelRecord(f"e{i}", f"{target}{i}", "en", target)
+
+
+def monolingual():
+  for i in range(25):
+    yield records.MonolingualRecord(f"m{i} " * (1 + i % 9), "fi")
+
+
+def make_tokenizer():
+  """One that makes one token of a word: of "w3", the token 3 + some."""
+  words = [
+    *(
+      f"{kind}{i}"
+      for kind in ("q", "p", "n", "w", "e", "de", "fi", "m")
+      for i in range(30)
+    ),
+  ]
+  vocabulary = {
+    word: i
+    for i, word in enumerate(["[PAD]", "[CLS]", "[SEP]", *words, "[MASK]"])
+  }
+  tokenizer = tokenizers.Tokenizer(
+    models.WordPiece(vocabulary, unk_token="[SEP]")
+  )
+  tokenizer.add_special_tokens(["[MASK]"])
+  tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+  tokenizer.post_processor = processors.TemplateProcessing(
+    single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+  )
+  return tokenizer
+
+
+TOKENIZER = make_tokenizer()
+MASKER = masking.make_masker(TOKENIZER, "word", 0.3)
+
+
+def make_store(path, **streams):
+  """A store of the streams given."""
+  contract = contract_lib.make_contract(
+    TOKENIZER,
+    pooling="mean",
+    normalize=True,
+    title_joiner=" ",
+    roles={"query": ("", 4), "passage": ("", 5), "sentence": ("", 6)},
+  )
+  nothing = dict.fromkeys(token_store.STREAMS, tuple)
+  data = records.Collection(
+    name="made",
+    tests=tuple,
+    translation_tests=tuple,
+    groups={},
+    fingerprint=str,
+    notes=tuple,
+    **(nothing | streams),
+  )
+  return store_writer.build(
+    path,
+    data,
+    contract,
+    TOKENIZER,
+    PAD,
+    shuffle_parallel=False,
+    seed=0,
+    source="made",
+  )
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+  return make_store(
+    tmp_path_factory.mktemp("reader") / "store",
+    retrieval=retrieval,
+    parallel=parallel,
+    monolingual=monolingual,
+  )
+
+
+def plans_of(store, spec=SPEC, **settings):
+  return shapes.make_plans(
+    store, spec, 0, TEMPERATURE, 20, **{"most": 3} | settings
+  )
+
+
+def raw_batch(store, step, spec=SPEC, seed=0, plans=None, host_rows=np.arange):
+  batch = reader.batch_of_step(
+    store, spec, plans or plans_of(store, spec), seed, TEMPERATURE, step,
+    host_rows, MASKER,
+  )  # fmt: skip
+  return as_dict(batch)
+
+
+def as_dict(batch):
+  """The streams that there are, as dicts of arrays."""
+  found = dataclasses.asdict(batch)
+  return {name: found[name] for name in ("texts", *batch.streams)}
+
+
+def batch_of_step(store, step, spec=SPEC, seed=0, plans=None):
+  """The batch with each text's tokens where its row number stands."""
+  batch = raw_batch(store, step, spec, seed, plans)
+  towers = {
+    tower: pad_alike(buckets) for tower, buckets in batch.pop("texts").items()
+  }
+  for stream, roles in (
+    ("retrieval", ("query", "passage")),
+    ("parallel", ("sentence",)),
+    ("monolingual", ("sentence",)),
+  ):
+    for role in roles if stream in batch else ():
+      texts = towers[role if role in towers else "passage"]
+      row = batch[stream][role]
+      batch[stream][role] = {name: texts[name][row] for name in ("ids", "mask")}
+  if "masked" in batch:
+    texts = pad_alike(batch["masked"])
+    order = np.argsort(texts.pop("number"))
+    batch["masked"] = {name: texts[name][order] for name in texts}
+  return batch
+
+
+def pad_alike(buckets):
+  """Buckets one behind the other, padded to the widest of each array."""
+  padded = {}
+  for name in buckets[0]:
+    parts = [bucket[name] for bucket in buckets]
+    if name != "number":
+      width = max(part.shape[1] for part in parts)
+      parts = [
+        np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in parts
+      ]
+    padded[name] = np.concatenate(parts)
+  return padded
+
+
+def batches(
+  kind, store, start, stop, spec=SPEC, host_rows=np.arange, prefetch=2
+):
+  return reader.batches(
+    kind, store, spec, plans_of(store, spec), 0, TEMPERATURE, start, stop,
+    host_rows, prefetch, MASKER,
+  )  # fmt: skip
+
+
+def leaves(batch, path=""):
+  """Path to array."""
+  if isinstance(batch, np.ndarray):
+    return {path: batch}
+  if isinstance(batch, batch_lib.Batch):
+    batch = as_dict(batch)
+  parts = batch.items() if isinstance(batch, dict) else enumerate(batch)
+  return {
+    name: leaf
+    for key, part in parts
+    for name, leaf in leaves(part, f"{path}/{key}").items()
+  }
+
+
+def assert_equal(first, second):
+  first, second = leaves(first), leaves(second)
+  assert first.keys() == second.keys()
+  for name, leaf in first.items():
+    assert leaf.dtype == second[name].dtype, name
+    np.testing.assert_array_equal(leaf, second[name], err_msg=name)
+
+
+def test_a_batch_has_the_promised_arrays(store):
+  plans = [
+    {
+      "query": (buckets.Bucket(8, 4),),
+      "passage": (buckets.Bucket(30, 6), buckets.Bucket(10, 5)),
+      "masked": (buckets.Bucket(5, 6),),
+    }
+  ]
+  spec = dataclasses.replace(SPEC, tied=False)
+  batch = raw_batch(store, 3, spec, plans=plans)
+  assert {
+    name: (leaf.shape, leaf.dtype.name) for name, leaf in leaves(batch).items()
+  } == {
+    "/texts/query/0/ids": ((8, 4), "int32"),
+    "/texts/query/0/mask": ((8, 4), "bool"),
+    "/texts/query/0/number": ((8,), "int32"),
+    "/texts/passage/0/ids": ((30, 6), "int32"),
+    "/texts/passage/0/mask": ((30, 6), "bool"),
+    "/texts/passage/0/number": ((30,), "int32"),
+    "/texts/passage/1/ids": ((10, 5), "int32"),
+    "/texts/passage/1/mask": ((10, 5), "bool"),
+    "/texts/passage/1/number": ((10,), "int32"),
+    "/retrieval/query": ((8,), "int32"),
+    "/retrieval/query_text": ((8,), "int32"),
+    "/retrieval/query_sequence": ((8,), "int32"),
+    "/retrieval/passage": ((8, 3), "int32"),
+    "/retrieval/passage_text": ((8, 3), "int32"),
+    "/retrieval/passage_sequence": ((8, 3), "int32"),
+    "/retrieval/passage_valid": ((8, 3), "bool"),
+    "/retrieval/positive_sequence": ((8, 3), "int32"),
+    "/parallel/sentence": ((6, 2), "int32"),
+    "/parallel/text": ((6, 2), "int32"),
+    "/parallel/sequence": ((6, 2), "int32"),
+    "/monolingual/sentence": ((4,), "int32"),
+    "/monolingual/text": ((4,), "int32"),
+    "/monolingual/sequence": ((4,), "int32"),
+    "/masked/0/ids": ((5, 6), "int32"),
+    "/masked/0/mask": ((5, 6), "bool"),
+    "/masked/0/number": ((5,), "int32"),
+    "/masked/0/positions": ((5, 4), "int32"),
+    "/masked/0/targets": ((5, 4), "int32"),
+    "/masked/0/valid": ((5, 4), "bool"),
+  }
+  abstract = compiled_step.abstract_batch(
+    spec, plans[0], sharding.make_mesh(devices=jax.devices()[:1]),
+    positives=store.max_positives, max_targets=MASKER.max_targets,
+  )  # fmt: skip
+  jax.tree.map(
+    lambda leaf, said: np.testing.assert_equal(
+      (leaf.shape, leaf.dtype), (said.shape, said.dtype)
+    ),
+    batch,
+    as_dict(abstract),
+  )
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_buckets_change_no_text(store, tied, monkeypatch):
+  monkeypatch.setattr(buckets, "MULTIPLE", 1)  # These texts are short.
+  spec = dataclasses.replace(SPEC, tied=tied, monolingual=24)
+  one, many = (plans_of(store, spec, most=most) for most in (1, 3))
+  assert len(one[0]["passage"]) == 1 < len(many[0]["passage"])
+  for step in range(5):
+    plain, bucketed = (
+      batch_of_step(store, step, spec, plans=plans) for plans in (one, many)
+    )
+    for name, leaf in leaves(bucketed).items():
+      wide = leaves(plain)[name]
+      np.testing.assert_array_equal(leaf, wide[..., : leaf.shape[-1]])
+      assert not wide[..., leaf.shape[-1] :].any()
+    # A text has the same number in either: its seed hangs on it.
+    numbers = [
+      np.concatenate([bucket["number"] for bucket in raw["texts"]["passage"]])
+      for raw in (
+        raw_batch(store, step, spec, plans=plans) for plans in (one, many)
+      )
+    ]
+    np.testing.assert_array_equal(*numbers)
+
+
+def test_a_step_of_longer_texts_than_usual_gets_wider_buckets(store):
+  spec = batch_lib.BatchSpec(0, 0, 0, 8)
+  usual = {"passage": (buckets.Bucket(6, 6), buckets.Bucket(2, 4))}
+  wider = {"passage": buckets.widened(usual["passage"], 6)}
+  seen = set()
+  for step in range(10):
+    batch = raw_batch(store, step, spec, plans=(usual, wider))
+    long = sum(
+      (b["mask"].sum(axis=1) > 4).sum() for b in batch["texts"]["passage"]
+    )
+    shapes = tuple(b["ids"].shape for b in batch["texts"]["passage"])
+    assert shapes == (((6, 6), (2, 4)) if long <= 6 else ((6, 6), (2, 6)))
+    seen.add(shapes)
+  assert len(seen) == 2
+
+
+def test_a_chunk_divides_every_bucket(store):
+  spec = dataclasses.replace(SPEC, monolingual=12)
+  for plan in plans_of(store, spec, chunk=14):
+    assert all(bucket.rows % 14 == 0 for bucket in plan["passage"])
+  with pytest.raises(ValueError, match=r"batch\.chunk is 9.*56 passage.*8"):
+    plans_of(store, spec, chunk=9)
+  with pytest.raises(ValueError, match="step 3 fit none"):
+    raw_batch(
+      store,
+      3,
+      spec,
+      plans=({g: (buckets.Bucket(56, 1),) for g in ("passage", "masked")},),
+    )
+
+
+def test_fewer_texts_than_a_chunk_have_buckets_too(store, monkeypatch):
+  monkeypatch.setattr(buckets, "MULTIPLE", 1)
+  spec = dataclasses.replace(SPEC, monolingual=24, masked=6)
+  whole, chunked = (
+    plans_of(store, spec, chunk=chunk, devices=2)[0] for chunk in (0, 512)
+  )
+  assert len(chunked["passage"]) > 1
+  assert chunked == whole
+
+
+def test_a_stream_of_size_0_is_absent(store):
+  batch = batch_of_step(store, 0, batch_lib.BatchSpec(0, 0, 4, 0))
+  assert batch.keys() == {"parallel"}
+  assert not raw_batch(store, 0, batch_lib.BatchSpec(0, 0, 0, 0, 5))["texts"]
+  batch = batch_of_step(store, 0, batch_lib.BatchSpec(4, 0, 0, 0))
+  assert batch["retrieval"]["passage_text"].shape == (4, 1)
+
+
+# Token ids of the words, as `make_store` numbers them.
+def words(ids, kind):
+  base = ("q", "p", "n", "w", "e", "de", "fi", "m").index(kind) * 30 + 3
+  return ids - base
+
+
+def test_passages_are_the_rows_own(store):
+  for step in range(20):
+    part = batch_of_step(store, step)["retrieval"]
+    row = words(part["query"]["ids"][:, 1], "q")
+    ids, valid = part["passage"]["ids"], part["passage_valid"]
+    np.testing.assert_array_equal(words(ids[:, 0, 1], "p"), row)
+    # As many hard negatives as the row has, up to two; different ones.
+    assert valid[:, 0].all()
+    np.testing.assert_array_equal(
+      valid[:, 1:].sum(axis=1), np.minimum(row % 5, 2)
+    )
+    for i in range(len(row)):
+      negatives = ids[i, 1:][valid[i, 1:]]
+      assert (words(negatives[:, 1], "n") == row[i]).all()
+      assert len(set(negatives[:, 2])) == len(negatives)
+    # Where they lack there is padding, and no text that could match.
+    assert (ids[~valid] == PAD).all()
+    assert not part["passage"]["mask"][~valid].any()
+    for name in ("passage_text", "passage_sequence"):
+      np.testing.assert_array_equal(part[name] >= 0, valid)
+
+
+def test_all_positives_of_the_question_are_known(store):
+  part = batch_of_step(store, 0)["retrieval"]
+  row = words(part["query"]["ids"][:, 1], "q")
+  known = part["positive_sequence"]
+  np.testing.assert_array_equal((known >= 0).sum(axis=1), 1 + row % 3)
+  assert (part["passage_sequence"][:, :1] == known).any(1).all()
+
+
+def test_sequences_are_equal_where_what_is_encoded_is(store):
+  batch = batch_of_step(store, 0)
+  for stream, role, name in (
+    ("retrieval", "query", "query_sequence"),
+    ("retrieval", "passage", "passage_sequence"),
+    ("parallel", "sentence", "sequence"),
+    ("monolingual", "sentence", "sequence"),
+  ):
+    part = batch[stream]
+    ids = part[role]["ids"].reshape(part[name].size, -1)
+    _, alike = np.unique(ids, axis=0, return_inverse=True)
+    sequence = part[name].ravel()
+    np.testing.assert_array_equal(
+      alike[:, None] == alike, sequence[:, None] == sequence
+    )
+
+
+def test_all_positives_and_hard_negatives_are_read_in_turn(store):
+  seen = {"p": {}, "n": {}}
+  steps = 20 * 4 // 8  # Four epochs.
+  for step in range(steps):
+    part = batch_of_step(store, step)["retrieval"]
+    row = words(part["query"]["ids"][:, 1], "q")
+    ids = part["passage"]["ids"]
+    for i, number in enumerate(row.tolist()):
+      seen["p"].setdefault(number, []).append(int(ids[i, 0, 2]))
+      negatives = ids[i, 1:, 2][part["passage_valid"][i, 1:]]
+      seen["n"].setdefault(number, []).extend(negatives.tolist())
+  for number in range(20):
+    positives, negatives = seen["p"][number], seen["n"].get(number, [])
+    assert len(positives) == 4
+    assert len(set(positives[: 1 + number % 3])) == 1 + number % 3
+    # Two visits read all four.
+    if number % 5 == 4:
+      assert len(set(negatives[:4])) == len(set(negatives[4:8])) == 4
+
+
+def test_padding_is_masked_and_nothing_else(store):
+  for step in range(5):
+    part = batch_of_step(store, step)["monolingual"]["sentence"]
+    np.testing.assert_array_equal(part["mask"], part["ids"] != PAD)
+    assert (part["ids"][:, 0] == 1).all()
+    last = part["mask"].sum(axis=1) - 1
+    assert (part["ids"][np.arange(4), last] == 2).all()
+
+
+def test_translations_stay_together(store):
+  for step in range(10):
+    ids = batch_of_step(store, step)["parallel"]["sentence"]["ids"][:, :, 1]
+    # German stands before English, Finnish after it.
+    is_german = words(ids[:, 0], "de") >= 0
+    for kind, english, other in (
+      ("de", ids[is_german, 1], ids[is_german, 0]),
+      ("fi", ids[~is_german, 0], ids[~is_german, 1]),
+    ):
+      number = words(english, "e")
+      assert ((number >= 0) & (number < 30)).all()
+      np.testing.assert_array_equal(words(other, kind), number)
+
+
+@pytest.mark.parametrize("step", [0, 7, 10**9])
+def test_a_batch_is_a_function_of_seed_and_step(store, step):
+  assert_equal(batch_of_step(store, step), batch_of_step(store, step))
+  for other in (
+    batch_of_step(store, step + 1),
+    batch_of_step(store, step, seed=1),
+  ):
+    same = [
+      np.array_equal(
+        batch_of_step(store, step)[stream][name], other[stream][name]
+      )
+      for stream, name in (
+        ("retrieval", "query_text"),
+        ("parallel", "text"),
+        ("monolingual", "text"),
+        ("masked", "targets"),
+      )
+    ]
+    assert not any(same)
+
+
+def test_an_epoch_reads_every_row_once(store):
+  spec = batch_lib.BatchSpec(4, 0, 0, 5)
+  for stream, name, size in (
+    ("retrieval", "query_text", 20),
+    ("monolingual", "text", 25),
+  ):
+    for epoch in range(2):
+      read = np.concatenate(
+        [
+          batch_of_step(store, step, spec)[stream][name]
+          for step in range(5 * epoch, 5 * epoch + 5)
+        ]
+      )
+      assert len(set(read.tolist())) == size
+
+
+@pytest.mark.parametrize("hosts", [2, 3])
+def test_the_hosts_rows_together_are_the_global_batch(store, hosts):
+  whole = leaves(raw_batch(store, 11))
+  for host in range(hosts):
+
+    def share(size, host=host):
+      return np.arange(size)[host::hosts]  # Interleaved, as a mesh may do.
+
+    part = leaves(raw_batch(store, 11, host_rows=share))
+    assert part.keys() == whole.keys()
+    for name, leaf in whole.items():
+      np.testing.assert_array_equal(
+        part[name], leaf[share(len(leaf))], err_msg=name
+      )
+
+
+def test_a_global_batch_split_otherwise_reads_the_same_rows(store):
+  one = batch_of_step(store, 3, batch_lib.BatchSpec(0, 0, 8, 0))["parallel"]
+  two = [
+    batch_of_step(store, step, batch_lib.BatchSpec(0, 0, 4, 0))["parallel"]
+    for step in (6, 7)
+  ]
+  np.testing.assert_array_equal(
+    one["text"], np.concatenate([part["text"] for part in two])
+  )
+
+
+def restored(part):
+  """The token ids before words were hidden."""
+  ids = part["ids"].copy()
+  rows, slots = np.nonzero(part["valid"])
+  ids[rows, part["positions"][rows, slots]] = part["targets"][rows, slots]
+  return ids
+
+
+def test_masked_text_is_monolingual_text_in_an_order_of_its_own(store):
+  spec = batch_lib.BatchSpec(0, 0, 0, 25, 25)
+  for step in range(2):  # An epoch each.
+    batch = batch_of_step(store, step, spec)
+    masked = restored(batch["masked"])
+    plain = batch["monolingual"]["sentence"]["ids"]
+    assert sorted(masked.tolist()) == sorted(plain.tolist())
+    assert (masked != plain).any()
+    assert (batch["masked"]["ids"] != masked).any()
+    np.testing.assert_array_equal(batch["masked"]["mask"], masked != PAD)
+
+
+def test_later_epochs_hide_other_words(store):
+  spec = batch_lib.BatchSpec(0, 0, 0, 0, 25)
+  hidden = {}
+  for epoch in range(20):
+    part = batch_of_step(store, epoch, spec)["masked"]
+    for row, ids in enumerate(restored(part).tolist()):
+      places = tuple(part["positions"][row][part["valid"][row]].tolist())
+      hidden.setdefault(tuple(ids), []).append(places)
+  for ids, places in hidden.items():
+    inside = sum(token not in (PAD, 1, 2) for token in ids)
+    # Each word of a text was hidden in some epoch.
+    assert set().union(*places) == set(range(1, 1 + inside))
+
+
+def test_other_seeds_hide_other_words_at_the_same_position(store):
+  spec = batch_lib.BatchSpec(0, 0, 0, 0, 25)
+  one, two = (batch_of_step(store, 0, spec, seed)["masked"] for seed in (0, 1))
+  alike = (one["mask"] == two["mask"]).all(axis=1)
+  assert (one["positions"][alike] != two["positions"][alike]).any()
+
+
+def test_masks_of_a_global_batch_split_otherwise_are_the_same(store):
+  one = batch_of_step(store, 3, batch_lib.BatchSpec(0, 0, 0, 0, 8))["masked"]
+  two = [
+    batch_of_step(store, step, batch_lib.BatchSpec(0, 0, 0, 0, 4))["masked"]
+    for step in (6, 7)
+  ]
+  for name in ("positions", "targets"):
+    np.testing.assert_array_equal(
+      one[name], np.concatenate([part[name] for part in two])
+    )
+
+
+def test_masked_text_needs_a_masker_and_monolingual_rows(store, tmp_path):
+  spec = batch_lib.BatchSpec(0, 0, 0, 0, 4)
+  with pytest.raises(ValueError, match=r"batch\.masked is 4.*make_masker"):
+    reader.batches("in_process", store, spec, (), 0, TEMPERATURE, 0, 1)
+  with pytest.raises(ValueError, match=r"batch\.masked is 4.*make_masker"):
+    reader.batch_of_step(store, spec, (), 0, TEMPERATURE, 0)
+  poorer = make_store(tmp_path / "store", parallel=parallel)
+  message = (
+    "no monolingual rows: set batch.masked=0 and loss.masked_lm.weight=0, or"
+    " add monolingual text"
+  )
+  with pytest.raises(ValueError, match=re.escape(message)):
+    drawing.check(poorer, spec)
+
+
+def test_resume_reads_the_same_batches(store):
+  from_0 = list(batches("in_process", store, 0, 9))
+  assert [step for step, _ in from_0] == list(range(9))
+  resumed = list(batches("in_process", store, 5, 9))
+  for (step, batch), (resumed_step, again) in zip(
+    from_0[5:], resumed, strict=True
+  ):
+    assert step == resumed_step
+    assert_equal(batch, again)
+
+
+@pytest.mark.slow
+def test_both_readers_give_identical_batches(store):
+  for wanted in (np.arange, lambda size: np.arange(size)[1::2]):
+    for spec in (SPEC, batch_lib.BatchSpec(8, 0, 6, 0)):
+      ours = list(batches("in_process", store, 4, 8, spec, wanted))
+      theirs = list(batches("tf_data", store, 4, 8, spec, wanted))
+      assert [step for step, _ in ours] == [step for step, _ in theirs]
+      assert isinstance(theirs[0][0], int)
+      for (_, batch), (_, other) in zip(ours, theirs, strict=True):
+        assert_equal(batch, other)
+  assert not list(batches("tf_data", store, 4, 4))
+
+
+def test_in_process_needs_no_tensorflow(store, monkeypatch):
+  assert reader.choose("auto") == "tf_data"
+  monkeypatch.setitem(sys.modules, "tensorflow", None)
+  assert reader.choose("auto") == "in_process"
+  assert reader.choose("tf_data") == "tf_data"
+  assert len(list(batches("in_process", store, 0, 2))) == 2
+  with pytest.raises(ImportError, match="reader=in_process"):
+    batches("tf_data", store, 0, 2)
+
+
+def test_at_most_prefetch_batches_are_made_ahead(store, monkeypatch):
+  made, original = [], reader.batch_of_step
+
+  def counting(*args, **kwargs):
+    made.append(args[-1])
+    return original(*args, **kwargs)
+
+  monkeypatch.setattr(reader, "batch_of_step", counting)
+  running = batches("in_process", store, 0, 100, prefetch=3)
+  next(running)
+  running.close()
+  assert 1 <= len(made) <= 4
+  assert made == sorted(made)
+
+
+def test_closing_ends_the_thread(store):
+  def threads():
+    return [t for t in threading.enumerate() if t.name.startswith("batches")]
+
+  running = batches("in_process", store, 0, 100)
+  next(running)
+  assert len(threads()) == 1
+  running.close()
+  assert not threads()
+
+
+@pytest.mark.parametrize(
+  "kind", ["in_process", pytest.param("tf_data", marks=pytest.mark.slow)]
+)
+def test_both_readers_can_be_closed_started_or_not(store, kind):
+  for taken in (0, 2):
+    running = batches(kind, store, 0, 100)
+    with contextlib.closing(running):
+      assert [next(running)[0] for _ in range(taken)] == list(range(taken))
+    assert not list(running)
+
+
+def test_an_error_in_the_thread_reaches_the_loop(store, monkeypatch):
+  original = reader.batch_of_step
+
+  def failing(*args, **kwargs):
+    if args[-1] == 2:
+      raise OSError("disk gone")
+    return original(*args, **kwargs)
+
+  monkeypatch.setattr(reader, "batch_of_step", failing)
+  running = batches("in_process", store, 0, 5)
+  assert [next(running)[0], next(running)[0]] == [0, 1]
+  with pytest.raises(OSError, match="disk gone"):
+    next(running)
+
+
+@pytest.mark.parametrize("stream", token_store.STREAMS)
+def test_a_stream_that_the_store_lacks_is_an_error(store, tmp_path, stream):
+  streams = {
+    "retrieval": retrieval,
+    "parallel": parallel,
+    "monolingual": monolingual,
+  }
+  del streams[stream]
+  weights = {
+    "retrieval": " and loss.ir.weight=0, loss.language.passages=0,",
+    "parallel": " and loss.semantic.weight=0, loss.language.weight=0,",
+    "monolingual": " and loss.language.monolingual=0,",
+  }
+  message = re.escape(f"set batch.{stream}=0{weights[stream]}")
+  poorer = make_store(tmp_path / "store", **streams)
+  with pytest.raises(ValueError, match=message):
+    batches("in_process", poorer, 0, 1)
+  with pytest.raises(ValueError, match=message):
+    batch_of_step(poorer, 0)
+
+
+def test_hard_negatives_that_the_store_lacks_are_an_error(tmp_path):
+  def without():
+    for record in retrieval():
+      yield records.RetrievalRecord(record.question, record.positives)
+
+  poorer = make_store(tmp_path / "store", retrieval=without)
+  with pytest.raises(ValueError, match=r"set batch\.hard_negatives=0"):
+    batches("in_process", poorer, 0, 1, batch_lib.BatchSpec(4, 1, 0, 0))
+  batch_of_step(poorer, 0, batch_lib.BatchSpec(4, 0, 0, 0))
+
+
+def test_a_long_text_that_was_not_foreseen_is_read(tmp_path, monkeypatch):
+  """The plans are made from other steps than that in which it comes."""
+
+  def sentences():
+    for i in range(60):
+      yield records.MonolingualRecord(
+        f"m{i % 30} " * (4 if i == 7 else 1), "fi"
+      )
+
+  store = make_store(tmp_path / "store", monolingual=sentences)
+  monkeypatch.setattr(buckets, "MULTIPLE", 1)
+  monkeypatch.setattr(buckets, "SAMPLES", 1)
+  spec = batch_lib.BatchSpec(0, 0, 0, 4)
+  plans = plans_of(store, spec)
+  assert plans[0]["passage"][0].length < store.padded_lengths["sentence"]
+  read = [
+    raw_batch(store, step, spec, plans=plans)["texts"]["passage"]
+    for step in range(15)
+  ]
+  longest = [max(b["mask"].sum(axis=1).max() for b in texts) for texts in read]
+  assert max(longest) == store.padded_lengths["sentence"]

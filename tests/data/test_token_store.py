@@ -1,0 +1,816 @@
+"""Tests of the token store's promises."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers, processors
+
+from mlir_jax import contract as contract_lib
+from mlir_jax.data import records, store_writer, token_store
+from mlir_jax.storage import digests
+
+PAD, CLS, SEP, UNK = range(4)
+WORDS = "query : who what river stone garden cloud Fluss Stein Garten pilvi"
+VOCABULARY = {
+  word: i
+  for i, word in enumerate(["[PAD]", "[CLS]", "[SEP]", "[UNK]", *WORDS.split()])
+}
+
+
+def make_tokenizer():
+  tokenizer = tokenizers.Tokenizer(models.WordLevel(VOCABULARY, "[UNK]"))
+  tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+  tokenizer.post_processor = processors.TemplateProcessing(
+    single="[CLS] $A [SEP]",
+    special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)],
+  )
+  return tokenizer
+
+
+TOKENIZER = make_tokenizer()
+CONTRACT = contract_lib.make_contract(
+  TOKENIZER,
+  pooling="mean",
+  normalize=True,
+  title_joiner=" ",
+  roles={"query": ("query: ", 6), "passage": ("", 5), "sentence": ("", 8)},
+)
+
+
+def collection(retrieval=(), parallel=(), monolingual=()):
+  return records.Collection(
+    "made",
+    lambda: iter(retrieval),
+    lambda: iter(parallel),
+    lambda: iter(monolingual),
+    tests=tuple,
+    translation_tests=tuple,
+    groups={},
+    fingerprint=str,
+    notes=tuple,
+  )
+
+
+def passage(text, passage_id="", title=""):
+  return records.Passage(text, title, passage_id)
+
+
+RETRIEVAL = (
+  records.RetrievalRecord(
+    "who",
+    (passage("stone", "p1", "river"), passage("cloud")),
+    (passage("garden", "n1"), passage("garden river", "p2"), passage("Stein")),
+  ),
+  records.RetrievalRecord("what", (passage("garden", "n1"),)),
+  records.RetrievalRecord("pilvi", (passage("pilvi pilvi"),), language="fi"),
+  # The same question: what it has is no negative of the first row.
+  records.RetrievalRecord(
+    " who ",
+    (passage("garden garden", "p3"),),
+    (passage("river stone"), passage("what")),
+  ),
+)
+PARALLEL = (
+  records.ParallelRecord("river", "Fluss", "en", "de"),
+  records.ParallelRecord("Stein", "stone", "de", "en"),
+  records.ParallelRecord("cloud", "pilvi", "en", "fi"),
+  records.ParallelRecord("stone", "Stein ", "en", "de"),  # Repeated.
+  records.ParallelRecord("cloud", "cloud", "en", "de"),  # Identical sides.
+  records.ParallelRecord("garden", "Garten", "en", "de"),
+)
+MONOLINGUAL = (
+  records.MonolingualRecord("pilvi", "fi"),
+  records.MonolingualRecord("Fluss Stein", "de"),
+  records.MonolingualRecord("pilvi " * 9, "fi"),
+)
+EVERYTHING = collection(RETRIEVAL, PARALLEL, MONOLINGUAL)
+
+
+def build(path, data=EVERYTHING, *, shuffle_parallel=False, seed=0, **options):
+  return store_writer.build(
+    path,
+    data,
+    CONTRACT,
+    TOKENIZER,
+    PAD,
+    shuffle_parallel=shuffle_parallel,
+    seed=seed,
+    **({"source": "made"} | options),
+  )
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+  return build(tmp_path_factory.mktemp("tokens") / "store")
+
+
+def text_of(store, role, text):
+  """The words of a text id, read back through its tokens."""
+  ids, mask = store.sequences(role, np.asarray(text), 16)
+  names = {i: word for word, i in VOCABULARY.items()}
+  return " ".join(names[i] for i in ids[mask][1:-1])
+
+
+def ragged(store, name, offsets, row):
+  start, stop = store.arrays[offsets][row : row + 2]
+  return store.arrays[name][start:stop].tolist()
+
+
+def test_rows_are_grouped_by_language(store):
+  assert store.groups("retrieval") == {"en": 3, "fi": 1}
+  assert store.groups("parallel") == {"de-en": 3, "en-fi": 1}
+  assert store.groups("monolingual") == {"de": 1, "fi": 2}
+  assert [
+    text_of(store, "query", t).removeprefix("query : ")
+    for t in store.arrays["retrieval_queries"]
+  ] == ["who", "what", "who", "pilvi"]
+  languages = np.array(store.languages)
+  assert languages[store.arrays["monolingual_languages"]].tolist() == [
+    "de",
+    "fi",
+    "fi",
+  ]
+  assert store.rows("parallel") == 4
+
+
+def test_tokens_are_those_of_the_contract(store):
+  for role, body in (
+    ("query", "who"),
+    ("passage", "river stone"),
+    ("sentence", "river"),
+  ):
+    expected = TOKENIZER.encode(CONTRACT.render(role, body)).ids
+    found = [
+      ids[mask].tolist()
+      for ids, mask in zip(
+        *store.sequences(
+          role, np.flatnonzero(store.arrays[f"{role}_sequences"] >= 0), 16
+        ),
+        strict=True,
+      )
+    ]
+    assert expected in found
+
+
+def test_long_texts_are_cut_before_the_special_tokens_and_counted(store):
+  text = store.arrays["monolingual_texts"][-1]
+  ids, mask = store.sequences("sentence", text, 8)
+  pilvi = VOCABULARY["pilvi"]
+  assert ids.tolist() == [CLS, *[pilvi] * 6, SEP]
+  assert mask.all()
+  assert store.truncation["sentence"]["fi"] == [1, 2]
+  assert store.truncation["sentence"]["de"] == [0, 4]
+  assert store.truncation["passage"]["en"] == [0, 7]
+  assert "fi 50.0%" in store.summary()
+
+
+def test_padding_fills_the_length_that_is_asked_for(store):
+  texts = np.array([[store.arrays["parallel_texts"][0, 0], -1]])
+  ids, mask = store.sequences("sentence", texts, 8)
+  assert ids.shape == mask.shape == (1, 2, 8)
+  assert ids.dtype == np.int32
+  assert mask.sum(axis=-1).tolist() == [[3, 0]]
+  assert store.text_lengths("sentence", texts).tolist() == [[3, 0]]
+  with pytest.raises(ValueError, match="3 tokens cannot be padded to 2"):
+    store.sequences("sentence", texts, 2)
+  assert (ids[~mask] == PAD).all()
+
+
+def test_a_long_max_length_costs_nothing_where_texts_are_short(tmp_path):
+  contract = contract_lib.make_contract(
+    TOKENIZER,
+    pooling="mean",
+    normalize=True,
+    title_joiner=" ",
+    roles={"query": ("", 12), "passage": ("", 5), "sentence": ("", 512)},
+  )
+  store = store_writer.build(
+    tmp_path / "store",
+    collection(RETRIEVAL, PARALLEL, MONOLINGUAL),
+    contract,
+    TOKENIZER,
+    PAD,
+    shuffle_parallel=False,
+    seed=0,
+    source="made",
+  )
+  # The longest sentence has 11 tokens, query 3, and passages are cut to 5.
+  assert store.padded_lengths == {"query": 8, "passage": 5, "sentence": 16}
+  for role, length in store.padded_lengths.items():
+    texts = np.flatnonzero(store.arrays[f"{role}_sequences"] >= 0)
+    _, mask = store.sequences(role, texts, length)
+    assert mask.sum() == store.lengths(role).sum()  # Nothing was cut.
+
+
+def test_a_text_that_a_role_lacks_is_an_error(store):
+  with pytest.raises(ValueError, match="role query"):
+    store.sequences("query", store.arrays["parallel_texts"], 8)
+
+
+def test_one_text_has_one_id_in_all_streams(store):
+  # "pilvi" is a question, a translation and a monolingual sentence.
+  pilvi = store.arrays["retrieval_queries"][3]
+  assert pilvi in store.arrays["parallel_texts"]
+  assert pilvi in store.arrays["monolingual_texts"]
+  # A title and a text are one body.
+  first = ragged(store, "retrieval_positives", "retrieval_positive_offsets", 0)
+  assert text_of(store, "passage", first[0]) == "river stone"
+
+
+def test_each_text_is_encoded_once_per_role(store):
+  for role, distinct in (("query", 3), ("passage", 8), ("sentence", 10)):
+    sequences = store.arrays[f"{role}_sequences"]
+    encoded = sequences[sequences >= 0]
+    assert sorted(encoded) == list(range(len(encoded)))
+    assert len(encoded) == len(store.lengths(role)) == distinct
+  assert store.lengths("query").max() == 5
+
+
+def test_a_question_knows_the_positives_of_all_its_rows(store):
+  questions = store.arrays["retrieval_questions"]
+  assert questions[0] == questions[2] != questions[1]
+  known = ragged(
+    store, "retrieval_known", "retrieval_known_offsets", questions[0]
+  )
+  own = [
+    text
+    for row in (0, 2)
+    for text in ragged(
+      store, "retrieval_positives", "retrieval_positive_offsets", row
+    )
+  ]
+  own = store.sequence_numbers("passage", np.array(own))
+  assert sorted(known) == sorted(own)
+  assert store.max_positives == 3
+
+
+def test_hard_negatives_that_are_positives_are_dropped(store):
+  assert store.dropped["hard negatives that are positives"] == 1
+  left = [
+    [
+      text_of(store, "passage", text)
+      for text in ragged(
+        store, "retrieval_negatives", "retrieval_negative_offsets", row
+      )
+    ]
+    for row in range(4)
+  ]
+  assert left == [["garden", "garden river", "Stein"], [], ["what"], []]
+
+
+# --- Which texts are the same. ---
+
+
+def make_folding_tokenizer():
+  """One that makes full-width and upper-case letters plain ones."""
+  tokenizer = make_tokenizer()
+  tokenizer.normalizer = tokenizers.normalizers.Sequence(
+    [tokenizers.normalizers.NFKC(), tokenizers.normalizers.Lowercase()]
+  )
+  return tokenizer
+
+
+def wide(text):
+  """The text in full-width letters."""
+  return "".join(chr(ord(c) + 0xFEE0) if c > " " else c for c in text)
+
+
+@pytest.mark.parametrize("prefix", ["", "query : "])
+def test_equal_tokens_are_one_text_in_all_roles(tmp_path, prefix):
+  tokenizer = make_folding_tokenizer()
+  contract = contract_lib.make_contract(
+    tokenizer,
+    pooling="mean",
+    normalize=True,
+    title_joiner=" ",
+    roles=dict.fromkeys(contract_lib.ROLES, (prefix, 8)),
+  )
+  data = collection(
+    [
+      records.RetrievalRecord(
+        "who", (passage("stone", title="river"),), (passage("cloud"),)
+      ),
+      records.RetrievalRecord(wide("who"), (passage(wide("river stone")),)),
+      records.RetrievalRecord(
+        "WHO", (passage("Cloud"),), (passage("RIVER stone"),)
+      ),
+    ],
+    [
+      records.ParallelRecord("garden", "river stone", "en", "de"),
+      records.ParallelRecord(wide("River stone"), "Garden", "de", "en"),
+      records.ParallelRecord("cloud", wide("CLOUD"), "en", "de"),
+    ],
+    [records.MonolingualRecord("Garden", "en")],
+  )
+  store = store_writer.build(
+    tmp_path / "store",
+    data,
+    contract,
+    tokenizer,
+    PAD,
+    shuffle_parallel=False,
+    seed=0,
+    source="made",
+  )
+  arrays = store.arrays
+  assert len(set(arrays["retrieval_queries"])) == 1
+  river, also, cloud = arrays["retrieval_positives"]
+  assert river == also != cloud
+  assert arrays["parallel_texts"].tolist() == [
+    [river, arrays["monolingual_texts"][0]]
+  ]
+  assert store.dropped["parallel pairs with identical sides"] == 1
+  assert store.dropped["repeated parallel pairs"] == 1
+  # One question, of which each row knows both positives.
+  assert store.max_positives == 2
+  assert store.dropped["hard negatives that are positives"] == 2
+  # What is encoded is what a text's own encoding would be.
+  for role in contract_lib.ROLES:
+    for text in np.flatnonzero(arrays[f"{role}_sequences"] >= 0):
+      ids, mask = store.sequences(role, text, 8)
+      words = text_of(store, role, text).removeprefix(prefix)
+      assert ids[mask].tolist() == tokenizer.encode(prefix + words).ids
+  assert store.rows("retrieval") == 3
+
+
+def test_texts_that_are_cut_alike_share_a_sequence_in_that_role(tmp_path):
+  data = collection(
+    [
+      records.RetrievalRecord(
+        "who what who river",
+        (passage("river stone river cloud"),),
+        (passage("river stone river garden"), passage("river stone")),
+      ),
+      records.RetrievalRecord("who what who", (passage("garden"),)),
+    ],
+    monolingual=[
+      records.MonolingualRecord(f"river stone river {word}", "en")
+      for word in ("cloud", "garden")
+    ],
+  )
+  store = build(tmp_path / "store", data)
+  # "query: " and two words; three of a passage; and all of a sentence.
+  queries = store.arrays["retrieval_queries"]
+  assert queries[0] != queries[1]
+  assert len(set(store.sequence_numbers("query", queries))) == 1
+  cloud, garden = store.arrays["monolingual_texts"]
+  assert cloud != garden
+  passages = store.sequence_numbers("passage", np.array([cloud, garden]))
+  sentences = store.sequence_numbers("sentence", np.array([cloud, garden, -1]))
+  assert passages[0] == passages[1]
+  assert sentences[0] != sentences[1]
+  assert sentences[2] == -1
+  # A negative that is encoded like the positive is a positive. But a question
+  # knows no positive of others, of which very many may be cut alike.
+  assert store.max_positives == 1
+  assert store.dropped["hard negatives that are positives"] == 1
+  assert len(store.arrays["retrieval_negatives"]) == 1
+
+
+def test_no_prefix_and_a_prefix_give_the_tokens_of_the_whole_text(tmp_path):
+  """Tokens made in two steps are those made in one, for any post-processor."""
+  texts = [f"{'river stone ' * n}cloud" for n in range(5)] + ["[SEP] who", "?"]
+  for post_processor in (
+    TOKENIZER.post_processor,
+    processors.BertProcessing(("[SEP]", SEP), ("[CLS]", CLS)),
+    processors.RobertaProcessing(("[SEP]", SEP), ("[CLS]", CLS)),
+  ):
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens(["[SEP]"])
+    tokenizer.post_processor = post_processor
+    contract = contract_lib.make_contract(
+      tokenizer,
+      pooling="mean",
+      normalize=True,
+      title_joiner=" ",
+      roles={"query": ("", 6), "passage": ("", 6), "sentence": ("", 6)},
+    )
+    store = store_writer.build(
+      tmp_path / type(post_processor).__name__,
+      collection(
+        monolingual=[records.MonolingualRecord(t, "en") for t in texts]
+      ),
+      contract,
+      tokenizer,
+      PAD,
+      shuffle_parallel=False,
+      seed=0,
+      source="made",
+    )
+    tokenizer.enable_truncation(6)
+    for text, number in zip(
+      texts, store.arrays["monolingual_texts"], strict=True
+    ):
+      ids, mask = store.sequences("sentence", number, 6)
+      assert ids[mask].tolist() == tokenizer.encode(text).ids
+
+
+# --- Passage ids. ---
+
+
+def row(question, positive, passage_id="", negatives=(), place=None):
+  return records.RetrievalRecord(
+    question, (passage(positive, passage_id),), negatives, place=place
+  )
+
+
+def place(number, file="a.json"):
+  return records.Place(file, 1, number)
+
+
+def test_an_id_with_two_texts_in_a_file_is_refused_naming_both_places(
+  tmp_path,
+):
+  rows = [
+    row("who", "river", "0", place=place(1)),
+    row("what", "stone", "1", place=place(2)),
+    row("river", "river", "0", place=place(3)),
+    row("stone", "cloud", "0", place=place(4)),
+    row("cloud", "garden", "1", place=place(5)),
+  ]
+  with pytest.raises(
+    records.RecordError,
+    match=r"^a\.json:1: record 4, passage id: '0' is also the id of another"
+    r" text, in a\.json:1: record 1; .*on_bad_record=skip",
+  ):
+    build(tmp_path / "store", collection(rows))
+  assert not list(tmp_path.iterdir())
+  store = build(
+    tmp_path / "store",
+    collection(rows),
+    bad_records=records.BadRecords("skip"),
+  )
+  assert store.rows("retrieval") == 5
+  assert store.dropped["passage ids that have two texts"] == 2
+  assert "dropped passage ids that have two texts: 2" in store.summary()
+  # The ids are ignored: no question knows more than its own positive.
+  assert store.max_positives == 1
+
+
+def test_a_negative_with_the_id_of_a_positive_is_an_id_with_two_texts(tmp_path):
+  rows = [row("who", "river", "7", (passage("stone", "7"),), place(3))]
+  with pytest.raises(
+    records.RecordError, match=r"record 3, .*'7' is also .* in this record"
+  ):
+    build(tmp_path / "store", collection(rows))
+  store = build(
+    tmp_path / "store",
+    collection(rows),
+    bad_records=records.BadRecords("skip"),
+  )
+  assert len(store.arrays["retrieval_negatives"]) == 1
+
+
+def test_ids_count_in_their_file_alone_and_where_the_text_differs(tmp_path):
+  rows = [
+    row("who", "river stone", "0", place=place(1)),
+    row("what", "river  stone", "0", place=place(2)),  # Equal tokens.
+    row("river", "cloud", "0", place=place(1, "b.json")),
+    row("stone", "garden", "0"),  # Its file is not known.
+    row("cloud", "Stein", "0"),
+  ]
+  store = build(tmp_path / "store", collection(rows))
+  assert store.dropped["passage ids that have two texts"] == 0
+
+
+def test_a_bad_negative_costs_itself_alone(tmp_path):
+  negatives = (
+    passage("stone"),
+    passage(""),
+    passage(" ", "e", title="river"),
+    passage("\u200b \u3164"),  # Nothing of it is visible.
+    passage("river"),  # A copy of the positive.
+  )
+  store = build(
+    tmp_path / "store", collection([row("who", "river", "p", negatives)])
+  )
+  (left,) = store.arrays["retrieval_negatives"]
+  assert text_of(store, "passage", left) == "stone"
+  summary = store.summary()
+  assert "dropped hard negatives without text: 3" in summary
+  assert "dropped hard negatives that are positives: 1" in summary
+
+
+def test_parallel_sides_keep_their_language(store):
+  languages = np.array(store.languages)[store.arrays["parallel_languages"]]
+  assert languages.tolist() == [["de", "en"]] * 3 + [["en", "fi"]]
+  assert [
+    [text_of(store, "sentence", text) for text in pair]
+    for pair in store.arrays["parallel_texts"]
+  ] == [
+    ["Fluss", "river"],
+    ["Stein", "stone"],
+    ["Garten", "garden"],
+    ["cloud", "pilvi"],
+  ]
+
+
+def test_identical_sides_and_repeated_pairs_are_dropped_and_counted(store):
+  assert store.dropped["parallel pairs with identical sides"] == 1
+  assert store.dropped["repeated parallel pairs"] == 1
+  assert "dropped repeated parallel pairs: 1" in store.summary()
+
+
+def test_a_question_without_positive_is_an_error(tmp_path):
+  with pytest.raises(ValueError, match="'who' has no positive"):
+    build(tmp_path / "store", collection([records.RetrievalRecord("who", ())]))
+
+
+def numbered(first, number):
+  """A text of known words: unknown words would all be one text."""
+  words = [WORDS.split()[number // 11**place % 11] for place in range(3)]
+  return " ".join([first, *words])
+
+
+def many_pairs(count=400):
+  """Pairs of which an English sentence has up to four translations."""
+  return [
+    records.ParallelRecord(
+      numbered("river", i // 4), numbered("Fluss", i % 390), "en", "de"
+    )
+    for i in range(count)
+  ] + [
+    records.ParallelRecord(
+      numbered("river", i), numbered("pilvi", i), "en", "fi"
+    )
+    for i in range(2)
+  ]
+
+
+def test_shuffled_pairs_are_all_wrong_and_hold_the_same_sentences(tmp_path):
+  data = collection(parallel=many_pairs())
+  right = build(tmp_path / "right", data)
+  wrong = build(tmp_path / "wrong", data, shuffle_parallel=True, seed=1)
+  right_texts = right.arrays["parallel_texts"]
+  wrong_texts = wrong.arrays["parallel_texts"]
+  assert not set(map(tuple, right_texts)) & set(map(tuple, wrong_texts))
+  start = 0
+  for size in right.groups("parallel").values():
+    group = slice(start, start + size)
+    for side in (0, 1):
+      np.testing.assert_array_equal(
+        np.sort(right_texts[group, side]), np.sort(wrong_texts[group, side])
+      )
+    start += size
+  np.testing.assert_array_equal(
+    right.arrays["parallel_languages"], wrong.arrays["parallel_languages"]
+  )
+  other = build(tmp_path / "other", data, shuffle_parallel=True, seed=2)
+  assert (other.arrays["parallel_texts"] != wrong_texts).any()
+  assert "control experiment" in wrong.summary()
+
+
+def test_pairs_too_alike_to_be_shuffled_are_an_error(tmp_path):
+  pairs = [
+    records.ParallelRecord("river", numbered("Fluss", i), "en", "de")
+    for i in range(5)
+  ]
+  with pytest.raises(ValueError, match="5 pairs of de-en"):
+    build(tmp_path / "store", collection(parallel=pairs), shuffle_parallel=True)
+
+
+def test_equal_input_gives_an_equal_fingerprint(store, tmp_path):
+  assert build(tmp_path / "same").fingerprint == store.fingerprint
+  # The seed is of the shuffling alone.
+  assert build(tmp_path / "seed", seed=5).fingerprint == store.fingerprint
+  fewer = collection(RETRIEVAL, PARALLEL, MONOLINGUAL[:-1])
+  assert build(tmp_path / "fewer", fewer).fingerprint != store.fingerprint
+
+
+def test_where_the_texts_come_from_is_kept_apart_from_the_fingerprint(
+  store, tmp_path
+):
+  moved = build(tmp_path / "moved", source="elsewhere")
+  assert (store.source, moved.source) == ("made", "elsewhere")
+  assert moved.fingerprint == store.fingerprint
+  assert "bad training records: none" in store.summary()
+  assert "hard negatives: 4" in store.summary()
+
+
+def test_the_bad_records_of_the_build_are_kept_and_drained(tmp_path):
+  bad_records = records.BadRecords("skip")
+  bad_records.report("a.json", 1, "text", "is read for a tokenizer, too")
+
+  def monolingual():
+    bad_records.report("b.txt", 7, "text", "is no text")
+    for name in ("c.txt", "c.txt", "d.txt"):
+      bad_records.count_removed(name, "numbers")
+    yield from MONOLINGUAL
+
+  data = dataclasses.replace(EVERYTHING, monolingual=monolingual)
+  store = build(tmp_path / "store", data, bad_records=bad_records)
+  expected = {
+    "count": 1,
+    "first": ["b.txt:7: text: is no text"],
+    "removed": {"numbers": [3, "c.txt"]},
+  }
+  assert token_store.TokenStore.open(store.path).meta["bad_records"] == expected
+  assert "skipped: 1, the first:\n  b.txt:7: text: is no" in store.summary()
+  assert "\nremoved numbers: 3, the first in c.txt\n" in store.summary()
+  assert bad_records.drain() == {"count": 0, "first": [], "removed": {}}
+
+
+def test_chunks_do_not_show(store, tmp_path, monkeypatch):
+  monkeypatch.setattr(store_writer, "_CHUNK_CHARACTERS", 12)
+  assert build(tmp_path / "chunked").fingerprint == store.fingerprint
+
+
+def test_arrays_are_memory_mapped(store):
+  array = store.arrays["sentence_tokens"]
+  assert isinstance(array.base, np.memmap)
+  assert not array.flags.writeable
+
+
+def test_the_contract_is_kept(store):
+  contract_lib.check_same(CONTRACT, store.contract, "the store")
+  assert store.pad_id == PAD
+
+
+def test_a_missing_stream_is_an_empty_one(tmp_path):
+  store = build(tmp_path / "store", collection(monolingual=MONOLINGUAL))
+  assert store.rows("retrieval") == store.rows("parallel") == 0
+  assert store.max_positives == 0
+  assert token_store.TokenStore.open(tmp_path / "store")
+  assert "retrieval: 0 rows (none)" in store.summary()
+
+
+@pytest.mark.parametrize("stream", ["retrieval", "monolingual"])
+def test_a_build_that_dies_leaves_no_store(tmp_path, stream, monkeypatch):
+  def dying():
+    yield from getattr(EVERYTHING, stream)()
+    raise KeyboardInterrupt
+
+  streams = {name: getattr(EVERYTHING, name) for name in token_store.STREAMS}
+  monkeypatch.setattr(
+    store_writer, "_CHUNK_CHARACTERS", 1
+  )  # Files are written.
+  data = records.Collection(
+    name="made",
+    tests=tuple,
+    translation_tests=tuple,
+    groups={},
+    fingerprint=str,
+    notes=tuple,
+    **(streams | {stream: dying}),
+  )
+  with pytest.raises(KeyboardInterrupt):
+    build(tmp_path / "store", data)
+  assert not list(tmp_path.iterdir())
+  with pytest.raises(FileNotFoundError):
+    token_store.TokenStore.open(tmp_path / "store")
+  build(tmp_path / "store")
+
+
+def test_what_a_killed_build_leaves_is_no_store(tmp_path, monkeypatch):
+  # SIGKILL runs no clean-up: neither rename nor removal.
+  monkeypatch.setattr(store_writer, "_publish", lambda *_: None)
+  monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+  with pytest.raises(FileNotFoundError):
+    build(tmp_path / "store")
+  assert not (tmp_path / "store").exists()
+  monkeypatch.undo()
+  assert len(list(tmp_path.iterdir())) == 1
+  build(tmp_path / "store")
+  assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_two_builds_at_once_end_in_one_store(tmp_path, store):
+  def slow():
+    build(tmp_path / "store")  # Another process is faster.
+    yield from MONOLINGUAL
+
+  data = records.Collection(
+    "made",
+    EVERYTHING.retrieval,
+    EVERYTHING.parallel,
+    slow,
+    *(tuple, tuple, {}, str, tuple),
+  )
+  assert build(tmp_path / "store", data).fingerprint == store.fingerprint
+  assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_a_build_hashes_each_array_once(tmp_path, monkeypatch):
+  hashed = []
+  digest = digests.of_file
+  monkeypatch.setattr(
+    digests, "of_file", lambda path: hashed.append(path.name) or digest(path)
+  )
+  made = build(tmp_path / "store")
+  assert sorted(hashed) == sorted(f"{name}.npy" for name in made.arrays)
+
+
+def test_an_existing_path_is_not_overwritten(tmp_path):
+  (tmp_path / "store").mkdir()
+  with pytest.raises(FileExistsError, match="store exists"):
+    build(tmp_path / "store")
+
+
+@pytest.fixture
+def copy(store, tmp_path):
+  return shutil.copytree(store.path, tmp_path / "copy")
+
+
+def test_a_truncated_array_is_named(copy):
+  file = copy / "sentence_tokens.npy"
+  file.write_bytes(file.read_bytes()[:-4])
+  with pytest.raises(
+    token_store.TokenStoreError, match=r"sentence_tokens\.npy"
+  ):
+    token_store.TokenStore.open(copy)
+
+
+def test_a_missing_array_is_named(copy):
+  (copy / "parallel_texts.npy").unlink()
+  with pytest.raises(token_store.TokenStoreError, match=r"parallel_texts\.npy"):
+    token_store.TokenStore.open(copy)
+
+
+def test_an_array_of_another_store_is_named(copy):
+  np.save(copy / "parallel_texts.npy", np.zeros((1, 2), np.int32))
+  with pytest.raises(token_store.TokenStoreError, match=r"parallel_texts\.npy"):
+    token_store.TokenStore.open(copy)
+
+
+def test_a_flipped_bit_is_found_in_any_file(copy):
+  for file in sorted(copy.iterdir()):
+    token_store.TokenStore.open(copy)
+    content = file.read_bytes()
+    # The last number, or the last letter of the last hash.
+    place = -1 if file.suffix == ".npy" else content.rindex(b'"') - 1
+    flipped = bytearray(content)
+    flipped[place] ^= 1
+    file.write_bytes(flipped)
+    with pytest.raises(token_store.TokenStoreError) as error:
+      token_store.TokenStore.open(copy)
+    assert str(file) in str(error.value)
+    assert "delete the folder and prepare again" in str(error.value)
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("field", ["source", "bad_records", "sha256"])
+def test_nothing_of_the_metadata_can_be_missing(copy, field):
+  file = copy / "meta.json"
+  meta = json.loads(file.read_text())
+  del meta[field]
+  file.write_text(json.dumps(meta))
+  with pytest.raises(token_store.TokenStoreError, match="changed since"):
+    token_store.TokenStore.open(copy)
+
+
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    ({"pad_id": 1}, "changed since"),
+    ({"format": 2}, r"another version .*format 2; .*delete the folder"),
+  ],
+)
+def test_changed_metadata_is_found(copy, change, message):
+  file = copy / "meta.json"
+  file.write_text(json.dumps(json.loads(file.read_text()) | change))
+  with pytest.raises(token_store.TokenStoreError, match=message):
+    token_store.TokenStore.open(copy)
+
+
+def test_another_tokenizers_contract_is_refused(tmp_path):
+  tokenizer = make_tokenizer()
+  tokenizer.add_tokens(["Ufer"])
+  with pytest.raises(ValueError, match="another tokenizer"):
+    store_writer.build(
+      tmp_path / "store",
+      EVERYTHING,
+      CONTRACT,
+      tokenizer,
+      PAD,
+      shuffle_parallel=False,
+      seed=0,
+      source="made",
+    )
+
+
+def test_a_tokenizer_without_special_tokens_cannot_hide_empty_texts(tmp_path):
+  tokenizer = tokenizers.Tokenizer(models.WordLevel({"[PAD]": 0}, "[PAD]"))
+  tokenizer.normalizer = tokenizers.normalizers.Replace("x", "")
+  contract = contract_lib.make_contract(
+    tokenizer,
+    pooling="mean",
+    normalize=True,
+    title_joiner=" ",
+    roles=dict.fromkeys(contract_lib.ROLES, ("", 8)),
+  )
+  data = collection(monolingual=[records.MonolingualRecord("xx", "en")])
+  with pytest.raises(ValueError, match="no tokens of 'xx'"):
+    store_writer.build(
+      tmp_path / "store",
+      data,
+      contract,
+      tokenizer,
+      0,
+      shuffle_parallel=False,
+      seed=0,
+      source="made",
+    )
