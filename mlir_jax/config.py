@@ -51,8 +51,8 @@ RANGES = {
   "batch.parallel": "[0, 1e7]",
   "batch.monolingual": "[0, 1e7]",
   "batch.masked": "[0, 1e7]",
-  "batch.chunk": "[0, 1e7]",
-  "batch.buckets": "[1, 1000]",
+  "batch.chunk_rows": "[0, 1e7]",
+  "batch.row_length": "[0, 1e5]",
   "optim.learning_rate": "[0, 10]",
   "optim.warmup_steps": "[0, 2e9]",
   "optim.final_fraction": "[0, 1]",
@@ -209,7 +209,9 @@ def default() -> ml_collections.ConfigDict:
   # What a layer keeps for the backward pass: "none" of it is computed again;
   # "dots" keeps what the dense layers give; "layer" only what it reads.
   model.remat = "none"
-  # "cudnn" is fused, on NVIDIA GPUs; it needs bfloat16, attention_dropout=0.
+  # "cudnn" is fused, on NVIDIA GPUs; it needs bfloat16, attention_dropout=0. It
+  # reads which tokens see each other from an array of 2 bytes for each pair of
+  # tokens of a row: rows x length^2, for all heads together.
   model.attention = "xla"
 
   # --- Batch: global sizes, over all devices and hosts. Our choices. ---
@@ -219,12 +221,11 @@ def default() -> ml_collections.ConfigDict:
   batch.parallel = 64  # Sentence pairs.
   batch.monolingual = 64  # Sentences, third points of the language loss.
   batch.masked = 0  # Monolingual sentences for masked language modelling.
-  # Texts encoded at once, over all devices, in bounded memory and with exact
-  # gradients; they are encoded twice. 0 for all at once.
-  batch.chunk = 0
-  # Lengths that texts are padded to, at most: short ones stay cheap, and each
-  # is compiled.
-  batch.buckets = 4
+  # Texts are packed into rows of tokens. This many rows are encoded at once,
+  # over all devices, in bounded memory and with exact gradients; they are
+  # encoded twice. 0 for all at once.
+  batch.chunk_rows = 0
+  batch.row_length = 0  # Tokens of a row; 0 to choose by the texts' lengths.
 
   # --- Losses: total = w_ir IR + w_sem semantic + w_lang language
   #     + w_mlm masked_lm. loss.NAME has the fields of the loss's class in

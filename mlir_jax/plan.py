@@ -52,7 +52,7 @@ def main():
     _TOPOLOGY.value,
     batches=_integers(_BATCH, least=1)
     or [config.batch[rows.first_stream(config)]],
-    chunks=_integers(_CHUNK, least=0) or [config.batch.chunk],
+    chunks=_integers(_CHUNK, least=0) or [config.batch.chunk_rows],
     shardings=_SHARDING.value,
     encoder_file=_ENCODER.value or "",
     store=rows.open_store(_WORKDIR.value) if _WORKDIR.value else None,
@@ -93,7 +93,7 @@ if __name__ == "__main__":
   _BATCH = flags.DEFINE_list(
     "batch", [], "Values of batch.retrieval; the other streams in proportion."
   )
-  _CHUNK = flags.DEFINE_list("chunk", [], "Values of batch.chunk.")
+  _CHUNK = flags.DEFINE_list("chunk", [], "Values of batch.chunk_rows.")
   _SHARDING = flags.DEFINE_list(
     "sharding",
     ["replicated", "fsdp"],

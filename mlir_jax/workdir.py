@@ -27,8 +27,8 @@ HISTORY = "history.jsonl"
 # These may change between the starts of one run: they decide where and how it
 # is computed and shown, not what.
 CHANGEABLE_ON_RESUME = (
-  "batch.buckets",
-  "batch.chunk",
+  "batch.chunk_rows",
+  "batch.row_length",
   "data.on_bad_record",
   "data.prefetch",
   "data.reader",
@@ -117,7 +117,7 @@ def read_history(workdir: str) -> list[dict[str, Any]]:
       if not good[field]:
         raise reading.UnreadableError(
           f"{path}:{number}: {field} is {record.get(field)!r}."
-            f" {reading.RESTORE}"
+          f" {reading.RESTORE}"
         )
   return history
 

@@ -1,4 +1,4 @@
-"""Random batches in buckets, and their gradients on a mesh, for step tests."""
+"""Random batches in rows, and their gradients on a mesh, for step tests."""
 
 import dataclasses
 import types
@@ -9,7 +9,7 @@ import numpy as np
 
 from mlir_jax import sharding
 from mlir_jax.batches import batch as batch_lib
-from mlir_jax.batches import buckets
+from mlir_jax.batches import packing
 from mlir_jax.losses import registry
 from mlir_jax.models import architecture, encoder
 from mlir_jax.training import build, step
@@ -54,22 +54,23 @@ TARGETS = 3
 CONTRACT = types.SimpleNamespace(pooling="mean", normalize=True)
 
 
-def one_bucket(spec):
-  """The plan in which every text is padded alike."""
+def one_a_row(spec):
+  """The plan in which every text has a row of its own."""
   return {
-    group: (buckets.Bucket(texts, LENGTH),)
+    group: (packing.Block(texts, LENGTH, 1, TARGETS),)
     for group, texts in spec.texts().items()
   }
 
 
-def two_buckets(spec, quantum=8):
-  """A plan with a shorter bucket for most of the texts."""
+def packed(spec, quantum=8):
+  """A plan of long and short rows, each for several texts."""
   plan = {}
   for group, texts in spec.texts().items():
-    longer = -(-texts // (2 * quantum)) * quantum
-    plan[group] = (buckets.Bucket(longer, LENGTH),)
-    if texts > longer:
-      plan[group] += (buckets.Bucket(texts - longer, LENGTH - 3),)
+    most = -(-texts // (4 * quantum)) * quantum
+    plan[group] = (
+      packing.Block(most, 2 * LENGTH, 6, 6 * TARGETS),
+      packing.Block(most, LENGTH - 3, 2, 2 * TARGETS),
+    )
   return plan
 
 
@@ -79,12 +80,12 @@ def make_batch(spec=SPEC, plan=None, seed=0):
   The same texts, whatever the plan.
   """
   random = np.random.default_rng(seed)
-  plan = plan or one_bucket(spec)
+  plan = plan or one_a_row(spec)
 
   def text(shape, dtype=np.int32):
     return random.integers(0, 60, shape).astype(dtype)
 
-  # Without buckets: what is drawn must not depend on the plan.
+  # Without rows: what is drawn must not depend on the plan.
   made = batch_lib.make(spec, {"masked": ()}, text, positives=2)
   retrieval = made.retrieval
   if retrieval:
@@ -95,7 +96,7 @@ def make_batch(spec=SPEC, plan=None, seed=0):
       passage_sequence=np.where(valid, retrieval.passage_sequence, -1),
       passage_valid=valid,
     )
-  row_of, buckets_of = {}, {}
+  slot_of, rows_of = {}, {}
   for group, count in spec.texts().items():
     long = random.random(count) < 0.2
     lengths = np.where(
@@ -105,37 +106,53 @@ def make_batch(spec=SPEC, plan=None, seed=0):
       first = spec.retrieval if spec.tied else 0
       lengths[first : first + valid.size] *= valid.ravel()
     ids = random.integers(5, 200, (count, LENGTH)).astype(np.int32)
-    order = buckets.order(lengths)
-    assert buckets.fit(lengths, plan[group])
     hidden = {
-      "positions": random.integers(0, 2, (count, TARGETS)).astype(np.int32),
+      "places": random.integers(0, 2, (count, TARGETS)).astype(np.int32),
       "targets": random.integers(5, 200, (count, TARGETS)).astype(np.int32),
-      "valid": np.arange(TARGETS) < random.integers(0, 4, (count, 1)),
     }
-    filled, start = [], 0
-    for rows, length in plan[group]:
-      number = order[start : start + rows]
-      mask = np.arange(length) < lengths[number][:, None]
-      texts = {
-        "ids": np.where(mask, ids[number, :length], 1).astype(np.int32),
-        "mask": mask,
-        "number": number.astype(np.int32),
+    amounts = random.integers(0, 4, count)
+    found = packing.pack(lengths, plan[group])
+    assert found is not None
+    slot_of[group] = found.slot
+    filled = []
+    for block, number in zip(plan[group], found.numbers, strict=True):
+      shape = block.rows, block.length
+      rows = {
+        "ids": np.ones(shape, np.int32),
+        "position": np.zeros(shape, np.int32),
+        "segment": np.zeros(shape, np.int32),
+        "number": number,
       }
+      masked = {
+        name: np.zeros((block.rows, block.targets), np.int32) for name in hidden
+      } | {"valid": np.zeros((block.rows, block.targets), bool)}
+      for row, texts in enumerate(number):
+        start = done = 0
+        for place, each in enumerate(texts[texts >= 0]):
+          at = row, slice(start, start + lengths[each])
+          rows["ids"][at] = ids[each, : lengths[each]]
+          rows["position"][at] = np.arange(lengths[each])
+          rows["segment"][at] = place + 1
+          known = row, slice(done, done + amounts[each])
+          masked["places"][known] = (
+            start + hidden["places"][each, : amounts[each]] % lengths[each]
+          )
+          masked["targets"][known] = hidden["targets"][each, : amounts[each]]
+          masked["valid"][known] = True
+          start += lengths[each]
+          done += amounts[each]
       if group == "masked":
-        texts |= {name: value[number] for name, value in hidden.items()}
-        filled.append(batch_lib.MaskedBucket(**texts))
+        filled.append(batch_lib.MaskedRows(**rows, **masked))
       else:
-        filled.append(batch_lib.TextBucket(**texts))
-      start += rows
-    buckets_of[group] = tuple(filled)
-    row_of[group] = np.argsort(order).astype(np.int32)
+        filled.append(batch_lib.TextRows(**rows))
+    rows_of[group] = tuple(filled)
 
   def place(group, rows):
-    """The rows of the group's next texts, in the order of their numbers."""
-    taken, row_of[group] = np.split(row_of[group], [rows.size])
+    """The places of the group's next texts, in the order of their numbers."""
+    taken, slot_of[group] = np.split(slot_of[group], [rows.size])
     return taken.reshape(rows.shape)
 
-  streams = {"masked": buckets_of.pop("masked", None)}
+  streams = {"masked": rows_of.pop("masked", None)}
   if retrieval:
     queries = "passage" if spec.tied else "query"
     streams["retrieval"] = retrieval.replace(
@@ -146,7 +163,7 @@ def make_batch(spec=SPEC, plan=None, seed=0):
     if sentences := getattr(made, name):
       rows = place("passage", sentences.sentence)
       streams[name] = sentences.replace(sentence=rows)
-  return batch_lib.Batch(texts=buckets_of, **streams)
+  return batch_lib.Batch(texts=rows_of, **streams)
 
 
 def make_params(config=CONFIG, towers="tied", with_head=False):
@@ -163,7 +180,7 @@ def gradients(
   losses=LOSSES,
   devices=1,
   fsdp=False,
-  chunk=0,
+  chunk_rows=0,
   key=None,
 ):
   """(total, gradient, metrics) on a mesh of so many devices."""
@@ -174,19 +191,19 @@ def gradients(
     losses=losses,
     devices=devices,
     fsdp=fsdp,
-    chunk=chunk,
+    chunk_rows=chunk_rows,
     key=key,
   )
   return jax.device_get(compute(*args))
 
 
 def prepare_gradients(
-  params, batch, *, config, losses, devices, fsdp, chunk, key
+  params, batch, *, config, losses, devices, fsdp, chunk_rows, key
 ):
   """The jitted function of `gradients`, and its arguments on the mesh."""
   mesh = sharding.make_mesh(devices=jax.devices()[:devices])
   shardings = sharding.state_shardings(params, mesh, fsdp)
-  encode = build.make_encode(config, CONTRACT, mesh, shardings, chunk)
+  encode = build.make_encode(config, CONTRACT, mesh, shardings, chunk_rows)
 
   @jax.jit
   def compute(params, batch):

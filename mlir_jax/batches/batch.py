@@ -6,10 +6,12 @@ and the step reads it as arrays on the mesh: it is a tree of arrays to JAX.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, SupportsInt
+from typing import Any
 
 import flax.struct
 import numpy as np
+
+from mlir_jax.batches import packing
 
 # An array of NumPy in the reader, of JAX in the step, or its shape and dtype
 # alone: whoever reads a batch knows which.
@@ -56,31 +58,33 @@ def _array(*shape: str | int, dtype: type = np.int32) -> Any:
 
 
 @flax.struct.dataclass
-class TextBucket:
-  """R texts of one group, padded to L tokens.
+class TextRows:
+  """R rows of L tokens, with at most S texts one behind the other in each.
 
   Attributes:
     ids: Tokens.
-    mask: False for padding.
-    number: Each text's number in the step, whatever the buckets.
+    position: Each token's place in its text, from 0.
+    segment: The number of its text in the row, from 1; 0 for padding.
+    number: Each text's number in the step, whatever the rows; -1 for none.
   """
 
   ids: Array = _array("R", "L")
-  mask: Array = _array("R", "L", dtype=np.bool_)
-  number: Array = _array("R")
+  position: Array = _array("R", "L")
+  segment: Array = _array("R", "L")
+  number: Array = _array("R", "S")
 
 
 @flax.struct.dataclass
-class MaskedBucket(TextBucket):
-  """R texts with words hidden, at most K tokens of each.
+class MaskedRows(TextRows):
+  """Rows of texts with words hidden, at most K tokens in each row.
 
   Attributes:
-    positions: Where the hidden tokens are, rising; 0 if not valid.
+    places: Where in the row the hidden tokens are, rising; 0 if not valid.
     targets: What they were; 0 if not valid.
-    valid: False behind a text's last hidden token.
+    valid: False behind a row's last hidden token.
   """
 
-  positions: Array = _array("R", "K")
+  places: Array = _array("R", "K")
   targets: Array = _array("R", "K")
   valid: Array = _array("R", "K", dtype=np.bool_)
 
@@ -90,10 +94,10 @@ class Retrieval:
   """B question-passage pairs, each with C - 1 hard negatives.
 
   Attributes:
-    query: Row numbers.
+    query: Places of texts.
     query_text: Text ids.
     query_sequence: Sequences.
-    passage: Row numbers; the positive first.
+    passage: Places of texts; the positive first.
     passage_text: Text ids.
     passage_sequence: Sequences.
     passage_valid: False where hard negatives are missing.
@@ -115,7 +119,7 @@ class Parallel:
   """N sentences with their translations.
 
   Attributes:
-    sentence: Row numbers.
+    sentence: Places of texts.
     text: Text ids.
     sequence: Sequences.
   """
@@ -130,7 +134,7 @@ class Monolingual:
   """M sentences.
 
   Attributes:
-    sentence: Row numbers.
+    sentence: Places of texts.
     text: Text ids.
     sequence: Sequences.
   """
@@ -157,11 +161,11 @@ class Batch:
     masked: Buckets of sentences with words hidden.
   """
 
-  texts: Mapping[str, Sequence[TextBucket]]
+  texts: Mapping[str, Sequence[TextRows]]
   retrieval: Retrieval | None = None
   parallel: Parallel | None = None
   monolingual: Monolingual | None = None
-  masked: Sequence[MaskedBucket] | None = None
+  masked: Sequence[MaskedRows] | None = None
 
   @property
   def streams(self) -> tuple[str, ...]:
@@ -197,21 +201,18 @@ def fill(kind: type, create: Create, **sizes: int) -> Any:
 
 def make(
   spec: BatchSpec,
-  plan: Mapping[str, Sequence[tuple[int, int]]],
+  plan: Mapping[str, Sequence[packing.Block]],
   create: Create,
   *,
   positives: int = 1,
-  max_targets: Callable[[int], SupportsInt] | None = None,
 ) -> Batch:
   """Makes a batch of some sizes, each of its arrays by `create`.
 
   Args:
     spec: Global batch sizes.
-    plan: Group to the (rows, length) of its buckets.
+    plan: Group to the blocks of its rows.
     create: Makes an array.
     positives: P, the most known positives of a question.
-    max_targets: Length of a masked text to K, the most targets in it; batches
-      with masked texts need it.
   """
   streams = {}
   if size := spec.retrieval:
@@ -223,17 +224,21 @@ def make(
     streams["parallel"] = fill(Parallel, create, N=size)
   if size := spec.monolingual:
     streams["monolingual"] = fill(Monolingual, create, M=size)
+
+  def rows(kind, blocks):
+    return tuple(
+      fill(
+        kind, create,
+        R=block.rows, L=block.length, S=block.texts, K=block.targets,
+      )
+      for block in blocks
+    )  # fmt: skip
+
   if spec.masked:
-    count: Any = max_targets  # A plan without masked buckets does not ask it.
-    streams["masked"] = tuple(
-      fill(MaskedBucket, create, R=rows, L=length, K=int(count(length)))
-      for rows, length in plan["masked"]
-    )
+    streams["masked"] = rows(MaskedRows, plan["masked"])
   texts = {
-    group: tuple(
-      fill(TextBucket, create, R=rows, L=length) for rows, length in buckets
-    )
-    for group, buckets in plan.items()
+    group: rows(TextRows, blocks)
+    for group, blocks in plan.items()
     if group != "masked"
   }
   return Batch(texts=texts, **streams)

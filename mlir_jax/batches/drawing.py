@@ -1,6 +1,7 @@
 """Which texts a step reads: a function of (seed, step), for all hosts alike."""
 
 import collections
+import dataclasses
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -131,6 +132,50 @@ def lengths(
   return {
     group: np.concatenate(
       [store.text_lengths(part.role, part.text.ravel()) for part in parts]
+    )
+    for group, parts in drawn.texts.items()
+  }
+
+
+def lengths_of_steps(
+  store: token_store.TokenStore,
+  spec: batch_lib.BatchSpec,
+  seed: int,
+  temperature: float,
+  first: int,
+  count: int,
+) -> dict[str, np.ndarray]:
+  """The lengths of the texts of some steps, drawn together.
+
+  Args:
+    store: As in `draw`, like the next three.
+    spec: Global batch sizes.
+    seed: The run's.
+    temperature: Of the languages.
+    first: The first step, a multiple of `count`.
+    count: How many steps.
+
+  Returns:
+    Group to int64 [count, T], the tokens of its T texts.
+  """
+  # One batch of so many sizes reads what so many batches read.
+  sizes = {
+    stream: count * getattr(spec, stream) for stream in batch_lib.STREAMS
+  }
+  drawn = draw(
+    store,
+    dataclasses.replace(spec, **sizes),
+    seed,
+    temperature,
+    first // count,
+  )
+  return {
+    group: np.concatenate(
+      [
+        store.text_lengths(part.role, part.text).reshape(count, -1)
+        for part in parts
+      ],
+      axis=1,
     )
     for group, parts in drawn.texts.items()
   }

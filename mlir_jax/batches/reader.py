@@ -6,13 +6,13 @@ import functools
 import importlib.util
 import itertools
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 
 import jax
 import numpy as np
 
 from mlir_jax.batches import batch as batch_lib
-from mlir_jax.batches import buckets, drawing, masking, shapes
+from mlir_jax.batches import drawing, masking, packing, row_plans
 from mlir_jax.data import token_store
 
 KINDS = {
@@ -24,7 +24,7 @@ KINDS = {
 def batch_of_step(
   store: token_store.TokenStore,
   spec: batch_lib.BatchSpec,
-  plans: Sequence[shapes.Plan],
+  plans: Sequence[row_plans.Plan],
   seed: int,
   temperature: float,
   step: int,
@@ -36,7 +36,7 @@ def batch_of_step(
   Args:
     store: The token store.
     spec: Global batch sizes.
-    plans: From `shapes.make_plans`.
+    plans: From `row_plans.make_plans`.
     seed: The run's seed.
     temperature: Languages are drawn with probability ~ size ** (1 /
       temperature).
@@ -55,14 +55,7 @@ def batch_of_step(
   _check_masker(spec, masker)
   drawn = drawing.draw(store, spec, seed, temperature, step)
   lengths = drawing.lengths(store, drawn)
-  fitting = [
-    plan
-    for plan in plans
-    if all(buckets.fit(lengths[group], plan[group]) for group in lengths)
-  ]
-  if not fitting:
-    raise ValueError(f"The texts of step {step} fit none of the plans.")
-  plan = fitting[0]
+  plan, packed = _pack(plans, lengths, masker, step)
   arrays = {
     stream: {
       name: values[host_rows(len(values))] for name, values in fields.items()
@@ -71,24 +64,28 @@ def batch_of_step(
   }
   texts, masked = {}, None
   for group, parts in drawn.texts.items():
-    order = buckets.order(lengths[group])
-    row_of = np.empty(len(order), np.int32)
-    row_of[order] = np.arange(len(order))
-    start = 0
-    filled = []
-    for bucket in plan[group]:
-      number = order[start + host_rows(bucket.rows)]
-      filled.append(_bucket(store, parts, number, bucket.length))
-      start += bucket.rows
+    blocks = [
+      (block.length, number[host_rows(block.rows)])
+      for block, number in zip(plan[group], packed[group].numbers, strict=True)
+    ]
     if group == "masked":
       assert masker is not None  # See `_check_masker`.
-      masked = tuple(_mask(masker, each, drawn.mask_keys) for each in filled)
+      masked = tuple(
+        _masked_rows(
+          store, parts, number, length, block.targets, masker, drawn.mask_keys
+        )
+        for block, (length, number) in zip(plan[group], blocks, strict=True)
+      )
       continue
-    texts[group] = tuple(filled)
+    texts[group] = tuple(
+      _text_rows(number, length, *_sequences(store, parts, number, length))
+      for length, number in blocks
+    )
     at = 0
     for part in parts:
-      rows = row_of[at : at + part.text.size].reshape(part.text.shape)
-      arrays[part.stream][part.role] = rows[host_rows(len(rows))]
+      slot = packed[group].slot[at : at + part.text.size]
+      slot = slot.reshape(part.text.shape)
+      arrays[part.stream][part.role] = slot[host_rows(len(slot))]
       at += part.text.size
   kinds = {
     "retrieval": batch_lib.Retrieval,
@@ -102,13 +99,46 @@ def batch_of_step(
   )
 
 
-def _bucket(
+def _pack(
+  plans: Sequence[row_plans.Plan],
+  lengths: Mapping[str, np.ndarray],
+  masker: masking.Masker | None,
+  step: int,
+) -> tuple[row_plans.Plan, dict[str, packing.Packed]]:
+  """The first of the plans that has room for a step's texts, and how."""
+  for plan in plans:
+    packed = {}
+    for group, of_group in lengths.items():
+      targets = None
+      if group == "masked" and masker:
+        targets = row_plans.targets(masker.rate, int(of_group.max(initial=0)))
+      found = packing.pack(of_group, plan[group], targets)
+      if found is None:
+        break
+      packed[group] = found
+    else:
+      return plan, packed
+  raise ValueError(f"The texts of step {step} fit none of the plans.")
+
+
+def _sequences(
   store: token_store.TokenStore,
   parts: Sequence[drawing.Part],
   number: np.ndarray,
   length: int,
-) -> batch_lib.TextBucket:
-  """The padded tokens of some of a group's texts, told by their numbers."""
+) -> tuple[np.ndarray, np.ndarray]:
+  """The padded tokens of the texts of some rows, by their numbers.
+
+  Args:
+    store: The token store.
+    parts: The texts of the group.
+    number: int32 [R, S]; -1 for none.
+    length: L, to which they are padded.
+
+  Returns:
+    int32 and bool [n, L], of the texts that there are, row by row.
+  """
+  number = number[number >= 0]
   ids = np.full((len(number), length), store.pad_id, np.int32)
   mask = np.zeros(ids.shape, bool)
   at = 0
@@ -118,15 +148,75 @@ def _bucket(
       part.role, part.text.ravel()[number[here] - at], length
     )
     at += part.text.size
-  return batch_lib.TextBucket(ids, mask, number.astype(np.int32))
+  return ids, mask
 
 
-def _mask(
-  masker: masking.Masker, texts: batch_lib.TextBucket, keys: np.ndarray
-) -> batch_lib.MaskedBucket:
-  """A bucket with words hidden, and what they were."""
-  return batch_lib.MaskedBucket(
-    number=texts.number, **masker(texts.ids, texts.mask, keys[texts.number])
+def _text_rows(
+  number: np.ndarray, length: int, ids: np.ndarray, mask: np.ndarray
+) -> batch_lib.TextRows:
+  """Puts padded texts, as `_sequences` gives them, into their rows."""
+  row, start = _starts(number, mask)
+  text, position = np.nonzero(mask)
+  found = np.zeros((3, len(number), length), np.int32)
+  segment = np.nonzero(number >= 0)[1] + 1
+  found[:, row[text], start[text] + position] = (
+    ids[text, position],
+    position,
+    segment[text],
+  )
+  return batch_lib.TextRows(*found, number)
+
+
+def _starts(
+  number: np.ndarray, mask: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Each text's row, and where in it the text begins; int64 [n]."""
+  lengths = np.zeros(number.shape, np.int64)
+  lengths[number >= 0] = mask.sum(axis=1)
+  starts = lengths.cumsum(axis=1) - lengths
+  return np.nonzero(number >= 0)[0], starts[number >= 0]
+
+
+def _masked_rows(
+  store: token_store.TokenStore,
+  parts: Sequence[drawing.Part],
+  number: np.ndarray,
+  length: int,
+  amount: int,
+  masker: masking.Masker,
+  keys: np.ndarray,
+) -> batch_lib.MaskedRows:
+  """The rows of some texts with words hidden, and what they were.
+
+  Args:
+    store: As in `_sequences`, like the next three.
+    parts: The texts of the group.
+    number: Which texts are in the rows.
+    length: L.
+    amount: K, the most hidden tokens of a row.
+    masker: Hides words.
+    keys: uint64, of all texts of the group.
+  """
+  ids, mask = _sequences(store, parts, number, length)
+  places, targets = np.zeros((2, len(number), amount), np.int32)
+  if not len(ids):
+    return batch_lib.MaskedRows(
+      **vars(_text_rows(number, length, ids, mask)),
+      places=places,
+      targets=targets,
+      valid=places > 0,
+    )
+  hidden = masker(ids, mask, keys[number[number >= 0]])
+  texts = _text_rows(number, length, hidden["ids"], mask)
+  row, start = _starts(number, mask)
+  text, which = np.nonzero(hidden["valid"])
+  counts = np.bincount(row[text], minlength=len(number))
+  valid = np.arange(amount) < counts[:, None]
+  # Texts go row by row and from left to right, and so do their targets.
+  places[valid] = start[text] + hidden["positions"][text, which]
+  targets[valid] = hidden["targets"][text, which]
+  return batch_lib.MaskedRows(
+    **vars(texts), places=places, targets=targets, valid=valid
   )
 
 
@@ -161,7 +251,7 @@ def batches(
   kind: str,
   store: token_store.TokenStore,
   spec: batch_lib.BatchSpec,
-  plans: Sequence[shapes.Plan],
+  plans: Sequence[row_plans.Plan],
   seed: int,
   temperature: float,
   start: int,
@@ -177,7 +267,7 @@ def batches(
       tensorflow.
     store: The token store.
     spec: Global batch sizes.
-    plans: From `shapes.make_plans`.
+    plans: From `row_plans.make_plans`.
     seed: The run's seed.
     temperature: Of the languages' mixture.
     start: First step.

@@ -10,6 +10,7 @@ B).
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from mlir_jax.models import architecture
 
@@ -19,7 +20,10 @@ class Flops:
   """The operations of a training step, over all devices.
 
   Attributes:
-    model: What a forward and a backward pass need. MFU counts these alone.
+    model: What a forward and a backward pass over the texts need. MFU counts
+      these alone.
+    padding: What the same passes compute beyond that: padding, and scores
+      between texts that share a row.
     again: Forward passes that are computed a second time to save memory; with
       them it is the hardware's utilization (HFU).
     scores: Those of `model` in the losses' score matrices, float32 with
@@ -27,46 +31,55 @@ class Flops:
   """
 
   model: int
+  padding: int
   again: int
   scores: int
 
   @property
   def hardware(self) -> int:
     """All that are computed."""
-    return self.model + self.again
+    return self.model + self.padding + self.again
 
   def __str__(self) -> str:
     return (
-      f"{self.model / 1e12:,.3g} TFLOP, and {self.again / 1e12:,.3g} again to"
-      " save memory,"
+      f"{self.model / 1e12:,.3g} TFLOP, {self.padding / 1e12:,.3g} on padding,"
+      f" and {self.again / 1e12:,.3g} again to save memory,"
     )
 
 
-def encode(config: architecture.EncoderConfig, rows: int, length: int) -> int:
+class Texts(NamedTuple):
+  """What is encoded; numbers of a step, or their means.
+
+  Attributes:
+    texts: Pooled vectors.
+    tokens: Tokens.
+    pairs: Pairs of tokens between which attention has a score.
+  """
+
+  texts: float
+  tokens: float
+  pairs: float
+
+
+def encode(config: architecture.EncoderConfig, texts: Texts) -> int:
   """The operations of encoding texts, forward.
 
-  Per layer, a token of a text of L takes 8 d^2 for queries, keys, values and
-  the attention's output, 4 L d for its scores and the sum that they weigh, and
+  Per layer, a token takes 8 d^2 for queries, keys, values and the attention's
+  output, 4 d for its score with each token and the sum that they weigh, and
   4 d f for the feed-forward layers, of which a gate makes 6 d f. Layers with a
-  sliding window compute all L scores, too.
-
-  Args:
-    config: The encoder's.
-    rows: How many texts.
-    length: Tokens of each. Padding counts, if it is counted here: it is
-      computed like the rest.
+  sliding window compute all scores, too.
   """
   hidden, inner = config.hidden_size, config.intermediate_size
   matrices = 3 if config.architecture == "modernbert" else 2
   layer = 8 * hidden**2 + 2 * matrices * hidden * inner
-  tokens = config.num_layers * layer * length * rows
-  projection = 2 * rows * hidden * config.projection_size
-  return tokens + attend(config, rows, length) + projection
+  dense = config.num_layers * layer * texts.tokens
+  projection = 2 * texts.texts * hidden * config.projection_size
+  return round(dense + projection) + attend(config, texts)
 
 
-def attend(config: architecture.EncoderConfig, rows: int, length: int) -> int:
-  """Of `encode`, the products between the tokens of a text."""
-  return config.num_layers * 4 * config.hidden_size * length**2 * rows
+def attend(config: architecture.EncoderConfig, texts: Texts) -> int:
+  """Of `encode`, the products between tokens."""
+  return round(config.num_layers * 4 * config.hidden_size * texts.pairs)
 
 
 def predict(config: architecture.EncoderConfig, places: int) -> int:
@@ -77,7 +90,8 @@ def predict(config: architecture.EncoderConfig, places: int) -> int:
 
 def train_step(
   config: architecture.EncoderConfig,
-  texts: Sequence[tuple[int, int]],
+  real: Sequence[Texts],
+  computed: Sequence[Texts],
   matrices: Sequence[tuple[int, int]] = (),
   places: int = 0,
   forwards_again: int = 0,
@@ -90,7 +104,8 @@ def train_step(
 
   Args:
     config: The encoder's.
-    texts: (rows, length) of the texts that are encoded.
+    real: The texts that are encoded, without padding.
+    computed: The rows that they are packed into.
     matrices: (rows, columns) of the losses' score matrices.
     places: Where tokens are predicted; their scores are always made again in
       the backward pass.
@@ -99,14 +114,16 @@ def train_step(
       computed again within a chunk.
     attends_again: How often the attention's products alone are made again.
   """
-  encoding = sum(encode(config, rows, length) for rows, length in texts)
-  attending = sum(attend(config, rows, length) for rows, length in texts)
+  needed = sum(encode(config, texts) for texts in real)
+  encoding = sum(encode(config, texts) for texts in computed)
+  attending = sum(attend(config, texts) for texts in computed)
   scores = sum(
     2 * rows * columns * config.output_size for rows, columns in matrices
   )
   predicting = predict(config, places)
   return Flops(
-    model=3 * (encoding + scores + predicting),
+    model=3 * (needed + scores + predicting),
+    padding=3 * (encoding - needed),
     again=forwards_again * encoding + attends_again * attending + predicting,
     scores=3 * scores,
   )

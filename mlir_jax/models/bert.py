@@ -5,32 +5,35 @@ BERT (Devlin et al. 2019), RoBERTa (Liu et al. 2019), XLM-R (Conneau et al.
 token types. None has a pooler here.
 """
 
+from collections.abc import Sequence
+
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from mlir_jax.models import architecture, blocks
+from mlir_jax.models import rows as rows_lib
+
+Texts = Sequence[rows_lib.Rows]
 
 
-def _position_vectors(
-  config: architecture.EncoderConfig,
-  positions: jax.Array,
-  ids: jax.Array,
-  mask: jax.Array,
+def _positions(
+  config: architecture.EncoderConfig, block: rows_lib.Rows
 ) -> jax.Array:
-  """The row of the position table of each token.
+  """Which row of the position table each token reads; int32 [R, L].
 
-  The roberta families count the tokens that are not padding, and give padding
-  the row of its id; the others count places. With padding on the left they
-  differ.
-
-  Returns:
-    [length or (texts, length), hidden].
+  The roberta families count a text's tokens from the pad token's row on, and
+  give padding that row; the others count places.
   """
   if not config.position_offset:
-    return positions[: ids.shape[1]]
-  # As in transformers, a pad token that stands in a text is none, either.
-  counted = mask & (ids != config.pad_token_id)
-  return positions[counted.cumsum(axis=1) * counted + config.pad_token_id]
+    return block.position
+  # As in transformers, a pad token inside a text is not counted, either.
+  counted = (block.segment > 0) & (block.ids != config.pad_token_id)
+  before = counted.cumsum(axis=1) - counted
+  # The row's count where the token's text begins. It never falls.
+  at_begin = jnp.where(rows_lib.begins(block.segment), before, 0)
+  in_text = before - jax.lax.cummax(at_begin, axis=1)
+  return (in_text + 1) * counted + config.pad_token_id
 
 
 class _Embeddings(nn.Module):
@@ -40,42 +43,34 @@ class _Embeddings(nn.Module):
 
   @nn.compact
   def __call__(
-    self,
-    ids: jax.Array,
-    mask: jax.Array,
-    seeds: jax.Array | None,
-    token_vectors: jax.Array | None,
+    self, texts: Texts, token_vectors: jax.Array | None
   ) -> jax.Array:
     config = self.config
-    hidden = blocks.look_up(self, config, ids, token_vectors)
-    positions = blocks.table(self, config, "position", config.max_positions)
-    hidden += _position_vectors(config, positions, ids, mask)
+    hidden = blocks.look_up(self, config, texts, token_vectors)
+    table = blocks.table(self, config, "position", config.max_positions)
+    positions = [_positions(config, block).ravel() for block in texts]
+    hidden += table[jnp.concatenate(positions)]
     if config.type_vocab_size:
       hidden += blocks.table(self, config, "type", config.type_vocab_size)[0]
     hidden = blocks.layer_norm(config, "norm")(hidden)
-    return blocks.dropout(config.hidden_dropout)(hidden, seeds)
+    return blocks.drop(config.hidden_dropout, hidden, texts)
 
 
 class _Attention(nn.Module):
-  """Self-attention of every token to the tokens that are not padding."""
+  """Self-attention of every token to those of its text."""
 
   config: architecture.EncoderConfig
 
   @nn.compact
-  def __call__(
-    self, hidden: jax.Array, mask: jax.Array, seeds: jax.Array | None
-  ) -> jax.Array:
+  def __call__(self, hidden: jax.Array, texts: Texts) -> jax.Array:
     config = self.config
 
     def heads(name):
       projected = blocks.dense(config, config.hidden_size, name)(hidden)
-      return projected.reshape(*hidden.shape[:-1], config.num_heads, -1)
+      return projected.reshape(len(hidden), config.num_heads, -1)
 
     attended = blocks.attend(
-      config,
-      *(heads(name) for name in ("query", "key", "value")),
-      visible=mask[:, None, None, :],
-      seeds=seeds,
+      config, *(heads(name) for name in ("query", "key", "value")), texts
     )
     return blocks.dense(config, config.hidden_size, "output")(attended)
 
@@ -86,19 +81,16 @@ class _Layer(nn.Module):
   config: architecture.EncoderConfig
 
   @nn.compact
-  def __call__(
-    self, hidden: jax.Array, mask: jax.Array, seeds: jax.Array | None
-  ) -> jax.Array:
+  def __call__(self, hidden: jax.Array, texts: Texts) -> jax.Array:
     config = self.config
-    dropout = blocks.dropout
-    attended = _Attention(config, name="attention")(hidden, mask, seeds)
-    attended = dropout(config.hidden_dropout)(attended, seeds)
+    attended = _Attention(config, name="attention")(hidden, texts)
+    attended = blocks.drop(config.hidden_dropout, attended, texts)
     hidden = blocks.layer_norm(config, "attention_norm")(hidden + attended)
 
     inner = blocks.dense(config, config.intermediate_size, "intermediate")
     inner = blocks.ACTIVATIONS[config.hidden_act](inner(hidden))
     output = blocks.dense(config, config.hidden_size, "output")(inner)
-    output = dropout(config.hidden_dropout)(output, seeds)
+    output = blocks.drop(config.hidden_dropout, output, texts)
     return blocks.layer_norm(config, "output_norm")(hidden + output)
 
 
@@ -109,17 +101,12 @@ class Bert(nn.Module):
 
   @nn.compact
   def __call__(
-    self,
-    ids: jax.Array,
-    mask: jax.Array,
-    seeds: jax.Array | None,
-    token_vectors: jax.Array | None,
+    self, texts: Texts, token_vectors: jax.Array | None
   ) -> jax.Array:
-    """See `encoder.hidden_states`."""
-    hidden = _Embeddings(self.config, name="embeddings")(
-      ids, mask, seeds, token_vectors
-    )
+    """See `encoder.hidden_states`; [N, hidden], of all tokens."""
+    embeddings = _Embeddings(self.config, name="embeddings")
+    hidden = embeddings(texts, token_vectors)
     layer = blocks.layer(self.config, _Layer)
     for i in range(self.config.num_layers):
-      hidden = layer(self.config, name=f"layer_{i}")(hidden, mask, seeds)
+      hidden = layer(self.config, name=f"layer_{i}")(hidden, texts)
     return hidden

@@ -2,6 +2,7 @@
 
 import functools
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 from flax import linen as nn
 
 from mlir_jax.models import architecture
+from mlir_jax.models import rows as rows_lib
 
 
 def _gelu(values: jax.Array) -> jax.Array:
@@ -39,51 +41,77 @@ class _Dropout(nn.Module):
 
   Which ones is a hash of the text's seed, of the module's place in the
   encoder, and of the value's place in the text. So a text loses the same
-  values however it is padded, and whatever other texts, in whatever order, on
-  whatever devices, it is encoded with; and nothing random is kept for the
-  backward pass.
+  values in whatever row, with whatever other texts, in whatever order, on
+  whatever devices it is encoded; and nothing random is kept for the backward
+  pass.
   """
 
   rate: float
 
   @nn.compact
-  def __call__(self, values: jax.Array, seeds: jax.Array | None) -> jax.Array:
+  def __call__(
+    self,
+    values: jax.Array,
+    seeds: jax.Array | None,
+    places: Sequence[jax.Array],
+  ) -> jax.Array:
+    """Drops some of the values.
+
+    Args:
+      values: Any shape.
+      seeds: uint32, broadcast to the values: the seed of each one's text; None
+        for no dropout.
+      places: Where each value is in its text: indices, broadcast to the
+        values.
+    """
     if seeds is None or not self.rate:
       return values
     salt = zlib.crc32("/".join(self.path).encode())
-    keep = random_words(seeds, salt, values.shape[1:]) >= np.uint32(
+    keep = random_words(seeds, salt, places) >= np.uint32(
       round(self.rate * 2**32)
     )
     return jnp.where(keep, values / (1 - self.rate), 0)
 
 
 def random_words(
-  seeds: jax.Array, salt: int, shape: tuple[int, ...]
+  seeds: jax.Array, salt: int, places: Sequence[jax.Array]
 ) -> jax.Array:
-  """Words that look random: a hash of seed, salt and the indices in a text.
+  """Words that look random: a hash of seed, salt and some indices.
 
   A word of its own for each value costs less than what reads it, where
   jax.random's cost several times as much.
 
   Args:
-    seeds: uint32 [texts].
+    seeds: uint32.
     salt: Of the place in the encoder, below 2**32.
-    shape: Of the values of one text.
+    places: Indices; they and the seeds are broadcast against each other. The
+      last is the one that should make the result large.
 
   Returns:
-    uint32 [texts, *shape]. They do not depend on how many there are.
+    uint32, of the broadcast shape.
   """
-  *outer, size = shape
-  rows = _scramble(_scramble(seeds) ^ _scramble(jnp.uint32(salt)))
-  # Index by index, so that in each row the last one meets another word.
-  for length in outer:
-    places = _scramble(jnp.arange(length, dtype=jnp.uint32))
-    rows = _scramble(rows[..., None] ^ places)
-  places = _scramble(~jnp.arange(size, dtype=jnp.uint32))
+  *outer, last = (jnp.asarray(place).astype(jnp.uint32) for place in places)
+  words = _scramble(_scramble(seeds) ^ _scramble(jnp.uint32(salt)))
+  # Index by index, so that for each the last one meets another word.
+  for place in outer:
+    words = _scramble(words ^ _scramble(place))
   # All that is paid per value: one scramble, without the steps at its ends,
   # which the scrambled words and a threshold on the high bits do not need.
-  words = (rows[..., None] ^ places) * np.uint32(0x7FEB352D)
+  words = (words ^ _scramble(~last)) * np.uint32(0x7FEB352D)
   return (words ^ (words >> 15)) * np.uint32(0x846CA68B)
+
+
+def text_seeds(seed: jax.Array, numbers: jax.Array) -> jax.Array:
+  """A seed for each text, from a seed for all and the texts' numbers.
+
+  Args:
+    seed: uint32.
+    numbers: int32, any shape.
+
+  Returns:
+    uint32, of that shape; different for different numbers.
+  """
+  return _scramble(seed ^ _scramble(numbers.astype(jnp.uint32)))
 
 
 def _scramble(words: jax.Array) -> jax.Array:
@@ -93,9 +121,16 @@ def _scramble(words: jax.Array) -> jax.Array:
   return words ^ (words >> 16)
 
 
-def dropout(rate: float) -> nn.Module:
-  """Dropout, called with (values, seeds): none where the seeds are None."""
-  return _Dropout(rate)
+def drop(
+  rate: float, states: jax.Array, rows: Sequence[rows_lib.Rows]
+) -> jax.Array:
+  """Dropout of all tokens' states [N, size], inside a module."""
+  seeds, places = None, ()
+  if rows[0].seeds is not None:
+    seeds = rows_lib.flat(rows, "seeds")[:, None]
+    position = rows_lib.flat(rows, "position")[:, None]
+    places = position, jnp.arange(states.shape[-1])
+  return _Dropout(rate)(states, seeds, places)
 
 
 class _Dense(nn.Module):
@@ -191,40 +226,68 @@ def attend(
   queries: jax.Array,
   keys: jax.Array,
   values: jax.Array,
-  visible: jax.Array,
-  seeds: jax.Array | None,
+  rows: Sequence[rows_lib.Rows],
+  window: int | None = None,
 ) -> jax.Array:
   """Scaled dot-product attention (Vaswani et al. 2017), inside a module.
 
+  A token sees the tokens of its own text. The cost grows with the length of
+  the rows, so a plan puts short texts in shorter rows where it pays.
+
   Args:
     config: The encoder's.
-    queries: [texts, length, heads, size].
+    queries: [N, heads, size], of all tokens of the rows.
     keys: The same.
     values: The same.
-    visible: bool, broadcast to [texts, heads, length, length]: whether a
-      query sees a key.
-    seeds: uint32 [texts], of the dropout on the weights; None for none.
+    rows: What the tokens are in.
+    window: How far a token sees to either side; None for the whole text.
 
   Returns:
-    [texts, length, heads * size].
+    [N, heads * size].
   """
-  if config.attention == "cudnn":
-    length = queries.shape[1]  # It takes no mask that is to be broadcast.
-    visible = jnp.broadcast_to(visible, (len(visible), 1, length, length))
-    attended = jax.nn.dot_product_attention(
-      queries, keys, values, mask=visible, implementation="cudnn"
-    )
-    return attended.reshape(*attended.shape[:2], -1)
+  dropout = _Dropout(config.attention_dropout)  # One, so of one salt.
+  attended = []
+  split = (rows_lib.split(rows, each) for each in (queries, keys, values))
+  for block, *parts in zip(rows, *split, strict=True):
+    visible = block.segment[:, :, None] == block.segment[:, None, :]
+    if window is not None:
+      distance = block.position[:, :, None] - block.position[:, None, :]
+      visible &= jnp.abs(distance) <= window
+    visible = visible[:, None]
+    if config.attention == "cudnn":
+      found = jax.nn.dot_product_attention(
+        *parts, mask=visible, implementation="cudnn"
+      )
+    else:
+      found = _attend_plainly(config, *parts, visible, block, dropout)
+    attended.append(found.reshape(block.ids.size, -1))
+  return attended[0] if len(attended) == 1 else jnp.concatenate(attended)
+
+
+def _attend_plainly(
+  config: architecture.EncoderConfig,
+  queries: jax.Array,
+  keys: jax.Array,
+  values: jax.Array,
+  visible: jax.Array,
+  block: rows_lib.Rows,
+  dropout: nn.Module,
+) -> jax.Array:
+  """The attention of a block's rows, [R, L, heads, size], by two products."""
   scores = jnp.einsum(
     "bqnd,bknd->bnqk", queries, keys, preferred_element_type=config.wide_dtype
   )
-  # A finite minimum: a text that is all padding gets even weights, no NaN.
   minimum = jnp.finfo(scores.dtype).min
   scores = jnp.where(visible, scores * queries.shape[-1] ** -0.5, minimum)
   weights = nn.softmax(scores).astype(config.dtype)
-  weights = dropout(config.attention_dropout)(weights, seeds)
-  attended = jnp.einsum("bnqk,bknd->bqnd", weights, values)
-  return attended.reshape(*attended.shape[:2], -1)
+  seeds, places = None, ()
+  if block.seeds is not None:
+    seeds = block.seeds[:, None, :, None]
+    position = block.position[:, None]
+    heads = jnp.arange(queries.shape[2])[:, None, None]
+    places = heads, position[..., :, None], position[..., None, :]
+  weights = dropout(weights, seeds, places)
+  return jnp.einsum("bnqk,bknd->bqnd", weights, values)
 
 
 def layer(config: architecture.EncoderConfig, module: type[nn.Module]) -> Any:
@@ -250,7 +313,7 @@ def layer(config: architecture.EncoderConfig, module: type[nn.Module]) -> Any:
 def look_up(
   module: nn.Module,
   config: architecture.EncoderConfig,
-  ids: jax.Array,
+  rows: Sequence[rows_lib.Rows],
   token_vectors: jax.Array | None,
 ) -> jax.Array:
   """The tokens' rows of the module's table, unless they are given.
@@ -258,11 +321,13 @@ def look_up(
   Args:
     module: Whose parameter the table is.
     config: The encoder's.
-    ids: [texts, length] int32.
+    rows: Of N tokens together.
     token_vectors: As `encoder.hidden_states` takes them.
 
   Returns:
-    [texts, length, hidden] float32.
+    [N, hidden] float32.
   """
   table = token_table(module, config)
-  return table[ids] if token_vectors is None else token_vectors
+  if token_vectors is None:
+    return table[rows_lib.flat(rows, "ids")]
+  return token_vectors

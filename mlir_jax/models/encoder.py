@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 
 from mlir_jax.models import architecture, bert, masked_lm, modernbert
+from mlir_jax.models import rows as rows_lib
 
 TOWERS = ("tied", "separate")
 # Beside the towers' parameters: the head for masked language modelling.
@@ -23,42 +24,32 @@ _ARCHITECTURES = {"bert": bert.Bert, "modernbert": modernbert.ModernBert}
 def hidden_states(
   config: architecture.EncoderConfig,
   params: Mapping,
-  ids: jax.Array,
-  mask: jax.Array,
-  seeds: jax.Array | None = None,
+  texts: Sequence[rows_lib.Rows],
   token_vectors: jax.Array | None = None,
-) -> jax.Array:
+) -> list[jax.Array]:
   """Encodes texts, up to the last layer's states.
+
+  All tokens go through the dense layers together; attention alone looks at
+  the rows.
 
   Args:
     config: The encoder's.
     params: One encoder's.
-    ids: [texts, length] int32, token ids.
-    mask: [texts, length] bool, False at padding.
-    seeds: uint32 [texts]; applies dropout if given, to each text by its seed
-      alone.
-    token_vectors: [texts, length, hidden] float32: `token_table(params)[ids]`
-      if given, so that one can differentiate by them and not by the table.
+    texts: Rows of one or more lengths, N tokens together; if they have seeds,
+      dropout is applied to each text by its seed alone. No text is longer
+      than `config.max_length`.
+    token_vectors: [N, hidden] float32: `token_table(params)[ids]` if given, so
+      that one can differentiate by them and not by the table.
 
   Returns:
-    [texts, length, hidden] in the config's dtype; finite at padding, too.
-
-  Raises:
-    ValueError: if the texts are longer than there are positions.
+    For each of the rows [R, L, hidden] in the config's dtype; finite at
+    padding, too.
   """
-  if ids.shape[1] > config.max_length:
-    raise ValueError(
-      f"The texts have {ids.shape[1]} tokens, but the encoder has only"
-      f" {config.max_length} positions."
-    )
   weights = {name: params[name] for name in params if name != PROJECTION}
-  return _ARCHITECTURES[config.architecture](config).apply(
-    {"params": weights},
-    ids,
-    mask,
-    seeds,
-    token_vectors,
+  states = _ARCHITECTURES[config.architecture](config).apply(
+    {"params": weights}, tuple(texts), token_vectors
   )
+  return rows_lib.split(texts, states)  # pyright: ignore[reportArgumentType]
 
 
 def split_table(params: Mapping) -> tuple[jax.Array, Mapping]:
@@ -73,35 +64,39 @@ def join_table(table: jax.Array, rest: Mapping) -> Mapping:
   return {**rest, "embeddings": {**rest["embeddings"], "token": table}}
 
 
-def pool(hidden: jax.Array, mask: jax.Array, pooling: str) -> jax.Array:
-  """Pools hidden states into one vector per text.
+def pool(
+  states: jax.Array, segment: jax.Array, texts: int, pooling: str
+) -> jax.Array:
+  """Pools the states of each text's tokens into one vector.
 
   Args:
-    hidden: [texts, length, hidden] hidden states.
-    mask: [texts, length] bool, False at padding.
-    pooling: "mean" over non-padding tokens, "cls", the first of them, or
-      "last".
+    states: [R, L, hidden].
+    segment: int32 [R, L], as in `rows.Rows`.
+    texts: S, the most texts in a row.
+    pooling: "mean" over a text's tokens, "cls", the first of them, or "last".
 
   Returns:
-    [texts, hidden], at least float32; zeros for a text that is all padding.
+    [R, S, hidden], at least float32; zeros where there is no text.
 
   Raises:
     ValueError: if there is no such pooling.
   """
-  wide = hidden.astype(jnp.promote_types(hidden.dtype, jnp.float32))
-  weights = mask.astype(wide.dtype)
-  # Padding may stand on either side.
-  before = mask.cumsum(axis=1)
-  if pooling == "mean":
-    weights /= jnp.maximum(weights.sum(axis=1, keepdims=True), 1)
-  elif pooling == "cls":
-    weights *= before == 1
+  wide = states.astype(jnp.promote_types(states.dtype, jnp.float32))
+  numbers = jnp.arange(1, texts + 1, dtype=segment.dtype)
+  weights = segment[:, None] == numbers[:, None]
+  if pooling == "cls":
+    weights &= rows_lib.begins(segment)[:, None]
   elif pooling == "last":
-    weights *= before == before[:, -1:]
-  else:
+    weights &= rows_lib.ends(segment)[:, None]
+  elif pooling != "mean":
     raise ValueError(f"pooling is {pooling!r}; use 'mean', 'cls' or 'last'.")
-  # A sum, not a dot: dots of float32 are rounded to bfloat16 on a TPU.
-  return (weights[:, :, None] * wide).sum(axis=1)
+  weights = weights.astype(wide.dtype)
+  if pooling == "mean":
+    weights /= jnp.maximum(weights.sum(axis=-1, keepdims=True), 1)
+  # Exact: a plain product of float32 is rounded to bfloat16 on a TPU.
+  return jnp.einsum(
+    "rsl,rlh->rsh", weights, wide, precision=jax.lax.Precision.HIGHEST
+  )
 
 
 def project(
@@ -112,10 +107,10 @@ def project(
   Args:
     config: The encoder's.
     projection: "kernel" [hidden, projection_size], and "bias" if it has one.
-    vectors: [texts, hidden].
+    vectors: [..., hidden].
 
   Returns:
-    [texts, projection_size].
+    [..., projection_size].
   """
   projected = jnp.dot(
     vectors, projection["kernel"], precision=jax.lax.Precision.HIGHEST
@@ -182,11 +177,12 @@ def init_params(
     with_head: Adds "masked_lm", the head for masked language modelling.
   """
   ids = jnp.zeros((1, 1), jnp.int32)
+  rows = rows_lib.one_a_row(ids, ids == 0)
   # Drawing needs no fused attention, and no GPU.
   module = _ARCHITECTURES[config.architecture](
     dataclasses.replace(config, attention="xla")
   )
-  params = dict(module.init(key, ids, ids == 0, None, None)["params"])
+  params = dict(module.init(key, (rows,), None)["params"])
   if config.projection_size:
     params[PROJECTION] = init_projection(config, key)
   params = with_towers(params, towers)
@@ -247,80 +243,63 @@ def embed(
   config: architecture.EncoderConfig,
   params: Mapping,
   tower: str,
-  tokens: Mapping[str, jax.Array],
+  texts: Sequence[rows_lib.Rows],
   *,
   pooling: str,
   normalize: bool,
-  seeds: jax.Array | None = None,
   token_vectors: jax.Array | None = None,
-) -> jax.Array:
+) -> list[jax.Array]:
   """Turns tokenized texts into vectors.
 
   Args:
     config: The encoder's.
     params: Of the towers, as `with_towers` gives them.
     tower: "query" or "passage".
-    tokens: "ids", [..., length] int32, and "mask", [..., length] bool, False
-      at padding; any leading axes.
+    texts: As in `hidden_states`, like `token_vectors`.
     pooling: "mean", "cls" or "last".
     normalize: Whether vectors are scaled to unit length.
-    seeds: uint32 [...], like `token_vectors` [..., length, hidden] as in
-      `hidden_states`.
     token_vectors: See there.
 
   Returns:
-    [..., output_size] float32; zeros for a text that is all padding (or the
-    projection of zeros).
+    For each of the rows [R, S, output_size] float32; zeros where there is no
+    text (or the projection of zeros).
 
   Raises:
-    ValueError: if the tower or pooling is unknown or the texts too long.
+    ValueError: if the tower or pooling is unknown.
   """
   weights = tower_params(params, tower)
-  *leading, length = tokens["ids"].shape
-  ids = tokens["ids"].reshape(-1, length)
-  mask = tokens["mask"].reshape(-1, length)
-  if seeds is not None:
-    seeds = seeds.ravel()
-  if token_vectors is not None:
-    token_vectors = token_vectors.reshape(-1, length, config.hidden_size)
-  hidden = hidden_states(config, weights, ids, mask, seeds, token_vectors)
-  vectors = pool(hidden, mask, pooling)
-  if config.projection_size:
-    vectors = project(config, weights[PROJECTION], vectors)
-  if normalize:
-    vectors = unit_length(vectors)
-  return vectors.reshape(*leading, -1)
+  found = []
+  states = hidden_states(config, weights, texts, token_vectors)
+  for rows, of_rows in zip(texts, states, strict=True):
+    vectors = pool(of_rows, rows.segment, rows.texts, pooling)
+    if config.projection_size:
+      vectors = project(config, weights[PROJECTION], vectors)
+    found.append(unit_length(vectors) if normalize else vectors)
+  return found
 
 
 def masked_states(
   config: architecture.EncoderConfig,
   params: Mapping,
   tower: str,
-  tokens: Mapping[str, jax.Array],
-  positions: jax.Array,
-  seeds: jax.Array | None = None,
+  texts: Sequence[rows_lib.Rows],
   token_vectors: jax.Array | None = None,
-) -> jax.Array:
+) -> list[jax.Array]:
   """The last layer's states at some places, for the head to predict from.
 
   Args:
     config: The encoder's.
-    params: As in `embed`, like the tower and the dropout key.
+    params: As in `embed`.
     tower: "query" or "passage".
-    tokens: "ids" and "mask" [texts, length].
-    positions: [texts, K] int32.
-    seeds: As in `hidden_states`, like `token_vectors`.
+    texts: As in `hidden_states`, with `places`; like `token_vectors`.
     token_vectors: See there.
 
   Returns:
-    [texts, K, hidden] in the config's dtype.
+    For each of the rows [R, K, hidden] in the config's dtype.
   """
-  hidden = hidden_states(
-    config,
-    tower_params(params, tower),
-    tokens["ids"],
-    tokens["mask"],
-    seeds,
-    token_vectors,
-  )
-  return jnp.take_along_axis(hidden, positions[:, :, None], axis=1)
+  weights = tower_params(params, tower)
+  states = hidden_states(config, weights, texts, token_vectors)
+  return [
+    jnp.take_along_axis(of_rows, rows.places[:, :, None], axis=1)
+    for rows, of_rows in zip(texts, states, strict=True)
+  ]

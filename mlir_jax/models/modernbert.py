@@ -4,66 +4,72 @@ Warner et al. 2024, arXiv 2412.13663; Marone et al. 2025, arXiv 2509.06888.
 Layers normalize what they read (pre-LN), and nothing has a bias.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from mlir_jax.models import architecture, blocks
+from mlir_jax.models import rows as rows_lib
+
+Texts = Sequence[rows_lib.Rows]
 
 
-def _rotate(vectors: jax.Array, theta: float) -> jax.Array:
+def _rotate(
+  vectors: jax.Array, positions: jax.Array, longest: int, theta: float
+) -> jax.Array:
   """Turns each head's vectors by angles that grow with the position.
 
   Su et al. 2021, arXiv 2104.09864, with the halves as pairs: component i
   turns with component size / 2 + i, by position / theta ** (2 i / size).
 
   Args:
-    vectors: [texts, length, heads, size].
+    vectors: [N, heads, size].
+    positions: int32 [N].
+    longest: More than any position.
     theta: The base of the angles.
   """
-  length, size = vectors.shape[1], vectors.shape[-1]
+  size = vectors.shape[-1]
   wide = jnp.promote_types(vectors.dtype, jnp.float32)
   speeds = theta ** -(jnp.arange(0, size, 2, dtype=wide) / size)
-  angles = jnp.arange(length, dtype=wide)[:, None, None] * speeds
-  cos, sin = jnp.cos(angles), jnp.sin(angles)
+  angles = jnp.arange(longest, dtype=wide)[:, None] * speeds
+  cos, sin = jnp.cos(angles)[positions], jnp.sin(angles)[positions]
+  cos, sin = cos[:, None], sin[:, None]
   first, second = jnp.split(vectors.astype(wide), 2, axis=-1)
   turned = [first * cos - second * sin, second * cos + first * sin]
   return jnp.concatenate(turned, axis=-1).astype(vectors.dtype)
 
 
 class _Attention(nn.Module):
-  """Self-attention to all tokens, or to those in a window around each."""
+  """Self-attention to a text's tokens, or to those in a window around each."""
 
   config: architecture.EncoderConfig
   sliding: bool
 
   @nn.compact
-  def __call__(
-    self, hidden: jax.Array, mask: jax.Array, seeds: jax.Array | None
-  ) -> jax.Array:
+  def __call__(self, hidden: jax.Array, texts: Texts) -> jax.Array:
     config = self.config
     fused = blocks.dense(config, 3 * config.hidden_size, "qkv", use_bias=False)
     queries, keys, values = (
-      part.reshape(*hidden.shape[:-1], config.num_heads, -1)
+      part.reshape(len(hidden), config.num_heads, -1)
       for part in jnp.split(fused(hidden), 3, axis=-1)
     )
-    visible = mask[:, None, None, :]
-    theta = config.full_rope_theta
+    window, theta = None, config.full_rope_theta
     if self.sliding:
-      theta = config.sliding_rope_theta
-      places = jnp.arange(hidden.shape[1])
-      distance = jnp.abs(places[:, None] - places)
-      visible &= distance <= config.attention_window // 2
+      window, theta = config.attention_window // 2, config.sliding_rope_theta
+    positions = rows_lib.flat(texts, "position")
+    longest = max(block.ids.shape[1] for block in texts)
     attended = blocks.attend(
       config,
-      _rotate(queries, theta),
-      _rotate(keys, theta),
+      _rotate(queries, positions, longest, theta),
+      _rotate(keys, positions, longest, theta),
       values,
-      visible,
-      seeds,
+      texts,
+      window,
     )
     output = blocks.dense(config, config.hidden_size, "output", use_bias=False)
-    return blocks.dropout(config.attention_dropout)(output(attended), seeds)
+    return blocks.drop(config.attention_dropout, output(attended), texts)
 
 
 class _FeedForward(nn.Module):
@@ -72,14 +78,14 @@ class _FeedForward(nn.Module):
   config: architecture.EncoderConfig
 
   @nn.compact
-  def __call__(self, hidden: jax.Array, seeds: jax.Array | None) -> jax.Array:
+  def __call__(self, hidden: jax.Array, texts: Texts) -> jax.Array:
     config = self.config
     inner = blocks.dense(
       config, 2 * config.intermediate_size, "intermediate", use_bias=False
     )
     inner, gate = jnp.split(inner(hidden), 2, axis=-1)
     gated = blocks.ACTIVATIONS[config.hidden_act](inner) * gate
-    gated = blocks.dropout(config.hidden_dropout)(gated, seeds)
+    gated = blocks.drop(config.hidden_dropout, gated, texts)
     return blocks.dense(config, config.hidden_size, "output", use_bias=False)(
       gated
     )
@@ -92,20 +98,17 @@ class _Layer(nn.Module):
   number: int
 
   @nn.compact
-  def __call__(
-    self, hidden: jax.Array, mask: jax.Array, seeds: jax.Array | None
-  ) -> jax.Array:
+  def __call__(self, hidden: jax.Array, texts: Texts) -> jax.Array:
     config = self.config
     sliding = config.layer_types[self.number] == architecture.SLIDING
     attention = _Attention(config, sliding, name="attention")
     read = hidden
     if self.number:  # The first layer's states come normalized.
       read = blocks.layer_norm(config, "attention_norm", use_bias=False)(hidden)
-    hidden += attention(read, mask, seeds)
+    hidden += attention(read, texts)
     read = blocks.layer_norm(config, "feed_forward_norm", use_bias=False)
-    return hidden + _FeedForward(config, name="feed_forward")(
-      read(hidden), seeds
-    )
+    feed_forward = _FeedForward(config, name="feed_forward")
+    return hidden + feed_forward(read(hidden), texts)
 
 
 class _Embeddings(nn.Module):
@@ -115,14 +118,11 @@ class _Embeddings(nn.Module):
 
   @nn.compact
   def __call__(
-    self,
-    ids: jax.Array,
-    seeds: jax.Array | None,
-    token_vectors: jax.Array | None,
+    self, texts: Texts, token_vectors: jax.Array | None
   ) -> jax.Array:
-    hidden = blocks.look_up(self, self.config, ids, token_vectors)
+    hidden = blocks.look_up(self, self.config, texts, token_vectors)
     hidden = blocks.layer_norm(self.config, "norm", use_bias=False)(hidden)
-    return blocks.dropout(self.config.hidden_dropout)(hidden, seeds)
+    return blocks.drop(self.config.hidden_dropout, hidden, texts)
 
 
 class ModernBert(nn.Module):
@@ -132,17 +132,12 @@ class ModernBert(nn.Module):
 
   @nn.compact
   def __call__(
-    self,
-    ids: jax.Array,
-    mask: jax.Array,
-    seeds: jax.Array | None,
-    token_vectors: jax.Array | None,
+    self, texts: Texts, token_vectors: jax.Array | None
   ) -> jax.Array:
-    """See `encoder.hidden_states`."""
-    hidden = _Embeddings(self.config, name="embeddings")(
-      ids, seeds, token_vectors
-    )
+    """See `encoder.hidden_states`; [N, hidden], of all tokens."""
+    embeddings = _Embeddings(self.config, name="embeddings")
+    hidden = embeddings(texts, token_vectors)
     layer = blocks.layer(self.config, _Layer)
     for i in range(self.config.num_layers):
-      hidden = layer(self.config, i, name=f"layer_{i}")(hidden, mask, seeds)
+      hidden = layer(self.config, i, name=f"layer_{i}")(hidden, texts)
     return blocks.layer_norm(self.config, "norm", use_bias=False)(hidden)

@@ -9,7 +9,7 @@ from jax.experimental import topologies
 
 from mlir_jax import checkpoint, sharding
 from mlir_jax import contract as contract_lib
-from mlir_jax.batches import masking, shapes
+from mlir_jax.batches import row_plans
 from mlir_jax.data import preparation, token_store
 from mlir_jax.models import architecture, encoder
 from mlir_jax.planner import chips
@@ -78,8 +78,10 @@ def contract(
   )
 
 
-def full_plan(config: ml_collections.ConfigDict, devices: int) -> shapes.Plan:
-  """The buckets of a batch all of whose texts are as long as they may be."""
+def full_plans(
+  config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
+) -> row_plans.Plans:
+  """The rows of a batch all of whose texts are as long as they may be."""
   spec = build.batch_spec(config)
   roles = contract(config)
   lengths = {name: roles.role(name).max_length for name in contract_lib.ROLES}
@@ -91,12 +93,11 @@ def full_plan(config: ml_collections.ConfigDict, devices: int) -> shapes.Plan:
     "passage": passages + sentences + (queries if spec.tied else []),
     "masked": [lengths["sentence"]] * spec.masked,
   }
-  return shapes.choose(
+  return row_plans.choose(
     {group: np.array([of_group[group]]) for group in spec.texts()},
     {group: max(of_group[group]) for group in spec.texts()},
-    chunk=config.batch.chunk,
-    devices=devices,
-    most=config.batch.buckets,
+    1,
+    **build.row_settings(config, mesh),
   )
 
 
@@ -104,7 +105,7 @@ def lower(
   config: ml_collections.ConfigDict,
   shape: architecture.EncoderConfig,
   mesh: jax.sharding.Mesh,
-  plan: shapes.Plan,
+  plan: row_plans.Plan,
   store: token_store.TokenStore | None = None,
 ) -> jax.stages.Lowered:
   """The train step that a run with this config takes, to be compiled.
@@ -133,8 +134,5 @@ def lower(
     plan,
     mesh,
     positives=store.max_positives if store else 1,
-    max_targets=lambda length: masking.max_targets(
-      config.data.masking.rate, length
-    ),
   )
   return train_step.lower(checkpoint.abstract(abstract, shardings), batch)

@@ -18,7 +18,7 @@ import ml_collections
 
 from mlir_jax import sharding, workdir
 from mlir_jax.batches import batch as batch_lib
-from mlir_jax.batches import shapes
+from mlir_jax.batches import row_plans
 from mlir_jax.costs import collectives, flops, memory
 from mlir_jax.data import preparation, token_store
 from mlir_jax.models import architecture
@@ -48,7 +48,7 @@ class Row:
   Attributes:
     batch: batch.retrieval, or the first stream that there is.
     texts: Texts that a step encodes.
-    chunk: batch.chunk.
+    chunk: batch.chunk_rows.
     chunks: In how many parts they are encoded; 1 for at once.
     sharding: "replicated" or "fsdp".
     compile_seconds: What compiling took.
@@ -96,7 +96,7 @@ def vary(
   Args:
     config: The run's.
     batch: Rows of its first stream; the others keep their proportion to it.
-    chunk: batch.chunk.
+    chunk: batch.chunk_rows.
     how: One of `SHARDINGS`.
 
   Raises:
@@ -111,7 +111,7 @@ def vary(
         f"batch.{first}={batch} would give batch.{stream} a part of a row."
       )
     varied.batch[stream] = size
-  varied.batch.chunk = chunk
+  varied.batch.chunk_rows = chunk
   varied.mesh.fsdp = how == "fsdp"
   return varied
 
@@ -146,7 +146,7 @@ def make_row(
   row = Row(
     batch=config.batch[first_stream(config)],
     texts=sum(texts.values()),
-    chunk=config.batch.chunk,
+    chunk=config.batch.chunk_rows,
     chunks=1,
     sharding="fsdp" if config.mesh.fsdp else "replicated",
   )
@@ -155,10 +155,13 @@ def make_row(
     checks.check_settings(config)
     checks.check_mesh(config, mesh)
     if store:
-      plan = build.make_plans(config, store, mesh)[0]
+      plans = build.make_plans(config, store, mesh)
     else:
-      plan = lowering.full_plan(config, mesh.shape[sharding.DATA])
-    row.chunks = _chunks(plan, config.batch.chunk, mesh.shape[sharding.DATA])
+      plans = lowering.full_plans(config, mesh)
+    plan = plans.plans[0]
+    row.chunks = _chunks(
+      plan, config.batch.chunk_rows, mesh.shape[sharding.DATA]
+    )
     program = lowering.lower(config, shape, mesh, plan, store).compile()
     row.compile_seconds = time.perf_counter() - started
     row.memory = memory.of_program(program)
@@ -167,7 +170,7 @@ def make_row(
     _bound(
       row,
       text,
-      compiled_step.step_flops(config, shape, plan),
+      compiled_step.step_flops(config, shape, plans),
       chip,
       axes,
       mesh.shape[sharding.DATA],
@@ -218,14 +221,16 @@ def _bound(
   row.chip_hours = slowest * steps * count / 3600
 
 
-def _chunks(plan: shapes.Plan, chunk: int, devices: int) -> int:
+def _chunks(plan: row_plans.Plan, chunk_rows: int, devices: int) -> int:
   """In how many parts a batch is encoded, one after the other."""
-  if not chunk:
+  if not chunk_rows:
     return 1
   return sum(
-    chunking.parts(bucket.rows // devices, chunk // devices)
-    for chosen in plan.values()
-    for bucket in chosen
+    chunking.count_parts(
+      [(block.rows // devices, block.length) for block in blocks],
+      chunk_rows // devices,
+    )
+    for blocks in plan.values()
   )
 
 
@@ -295,7 +300,7 @@ def make_rows(
     config: The run's.
     topology: E.g. "v5e:16x16".
     batches: As in `vary`, like the next two; each with each.
-    chunks: Values of batch.chunk.
+    chunks: Values of batch.chunk_rows.
     shardings: Of `SHARDINGS`.
     encoder_file: As in `encoder_config`.
     store: As in `make_row`.

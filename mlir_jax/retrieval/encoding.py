@@ -347,23 +347,22 @@ def check_finite_params(params: PyTree, where: str) -> None:
 def make_embed(
   encoder_config: architecture.EncoderConfig,
   contract: contract_lib.EncodingContract,
-) -> Callable[..., jax.Array]:
+) -> Callable[..., list[jax.Array]]:
   """The encoder under a contract.
 
   Returns:
-    embed(params, tower, {"ids", "mask"}, seeds=None, token_vectors=None) ->
-    [..., D] float32; see `encoder.embed`.
+    embed(params, tower, blocks of rows, token_vectors=None) -> for each block
+    [R, S, D] float32; see `encoder.embed`.
   """
 
-  def embed(params, tower, tokens, seeds=None, token_vectors=None):
+  def embed(params, tower, texts, token_vectors=None):
     return encoder.embed(
       encoder_config,
       params,
       tower,
-      tokens,
+      texts,
       pooling=contract.pooling,
       normalize=contract.normalize,
-      seeds=seeds,
       token_vectors=token_vectors,
     )
 

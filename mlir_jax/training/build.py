@@ -12,7 +12,7 @@ from etils import epath
 from mlir_jax import checkpoint, extensions, sharding, workdir
 from mlir_jax import contract as contract_lib
 from mlir_jax.batches import batch as batch_lib
-from mlir_jax.batches import drawing, masking, shapes
+from mlir_jax.batches import drawing, masking, row_plans
 from mlir_jax.data import preparation, token_store
 from mlir_jax.evals import suite
 from mlir_jax.losses import masked_lm as masked_lm_loss
@@ -44,18 +44,30 @@ def make_plans(
   config: ml_collections.ConfigDict,
   store: token_store.TokenStore,
   mesh: jax.sharding.Mesh,
-) -> tuple[shapes.Plan, ...]:
+) -> row_plans.Plans:
   """The shapes that the run's batches may have."""
-  return shapes.make_plans(
+  return row_plans.make_plans(
     store,
     batch_spec(config),
     config.seed,
     config.data.language_temperature,
     config.train.steps,
-    chunk=config.batch.chunk,
-    devices=mesh.shape[sharding.DATA],
-    most=config.batch.buckets,
+    **row_settings(config, mesh),
   )
+
+
+def row_settings(
+  config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
+) -> dict[str, Any]:
+  """What `row_plans.choose` is told of a config and its devices."""
+  on_tpu = mesh.devices.flat[0].platform == "tpu"
+  return {
+    "chunk_rows": config.batch.chunk_rows,
+    "row_length": config.batch.row_length,
+    "devices": mesh.shape[sharding.DATA],
+    "multiple": row_plans.TPU_MULTIPLE if on_tpu else row_plans.MULTIPLE,
+    "mask_rate": config.data.masking.rate,
+  }
 
 
 def make_masker(
@@ -98,7 +110,7 @@ def make_encode(
   contract: contract_lib.EncodingContract,
   mesh: jax.sharding.Mesh,
   shardings: Any,
-  chunk: int = 0,
+  chunk_rows: int = 0,
 ) -> outputs.Encode:
   """What encodes a batch over the mesh, see `outputs.make_encode`.
 
@@ -108,11 +120,11 @@ def make_encode(
     mesh: The mesh.
     shardings: Of the parameters. If they have a head for masked language
       modelling, batches may have masked sentences.
-    chunk: Texts encoded at once, over all devices; 0 for all of them.
+    chunk_rows: Rows encoded at once, over all devices; 0 for all of them.
   """
   return outputs.make_encode(
     chunking.make_encode(
-      make_read(encoder_config, contract), mesh, shardings, chunk
+      make_read(encoder_config, contract), mesh, shardings, chunk_rows
     ),
     sharding.replicate(mesh),
     make_vocabulary(encoder_config, mesh, shardings)
@@ -162,14 +174,12 @@ def make_read(
   """What the step reads of texts: vectors, or states at masked places."""
   embed = encoding.make_embed(encoder_config, contract)
 
-  def read(params, group, texts, token_vectors=None):
-    seeds = texts.get("seeds")
+  def read(params, group, blocks, token_vectors=None):
     if group == "masked":
       return encoder.masked_states(
-        encoder_config, params, "passage", texts, texts["positions"],
-        seeds, token_vectors,
-      )  # fmt: skip
-    return embed(params, group, texts, seeds, token_vectors)
+        encoder_config, params, "passage", blocks, token_vectors
+      )
+    return embed(params, group, blocks, token_vectors)
 
   return read
 
@@ -186,7 +196,7 @@ def jit_step(
   """The train step, jitted for the mesh; it donates the state."""
   train_step = step.make_train_step(
     make_encode(
-      encoder_config, contract, mesh, shardings.params, config.batch.chunk
+      encoder_config, contract, mesh, shardings.params, config.batch.chunk_rows
     ),
     registry.make(config.loss),
     optimizer,

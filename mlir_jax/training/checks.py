@@ -10,10 +10,9 @@ import ml_collections
 from mlir_jax import config as run_config
 from mlir_jax import contract as contract_lib
 from mlir_jax import sharding
-from mlir_jax.batches import shapes
 from mlir_jax.hub import warm_start
 from mlir_jax.losses import base, registry
-from mlir_jax.training import build, initial_state
+from mlir_jax.training import build, chunking, initial_state
 
 
 def check_settings(config: ml_collections.ConfigDict) -> None:
@@ -132,8 +131,4 @@ def check_mesh(
   """Raises ValueError if a batch or chunk does not divide over the mesh."""
   for name, size in build.batch_sizes(config).items():
     sharding.check_divides(mesh, size, f"batch.{name}")
-  shapes.check_chunk(
-    config.batch.chunk,
-    build.batch_spec(config).texts(),
-    mesh.shape[sharding.DATA],
-  )
+  chunking.check_chunk(config.batch.chunk_rows, mesh.shape[sharding.DATA])

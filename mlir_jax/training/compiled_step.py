@@ -4,7 +4,7 @@ import functools
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, SupportsInt
+from typing import Any
 
 import jax
 import ml_collections
@@ -12,7 +12,7 @@ from etils import epath
 
 from mlir_jax import sharding
 from mlir_jax.batches import batch as batch_lib
-from mlir_jax.batches import masking, shapes
+from mlir_jax.batches import row_plans
 from mlir_jax.costs import flops, memory
 from mlir_jax.hosts import multihost
 from mlir_jax.losses import registry
@@ -28,20 +28,18 @@ _kept: str | None = None
 
 def abstract_batch(
   spec: batch_lib.BatchSpec,
-  plan: shapes.Plan,
+  plan: row_plans.Plan,
   mesh: jax.sharding.Mesh,
   *,
   positives: int = 1,
-  max_targets: Callable[[int], SupportsInt] | None = None,
 ) -> batch_lib.Batch:
   """A global batch of shapes and dtypes alone, to compile for.
 
   Args:
     spec: Global batch sizes.
-    plan: The buckets.
+    plan: The rows.
     mesh: The mesh that the batch is placed on.
     positives: P, the most known positives of a question.
-    max_targets: Length of a masked text to the most targets in it.
 
   Returns:
     The batch, of `jax.ShapeDtypeStruct`s with shardings.
@@ -49,9 +47,7 @@ def abstract_batch(
   create = functools.partial(
     jax.ShapeDtypeStruct, sharding=sharding.over_data(mesh)
   )
-  return batch_lib.make(
-    spec, plan, create, positives=positives, max_targets=max_targets
-  )
+  return batch_lib.make(spec, plan, create, positives=positives)
 
 
 def keep_compiled(cache: str, folder: str) -> None:
@@ -86,9 +82,8 @@ def _key(batch: PyTree) -> tuple:
 class CompiledStep:
   """A train step that is compiled for the shapes it may meet.
 
-  What does not fit in an accelerator's memory fails before the first step. A
-  CPU's shapes beyond the usual one are compiled when they come, which is
-  seldom.
+  What does not fit in memory fails before the first step. Only the shape of the
+  last resort is compiled when it comes, which is seldom or never.
   """
 
   def __init__(
@@ -96,15 +91,16 @@ class CompiledStep:
     train_step: Callable,
     state: step.TrainState,
     batches: Sequence[PyTree],
+    ahead: int,
     say: Callable[[str], None] = print,
   ):
-    """Compiles for the usual shape, and on accelerators for all.
+    """Compiles for the shapes that are expected.
 
     Args:
       train_step: Jitted: (state, batch) -> (state, metrics).
       state: Arrays or `jax.ShapeDtypeStruct`s with shardings.
-      batches: The shapes that may come, the usual one first, each like
-        `abstract_batch`.
+      batches: The shapes that may come, each like `abstract_batch`.
+      ahead: How many of them are expected.
       say: Where what it costs is told.
 
     Raises:
@@ -113,7 +109,6 @@ class CompiledStep:
     self._train_step = train_step
     self._say = say
     self._compiled = {}
-    ahead = 1 if jax.default_backend() == "cpu" else len(batches)
     for batch in batches[:ahead]:
       self._compile(state, batch)
 
@@ -122,7 +117,7 @@ class CompiledStep:
     key = _key(batch)
     if key not in self._compiled:
       multihost.report("compiling")
-      self._say("A batch of longer texts than usual: compiling for it.")
+      self._say("A step of more tokens than were foreseen: compiling for it.")
       with jax.transfer_guard("allow"):
         self._compile(state, batch)
     return self._compiled[key](state, batch)
@@ -137,8 +132,8 @@ class CompiledStep:
       if "RESOURCE_EXHAUSTED" not in str(error):
         raise
       raise MemoryError(
-        "The step does not fit in the devices' memory. Set batch.chunk, or a"
-        " smaller one; model.remat=layer; mesh.fsdp=True; or a smaller batch."
+        "The step does not fit in the devices' memory. Set batch.chunk_rows, or"
+        " a smaller one; model.remat=layer; mesh.fsdp=True; or a smaller batch."
         f" The compiler says: {error}"
       ) from error
     self._say(
@@ -154,29 +149,37 @@ class CompiledStep:
 def step_flops(
   config: ml_collections.ConfigDict,
   encoder_config: architecture.EncoderConfig,
-  plan: shapes.Plan,
+  plans: row_plans.Plans,
 ) -> flops.Flops:
   """The operations of a step with a config, over all devices.
 
   Args:
     config: The run's.
     encoder_config: The encoder's.
-    plan: The buckets that its texts stand in.
+    plans: The rows that its texts are in.
   """
-  rate = config.data.masking.rate
+  counts = plans.counts
+  usual = plans.plans[0]
   return flops.train_step(
     encoder_config,
-    [(rows, length) for chosen in plan.values() for rows, length in chosen],
+    list(counts.values()),
+    [
+      flops.Texts(
+        texts=block.rows * block.texts,
+        tokens=block.rows * block.length,
+        pairs=block.rows * block.length**2,
+      )
+      for blocks in usual.values()
+      for block in blocks
+    ],
     [
       matrix
       for loss in registry.make(config.loss).values()
       for matrix in loss.score_matrices(config.batch)
     ],
-    places=sum(
-      bucket.rows * int(masking.max_targets(rate, bucket.length))
-      for bucket in plan.get("masked", ())
-    ),
-    forwards_again=(config.batch.chunk > 0) + (encoder_config.remat == "layer"),
+    places=sum(block.rows * block.targets for block in usual.get("masked", ())),
+    forwards_again=(config.batch.chunk_rows > 0)
+    + (encoder_config.remat == "layer"),
     attends_again=int(encoder_config.remat == "dots"),
   )
 

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 
 from mlir_jax.batches import batch as batch_lib
 from mlir_jax.losses import base, masked_lm
+from mlir_jax.models import blocks
+from mlir_jax.models import rows as rows_lib
 from mlir_jax.training import chunking
 
 PyTree = Any
@@ -50,21 +52,28 @@ def make_encode(
 
   def outputs_of(params, batch, key):
     found = encode(params, texts_of(batch, key))
-    vectors = {
-      tower: replicate(jnp.concatenate(found[tower])) for tower in batch.texts
-    }
 
-    queries: Any = vectors.get("query", vectors.get("passage"))
-    passages: Any = vectors.get("passage")  # None if all texts are masked.
+    def vectors_of(tower):
+      size = found[tower][0].shape[-1]
+      return replicate(
+        jnp.concatenate([each.reshape(-1, size) for each in found[tower]])
+      )
 
+    vectors = {tower: vectors_of(tower) for tower in batch.texts}
+
+    def take(tower, places):
+      # A text that does not exist has a place behind the last, and no vector.
+      return vectors[tower].at[places].get(mode="fill", fill_value=0)
+
+    queries = "query" if "query" in vectors else "passage"
     outputs = {}
     if retrieval := batch.retrieval:
-      outputs["queries"] = queries[retrieval.query]
-      outputs["passages"] = passages[retrieval.passage]
+      outputs["queries"] = take(queries, retrieval.query)
+      outputs["passages"] = take("passage", retrieval.passage)
     if batch.parallel:
-      outputs["sentences"] = passages[batch.parallel.sentence]
+      outputs["sentences"] = take("passage", batch.parallel.sentence)
     if batch.monolingual:
-      outputs["monolingual"] = passages[batch.monolingual.sentence]
+      outputs["monolingual"] = take("passage", batch.monolingual.sentence)
     if batch.masked:
       assert vocabulary is not None  # See above.
       outputs["masked"] = found["masked"]
@@ -82,29 +91,34 @@ def texts_of(batch: batch_lib.Batch, key: jax.Array | None) -> chunking.Texts:
     key: For dropout; None for none.
 
   Returns:
-    Group to buckets: "query", "passage" and "masked", as far as the batch has
-    them. Seeds go by the texts' numbers, so that no bucket or device changes
-    what a text loses.
+    Group to rows: "query", "passage" and "masked", as far as the batch has
+    them. A text's seed is a function of its number, so no row or device
+    changes what it loses.
   """
   groups = dict(batch.texts)
   if batch.masked:
     groups["masked"] = batch.masked
   texts = {}
   for position, group in enumerate(sorted(groups)):
-    texts[group] = [
-      {"ids": bucket.ids, "mask": bucket.mask} for bucket in groups[group]
-    ]
-    if batch.masked and group == "masked":
-      for read, bucket in zip(texts[group], batch.masked, strict=True):
-        read["positions"] = bucket.positions
-    if key is None:
-      continue
-    numbers = [bucket.number for bucket in groups[group]]
-    seeds = jax.random.bits(
-      jax.random.fold_in(key, position),
-      (sum(len(number) for number in numbers),),
-      jnp.uint32,
-    )
-    for read, number in zip(texts[group], numbers, strict=True):
-      read["seeds"] = seeds[number]
+    seed = None
+    if key is not None:
+      seed = jax.random.bits(jax.random.fold_in(key, position), (), jnp.uint32)
+    texts[group] = tuple(_rows(block, seed) for block in groups[group])
   return texts
+
+
+def _rows(block: batch_lib.TextRows, seed: jax.Array | None) -> rows_lib.Rows:
+  """A batch's rows as the encoder reads them."""
+  seeds = None
+  if seed is not None:
+    text = jnp.maximum(block.segment - 1, 0)
+    number = jnp.take_along_axis(block.number, text, axis=1)
+    seeds = blocks.text_seeds(seed, number)
+  return rows_lib.Rows(
+    ids=block.ids,
+    position=block.position,
+    segment=block.segment,
+    seeds=seeds,
+    places=getattr(block, "places", None),
+    texts=block.number.shape[1],
+  )

@@ -9,7 +9,7 @@ import ml_collections
 
 from mlir_jax import checkpoint, lock, sharding, workdir
 from mlir_jax import config as run_config
-from mlir_jax.batches import reader, shapes
+from mlir_jax.batches import reader
 from mlir_jax.data import preparation
 from mlir_jax.evals import suite
 from mlir_jax.hosts import multihost
@@ -77,7 +77,7 @@ def train(
       from_step,
     )
     plans = build.make_plans(config, prepared.store, mesh)
-    print(shapes.describe(plans[0]))
+    print(plans)
     masker = build.make_masker(config, prepared)
     directory = f"{folder}/{workdir.CHECKPOINTS}"
     if from_step is not None:
@@ -107,12 +107,12 @@ def train(
           compiled_step.abstract_batch(
             spec, plan, mesh,
             positives=prepared.store.max_positives,
-            max_targets=masker and masker.max_targets,
           )
-          for plan in plans
+          for plan in plans.plans
         ],
+        ahead=len(plans.plans) - plans.last_resort,
       )  # fmt: skip
-      operations = compiled_step.step_flops(config, encoder_config, plans[0])
+      operations = compiled_step.step_flops(config, encoder_config, plans)
       print(f"A step takes {operations} over {mesh.size} devices.")
       if config.eval.at_start and not int(state.step):
         evaluation.table(state.params, 0)
@@ -133,7 +133,7 @@ def train(
         kind,
         prepared.store,
         spec,
-        plans,
+        plans.plans,
         seed=config.seed,
         temperature=config.data.language_temperature,
         start=int(state.step),

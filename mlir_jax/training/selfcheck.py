@@ -16,6 +16,7 @@ from mlir_jax import contract as contract_lib
 from mlir_jax import sharding
 from mlir_jax.hosts import multihost
 from mlir_jax.models import architecture, encoder
+from mlir_jax.models import rows as rows_lib
 from mlir_jax.training import build, chunking
 
 # What the model has, of the run's shape, at most.
@@ -61,27 +62,33 @@ def largest_difference(
   rows = 2 * devices
   length = min(_LENGTH, small.max_length)
   random = np.random.default_rng(0)
-  texts = {
-    "ids": random.integers(small.vocab_size, size=(rows, length)),
-    "mask": np.arange(length) < random.integers(1, length + 1, (rows, 1)),
-    "seeds": random.integers(2**32, size=rows, dtype=np.uint32),
-  }
-  texts["ids"] = texts["ids"].astype(np.int32)
-  weights = random.normal(size=(rows, small.output_size)).astype(np.float32)
+  cut, end = np.sort(random.integers(1, length + 1, (2, rows, 1)), axis=0)
+  places = np.arange(length, dtype=np.int32)
+  second = places >= cut
+  texts = rows_lib.Rows(
+    ids=random.integers(small.vocab_size, size=(rows, length), dtype=np.int32),
+    position=places - cut.astype(np.int32) * second,
+    segment=((1 + second) * (places < end)).astype(np.int32),
+    seeds=random.integers(2**32, size=(rows, 2), dtype=np.uint32)[
+      np.arange(rows)[:, None], second.astype(int)
+    ],
+    texts=2,
+  )
+  weights = random.normal(size=(rows, 2, small.output_size)).astype(np.float32)
   abstract = encoder.abstract_params(small, "tied")
   shardings = sharding.state_shardings(abstract, mesh, fsdp=True)
   whole = sharding.replicated(mesh)
 
   def gradient(encode, params, texts, weights):
     def total(params):
-      (vectors,) = encode(params, {"passage": [texts]})["passage"]
+      (vectors,) = encode(params, {"passage": (texts,)})["passage"]
       return (vectors * weights).sum()
 
     return jax.grad(total)(params)
 
   def differences(params, texts, weights):
     found = gradient(
-      chunking.make_encode(read, mesh, shardings, chunk=devices),
+      chunking.make_encode(read, mesh, shardings, chunk_rows=devices),
       params, texts, weights,
     )  # fmt: skip
     replicate = functools.partial(

@@ -115,6 +115,14 @@ def gradients(
   return total, gradient, {"loss/total": total} | metrics
 
 
+def padding(batch: batch_lib.Batch) -> jax.Array:
+  """The share of padding in the batch's tokens."""
+  groups = [*batch.texts.values(), batch.masked or ()]
+  segments = [rows.segment for blocks in groups for rows in blocks]
+  real: Any = sum((segment > 0).sum() for segment in segments)
+  return 1 - real / sum(segment.size for segment in segments)
+
+
 def make_train_step(
   encode: outputs_lib.Encode,
   losses: Mapping[str, base.Loss],
@@ -161,6 +169,7 @@ def make_train_step(
     return new_state, metrics | {
       "grad_norm/total": norm,
       "learning_rate": schedule(state.step - state.skipped),
+      "padding": padding(batch),
       "skipped": new_state.skipped,
       "skipped_in_a_row": new_state.skipped_in_a_row,
     }

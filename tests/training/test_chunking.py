@@ -1,4 +1,4 @@
-"""Chunks, buckets and devices change no gradient, and bound the memory."""
+"""Chunks, rows and devices change no gradient, and bound the memory."""
 
 import dataclasses
 import functools
@@ -10,7 +10,6 @@ import random_batches as rb
 
 from mlir_jax import sharding
 from mlir_jax.batches import batch as batch_lib
-from mlir_jax.batches import buckets, shapes
 from mlir_jax.costs import collectives, memory
 from mlir_jax.models import encoder
 from mlir_jax.training import build, chunking, compiled_step, outputs
@@ -23,7 +22,7 @@ def config_of(dropout):
 
 @functools.cache
 def expected(towers, dropout):
-  """Without mesh, chunks and buckets; in float64."""
+  """Without mesh and chunks, one text to a row; in float64."""
   config = config_of(dropout)
   spec = spec_of(towers)
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
@@ -61,10 +60,10 @@ CASES = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ("towers", "dropout", "devices", "fsdp", "chunk", "two"), CASES
+  ("towers", "dropout", "devices", "fsdp", "chunk", "packed"), CASES
 )
 def test_gradients_are_those_of_one_piece_to_1e_12(
-  towers, dropout, devices, fsdp, chunk, two
+  towers, dropout, devices, fsdp, chunk, packed
 ):
   """All four losses; hard negatives, repeated texts and masks; unequal taus.
 
@@ -73,15 +72,14 @@ def test_gradients_are_those_of_one_piece_to_1e_12(
   with jax.enable_x64(True):
     params, (total, gradient, metrics) = expected(towers, dropout)
     spec = spec_of(towers)
-    quantum = chunk if chunk in (8, 24) else devices
-    plan = rb.two_buckets(spec, quantum) if two else rb.one_bucket(spec)
+    plan = rb.packed(spec) if packed else rb.one_a_row(spec)
     found = rb.gradients(
       params,
       rb.make_batch(spec, plan),
       config=config_of(dropout),
       devices=devices,
       fsdp=fsdp,
-      chunk=chunk,
+      chunk_rows=chunk,
       key=jax.random.key(1) if dropout else None,
     )
     np.testing.assert_allclose(found[0], total, rtol=1e-12)
@@ -97,7 +95,7 @@ def test_with_dropout_the_gradient_is_that_of_the_chunked_function():
   with jax.enable_x64(True):
     config = config_of(0.3)
     params = rb.make_params(config, with_head=True)
-    batch = rb.make_batch(rb.MASKED_SPEC, rb.two_buckets(rb.MASKED_SPEC))
+    batch = rb.make_batch(rb.MASKED_SPEC, rb.packed(rb.MASKED_SPEC))
     direction = rb.random_like(params)
     compute, (placed, on_mesh) = rb.prepare_gradients(
       params,
@@ -106,7 +104,7 @@ def test_with_dropout_the_gradient_is_that_of_the_chunked_function():
       losses=rb.LOSSES,
       devices=8,
       fsdp=False,
-      chunk=8,
+      chunk_rows=8,
       key=jax.random.key(2),
     )
     _, gradient, _ = compute(placed, on_mesh)
@@ -129,8 +127,8 @@ def test_with_dropout_the_gradient_is_that_of_the_chunked_function():
     np.testing.assert_allclose(slope, said, rtol=1e-6)
 
 
-def compile_gradients(fsdp, chunk, rows, devices=8, parts=1, **changes):
-  """The compiled gradients of so many pairs, in some equal buckets."""
+def compile_gradients(fsdp, chunk, rows, devices=8, **changes):
+  """The compiled gradients of so many pairs."""
   config = dataclasses.replace(rb.CONFIG, **changes)
   spec = batch_lib.BatchSpec(rows, 0, 0, 0)
   mesh = sharding.make_mesh(devices=jax.devices()[:devices])
@@ -143,9 +141,8 @@ def compile_gradients(fsdp, chunk, rows, devices=8, parts=1, **changes):
       params, batch, encode, rb.LOSSES, sharding.replicate(mesh), None
     )[1]
 
-  ((texts, length),) = rb.one_bucket(spec)["passage"]
-  plan = {"passage": (buckets.Bucket(texts // parts, length),) * parts}
-  abstract = compiled_step.abstract_batch(spec, plan, mesh)
+  (block,) = rb.one_a_row(spec)["passage"]
+  abstract = compiled_step.abstract_batch(spec, {"passage": (block,)}, mesh)
   placed = jax.tree.map(
     lambda p, s: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=s),
     params,
@@ -196,19 +193,20 @@ def test_memory_is_that_of_a_chunk_and_of_the_vectors():
   scores = memory.of_program(alone.lower(read).compile())["total"]
   taken = [memory.of_program(each)["temporaries"] for each in (small, large)]
   assert taken[1] < 1.3 * taken[0] + scores + gradient
-  # A bucket of one chunk is encoded behind the others, too.
-  _, single = compile_gradients(False, 64, 128, devices=1, parts=4, **size)
-  assert memory.of_program(single)["temporaries"] < 1.3 * taken[0] + gradient
   # At once it would be many times that.
   assert 64 * taken[0] > 10 * taken[1]
 
 
 def test_a_chunk_that_does_not_divide_is_refused():
   mesh = sharding.make_mesh()
-  with pytest.raises(ValueError, match=r"batch\.chunk is 12.*16"):
+  with pytest.raises(ValueError, match=r"batch\.chunk_rows is 12.*16"):
     chunking.make_encode(None, mesh, {}, 12)
-  texts = {"passage": 96, "masked": 16}
-  with pytest.raises(ValueError, match=r"96 passage.*use 32 or 48, or change"):
-    shapes.check_chunk(40, texts, devices=8)
-  for chunk in (0, 16, 48, 96, 512):
-    shapes.check_chunk(chunk, texts, devices=8)
+
+
+def test_parts_are_the_fewest_that_are_small_enough_but_two():
+  def parts(chunk_rows):
+    return chunking.count_parts([(24, 64), (48, 16)], chunk_rows)
+
+  # 24 rows of 64 tokens, and as much again as 12 of them.
+  assert [parts(n) for n in (36, 18, 12, 6, 2, 1)] == [2, 2, 3, 6, 24, 24]
+  assert chunking.count_parts([(1, 64)], 8) == 1

@@ -11,6 +11,7 @@ import random_batches as rb
 from mlir_jax.losses import masked_lm as masked_lm_loss
 from mlir_jax.losses import registry
 from mlir_jax.models import encoder, masked_lm
+from mlir_jax.models import rows as rows_lib
 from mlir_jax.training import outputs
 
 SIZES = {
@@ -65,7 +66,7 @@ def test_scores_are_held_for_a_part_of_the_texts_at_a_time(monkeypatch):
     monkeypatch.setattr(masked_lm_loss, "_SCORES", limit)
     compute, placed = rb.prepare_gradients(
       params, batch, config=config, losses=rb.LOSSES, devices=1,
-      fsdp=False, chunk=0, key=None,
+      fsdp=False, chunk_rows=0, key=None,
     )  # fmt: skip
     compiled = compute.lower(*placed).compile()
     return compiled.memory_analysis().temp_size_in_bytes
@@ -88,17 +89,18 @@ def test_its_gradient_is_added_to_that_of_the_other_losses(towers):
     config = rb.float64()
     params = rb.make_params(config, towers, with_head=True)
     spec = dataclasses.replace(rb.MASKED_SPEC, tied=towers == "tied")
-    batch = rb.make_batch(spec, rb.two_buckets(spec))
+    batch = rb.make_batch(spec, rb.packed(spec))
     total, gradient, metrics = rb.gradients(params, batch, config=config)
     total_of_others, gradient_of_others, _ = rb.gradients(
       params, others_of(batch), config=config
     )
-    (masked,) = rb.make_batch(spec).masked  # The same, in one bucket.
+    (masked,) = rb.make_batch(spec).masked  # The same, a text to a row.
 
     def mean_loss(params):
       tower = params["encoder" if towers == "tied" else "passage_encoder"]
-      hidden = encoder.hidden_states(config, tower, masked.ids, masked.mask)
-      states = hidden[np.arange(16)[:, None], masked.positions]
+      rows = rows_lib.one_a_row(masked.ids, masked.segment > 0)
+      (hidden,) = encoder.hidden_states(config, tower, [rows])
+      states = hidden[np.arange(16)[:, None], masked.places]
       scores = masked_lm.logits(
         config, params["masked_lm"], tower["embeddings"]["token"], states
       )

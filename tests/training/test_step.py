@@ -104,17 +104,19 @@ def test_the_gradient_is_that_of_the_weighted_sum_of_the_losses():
 
 
 def test_each_text_is_encoded_in_its_role_and_gets_its_own_seed():
-  """The vectors stand where their texts stood before they were sorted."""
-  batch = make_batch(plan=random_batches.two_buckets(random_batches.SPEC))
+  """The vectors are found where their texts were packed."""
+  batch = make_batch(plan=random_batches.packed(random_batches.SPEC))
+
+  def lengths_and_seeds(rows):
+    mine = rows.segment[:, None] == np.arange(1, rows.texts + 1)[:, None]
+    seeds = jnp.where(mine, rows.seeds[:, None] // 2**9, 0).max(axis=-1)
+    return jnp.stack([mine.sum(axis=-1), seeds], axis=-1).astype(float)
 
   def encode(params, texts):
     del params
     return {
-      group: [
-        jnp.stack([b["mask"].sum(1), b["seeds"] // 2**9], 1).astype(float)
-        for b in buckets
-      ]
-      for group, buckets in texts.items()
+      group: [lengths_and_seeds(rows) for rows in blocks]
+      for group, blocks in texts.items()
     }
 
   encode = outputs.make_encode(encode)
@@ -127,9 +129,11 @@ def test_each_text_is_encoded_in_its_role_and_gets_its_own_seed():
   for name in ("queries", "sentences", "monolingual"):
     assert (lengths[name] > 0).all()
   seeds = np.concatenate([np.ravel(x[..., 1]) for x in found.values()])
+  seeds = seeds[seeds > 0]
   assert len(np.unique(seeds)) == len(seeds)
   again = encode(None, make_batch(), jax.random.key(0))
   jax.tree.map(np.testing.assert_array_equal, found, again)
+  assert 0.5 < step.padding(batch) < 0.8
 
 
 def test_a_step_that_is_not_finite_changes_only_the_counters():
