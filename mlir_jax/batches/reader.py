@@ -78,8 +78,7 @@ def batch_of_step(
       )
       continue
     texts[group] = tuple(
-      _text_rows(number, length, *_sequences(store, parts, number, length))
-      for length, number in blocks
+      _text_rows(store, parts, number, length) for length, number in blocks
     )
     at = 0
     for part in parts:
@@ -152,29 +151,15 @@ def _sequences(
 
 
 def _text_rows(
-  number: np.ndarray, length: int, ids: np.ndarray, mask: np.ndarray
+  store: token_store.TokenStore,
+  parts: Sequence[drawing.Part],
+  number: np.ndarray,
+  length: int,
 ) -> batch_lib.TextRows:
-  """Puts padded texts, as `_sequences` gives them, into their rows."""
-  row, start = _starts(number, mask)
-  text, position = np.nonzero(mask)
-  found = np.zeros((3, len(number), length), np.int32)
-  segment = np.nonzero(number >= 0)[1] + 1
-  found[:, row[text], start[text] + position] = (
-    ids[text, position],
-    position,
-    segment[text],
-  )
-  return batch_lib.TextRows(*found, number)
-
-
-def _starts(
-  number: np.ndarray, mask: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-  """Each text's row, and where in it the text begins; int64 [n]."""
-  lengths = np.zeros(number.shape, np.int64)
-  lengths[number >= 0] = mask.sum(axis=1)
-  starts = lengths.cumsum(axis=1) - lengths
-  return np.nonzero(number >= 0)[0], starts[number >= 0]
+  """The rows of some texts; the arguments are those of `_sequences`."""
+  ids, mask = _sequences(store, parts, number, length)
+  rows, _, _ = packing.lay_out(number, length, ids[mask], mask.sum(axis=1))
+  return batch_lib.TextRows(*rows, number)
 
 
 def _masked_rows(
@@ -199,25 +184,21 @@ def _masked_rows(
   """
   ids, mask = _sequences(store, parts, number, length)
   places, targets = np.zeros((2, len(number), amount), np.int32)
-  if not len(ids):
-    return batch_lib.MaskedRows(
-      **vars(_text_rows(number, length, ids, mask)),
-      places=places,
-      targets=targets,
-      valid=places > 0,
-    )
-  hidden = masker(ids, mask, keys[number[number >= 0]])
-  texts = _text_rows(number, length, hidden["ids"], mask)
-  row, start = _starts(number, mask)
-  text, which = np.nonzero(hidden["valid"])
-  counts = np.bincount(row[text], minlength=len(number))
-  valid = np.arange(amount) < counts[:, None]
-  # Texts go row by row and from left to right, and so do their targets.
-  places[valid] = start[text] + hidden["positions"][text, which]
-  targets[valid] = hidden["targets"][text, which]
-  return batch_lib.MaskedRows(
-    **vars(texts), places=places, targets=targets, valid=valid
+  valid = np.zeros(places.shape, bool)
+  if len(ids):
+    hidden = masker(ids, mask, keys[number[number >= 0]])
+    ids = hidden["ids"]
+  rows, row, start = packing.lay_out(
+    number, length, ids[mask], mask.sum(axis=1)
   )
+  if len(ids):
+    text, which = np.nonzero(hidden["valid"])
+    counts = np.bincount(row[text], minlength=len(number))
+    valid = np.arange(amount) < counts[:, None]
+    # Texts go row by row and from left to right, and so do their targets.
+    places[valid] = start[text] + hidden["positions"][text, which]
+    targets[valid] = hidden["targets"][text, which]
+  return batch_lib.MaskedRows(*rows, number, places, targets, valid)
 
 
 def _check_masker(

@@ -18,15 +18,9 @@ from mlir_jax.data import token_store
 # Group to the blocks of its rows, the longest first.
 Plan = Mapping[str, tuple[packing.Block, ...]]
 
-# A row's length is a multiple of it: vector registers and tiles like them.
-MULTIPLE = 8
-TPU_MULTIPLE = 128
 # Texts whose lengths are looked at, and texts that are packed, to choose.
 _SCANNED = 2**19
 _PACKED = 2**17
-# In a row of so many tokens, attention is taken to cost what all else does: by
-# measurement on CPUs with hidden states of 384 (see benchmarks/README.md).
-_ATTENTION = 512
 # A block, or a plan, that saves less than this is not worth its compilation.
 _MIN_SAVING = 0.02
 # Compiling a plan takes as long as so many steps.
@@ -86,7 +80,7 @@ def make_plans(
   chunk_rows: int = 0,
   row_length: int = 0,
   devices: int = 1,
-  multiple: int = MULTIPLE,
+  multiple: int = packing.MULTIPLE,
   mask_rate: float = 0.0,
 ) -> Plans:
   """Chooses the rows of a run's batches.
@@ -157,7 +151,7 @@ def choose(
   chunk_rows: int = 0,
   row_length: int = 0,
   devices: int = 1,
-  multiple: int = MULTIPLE,
+  multiple: int = packing.MULTIPLE,
   mask_rate: float = 0.0,
 ) -> Plans:
   """Chooses rows for steps of such lengths.
@@ -260,14 +254,6 @@ def targets(rate: float, longest: int) -> np.ndarray:
   return masking.max_targets(rate, sizes) * (sizes > 0)
 
 
-def cost(blocks: Sequence[packing.Block]) -> float:
-  """What encoding the rows costs, in tokens of which attention is free."""
-  return sum(
-    block.rows * block.length * (1 + block.length / _ATTENTION)
-    for block in blocks
-  )
-
-
 def _rounded(
   blocks: Sequence[packing.Block], chunk_rows: int, devices: int
 ) -> tuple[packing.Block, ...]:
@@ -330,7 +316,7 @@ def _choose_lengths(
     )
     fixed, flexible = _count_rows(lengths, blocks, need)
     rows = [-(-n // quantum) * quantum for n in (*fixed, flexible.max())]
-    amount = cost(
+    amount = packing.cost(
       [b._replace(rows=n) for b, n in zip(blocks, rows, strict=True)]
     )
     if amount < least * (1 - _MIN_SAVING * (len(candidate) > len(best))):
@@ -415,7 +401,9 @@ def _levels(
   tokens = [
     sum(packing.tokens(blocks) for blocks in plan.values()) for plan in plans
   ]
-  costs = [sum(cost(blocks) for blocks in plan.values()) for plan in plans]
+  costs = [
+    sum(packing.cost(blocks) for blocks in plan.values()) for plan in plans
+  ]
   # The share of all steps that fit into each plan.
   fits = 1 - (1 - (ends + 1) / len(highest)) * share_packed
 

@@ -194,7 +194,6 @@ def _check_vectors(
   ours = encoding.TextEncoder(
     contract,
     tokenizer,
-    tokenizer_lib.pad_id(tokenizer),
     encoding.make_embed(config, contract),
     sharding.make_mesh(),
     batch_size,

@@ -12,18 +12,21 @@ import tqdm
 
 from mlir_jax import bars, sharding
 from mlir_jax import contract as contract_lib
+from mlir_jax.batches import packing
 from mlir_jax.models import architecture, encoder
+from mlir_jax.models import rows as rows_lib
 
 PyTree = Any
-# Texts are padded to the next of these, so that short ones stay cheap and
-# few shapes are compiled: from 32 on by a quarter at most, up to 4,096.
-LENGTHS = (
-  *(8, 16, 24, 32),
-  *(n * 2**octave for octave in range(7) for n in (40, 48, 56, 64)),
-)
+# Rows are as long as the longest text may be, and a quarter of it, and so on
+# down to this. A text is in the shortest rows in which two like it fit: little
+# is padding then, and attention over a row stays cheap.
+_SHORTEST_ROW = 32
+_STEP = 4
+# Texts by whose lengths the longest rows are chosen.
+_SAMPLE = 2048
 
-# Texts that are tokenized and sorted by length at once: enough to fill the
-# batches evenly, few enough to hold their tokens in memory.
+# Texts that are tokenized and packed at once: enough to fill the rows, few
+# enough to hold their tokens in memory.
 WINDOW = 16_384
 # The same in characters, for long texts; and those that the tokenizer has at
 # once: it takes some 100 bytes for each, also for what is cut off.
@@ -44,7 +47,6 @@ class TextEncoder:
     self,
     contract: contract_lib.EncodingContract,
     tokenizer: tokenizers.Tokenizer,
-    pad_id: int,
     embed: Callable[[PyTree, str, Any], jax.Array],
     mesh: jax.sharding.Mesh,
     batch_size: int = 256,
@@ -54,11 +56,11 @@ class TextEncoder:
     Args:
       contract: The encoding contract.
       tokenizer: Its tokenizer.
-      pad_id: The id that pads; it is masked.
-      embed: (params, tower, {"ids", "mask"}) -> [B, D] float32.
+      embed: From `make_embed`.
       mesh: The mesh.
-      batch_size: Texts encoded at once; rounded up to a multiple of the
-        devices along "data".
+      batch_size: Texts of the greatest length encoded at once, or as many
+        tokens of shorter ones; rounded up to a multiple of the devices along
+        "data".
 
     Raises:
       ContractMismatchError: if the tokenizer is not the contract's.
@@ -67,7 +69,6 @@ class TextEncoder:
     self.contract = contract
     self.mesh = mesh
     self.truncation: dict[str, tuple[int, int]] = {}
-    self._pad_id = pad_id
     self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
     self._tokenizer.no_padding()
     self._devices = mesh.shape[sharding.DATA]
@@ -113,12 +114,7 @@ class TextEncoder:
       vectors[done : done + len(rows)] = rows
       done += len(rows)
     if vectors is None:
-      none = {
-        "ids": jax.ShapeDtypeStruct((self._devices, LENGTHS[0]), np.int32),
-        "mask": jax.ShapeDtypeStruct((self._devices, LENGTHS[0]), bool),
-      }
-      width = self._embed.eval_shape(params, tower, none).shape[1]
-      return np.empty((0, width), np.float32)
+      return np.empty((0, self._width(params, tower)), np.float32)
     return vectors
 
   def encode_windows(
@@ -190,31 +186,120 @@ class TextEncoder:
     """
     settings = self.contract.role(role)
     ids = self._tokenize(role, window)
-    lengths = np.array([len(i) for i in ids], np.int64)
-    # Longest first: what does not fit in memory fails at once.
-    order = np.argsort(-lengths, kind="stable")
-
+    lengths = np.array([len(each) for each in ids], np.int64)
     vectors: Any = None  # Made when their width is known.
     waiting = []
 
-    def fetch(rows, output):
+    def fetch(number, output):
       nonlocal vectors
-      output = np.asarray(jax.device_get(output))[: len(rows)]
-      check_finite(output, first + rows, role)
+      texts = number[number >= 0]
+      output = np.asarray(jax.device_get(output))[number >= 0]
+      check_finite(output, first + texts, role)
       if vectors is None:
-        vectors = np.empty((len(ids), output.shape[1]), np.float32)
-      vectors[rows] = output
+        # Zeros, as there is nothing to encode of a text without tokens.
+        vectors = np.zeros((len(ids), output.shape[1]), np.float32)
+      vectors[texts] = output
+      bar.update(len(texts))
 
-    for start in range(0, len(ids), self._batch_size):
-      rows = order[start : start + self._batch_size]
-      tokens = self._batch([ids[row] for row in rows], settings.max_length)
-      waiting.append((rows, self._embed(params, settings.tower, tokens)))
+    for length, number in self._pack(lengths, settings.max_length):
+      texts = number[number >= 0]
+      rows, _, _ = packing.lay_out(
+        number,
+        length,
+        np.concatenate([ids[text] for text in texts]),
+        lengths[texts],
+      )
+      placed = self._place(rows_lib.Rows(*rows, texts=number.shape[1]))
+      (output,) = self._embed(params, settings.tower, (placed,))
+      waiting.append((number, output))
       if len(waiting) > 1:  # Fetched while the next one is computed.
         fetch(*waiting.pop(0))
-      bar.update(len(rows))
-    for rows, output in waiting:
-      fetch(rows, output)
+    for number, output in waiting:
+      fetch(number, output)
+    if vectors is None:
+      return np.zeros((len(ids), self._width(params, settings.tower)), "f")
     return vectors
+
+  def _pack(
+    self, lengths: np.ndarray, max_length: int
+  ) -> Iterator[tuple[int, np.ndarray]]:
+    """Packs texts into batches of rows, of few shapes.
+
+    Args:
+      lengths: int [n], tokens of the texts.
+      max_length: No text of the role is longer.
+
+    Yields:
+      A batch's row length, and which texts are in its rows, int32 [R, S]; -1
+      for none.
+    """
+    kinds = self._row_kinds(lengths, max_length)
+    left = packing.Unpacked(lengths, None)
+    # Longest first: what does not fit in memory fails at once.
+    for block, shorter in itertools.zip_longest(kinds, kinds[1:]):
+      down_to = shorter.length // 2 if shorter else 0
+      while left.longest > down_to:
+        number = left.fill_rows(block, down_to)
+        used = int((number[:, 0] >= 0).sum())
+        # A few rows are not padded to a whole batch; by powers of two, so that
+        # there are few shapes of these, too.
+        rows = self._devices
+        while rows < used:
+          rows *= 2
+        yield block.length, number[: min(rows, block.rows)]
+
+  def _row_kinds(
+    self, lengths: np.ndarray, max_length: int
+  ) -> list[packing.Block]:
+    """The rows of whole batches, the longest first."""
+    multiple = packing.multiple(self.mesh.devices.flat[0].platform)
+
+    def up(length):
+      return max(multiple, -(-length // multiple) * multiple)
+
+    def block(length):
+      rows = self._batch_size * up(max_length) // length
+      rows = max(rows // self._devices, 1) * self._devices
+      return packing.Block(rows, length, max(8, length // 16))
+
+    whole = up(max_length)
+    kinds = [block(whole)]
+    while (length := up(kinds[-1].length // _STEP)) >= _SHORTEST_ROW:
+      if length == kinds[-1].length:
+        break
+      kinds.append(block(length))
+    # Where most texts take more than half of a row, two rows are one.
+    second = kinds[1].length // 2 if len(kinds) > 1 else 0
+    long = lengths[lengths > second][:: -(-len(lengths) // _SAMPLE) or 1]
+    if 2 * len(long) > self._batch_size:
+      costs = [
+        packing.cost(
+          [
+            each._replace(
+              rows=packing.rows_needed(long, [each._replace(rows=0)])[0]
+            )
+          ]
+        )
+        for each in (kinds[0], block(2 * whole))
+      ]
+      if costs[1] < costs[0]:
+        kinds[0] = block(2 * whole)
+    return kinds
+
+  def _place(self, rows: rows_lib.Rows) -> rows_lib.Rows:
+    """Puts rows on the mesh, split over "data"."""
+    return jax.tree.map(
+      lambda x: jax.make_array_from_callback(
+        x.shape, sharding.over_data(self.mesh), lambda index: x[index]
+      ),
+      rows,
+    )
+
+  def _width(self, params: PyTree, tower: str) -> int:
+    """D, without encoding anything."""
+    none = jax.ShapeDtypeStruct((self._devices, 8), np.int32)
+    rows = rows_lib.Rows(none, none, none)
+    return self._embed.eval_shape(params, tower, (rows,))[0].shape[-1]
 
   def _tokenize(self, role: str, window: Sequence[str]) -> list[np.ndarray]:
     """The tokens of some texts, int32 [length] each, and counts those cut."""
@@ -256,28 +341,6 @@ class TextEncoder:
       return self.encode(params, role, texts, titles, progress=f"{role} texts")
 
     return embed
-
-  def _batch(self, ids, max_length):
-    longest = max(len(i) for i in ids)
-    length = next((n for n in LENGTHS if n >= longest), max_length)
-    length = min(length, max_length)
-    # A few texts are not padded to a whole batch; by powers of two, so that
-    # there are few shapes of these, too.
-    rows = self._devices
-    while rows < len(ids):
-      rows *= 2
-    rows = min(rows, self._batch_size)
-    padded = np.full((rows, length), self._pad_id, np.int32)
-    mask = np.zeros(padded.shape, bool)
-    for row, values in enumerate(ids):
-      padded[row, : len(values)] = values
-      mask[row, : len(values)] = True
-    return jax.tree.map(
-      lambda x: jax.make_array_from_callback(
-        x.shape, sharding.over_data(self.mesh), lambda index: x[index]
-      ),
-      {"ids": padded, "mask": mask},
-    )
 
 
 def _portions(

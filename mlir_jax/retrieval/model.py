@@ -268,7 +268,6 @@ def load_run(
     text_encoder=encoding.TextEncoder(
       description.contract,
       tokenizer,
-      tokenizer_lib.pad_id(tokenizer),
       encoding.make_embed(encoder_config, description.contract),
       mesh,
       size,
@@ -369,7 +368,6 @@ def _load_folder(
     text_encoder=encoding.TextEncoder(
       contract,
       tokenizer,
-      tokenizer_lib.pad_id(tokenizer),
       encoding.make_embed(encoder_config, contract),
       mesh,
       batch_size or 256,

@@ -12,7 +12,7 @@ from etils import epath
 from mlir_jax import checkpoint, extensions, sharding, workdir
 from mlir_jax import contract as contract_lib
 from mlir_jax.batches import batch as batch_lib
-from mlir_jax.batches import drawing, masking, row_plans
+from mlir_jax.batches import drawing, masking, packing, row_plans
 from mlir_jax.data import preparation, token_store
 from mlir_jax.evals import suite
 from mlir_jax.losses import masked_lm as masked_lm_loss
@@ -60,12 +60,11 @@ def row_settings(
   config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
 ) -> dict[str, Any]:
   """What `row_plans.choose` is told of a config and its devices."""
-  on_tpu = mesh.devices.flat[0].platform == "tpu"
   return {
     "chunk_rows": config.batch.chunk_rows,
     "row_length": config.batch.row_length,
     "devices": mesh.shape[sharding.DATA],
-    "multiple": row_plans.TPU_MULTIPLE if on_tpu else row_plans.MULTIPLE,
+    "multiple": packing.multiple(mesh.devices.flat[0].platform),
     "mask_rate": config.data.masking.rate,
   }
 
@@ -244,7 +243,6 @@ def make_suite(
   text_encoder = encoding.TextEncoder(
     prepared.contract,
     prepared.tokenizer,
-    prepared.pad_id,
     embed,
     mesh,
     config.eval.batch_size,

@@ -53,11 +53,15 @@ def encoder():
     roles=dict.fromkeys(contract_lib.ROLES, ("", 4)),
   )
 
-  def embed(params, tower, tokens):
-    return jnp.stack([tokens["ids"].sum(-1), tokens["mask"].sum(-1)], -1) * 1.0
+  def embed(params, tower, blocks):
+    del params, tower
+    (rows,) = blocks
+    mine = rows.segment[:, None] == jnp.arange(1, rows.texts + 1)[:, None]
+    sums = (rows.ids[:, None] * mine).sum(-1)
+    return [jnp.stack([sums, mine.sum(-1)], -1) * 1.0]
 
   return encoding.TextEncoder(
-    contract, tokenizer, 1, embed, sharding.make_mesh(), 64
+    contract, tokenizer, embed, sharding.make_mesh(), 64
   )
 
 

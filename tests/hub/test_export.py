@@ -234,7 +234,6 @@ def run_vectors(run_folder, contract):
   text_encoder = encoding.TextEncoder(
     contract,
     tokenizer,
-    tokenizer_lib.pad_id(tokenizer),
     encoding.make_embed(
       dataclasses.replace(loaded.encoder_config, dtype="float32"), contract
     ),

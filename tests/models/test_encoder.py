@@ -12,7 +12,9 @@ from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mlir_jax import sharding
+from mlir_jax.batches import packing
 from mlir_jax.models import architecture, blocks, encoder
+from mlir_jax.models import rows as rows_lib
 
 CONFIG = architecture.EncoderConfig(
   vocab_size=300,
@@ -48,9 +50,101 @@ _embed = jax.jit(
 )
 
 
-def embed(params, tokens, tower="query", config=CONFIG, **settings):
+def embed(params, tokens, tower="query", config=CONFIG, seeds=None, **settings):
   settings = {"pooling": "mean", "normalize": True} | settings
-  return _embed(config, params, tower, tokens, **settings)
+  rows = rows_lib.one_a_row(tokens["ids"], tokens["mask"], seeds)
+  return _embed(config, params, tower, (rows,), **settings)[0][:, 0]
+
+
+def pack(tokens, blocks, seeds=None):
+  """The texts in rows of several, and where each is in the blocks' vectors."""
+  lengths = tokens["mask"].sum(axis=1)
+  packed = packing.pack(lengths, blocks)
+  made = []
+  for block, number in zip(blocks, packed.numbers, strict=True):
+    texts = number[number >= 0]
+    laid, _, _ = packing.lay_out(
+      number,
+      block.length,
+      np.concatenate([tokens["ids"][n][tokens["mask"][n]] for n in texts]),
+      lengths[texts],
+    )
+    rows = rows_lib.Rows(*laid, texts=block.texts)
+    if seeds is not None:
+      of_rows = np.take_along_axis(number, np.maximum(laid.segment - 1, 0), 1)
+      rows = rows.replace(seeds=np.asarray(seeds)[of_rows])
+    made.append(rows)
+  return tuple(made), packed.slot
+
+
+# Rows of many texts, of the longest, and of few short ones.
+BLOCKS = (
+  packing.Block(1, 32, 5),
+  packing.Block(2, 11, 4),
+  packing.Block(16, 8, 2),
+)
+FAMILIES = {
+  "bert": {},
+  "xlm-roberta": {"family": "xlm-roberta", "pad_token_id": 1},
+  "modernbert": {
+    "family": "modernbert",
+    "attention_window": 4,
+    "layer_types": (architecture.FULL, architecture.SLIDING),
+  },
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_texts_have_the_vectors_and_gradients_of_texts_alone(family):
+  """In float64, with dropout, whatever the pooling; a pad token in a text."""
+  with jax.enable_x64(True):
+    config = dataclasses.replace(
+      CONFIG, num_layers=2, dtype="float64", **FAMILIES[family]
+    )
+    params = jax.tree.map(
+      lambda x: x.astype(float),
+      encoder.init_params(config, "tied", jax.random.key(0)),
+    )
+    tokens = random_tokens(12)
+    tokens["ids"][0, 1] = config.pad_token_id
+    seeds = np.asarray(seeds_of(12))
+    alone = rows_lib.one_a_row(tokens["ids"], tokens["mask"], seeds)
+    packed, slot = pack(tokens, BLOCKS, seeds)
+    weights = np.random.default_rng(0).normal(size=(3, 12, 32))
+
+    def vectors(params, blocks):
+      states = encoder.hidden_states(config, params["encoder"], blocks)
+
+      def pooled(pooling):
+        each = [
+          encoder.pool(of_rows, rows.segment, rows.texts, pooling)
+          for of_rows, rows in zip(states, blocks, strict=True)
+        ]
+        return jnp.concatenate([x.reshape(-1, 32) for x in each])
+
+      return jnp.stack([pooled(name) for name in ("mean", "cls", "last")])
+
+    def with_gradient(blocks, order):
+      def total(params):
+        found = vectors(params, blocks).at[:, order]
+        found = found.get(mode="fill", fill_value=0)
+        return (weights * found).sum(), found
+
+      (_, found), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(
+        params
+      )
+      return found, gradient
+
+    expected = with_gradient((alone,), np.arange(12))
+    found = with_gradient(packed, slot)
+    assert slot[1] == 1 * 5 + 2 * 4 + 16 * 2  # Text 1 has no tokens.
+    assert len(np.unique(slot)) == 12
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12),
+      found,
+      expected,
+    )
+    assert np.abs(found[0]).max() > 1
 
 
 def test_config_survives_the_round_trip():
@@ -161,9 +255,7 @@ def test_all_faults_of_a_config_are_named_at_once():
     architecture.EncoderConfig.from_hf(HF | faults)
 
 
-def test_texts_longer_than_the_positions_are_refused(params):
-  with pytest.raises(ValueError, match=r"21 tokens.* 20 positions"):
-    embed(params, random_tokens(2, length=21))
+def test_texts_longer_than_the_positions_are_refused():
   architecture.check_lengths(CONFIG, {"query": 20})
   with pytest.raises(ValueError, match=r"encoding\.passage\.max_length.*21"):
     architecture.check_lengths(CONFIG, {"query": 20, "passage": 21})
@@ -195,14 +287,14 @@ def test_texts_of_padding_alone_give_zeros_and_finite_gradients(params, dtype):
   tokens = random_tokens(4)
   assert not tokens["mask"][1].any()
 
+  rows = rows_lib.one_a_row(tokens["ids"], tokens["mask"])
+
   @jax.jit
   @functools.partial(jax.value_and_grad, has_aux=True)
   def value_and_gradients(params):
-    hidden = encoder.hidden_states(
-      config, params["query_encoder"], tokens["ids"], tokens["mask"]
-    )
+    (hidden,) = encoder.hidden_states(config, params["query_encoder"], [rows])
     pooled = [
-      encoder.unit_length(encoder.pool(hidden, tokens["mask"], pooling))
+      encoder.unit_length(encoder.pool(hidden, rows.segment, 1, pooling))
       for pooling in ("mean", "cls", "last")
     ]
     return sum(vectors.sum() for vectors in pooled), (hidden, pooled)
@@ -216,24 +308,35 @@ def test_texts_of_padding_alone_give_zeros_and_finite_gradients(params, dtype):
   )
 
 
-def test_pooling_is_the_mean_or_the_first_over_tokens_that_are_not_padding():
-  hidden = np.random.default_rng(0).normal(size=(3, 5, 8)).astype(np.float32)
-  mask = np.array([[1, 1, 1, 0, 0], [0, 0, 1, 1, 1], [0, 0, 0, 0, 0]], bool)
+def test_pooling_is_the_mean_the_first_or_the_last_of_a_texts_tokens():
+  hidden = np.random.default_rng(0).normal(size=(2, 5, 8)).astype(np.float32)
+  segment = np.array([[1, 1, 2, 2, 2], [0, 0, 1, 1, 0]])
+  none = np.zeros(8)
+
+  def pool(pooling):
+    return encoder.pool(hidden, segment, 2, pooling)
+
   np.testing.assert_allclose(
-    encoder.pool(hidden, mask, "mean"),
-    [hidden[0, :3].mean(0), hidden[1, 2:].mean(0), np.zeros(8)],
-    rtol=1e-6,
+    pool("mean"),
+    [
+      [hidden[0, :2].mean(0), hidden[0, 2:].mean(0)],
+      [hidden[1, 2:4].mean(0), none],
+    ],
+    rtol=1e-5, atol=1e-6,
+  )  # fmt: skip
+  np.testing.assert_array_equal(
+    pool("cls"), [[hidden[0, 0], hidden[0, 2]], [hidden[1, 2], none]]
   )
   np.testing.assert_array_equal(
-    encoder.pool(hidden, mask, "cls"), [hidden[0, 0], hidden[1, 2], np.zeros(8)]
+    pool("last"), [[hidden[0, 1], hidden[0, 4]], [hidden[1, 3], none]]
   )
   with pytest.raises(ValueError, match="pooling is 'max'"):
-    encoder.pool(hidden, mask, "max")
+    pool("max")
 
 
 def test_pooling_of_bfloat16_is_summed_in_float32():
   hidden = jnp.ones((1, 1000, 4), jnp.bfloat16).at[:, 0].set(8)
-  pooled = encoder.pool(hidden, np.ones((1, 1000), bool), "mean")
+  pooled = encoder.pool(hidden, np.ones((1, 1000), int), 1, "mean")
   assert pooled.dtype == jnp.float32
   np.testing.assert_allclose(pooled, 1.007, rtol=1e-6)
 
@@ -246,15 +349,6 @@ def test_unit_length_is_safe_at_zero():
   gradient = jax.grad(lambda x: encoder.unit_length(x).sum())(vectors)
   np.testing.assert_allclose(gradient[0], [0.032, -0.024], rtol=1e-5)
   np.testing.assert_array_equal(gradient[1], [1, 1])
-
-
-def test_leading_axes_are_kept(params):
-  tokens = random_tokens(3, 4)
-  vectors = embed(params, tokens)
-  assert vectors.shape == (3, 4, 32)
-  for i in range(3):
-    row = jax.tree.map(lambda x, i=i: x[i], tokens)
-    np.testing.assert_allclose(vectors[i], embed(params, row), atol=1e-6)
 
 
 def test_vectors_have_unit_length_only_if_asked(params):
@@ -274,11 +368,11 @@ def test_bfloat16_computes_close_to_float32_from_float32_parameters():
   params = encoder.init_params(config, "tied", jax.random.key(0))
   assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
   tokens = random_tokens(4)
-  hidden = jax.eval_shape(
-    functools.partial(encoder.hidden_states, config),
+  (hidden,) = jax.eval_shape(
+    lambda params: encoder.hidden_states(
+      config, params, [rows_lib.one_a_row(tokens["ids"], tokens["mask"])]
+    ),
     params["encoder"],
-    tokens["ids"],
-    tokens["mask"],
   )
   assert hidden.dtype == jnp.bfloat16
   vectors = embed(params, tokens, config=config)
@@ -385,11 +479,12 @@ def test_fused_attention_is_asked_for_the_same(params, monkeypatch):
   monkeypatch.setattr(jax.nn, "dot_product_attention", unfused)
   tokens = random_tokens(4)
   config = dataclasses.replace(CONFIG, attention="cudnn")
-  fused = encoder.embed(
-    config, params, "query", tokens, pooling="mean", normalize=True
+  rows = rows_lib.one_a_row(tokens["ids"], tokens["mask"])
+  (fused,) = encoder.embed(
+    config, params, "query", [rows], pooling="mean", normalize=True
   )
   assert seen == ["cudnn"] * config.num_layers
-  np.testing.assert_allclose(fused, embed(params, tokens), atol=1e-6)
+  np.testing.assert_allclose(fused[:, 0], embed(params, tokens), atol=1e-6)
 
 
 def test_token_vectors_stand_in_for_the_table(params):
@@ -401,7 +496,7 @@ def test_token_vectors_stand_in_for_the_table(params):
   given = embed(
     {**params, "query_encoder": encoder.join_table(table * 0, rest)},
     tokens,
-    token_vectors=table[tokens["ids"]],
+    token_vectors=table[tokens["ids"].ravel()],
   )
   np.testing.assert_array_equal(given, embed(params, tokens))
 
@@ -434,11 +529,16 @@ def test_dropout_stands_where_bert_has_it(params):
   with nn.intercept_methods(note):
     jax.eval_shape(
       lambda params: encoder.embed(
-        config, params, "query", tokens, pooling="mean", normalize=True
+        config,
+        params,
+        "query",
+        [rows_lib.one_a_row(tokens["ids"], tokens["mask"])],
+        pooling="mean",
+        normalize=True,
       ),
       params,
     )
-  hidden = (0.25, (4, 11, 32))
+  hidden = (0.25, (4 * 11, 32))
   attention = (0.5, (4, 4, 11, 11))
   assert seen == [hidden, attention, hidden, hidden]
 
@@ -457,8 +557,9 @@ def test_a_dropout_rate_of_zero_changes_nothing(params):
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("shape", [(400, 2, 251), (100, 16, 12, 11)])
 def test_dropout_drops_its_share_independently_and_keeps_the_mean(rate, shape):
-  seeds = jnp.arange(shape[0], dtype=jnp.uint32)
-  dropped = blocks._Dropout(rate).apply({}, jnp.ones(shape), seeds)
+  text, *places = np.ogrid[tuple(slice(size) for size in shape)]
+  seeds = jnp.asarray(text, jnp.uint32)
+  dropped = blocks._Dropout(rate).apply({}, jnp.ones(shape), seeds, places)
   kept = np.asarray(dropped) != 0
   assert kept.mean() == pytest.approx(1 - rate, abs=0.005)
   assert dropped.mean() == pytest.approx(1, rel=0.01 / (1 - rate))
@@ -473,8 +574,7 @@ def test_dropout_drops_its_share_independently_and_keeps_the_mean(rate, shape):
 
 def test_sharding_parameters_and_batch_changes_no_vector(params):
   mesh = sharding.make_mesh()
-  tokens = random_tokens(16, 2)
-  seeds = seeds_of(32).reshape(16, 2)
+  tokens, seeds = random_tokens(16), seeds_of(16)
   expected = embed(params, tokens, seeds=seeds)
   sharded = jax.device_put(
     params, sharding.state_shardings(params, mesh, fsdp=True)

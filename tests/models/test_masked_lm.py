@@ -15,6 +15,7 @@ from mlir_jax.models import (
   masked_lm,
   pretrained,
 )
+from mlir_jax.models import rows as rows_lib
 
 
 @pytest.fixture(scope="module", params=hf_models.FAMILIES)
@@ -36,7 +37,8 @@ def tokens_for(config):
 
 
 def our_logits(config, params, head, tokens):
-  hidden = encoder.hidden_states(config, params, tokens["ids"], tokens["mask"])
+  rows = rows_lib.one_a_row(tokens["ids"], tokens["mask"])
+  (hidden,) = encoder.hidden_states(config, params, [rows])
   table = params["embeddings"]["token"]
   return np.asarray(masked_lm.logits(config, head, table, hidden))
 

@@ -24,6 +24,7 @@ from safetensors.numpy import load_file, save_file
 
 from mlir_jax import contract
 from mlir_jax.models import architecture, encoder, families, layout, pretrained
+from mlir_jax.models import rows as rows_lib
 
 TABLE = "embeddings.word_embeddings.weight"
 QUERY = "encoder.layer.1.attention.self.query.weight"
@@ -73,9 +74,11 @@ def pytorch_hidden(folder, tokens, dtype=torch.float32):
 
 
 def our_hidden(config, params, tokens):
-  return jax.jit(encoder.hidden_states, static_argnums=0)(
-    config, params, tokens["ids"], tokens["mask"]
+  rows = rows_lib.one_a_row(tokens["ids"], tokens["mask"])
+  (hidden,) = jax.jit(encoder.hidden_states, static_argnums=0)(
+    config, params, (rows,)
   )
+  return hidden
 
 
 def relative_error(ours, theirs) -> float:
@@ -178,16 +181,17 @@ def check_vectors(folder, tokens):
   weights = torch.from_numpy(mask)[:, :, None].float()
   means = (theirs * weights).sum(1) / weights.sum(1)
   for pooling, expected in (("mean", means), ("cls", theirs[:, 0])):
-    pooled = encoder.pool(ours, mask, pooling)
-    assert relative_error(pooled, expected) < 1e-5
+    pooled = encoder.pool(ours, mask.astype(int), 1, pooling)
+    assert relative_error(pooled[:, 0], expected) < 1e-5
 
   expected = torch.nn.functional.normalize(means)
   towers = encoder.with_towers(params, "tied")
   settings = {"pooling": "mean", "normalize": True}
-  vectors = embed(config, towers, "query", tokens, **settings)
+  rows = (rows_lib.one_a_row(tokens["ids"], tokens["mask"]),)
+  vectors = embed(config, towers, "query", rows, **settings)[0][:, 0]
   assert relative_error(vectors, expected) < 1e-5
   half = dataclasses.replace(config, dtype="bfloat16")
-  vectors = embed(half, towers, "query", tokens, **settings)
+  vectors = embed(half, towers, "query", rows, **settings)[0][:, 0]
   assert vectors.dtype == jnp.float32
   assert ((np.asarray(vectors) * expected.numpy()).sum(-1) > 0.99).all()
 

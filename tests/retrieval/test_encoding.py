@@ -30,15 +30,16 @@ def make_encoder(max_length=8, batch_size=16):
     roles=dict.fromkeys(contract_lib.ROLES, ("", max_length)),
   )
 
-  def embed(params, tower, tokens):
-    mask = tokens["mask"].astype(jnp.float32)
-    sums = (tokens["ids"] * mask).sum(axis=-1)
-    return jnp.stack([mask.sum(axis=-1), sums], axis=-1)
+  def embed(params, tower, blocks):
+    del params, tower
+    (rows,) = blocks
+    mine = rows.segment[:, None] == jnp.arange(1, rows.texts + 1)[:, None]
+    sums = (rows.ids[:, None] * mine).sum(axis=-1)
+    return [jnp.stack([mine.sum(axis=-1), sums], axis=-1).astype(jnp.float32)]
 
   return encoding.TextEncoder(
     contract,
     tokenizer,
-    tokenizer_lib.pad_id(tokenizer),
     embed,
     sharding.make_mesh(),
     batch_size,

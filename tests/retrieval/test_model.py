@@ -70,7 +70,6 @@ def exported(tmp_path_factory):
   text_encoder = encoding.TextEncoder(
     contract,
     tokenizer,
-    tokenizer_lib.pad_id(tokenizer),
     encoding.make_embed(config, contract),
     sharding.make_mesh(),
     8,
