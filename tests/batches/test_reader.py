@@ -15,7 +15,7 @@ from tokenizers import models, pre_tokenizers, processors
 from mlir_jax import contract as contract_lib
 from mlir_jax import sharding
 from mlir_jax.batches import batch as batch_lib
-from mlir_jax.batches import buckets, drawing, masking, reader, shapes
+from mlir_jax.batches import drawing, masking, packing, reader, row_plans
 from mlir_jax.data import records, store_writer, token_store
 from mlir_jax.training import compiled_step
 
@@ -116,15 +116,23 @@ def store(tmp_path_factory):
   )
 
 
-def plans_of(store, spec=SPEC, **settings):
-  return shapes.make_plans(
-    store, spec, 0, TEMPERATURE, 20, **{"most": 3} | settings
+def roomy(spec):
+  """A plan with room for the texts of any step."""
+  return {
+    group: (packing.Block(texts, 32, 4, 40),)
+    for group, texts in spec.texts().items()
+  }
+
+
+def plans_of(store, spec=SPEC, steps=20, **settings):
+  return row_plans.make_plans(
+    store, spec, 0, TEMPERATURE, steps, mask_rate=0.3, **settings
   )
 
 
 def raw_batch(store, step, spec=SPEC, seed=0, plans=None, host_rows=np.arange):
   batch = reader.batch_of_step(
-    store, spec, plans or plans_of(store, spec), seed, TEMPERATURE, step,
+    store, spec, plans or [roomy(spec)], seed, TEMPERATURE, step,
     host_rows, MASKER,
   )  # fmt: skip
   return as_dict(batch)
@@ -137,10 +145,10 @@ def as_dict(batch):
 
 
 def batch_of_step(store, step, spec=SPEC, seed=0, plans=None):
-  """The batch with each text's tokens where its row number stands."""
+  """The batch with each text's tokens where its place is."""
   batch = raw_batch(store, step, spec, seed, plans)
   towers = {
-    tower: pad_alike(buckets) for tower, buckets in batch.pop("texts").items()
+    tower: unpacked(blocks) for tower, blocks in batch.pop("texts").items()
   }
   for stream, roles in (
     ("retrieval", ("query", "passage")),
@@ -149,34 +157,57 @@ def batch_of_step(store, step, spec=SPEC, seed=0, plans=None):
   ):
     for role in roles if stream in batch else ():
       texts = towers[role if role in towers else "passage"]
-      row = batch[stream][role]
-      batch[stream][role] = {name: texts[name][row] for name in ("ids", "mask")}
+      slot = batch[stream][role]
+      batch[stream][role] = {
+        name: texts[name][slot] for name in ("ids", "mask")
+      }
   if "masked" in batch:
-    texts = pad_alike(batch["masked"])
-    order = np.argsort(texts.pop("number"))
+    texts = unpacked(batch["masked"])
+    order = np.argsort(texts["number"], kind="stable")
+    order = order[texts.pop("number")[order] >= 0]
     batch["masked"] = {name: texts[name][order] for name in texts}
   return batch
 
 
-def pad_alike(buckets):
-  """Buckets one behind the other, padded to the widest of each array."""
-  padded = {}
-  for name in buckets[0]:
-    parts = [bucket[name] for bucket in buckets]
-    if name != "number":
-      width = max(part.shape[1] for part in parts)
-      parts = [
-        np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in parts
-      ]
-    padded[name] = np.concatenate(parts)
-  return padded
+def unpacked(blocks, width=32):
+  """The texts of some rows, one in each row, with one of padding at the end."""
+  found = {name: [] for name in ("ids", "mask", "number")}
+  hidden = {name: [] for name in ("positions", "targets", "valid")}
+  for block in blocks:
+    for row, numbers in enumerate(block["number"]):
+      for segment, number in enumerate(numbers, 1):
+        at = np.flatnonzero(block["segment"][row] == segment)
+        # One behind the other, with positions of their own.
+        assert (at == at[:1] + np.arange(len(at))).all()
+        np.testing.assert_array_equal(
+          block["position"][row, at], np.arange(len(at))
+        )
+        assert (len(at) > 0) == (number >= 0)
+        pad = (0, width - len(at))
+        found["ids"].append(np.pad(block["ids"][row, at], pad))
+        found["mask"].append(np.pad(np.ones(len(at), bool), pad))
+        found["number"].append(number)
+        if "valid" in block:
+          mine = block["valid"][row] & np.isin(block["places"][row], at)
+          pad = (0, width - mine.sum())
+          places = block["places"][row, mine] - at[:1]
+          hidden["positions"].append(np.pad(places, pad))
+          hidden["targets"].append(np.pad(block["targets"][row, mine], pad))
+          hidden["valid"].append(np.pad(np.ones(mine.sum(), bool), pad))
+  for name, value in (("ids", 0), ("mask", False), ("number", -1)):
+    found[name].append(np.full(width, value) if name != "number" else -1)
+  if not hidden["valid"]:
+    return {name: np.array(values) for name, values in found.items()}
+  for values in hidden.values():
+    values.append(np.zeros(width, values[0].dtype))
+  return {n: np.array(values) for n, values in (found | hidden).items()}
 
 
 def batches(
   kind, store, start, stop, spec=SPEC, host_rows=np.arange, prefetch=2
 ):
   return reader.batches(
-    kind, store, spec, plans_of(store, spec), 0, TEMPERATURE, start, stop,
+    kind, store, spec, [roomy(spec)], 0, TEMPERATURE, start, stop,
     host_rows, prefetch, MASKER,
   )  # fmt: skip
 
@@ -204,27 +235,29 @@ def assert_equal(first, second):
 
 
 def test_a_batch_has_the_promised_arrays(store):
-  plans = [
-    {
-      "query": (buckets.Bucket(8, 4),),
-      "passage": (buckets.Bucket(30, 6), buckets.Bucket(10, 5)),
-      "masked": (buckets.Bucket(5, 6),),
-    }
-  ]
+  plan = {
+    "query": (packing.Block(3, 16, 4),),
+    "passage": (packing.Block(20, 16, 4), packing.Block(10, 8, 2)),
+    "masked": (packing.Block(5, 24, 3, 30),),
+  }
   spec = dataclasses.replace(SPEC, tied=False)
-  batch = raw_batch(store, 3, spec, plans=plans)
-  assert {
-    name: (leaf.shape, leaf.dtype.name) for name, leaf in leaves(batch).items()
-  } == {
-    "/texts/query/0/ids": ((8, 4), "int32"),
-    "/texts/query/0/mask": ((8, 4), "bool"),
-    "/texts/query/0/number": ((8,), "int32"),
-    "/texts/passage/0/ids": ((30, 6), "int32"),
-    "/texts/passage/0/mask": ((30, 6), "bool"),
-    "/texts/passage/0/number": ((30,), "int32"),
-    "/texts/passage/1/ids": ((10, 5), "int32"),
-    "/texts/passage/1/mask": ((10, 5), "bool"),
-    "/texts/passage/1/number": ((10,), "int32"),
+  batch = raw_batch(store, 3, spec, plans=[plan])
+  rows = ("ids", "position", "segment", "number")
+  for group, block in (
+    ("texts/query/0", plan["query"][0]),
+    ("texts/passage/0", plan["passage"][0]),
+    ("texts/passage/1", plan["passage"][1]),
+    ("masked/0", plan["masked"][0]),
+  ):
+    for name in rows:
+      width = block.texts if name == "number" else block.length
+      assert leaves(batch)[f"/{group}/{name}"].shape == (block.rows, width)
+  others = {
+    name: (leaf.shape, leaf.dtype.name)
+    for name, leaf in leaves(batch).items()
+    if name.rpartition("/")[2] not in rows
+  }
+  assert others == {
     "/retrieval/query": ((8,), "int32"),
     "/retrieval/query_text": ((8,), "int32"),
     "/retrieval/query_sequence": ((8,), "int32"),
@@ -239,16 +272,13 @@ def test_a_batch_has_the_promised_arrays(store):
     "/monolingual/sentence": ((4,), "int32"),
     "/monolingual/text": ((4,), "int32"),
     "/monolingual/sequence": ((4,), "int32"),
-    "/masked/0/ids": ((5, 6), "int32"),
-    "/masked/0/mask": ((5, 6), "bool"),
-    "/masked/0/number": ((5,), "int32"),
-    "/masked/0/positions": ((5, 4), "int32"),
-    "/masked/0/targets": ((5, 4), "int32"),
-    "/masked/0/valid": ((5, 4), "bool"),
+    "/masked/0/places": ((5, 30), "int32"),
+    "/masked/0/targets": ((5, 30), "int32"),
+    "/masked/0/valid": ((5, 30), "bool"),
   }
   abstract = compiled_step.abstract_batch(
-    spec, plans[0], sharding.make_mesh(devices=jax.devices()[:1]),
-    positives=store.max_positives, max_targets=MASKER.max_targets,
+    spec, plan, sharding.make_mesh(devices=jax.devices()[:1]),
+    positives=store.max_positives,
   )  # fmt: skip
   jax.tree.map(
     lambda leaf, said: np.testing.assert_equal(
@@ -260,68 +290,52 @@ def test_a_batch_has_the_promised_arrays(store):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_buckets_change_no_text(store, tied, monkeypatch):
-  monkeypatch.setattr(buckets, "MULTIPLE", 1)  # These texts are short.
+def test_rows_change_no_text(store, tied):
   spec = dataclasses.replace(SPEC, tied=tied, monolingual=24)
-  one, many = (plans_of(store, spec, most=most) for most in (1, 3))
-  assert len(one[0]["passage"]) == 1 < len(many[0]["passage"])
-  for step in range(5):
-    plain, bucketed = (
-      batch_of_step(store, step, spec, plans=plans) for plans in (one, many)
-    )
-    for name, leaf in leaves(bucketed).items():
-      wide = leaves(plain)[name]
-      np.testing.assert_array_equal(leaf, wide[..., : leaf.shape[-1]])
-      assert not wide[..., leaf.shape[-1] :].any()
-    # A text has the same number in either: its seed hangs on it.
-    numbers = [
-      np.concatenate([bucket["number"] for bucket in raw["texts"]["passage"]])
-      for raw in (
-        raw_batch(store, step, spec, plans=plans) for plans in (one, many)
-      )
-    ]
-    np.testing.assert_array_equal(*numbers)
+  plans = plans_of(store, spec)
+  assert not plans.last_resort
+  for step in range(20):
+    alone = batch_of_step(store, step, spec)
+    packed = batch_of_step(store, step, spec, plans=plans.plans)
+    assert_equal(alone, packed)
+  # A text has the same number in either: its seed hangs on it.
+  blocks = raw_batch(store, 0, spec, plans=plans.plans)["texts"]["passage"]
+  numbers = np.concatenate([rows["number"].ravel() for rows in blocks])
+  assert len(np.unique(numbers[numbers >= 0])) == (numbers >= 0).sum()
 
 
-def test_a_step_of_longer_texts_than_usual_gets_wider_buckets(store):
-  spec = batch_lib.BatchSpec(0, 0, 0, 8)
-  usual = {"passage": (buckets.Bucket(6, 6), buckets.Bucket(2, 4))}
-  wider = {"passage": buckets.widened(usual["passage"], 6)}
-  seen = set()
-  for step in range(10):
-    batch = raw_batch(store, step, spec, plans=(usual, wider))
-    long = sum(
-      (b["mask"].sum(axis=1) > 4).sum() for b in batch["texts"]["passage"]
-    )
-    shapes = tuple(b["ids"].shape for b in batch["texts"]["passage"])
-    assert shapes == (((6, 6), (2, 4)) if long <= 6 else ((6, 6), (2, 6)))
-    seen.add(shapes)
-  assert len(seen) == 2
-
-
-def test_a_chunk_divides_every_bucket(store):
+def test_the_plan_holds_every_step_and_says_its_padding(store):
   spec = dataclasses.replace(SPEC, monolingual=12)
-  for plan in plans_of(store, spec, chunk=14):
-    assert all(bucket.rows % 14 == 0 for bucket in plan["passage"])
-  with pytest.raises(ValueError, match=r"batch\.chunk is 9.*56 passage.*8"):
-    plans_of(store, spec, chunk=9)
+  plans = plans_of(store, spec, devices=2)
+  real = computed = 0
+  for step in range(20):
+    batch = raw_batch(store, step, spec, plans=plans.plans)
+    for blocks in (*batch["texts"].values(), batch["masked"]):
+      for rows in blocks:
+        assert len(rows["ids"]) % 2 == 0
+        real += (rows["segment"] > 0).sum()
+        computed += rows["segment"].size
+  assert plans.padding == pytest.approx(1 - real / computed, abs=1e-9)
+  assert f"Padding: {plans.padding:.1%}" in str(plans)
+
+
+def test_a_step_that_was_not_looked_at_has_rows_too(store, monkeypatch):
+  monkeypatch.setattr(row_plans, "_SCANNED", 64)
+  monkeypatch.setattr(row_plans, "_PACKED", 64)
+  spec = batch_lib.BatchSpec(0, 0, 0, 8)
+  plans = plans_of(store, spec, steps=1000)
+  assert plans.last_resort
   with pytest.raises(ValueError, match="step 3 fit none"):
-    raw_batch(
-      store,
-      3,
-      spec,
-      plans=({g: (buckets.Bucket(56, 1),) for g in ("passage", "masked")},),
-    )
-
-
-def test_fewer_texts_than_a_chunk_have_buckets_too(store, monkeypatch):
-  monkeypatch.setattr(buckets, "MULTIPLE", 1)
-  spec = dataclasses.replace(SPEC, monolingual=24, masked=6)
-  whole, chunked = (
-    plans_of(store, spec, chunk=chunk, devices=2)[0] for chunk in (0, 512)
-  )
-  assert len(chunked["passage"]) > 1
-  assert chunked == whole
+    raw_batch(store, 3, spec, plans=[{"passage": (packing.Block(1, 16, 4),)}])
+  tight = {"passage": (packing.Block(2, 24, 4),)}
+  shapes = {
+    raw_batch(store, step, spec, plans=[tight, plans.plans[-1]])["texts"][
+      "passage"
+    ][0]["ids"].shape
+    for step in range(30)
+  }
+  (last,) = plans.plans[-1]["passage"]
+  assert shapes == {(2, 24), (8, last.length)}
 
 
 def test_a_stream_of_size_0_is_absent(store):
@@ -676,26 +690,3 @@ def test_hard_negatives_that_the_store_lacks_are_an_error(tmp_path):
   with pytest.raises(ValueError, match=r"set batch\.hard_negatives=0"):
     batches("in_process", poorer, 0, 1, batch_lib.BatchSpec(4, 1, 0, 0))
   batch_of_step(poorer, 0, batch_lib.BatchSpec(4, 0, 0, 0))
-
-
-def test_a_long_text_that_was_not_foreseen_is_read(tmp_path, monkeypatch):
-  """The plans are made from other steps than that in which it comes."""
-
-  def sentences():
-    for i in range(60):
-      yield records.MonolingualRecord(
-        f"m{i % 30} " * (4 if i == 7 else 1), "fi"
-      )
-
-  store = make_store(tmp_path / "store", monolingual=sentences)
-  monkeypatch.setattr(buckets, "MULTIPLE", 1)
-  monkeypatch.setattr(buckets, "SAMPLES", 1)
-  spec = batch_lib.BatchSpec(0, 0, 0, 4)
-  plans = plans_of(store, spec)
-  assert plans[0]["passage"][0].length < store.padded_lengths["sentence"]
-  read = [
-    raw_batch(store, step, spec, plans=plans)["texts"]["passage"]
-    for step in range(15)
-  ]
-  longest = [max(b["mask"].sum(axis=1).max() for b in texts) for texts in read]
-  assert max(longest) == store.padded_lengths["sentence"]

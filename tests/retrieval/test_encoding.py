@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -63,6 +64,26 @@ def test_windows_give_the_vectors_of_one_whole(monkeypatch):
   np.testing.assert_array_equal(np.concatenate(windows), whole)
   with pytest.raises(ValueError, match="zip"):
     list(encoder.encode_windows({}, "passage", iter(TEXTS), titles[1:]))
+
+
+def test_rows_are_nearly_full_and_of_few_shapes():
+  encoder = make_encoder(max_length=128, batch_size=64)
+  random = np.random.default_rng(0)
+  lengths = random.lognormal(3.9, 0.5, 10_000).clip(5, 128).astype(int)
+  seen, computed, shapes = [], 0, set()
+  for length, number in encoder._pack(lengths, 128):
+    is_text = number >= 0
+    of_rows = np.where(is_text, lengths[number], 0).sum(axis=1)
+    assert (of_rows <= length).all()
+    seen += number[is_text].tolist()
+    computed += len(number) * length
+    shapes.add((len(number), length))
+  assert sorted(seen) == list(range(10_000))
+  assert len(shapes) <= 4
+  assert lengths.sum() > 0.97 * computed
+  # A few short texts are not padded to a whole batch.
+  ((length, number),) = encoder._pack(np.array([9, 7]), 128)
+  assert length == 32 and number.shape[0] == len(jax.devices())
 
 
 def test_texts_that_are_cut_are_counted():
