@@ -58,7 +58,6 @@ SETTINGS = {
   "batch.retrieval": 32,
   "batch.parallel": 16,
   "batch.monolingual": 16,
-  "batch.buckets": 1,
   "optim.warmup_steps": 5,
   "train.steps": STEPS,
   "train.log_every": 1,

@@ -15,7 +15,7 @@ waits. Compiling and warming up are not measured.
 - Encoding goes from strings to NumPy arrays. Of this, tokenizing is measured
   apart, too.
 - Each pads in its own way, and says how much. Ours: queries and passages
-  together, in a few buckets of lengths that are the same at every step. Theirs:
+  together, packed into rows that are the same at every step. Theirs:
   each of the two to its longest text. To encode, both sort texts by length.
 
 With --device=gpu, XLM-R base's shape with random weights and tokens, in
@@ -130,7 +130,7 @@ class Ours(Side):
     from mlir_jax import config as config_lib
     from mlir_jax import contract as contract_lib
     from mlir_jax import sharding
-    from mlir_jax.batches import buckets
+    from mlir_jax.batches import row_plans
     from mlir_jax.models import architecture, encoder, pretrained
     from mlir_jax.retrieval import encoding
     from mlir_jax.training import build, step
@@ -139,7 +139,7 @@ class Ours(Side):
     config = self.config = config_lib.default()
     config.batch.retrieval = settings.queries
     config.batch.parallel = config.batch.monolingual = 0
-    config.batch.chunk = settings.chunk
+    config.batch.chunk_rows = settings.chunk_rows
     config.loss.semantic.weight = config.loss.language.weight = 0.0
     config.loss.ir.temperature = 1 / SCALE
     config.optim.learning_rate = LEARNING_RATE
@@ -170,9 +170,14 @@ class Ours(Side):
       [len(ids) for ids in queries + passages]
       for queries, passages in zip(*self.ids.values(), strict=True)
     ]
-    self.plan = buckets.choose(
-      np.array(lengths), int(np.max(lengths)), 1, config.batch.buckets
+    # As in a long run: a row count that holds all the steps.
+    self.plans = row_plans.choose(
+      {"passage": np.array(lengths)},
+      {"passage": int(np.max(lengths))},
+      len(lengths),
+      chunk_rows=settings.chunk_rows,
     )
+    self.blocks = self.plans.plans[-1]["passage"]
     self.batches = [
       sharding.place_batch(self._batch(queries + passages), mesh)
       for queries, passages in zip(*self.ids.values(), strict=True)
@@ -197,7 +202,7 @@ class Ours(Side):
     self.compile_seconds = time.perf_counter() - started
     if self.texts:
       self.text_encoder = encoding.TextEncoder(
-        self.contract, tokenizer, self.shape.pad_token_id,
+        self.contract, tokenizer,
         encoding.make_embed(self.shape, self.contract), mesh,
         settings.encode_batch,
       )  # fmt: skip
@@ -205,28 +210,26 @@ class Ours(Side):
   def _batch(self, texts: list[list[int]]):
     """A batch, as the reader makes it; queries come before passages."""
     from mlir_jax.batches import batch as batch_lib
-    from mlir_jax.batches import buckets
+    from mlir_jax.batches import packing
 
-    order = buckets.order(np.array([len(ids) for ids in texts]))
-    row_of = np.empty(len(order), np.int32)
-    row_of[order] = np.arange(len(order))
-    filled, start = [], 0
-    for rows, length in self.plan:
-      number = order[start : start + rows].astype(np.int32)
-      start += rows
-      ids = np.full((rows, length), self.shape.pad_token_id, np.int32)
-      mask = np.arange(length) < [[len(texts[text])] for text in number]
-      ids[mask] = np.concatenate([texts[text] for text in number])
-      filled.append(batch_lib.TextBucket(ids, mask, number))
+    lengths = np.array([len(ids) for ids in texts])
+    packed = packing.pack(lengths, self.blocks)
+    filled = []
+    for block, number in zip(self.blocks, packed.numbers, strict=True):
+      there = number[number >= 0]
+      tokens = np.concatenate([np.zeros(0, int), *(texts[n] for n in there)])
+      rows, _, _ = packing.lay_out(number, block.length, tokens, lengths[there])
+      filled.append(batch_lib.TextRows(*rows, number))
+    slot = packed.slot
     count = self.settings.queries
     # Column 0 the positives, then a hard negative for each.
-    passage = row_of[count:].reshape(-1, count).T
+    passage = slot[count:].reshape(-1, count).T
     text = np.arange(passage.size, dtype=np.int32).reshape(-1, count).T
     question = np.arange(count, dtype=np.int32)
     return batch_lib.Batch(
-      texts={"passage": filled},
+      texts={"passage": tuple(filled)},
       retrieval=batch_lib.Retrieval(
-        query=row_of[:count],
+        query=slot[:count],
         query_text=question,
         query_sequence=question,
         passage=passage,
@@ -239,15 +242,19 @@ class Ours(Side):
 
   def describe(self) -> dict:
     """Versions, padding, and what a step takes."""
+    from mlir_jax.batches import packing
     from mlir_jax.costs import flops
 
     matrix = (self.settings.queries, len(self.ids["passage"][0]))
     memory = self.compiled.memory_analysis().temp_size_in_bytes
     return {
       "with": f"jax {self.jax.__version__}",
-      "padded to": " + ".join(f"{rows} x {n}" for rows, n in self.plan),
-      "tokens in a step": sum(rows * length for rows, length in self.plan),
-      "flops": flops.train_step(self.shape, self.plan, [matrix]).model,
+      "rows": " + ".join(f"{b.rows} x {b.length}" for b in self.blocks),
+      "tokens in a step": packing.tokens(self.blocks),
+      "padding": f"{self.plans.padding:.1%}",
+      "flops": flops.train_step(
+        self.shape, list(self.plans.counts.values()), [], [matrix]
+      ).model,
       "temporaries": f"{memory / 2**20:,.0f} MiB",
       "compiled in": f"{self.compile_seconds:.1f} s",
     }
@@ -639,7 +646,9 @@ def main():
   parser.add_argument("--model", help="folder of weights and tokenizer")
   parser.add_argument("--data", help="pairs: DPR's JSON, gzipped")
   parser.add_argument("--queries", type=int, help="of a step; 64, or 512")
-  parser.add_argument("--chunk", type=int, default=0, help="our batch.chunk")
+  parser.add_argument(
+    "--chunk_rows", type=int, default=0, help="our batch.chunk_rows"
+  )
   parser.add_argument("--texts", type=int, default=1024, help="to encode")
   parser.add_argument("--encode_batch", type=int, default=64)
   parser.add_argument("--repeats", type=int, default=9)

@@ -347,6 +347,20 @@ def fields(
       yield f"{prefix}{key}", group.get_type(key), value
 
 
+# Fields that there were, and what to set instead.
+REPLACED = {
+  "batch.chunk": (
+    "texts are packed, several into a row, so set batch.chunk_rows, in rows of"
+    " the longest text. About batch.chunk times the texts' mean length, divided"
+    " by the greatest, takes the same memory or less"
+  ),
+  "batch.buckets": (
+    "texts are packed into rows, and nothing takes its place; batch.row_length"
+    " sets the rows' length"
+  ),
+}
+
+
 def check(config: ml_collections.ConfigDict) -> None:
   """Refuses a config with a value that no run can use.
 
@@ -374,6 +388,8 @@ def check(config: ml_collections.ConfigDict) -> None:
       f"The config has no {', '.join(sorted(missing))}: start from"
       " mlir_jax.config.default()."
     )
+  for name in REPLACED.keys() & found.keys() - known.keys():
+    raise ValueError(f"{name} does not exist any more: {REPLACED[name]}.")
   if unknown := found.keys() - known.keys():
     raise ValueError(
       f"The config has fields that do not exist: {', '.join(sorted(unknown))}."

@@ -69,6 +69,10 @@ def check_names(
         f"--config.{match[1]} is a group of fields: set one of them, such as"
         f" --config.{inside[0]}=VALUE."
       )
+    if instead := config_lib.REPLACED.get(match[1]):
+      raise ValueError(
+        f"--config.{match[1]} does not exist any more: {instead}."
+      )
     if match[1] not in names:
       last = {name.rpartition(".")[2]: name for name in reversed(names)}
       close = difflib.get_close_matches(match[1], names, 1) or [

@@ -27,6 +27,8 @@ HISTORY = "history.jsonl"
 # These may change between the starts of one run: they decide where and how it
 # is computed and shown, not what.
 CHANGEABLE_ON_RESUME = (
+  "batch.buckets",  # Of runs from before texts were packed, like the next.
+  "batch.chunk",
   "batch.chunk_rows",
   "batch.row_length",
   "data.on_bad_record",

@@ -336,7 +336,7 @@ def test_a_number_out_of_range_is_refused_before_anything(
     (
       "from ml_collections import ConfigDict\n"
       "get_config = lambda: ConfigDict({'seed': 1})\n",
-      "The config has no batch.buckets, ",
+      "The config has no batch.chunk_rows, ",
     ),
   ],
 )

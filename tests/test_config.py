@@ -253,7 +253,6 @@ def test_the_smoke_variant_of_every_config_trains_a_step(name, tmp_path):
     c.data.tatoeba_root = ""
     c.tokenizer.vocab_size = 200
   c.eval.at_start = c.train.self_check = False
-  c.batch.buckets = 1  # One program to compile.
   results = run.train(c, str(tmp_path / "run"))
   assert 0 <= results["test/de/mrr@100"] <= 1
   (record,) = [

@@ -185,7 +185,7 @@ def test_it_trains_by_the_command_line_and_nobody_else_imports_it(
     [
       # -P: the folder is not on the path, as where `mlir-jax` is started.
       *(sys.executable, "-P", "-m", "mlir_jax", "train", "--config=./own.py"),
-      *(f"--workdir={folder}", "--config.batch.chunk=8"),
+      *(f"--workdir={folder}", "--config.batch.chunk_rows=8"),
       *("--config.loss.extra.margin.weight=0.3", "--config.mesh.fsdp=True"),
       "--config.eval.extra.gap=my_project.evals:gap",
     ],

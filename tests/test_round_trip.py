@@ -82,7 +82,6 @@ def random_backbone(folder, family, **changes):
 def config_for(path, root, **changes):
   c = tiny.make_config(root)
   c.model.pretrained = str(path)
-  c.batch.buckets = 1  # One shape to compile.
   c.train.steps = 1
   c.optim.warmup_steps = 0
   c.optim.learning_rate = 1e-3

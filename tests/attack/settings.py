@@ -45,8 +45,8 @@ WHOLE = {
   "batch.parallel": [],
   "batch.monolingual": [],
   "batch.masked": [],
-  "batch.chunk": [],
-  "batch.buckets": [0],
+  "batch.chunk_rows": [],
+  "batch.row_length": [],
   "mesh.data": [0],
   "mesh.model": [0],
   "train.steps": [0],
@@ -142,7 +142,7 @@ TOGETHER = {
     },
     "weight",
   ),
-  "a chunk that does not divide": ({"batch.chunk": 7}, "batch.chunk"),
+  "a chunk that does not divide": ({"batch.chunk_rows": 7}, "batch.chunk_rows"),
   "a mesh of other devices": ({"mesh.data": 7}, "mesh"),
   "a model axis of other devices": ({"mesh.model": 7}, "mesh.model"),
   "heads that do not divide": ({"model.num_heads": 3}, "model.num_heads"),
@@ -1007,7 +1007,7 @@ def environment_cases() -> Iterator[Case]:
 LEAN = (
   "c.batch.parallel = c.batch.monolingual = c.batch.masked = 0;"
   " c.loss.semantic.weight = c.loss.language.weight = 0.0;"
-  " c.loss.masked_lm.weight = 0.0; c.batch.buckets = 1; c.eval.every = 0"
+  " c.loss.masked_lm.weight = 0.0; c.eval.every = 0"
 )
 RUN_LIMIT = 400  # Seconds.
 
@@ -1400,7 +1400,6 @@ def wrong_run_config(root):
   c.batch.parallel = c.batch.monolingual = c.batch.masked = 0
   c.loss.semantic.weight = c.loss.language.weight = 0.0
   c.loss.masked_lm.weight = 0.0
-  c.batch.buckets = 1
   c.eval.every = 0
   return c
 

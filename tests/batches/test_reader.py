@@ -327,7 +327,7 @@ def test_a_step_that_was_not_looked_at_has_rows_too(store, monkeypatch):
   assert plans.last_resort
   with pytest.raises(ValueError, match="step 3 fit none"):
     raw_batch(store, 3, spec, plans=[{"passage": (packing.Block(1, 16, 4),)}])
-  tight = {"passage": (packing.Block(2, 24, 4),)}
+  tight = {"passage": (packing.Block(2, 20, 4),)}
   shapes = {
     raw_batch(store, step, spec, plans=[tight, plans.plans[-1]])["texts"][
       "passage"
@@ -335,7 +335,7 @@ def test_a_step_that_was_not_looked_at_has_rows_too(store, monkeypatch):
     for step in range(30)
   }
   (last,) = plans.plans[-1]["passage"]
-  assert shapes == {(2, 24), (8, last.length)}
+  assert shapes == {(2, 20), (8, last.length)}
 
 
 def test_a_stream_of_size_0_is_absent(store):

@@ -408,7 +408,6 @@ if "STOP" in os.environ:
 def get_config():
   c = tiny.make_config(pathlib.Path({root!r}))
   c.batch.masked, c.loss.masked_lm.weight = 0, 0.0
-  c.batch.buckets = 1
   c.mesh.fsdp = True
   c.train.steps = 12
   c.train.checkpoint_every = 3

@@ -12,6 +12,7 @@ import pytest
 from flax import traverse_util
 
 from mlir_jax import config, config_files, sharding
+from mlir_jax.batches import packing
 from mlir_jax.models import encoder
 from mlir_jax.planner import backbones, chips, lowering, rows, table
 
@@ -114,12 +115,15 @@ def test_a_backbone_that_is_not_known_takes_its_config(tmp_path):
 
 def test_without_texts_each_is_as_long_as_it_may_be():
   c = config_files.load("xlmr_base")
-  assert lowering.full_plan(c, 16) == {
-    "query": ((1024, 32),),
-    "passage": ((1024, 128), (1024, 64)),
-  }
-  c.batch.parallel, c.batch.chunk = 256, 512
-  assert lowering.full_plan(c, 16)["passage"] == ((1024, 128), (512, 64))
+  mesh = sharding.make_mesh(devices=jax.devices()[:8])
+  full = lowering.full_plans(c, mesh)
+  # 1,024 queries of 32 tokens, as many passages of 128 and sentences of 64.
+  assert packing.tokens(full.plans[0]["query"]) == 1024 * 32
+  assert packing.tokens(full.plans[0]["passage"]) == 1024 * (128 + 64)
+  assert full.padding == 0
+  c.batch.parallel, c.batch.chunk_rows = 256, 512
+  chunked = lowering.full_plans(c, mesh).plans[0]["passage"]
+  assert packing.tokens(chunked) == 1024 * 128 + 512 * 64
 
 
 @pytest.mark.slow
@@ -162,7 +166,7 @@ def test_all_streams_of_a_batch_grow_alike():
   c.batch.parallel = 16
   grown = rows.vary(c, 96, 8, "fsdp")
   assert dict(grown.batch) == dict(c.batch) | {
-    "retrieval": 96, "parallel": 48, "chunk": 8,
+    "retrieval": 96, "parallel": 48, "chunk_rows": 8,
   }  # fmt: skip
   assert grown.mesh.fsdp
   assert c.batch.retrieval == 32
@@ -187,8 +191,8 @@ def test_a_batch_that_is_none_is_refused_before_any_is_compiled(monkeypatch):
 def test_what_cannot_be_run_is_a_row_that_says_why():
   odd = cpu_row(rows.vary(small(), 33, 0, "replicated"))
   assert "batch.retrieval is 33" in odd.problem
-  odd_chunk = cpu_row(rows.vary(small(), 32, 24, "replicated"))
-  assert "batch.chunk is 24" in odd_chunk.problem
+  odd_chunk = cpu_row(rows.vary(small(), 32, 26, "replicated"))
+  assert "batch.chunk_rows is 26" in odd_chunk.problem
   lines = table.to_markdown([odd, odd_chunk], CHIP).splitlines()
   assert len(lines) == 4
   assert len({line.count("|") for line in lines}) == 1
