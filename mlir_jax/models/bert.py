@@ -70,7 +70,7 @@ class _Attention(nn.Module):
       return projected.reshape(len(hidden), config.num_heads, -1)
 
     attended = blocks.attend(
-      config, *(heads(name) for name in ("query", "key", "value")), texts
+      config, heads("query"), heads("key"), heads("value"), texts
     )
     return blocks.dense(config, config.hidden_size, "output")(attended)
 

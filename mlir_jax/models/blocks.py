@@ -247,8 +247,9 @@ def attend(
   """
   dropout = _Dropout(config.attention_dropout)  # One, so of one salt.
   attended = []
-  split = (rows_lib.split(rows, each) for each in (queries, keys, values))
-  for block, *parts in zip(rows, *split, strict=True):
+  split = [rows_lib.split(rows, each) for each in (queries, keys, values)]
+  for number, block in enumerate(rows):
+    read = split[0][number], split[1][number], split[2][number]
     visible = block.segment[:, :, None] == block.segment[:, None, :]
     if window is not None:
       distance = block.position[:, :, None] - block.position[:, None, :]
@@ -256,10 +257,10 @@ def attend(
     visible = visible[:, None]
     if config.attention == "cudnn":
       found = jax.nn.dot_product_attention(
-        *parts, mask=visible, implementation="cudnn"
+        *read, mask=visible, implementation="cudnn"
       )
     else:
-      found = _attend_plainly(config, *parts, visible, block, dropout)
+      found = _attend_plainly(config, *read, visible, block, dropout)
     attended.append(found.reshape(block.ids.size, -1))
   return attended[0] if len(attended) == 1 else jnp.concatenate(attended)
 

@@ -49,7 +49,7 @@ def hidden_states(
   states = _ARCHITECTURES[config.architecture](config).apply(
     {"params": weights}, tuple(texts), token_vectors
   )
-  return rows_lib.split(texts, states)  # pyright: ignore[reportArgumentType]
+  return rows_lib.split(texts, states)
 
 
 def split_table(params: Mapping) -> tuple[jax.Array, Mapping]:

@@ -60,7 +60,7 @@ def flat(blocks: Sequence[Rows], name: str) -> jax.Array:
   return arrays[0] if len(arrays) == 1 else jnp.concatenate(arrays)
 
 
-def split(blocks: Sequence[Rows], values: jax.Array) -> list[jax.Array]:
+def split(blocks: Sequence[Rows], values: Any) -> list[Any]:
   """The parts [R, L, ...] of the blocks, of an array of all tokens [N, ...]."""
   parts, start = [], 0
   for block in blocks:

@@ -47,7 +47,7 @@ class TextEncoder:
     self,
     contract: contract_lib.EncodingContract,
     tokenizer: tokenizers.Tokenizer,
-    embed: Callable[[PyTree, str, Any], jax.Array],
+    embed: Callable[[PyTree, str, Any], list[jax.Array]],
     mesh: jax.sharding.Mesh,
     batch_size: int = 256,
   ):

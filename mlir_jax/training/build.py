@@ -235,7 +235,7 @@ def find_evaluators(
 def make_suite(
   config: ml_collections.ConfigDict,
   prepared: preparation.Prepared,
-  embed: Callable[..., jax.Array],
+  embed: Callable[..., list[jax.Array]],
   mesh: jax.sharding.Mesh,
   folder: str,
 ) -> suite.Suite:
