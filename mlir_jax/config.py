@@ -287,7 +287,7 @@ def default() -> ml_collections.ConfigDict:
   # English dev is searched in so many passages of its corpus while training:
   # the judged ones, all of them, and a fixed sample of the others. 0 for all.
   evaluation.dev_passages = 0
-  evaluation.batch_size = 256  # Texts encoded at once.
+  evaluation.batch_size = 256  # Texts of 64 tokens encoded at once.
   evaluation.top_k = 100  # Passages retrieved per query.
   # Your own evaluators: eval.extra.NAME = "my_project.evals:gap".
   evaluation.extra = ml_collections.ConfigDict()

@@ -171,6 +171,23 @@ def pack(
   return None if left.longest else Packed(tuple(numbers), slot)
 
 
+def fits(
+  lengths: np.ndarray,
+  blocks: Sequence[Block],
+  targets: np.ndarray | None = None,
+) -> bool:
+  """Whether `pack` finds room for the texts of a step."""
+  left = Unpacked(lengths, targets)
+  for block in blocks:
+    rows = block.rows
+    while rows and left.longest:
+      count, _ = left.fill(block, rows)
+      if not count:
+        break
+      rows -= count
+  return not left.longest
+
+
 def slots(blocks: Sequence[Block]) -> int:
   """Places for texts in all rows."""
   return sum(block.rows * block.texts for block in blocks)

@@ -26,6 +26,8 @@ _MIN_SAVING = 0.02
 # Compiling a plan takes as long as so many steps.
 _COMPILATION = 30
 _MAX_PLANS = 3
+# Plans are tried that hold all steps but these shares, the heaviest.
+_LEVELS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,15 +172,16 @@ def choose(
     group: targets(mask_rate, longest[group]) if group == "masked" else None
     for group in lengths
   }
-  # The heaviest steps decide how many rows there are.
-  tokens = sum(of_group.sum(axis=1) for of_group in lengths.values())
+  tokens = np.sum([each.sum(axis=1) for each in lengths.values()], axis=0)
   texts = sum(of_group.shape[1] for of_group in lengths.values())
-  heaviest = np.argsort(-np.asarray(tokens), kind="stable")
-  shown = heaviest[:: max(1, len(heaviest) // 4)][:4]
-  packed = heaviest[: max(4, _PACKED // texts)]
+  heaviest = np.argsort(-tokens, kind="stable")
+  amount = max(8, _PACKED // texts)
+  # Some steps of all weights, and the heaviest, which decide what is enough.
+  typical = heaviest[_spread(len(heaviest), amount)]
+  heavy = heaviest[:amount]
   shapes = {
     group: _choose_lengths(
-      of_group[shown],
+      of_group[heaviest[_spread(len(heaviest), 4)]],
       longest[group],
       row_length=row_length,
       multiple=multiple,
@@ -187,39 +190,35 @@ def choose(
     )
     for group, of_group in lengths.items()
   }
-  fixed, flexible = {}, {}
-  for group, of_group in lengths.items():
-    fixed[group], flexible[group] = _count_rows(
-      of_group[packed], shapes[group], needs[group]
-    )
-  is_exact = len(packed) == steps
-  # The others may need more rows: four standard deviations, as of normal
-  # numbers one in 30,000 has. Rounded, as its last bit differs by machine.
-  if not is_exact:
-    for group, rows in flexible.items():
-      all_tokens = lengths[group].sum(axis=1)
-      likely = all_tokens.mean() + 4 * all_tokens.std()
-      scale = max(1.0, likely / max(all_tokens[packed].max(), 1))
-      flexible[group] = np.append(rows, int(np.ceil(rows.max() * scale)))
 
-  def plan_of(rows: Mapping[str, int]) -> Plan:
+  def enough(steps, headroom=0.0):
+    """The plan with room for some steps, and for more tokens by a share."""
     return {
       group: _rounded(
-        [
-          *(
-            block._replace(rows=count)
-            for block, count in zip(blocks[:-1], fixed[group], strict=True)
-          ),
-          blocks[-1]._replace(rows=max(int(rows[group]), 1)),
-        ],
+        _count_rows(
+          lengths[group][steps], shapes[group], needs[group], headroom
+        ),
         chunk_rows,
         devices,
       )
-      for group, blocks in shapes.items()
+      for group in lengths
     }
 
-  share_packed = len(packed) / len(heaviest)
-  plans, computed = _levels(flexible, plan_of, steps, share_packed)
+  is_exact = amount >= len(heaviest) == steps
+  # Of normal numbers one in 30,000 is larger. Rounded, as the last bit differs
+  # between machines.
+  likely = np.round(tokens.mean() + 4 * tokens.std(), 6)
+  headroom = 0.0 if is_exact else max(0.0, likely / tokens.max() - 1)
+  plans, computed = _levels(
+    typical,
+    enough,
+    enough(heavy, headroom),
+    lambda plan, step: all(
+      packing.fits(lengths[group][step], plan[group], needs[group])
+      for group in lengths
+    ),
+    steps,
+  )
   if not is_exact:
     plans.append(
       {
@@ -234,9 +233,14 @@ def choose(
   return Plans(
     tuple(plans),
     not is_exact,
-    {group: _count(of_group) for group, of_group in lengths.items()},
+    {group: _count(of_group[typical]) for group, of_group in lengths.items()},
     computed,
   )
+
+
+def _spread(size: int, amount: int) -> np.ndarray:
+  """At most so many of the numbers below a size, evenly; with the ends."""
+  return np.unique(np.linspace(0, size - 1, amount).astype(int))
 
 
 def _count(lengths: np.ndarray) -> flops.Texts:
@@ -314,10 +318,9 @@ def _choose_lengths(
       packing.Block(0, length, *_capacity(lengths, length, need))
       for length in candidate
     )
-    fixed, flexible = _count_rows(lengths, blocks, need)
-    rows = [-(-n // quantum) * quantum for n in (*fixed, flexible.max())]
+    counted = _count_rows(lengths, blocks, need)
     amount = packing.cost(
-      [b._replace(rows=n) for b, n in zip(blocks, rows, strict=True)]
+      [b._replace(rows=-(-b.rows // quantum) * quantum) for b in counted]
     )
     if amount < least * (1 - _MIN_SAVING * (len(candidate) > len(best))):
       best, least = blocks, amount
@@ -342,90 +345,84 @@ def _count_rows(
   lengths: np.ndarray,
   blocks: Sequence[packing.Block],
   need: np.ndarray | None,
-) -> tuple[list[int], np.ndarray]:
-  """How many rows some steps, int [S, T], need.
+  headroom: float = 0.0,
+) -> list[packing.Block]:
+  """The blocks with rows for each of some steps.
 
-  Returns:
-    For each block but the last, what the step needs that has most texts for
-    it; and for each step the rows of the last block, int64 [S].
+  Args:
+    lengths: int [S, T], tokens of the texts of the steps.
+    blocks: The blocks, without rows.
+    need: As `packing.pack` takes targets.
+    headroom: A share of tokens that there is room for beside.
   """
-  fixed = []
-  for block, shorter in itertools.pairwise(blocks):
-    long = (lengths > shorter.length).sum(axis=1)
-    most = lengths[np.argsort(-long, kind="stable")[:4]]
-    done = [
-      each._replace(rows=rows)
-      for each, rows in zip(blocks, fixed, strict=False)
+  counted = [block._replace(rows=0) for block in blocks]
+  for number, block in enumerate(counted):
+    # Those of the blocks before are settled; the last takes what is left.
+    of_steps = [
+      packing.rows_needed(step, counted, need)[number] for step in lengths
     ]
-    so_far = [*done, *blocks[len(done) :]]
-    fixed.append(
-      max(packing.rows_needed(step, so_far, need)[len(done)] for step in most)
-    )
-    del block
-  final = [
-    *(b._replace(rows=n) for b, n in zip(blocks, fixed, strict=False)),
-    blocks[-1],
-  ]
-  flexible = [packing.rows_needed(step, final, need)[-1] for step in lengths]
-  return fixed, np.array(flexible, np.int64)
+    rows = max(of_steps)
+    counted[number] = block._replace(rows=int(np.ceil(rows * (1 + headroom))))
+  if not packing.tokens(counted):
+    counted[-1] = counted[-1]._replace(rows=1)
+  return counted
 
 
 def _levels(
-  flexible: Mapping[str, np.ndarray],
-  plan_of: Callable[[Mapping[str, int]], Plan],
+  typical: np.ndarray,
+  enough: Callable[[np.ndarray], Plan],
+  largest: Plan,
+  fits: Callable[[Plan, int], bool],
   steps: int,
-  share_packed: float,
 ) -> tuple[list[Plan], float]:
   """One plan for all steps, or a few if steps differ so much that it pays.
 
   Args:
-    flexible: Group to the rows of its last block that some steps need.
-    plan_of: Makes a plan with so many rows.
+    typical: Some steps, the heaviest first.
+    enough: Makes a plan for some steps.
+    largest: The plan that holds all that is foreseen.
+    fits: Whether a plan holds a step.
     steps: Of the run.
-    share_packed: Which share of the steps looked at these are; they are the
-      heaviest, so the others fit where the lightest of these does.
 
   Returns:
     The plans, the smallest first, and the tokens that a step computes, on
     average.
   """
-  groups = list(flexible)
-  needed = np.stack([flexible[group] for group in groups], axis=1)
-  needed = needed[np.argsort(needed.sum(axis=1), kind="stable")]
-  highest = np.maximum.accumulate(needed, axis=0)
-  last = len(highest) - 1
-  ends = np.unique(np.linspace(0, last, 25).astype(int))
-  plans = [
-    plan_of(dict(zip(groups, highest[end], strict=True))) for end in ends
-  ]
-  tokens = [
-    sum(packing.tokens(blocks) for blocks in plan.values()) for plan in plans
-  ]
-  costs = [
-    sum(packing.cost(blocks) for blocks in plan.values()) for plan in plans
-  ]
-  # The share of all steps that fit into each plan.
-  fits = 1 - (1 - (ends + 1) / len(highest)) * share_packed
+  candidates = [largest]
+  if _MIN_SAVING * steps > _COMPILATION:
+    for share in _LEVELS:
+      plan = enough(typical[int(share * len(typical)) :])
+      if plan not in candidates:
+        candidates.append(plan)
+  costs = np.array([sum(map(packing.cost, p.values())) for p in candidates])
+  holds = np.array(
+    [[fits(plan, step) for step in typical] for plan in candidates[1:]]
+  ).reshape(-1, len(typical))
+  holds = np.concatenate([np.ones((1, len(typical)), bool), holds])
 
-  def mean(values, chosen):
-    shares = np.diff([0.0, *(fits[n] for n in chosen)])
-    return sum(s * values[n] for s, n in zip(shares, chosen, strict=True))
+  def first_fit(chosen, values):
+    """What a typical step costs that takes the smallest plan that holds it."""
+    found = np.where(holds[chosen], values[chosen][:, None], np.inf)
+    return found.min(axis=0).mean()
 
-  chosen = (len(ends) - 1,)
-  for count in range(2, _MAX_PLANS + 1):
+  chosen = [0]
+  for count in range(1, _MAX_PLANS):
     several = min(
       (
-        (*some, len(ends) - 1)
-        for some in itertools.combinations(range(len(ends) - 1), count - 1)
+        [0, *some]
+        for some in itertools.combinations(range(1, len(candidates)), count)
       ),
-      key=lambda some: mean(costs, some),
+      key=lambda some: first_fit(some, costs),
       default=chosen,
     )
-    saved = 1 - mean(costs, several) / mean(costs, chosen)
+    saved = 1 - first_fit(several, costs) / first_fit(chosen, costs)
     if saved > max(_MIN_SAVING, _COMPILATION / steps):
       chosen = several
-  distinct = []
-  for n in chosen:
-    if plans[n] not in distinct:
-      distinct.append(plans[n])
-  return distinct, float(mean(tokens, chosen))
+  chosen.sort(key=costs.__getitem__)
+  tokens = np.array(
+    [sum(map(packing.tokens, plan.values())) for plan in candidates]
+  )
+  # The reader takes the first that fits.
+  first = holds[chosen].argmax(axis=0)
+  computed = float(tokens[chosen][first].mean())
+  return [candidates[n] for n in chosen], computed

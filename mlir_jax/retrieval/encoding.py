@@ -15,16 +15,9 @@ from mlir_jax import contract as contract_lib
 from mlir_jax.batches import packing
 from mlir_jax.models import architecture, encoder
 from mlir_jax.models import rows as rows_lib
+from mlir_jax.retrieval import row_batches
 
 PyTree = Any
-# Rows are as long as the longest text may be, and a quarter of it, and so on
-# down to this. A text is in the shortest rows in which two like it fit: little
-# is padding then, and attention over a row stays cheap.
-_SHORTEST_ROW = 32
-_STEP = 4
-# Texts by whose lengths the longest rows are chosen.
-_SAMPLE = 2048
-
 # Texts that are tokenized and packed at once: enough to fill the rows, few
 # enough to hold their tokens in memory.
 WINDOW = 16_384
@@ -58,9 +51,8 @@ class TextEncoder:
       tokenizer: Its tokenizer.
       embed: From `make_embed`.
       mesh: The mesh.
-      batch_size: Texts of the greatest length encoded at once, or as many
-        tokens of shorter ones; rounded up to a multiple of the devices along
-        "data".
+      batch_size: Texts of 64 tokens encoded at once, or as many tokens of
+        others; rounded up to a multiple of the devices along "data".
 
     Raises:
       ContractMismatchError: if the tokenizer is not the contract's.
@@ -201,7 +193,13 @@ class TextEncoder:
       vectors[texts] = output
       bar.update(len(texts))
 
-    for length, number in self._pack(lengths, settings.max_length):
+    for length, number in row_batches.pack(
+      lengths,
+      settings.max_length,
+      self._batch_size,
+      devices=self._devices,
+      multiple=packing.multiple(self.mesh.devices.flat[0].platform),
+    ):
       texts = number[number >= 0]
       rows, _, _ = packing.lay_out(
         number,
@@ -219,72 +217,6 @@ class TextEncoder:
     if vectors is None:
       return np.zeros((len(ids), self._width(params, settings.tower)), "f")
     return vectors
-
-  def _pack(
-    self, lengths: np.ndarray, max_length: int
-  ) -> Iterator[tuple[int, np.ndarray]]:
-    """Packs texts into batches of rows, of few shapes.
-
-    Args:
-      lengths: int [n], tokens of the texts.
-      max_length: No text of the role is longer.
-
-    Yields:
-      A batch's row length, and which texts are in its rows, int32 [R, S]; -1
-      for none.
-    """
-    kinds = self._row_kinds(lengths, max_length)
-    left = packing.Unpacked(lengths, None)
-    # Longest first: what does not fit in memory fails at once.
-    for block, shorter in itertools.zip_longest(kinds, kinds[1:]):
-      down_to = shorter.length // 2 if shorter else 0
-      while left.longest > down_to:
-        number = left.fill_rows(block, down_to)
-        used = int((number[:, 0] >= 0).sum())
-        # A few rows are not padded to a whole batch; by powers of two, so that
-        # there are few shapes of these, too.
-        rows = self._devices
-        while rows < used:
-          rows *= 2
-        yield block.length, number[: min(rows, block.rows)]
-
-  def _row_kinds(
-    self, lengths: np.ndarray, max_length: int
-  ) -> list[packing.Block]:
-    """The rows of whole batches, the longest first."""
-    multiple = packing.multiple(self.mesh.devices.flat[0].platform)
-
-    def up(length):
-      return max(multiple, -(-length // multiple) * multiple)
-
-    def block(length):
-      rows = self._batch_size * up(max_length) // length
-      rows = max(rows // self._devices, 1) * self._devices
-      return packing.Block(rows, length, max(8, length // 16))
-
-    whole = up(max_length)
-    kinds = [block(whole)]
-    while (length := up(kinds[-1].length // _STEP)) >= _SHORTEST_ROW:
-      if length == kinds[-1].length:
-        break
-      kinds.append(block(length))
-    # Where most texts take more than half of a row, two rows are one.
-    second = kinds[1].length // 2 if len(kinds) > 1 else 0
-    long = lengths[lengths > second][:: -(-len(lengths) // _SAMPLE) or 1]
-    if 2 * len(long) > self._batch_size:
-      costs = [
-        packing.cost(
-          [
-            each._replace(
-              rows=packing.rows_needed(long, [each._replace(rows=0)])[0]
-            )
-          ]
-        )
-        for each in (kinds[0], block(2 * whole))
-      ]
-      if costs[1] < costs[0]:
-        kinds[0] = block(2 * whole)
-    return kinds
 
   def _place(self, rows: rows_lib.Rows) -> rows_lib.Rows:
     """Puts rows on the mesh, split over "data"."""

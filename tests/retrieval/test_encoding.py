@@ -5,7 +5,6 @@ import pathlib
 import subprocess
 import sys
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ import mlir_jax
 from mlir_jax import contract as contract_lib
 from mlir_jax import sharding
 from mlir_jax.data import tokenizer as tokenizer_lib
-from mlir_jax.retrieval import encoding
+from mlir_jax.retrieval import encoding, row_batches
 
 PACKAGE = pathlib.Path(mlir_jax.__file__).parents[1]
 
@@ -67,11 +66,10 @@ def test_windows_give_the_vectors_of_one_whole(monkeypatch):
 
 
 def test_rows_are_nearly_full_and_of_few_shapes():
-  encoder = make_encoder(max_length=128, batch_size=64)
   random = np.random.default_rng(0)
   lengths = random.lognormal(3.9, 0.5, 10_000).clip(5, 128).astype(int)
   seen, computed, shapes = [], 0, set()
-  for length, number in encoder._pack(lengths, 128):
+  for length, number in row_batches.pack(lengths, 128, 64):
     is_text = number >= 0
     of_rows = np.where(is_text, lengths[number], 0).sum(axis=1)
     assert (of_rows <= length).all()
@@ -82,8 +80,8 @@ def test_rows_are_nearly_full_and_of_few_shapes():
   assert len(shapes) <= 4
   assert lengths.sum() > 0.97 * computed
   # A few short texts are not padded to a whole batch.
-  ((length, number),) = encoder._pack(np.array([9, 7]), 128)
-  assert length == 32 and number.shape[0] == len(jax.devices())
+  ((length, number),) = row_batches.pack(np.array([9, 7]), 128, 64, devices=2)
+  assert length == 32 and len(number) == 2
 
 
 def test_texts_that_are_cut_are_counted():
@@ -112,7 +110,7 @@ def test_no_texts_give_no_rows_of_the_same_width():
 
 GROWTH = """
 import test_encoding
-from mlir_jax.retrieval import encoding
+from mlir_jax.retrieval import encoding, row_batches
 
 encoding.WINDOW = 64
 encoder = test_encoding.make_encoder(max_length=16, batch_size=64)

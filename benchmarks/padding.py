@@ -1,0 +1,94 @@
+"""Prints which share of the computed tokens is padding.
+
+python benchmarks/padding.py --tokenizer=TOKENIZER.json --root=COLLECTION
+
+For the pairs of a folder of texts (COLLECTION, in the layout of the collection
+"folder"), for CLDR's names, and for lengths that are log-normal: in training,
+with batches of several sizes, and in encoding 10,000 passages. No model is
+needed: rows are chosen and filled as a run does it.
+"""
+
+import argparse
+import itertools
+
+import numpy as np
+import tokenizers
+
+from mlir_jax.batches import row_plans
+from mlir_jax.data import collections
+from mlir_jax.retrieval import row_batches
+
+MAX_LENGTH = {"query": 32, "passage": 128}
+STEPS = 10_000  # Of a run; the lengths of the first are drawn.
+DRAWN = 500
+TEXTS = 20_000
+
+
+def lengths_of_pairs(records, tokenizer) -> dict[str, np.ndarray]:
+  """Role to the tokens of the texts of some pairs."""
+  texts = {"query": [], "passage": []}
+  for record in itertools.islice(records, TEXTS):
+    passage = record.positives[0]
+    texts["query"].append(record.question)
+    texts["passage"].append(f"{passage.title} {passage.text}".strip())
+  return {
+    role: np.minimum(
+      [len(each.ids) for each in tokenizer.encode_batch_fast(texts[role])],
+      MAX_LENGTH[role],
+    )
+    for role in texts
+  }
+
+
+def main() -> None:
+  """Prints a table."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--tokenizer", required=True, help="tokenizer.json")
+  parser.add_argument("--root", required=True, help="a folder of texts")
+  settings = parser.parse_args()
+  tokenizer = tokenizers.Tokenizer.from_file(settings.tokenizer)
+  tokenizer.no_padding()
+  tokenizer.no_truncation()
+  random = np.random.default_rng(0)
+  kinds = {
+    "folder": lengths_of_pairs(
+      collections.load("folder", settings.root).retrieval(), tokenizer
+    ),
+    "CLDR": lengths_of_pairs(collections.load("cldr").retrieval(), tokenizer),
+    "log-normal": {
+      "query": random.lognormal(2.3, 0.5, TEXTS).clip(3, 64).astype(int),
+      "passage": random.lognormal(4, 1, TEXTS).clip(5, 512).astype(int),
+    },
+  }
+  print("| texts | batch | rows | sizes compiled | padding |")
+  print("|---|---|---|---|---|")
+  for name, lengths in kinds.items():
+    for batch in (64, 256, 1024, 4096):
+      drawn = np.concatenate(
+        [random.choice(lengths[role], (DRAWN, batch)) for role in lengths],
+        axis=1,
+      )
+      longest = int(max(each.max() for each in lengths.values()))
+      plans = row_plans.choose({"all": drawn}, {"all": longest}, STEPS)
+      blocks = plans.plans[0]["all"]
+      rows = " + ".join(f"{each.rows:,} x {each.length}" for each in blocks)
+      sizes = len(plans.plans) - plans.last_resort
+      print(
+        f"| {name} | {batch} + {batch} | {rows} | {sizes} |"
+        f" {plans.padding:.1%} |",
+        flush=True,
+      )
+    passages = random.choice(lengths["passage"], 10_000)
+    shapes, computed = set(), 0
+    for length, number in row_batches.pack(passages, longest, 256):
+      shapes.add((len(number), length))
+      computed += len(number) * length
+    print(
+      f"| {name} | encoding 10,000 passages | | "
+      f"{len(shapes)} | {1 - passages.sum() / computed:.1%} |",
+      flush=True,
+    )
+
+
+if __name__ == "__main__":
+  main()
