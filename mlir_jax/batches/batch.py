@@ -101,7 +101,7 @@ class Retrieval:
     passage_text: Text ids.
     passage_sequence: Sequences.
     passage_valid: False where hard negatives are missing.
-    positive_sequence: Of all known positives, at most P.
+    positive_sequence: Of the known positives that are in the batch, at most P.
   """
 
   query: Array = _array("B")

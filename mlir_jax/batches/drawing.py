@@ -197,22 +197,42 @@ def _retrieval(
     passages = np.concatenate([passages, negatives], axis=1)
     valid = np.concatenate([valid, has_negative], axis=1)
 
-  questions = store.arrays["retrieval_questions"][rows]
-  offsets = store.arrays["retrieval_known_offsets"]
-  places = offsets[questions][:, None] + np.arange(store.max_positives)
+  sequences = store.sequence_numbers("passage", passages)
   query_text = store.arrays["retrieval_queries"][rows]
   return {
     "query_text": query_text,
     "query_sequence": store.sequence_numbers("query", query_text),
     "passage_text": passages,
-    "passage_sequence": store.sequence_numbers("passage", passages),
+    "passage_sequence": sequences,
     "passage_valid": valid,
-    "positive_sequence": _take(
-      store.arrays["retrieval_known"],
-      places,
-      places < offsets[questions + 1][:, None],
-    ),
+    "positive_sequence": _known_positives(store, rows, sequences),
   }
+
+
+def _known_positives(
+  store: token_store.TokenStore, rows: np.ndarray, sequences: np.ndarray
+) -> np.ndarray:
+  """Which of the batch's passages are known positives of each row's question.
+
+  Args:
+    store: The token store.
+    rows: int64 [B].
+    sequences: int32 [B, C], of the batch's passages.
+
+  Returns:
+    int32 [B, P], sequences, -1-padded.
+  """
+  questions = store.arrays["retrieval_questions"][rows]
+  offsets = store.arrays["retrieval_known_offsets"]
+  starts, counts = offsets[questions], np.diff(offsets)[questions]
+  row = np.repeat(np.arange(len(rows)), counts)
+  places = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+  known = store.arrays["retrieval_known"][np.repeat(starts, counts) + places]
+  hit = np.isin(known, sequences)
+  hits = np.bincount(row[hit], minlength=len(rows))
+  found = np.full((len(rows), store.max_positives), -1, np.int32)
+  found[np.arange(store.max_positives) < hits[:, None]] = known[hit]
+  return found
 
 
 def _choose(

@@ -26,6 +26,8 @@ _MIN_SAVING = 0.02
 # Compiling a plan takes as long as so many steps.
 _COMPILATION = 30
 _MAX_PLANS = 3
+# What several plans save at best, of one; by far.
+_MOST_SAVED = 0.2
 # Plans are tried that hold all steps but these shares, the heaviest.
 _LEVELS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
 
@@ -389,7 +391,7 @@ def _levels(
     average.
   """
   candidates = [largest]
-  if _MIN_SAVING * steps > _COMPILATION:
+  if _MOST_SAVED * steps > _COMPILATION:
     for share in _LEVELS:
       plan = enough(typical[int(share * len(typical)) :])
       if plan not in candidates:

@@ -88,8 +88,9 @@ def ir_loss(
     passage_sequence: int32 [B, 1 + H].
     passage_valid: bool [B, 1 + H], False for padding, whose embeddings must
       be finite all the same.
-    positive_sequence: Sequences of all known positives, int32 [B, P],
-      -1-padded.
+    positive_sequence: Sequences of the known positives, of those in the batch
+      at least, int32 [B, P], -1-padded. The time grows with the last column in
+      use.
     temperature: Divides the cosines.
     symmetric: Adds the passage -> query direction, positives as anchors, and
       halves the sum. A query is no negative of a passage it would be masked
@@ -143,15 +144,19 @@ def _known_positives(
   The arguments are those of `ir_loss`.
   """
   batch, columns = passage_sequence.shape
+  positive_sequence = jnp.asarray(positive_sequence)
   passages = passage_sequence.reshape(-1)
 
-  def add(found, known):  # One of the P at a time.
-    hit = (passages == known[:, None]) & (known >= 0)[:, None]
-    return found | hit, None
+  def add(number, found):  # One of the P at a time.
+    known = positive_sequence[:, number, None]
+    return found | ((passages == known) & (known >= 0))
 
   # A row's own positive may be missing from its list of known ones.
   own = passages[None] == passage_sequence[:, :1]
-  are_known, _ = jax.lax.scan(add, own, positive_sequence.T)
+  # The reader gives those of the batch, which are few, though P may be large.
+  columns_used = (positive_sequence >= 0).any(axis=0)
+  last = jnp.max(jnp.arange(1, len(columns_used) + 1) * columns_used, initial=0)
+  are_known = jax.lax.fori_loop(0, last, add, own)
   same_question = query_sequence[:, None] == query_sequence[None, :]
   asked_alike = jnp.zeros((batch, batch, columns), bool)
   asked_alike = asked_alike.at[:, :, 0].set(same_question)
