@@ -11,6 +11,9 @@ from mlir_jax.losses import base, similarity
 
 Array = jax.Array
 
+# Known positives of a question that are in one batch, as a rule at most.
+_USUAL = 4
+
 
 @dataclasses.dataclass(frozen=True)
 class IrLoss(base.Loss):
@@ -89,8 +92,7 @@ def ir_loss(
     passage_valid: bool [B, 1 + H], False for padding, whose embeddings must
       be finite all the same.
     positive_sequence: Sequences of the known positives, of those in the batch
-      at least, int32 [B, P], -1-padded. The time grows with the last column in
-      use.
+      at least, int32 [B, P], -1-padded.
     temperature: Divides the cosines.
     symmetric: Adds the passage -> query direction, positives as anchors, and
       halves the sum. A query is no negative of a passage it would be masked
@@ -144,19 +146,25 @@ def _known_positives(
   The arguments are those of `ir_loss`.
   """
   batch, columns = passage_sequence.shape
-  positive_sequence = jnp.asarray(positive_sequence)
   passages = passage_sequence.reshape(-1)
 
-  def add(number, found):  # One of the P at a time.
-    known = positive_sequence[:, number, None]
-    return found | ((passages == known) & (known >= 0))
+  def add(found, known):  # One of the P at a time.
+    hit = (passages == known[:, None]) & (known >= 0)[:, None]
+    return found | hit, None
+
+  def add_all(found, known):
+    return jax.lax.scan(add, found, known.T)[0]
 
   # A row's own positive may be missing from its list of known ones.
   own = passages[None] == passage_sequence[:, :1]
-  # The reader gives those of the batch, which are few, though P may be large.
-  columns_used = (positive_sequence >= 0).any(axis=0)
-  last = jnp.max(jnp.arange(1, len(columns_used) + 1) * columns_used, initial=0)
-  are_known = jax.lax.fori_loop(0, last, add, own)
+  # The reader gives those of the batch: of one question they are few, though
+  # the most known positives of a question may be many.
+  are_known = add_all(own, positive_sequence[:, :_USUAL])
+  if positive_sequence.shape[1] > _USUAL:
+    rest = positive_sequence[:, _USUAL:]
+    are_known = jax.lax.cond(
+      (rest >= 0).any(), add_all, lambda found, _: found, are_known, rest
+    )
   same_question = query_sequence[:, None] == query_sequence[None, :]
   asked_alike = jnp.zeros((batch, batch, columns), bool)
   asked_alike = asked_alike.at[:, :, 0].set(same_question)
