@@ -279,8 +279,9 @@ def _rounded(
   while packing.tokens(split(parts)) > parts * chunk_rows * blocks[0].length:
     parts += 1
     if parts * devices > sum(block.rows for block in blocks):
-      break  # A row to each: no smaller chunk is possible.
-  return split(parts)
+      return split(parts)  # A row to each: no smaller chunk is possible.
+  # A few parts more may divide the rows better.
+  return min(map(split, range(parts, parts + 3)), key=packing.tokens)
 
 
 def _choose_lengths(
