@@ -109,10 +109,8 @@ def make_plans(
   drawing.check(store, spec)
   total = sum(spec.texts().values())
   count = min(steps, max(1, _SCANNED // total // 8))
-  blocks_of_steps = steps // count or 1
-  firsts = np.unique(
-    np.linspace(0, blocks_of_steps - 1, min(blocks_of_steps, 8)).astype(int)
-  )
+  portions = -(-steps // count)
+  firsts = _spread(portions, 8)
   drawn = [
     drawing.lengths_of_steps(
       store, spec, seed, temperature, int(first) * count, count
@@ -120,7 +118,8 @@ def make_plans(
     for first in firsts
   ]
   lengths = {
-    group: np.concatenate([each[group] for each in drawn])
+    # If the portions are all, the last may go beyond the run's end.
+    group: np.concatenate([each[group] for each in drawn])[:steps]
     for group in spec.texts()
   }
   roles = {
@@ -264,13 +263,13 @@ def _rounded(
   blocks: Sequence[packing.Block], chunk_rows: int, devices: int
 ) -> tuple[packing.Block, ...]:
   """The blocks with rows for each device, and for each chunk on it."""
+  blocks = [block for block in blocks if block.rows]
 
   def split(parts):
     quantum = parts * devices
     return tuple(
       block._replace(rows=-(-block.rows // quantum) * quantum)
       for block in blocks
-      if block.rows
     )
 
   if not chunk_rows:
