@@ -17,6 +17,7 @@ from mlir_jax.data import records
 from mlir_jax.data.sources import (
   dpr,
   files,
+  json_stream,
   moses,
   mr_tydi,
   plain_text,
@@ -321,7 +322,7 @@ def test_dpr_records_are_read_from_arrays_and_lines(tmp_path, name, content):
 def test_dpr_reads_the_same_wherever_the_chunks_end(
   tmp_path, monkeypatch, chunk_bytes, indent
 ):
-  monkeypatch.setattr(dpr, "_CHUNK_BYTES", chunk_bytes)
+  monkeypatch.setattr(json_stream, "_CHUNK_BYTES", chunk_bytes)
   values = [
     _with(
       question=f'è "{i}" \\ 😀 [{{,}}]',
@@ -339,21 +340,21 @@ def test_dpr_reads_the_same_wherever_the_chunks_end(
 
 
 def test_dpr_holds_one_record_at_a_time(tmp_path, monkeypatch):
-  monkeypatch.setattr(dpr, "_CHUNK_BYTES", 4096)
+  monkeypatch.setattr(json_stream, "_CHUNK_BYTES", 4096)
   path = _write(tmp_path / "a.json", json.dumps([RECORD] * 2000))
   with files.open_bytes(path) as file:
-    array = dpr._JsonArray(path, file)
+    array = json_stream._JsonArray(path, file)
     for _ in array.values():
       assert len(array._buffer) <= 2 * 4096
 
 
 def test_dpr_reads_a_long_record_in_few_attempts(monkeypatch):
-  monkeypatch.setattr(dpr, "_CHUNK_BYTES", 16)
+  monkeypatch.setattr(json_stream, "_CHUNK_BYTES", 16)
   file = io.BytesIO(json.dumps([_with(question="q" * 100_000)]).encode())
   sizes = []
   read = file.read
   file.read = lambda size: sizes.append(size) or read(size)
-  (value,) = dpr._JsonArray("a.json", file).values()
+  (value,) = json_stream._JsonArray("a.json", file).values()
   assert len(value[2]["question"]) == 100_000
   assert len(sizes) < 20
 
@@ -510,7 +511,7 @@ def test_bytes_that_are_not_utf8_are_named_where_they_are_read(tmp_path):
 
 
 def test_a_dpr_array_cut_anywhere_is_an_error(tmp_path, monkeypatch):
-  monkeypatch.setattr(dpr, "_CHUNK_BYTES", 64)
+  monkeypatch.setattr(json_stream, "_CHUNK_BYTES", 64)
   content = json.dumps([RECORD, RECORD], indent=1)
   for length in range(1, len(content)):
     path = _write(tmp_path / "a.json", content[:length])
@@ -548,8 +549,8 @@ def test_malformed_json_does_not_read_the_rest_of_the_file(tmp_path):
   )
   with files.open_bytes(path) as file:
     with pytest.raises(records.RecordError, match="is not JSON"):
-      list(dpr._JsonArray(path, file).values())
-    assert file.tell() <= 2 * dpr._CHUNK_BYTES
+      list(json_stream._JsonArray(path, file).values())
+    assert file.tell() <= 2 * json_stream._CHUNK_BYTES
 
 
 def test_a_line_that_is_not_json_is_one_bad_record(tmp_path):
@@ -810,9 +811,9 @@ def test_the_splits_of_a_language_share_one_collection(tmp_path):
     ({"topics": TOPICS + "q3\tthird?\tmore\n"},
      r"topic\.test\.tsv:3: query", "has 3 columns"),
     ({"topics": "query_id\ttext\n" + TOPICS},
-     r"topic\.test\.tsv:1: query id", "heads a column"),
+     r"topic\.test\.tsv:1: query id", "is the name of a column"),
     ({"docs": [*DOCS, {"id": "d5", "title": "t", "contents": "x"}]},
-     r"docs\.jsonl\.gz:5: title", 'beside "contents"'),
+     r"docs\.jsonl\.gz:5: title", 'next to "contents"'),
     ({"qrels": QRELS + "q1 Q0 d4\n"},
      r"qrels\.test\.txt\.gz:4: qrels", "3 columns, not 4"),
     *(
@@ -960,7 +961,7 @@ def test_tatoeba_languages_get_two_letters_where_there_are_any(tmp_path):
     (("tatoeba.deu-eng.deu",), "lacks the other side of deu-eng"),
     (("tatoeba.deu-eng.fra",), "is not named like"),
     (("tatoeba.ara-eng.ara", "tatoeba.ara-eng.eng",
-      "tatoeba.arb-eng.arb", "tatoeba.arb-eng.eng"), "both of 'ar'"),
+      "tatoeba.arb-eng.arb", "tatoeba.arb-eng.eng"), "both in 'ar'"),
   ],
 )  # fmt: skip
 def test_what_is_no_tatoeba_folder_is_an_error(tmp_path, names, problem):
