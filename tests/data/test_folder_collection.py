@@ -186,8 +186,8 @@ def test_a_folder_laid_out_otherwise_is_told_the_layout(root, tmp_path):
     ("parallel/a.en-en.en", r"a\.en-en\.en lacks its other side"),
     ("mono/web.de.txt.gz", r"both web\.de\.txt and web\.de\.txt\.gz"),
     ("eval/de/topic.dev.tsv.gz", r"topic\.dev\.tsv\.gz: only English may"),
-    ("eval/german/topic.test.tsv", "not named by a language code"),
-    ("eval/deu/topic.test.tsv", r"eval/de and .*eval/deu are both of 'de'"),
+    ("eval/german/topic.test.tsv", "not named with a language code"),
+    ("eval/deu/topic.test.tsv", r"eval/de and .*eval/deu are both in 'de'"),
     ("eval/notes.txt", r"eval/notes\.txt is not named as the layout says"),
     ("eval/de/topic.tset.tsv", r"topic\.tset\.tsv is not named as the layout"),
     (
@@ -260,7 +260,7 @@ def test_a_home_is_expanded(root, monkeypatch):
 def test_a_part_that_is_a_file_is_refused(root):
   shutil.rmtree(root / "mono")
   (root / "mono").write_text("x\n")
-  with pytest.raises(ValueError, match="mono should be a folder; it is a file"):
+  with pytest.raises(ValueError, match="mono should be a folder, but it is"):
     _load(root)
   (root / "mono").unlink()
   shutil.rmtree(root / "eval/de/collection")
@@ -271,7 +271,7 @@ def test_a_part_that_is_a_file_is_refused(root):
 
 def test_companions_are_passed_over_and_listed(root):
   assert _load(root).notes() == [
-    "Languages read as others: pt_BR as pt, swa as sw"
+    "Language codes read as others: pt_BR as pt, swa as sw"
   ]
   companions = [
     ".git/config",

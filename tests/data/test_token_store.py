@@ -10,7 +10,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
 from mlir_jax import contract as contract_lib
-from mlir_jax.data import records, store_writer, token_store
+from mlir_jax.data import records, store_texts, store_writer, token_store
 from mlir_jax.storage import digests
 
 PAD, CLS, SEP, UNK = range(4)
@@ -615,7 +615,7 @@ def test_the_bad_records_of_the_build_are_kept_and_drained(tmp_path):
 
 
 def test_chunks_do_not_show(store, tmp_path, monkeypatch):
-  monkeypatch.setattr(store_writer, "_CHUNK_CHARACTERS", 12)
+  monkeypatch.setattr(store_texts, "_CHUNK_CHARACTERS", 12)
   assert build(tmp_path / "chunked").fingerprint == store.fingerprint
 
 
@@ -645,9 +645,7 @@ def test_a_build_that_dies_leaves_no_store(tmp_path, stream, monkeypatch):
     raise KeyboardInterrupt
 
   streams = {name: getattr(EVERYTHING, name) for name in token_store.STREAMS}
-  monkeypatch.setattr(
-    store_writer, "_CHUNK_CHARACTERS", 1
-  )  # Files are written.
+  monkeypatch.setattr(store_texts, "_CHUNK_CHARACTERS", 1)  # Files are written.
   data = records.Collection(
     name="made",
     tests=tuple,
