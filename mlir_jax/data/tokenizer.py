@@ -19,7 +19,7 @@ from tokenizers import (
   trainers,
 )
 
-from mlir_jax import contract as contract_lib
+from mlir_jax import contract
 from mlir_jax.data.sources import record_fields
 from mlir_jax.storage import copies, locations, reading
 
@@ -128,7 +128,7 @@ def check_as_transformers(path: str, tokenizer: tokenizers.Tokenizer) -> None:
         f"{file}: {side} is {getattr(theirs, side)!r} (here, or in"
         " tokenizer.json); only 'right' is supported."
       )
-  texts = [*contract_lib.GOLDEN_TEXTS, *_TEXTS_OF_SETTINGS]
+  texts = [*contract.GOLDEN_TEXTS, *_TEXTS_OF_SETTINGS]
   for text in texts:
     ids = theirs(text, truncation=False, verbose=False)["input_ids"]
     if ids != tokenizer.encode(text).ids:
@@ -150,7 +150,7 @@ def _read(file: str) -> tokenizers.Tokenizer:
       tokenizer.no_padding()
       tokenizer.no_truncation()
       # Some damage shows only when a text is encoded.
-      tokenizer.encode_batch(list(contract_lib.GOLDEN_TEXTS))
+      tokenizer.encode_batch(list(contract.GOLDEN_TEXTS))
     return tokenizer
   except Exception as error:  # The library raises no narrower type.
     raise ValueError(

@@ -1,4 +1,4 @@
-"""Makes a collection of the user's files, laid out in a folder as in `LAYOUT`."""
+"""Finds the user's own files in a folder and makes a collection of them."""
 
 import hashlib
 import itertools
