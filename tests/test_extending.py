@@ -1,4 +1,4 @@
-"""A user's loss, collection and evaluator, as docs/extending.md shows them."""
+"""The user's loss, collection, format and evaluator of docs/extending.md."""
 
 import importlib
 import itertools
@@ -35,7 +35,7 @@ TARGET = "my_project.losses:Margin"
 
 
 def examples():
-  """The files of the document: name to content."""
+  """Returns the files of the document: name to content."""
   text = DOCS.read_text(encoding="utf-8")
   found = re.findall(
     r"`(my_project/\w+\.py)`:\n\n```python\n(.*?)```", text, re.S
@@ -45,9 +45,9 @@ def examples():
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-  """A folder with the document's files; importing them leaves a mark."""
+  """Makes a folder with the document's files; importing them leaves a mark."""
   if not DOCS.is_file():
-    pytest.skip("the documents are not beside the package")
+    pytest.skip("docs/ is not next to the tests")
   folder = tmp_path / "project"
   package = folder / "my_project"
   package.mkdir(parents=True)
@@ -68,7 +68,7 @@ def imported(project):
 
 
 def settle(*flags, extra=None):
-  """The config of a command line, checked."""
+  """Returns the checked config of a command line."""
   c = config.default()
   for name, given in (extra or {}).items():
     c.loss.extra[name] = given
@@ -105,7 +105,7 @@ def test_its_fields_have_their_defaults_and_are_checked_like_ours(project):
     )
 
 
-def test_what_is_not_a_loss_is_refused_with_the_reason(project):
+def test_a_target_that_is_not_a_loss_is_refused_with_the_reason(project):
   (project / "my_project/broken.py").write_text("\nraise OSError('no disk')\n")
   (project / "my_project/others.py").write_text(
     "import dataclasses\nfrom mlir_jax.losses import base\n"
@@ -168,7 +168,7 @@ def test_a_loss_and_its_metrics_are_scalars():
 
 
 @pytest.mark.slow
-def test_it_trains_by_the_command_line_and_nobody_else_imports_it(
+def test_the_command_line_trains_with_it_and_nothing_else_imports_it(
   project, tmp_path, capsys
 ):
   """On 8 devices, in chunks; all that the document shows, in one run."""
@@ -226,7 +226,7 @@ def test_it_trains_by_the_command_line_and_nobody_else_imports_it(
   assert kept["data"]["collection"] == "my_project.data:load"
   assert "retrieval: 29 rows (en 29)" in done.stdout
 
-  # Somebody else's run now: its code is not imported.
+  # Without the flags it is somebody else's run: its code is not imported.
   c = tiny.make_config(tiny.write_folder(tmp_path / "other"))
   c.batch.masked, c.loss.masked_lm.weight = 0, 0.0
   c.train.steps, c.eval.every = 3, 0
@@ -265,7 +265,7 @@ def test_evaluators_are_functions_and_named_by_this_command(project):
       checks.check_settings(c)
 
 
-def test_a_collection_of_ones_own_is_read(project, tmp_path):
+def test_a_users_collection_is_read(project, tmp_path):
   path = tmp_path / "pairs.tsv"
   path.write_text("capital of Peru?\tLima\n\nLima\t\n", "utf-8")
   c = config.default()
@@ -290,9 +290,7 @@ def test_a_collection_of_ones_own_is_read(project, tmp_path):
     collections.load("my_project.others:load", str(tmp_path))
 
 
-def test_a_format_of_ones_own_is_a_function_that_makes_a_record(
-  project, tmp_path
-):
+def test_a_users_format_is_a_function_that_makes_a_record(project, tmp_path):
   lines = [
     {"query": "a", "pos": ["b"], "neg": ["c", "", 3]},
     {"query": "a", "pos": "b"},

@@ -6,7 +6,8 @@ returns a function that makes the stream's arrays later, grouped by language.
 """
 
 import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,8 +16,19 @@ from mlir_jax.batches import sampling
 from mlir_jax.data import records, store_texts
 from mlir_jax.data.sources import record_fields
 
-# Arrays by name, the rows of each group, and the counts of dropped records.
-Made = tuple[dict[str, np.ndarray], dict[str, int], dict[str, int]]
+
+class StreamArrays(NamedTuple):
+  """The arrays of a stream.
+
+  Attributes:
+    arrays: Name, without the stream's, to array.
+    groups: Language or language pair to its number of rows, in order.
+    dropped: The reason for leaving something out to its count.
+  """
+
+  arrays: Mapping[str, np.ndarray]
+  groups: Mapping[str, int]
+  dropped: Mapping[str, int]
 
 
 def _take_rows(values, offsets, order) -> tuple[np.ndarray, np.ndarray]:
@@ -52,7 +64,7 @@ def read_retrieval(
   texts: store_texts.StoreTexts,
   languages: store_texts.Numbering,
   bad_records: records.BadRecords,
-) -> Callable[[store_texts.Identities], Made]:
+) -> Callable[[store_texts.Identities], StreamArrays]:
   """Reads the question-passage pairs.
 
   Args:
@@ -102,7 +114,7 @@ def read_retrieval(
         )
       counts.append(len(passages))
 
-  def make_arrays(identities: store_texts.Identities) -> Made:
+  def make_arrays(identities: store_texts.Identities) -> StreamArrays:
     ragged = []
     for values, counts in (
       (positives, positive_counts),
@@ -122,7 +134,7 @@ def read_retrieval(
       sequence=identities.sequences["passage"],
     )
     dropped = len(negatives) // 2 - len(arrays["negatives"])
-    return (
+    return StreamArrays(
       arrays,
       groups,
       {
@@ -235,7 +247,7 @@ def read_parallel(
   texts: store_texts.StoreTexts,
   languages: store_texts.Numbering,
   shuffle_seed: int | None,
-) -> Callable[[store_texts.Identities], Made]:
+) -> Callable[[store_texts.Identities], StreamArrays]:
   """Reads the translations.
 
   Args:
@@ -271,7 +283,7 @@ def read_parallel(
       (first[1], second[1], languages[first[0]], languages[second[0]])
     )
 
-  def make_arrays(identities: store_texts.Identities) -> Made:
+  def make_arrays(identities: store_texts.Identities) -> StreamArrays:
     found = np.array(sides, np.int32).reshape(-1, 4)
     found[:, :2] = identities.text[found[:, :2]]
     one_language = found[:, 2] == found[:, 3]
@@ -292,7 +304,7 @@ def read_parallel(
       "texts": sentences,
       "languages": np.ascontiguousarray(distinct[:, 2:]),
     }
-    return (
+    return StreamArrays(
       arrays,
       groups,
       {
@@ -352,19 +364,19 @@ def read_monolingual(
   rows: Iterable[records.MonolingualRecord],
   texts: store_texts.StoreTexts,
   languages: store_texts.Numbering,
-) -> Callable[[store_texts.Identities], Made]:
+) -> Callable[[store_texts.Identities], StreamArrays]:
   """Reads the plain sentences; returns the function that makes the arrays."""
   sentences, codes = array.array("i"), array.array("i")
   for record in rows:
     sentences.append(texts.add("sentence", record.text, record.language))
     codes.append(languages[record.language])
 
-  def make_arrays(identities: store_texts.Identities) -> Made:
+  def make_arrays(identities: store_texts.Identities) -> StreamArrays:
     order, groups = _group(codes, list(languages))
     arrays = {
       "texts": identities.text[np.array(sentences, np.int32)][order],
       "languages": np.array(codes, np.int32)[order],
     }
-    return arrays, groups, {}
+    return StreamArrays(arrays, groups, {})
 
   return make_arrays

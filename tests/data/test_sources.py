@@ -1,4 +1,4 @@
-"""Each format is read as it stands, and a bad record is named."""
+"""Each format is read rightly, and the error for a bad record names it."""
 
 import bz2
 import errno
@@ -61,7 +61,7 @@ def _with(**fields):
 # --- Files. ---
 
 
-def test_only_newlines_part_lines(tmp_path):
+def test_only_newlines_end_lines(tmp_path):
   text = "\ufeffa\u2028b\x85c\r\nd\x0ce\n\n f "
   for name in ("a.txt", "a.txt.gz"):
     path = _write(tmp_path / name, text)
@@ -74,7 +74,7 @@ def test_only_newlines_part_lines(tmp_path):
     assert text_lines.count_lines(path) == 4
 
 
-def test_a_byte_order_mark_before_any_line_is_passed_over(tmp_path):
+def test_a_byte_order_mark_before_any_line_is_ignored(tmp_path):
   """As in a file that was joined from several."""
   path = _write(tmp_path / "a.txt", "\ufeffone\n\ufefftwo\n")
   assert list(text_lines.read_lines(path, _strict())) == [
@@ -184,7 +184,8 @@ size 12345
     ("a.txt", bz2.compress(b"x\n"), "is a bzip2 file"),
     ("a.txt", "x\n".encode("utf-16"), "is UTF-16 text"),
   ],
-  # Compressed data holds the time, and each process must name a test alike.
+  # Compressed data holds the time, but each process must give a test the same
+  # name.
   ids=lambda value: "data" if isinstance(value, bytes) else None,
 )
 def test_a_file_that_is_not_what_its_name_says_is_refused(
@@ -200,7 +201,7 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(
 
 
 def test_a_line_of_millions_of_invisible_characters_takes_no_time(tmp_path):
-  """Such as the zeros of a file that a crash cut short."""
+  """A crash may leave millions of zeros in a file."""
   for content in (b"\0" * 20_000_000, b"\x01" * 20_000_000):
     path = _write(tmp_path / "a.txt", content)
     start = time.process_time()
@@ -214,7 +215,7 @@ def test_text_is_empty_where_no_character_is_visible():
     assert record_fields.strip(text) == ""
     with pytest.raises(record_fields.FieldError, match="title: is empty"):
       record_fields.check_text(text, "title")
-  # Within a word they spell: Persian, an emoji, an accent that stands alone.
+  # Within a word they have a meaning: Persian, an emoji, an accent alone.
   for text in ("می\u200cخواهم", "❤\ufe0f", "\u0301"):
     assert record_fields.strip(f" {text}\n") == text
   with pytest.raises(record_fields.FieldError, match="NUL"):
@@ -460,7 +461,7 @@ def test_hard_negatives_that_are_not_a_list_do_not_cost_the_question(
   assert bad.count == 1
 
 
-def test_hard_negatives_without_text_and_null_lists_are_no_error(tmp_path):
+def test_hard_negatives_without_text_and_null_lists_are_not_an_error(tmp_path):
   without = [None, {"text": None}, {"text": " ", "title": "b"}, {"text": ""}]
   copy = {"title": "dpkg", "text": "An archive.", "passage_id": 7}
   values = [
@@ -536,7 +537,9 @@ def test_a_dpr_array_cut_anywhere_is_an_error(tmp_path, monkeypatch):
     ("", " holds no record"),
   ],
 )
-def test_what_is_no_array_of_records_is_an_error(tmp_path, content, problem):
+def test_a_file_that_is_not_an_array_of_records_is_an_error(
+  tmp_path, content, problem
+):
   path = _write(tmp_path / "a.json", content)
   with pytest.raises(records.RecordError) as error:
     list(dpr.read(path, _skipping() if content.strip() else _strict()))
@@ -596,7 +599,7 @@ def test_json_without_a_meaning_costs_one_dpr_record(tmp_path, value, problem):
   "value, problem",
   [("[" * 100_000, "nested too deep"), ("\0", "it holds a NUL")],
 )
-def test_where_an_array_cannot_go_on_is_named(tmp_path, value, problem):
+def test_the_error_names_where_an_array_breaks(tmp_path, value, problem):
   path = _write(tmp_path / "a.json", f"[{json.dumps(RECORD)},\n{value}")
   with pytest.raises(records.RecordError, match=rf":2: record 2: .*{problem}"):
     list(dpr.read(path, _skipping()))
@@ -659,7 +662,7 @@ def test_empty_parallel_files_are_an_error(tmp_path):
     _read_moses(tmp_path, "", "", _skipping())
 
 
-def test_blank_lines_part_documents_and_end_files(tmp_path):
+def test_blank_lines_are_ignored_between_documents_and_at_the_end(tmp_path):
   pairs = [("one", "eins"), ("three", "drei")]
   for source, target in itertools.product(
     ("one\n\nthree", "one\n\u200b\nthree\n \n\n\n"),
@@ -670,7 +673,7 @@ def test_blank_lines_part_documents_and_end_files(tmp_path):
     _read_moses(tmp_path, "1\n2\n3\n\u200b\n", "1\n2\n3\n\n5\n", _skipping())
 
 
-def test_a_number_before_a_sentence_is_no_text(tmp_path):
+def test_a_number_before_a_sentence_is_not_text(tmp_path):
   """As in the Leipzig corpora."""
   path = _write(tmp_path / "a.de.txt", "1\tEin Satz.\n12\t3 Sätze.\n4 a\tb\n")
   bad = _strict()
@@ -729,7 +732,7 @@ def test_a_file_of_bad_records_alone_is_an_error_whatever_the_policy(
   assert str(path) in str(error.value)
 
 
-def test_blank_lines_are_no_sentences(tmp_path):
+def test_blank_lines_are_not_sentences(tmp_path):
   path = _write(tmp_path / "a.fi.txt", "yksi\n\n \nkaksi \n")
   assert list(plain_text.read(path, "fi", _strict())) == [
     records.MonolingualRecord("yksi", "fi"),
@@ -761,7 +764,7 @@ def _write_test(folder, docs=DOCS, topics=TOPICS, qrels=QRELS):
   return folder
 
 
-def test_a_retrieval_test_is_read_as_it_stands(tmp_path):
+def test_a_retrieval_test_is_read(tmp_path):
   (test,) = mr_tydi.read_tests(_write_test(tmp_path), "de", ["test"], _strict())
   assert test == records.RetrievalTest(
     language="de",
@@ -851,7 +854,7 @@ def test_a_title_ends_at_a_line_of_white_space(tmp_path):
 def test_judgements_and_queries_without_each_other_are_counted_and_kept(
   tmp_path,
 ):
-  """beir#101: a judged passage that is missing was not found."""
+  """beir#101: a judged passage that is missing counts as not found."""
   folder = _write_test(
     tmp_path,
     topics=TOPICS + "q3\tthird?\n",
@@ -864,7 +867,7 @@ def test_judgements_and_queries_without_each_other_are_counted_and_kept(
   assert notes == [
     "judgements of queries that topic.test.tsv lacks; left out: 1"
   ]
-  # Each count is told once.
+  # Each count is printed once.
   assert ranking.describe_unfindable([test]) == [
     "Relevant passages that are not in the corpus count as not found:"
     " de 1 of 3.",
@@ -873,7 +876,7 @@ def test_judgements_and_queries_without_each_other_are_counted_and_kept(
 
 
 def test_a_query_is_its_own_passage_where_id_and_text_are_the_same(tmp_path):
-  """MS MARCO numbers both alike; ArguAna's queries are in the corpus."""
+  """In MS MARCO both have the same numbers; ArguAna's queries are passages."""
   docs = [
     {"id": "q1", "contents": "First? "},
     {"id": "q2", "contents": "Another text."},
@@ -937,7 +940,7 @@ def test_a_test_without_a_judged_query_is_an_error(tmp_path):
 # --- Tatoeba. ---
 
 
-def test_tatoeba_languages_get_two_letters_where_there_are_any(tmp_path):
+def test_tatoeba_languages_get_two_letter_codes_where_there_are_any(tmp_path):
   for code in ("deu", "cmn", "swh", "tgl", "dtp", "kzj", "ang"):
     _write(tmp_path / f"tatoeba.{code}-eng.{code}", f"{code} 1\n{code} 2\n")
     _write(tmp_path / f"tatoeba.{code}-eng.eng", "one\ntwo\n")
@@ -964,7 +967,7 @@ def test_tatoeba_languages_get_two_letters_where_there_are_any(tmp_path):
       "tatoeba.arb-eng.arb", "tatoeba.arb-eng.eng"), "both in 'ar'"),
   ],
 )  # fmt: skip
-def test_what_is_no_tatoeba_folder_is_an_error(tmp_path, names, problem):
+def test_a_folder_that_is_not_tatoebas_is_an_error(tmp_path, names, problem):
   for name in names:
     _write(tmp_path / name, "x\n")
   with pytest.raises(ValueError, match=problem):
