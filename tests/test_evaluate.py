@@ -87,7 +87,7 @@ def test_what_cannot_be_evaluated_is_named_by_its_flag(made, tmp_path):
   topics.write_text(f"q no tab\n{topics.read_text()}")
   with pytest.raises(
     ValueError,
-    match=r"topic\.test\.tsv:1: .*\(--on_bad_record=skip goes on\.\)",
+    match=r"topic\.test\.tsv:1: .*\(--on_bad_record=skip skips it\.\)",
   ):
     evaluate.evaluate(model, root=str(bad), **given)
   evaluate.evaluate(model, root=str(bad), on_bad_record="skip", **given)

@@ -294,7 +294,7 @@ def prepare(
     contract_lib.check_same(contract, store.contract, str(path))
     if store.source != source:
       raise ValueError(
-        f"The files under data.root are not those that {path} was built from:"
+        f"The files under data.root have changed since {path} was built:"
         " restore them, or start in another --workdir."
       )
   check(tokenizer, contract)

@@ -202,7 +202,7 @@ class BadRecords:
     """
     message = printable(f"{path}:{line}: {field}: {problem}")
     if self.policy == "error":
-      raise RecordError(f"{message} ({self.setting}=skip goes on.)")
+      raise RecordError(f"{message} ({self.setting}=skip skips it.)")
     self.count += 1
     if len(self.first) < 5:
       self.first.append(message)
@@ -223,24 +223,24 @@ class BadRecords:
 
 
 class BadRecordsOfFile(BadRecords):
-  """Counts the bad records of one file, and reports them to `bad`, too.
+  """Counts the bad records of one file, and reports them to `bad_records`, too.
 
   A file without a good record is an error under any policy: its name does not
   say its format, or its text has another encoding.
   """
 
-  def __init__(self, bad: BadRecords):
-    super().__init__(bad.policy, bad.setting)
-    self._bad = bad
+  def __init__(self, bad_records: BadRecords):
+    super().__init__(bad_records.policy, bad_records.setting)
+    self._bad_records = bad_records
 
   def report(self, path: str, line: int, field: str, problem: str) -> None:
     """Raises or counts one bad record; see `BadRecords.report`."""
-    self._bad.report(path, line, field, problem)
+    self._bad_records.report(path, line, field, problem)
     super().report(path, line, field, problem)
 
   def count_removed(self, path: str, what: str) -> None:
     """Counts a removed part; see `BadRecords.count_removed`."""
-    self._bad.count_removed(path, what)
+    self._bad_records.count_removed(path, what)
 
   def check_some(self, path: str | os.PathLike, good: int) -> None:
     """Refuses a file that has bad records only.

@@ -50,7 +50,7 @@ def test_changed_files_are_refused(tmp_path):
   path = root / "mono/made.fi.txt"
   text = path.read_text()
   path.write_text(text.replace("e", "o"))  # As many bytes as before.
-  with pytest.raises(ValueError, match=r"files under data\.root are not those"):
+  with pytest.raises(ValueError, match=r"files under data\.root have changed"):
     prepare(c, str(tmp_path / "run"))
   path.write_text(text)
   moved = tmp_path / "moved"

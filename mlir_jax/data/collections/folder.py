@@ -247,7 +247,7 @@ def _missing(folder: pathlib.Path, setting: str, wanted: str) -> ValueError:
 
 def load(
   root: str | os.PathLike,
-  bad: records.BadRecords,
+  bad_records: records.BadRecords,
   tatoeba_root: str | os.PathLike = "",
   *,
   require_pairs: bool = True,
@@ -257,7 +257,7 @@ def load(
 
   Args:
     root: A folder laid out as in `LAYOUT`; its name is the collection's name.
-    bad: Receives every bad record, whenever a stream or test is read.
+    bad_records: Receives every bad record, whenever a stream or test is read.
     tatoeba_root: A folder of files, named as in LASER's Tatoeba; "" for none.
     require_pairs: Whether ir/ must hold a file. If not, any file is enough.
     prefix: What precedes the settings' names in messages, see
@@ -315,21 +315,22 @@ def load(
   return records.Collection(
     name=folder.resolve().name,
     retrieval=lambda: itertools.chain.from_iterable(
-      dpr.read(file, bad) for file in retrieval
+      dpr.read(file, bad_records) for file in retrieval
     ),
     parallel=lambda: itertools.chain.from_iterable(
-      moses.read(*pair, bad) for pair in pairs
+      moses.read(*pair, bad_records) for pair in pairs
     ),
     monolingual=lambda: itertools.chain.from_iterable(
-      plain_text.read(file, language, bad) for file, language in monolingual
+      plain_text.read(file, language, bad_records)
+      for file, language in monolingual
     ),
     tests=lambda: tuple(
       test
       for language, (path, splits) in tests.items()
-      for test in mr_tydi.read_tests(path, language, splits, bad)
+      for test in mr_tydi.read_tests(path, language, splits, bad_records)
     ),
     translation_tests=lambda: (
-      tatoeba.read_all(tatoeba_root, bad) if tatoeba_root else ()
+      tatoeba.read_all(tatoeba_root, bad_records) if tatoeba_root else ()
     ),
     groups=_groups(
       pairs, [*(code for _, code in monolingual), *tests, *translations]

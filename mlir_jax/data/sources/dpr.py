@@ -39,7 +39,7 @@ def _passage(value: Any, where: str) -> records.Passage:
 
 
 def read(
-  path: str | os.PathLike, bad: records.BadRecords, language: str = "en"
+  path: str | os.PathLike, bad_records: records.BadRecords, language: str = "en"
 ) -> Iterator[records.RetrievalRecord]:
   """Reads question-passage pairs; memory holds one of them at a time.
 
@@ -49,8 +49,8 @@ def read(
   Args:
     path: A JSON array of records, or one record on each line; plain or
       gzipped.
-    bad: Receives bad records, and bad hard negatives of good records (see
-      `passages.read_hard_negatives`).
+    bad_records: Receives bad records, and bad hard negatives of good records
+      (see `passages.read_hard_negatives`).
     language: The language of the questions and the passages.
 
   Yields:
@@ -65,10 +65,10 @@ def read(
       record_fields.get_text(value, "question"),
       passages.read_positives(value, "positive_ctxs", _passage),
       passages.read_hard_negatives(
-        value, "hard_negative_ctxs", _passage, place, bad
+        value, "hard_negative_ctxs", _passage, place, bad_records
       ),
       language,
       place,
     )
 
-  return json_stream.read_records(path, bad, parse)
+  return json_stream.read_records(path, bad_records, parse)

@@ -141,7 +141,7 @@ class _JsonArray:
 
 
 def _read_values(
-  path: str | os.PathLike, bad: records.BadRecords
+  path: str | os.PathLike, bad_records: records.BadRecords
 ) -> Iterator[tuple[int, int, object]]:
   """Yields the first line, the number and the value of each record."""
   with files.open_bytes(path) as file:
@@ -149,27 +149,27 @@ def _read_values(
     if array.peek() == "[":
       yield from array.values()
       return
-  for line, text in text_lines.read_lines(path, bad):
+  for line, text in text_lines.read_lines(path, bad_records):
     if not text:
       continue
     try:
       value = record_fields.parse_json(text)
     except record_fields.FieldError as error:
-      bad.report(str(path), line, f"record {line}", error.problem)
+      bad_records.report(str(path), line, f"record {line}", error.problem)
       continue
     yield line, line, value
 
 
 def read_records(
   path: str | os.PathLike,
-  bad: records.BadRecords,
+  bad_records: records.BadRecords,
   parse: Callable[[Any, records.Place], _Record],
 ) -> Iterator[_Record]:
   """Reads the records of a JSON file.
 
   Args:
     path: An array of records, or one record on each line; plain or gzipped.
-    bad: Receives the records that are not JSON or that `parse` refuses.
+    bad_records: Receives the records that are not JSON or that `parse` refuses.
     parse: Makes a record from a decoded JSON value and its place. It raises
       FieldError for a value that cannot be used; the functions of
       `record_fields` do.
@@ -181,19 +181,19 @@ def read_records(
     RecordError: for a bad record, if the policy is "error"; under any policy
       if the array is not JSON or is cut, or if no record can be used.
   """
-  bad = records.BadRecordsOfFile(bad)
+  bad_records = records.BadRecordsOfFile(bad_records)
   good = 0
-  for line, number, value in _read_values(path, bad):
+  for line, number, value in _read_values(path, bad_records):
     try:
       record = parse(value, records.Place(str(path), line, number))
     except record_fields.FieldError as error:
-      bad.report(
+      bad_records.report(
         str(path), line, f"record {number}, {error.field}", error.problem
       )
       continue
     good += 1
     yield record
-  bad.check_some(path, good)
+  bad_records.check_some(path, good)
   if not good:
     raise records.RecordError(
       f"{path} holds no record; remove the file, or write it again."

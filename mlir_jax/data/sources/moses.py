@@ -26,7 +26,7 @@ def read(
   target_path: str | os.PathLike,
   source_language: str,
   target_language: str,
-  bad: records.BadRecords,
+  bad_records: records.BadRecords,
 ) -> Iterator[records.ParallelRecord]:
   """Reads pairs of lines. A bad line and its translation are one bad record.
 
@@ -39,8 +39,8 @@ def read(
     target_path: Their translations, line by line.
     source_language: Language of the first file.
     target_language: Language of the second file.
-    bad: Receives each pair of which a line is bad, or blank in one file only;
-      counts numbers before sentences.
+    bad_records: Receives each pair of which a line is bad, or blank in one file
+      only; counts numbers before sentences.
 
   Yields:
     The pairs, in the files' order.
@@ -50,14 +50,16 @@ def read(
       the files hold no pair or differ in their number of lines. The latter is
       found at the end of the shorter file, so earlier pairs may be misaligned.
   """
-  bad = records.BadRecordsOfFile(bad)
+  bad_records = records.BadRecordsOfFile(bad_records)
   paths = source_path, target_path
   languages = source_language, target_language
   pairs = 0
   for number, ((source_line, source), (target_line, target)) in enumerate(
     itertools.zip_longest(
       *(
-        plain_text.without_numbers(text_lines.parse_lines(path), path, bad)
+        plain_text.without_numbers(
+          text_lines.parse_lines(path), path, bad_records
+        )
         for path in paths
       ),
       fillvalue=(0, ""),
@@ -79,11 +81,11 @@ def read(
         for path, fault in zip(paths, faults, strict=True)
         if fault
       )
-      bad.report(str(path), number, fault.field, fault.problem)
+      bad_records.report(str(path), number, fault.field, fault.problem)
       continue
     pairs += 1
     yield records.ParallelRecord(source, target, *languages)
-  bad.check_some(f"{source_path} with {target_path}", pairs)
+  bad_records.check_some(f"{source_path} with {target_path}", pairs)
   if not pairs:
     raise records.RecordError(
       f"{source_path} and {target_path} are empty; remove them, or write"

@@ -84,7 +84,7 @@ def _parse_passage(line: str) -> records.Passage:
 
 
 def _read_passages(
-  path: pathlib.Path, bad: records.BadRecords
+  path: pathlib.Path, bad_records: records.BadRecords
 ) -> tuple[records.Passage, ...]:
   lines: dict[str, int] = {}
 
@@ -94,7 +94,7 @@ def _read_passages(
     lines[passage.passage_id] = number
     return passage
 
-  passages = tuple(text_lines.read_records(path, bad, parse))
+  passages = tuple(text_lines.read_records(path, bad_records, parse))
   if not passages:
     raise records.RecordError(f"{path} holds no passage; write it again.")
   return passages
@@ -120,7 +120,7 @@ def read_tests(
   folder: str | os.PathLike,
   language: str,
   splits: Sequence[str],
-  bad: records.BadRecords,
+  bad_records: records.BadRecords,
 ) -> tuple[records.RetrievalTest, ...]:
   """Reads the tests of one language; its splits share one collection.
 
@@ -133,7 +133,7 @@ def read_tests(
     folder: The language's folder.
     language: Language code.
     splits: "test", "dev" or both.
-    bad: Receives passages, queries and judgements that cannot be used.
+    bad_records: Receives passages, queries and judgements that cannot be used.
 
   Returns:
     A test for each split, in the order given. All have the same tuple of
@@ -146,13 +146,13 @@ def read_tests(
       relevant passage.
   """
   folder = pathlib.Path(folder)
-  passages = _read_passages(locate(folder, splits[0])[0], bad)
+  passages = _read_passages(locate(folder, splits[0])[0], bad_records)
   by_id = {passage.passage_id: passage for passage in passages}
   tests = []
   for split in splits:
     docs_path, queries_path, qrels_path = locate(folder, split)
-    queries = trec.read_queries(queries_path, bad)
-    judged, without_query = trec.read_qrels(qrels_path, queries, bad)
+    queries = trec.read_queries(queries_path, bad_records)
+    judged, without_query = trec.read_qrels(qrels_path, queries, bad_records)
     if not judged:
       raise records.RecordError(
         f"{queries_path} holds no query that is judged in {qrels_path.name};"

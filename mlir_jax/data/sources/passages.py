@@ -46,7 +46,7 @@ def read_hard_negatives(
   field: str,
   read_passage: Callable[[Any, str], records.Passage],
   place: records.Place,
-  bad: records.BadRecords,
+  bad_records: records.BadRecords,
 ) -> tuple[records.Passage, ...]:
   """Reads the hard negatives of a record. A bad one does not cost the record.
 
@@ -55,8 +55,9 @@ def read_hard_negatives(
     field: The name of the list in the object. A missing or null list is empty.
     read_passage: As in `read_positives`.
     place: The place of the record.
-    bad: Receives each bad hard negative; under "skip" the others are kept. It
-      also receives a value that is not a list; the record then has none.
+    bad_records: Receives each bad hard negative; under "skip" the others are
+      kept. It also receives a value that is not a list; the record then has
+      none.
 
   Returns:
     The passages. A null passage, or one without text, has the text "": the
@@ -70,7 +71,7 @@ def read_hard_negatives(
     return ()
   values = record_fields.get_field(record, field)
   if not isinstance(values, list):
-    bad.report(
+    bad_records.report(
       place.file,
       place.line,
       f"record {place.number}, {field}",
@@ -89,7 +90,7 @@ def read_hard_negatives(
     except record_fields.EmptyTextError:
       passages.append(records.Passage(""))
     except record_fields.FieldError as error:
-      bad.report(
+      bad_records.report(
         place.file,
         place.line,
         f"record {place.number}, {error.field}",

@@ -14,7 +14,7 @@ _NUMBER = re.compile(r"[0-9]+\t")
 def without_numbers(
   lines: Iterable[tuple[int, Any]],
   path: str | os.PathLike,
-  bad: records.BadRecords,
+  bad_records: records.BadRecords,
 ) -> Iterator[tuple[int, Any]]:
   """Removes the number and the tab before each sentence of a numbered file.
 
@@ -25,7 +25,7 @@ def without_numbers(
   Args:
     lines: From `text_lines.read_lines` or `text_lines.parse_lines`.
     path: The file of the lines.
-    bad: Counts the numbers.
+    bad_records: Counts the numbers.
 
   Yields:
     The lines, without the numbers.
@@ -38,12 +38,12 @@ def without_numbers(
         is_numbered = match is not None
       if is_numbered and match:
         text = record_fields.strip(text[match.end() :])
-        bad.count_removed(str(path), "numbers before sentences")
+        bad_records.count_removed(str(path), "numbers before sentences")
     yield number, text
 
 
 def read(
-  path: str | os.PathLike, language: str, bad: records.BadRecords
+  path: str | os.PathLike, language: str, bad_records: records.BadRecords
 ) -> Iterator[records.MonolingualRecord]:
   """Reads sentences. Blank lines (between documents in CC-100) are ignored.
 
@@ -51,7 +51,7 @@ def read(
     path: One sentence on each line, UTF-8, plain or gzipped; see
       `without_numbers`.
     language: The language of the text.
-    bad: Receives bad lines; counts numbers before sentences.
+    bad_records: Receives bad lines; counts numbers before sentences.
 
   Yields:
     The sentences, in the file's order.
@@ -60,13 +60,15 @@ def read(
     RecordError: for a bad line, if the policy is "error"; under any policy if
       the file holds no sentence, or is not a text file.
   """
-  bad = records.BadRecordsOfFile(bad)
+  bad_records = records.BadRecordsOfFile(bad_records)
   sentences = 0
-  for _, text in without_numbers(text_lines.read_lines(path, bad), path, bad):
+  for _, text in without_numbers(
+    text_lines.read_lines(path, bad_records), path, bad_records
+  ):
     if text:
       sentences += 1
       yield records.MonolingualRecord(text, language)
-  bad.check_some(path, sentences)
+  bad_records.check_some(path, sentences)
   if not sentences:
     raise records.RecordError(
       f"{path} holds no sentence; remove the file, or write it again."

@@ -66,13 +66,13 @@ def find_pairs(
 
 
 def read_all(
-  root: str | os.PathLike, bad: records.BadRecords
+  root: str | os.PathLike, bad_records: records.BadRecords
 ) -> tuple[records.TranslationTest, ...]:
   """Reads all tests of a folder, each from its language to English.
 
   Args:
     root: The folder; see `find_pairs`.
-    bad: Receives bad pairs, see `moses.read`.
+    bad_records: Receives bad pairs, see `moses.read`.
 
   Raises:
     ValueError: as `find_pairs` does.
@@ -80,7 +80,7 @@ def read_all(
   """
   tests = []
   for language, (path, english_path) in find_pairs(root).items():
-    pairs = tuple(moses.read(path, english_path, language, "en", bad))
+    pairs = tuple(moses.read(path, english_path, language, "en", bad_records))
     tests.append(
       records.TranslationTest(
         source_language=language,

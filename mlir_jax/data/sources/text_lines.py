@@ -74,13 +74,13 @@ def parse_lines(
 
 
 def read_lines(
-  path: str | os.PathLike, bad: records.BadRecords
+  path: str | os.PathLike, bad_records: records.BadRecords
 ) -> Iterator[tuple[int, str | None]]:
   """Reads the lines of a UTF-8 file.
 
   Args:
     path: The file, plain or gzipped.
-    bad: Receives bad lines.
+    bad_records: Receives bad lines.
 
   Yields:
     The line's number, from 1, and its text without white space around it: ""
@@ -93,21 +93,21 @@ def read_lines(
   """
   for number, parsed in parse_lines(path):
     if isinstance(parsed, record_fields.FieldError):
-      bad.report(str(path), number, parsed.field, parsed.problem)
+      bad_records.report(str(path), number, parsed.field, parsed.problem)
       parsed = None
     yield number, parsed
 
 
 def read_records(
   path: str | os.PathLike,
-  bad: records.BadRecords,
+  bad_records: records.BadRecords,
   parse: Callable[[str, int], _Record],
 ) -> Iterator[_Record]:
   """Reads a file of one record on each line. Blank lines are not records.
 
   Args:
     path: The file, plain or gzipped.
-    bad: Receives bad lines, and those that `parse` refuses.
+    bad_records: Receives bad lines, and those that `parse` refuses.
     parse: Makes a record from a line's text and number. It raises FieldError
       for a line that cannot be used; the functions of `record_fields` do.
 
@@ -118,16 +118,16 @@ def read_records(
     RecordError: for a bad record, if the policy is "error"; under any policy
       if all records are bad; and as `files.open_bytes` does.
   """
-  bad = records.BadRecordsOfFile(bad)
+  bad_records = records.BadRecordsOfFile(bad_records)
   good = 0
-  for number, line in read_lines(path, bad):
+  for number, line in read_lines(path, bad_records):
     if not line:
       continue
     try:
       record = parse(line, number)
     except record_fields.FieldError as error:
-      bad.report(str(path), number, error.field, error.problem)
+      bad_records.report(str(path), number, error.field, error.problem)
       continue
     good += 1
     yield record
-  bad.check_some(path, good)
+  bad_records.check_some(path, good)

@@ -65,7 +65,7 @@ def _parse_query(line: str, lines: Mapping[str, int]) -> tuple[str, str]:
 
 
 def read_queries(
-  path: str | os.PathLike, bad: records.BadRecords
+  path: str | os.PathLike, bad_records: records.BadRecords
 ) -> dict[str, str]:
   """Reads a file of queries. A line is the query id, a tab, the query.
 
@@ -79,7 +79,7 @@ def read_queries(
     lines[query_id] = number
     return query_id, query
 
-  return dict(text_lines.read_records(path, bad, parse))
+  return dict(text_lines.read_records(path, bad_records, parse))
 
 
 class Qrels(NamedTuple):
@@ -112,14 +112,16 @@ def _parse_judgement(line: str, columns: Sequence[str]) -> tuple[str, str, int]:
 
 
 def read_qrels(
-  path: str | os.PathLike, queries: Mapping[str, str], bad: records.BadRecords
+  path: str | os.PathLike,
+  queries: Mapping[str, str],
+  bad_records: records.BadRecords,
 ) -> Qrels:
   """Reads a file of judgements, in TREC's four columns or BEIR's three."""
-  bad = records.BadRecordsOfFile(bad)
+  bad_records = records.BadRecordsOfFile(bad_records)
   columns = _TREC_COLUMNS
   judged: dict[str, dict[str, int]] = {}
   without_query = good = 0
-  for number, line in text_lines.read_lines(path, bad):
+  for number, line in text_lines.read_lines(path, bad_records):
     if not line:
       continue
     if not good and tuple(line.split()) == _BEIR_COLUMNS:
@@ -134,12 +136,12 @@ def read_qrels(
           f" {record_fields.show(query_id)}; remove one",
         )
     except record_fields.FieldError as error:
-      bad.report(str(path), number, error.field, error.problem)
+      bad_records.report(str(path), number, error.field, error.problem)
       continue
     good += 1
     if query_id in queries:
       judged.setdefault(query_id, {})[passage_id] = relevance
     else:
       without_query += 1
-  bad.check_some(path, good)
+  bad_records.check_some(path, good)
   return Qrels(judged, without_query)
