@@ -312,22 +312,7 @@ def train(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
     ValueError: if there is no text, or vocab_size is too small to hold the
       texts' characters.
   """
-  special = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
-  usable, left_out = [], 0
-  for text in texts:
-    if special.search(text):
-      left_out += 1
-    elif record_fields.strip(text):
-      usable.append(text)
-  if not usable:
-    raise ValueError("There is no text to train a tokenizer on.")
-  if left_out:
-    logging.warning(
-      "Tokenizer training left out %d texts that contain one of %s.",
-      left_out,
-      ", ".join(SPECIAL_TOKENS),
-    )
-
+  usable = _usable_texts(texts)
   trained = _untrained(models.Unigram())
   trainer = trainers.UnigramTrainer(
     vocab_size=vocab_size,
@@ -359,6 +344,26 @@ def train(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
     special_tokens=[("<s>", 0), ("</s>", 2)],
   )
   return tokenizer
+
+
+def _usable_texts(texts: Iterable[str]) -> list[str]:
+  """Returns the texts that a tokenizer can be trained on; logs the others."""
+  special = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
+  usable, left_out = [], 0
+  for text in texts:
+    if special.search(text):
+      left_out += 1
+    elif record_fields.strip(text):
+      usable.append(text)
+  if not usable:
+    raise ValueError("There is no text to train a tokenizer on.")
+  if left_out:
+    logging.warning(
+      "Tokenizer training left out %d texts that contain one of %s.",
+      left_out,
+      ", ".join(SPECIAL_TOKENS),
+    )
+  return usable
 
 
 def _untrained(model: models.Model) -> tokenizers.Tokenizer:

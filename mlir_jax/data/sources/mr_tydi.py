@@ -10,7 +10,7 @@ A language's folder holds, each plain or with ".gz" after its name:
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from mlir_jax.data import records
 from mlir_jax.data.sources import files, record_fields, text_lines, trec
@@ -116,6 +116,85 @@ def _count(number: int, what: str) -> list[str]:
   return [f"{what}: {number:,}"] if number else []
 
 
+def _check_judged(
+  paths: tuple[pathlib.Path, pathlib.Path, pathlib.Path],
+  judged: Mapping[str, Mapping[str, int]],
+  passage_ids: Collection[str],
+) -> None:
+  """Checks that a query has a relevant passage in the collection.
+
+  Args:
+    paths: The files of the split: passages, queries, qrels.
+    judged: Query id to passage id to relevance, of the split's queries.
+    passage_ids: The ids in the collection.
+
+  Raises:
+    RecordError: if not.
+  """
+  docs_path, queries_path, qrels_path = paths
+  if not judged:
+    raise records.RecordError(
+      f"{queries_path} holds no query that is judged in {qrels_path.name};"
+      " write them again."
+    )
+  relevant = [
+    passage_id
+    for relevances in judged.values()
+    for passage_id, relevance in relevances.items()
+    if relevance > 0
+  ]
+  if not relevant:
+    raise records.RecordError(
+      f"{qrels_path} judges no passage relevant; a relevance above 0 is."
+    )
+  if not any(passage_id in passage_ids for passage_id in relevant):
+    raise records.RecordError(
+      f"{docs_path} lacks all passages that {qrels_path.name} judges"
+      " relevant; the ids in the two files should be the same."
+    )
+
+
+def _read_split(
+  folder: pathlib.Path,
+  language: str,
+  split: str,
+  passages: tuple[records.Passage, ...],
+  bad_records: records.BadRecords,
+) -> records.RetrievalTest:
+  """Reads the test of a split; `passages` is the collection."""
+  by_id = {passage.passage_id: passage for passage in passages}
+  paths = locate(folder, split)
+  docs_path, queries_path, qrels_path = paths
+  queries = trec.read_queries(queries_path, bad_records)
+  judged, without_query = trec.read_qrels(qrels_path, queries, bad_records)
+  _check_judged(paths, judged, by_id)
+  own_passages = tuple(
+    query_id
+    for query_id, query in queries.items()
+    if query_id in by_id and _is_own_passage(query, by_id[query_id])
+  )
+  notes = [
+    *_count(
+      without_query,
+      f"judgements of queries that {queries_path.name} lacks; left out",
+    ),
+    *_count(
+      len(own_passages),
+      f"queries that are a passage of {docs_path.name} with the same id; they"
+      " do not find themselves, unless they are judged so",
+    ),
+  ]
+  return records.RetrievalTest(
+    language=language,
+    split=split,
+    passages=passages,
+    queries=queries,
+    qrels=judged,
+    own_passages=own_passages,
+    notes=tuple(f"{folder}, {split}: {note}" for note in notes),
+  )
+
+
 def read_tests(
   folder: str | os.PathLike,
   language: str,
@@ -147,57 +226,7 @@ def read_tests(
   """
   folder = pathlib.Path(folder)
   passages = _read_passages(locate(folder, splits[0])[0], bad_records)
-  by_id = {passage.passage_id: passage for passage in passages}
-  tests = []
-  for split in splits:
-    docs_path, queries_path, qrels_path = locate(folder, split)
-    queries = trec.read_queries(queries_path, bad_records)
-    judged, without_query = trec.read_qrels(qrels_path, queries, bad_records)
-    if not judged:
-      raise records.RecordError(
-        f"{queries_path} holds no query that is judged in {qrels_path.name};"
-        " write them again."
-      )
-    relevant = [
-      passage_id
-      for relevances in judged.values()
-      for passage_id, relevance in relevances.items()
-      if relevance > 0
-    ]
-    if not relevant:
-      raise records.RecordError(
-        f"{qrels_path} judges no passage relevant; a relevance above 0 is."
-      )
-    if not any(passage_id in by_id for passage_id in relevant):
-      raise records.RecordError(
-        f"{docs_path} lacks all passages that {qrels_path.name} judges"
-        " relevant; the ids in the two files should be the same."
-      )
-    own_passages = tuple(
-      query_id
-      for query_id, query in queries.items()
-      if query_id in by_id and _is_own_passage(query, by_id[query_id])
-    )
-    notes = [
-      *_count(
-        without_query,
-        f"judgements of queries that {queries_path.name} lacks; left out",
-      ),
-      *_count(
-        len(own_passages),
-        f"queries that are a passage of {docs_path.name} with the same id; they"
-        " do not find themselves, unless they are judged so",
-      ),
-    ]
-    tests.append(
-      records.RetrievalTest(
-        language=language,
-        split=split,
-        passages=passages,
-        queries=queries,
-        qrels=judged,
-        own_passages=own_passages,
-        notes=tuple(f"{folder}, {split}: {note}" for note in notes),
-      )
-    )
-  return tuple(tests)
+  return tuple(
+    _read_split(folder, language, split, passages, bad_records)
+    for split in splits
+  )
