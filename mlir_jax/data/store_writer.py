@@ -1,19 +1,14 @@
 """Builds a token store: a collection, tokenized once, written whole."""
 
 import array
-import contextlib
 import dataclasses
-import fcntl
-import glob
 import hashlib
 import itertools
 import json
 import os
 import pathlib
-import shutil
-import uuid
 from collections.abc import Iterator
-from typing import BinaryIO, TextIO
+from typing import BinaryIO
 
 import numpy as np
 import tokenizers
@@ -22,6 +17,7 @@ from mlir_jax import bars
 from mlir_jax import contract as contract_lib
 from mlir_jax.data import records, store_arrays, token_store
 from mlir_jax.storage import digests as digests_lib
+from mlir_jax.storage import writing
 
 # Texts waiting to be tokenized together: some 10,000 passages. A count of
 # texts would not bound memory, as a text can be a book.
@@ -42,8 +38,7 @@ def build(
 ) -> token_store.TokenStore:
   """Tokenizes a collection's three streams into a store.
 
-  It is written to `path`.tmp-… and renamed when it is complete; such folders
-  that killed builds have left are removed first. Rows stand grouped by
+  It is whole or not there: see `writing.folder_aside`. Rows stand grouped by
   language, in the collection's order.
 
   Texts are the same text if the tokens of their stripped bodies (title,
@@ -93,21 +88,27 @@ def build(
   _check_tokenizer(tokenizer, contract, pad_id)
   bad_records = bad_records or records.BadRecords()
   bad_records.drain()
-  path.parent.mkdir(parents=True, exist_ok=True)
-  _sweep(path)
-  with _folder_aside(path) as (aside, meta_file):
-    shuffle_seed = seed if shuffle_parallel else None
-    meta = _write(
-      aside, collection, contract, tokenizer, shuffle_seed, bad_records
-    )
-    meta["pad_id"] = pad_id
-    meta["source"] = source
-    meta["bad_records"] = bad_records.drain()
-    meta = token_store.sealed(meta)
-    json.dump(meta, meta_file, indent=2, ensure_ascii=False)
-    meta_file.flush()
-    ours = _publish(aside, path, meta["fingerprint"])
-  return token_store.TokenStore.open(path, just_built=ours)
+  meta = {}
+  try:
+    with writing.folder_aside(path) as aside:
+      shuffle_seed = seed if shuffle_parallel else None
+      meta = _write(
+        aside, collection, contract, tokenizer, shuffle_seed, bad_records
+      )
+      meta["pad_id"] = pad_id
+      meta["source"] = source
+      meta["bad_records"] = bad_records.drain()
+      meta = token_store.sealed(meta)
+      (aside / "meta.json").write_text(
+        json.dumps(meta, indent=2, ensure_ascii=False), encoding="utf-8"
+      )
+  except writing.TakenError:
+    # Another process may have built the same store in the meantime.
+    built = token_store.TokenStore.open(path)
+    if built.fingerprint != meta["fingerprint"]:
+      raise
+    return built
+  return token_store.TokenStore.open(path, just_built=True)
 
 
 def _check_tokenizer(
@@ -119,69 +120,6 @@ def _check_tokenizer(
     raise ValueError("The encoding contract was made with another tokenizer.")
   if not 0 <= pad_id < tokenizer.get_vocab_size():
     raise ValueError(f"pad_id is {pad_id}; the tokenizer has no such token.")
-
-
-@contextlib.contextmanager
-def _folder_aside(
-  path: pathlib.Path,
-) -> Iterator[tuple[pathlib.Path, TextIO]]:
-  """A new folder beside the path, and its meta.json, open for writing.
-
-  The file stays locked until the end of the block or of the process, which
-  tells a build that is running from one that was killed. The folder is
-  removed at the end of the block, unless it was renamed.
-  """
-  aside, file = _make_folder(path)
-  try:
-    with file:
-      yield aside, file
-  finally:
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _make_folder(path: pathlib.Path) -> tuple[pathlib.Path, TextIO]:
-  """Makes what `_folder_aside` gives."""
-  while True:
-    aside = path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex[:8]}")
-    aside.mkdir()
-    # Until it is locked, another build may sweep it away; then again.
-    with contextlib.suppress(FileNotFoundError):
-      file = open(aside / "meta.json", "w", encoding="utf-8")  # noqa: SIM115
-      # Where the file system has no locks, nobody can sweep it away.
-      with contextlib.suppress(OSError):
-        fcntl.flock(file, fcntl.LOCK_EX)
-      if (aside / "meta.json").exists():
-        return aside, file
-      file.close()
-
-
-def _sweep(path: pathlib.Path) -> None:
-  """Removes what killed builds have left beside the path."""
-  for aside in path.parent.glob(f"{glob.escape(path.name)}.tmp-*"):
-    # Locked, without locks, or just renamed: not left by a killed build.
-    with contextlib.suppress(OSError):
-      aside.rmdir()  # Killed before it had a file.
-    with (
-      contextlib.suppress(OSError),
-      open(aside / "meta.json", "r+") as file,
-    ):
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      shutil.rmtree(aside, ignore_errors=True)
-
-
-def _publish(aside: pathlib.Path, path: pathlib.Path, fingerprint: str) -> bool:
-  """Renames a complete store to its path; whether this one stands there."""
-  try:
-    os.rename(aside, path)
-    return True
-  except OSError:
-    # Another process may have built the same store in the meantime.
-    if (
-      not path.exists()
-      or token_store.TokenStore.open(path).fingerprint != fingerprint
-    ):
-      raise
-    return False
 
 
 def _write(

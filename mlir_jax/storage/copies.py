@@ -1,10 +1,10 @@
 """Files and folders between object storage and this machine."""
 
+import contextlib
 import fnmatch
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 
 from etils import epath
@@ -43,27 +43,20 @@ def fetch(folder: str, local: str, name: str) -> None:
   content = theirs.read_bytes()
   if ours.exists() and ours.read_bytes() == content:
     return
-  ours.parent.mkdir(parents=True, exist_ok=True)
-  # Other processes of this machine may do the same at the same time.
-  with tempfile.TemporaryDirectory(dir=ours.parent) as aside:
-    (epath.Path(aside) / ours.name).write_bytes(content)
-    (epath.Path(aside) / ours.name).replace(ours)
+  writing.write_aside(str(ours), content)
 
 
 def fetch_folder(folder: str, local: str, name: str) -> None:
-  """Brings a folder in the run's folder to the local copy, whole or not."""
-  target = epath.Path(local) / name
-  target.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(dir=target.parent) as aside:
-    copy = epath.Path(aside) / "copy"
-    copy.mkdir()
+  """Copies a folder of the run's folder to the local copy, whole or not at all.
+
+  Another process of this machine may have copied it in the meantime.
+  """
+  with (
+    contextlib.suppress(writing.TakenError),
+    writing.folder_aside(f"{local}/{name}") as aside,
+  ):
     for path in (epath.Path(folder) / name).iterdir():
-      path.copy(copy / path.name)
-    try:
-      copy.rename(target)
-    except OSError:
-      if not target.exists():  # Else another process here was faster.
-        raise
+      path.copy(epath.Path(aside) / path.name)
 
 
 def copy_folder(url: str, patterns: Sequence[str]) -> str:

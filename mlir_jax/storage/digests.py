@@ -7,12 +7,11 @@ import json
 import os
 import pathlib
 import platform
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mlir_jax.storage import reading
+from mlir_jax.storage import reading, writing
 
 # A file that was written less than this before it was checked may be written
 # again without another time of change: such a check is not remembered.
@@ -116,11 +115,6 @@ def _remembered(memory: pathlib.Path) -> dict:
 def _remember(memory: pathlib.Path, seen: Mapping[str, list]) -> None:
   """Keeps what was checked; without a cache it is checked every time."""
   try:
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    # Other processes of this machine may do the same at the same time.
-    with tempfile.TemporaryDirectory(dir=memory.parent) as aside:
-      written = pathlib.Path(aside) / memory.name
-      written.write_text(json.dumps(seen))
-      written.replace(memory)
-  except OSError:
+    writing.write_aside(str(memory), json.dumps(seen))
+  except (OSError, ValueError):
     return
