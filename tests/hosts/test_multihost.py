@@ -8,7 +8,6 @@ import re
 import socket
 import subprocess
 import sys
-import threading
 import time
 import types
 
@@ -18,7 +17,7 @@ import tiny
 from absl import flags
 
 from mlir_jax import command_line, config, config_files, workdir
-from mlir_jax.hosts import cluster, links, member, multihost
+from mlir_jax.hosts import cluster, links, multihost, watchdog
 from mlir_jax.retrieval import model
 from mlir_jax.training import loop, progress, run, stopping
 
@@ -123,43 +122,37 @@ def test_other_flags_than_the_config_must_be_the_same_too(monkeypatch):
 
 
 def test_a_process_that_hangs_is_named_though_its_beats_falter():
-  run = member.Member.__new__(member.Member)
   link = types.SimpleNamespace(
-    number=1, host="there", quiet=0.0, state=(member.STEP, 8), ended=False
+    number=1, host="there", quiet=0.0, state=(multihost.STEP, 8), ended=False
   )
-  run.process, run._links, run._behind = 0, {1: link}, {}
-  run._state, run._name = (member.STEP, 9), "here"
-  run._silent_seconds, run._beat = 10.0, 1.0
+  dog = watchdog.Watchdog(0, "here", {1: link}, 10.0, print)
+  dog.report(multihost.STEP, 9)
   lost = []
-  run._lost = lost.append
+  dog._lost = lost.append
   for tick in range(15):
     link.quiet = 3.0 if tick == 6 else 0.0
-    run._judge(1.0)
+    dog._judge(1.0)
   assert lost
   assert "process 1 (there) is stuck" in lost[0]
 
 
 def watched(monkeypatch):
-  """Process 0 with a link from process 1, and a list of what ended it."""
-  run = member.Member.__new__(member.Member)
+  """The watchdog of process 0, process 1's link, and a list of its ends."""
   ends = socket.socketpair()
   numbers = links.random_number(), links.random_number()
   theirs, ours = (
     links.Link(end, b"", *numbers, is_caller=end is ends[0]) for end in ends
   )
   ours.admit(1, "there")
-  run.process, run._links, run._name = 0, {1: ours}, "here"
-  run._silent_seconds, run._beat, run._closing = 60.0, 1.0, False
-  run._state, run._behind, run._came = ("preparing", -1), {}, {}
-  run._messages, run._ending = threading.Condition(), threading.Lock()
+  dog = watchdog.Watchdog(0, "here", {1: ours}, 60.0, print)
   ended = []
 
   def end(status):
     ended.append(status)
-    run._closing = True
+    dog._closing = True
 
-  monkeypatch.setattr(member, "_exit", end)
-  return run, theirs, ended
+  monkeypatch.setattr(watchdog, "_exit", end)
+  return dog, theirs, ended
 
 
 @pytest.mark.parametrize(
@@ -177,12 +170,12 @@ def watched(monkeypatch):
 def test_what_no_process_sends_is_the_loss_of_the_connection(
   monkeypatch, capfd, message, reason
 ):
-  run, theirs, ended = watched(monkeypatch)
+  dog, theirs, ended = watched(monkeypatch)
   if isinstance(message, bytes):
     theirs.connection.sendall(message)
   else:
     theirs.send(message)
-  run._watch()
+  dog._watch()
   assert ended == [multihost.EXIT_LOST]
   said = capfd.readouterr().err
   assert "process 1 (there) is gone: its connection is damaged, " in said
@@ -190,8 +183,8 @@ def test_what_no_process_sends_is_the_loss_of_the_connection(
 
 
 def test_a_process_that_leaves_with_0_does_not_end_the_run_with_0(monkeypatch):
-  run, theirs, ended = watched(monkeypatch)
-  run.fail(0, "bye")
+  dog, theirs, ended = watched(monkeypatch)
+  dog.fail(0, "bye")
   assert ended == [1]
   (message,) = theirs.receive()
   assert message["status"] == 1
@@ -209,7 +202,7 @@ def test_between_saving_and_the_next_step_a_process_may_be_stuck(monkeypatch):
   def batches():
     for step in range(3):
       if step == 2:
-        assert phases[-2:] == [("saving", -1), (member.STEP, 1)]
+        assert phases[-2:] == [("saving", -1), (multihost.STEP, 1)]
       yield step, None
 
   with stopping.StopSignal() as stop:
@@ -228,7 +221,7 @@ def test_between_saving_and_the_next_step_a_process_may_be_stuck(monkeypatch):
       checkpoint_every=2,
       max_nonfinite_steps=1,
     )
-  assert phases[-2:] == [("saving", -1), (member.STEP, 2)]
+  assert phases[-2:] == [("saving", -1), (multihost.STEP, 2)]
 
 
 def test_what_is_told_of_a_process_is_not_asked_of_the_cluster():
