@@ -45,7 +45,7 @@ class Member:
       check_in_seconds: How long process 0 waits for the others at the roll call
         and at a check-in.
       silent_seconds: See `hosts.watchdog`.
-      secret: The run's secret, from `links.secret`.
+      secret: The run's secret, from `run_secret.read`.
       insecure: Whether no secret is needed on a network.
       bind: The address at which process 0 listens; None for the coordinator's.
 

@@ -30,7 +30,14 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from mlir_jax.hosts import cluster, links, member, roll_call, watchdog
+from mlir_jax.hosts import (
+  addresses,
+  cluster,
+  links,
+  member,
+  run_secret,
+  watchdog,
+)
 
 EXIT_LOST = links.EXIT_LOST
 LostError = links.LostError
@@ -99,8 +106,8 @@ def join(
   coordinator, processes, process, devices = cluster.address(
     coordinator, processes, process
   )
-  secret = links.secret(os.environ)
-  roll_call.warn_if_insecure(secret, insecure)
+  secret = run_secret.read(os.environ)
+  run_secret.warn_if_insecure(secret, insecure)
   if process:
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = _NumberedLines(sys.stderr, process)
@@ -135,7 +142,7 @@ def join(
     cluster_detection_method="deactivate",
     initialization_timeout=int(check_in_seconds) + 1,
     # By default JAX listens at all addresses of the machine.
-    coordinator_bind_address=roll_call.bind_address(coordinator, bind),
+    coordinator_bind_address=addresses.bind_address(coordinator, bind),
     # The watchdog must speak first. At the end, the others wait for the process
     # that writes the report.
     heartbeat_timeout_seconds=int(10 * silent_seconds) + 100,

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 
 from attack import scoreboard
 
-from mlir_jax.hosts import links, roll_call
+from mlir_jax.hosts import links, roll_call, run_secret
 
 KEY = b"a secret of the attack's own run"
 OTHER_KEY = b"another secret, of another run's"
@@ -707,7 +707,7 @@ def damaged_cases() -> Iterator[scoreboard.Case]:
     send(size + bytes(2_000_000), caller.connection)
 
   def too_long(caller):
-    send(struct.pack(">I", links.LONGEST + 1), caller.connection)
+    send(struct.pack(">I", links.MAX_BYTES + 1), caller.connection)
 
   def cut(caller):
     send(caller.frame(json.dumps(MEET).encode())[:20], caller.connection)
@@ -1063,7 +1063,7 @@ def secret_cases() -> Iterator[scoreboard.Case]:
       path = folder / "secret"
       path.write_bytes(content)
       path.chmod(mode)
-      found = links.secret({links.SECRET_FILE: str(path)})
+      found = run_secret.read({run_secret.FILE_VARIABLE: str(path)})
       scoreboard.expect(False, f"accepted as {found!r}")
 
     return attack
@@ -1085,40 +1085,46 @@ def secret_cases() -> Iterator[scoreboard.Case]:
     )
 
   def missing(folder):
-    found = links.secret({links.SECRET_FILE: str(folder / "missing")})
+    found = run_secret.read({run_secret.FILE_VARIABLE: str(folder / "missing")})
     scoreboard.expect(False, found)
 
   def a_folder(folder):
     folder.chmod(0o700)
-    scoreboard.expect(False, links.secret({links.SECRET_FILE: str(folder)}))
+    scoreboard.expect(
+      False, run_secret.read({run_secret.FILE_VARIABLE: str(folder)})
+    )
 
   def a_pipe(folder):
     os.mkfifo(folder / "pipe", 0o600)
-    found = links.secret({links.SECRET_FILE: str(folder / "pipe")})
+    found = run_secret.read({run_secret.FILE_VARIABLE: str(folder / "pipe")})
     scoreboard.expect(False, found)
 
   def endless(folder):
     del folder
-    scoreboard.expect(False, links.secret({links.SECRET_FILE: "/dev/zero"}))
+    scoreboard.expect(
+      False, run_secret.read({run_secret.FILE_VARIABLE: "/dev/zero"})
+    )
 
   def nul_in_path(folder):
-    found = links.secret({links.SECRET_FILE: f"{folder}/a\0b"})
+    found = run_secret.read({run_secret.FILE_VARIABLE: f"{folder}/a\0b"})
     scoreboard.expect(False, found)
 
   def both(folder):
     path = folder / "secret"
     path.write_text(good)
     path.chmod(0o600)
-    found = links.secret({links.SECRET: "f" * 32, links.SECRET_FILE: str(path)})
+    found = run_secret.read(
+      {run_secret.VARIABLE: "f" * 32, run_secret.FILE_VARIABLE: str(path)}
+    )
     scoreboard.expect(False, f"took one of two: {found!r}")
 
   for name, attack, names in (
     ("a missing file", missing, ("missing",)),
-    ("a folder", a_folder, (links.SECRET_FILE,)),
+    ("a folder", a_folder, (run_secret.FILE_VARIABLE,)),
     ("a pipe", a_pipe, ("pipe",)),
     ("/dev/zero", endless, ("/dev/zero",)),
-    ("a NUL in the path", nul_in_path, (links.SECRET_FILE,)),
-    ("two that differ", both, (links.SECRET,)),
+    ("a NUL in the path", nul_in_path, (run_secret.FILE_VARIABLE,)),
+    ("two that differ", both, (run_secret.VARIABLE,)),
   ):
     yield scoreboard.Case(
       f"secret/{name}", "it is refused and named", attack, names, seconds=10
@@ -1129,7 +1135,7 @@ def secret_cases() -> Iterator[scoreboard.Case]:
     path = folder / "secret"
     path.write_bytes(bytes(range(128, 192)))
     path.chmod(0o600)
-    found = links.secret({links.SECRET_FILE: str(path)})
+    found = run_secret.read({run_secret.FILE_VARIABLE: str(path)})
     scoreboard.expect(found == bytes(range(128, 192)), found)
 
   yield scoreboard.Case(
@@ -1138,25 +1144,25 @@ def secret_cases() -> Iterator[scoreboard.Case]:
 
   def short_in_environment(folder):
     del folder
-    scoreboard.expect(False, links.secret({links.SECRET: "short"}))
+    scoreboard.expect(False, run_secret.read({run_secret.VARIABLE: "short"}))
 
   yield scoreboard.Case(
     "secret/short in the environment",
     "it is refused, and the variable is named",
     short_in_environment,
-    (links.SECRET,),
+    (run_secret.VARIABLE,),
   )
 
   def empty_in_environment(folder):
     del folder
-    found = links.secret({links.SECRET: ""})
+    found = run_secret.read({run_secret.VARIABLE: ""})
     scoreboard.expect(found is None, found)
 
   yield scoreboard.Case(
     "secret/empty in the environment",
     "it is refused, or counts as none: never as a key",
     empty_in_environment,
-    (links.SECRET,),
+    (run_secret.VARIABLE,),
   )
 
 

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from mlir_jax.hosts import links
+from mlir_jax.hosts import links, run_secret
 
 KEY = b"a secret of enough bytes"
 
@@ -52,7 +52,7 @@ def test_what_is_long_arrives_in_parts(pair):
     found.extend(hub.receive())
   assert found == [sent]
   with pytest.raises(ValueError, match="files"):
-    caller.send(sent | {"items": {"text": "x" * links.LONGEST}})
+    caller.send(sent | {"items": {"text": "x" * links.MAX_BYTES}})
 
 
 def sign(link, payload):
@@ -105,7 +105,7 @@ def test_what_another_one_sends_is_not_read(pair):
   changed = bytearray(right)
   changed[20] ^= 1
   mirrored = sign(hub, json.dumps(at(1)).encode())
-  too_long = (links.LONGEST + 1).to_bytes(4, "big")  # And nothing behind it.
+  too_long = (links.MAX_BYTES + 1).to_bytes(4, "big")  # And nothing behind it.
   for sent in (right + right, right[:-1] + b"\0", changed, mirrored, too_long):
     caller.connection.sendall(sent)
     hub._received, hub._buffer = 0, bytearray()
@@ -148,17 +148,17 @@ def test_a_secret_is_long_and_in_a_private_file(
   path.chmod(mode)
   environment = {"MLIR_JAX_SECRET_FILE": str(path)}
   if not message:
-    assert links.secret(environment) == b"0123456789abcdef"
+    assert run_secret.read(environment) == b"0123456789abcdef"
     return
   with pytest.raises(ValueError, match=message) as error:
-    links.secret(environment)
+    run_secret.read(environment)
   assert str(path) in str(error.value)
   assert "0123456789abcde" not in str(error.value)
 
 
 def test_a_secret_that_is_not_one_is_refused(tmp_path):
-  assert links.secret({}) is None
-  assert links.secret({"MLIR_JAX_SECRET": "x" * 16}) == b"x" * 16
+  assert run_secret.read({}) is None
+  assert run_secret.read({"MLIR_JAX_SECRET": "x" * 16}) == b"x" * 16
   os.mkfifo(tmp_path / "pipe", 0o600)
   for environment, message in (
     ({"MLIR_JAX_SECRET": ""}, "MLIR_JAX_SECRET has 0 bytes"),
@@ -171,4 +171,4 @@ def test_a_secret_that_is_not_one_is_refused(tmp_path):
     ),
   ):
     with pytest.raises(ValueError, match=message):
-      links.secret(environment)
+      run_secret.read(environment)

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from mlir_jax.hosts import links, roll_call
+from mlir_jax.hosts import addresses, links, roll_call, run_secret
 
 SECRET = b"a secret of enough bytes"
 LIMIT = 60  # Seconds; far more than any of these takes.
@@ -201,7 +201,7 @@ def test_one_byte_at_a_time_is_turned_away_in_time(monkeypatch):
 
 
 def test_a_crowd_that_says_nothing_does_not_keep_a_process_out(monkeypatch):
-  monkeypatch.setattr(roll_call, "MOST_WAITING", 4)
+  monkeypatch.setattr(roll_call, "MAX_WAITING", 4)
   port = free_port()
   listening = hub(port, processes=2)
   crowd = [connected(port) for _ in range(20)]
@@ -299,15 +299,15 @@ def test_it_listens_at_its_own_address_alone():
   )
   hello(port, 1, processes=2)
   listening.result()
-  assert roll_call.bind_address(elsewhere, "::1") == f"[::1]:{port}"
-  assert roll_call.bind_address(elsewhere, None) == elsewhere
+  assert addresses.bind_address(elsewhere, "::1") == f"[::1]:{port}"
+  assert addresses.bind_address(elsewhere, None) == elsewhere
 
 
 @pytest.mark.parametrize("host", ["", "[::1", "a b", "127.0.0.1\0", "\x1b[2J"])
 def test_what_is_not_an_address_is_refused_and_not_printed_raw(host):
   for coordinator, bind, flag in (
     (f"{host}:1234", None, "--coordinator="),
-    ("127.0.0.1:1234", host, f"{roll_call.BIND_FLAG}="),
+    ("127.0.0.1:1234", host, f"{addresses.BIND_FLAG}="),
   ):
     with pytest.raises(ValueError, match=f"^{flag}") as refused:
       roll_call.listen(coordinator, 2, "here", seconds=LIMIT, bind=bind)
@@ -342,10 +342,10 @@ def test_on_a_network_a_secret_is_needed(capsys):
   # It goes on to the next problem.
   with pytest.raises(ValueError, match="not an address of this machine"):
     roll_call.listen(address, 2, "here", seconds=LIMIT, insecure=True)
-  roll_call.warn_if_insecure(SECRET, True)
-  roll_call.warn_if_insecure(None, False)
+  run_secret.warn_if_insecure(SECRET, True)
+  run_secret.warn_if_insecure(None, False)
   assert not capsys.readouterr().err
-  roll_call.warn_if_insecure(None, True)
+  run_secret.warn_if_insecure(None, True)
   assert "Warning: --insecure_check_in" in capsys.readouterr().err
 
 
