@@ -101,6 +101,22 @@ def state_shardings(state: PyTree, mesh: Mesh, fsdp: bool) -> PyTree:
   return jax.tree.map(sharding, state)
 
 
+def abstract(state: PyTree, shardings: PyTree) -> PyTree:
+  """Returns the tree's shapes and dtypes with their shardings.
+
+  Args:
+    state: Arrays or `jax.ShapeDtypeStruct`s.
+    shardings: The same tree of shardings.
+  """
+  return jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
+    state,
+    shardings,
+  )
+
+
 def over_rows(
   apply: Callable[[PyTree, PyTree], PyTree],
   mesh: Mesh,
@@ -148,8 +164,8 @@ def over_rows(
   )
 
 
-def describe(params: PyTree, shardings: PyTree) -> str:
-  """How many parameters are sharded, and by name which are not."""
+def parameter_summary(params: PyTree, shardings: PyTree) -> str:
+  """Says how many parameters are sharded, and names those that are not."""
   split = whole = 0
   kept = []
   named = jax.tree_util.tree_leaves_with_path(params)

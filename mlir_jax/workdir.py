@@ -12,6 +12,7 @@ from typing import Any
 
 from etils import epath
 
+from mlir_jax.checkpoints import listing
 from mlir_jax.storage import reading, writing
 
 # What stands in it.
@@ -80,18 +81,9 @@ def _stands_in(name: str, fields: tuple[str, ...]) -> bool:
   return name in fields or name.startswith(groups)
 
 
-def _steps(folder: epath.Path) -> list[int]:
-  """The steps of a run's checkpoints, damaged ones too."""
-  checkpoints = folder / CHECKPOINTS
-  if not checkpoints.exists():
-    return []
-  names = [path.name for path in checkpoints.iterdir()]
-  return sorted(int(name) for name in names if name.isdecimal())
-
-
 def is_trained(folder: epath.Path) -> bool:
   """Whether a run has a checkpoint."""
-  return bool(_steps(folder))
+  return bool(listing.steps(folder / CHECKPOINTS))
 
 
 def read_history(workdir: str) -> list[dict[str, Any]]:
@@ -117,7 +109,7 @@ def read_history(workdir: str) -> list[dict[str, Any]]:
       if not good[field]:
         raise reading.UnreadableError(
           f"{path}:{number}: {field} is {record.get(field)!r}."
-            f" {reading.RESTORE}"
+          f" {reading.RESTORE}"
         )
   return history
 
@@ -251,7 +243,7 @@ def claim(
   """
   folder = epath.Path(workdir)
   path = folder / CONFIG_FILE
-  steps = _steps(folder)
+  steps = listing.steps(folder / CHECKPOINTS)
   prepared = any((folder / name).exists() for name in (TOKENIZER, TOKEN_STORE))
   if steps:
     # It may be gone since the run went on from it: the same command goes on.
@@ -264,10 +256,9 @@ def claim(
         f" this step; it has {steps}."
       )
     if not path.exists():
-      # Only here, for it imports orbax.
-      from mlir_jax import checkpoint
+      from mlir_jax.checkpoints import manager  # It imports orbax: slow.
 
-      step, kept = checkpoint.read_config(str(folder / CHECKPOINTS), from_step)
+      step, kept = manager.read_config(str(folder / CHECKPOINTS), from_step)
       print(f"{path} is missing: the checkpoint of step {step} has its values.")
       writing.write_aside(str(path), json.dumps(kept, indent=2) + "\n")
     changed = differences(config, reading.read_json(path), defaults)

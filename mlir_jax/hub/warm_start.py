@@ -12,7 +12,8 @@ import pathlib
 import jax
 from etils import epath
 
-from mlir_jax import checkpoint, sharding, workdir
+from mlir_jax import sharding, workdir
+from mlir_jax.checkpoints import manager
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.hub import folder as folder_lib
 from mlir_jax.models import layout
@@ -51,7 +52,7 @@ def of_run(run: str, which: str, local: str) -> tuple[pathlib.Path, int]:
   mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
   try:
     loaded = model.load_run(run, which or "best", mesh)
-  except checkpoint.NotEvaluatedError:
+  except manager.NotEvaluatedError:
     if which:
       raise
     loaded = model.load_run(run, "last", mesh)

@@ -15,7 +15,8 @@ import tiny
 from absl import flags
 
 import mlir_jax
-from mlir_jax import checkpoint, encode, evaluate, workdir
+from mlir_jax import encode, evaluate, workdir
+from mlir_jax.checkpoints import damage, listing, manager
 from mlir_jax.data import collections, preparation, token_store, tokenizer
 from mlir_jax.models import pretrained
 from mlir_jax.planner import backbones, rows
@@ -108,20 +109,20 @@ def test_a_storage_that_does_not_answer_costs_no_checkpoint(
   def restore(*_, **__):
     raise ConnectionError("reset by peer")
 
-  monkeypatch.setattr(checkpoint.ocp.JsonCheckpointHandler, "restore", restore)
-  with pytest.raises(checkpoint.DamagedError, match="start the same command"):
-    checkpoint.describe(f"{URL}/checkpoints", 4)
+  monkeypatch.setattr(manager.ocp.JsonCheckpointHandler, "restore", restore)
+  with pytest.raises(damage.DamagedError, match="start the same command"):
+    manager.read_description(f"{URL}/checkpoints", 4)
 
 
 def test_a_step_whose_save_was_killed_is_none(store):
   """There its folder has its name from the beginning."""
   folder = f"{URL}/checkpoints"
   store.objects[f"{folder}/4/description/metadata"] = b"{}"
-  assert checkpoint.steps(folder) == []
+  assert listing.steps(folder) == []
   with pytest.raises(ValueError, match="no whole checkpoint"):
-    checkpoint.read_config(folder)
+    manager.read_config(folder)
   store.objects[f"{folder}/4/commit_success.txt"] = b""
-  assert checkpoint.steps(folder) == [4]
+  assert listing.steps(folder) == [4]
 
 
 def test_a_store_that_was_not_kept_whole_is_built_anew(store, tmp_path):
