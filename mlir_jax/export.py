@@ -64,7 +64,7 @@ def export(
       written = export(
         run_folder, checkpoint, path, one_length=one_length, name=name
       )
-      copies.keep_folder(path, url, last=layout.MODULES)
+      copies.upload_folder(path, url, last=layout.MODULES)
     return written.replace(path, url)
   target = folder.check_free(output)
   loaded = model.load_run(run_folder, checkpoint)

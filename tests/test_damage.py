@@ -200,7 +200,7 @@ def test_a_tensor_that_stands_twice_is_named(copy):
     len(header).to_bytes(8, "little") + header + content[8 + size :]
   )
   (copy / "mlir_jax.json").unlink()
-  with pytest.raises(ValueError, match=f"the key '{name}' stands twice"):
+  with pytest.raises(ValueError, match=f"the key '{name}' is there twice"):
     mlir_jax.load(str(copy))
 
 

@@ -1,9 +1,9 @@
 """Finds damage in checkpoints, with a list of their files.
 
-On a disk, the list, files.json, has the size and the SHA-256 of each file: orbax
-does not see that a bit of an array has changed. On object storage there is no
-list: to make and to check it, each checkpoint would cross the network once
-more. The storage has a checksum of each object. Orbax cannot read what is
+On a disk, the list (files.json) has the size and the SHA-256 of each file, as
+orbax does not see that a bit of an array has changed. On object storage there
+is no list: to make and to check it, each checkpoint would cross the network
+once more. The storage has a checksum of each object. Orbax cannot read what is
 missing or cut there; the error becomes a `DamagedError`. A description has its
 own hash.
 """

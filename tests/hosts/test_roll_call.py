@@ -323,7 +323,7 @@ def test_a_name_that_other_machines_do_not_reach_is_told(monkeypatch, capsys):
   )
   with pytest.raises(links.LostError, match="--coordinator_bind_address"):
     roll_call.listen(f"node7:{free_port()}", 2, "here", seconds=0.1)
-  assert "which this machine has for node7" in capsys.readouterr().err
+  assert "the address of node7 on this machine" in capsys.readouterr().err
 
 
 def test_on_a_network_a_secret_is_needed(capsys):

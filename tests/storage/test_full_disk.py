@@ -26,7 +26,7 @@ trained = test_contract_refusals.trained
 @pytest.mark.parametrize("wrapped", ["no", "as a cause", "as a context"])
 def test_a_full_disk_is_found_and_told_in_one_line(error, wrapped, capsys):
   said = []
-  with full_disk.told(said.append):
+  with full_disk.reported_once(said.append):
     try:
       raise error
     except Exception as cause:
@@ -54,7 +54,7 @@ def test_what_the_background_says_of_it_is_left_out(caplog, monkeypatch):
   def fail(error):
     raise error
 
-  with full_disk.told(pytest.fail):
+  with full_disk.reported_once(pytest.fail):
     for error in (full, other):
       logging.error("save failed: %s", error)
       thread = threading.Thread(target=fail, args=[error])
@@ -63,7 +63,7 @@ def test_what_the_background_says_of_it_is_left_out(caplog, monkeypatch):
   assert shown == [other]
   assert caplog.messages == [f"save failed: {other}"]
   before = threading.excepthook
-  with pytest.raises(KeyError), full_disk.told(pytest.fail):
+  with pytest.raises(KeyError), full_disk.reported_once(pytest.fail):
     raise other
   assert threading.excepthook is before
 

@@ -319,7 +319,7 @@ def test_a_folder_that_cannot_be_kept_whole_leaves_nothing(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(name)
   url = "gs://bucket/folder"
-  copies.keep_folder(str(tmp_path / "folder"), url, "modules.json")
+  copies.upload_folder(str(tmp_path / "folder"), url, "modules.json")
   written = [name.removeprefix(f"{url}/") for name in store.objects]
   assert written == [
     *("a.json", "z/z.json"),
@@ -335,7 +335,7 @@ def test_a_folder_that_cannot_be_kept_whole_leaves_nothing(
 
   monkeypatch.setattr(store, "open", fail)
   with pytest.raises(OSError, match="no space"):
-    copies.keep_folder(str(tmp_path / "folder"), url, "modules.json")
+    copies.upload_folder(str(tmp_path / "folder"), url, "modules.json")
   assert not store.objects
 
 

@@ -141,7 +141,7 @@ class Trained:
   def find(self, step):
     return step
 
-  def describe(self, step):
+  def read_description(self, step):
     c = make_config(self._root, **{"optim.learning_rate": self.rates[step]})
     return types.SimpleNamespace(config=c.to_dict())
 
