@@ -232,7 +232,7 @@ def test_a_hung_process_is_killed_and_counted_as_lost(tmp_path):
   done = local(tmp_path, "69,hang;0", "-n", "2", "-w", "1")
   assert done.returncode == 0, done.stderr
   assert attempts(tmp_path) == [2, 1]
-  assert "Process 1 was killed by this launcher, for it hung" in done.stderr
+  assert "Process 1 was killed by this launcher, because it hung" in done.stderr
   assert all(line.startswith("local.sh: ") for line in done.stderr.splitlines())
   hung = calls(tmp_path)[1]
   assert hung["process"] == 1
