@@ -1222,7 +1222,7 @@ class disk_of:  # noqa: N801  Reads as a sentence.
     signal.signal(signal.SIGXFSZ, self.handler)
     # What a main says of it.
     if cause := full_disk.find(error):
-      raise OSError(full_disk.describe(cause)) from error
+      raise OSError(full_disk.message(cause)) from error
 
 
 def damages() -> Iterator[Damage]:
