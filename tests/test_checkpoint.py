@@ -1,4 +1,4 @@
-"""What a checkpoint promises."""
+"""A checkpoint is saved, restored and refused as promised."""
 
 import contextlib
 import dataclasses
@@ -83,7 +83,7 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path):
   with pytest.raises(ValueError, match=r"no checkpoint '3'.*\[2, 4, 5\]"):
     checkpoints.find("3")
   checkpoints.close()
-  # Also after the folder was opened anew.
+  # Also after the folder was opened again.
   checkpoints = manager.Checkpoints(str(tmp_path), keep=2)
   assert checkpoints.find("best") == 2
   checkpoints.close()
@@ -133,8 +133,8 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
     assert checkpoints.find("last") == 3
 
 
-def test_a_save_that_fails_is_told_once_it_did(tmp_path, monkeypatch, capfd):
-  """By `check_saved`, which waits for nothing, and by the next save."""
+def test_a_save_that_fails_is_raised_once(tmp_path, monkeypatch, capfd):
+  """`check_saved`, which does not wait, raises it; so does the next save."""
   state, _ = make_state(sharding.make_mesh(), fsdp=False)
   checkpoints = manager.Checkpoints(str(tmp_path))
   checkpoints.save(1, state, DESCRIPTION)
@@ -145,18 +145,18 @@ def test_a_save_that_fails_is_told_once_it_did(tmp_path, monkeypatch, capfd):
     started.wait()
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-  # Where it gives a checkpoint its name, in the background.
+  # Orbax renames the checkpoint in the background.
   monkeypatch.setattr(pathlib.Path, "rename", fail)
   monkeypatch.setattr(os, "rename", fail)
   checkpoints.save(2, state, DESCRIPTION)
-  checkpoints.check_saved()  # It goes on.
+  checkpoints.check_saved()  # The save goes on.
   started.set()
   message = r"step 2 .*No space left on device.* of step 1\."
   with pytest.raises(manager.SaveError, match=message):
     for _ in range(1000):
       checkpoints.check_saved()
       time.sleep(0.01)
-  checkpoints.check_saved()  # It is told once.
+  checkpoints.check_saved()  # It is raised once.
   checkpoints.save(3, state, DESCRIPTION)
   with pytest.raises(manager.SaveError, match="step 3 "):
     checkpoints.save(4, state, DESCRIPTION)
@@ -176,10 +176,10 @@ def test_evaluating_a_live_run_leaves_its_save_alone(tmp_path, caplog):
   assert reader.read_description(1) == DESCRIPTION
   reader.close()
   assert being_saved.exists()
-  # Orbax warns of what it was asked to do; others may warn.
+  # Orbax's warnings are left out, others are not.
   logging.warning("of something else")
   assert [record.message for record in caplog.records] == ["of something else"]
-  # The run itself sweeps what its own killed save left, before the next save.
+  # Before its next save, the run removes what a killed save left.
   checkpoints = manager.Checkpoints(str(tmp_path))
   checkpoints.save(2, state, DESCRIPTION)
   checkpoints.close()
@@ -204,7 +204,7 @@ def flipped(content):
 @pytest.mark.parametrize(
   "pattern, change, says",
   [
-    # Its arrays; the reader does not see it.
+    # An array. Orbax does not see the damage.
     ("state/ocdbt*/d/*", flipped, "has changed since it was written"),
     ("state/_METADATA", lambda content: content[:9], r"has 9 bytes, not \d+"),
     ("state/manifest.ocdbt", None, "is missing"),
@@ -229,7 +229,7 @@ def test_a_damaged_checkpoint_is_named_with_one_that_is_whole(
   said = f"step 2 is damaged: {path} {says}.*{whole}"
   target = sharding.abstract(state, shardings)
   readers = [lambda: checkpoints.restore(2, target)]
-  if pattern.startswith("description"):  # Each reads what it needs.
+  if pattern.startswith("description"):  # Each checks only what it reads.
     readers.append(lambda: checkpoints.read_description(2))
   else:
     readers.append(lambda: checkpoints.restore_params(2, target.params))
@@ -241,7 +241,7 @@ def test_a_damaged_checkpoint_is_named_with_one_that_is_whole(
   checkpoints.close()
 
 
-def test_a_damaged_metric_keeps_orbax_from_the_folder_until_it_is_set_aside(
+def test_orbax_cannot_open_a_folder_until_a_damaged_metric_is_moved_away(
   tmp_path,
 ):
   folder = tmp_path / "checkpoints"
@@ -261,7 +261,9 @@ def test_a_damaged_metric_keeps_orbax_from_the_folder_until_it_is_set_aside(
 
 
 @pytest.mark.parametrize("empty", [True, False])
-def test_what_is_no_checkpoint_is_named_and_set_aside(empty, tmp_path):
+def test_something_that_is_not_a_checkpoint_is_named_and_moved_away(
+  empty, tmp_path
+):
   folder = tmp_path / "checkpoints"
   state, _ = make_state(sharding.make_mesh(), fsdp=False)
   with contextlib.closing(manager.Checkpoints(str(folder))) as checkpoints:
@@ -272,13 +274,13 @@ def test_what_is_no_checkpoint_is_named_and_set_aside(empty, tmp_path):
     (folder / "2").write_text("text")
   with pytest.raises(damage.DamagedError, match=r"step 2 .*from_step=1"):
     manager.read_config(str(folder))
-  for _ in range(2):  # It may have been set aside before.
+  for _ in range(2):  # The folder of damaged ones may have it already.
     damage.move_away(str(folder), after=1)
     assert listing.steps(folder) == [1]
     (folder / "2").write_text("text")
 
 
-def test_a_config_is_read_past_a_damaged_last_checkpoint_if_told(tmp_path):
+def test_from_step_reads_the_config_of_an_older_checkpoint(tmp_path):
   """A missing config.json and damage at once: --from_step helps with both."""
   state, _ = make_state(sharding.make_mesh(), fsdp=False)
   with contextlib.closing(manager.Checkpoints(str(tmp_path))) as checkpoints:

@@ -1,7 +1,6 @@
-"""A run goes on when a process is lost, and the script that shows so can fail.
+"""A run goes on when a process is lost; the script that measures it can fail.
 
-The script, benchmarks/elastic.py, is run for one trial here; by itself it runs
-twenty.
+The script is benchmarks/elastic.py. Here it runs one trial; by default, twenty.
 """
 
 import importlib.util
@@ -20,14 +19,14 @@ SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "benchmarks/elastic.py"
 def elastic():
   specification = importlib.util.spec_from_file_location("elastic", SCRIPT)
   module = importlib.util.module_from_spec(specification)
-  sys.modules["elastic"] = module  # Where its dataclasses are looked up.
+  sys.modules["elastic"] = module  # Its dataclasses look there.
   specification.loader.exec_module(module)
   return module
 
 
 @pytest.mark.slow
 def test_two_go_on_when_the_first_of_four_is_killed(tmp_path):
-  """Seed 23 draws SIGKILL to process 0, which the others are connected to."""
+  """Seed 23 draws SIGKILL to process 0, to which the others are connected."""
   done = subprocess.run(
     [sys.executable, SCRIPT, "--trials=1", "--seed=23"],
     capture_output=True,

@@ -40,7 +40,7 @@ def calls(workdir):
 
 
 def attempts(workdir):
-  """How many processes each attempt had."""
+  """Returns the number of processes of each attempt."""
   numbers = [call["attempt"] for call in calls(workdir)]
   return [numbers.count(n) for n in range(max(numbers) + 1)]
 
@@ -240,7 +240,7 @@ def test_a_hung_process_is_killed_and_counted_as_lost(tmp_path):
 
 
 def started(workdir, plan, *flags):
-  """A launcher whose processes all wait."""
+  """Starts a launcher whose processes all wait."""
   launcher = subprocess.Popen(
     [LAUNCH / "local.sh", *flags, "--", f"--workdir={workdir}"],
     stdout=subprocess.DEVNULL,
@@ -254,7 +254,7 @@ def started(workdir, plan, *flags):
 
 
 def wait_for(path, lines=0):
-  """Waits for a file, with that many lines."""
+  """Waits until a file has this many lines."""
   until = time.monotonic() + 30
   while not path.exists() or len(path.read_text().splitlines()) < lines:
     assert time.monotonic() < until, f"{path} did not appear"
@@ -306,7 +306,7 @@ def test_wrong_flags_are_refused(tmp_path, flags, says):
 
 
 def commands(folder, **scripts):
-  """A folder for PATH with these commands, lines of sh."""
+  """Makes a folder for PATH with these commands, which are lines of sh."""
   folder.mkdir(parents=True)
   for name, line in scripts.items():
     (folder / name).write_text(f"#!/bin/sh\n{line}\n")
@@ -319,7 +319,7 @@ def fake(name):
 
 @pytest.fixture
 def cloud(tmp_path):
-  """A folder, with a blank in its name, for the cloud of fakes/gcloud.py."""
+  """Makes the folder of fakes/gcloud.py, with a blank in its name."""
   folder = tmp_path / "the cloud"
   commands(
     folder / "bin",
@@ -349,7 +349,7 @@ def cloudy(cloud, plan, **variables):
 
 
 def launched(cloud, plan, *flags, **variables):
-  """The launcher with these flags, come to its end."""
+  """Runs the launcher with these flags to its end."""
   return subprocess.run(
     tpu_vm(*flags),
     capture_output=True,
@@ -364,7 +364,7 @@ NEW = ("--type=v5litepod-8", "--runtime=v2-alpha-tpuv5-lite", "--spot")
 
 
 def test_a_slice_is_asked_for_set_up_and_asked_for_again(cloud):
-  """Preempted once it has saved, preempted by status 75, then done."""
+  """It is preempted after a save, preempted with status 75, then done."""
   done = launched(
     cloud,
     "save5:69,kill;75,75;0,0",
@@ -441,7 +441,7 @@ esac
 
 def test_a_lost_connection_starts_all_again_not_one(cloud):
   (cloud / "state").write_text("READY")
-  # As gcloud does: what ssh ends with 255 is said again.
+  # gcloud repeats a command that ssh ended with 255.
   again = fake("gcloud").removeprefix("exec ")
   (cloud / "bin/gcloud").write_text(
     f"#!/bin/sh\n{again}\ns=$?\n[ $s = 255 ] || exit $s\n{again}\n"
@@ -464,7 +464,7 @@ def test_a_hung_host_is_killed_and_stopping_saves(cloud):
   run = cloud / "bucket/my-run"
   wait_for(run / "calls.jsonl", lines=4)
   wait_for(run / "waits-0")
-  time.sleep(0.5)  # Host 1 has waited before.
+  time.sleep(0.5)  # Host 1 waits already.
   launcher.terminate()
   _, stderr = launcher.communicate(timeout=30)
   assert launcher.returncode == 75, stderr
@@ -488,7 +488,7 @@ def test_a_slice_that_is_not_there_is_named(cloud):
 
 @pytest.fixture
 def cluster(tmp_path):
-  """A function that runs slurm.sh as SLURM does, until it isn't queued."""
+  """Returns a function that runs slurm.sh until it does not queue itself."""
   queue = tmp_path / "queue"
   commands(tmp_path / "bin", srun=fake("srun"), scontrol=f'echo "$@" >>{queue}')
 
@@ -592,7 +592,7 @@ def test_a_jobset_restarts_all_but_what_was_refused(jobset):
   policy = jobset["spec"]["failurePolicy"]
   assert policy["maxRestarts"] >= 10
   assert policy["restartStrategy"] == "BlockingRecreate"
-  # What no rule matches is restarted: 75, 69, a death by signal.
+  # No rule matches 75, 69 and a death by signal, so they are restarted.
   (rule,) = policy["rules"]
   assert rule["action"] == "FailJobSet"
   assert rule["onJobFailureReasons"] == ["PodFailurePolicy"]
@@ -607,7 +607,7 @@ def test_a_jobset_restarts_all_but_what_was_refused(jobset):
     "operator": "In",
     "values": [2, 130],
   }
-  # A podFailurePolicy is refused with any other.
+  # Kubernetes refuses a podFailurePolicy with any other.
   assert job["template"]["spec"]["restartPolicy"] == "Never"
 
 
@@ -619,7 +619,7 @@ def test_a_jobset_has_one_pod_a_host_of_one_slice(jobset):
     )
   }
   (group,) = jobset["spec"]["replicatedJobs"]
-  assert group["replicas"] == 1  # Slices; we train on one.
+  assert group["replicas"] == 1  # The number of slices.
   job = group["template"]["spec"]
   assert job["completionMode"] == "Indexed"
   pod = job["template"]["spec"]
@@ -677,7 +677,7 @@ def test_pods_have_the_secret_of_kubernetes(jobset):
   }
 
 
-# Where the shell computes with one of these, it makes the file.
+# If the shell computes with one of these, it makes the file.
 RUNS = "HOME[$(touch made)0]"
 NAMES = "a '\"; touch made #$(touch made)`touch made`\n* ~"
 
@@ -709,7 +709,7 @@ def test_a_step_of_any_name_is_no_command(tmp_path):
 
 
 def secrets(calls):
-  """The secret of each attempt, which all of its processes have alone."""
+  """Returns the secret of each attempt; checks that its processes share it."""
   found = {}
   for call in calls:
     found.setdefault(call["attempt"], set()).add(tuple(call["secret"]))
@@ -734,7 +734,7 @@ def test_names_are_no_commands_and_each_start_has_a_secret(tmp_path):
   assert all(call["arguments"][-1] == NAMES for call in calls(workdir))
   first, second = secrets(calls(workdir))
   assert first != second
-  # As a flag of mkdir or tail.
+  # mkdir or tail could read it as a flag.
   done = subprocess.run(
     [LAUNCH / "local.sh", "-n", "1", "--", "--workdir=--help"],
     cwd=tmp_path,
@@ -795,7 +795,7 @@ esac
 
 def test_hosts_get_a_secret_in_a_private_file_and_names_are_no_commands(cloud):
   (cloud / "state").write_text("READY")
-  for host in range(2):  # Of an earlier version, which others could read.
+  for host in range(2):  # An earlier file, which others can read.
     (cloud / f"host-{host}").mkdir()
     (cloud / f"host-{host}/.mlir_jax.secret").write_text("old")
   workdir = f"gs://bucket/{NAMES}".replace("\n", "").replace("*", "")

@@ -1,4 +1,4 @@
-"""Several processes: who is missing, different, stuck or dead is named."""
+"""A process that is missing, different, stuck or dead is named."""
 
 import contextlib
 import json
@@ -22,7 +22,7 @@ from mlir_jax.retrieval import model
 from mlir_jax.training import loop, progress, run, stopping
 
 LIGHT = pathlib.Path(tiny.__file__).parent / "light_run.py"
-# A machine at work on other things is slow; each step of a test ends by then.
+# Seconds. A busy machine is slow, but each step of a test ends by then.
 LIMIT = 240
 
 
@@ -34,7 +34,7 @@ def free_port():
 
 @contextlib.contextmanager
 def processes(command, numbers=(0, 1), count=2, devices=2):
-  """Starts processes of one run; none outlives the test."""
+  """Starts processes of one run; all end with the test."""
   port = free_port()
   started = {}
   try:
@@ -62,13 +62,13 @@ def processes(command, numbers=(0, 1), count=2, devices=2):
 
 
 def ends(process):
-  """Waits for a process: its exit status, what it printed, and warned."""
+  """Waits for a process; returns its exit status, stdout and stderr."""
   output, errors = process.communicate(timeout=LIMIT)
   return process.returncode, output, errors
 
 
 def light(moment, who, mishap, *flags, **settings):
-  """Runs light_run.py to its end: process to (status, output, errors)."""
+  """Runs light_run.py; returns process to (status, stdout, stderr)."""
   command = [str(LIGHT), str(moment), str(who), mishap, *flags]
   with processes(command, **settings) as started:
     return {number: ends(process) for number, process in started.items()}
@@ -121,7 +121,7 @@ def test_other_flags_than_the_config_must_be_the_same_too(monkeypatch):
   assert settings["bind"] == "10.0.0.1"
 
 
-def test_a_process_that_hangs_is_named_though_its_beats_falter():
+def test_a_process_that_hangs_is_named_even_if_its_beats_falter():
   link = types.SimpleNamespace(
     number=1, host="there", quiet=0.0, state=(multihost.STEP, 8), ended=False
   )
@@ -137,7 +137,7 @@ def test_a_process_that_hangs_is_named_though_its_beats_falter():
 
 
 def watched(monkeypatch):
-  """The watchdog of process 0, process 1's link, and a list of its ends."""
+  """Returns process 0's watchdog, process 1's link, and the exit statuses."""
   ends = socket.socketpair()
   numbers = links.random_number(), links.random_number()
   theirs, ours = (
@@ -167,7 +167,7 @@ def watched(monkeypatch):
     ({"kind": "end", "status": 0, "text": "bye"}, "end.status is out of range"),
   ],
 )
-def test_what_no_process_sends_is_the_loss_of_the_connection(
+def test_a_message_that_no_process_sends_ends_the_connection(
   monkeypatch, capfd, message, reason
 ):
   dog, theirs, ended = watched(monkeypatch)
@@ -224,8 +224,8 @@ def test_between_saving_and_the_next_step_a_process_may_be_stuck(monkeypatch):
   assert phases[-2:] == [("saving", -1), (multihost.STEP, 2)]
 
 
-def test_what_is_told_of_a_process_is_not_asked_of_the_cluster():
-  # As in a shell that SLURM gave: its number on the node is not this run's.
+def test_the_cluster_is_not_asked_for_what_flags_say():
+  # As in a shell of SLURM, whose task number is not the number in this run.
   slurm = {
     "SLURM_JOB_ID": "7",
     "SLURM_STEP_NODELIST": "here",
@@ -315,16 +315,16 @@ def test_a_killed_or_stopped_process_is_named_and_the_others_end(
         break
     since = time.monotonic()
     status, _, errors = ends(started[1 - who])
-    assert time.monotonic() - since < 40  # Of the 1000 s and more of a hang.
+    assert time.monotonic() - since < 40  # A hang takes over 1000 s.
   assert status == multihost.EXIT_LOST, errors
   assert re.search(rf"process {who} \(\S+\) {message}", errors)
   assert re.search(r"last known at step \d+", errors)
 
 
 @pytest.mark.slow
-def test_whatever_the_others_wait_for_they_name_who_died():
-  # With three, a survivor may see another's connection close before it has
-  # heard that one died.
+def test_the_others_name_who_died_whatever_they_wait_for():
+  # With three processes, a survivor may see the connection of another survivor
+  # close before it hears which process died.
   ended = light(15, 2, "SIGKILL", numbers=(0, 1, 2), count=3, devices=1)
   for who in (0, 1):
     status, _, errors = ended[who]
@@ -346,7 +346,7 @@ def test_a_slow_process_is_not_called_stuck():
     assert status == 0, errors
     assert "Saved 60." in errors
   assert "Waiting for process 0" in ended[1][2]
-  # Only process 0 prints; Gloo's own lines are written past Python.
+  # Only process 0 prints. (Gloo writes its lines without Python.)
   assert "Steps are taken." in ended[0][1]
   assert "Steps are taken." not in ended[1][1]
 
@@ -377,8 +377,8 @@ def test_a_stop_of_one_process_stops_all(moment):
   assert all(15 < int(step) < 60 for step in saved)
 
 
-# A config file; where the environment says "PROCESS STEP", that process gets a
-# SIGTERM after that step, and steps take long from there on.
+# A config file. If STOP in the environment is "PROCESS STEP", this process gets
+# a SIGTERM after this step, and later steps are slow.
 CONFIG = """
 import os, pathlib, signal, sys, time
 sys.path.insert(0, {tests!r})
@@ -413,7 +413,7 @@ def get_config():
 
 
 def metrics(folder):
-  """Lines of metrics.jsonl without what a clock put there."""
+  """Reads metrics.jsonl, without the numbers that depend on time."""
   return [
     {k: v for k, v in record.items() if not k.endswith("per_second")}
     for record in progress.read_metrics(str(folder))
@@ -421,7 +421,7 @@ def metrics(folder):
 
 
 @pytest.mark.slow
-def test_two_processes_stop_go_back_go_on_and_do_as_one_does(
+def test_two_processes_stop_go_back_go_on_and_agree_with_one(
   tmp_path, monkeypatch
 ):
   root = tiny.write_folder(tmp_path / "collection")
@@ -449,7 +449,7 @@ def test_two_processes_stop_go_back_go_on_and_do_as_one_does(
   assert "Going on from step 3" in ended[0][1]
   (record,) = workdir.read_history(str(together))
   assert record["removed"] == sorted(saved - {3})
-  assert "English" in ended[0][1]  # The report, which one process writes.
+  assert "English" in ended[0][1]  # One process writes the report.
   assert "English" not in ended[1][1]
 
   run.train(config_files.load(str(path)), str(alone))

@@ -1,4 +1,4 @@
-"""A full disk is one line, whichever library meets it, and leaves no part."""
+"""A full disk is reported in one line and leaves no half-written file."""
 
 import errno
 import os
@@ -24,7 +24,7 @@ trained = test_contract_refusals.trained
   ],
 )
 @pytest.mark.parametrize("wrapped", ["no", "as a cause", "as a context"])
-def test_a_full_disk_is_found_and_told_in_one_line(error, wrapped, capsys):
+def test_a_full_disk_is_found_and_reported_in_one_line(error, wrapped, capsys):
   said = []
   with full_disk.reported_once(said.append):
     try:
@@ -43,7 +43,7 @@ def test_a_full_disk_is_found_and_told_in_one_line(error, wrapped, capsys):
   assert capsys.readouterr().err == ""
 
 
-def test_what_the_background_says_of_it_is_left_out(caplog, monkeypatch):
+def test_messages_of_background_threads_are_left_out(caplog, monkeypatch):
   full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
   other = KeyError("another fault")
   shown = []
@@ -70,7 +70,7 @@ def test_what_the_background_says_of_it_is_left_out(caplog, monkeypatch):
 
 @pytest.fixture
 def no_silence(monkeypatch):
-  """What a main does at its end would silence pytest at its own."""
+  """Keeps a main from silencing pytest at its end."""
   monkeypatch.setattr(full_disk.atexit, "register", lambda *_: None)
 
 

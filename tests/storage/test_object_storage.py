@@ -28,7 +28,7 @@ URL = "gs://bucket/run"
 
 @pytest.fixture
 def store(monkeypatch, tmp_path):
-  monkeypatch.chdir(tmp_path)  # A URL taken for a path would appear here.
+  monkeypatch.chdir(tmp_path)  # A URL that is used as a path would be here.
   yield object_store.serve(monkeypatch)
   assert not (tmp_path / "gs:").exists()
 
@@ -84,7 +84,7 @@ def test_what_one_machine_prepared_another_copies(store, tmp_path, monkeypatch):
   assert second.store.path == tmp_path / "second" / "tokens"
   assert second.store.fingerprint == first.store.fingerprint
   assert second.contract == first.contract
-  # Of another run; it gives way to this one's.
+  # The files of another run are replaced.
   (tmp_path / "second" / "tokens" / "meta.json").write_text("{}")
   (tmp_path / "second" / workdir.TOKENIZER).write_text("{}")
   again = prepare(make_config(root, tmp_path / "second"))
@@ -101,10 +101,10 @@ def test_a_store_that_arrives_damaged_is_refused(store, tmp_path):
     prepare(make_config(root, tmp_path / "second"))
 
 
-def test_a_storage_that_does_not_answer_costs_no_checkpoint(
+def test_a_storage_that_does_not_answer_is_not_damage(
   store, tmp_path, monkeypatch
 ):
-  """Going back to an older checkpoint would remove this one."""
+  """If the run went back to an older checkpoint, it would remove this one."""
 
   def restore(*_, **__):
     raise ConnectionError("reset by peer")
@@ -114,8 +114,8 @@ def test_a_storage_that_does_not_answer_costs_no_checkpoint(
     manager.read_description(f"{URL}/checkpoints", 4)
 
 
-def test_a_step_whose_save_was_killed_is_none(store):
-  """There its folder has its name from the beginning."""
+def test_a_step_whose_save_was_killed_is_not_a_checkpoint(store):
+  """On object storage, its folder has its name from the beginning."""
   folder = f"{URL}/checkpoints"
   store.objects[f"{folder}/4/description/metadata"] = b"{}"
   assert listing.steps(folder) == []
@@ -128,7 +128,7 @@ def test_a_step_whose_save_was_killed_is_none(store):
 def test_a_store_that_was_not_kept_whole_is_built_anew(store, tmp_path):
   root = tiny.write_folder(tmp_path / "data")
   first = prepare(make_config(root, tmp_path / "first"))
-  del store.objects[f"{URL}/tokens/meta.json"]  # Written last: killed before.
+  del store.objects[f"{URL}/tokens/meta.json"]  # It is written last.
   again = prepare(make_config(root, tmp_path / "first"))
   assert again.store.fingerprint == first.store.fingerprint
   assert "tokens/meta.json" in names(store)
@@ -151,7 +151,7 @@ def test_metrics_go_on_on_another_machine(store, tmp_path):
     if taken == 2:
       log.keep()
   assert [r["step"] for r in progress.read_metrics(URL)] == [1, 2]
-  # Killed here, after a save at step 2; the disk is lost.
+  # The run is killed here, after a save at step 2. The disk is lost.
   log = open_log(2, tmp_path / "second")
   log.train(3, {"loss/total": 30.0})
   log.close()
@@ -207,7 +207,7 @@ def get_config():
 
 
 def call(monkeypatch, name, *arguments):
-  """Runs a main in this process, which has the store; it must end well."""
+  """Runs a main in this process, which has the store; it must succeed."""
   before, handler = set(flags.FLAGS), signal.getsignal(signal.SIGTERM)
   monkeypatch.setattr(sys, "argv", [name, *arguments])
   try:
@@ -226,7 +226,7 @@ def call(monkeypatch, name, *arguments):
 def test_every_main_reads_and_writes_object_storage(
   store, tmp_path, monkeypatch, capsys
 ):
-  """tensorpack#1317: a URL taken for a path becomes gs:/, a local folder."""
+  """tensorpack#1317: a URL used as a path becomes gs:/, a local folder."""
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
   root = tiny.write_folder(tmp_path / "data")
   config = tmp_path / "own.py"
@@ -288,7 +288,7 @@ def test_a_model_on_object_storage_is_read_from_a_copy_that_stays_right(
   put(tmp_path / "model")
   store.objects[f"{url}/pytorch_model.bin"] = b"a pickle"
   copy = pretrained.fetch(url)
-  assert not (copy / "pytorch_model.bin").exists()  # As from the hub.
+  assert not (copy / "pytorch_model.bin").exists()  # As in a copy from the hub.
   expected = mlir_jax.load(str(tmp_path / "model")).encode(["apple", "river"])
   found = mlir_jax.load(f"{url}/").encode(["apple", "river"])
   np.testing.assert_array_equal(found, expected)
@@ -366,7 +366,7 @@ def test_what_is_missing_for_object_storage_is_named(monkeypatch):
   monkeypatch.setitem(sys.modules, "google.cloud.storage", None)
   with pytest.raises(ValueError, match="pip install google-cloud-storage"):
     locations.check_packages(URL)
-  # Before anything is read, encoded or asked of the storage.
+  # Refused before anything is read or encoded.
   c = tiny.make_config("data")
   c.model.pretrained = URL
   for start_of_main in (

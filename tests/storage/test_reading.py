@@ -1,4 +1,4 @@
-"""A damaged file has one message: its name, what is wrong, what to do."""
+"""A damaged file has one message: its name, the fault, and what to do."""
 
 import ast
 import concurrent.futures
@@ -138,7 +138,7 @@ def test_a_file_is_hashed_once_until_it_changes(tmp_path, monkeypatch):
     check()
   file.write_bytes(b"content")
   assert [check(), check()] == [1, 0]
-  # Another expected hash, a lost or a damaged memory: all is checked.
+  # Another expected hash, a lost or a damaged memory: all files are checked.
   (memory,) = (tmp_path / "cache/mlir_jax/checked").glob("*.json")
   for damage in (b"", b"[1]", b'{"a.npy": 1}', b"\xff"):
     memory.write_bytes(damage)
@@ -151,7 +151,7 @@ def test_a_file_is_hashed_once_until_it_changes(tmp_path, monkeypatch):
 def test_of_several_processes_one_hashes_and_the_others_wait(
   tmp_path, monkeypatch
 ):
-  """Threads that open the lock's file exclude each other as processes do."""
+  """Threads that open the lock file exclude each other like processes."""
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
   monkeypatch.setattr(digests, "_FRESH_SECONDS", -1e9)
   (tmp_path / "a").write_bytes(b"1")
@@ -195,8 +195,8 @@ def test_without_a_cache_a_file_is_hashed_every_time(tmp_path, monkeypatch):
     digests.check(tmp_path, expected, "")
 
 
-# Text that is not a file's, or a record of the user's data: each has a
-# message of its own.
+# These parse texts that are not files, or records of the user's data. They have
+# their own messages.
 _PARSES = {
   *("storage/reading.py", "storage/digests.py", "contract.py"),
   *("batches/masking.py", "data/tokenizer.py", "data/sources/dpr.py"),
