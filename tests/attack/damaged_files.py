@@ -275,7 +275,7 @@ def by_load_of_the_first(folder):
 
 
 def by_load_of_the_best(folder):
-  """The last one is damaged, so that the other one may be the best."""
+  """The last checkpoint is damaged, so the other one may be the best."""
   model = mlir_jax.load(str(folder), "best")
   right = vectors(model.step)
   expect_vectors(folder, model.step, right)
@@ -333,8 +333,10 @@ READERS = {
   "evaluate": by_evaluate,
   "export": by_export,
 }
-TOLD = "It is told, with the file; or the result is the undamaged one."
-ONLY_TOLD = "It is told, with the file."
+REFUSED_OR_SAME = (
+  "It is refused, with the file's name; or the result is the undamaged one."
+)
+REFUSED = "It is refused, with the file's name."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -342,14 +344,15 @@ class Damage:
   """A damaged file of a workdir or an export.
 
   Attributes:
-    file: In the folder.
-    kind: Of the damage, in words.
-    do: Receives the file's path.
-    readers: Which try it, of `READERS`.
+    file: The path in the folder.
+    kind: The damage, in words.
+    do: Damages the file at the path that it receives.
+    readers: Which of `READERS` try it.
     names: What a refusal must contain; by default the file's name.
-    refuse: Whether only a refusal is right; else the undamaged result, too.
+    refuse: Whether only a refusal is right. By default, the undamaged result is
+      right, too.
     same: Whether only the undamaged result is right.
-    of: Gives the folder that is copied.
+    of: Returns the folder to copy.
   """
 
   file: str
@@ -376,9 +379,9 @@ def attack(damage: Damage, reader: str, folder: pathlib.Path) -> None:
 
 
 def unlisted(do: Callable) -> Callable:
-  """The damage, of a checkpoint without the list of its files.
+  """Also removes the list of the checkpoint's files.
 
-  So are those of older versions, and those on object storage.
+  Checkpoints of older versions and on object storage have no list.
   """
 
   def damage(path):
@@ -526,7 +529,7 @@ def logs() -> Iterator[Damage]:
     )
   yield Damage(
     "results",
-    "a file of the user's beside them",
+    "a file of the user next to them",
     lambda path: (path / "step-final.json").write_text("{}"),
     ("resume",),
     same=True,
@@ -576,7 +579,7 @@ def locks() -> Iterator[scoreboard.Case]:
   }.items():
     yield scoreboard.Case(
       f"held/{lock_lib.FILE}: {kind}",
-      ONLY_TOLD,
+      REFUSED,
       functools.partial(held, text),
       ("copy", "--workdir"),
     )
@@ -1034,7 +1037,7 @@ def trec() -> Iterator[scoreboard.Case]:
         scoreboard.expect(False, f"accepted: {read}")
       scoreboard.expect(read == right, read)
 
-    return scoreboard.Case(f"trec/{name}", ONLY_TOLD, attack, names)
+    return scoreboard.Case(f"trec/{name}", REFUSED, attack, names)
 
   line = b"q1 Q0 d1 1 0.5 tag\n"
   yield case("whole", line, right={"q1": {"d1": 0.5}})
@@ -1072,7 +1075,7 @@ def outputs() -> Iterator[scoreboard.Case]:
 
     return rows
 
-  def case(name, do, names=(), right=ONLY_TOLD):
+  def case(name, do, names=(), right=REFUSED):
     return scoreboard.Case(f"output/{name}", right, do, names)
 
   def texts(folder, lines=3):
@@ -1197,7 +1200,7 @@ def outputs() -> Iterator[scoreboard.Case]:
   yield case(
     "going on on a full disk, and when there is room again",
     full_go_on,
-    right="The first is told; the second ends as it would have.",
+    right="The first run is refused; the second ends as if nothing happened.",
   )
 
 
@@ -1243,7 +1246,7 @@ def cases() -> list[scoreboard.Case]:
       made.append(
         scoreboard.Case(
           f"{reader}/{damage.file}: {damage.kind}",
-          ONLY_TOLD if damage.refuse else TOLD,
+          REFUSED if damage.refuse else REFUSED_OR_SAME,
           functools.partial(attack, damage, reader),
           names,
           seconds=120,

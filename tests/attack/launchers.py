@@ -161,7 +161,7 @@ def tpu_vm(
     arguments: The trainer's.
     plan: How the trainers of the hosts end.
     gcloud: Lines of sh before the fake's.
-    more: Flags beside the named ones.
+    more: Other flags.
     trainer: A line of sh in the place of the fake trainer.
     **flags: The launcher's.
   """
@@ -279,7 +279,7 @@ def local_cases() -> Iterator[scoreboard.Case]:
     for kind in ("an array's index", "a second line"):
       yield scoreboard.Case(
         f"local {variable}/{kind}",
-        "it is no command; it is refused, or the trainer runs",
+        "it is not run; it is refused, or the trainer runs",
         functools.partial(_local_variable, variable, NAMES[kind]),
       )
 
@@ -293,7 +293,7 @@ def local_cases() -> Iterator[scoreboard.Case]:
 
     yield scoreboard.Case(
       f"local nvidia-smi/{kind}",
-      "what it prints is no command, and the trainer runs",
+      "what it prints is not run, and the trainer runs",
       smi,
     )
 
@@ -373,7 +373,7 @@ def _local_variable(variable, value, folder):
 
 
 def slurm_cases() -> Iterator[scoreboard.Case]:
-  right = "it is no command; it is refused, or the trainer runs"
+  right = "it is not run; it is refused, or the trainer runs"
   for variable in (
     "SLURM_JOB_ID",
     "SLURM_NTASKS_PER_NODE",
@@ -434,7 +434,7 @@ def slurm_cases() -> Iterator[scoreboard.Case]:
 
     yield scoreboard.Case(
       f"slurm stalled file/{kind}",
-      "what is in it is no command; the count begins again, or is refused",
+      "its content is not run; the count begins again, or is refused",
       stalled,
     )
 
@@ -555,13 +555,13 @@ def tpu_cases() -> Iterator[scoreboard.Case]:
 
     yield scoreboard.Case(
       f"tpu_vm number of hosts/{kind}",
-      "what gcloud prints is no command; the launcher gives up",
+      "what gcloud prints is not run; the launcher gives up",
       hosts,
     )
     if kind in ("an array's index", "a second line", "-1", "5,000 digits"):
       yield scoreboard.Case(
         f"tpu_vm file on a host/{kind}",
-        "what is in it is no command; the run is done",
+        "its content is not run; the run is done",
         host_files,
       )
 
@@ -616,7 +616,7 @@ def tpu_cases() -> Iterator[scoreboard.Case]:
     scoreboard.expect(secret not in words, "the secret can be seen")
 
   for name, right, attack in (
-    ("gcloud's state/hostile", "it is no command, and not ready", state),
+    ("gcloud's state/hostile", "it is not run, and not ready", state),
     ("--setup/quotes", "it runs on each host as it is", setup_once),
     ("--setup/fails", "the run is not started", setup_fails),
     ("secret/a link", "the link is not followed", link_on_host),
