@@ -29,9 +29,8 @@ def local_copy(folder: str, local_dir: str = "") -> str:
     return folder
   if local_dir:
     return locations.absolute(local_dir)
-  cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
   name = hashlib.sha256(folder.encode()).hexdigest()[:16]
-  return os.path.join(cache, "mlir_jax", name)
+  return os.path.join(locations.user_cache(), name)
 
 
 def fetch(folder: str, local: str, name: str) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mlir_jax.storage import reading, writing
+from mlir_jax.storage import locations, reading, writing
 
 # If a file was written within this time before its check, it may be written
 # again and keep the same time of change. Such a check is not remembered.
@@ -87,11 +87,10 @@ def _check(
 
 def _memory(folder: str | os.PathLike) -> pathlib.Path:
   """Returns the file that remembers which files of a folder were checked."""
-  cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
   # Machines may share the user's home, but not the folder at this path.
   place = f"{platform.node()}:{os.path.realpath(folder)}"
   name = hashlib.sha256(place.encode()).hexdigest()[:16]
-  return pathlib.Path(cache) / "mlir_jax" / "checked" / f"{name}.json"
+  return pathlib.Path(locations.user_cache()) / "checked" / f"{name}.json"
 
 
 @contextlib.contextmanager

@@ -18,6 +18,12 @@ def absolute(folder: str) -> str:
   return os.path.abspath(os.path.expanduser(folder))
 
 
+def user_cache() -> str:
+  """Returns the folder of this package in the user's cache."""
+  cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+  return os.path.join(cache, "mlir_jax")
+
+
 def check_packages(folder: str) -> None:
   """Raises ValueError if a package for object storage is missing."""
   if not folder.startswith("gs://"):
