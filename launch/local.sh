@@ -35,7 +35,7 @@ refuse() {
 }
 # Called before any arithmetic. There the shell would run the command in a text
 # like a[$(command)], and read 010 as eight.
-whole() {
+check_whole() {
   [[ $2 =~ ^[1-9][0-9]{0,8}$ ]] ||
     refuse "$(printf '%s %q: give a whole number above 0.' "$1" "$2")"
 }
@@ -49,7 +49,7 @@ while getopts n:d:w:r: flag; do
     r) retries=$OPTARG ;;
     *) usage ;;
   esac
-  whole "-$flag" "$OPTARG"
+  check_whole "-$flag" "$OPTARG"
 done
 shift $((OPTIND - 1))
 [[ -n $processes && $# -gt 0 ]] || usage

@@ -32,15 +32,15 @@ refuse() {
 # Called before any arithmetic. There the shell would run the command in a text
 # like a[$(command)], and read 010 as eight.
 is_whole() { [[ $1 =~ ^(0|[1-9][0-9]{0,17})$ ]]; }
-number() {
+check_whole() {
   is_whole "$2" || refuse "$(printf '%s=%q: not a whole number.' "$1" "$2")"
 }
 
 [[ -n ${SLURM_JOB_ID:-} ]] ||
   refuse "Start it with: sbatch launch/slurm.sh --config=... --workdir=..."
-number SLURM_JOB_ID "$SLURM_JOB_ID"
-number SLURM_RESTART_COUNT "${SLURM_RESTART_COUNT:=0}"
-number SLURM_CPUS_PER_TASK "${SLURM_CPUS_PER_TASK:=1}"
+check_whole SLURM_JOB_ID "$SLURM_JOB_ID"
+check_whole SLURM_RESTART_COUNT "${SLURM_RESTART_COUNT:=0}"
+check_whole SLURM_CPUS_PER_TASK "${SLURM_CPUS_PER_TASK:=1}"
 # The trainer uses the last --workdir, and none after a --. Do the same.
 workdir=''
 arguments=("$@")
@@ -62,7 +62,7 @@ done
 # JAX gives a task the GPU with the task's number on the node. Other GPUs would
 # be idle.
 tasks=${SLURM_NTASKS_PER_NODE:-1}
-number SLURM_NTASKS_PER_NODE "$tasks"
+check_whole SLURM_NTASKS_PER_NODE "$tasks"
 [[ ${SLURM_GPUS_ON_NODE:-$tasks} == "$tasks" ]] ||
   refuse "$SLURM_GPUS_ON_NODE GPUs and $tasks tasks per node: give" \
     "--ntasks-per-node and --gpus-per-node the same number."

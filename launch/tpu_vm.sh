@@ -43,12 +43,12 @@ refuse() {
 
 # Called before any arithmetic. There the shell would run the command in a text
 # like a[$(command)], and read 010 as eight.
-whole() {
+check_whole() {
   [[ $2 =~ ^[1-9][0-9]{0,8}$ ]] ||
     refuse "$(printf '%s=%q: give a whole number above 0.' "$1" "$2")"
 }
 # Refuses what is not a name: gcloud could read it as a flag or a pattern.
-named() {
+check_name() {
   [[ $2 =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ ]] ||
     refuse "$(printf '%s=%q: not a name.' "$1" "$2")"
 }
@@ -78,12 +78,12 @@ while (($#)); do
   shift
 done
 [[ -n $name && -n $zone && $# -gt 0 ]] || usage
-named --name "$name"
-named --zone "$zone"
-[[ -z $type ]] || named --type "$type"
-[[ -z $runtime ]] || named --runtime "$runtime"
-whole --limit "$limit"
-whole --retries "$retries"
+check_name --name "$name"
+check_name --zone "$zone"
+[[ -z $type ]] || check_name --type "$type"
+[[ -z $runtime ]] || check_name --runtime "$runtime"
+check_whole --limit "$limit"
+check_whole --retries "$retries"
 [[ -z $type || -n $runtime ]] || refuse "--type=$type: give --runtime, too."
 # The trainer uses the last --workdir, and none after a --. Do the same.
 workdir=''

@@ -65,7 +65,7 @@ def write_run(elastic, folder, change=lambda record: record):
     ({"kind": "train", "step": 8, "loss/ir": 0.5, "repeat": 9}, "of train"),
   ],
 )
-def test_a_run_that_went_on_otherwise_is_found_out(
+def test_a_run_that_went_on_differently_is_found(
   elastic, tmp_path, changed, says
 ):
   repeat = changed.pop("repeat", None)
@@ -83,7 +83,7 @@ def test_a_run_that_went_on_otherwise_is_found_out(
     elastic.compare(other, undisturbed)
 
 
-def test_one_who_names_nobody_is_found_out(elastic, tmp_path):
+def test_a_survivor_that_names_nobody_is_found(elastic, tmp_path):
   folder = tmp_path / "run"
   for attempt, processes in ((1, 4), (2, 2)):
     (folder / f"logs/attempt-{attempt}").mkdir(parents=True)

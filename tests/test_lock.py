@@ -48,7 +48,9 @@ def test_a_second_run_is_refused_until_the_first_one_is_dead(tmp_path):
     pass
 
 
-def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, capsys):
+def test_a_warning_names_a_file_system_without_locks(
+  tmp_path, monkeypatch, capsys
+):
   def no_locks(*_):
     raise OSError(errno.ENOTSUP, "Operation not supported")
 

@@ -89,7 +89,7 @@ def test_a_wrong_flag_is_named(given, message):
     cluster.address(*given)
 
 
-def test_other_flags_than_the_config_must_be_the_same_too(monkeypatch):
+def test_flags_outside_the_config_must_be_the_same_too(monkeypatch):
   values = flags.FlagValues()
   flags.DEFINE_bool("distributed", False, "", flag_values=values)
   flags.DEFINE_bool("insecure_check_in", False, "", flag_values=values)

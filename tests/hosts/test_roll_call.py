@@ -125,7 +125,7 @@ GARBAGE = (
 )
 
 
-def test_garbage_neither_ends_the_roll_call_nor_keeps_others_waiting(
+def test_garbage_does_not_end_the_roll_call_or_delay_the_others(
   monkeypatch, capsys
 ):
   monkeypatch.setattr(roll_call, "HANDSHAKE_SECONDS", 2.0)
@@ -304,7 +304,7 @@ def test_process_0_listens_only_at_its_address():
 
 
 @pytest.mark.parametrize("host", ["", "[::1", "a b", "127.0.0.1\0", "\x1b[2J"])
-def test_what_is_not_an_address_is_refused_and_not_printed_raw(host):
+def test_a_bad_address_is_refused_and_not_printed_raw(host):
   for coordinator, bind, flag in (
     (f"{host}:1234", None, "--coordinator="),
     ("127.0.0.1:1234", host, f"{addresses.BIND_FLAG}="),

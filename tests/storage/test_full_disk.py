@@ -80,7 +80,7 @@ def no_silence(monkeypatch):
   "main, size",
   [("train", 3_000), ("train", 12_000), ("encode", 100), ("export", 9_000)],
 )
-def test_mains_end_in_one_line_and_leave_nothing(
+def test_mains_end_with_one_line_and_leave_nothing(
   main, size, trained, tmp_path, capsys, monkeypatch, no_silence
 ):
   workdir = tmp_path / "run" if main == "train" else trained / "run"

@@ -48,7 +48,7 @@ def names(store):
   return {name.removeprefix(f"{URL}/") for name in store.objects}
 
 
-def test_a_file_on_object_storage_is_written_at_once(store):
+def test_a_file_on_object_storage_is_written_in_one_piece(store):
   writing.write_aside(f"{URL}/results/step-8.json", "{}")
   writing.write_aside(f"{URL}/results/report.png", b"\x89PNG")
   assert store.objects == {
@@ -71,7 +71,9 @@ def test_a_folder_on_object_storage_has_one_place_on_a_machine(
   assert copies.local_copy("/a/disk", "here") == "/a/disk"
 
 
-def test_what_one_machine_prepared_another_copies(store, tmp_path, monkeypatch):
+def test_a_machine_copies_what_another_one_prepared(
+  store, tmp_path, monkeypatch
+):
   root = tiny.write_folder(tmp_path / "data")
   first = prepare(make_config(root, tmp_path / "first"))
   assert {"config.json", workdir.TOKENIZER, "tokens/meta.json"} <= names(store)
@@ -125,7 +127,7 @@ def test_a_step_whose_save_was_killed_is_not_a_checkpoint(store):
   assert listing.steps(folder) == [4]
 
 
-def test_a_store_that_was_not_kept_whole_is_built_anew(store, tmp_path):
+def test_a_store_that_was_not_uploaded_whole_is_built_again(store, tmp_path):
   root = tiny.write_folder(tmp_path / "data")
   first = prepare(make_config(root, tmp_path / "first"))
   del store.objects[f"{URL}/tokens/meta.json"]  # It is written last.
@@ -272,7 +274,7 @@ def test_every_main_reads_and_writes_object_storage(
   assert "--output=gs://bucket/export exists" in capsys.readouterr().err
 
 
-def test_a_model_on_object_storage_is_read_from_a_copy_that_stays_right(
+def test_the_copy_of_a_model_on_object_storage_is_kept_up_to_date(
   store, tmp_path, monkeypatch
 ):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -311,7 +313,7 @@ def test_a_model_on_object_storage_is_read_from_a_copy_that_stays_right(
     pretrained.fetch(url, "main")
 
 
-def test_a_folder_that_cannot_be_kept_whole_leaves_nothing(
+def test_a_folder_that_cannot_be_uploaded_whole_leaves_nothing(
   store, tmp_path, monkeypatch
 ):
   for name in ("modules.json", "a.json", "passage/modules.json", "z/z.json"):
@@ -362,7 +364,7 @@ def test_a_collection_on_object_storage_is_refused():
       collections.load("folder", **{"root": "/data"} | given)
 
 
-def test_what_is_missing_for_object_storage_is_named(monkeypatch):
+def test_a_missing_package_for_object_storage_is_named(monkeypatch):
   monkeypatch.setitem(sys.modules, "google.cloud.storage", None)
   with pytest.raises(ValueError, match="pip install google-cloud-storage"):
     locations.check_packages(URL)

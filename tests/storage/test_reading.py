@@ -33,7 +33,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
     (POINTER, "it is a Git LFS pointer"),
   ],
 )
-def test_a_damaged_json_file_is_told_in_one_line(content, problem, tmp_path):
+def test_a_damaged_json_file_is_refused_in_one_line(content, problem, tmp_path):
   path = tmp_path / "config.json"
   path.write_bytes(content)
   with pytest.raises(reading.UnreadableError) as error:
@@ -44,7 +44,7 @@ def test_a_damaged_json_file_is_told_in_one_line(content, problem, tmp_path):
   assert "\n" not in message
 
 
-def test_what_is_not_a_file_is_not_read(tmp_path):
+def test_folders_pipes_and_devices_are_not_read(tmp_path):
   (tmp_path / "folder").mkdir()
   os.mkfifo(tmp_path / "pipe")  # Reading it would wait for ever.
   (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
@@ -58,7 +58,7 @@ def test_what_is_not_a_file_is_not_read(tmp_path):
       reading.read_json(tmp_path / name)
 
 
-def test_a_whole_file_is_read_as_it_stands(tmp_path):
+def test_a_whole_file_is_read_as_it_is(tmp_path):
   path = tmp_path / "a.json"
   path.write_text(
     '{"ä": [1, 2.5, null], "b": {"c": "\\ud83d\\ude00"}}', "utf-8"
@@ -148,9 +148,7 @@ def test_a_file_is_hashed_once_until_it_changes(tmp_path, monkeypatch):
     check()
 
 
-def test_of_several_processes_one_hashes_and_the_others_wait(
-  tmp_path, monkeypatch
-):
+def test_one_process_hashes_while_the_others_wait(tmp_path, monkeypatch):
   """Threads that open the lock file exclude each other like processes."""
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
   monkeypatch.setattr(digests, "_FRESH_SECONDS", -1e9)
@@ -174,7 +172,7 @@ def test_of_several_processes_one_hashes_and_the_others_wait(
   assert len(hashed) == 2
 
 
-def test_a_repeated_key_among_very_many_is_found_at_once():
+def test_a_repeated_key_among_very_many_is_found_quickly():
   keys = ", ".join(f'"{i}": 1' for i in range(100_000))
   start = time.monotonic()
   with pytest.raises(reading.UnreadableError, match="the key '99999' is there"):
