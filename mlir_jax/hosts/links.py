@@ -31,6 +31,7 @@ EXIT_LOST = 69  # A process is lost (EX_UNAVAILABLE of sysexits.h).
 EXIT_REFUSED = 2  # A setting is wrong.
 
 BANNER = b"mlir_jax roll call 1\n"
+HANDSHAKE_SECONDS = 10.0  # Each side must prove its secret within this time.
 SIZE = 32  # Bytes of a random number, and of a signature.
 ANOTHER_SECRET = bytes(SIZE)
 

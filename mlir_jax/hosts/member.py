@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
-from mlir_jax.hosts import links, roll_call, watchdog
+from mlir_jax.hosts import calling, links, roll_call, watchdog
 
 # Limits of the message that says how processes differ.
 MAX_SHOWN_LINES = 50
@@ -70,7 +70,7 @@ class Member:
     }
     self._links: dict[int, links.Link] = {}
     if process:
-      self._links[0] = roll_call.call(
+      self._links[0] = calling.call(
         coordinator, processes, process, self._host, **settings
       )
     else:

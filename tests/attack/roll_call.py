@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 
 from attack import scoreboard
 
-from mlir_jax.hosts import links, roll_call, run_secret
+from mlir_jax.hosts import calling, links, roll_call, run_secret
 
 KEY = b"a secret of the attack's own run"
 OTHER_KEY = b"another secret, of another run's"
@@ -36,7 +36,7 @@ def take_part(process, processes, port, key, log, seconds):
   """Is a real process of a run without any work; then exits."""
   from mlir_jax.hosts import member
 
-  roll_call.HANDSHAKE_SECONDS = seconds  # So that an attack is quick.
+  links.HANDSHAKE_SECONDS = seconds  # So that an attack is quick.
   file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
   os.dup2(file, 1)
   os.dup2(file, 2)
@@ -361,7 +361,7 @@ class RollCall:
     """Checks that process 1 is admitted, and nobody else."""
     begun = time.monotonic()
     try:
-      link = roll_call.call(
+      link = calling.call(
         *(f"127.0.0.1:{self.port}", 2, 1, "one"),
         seconds=SECONDS,
         secret=self.key,
@@ -1185,7 +1185,7 @@ def address_cases() -> Iterator[scoreboard.Case]:
   def calls(coordinator):
     def attack(folder):
       del folder
-      found = roll_call.call(
+      found = calling.call(
         coordinator.replace("PORT", str(free_port())), 2, 1, "one", seconds=1
       )
       scoreboard.expect(False, found)

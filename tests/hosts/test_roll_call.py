@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from mlir_jax.hosts import addresses, links, roll_call, run_secret
+from mlir_jax.hosts import addresses, calling, links, roll_call, run_secret
 
 SECRET = b"a secret of enough bytes"
 LIMIT = 60  # Seconds; far more than a test takes.
@@ -57,7 +57,7 @@ def hub(port, processes=3, **settings):
 def caller(port, process, processes=3, **settings):
   settings = {"seconds": LIMIT, "secret": SECRET} | settings
   return Started(
-    *(roll_call.call, f"127.0.0.1:{port}", processes, process, "there"),
+    *(calling.call, f"127.0.0.1:{port}", processes, process, "there"),
     **settings,
   )
 
@@ -74,7 +74,7 @@ def connected(port, host="127.0.0.1"):
 
 def hello(port, number, key=SECRET, **changes):
   """Sends the hello of a process; returns its link without waiting."""
-  link = roll_call._introduce(connected(port), "there", key)
+  link = calling._introduce(connected(port), "there", key)
   said = {"process": number, "processes": 3, "name": "there"} | changes
   link.send({"kind": "hello", **said})
   return link
@@ -128,7 +128,7 @@ GARBAGE = (
 def test_garbage_does_not_end_the_roll_call_or_delay_the_others(
   monkeypatch, capsys
 ):
-  monkeypatch.setattr(roll_call, "HANDSHAKE_SECONDS", 2.0)
+  monkeypatch.setattr(links, "HANDSHAKE_SECONDS", 2.0)
   port = free_port()
   # Record what a process of an earlier run sends.
   earlier = hub(port, processes=2)
@@ -172,7 +172,7 @@ def test_garbage_does_not_end_the_roll_call_or_delay_the_others(
 
 
 def test_one_byte_at_a_time_is_turned_away_in_time(monkeypatch):
-  monkeypatch.setattr(roll_call, "HANDSHAKE_SECONDS", 1.0)
+  monkeypatch.setattr(links, "HANDSHAKE_SECONDS", 1.0)
   port = free_port()
   listening = hub(port)
   slow = connected(port)
@@ -207,7 +207,7 @@ def test_a_crowd_that_says_nothing_does_not_keep_a_process_out(monkeypatch):
   crowd = [connected(port) for _ in range(20)]
   since = time.monotonic()
   caller(port, 1, processes=2).result()
-  assert time.monotonic() - since < roll_call.HANDSHAKE_SECONDS
+  assert time.monotonic() - since < links.HANDSHAKE_SECONDS
   (link,) = listening.result()
   assert link.number == 1
   assert all(closed(one) for one in crowd)
@@ -332,7 +332,7 @@ def test_on_a_network_a_secret_is_needed(capsys):
   address = "203.0.113.77:1234"
   for start in (
     lambda: roll_call.listen(address, 2, "here", seconds=LIMIT),
-    lambda: roll_call.call(address, 2, 1, "here", seconds=LIMIT),
+    lambda: calling.call(address, 2, 1, "here", seconds=LIMIT),
     lambda: roll_call.listen(
       "127.0.0.1:1234", 2, "here", seconds=LIMIT, bind="0.0.0.0"
     ),
