@@ -18,7 +18,7 @@ def call(
   secret: bytes | None = None,
   insecure: bool = False,
 ) -> links.Link:
-  """Calls process 0, as another process, until all have come.
+  """Calls process 0, and waits until all processes have come.
 
   Args:
     coordinator: "HOST:PORT" of process 0.
