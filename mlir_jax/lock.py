@@ -192,7 +192,7 @@ def _lease(folder: str, end: Callable[[int, str], None]) -> Iterator[None]:
   lease.take()
   done = threading.Event()
 
-  def keep():
+  def renew_often():
     renewed = time.monotonic()
     while not done.wait(RENEWED_EVERY):
       started = time.monotonic()
@@ -209,7 +209,7 @@ def _lease(folder: str, end: Callable[[int, str], None]) -> Iterator[None]:
         end(links.EXIT_LOST, f"The lease on {folder} is lost: {reason}.")
         return
 
-  thread = threading.Thread(target=keep, name="lease", daemon=True)
+  thread = threading.Thread(target=renew_often, name="lease", daemon=True)
   thread.start()
   try:
     yield

@@ -199,7 +199,7 @@ def take_steps(
 
   def evaluate_dev(state, taken):
     results = {}
-    with stop.breaking_off():
+    with stop.interruptible():
       # It may have come just before, while the step was waited for.
       if multihost.joined() or not stop.requested:
         results = evaluation.dev(state.params)

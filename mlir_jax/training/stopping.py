@@ -88,7 +88,7 @@ class StopSignal:
     self._is_active = threading.current_thread() is threading.main_thread()
     if not self._is_active:
       return self
-    self._ends = not hasattr(sys, "ps1")  # IPython sets it, too.
+    self._may_end = not hasattr(sys, "ps1")  # IPython sets it, too.
     self._reading, self._writing = socket.socketpair()
     self._reading.settimeout(_CHECK_SECONDS)
     self._writing.setblocking(False)
@@ -103,7 +103,7 @@ class StopSignal:
     self._before = {
       number: signal.signal(number, self._receive) for number in _STATUS
     }
-    self._hook_before, sys.unraisablehook = sys.unraisablehook, self._dropped
+    self._hook_before, sys.unraisablehook = sys.unraisablehook, self._on_dropped
     return self
 
   def __exit__(self, kind, error, _):
@@ -138,7 +138,7 @@ class StopSignal:
       raise Preempted(self.status)
 
   @contextlib.contextmanager
-  def breaking_off(self):
+  def interruptible(self):
     """Within this context, a signal ends the work; what follows is still done.
 
     With several processes, the work is finished: none may leave it while the
@@ -168,7 +168,7 @@ class StopSignal:
     if self._raises:
       raise self._stopped()
 
-  def _dropped(self, dropped) -> None:
+  def _on_dropped(self, dropped) -> None:
     """Python calls it with an exception that it drops.
 
     It does not print a `Preempted`: the thread has it raised again.
@@ -204,7 +204,7 @@ class StopSignal:
         if number in _STATUS:
           self._note(number)
       self._interrupts += numbers.count(signal.SIGINT)
-      if self._interrupts > 1 and self._ends:
+      if self._interrupts > 1 and self._may_end:
         self._end("interrupted twice")
       if not self.requested:
         continue
@@ -212,7 +212,7 @@ class StopSignal:
         deadline = None
       elif deadline is None:
         deadline = time.monotonic() + GRACE
-      elif time.monotonic() > deadline and self._ends:
+      elif time.monotonic() > deadline and self._may_end:
         self._end("asked to stop")
       if self._raises and self._raised and not self._raised():
         # Nothing holds the exception any more: it was lost. Run the handler

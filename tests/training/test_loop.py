@@ -170,7 +170,7 @@ def test_a_stop_that_a_callback_swallowed_is_raised_again(capsys):
   # A stop that breaks work off, too.
   with stopping.StopSignal() as stop:
     stop.save_first()
-    with stop.breaking_off():
+    with stop.interruptible():
       Swallows()
       time.sleep(stopping.GRACE)
       pytest.fail("not broken off")
