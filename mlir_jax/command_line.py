@@ -263,7 +263,7 @@ def run(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with _together():
       try:
-        with full_disk.told(_refuse):
+        with full_disk.reported_once(_refuse):
           _check_environment()
           main(files) if takes_files else main()
       except _TOLD as error:

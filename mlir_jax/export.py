@@ -52,7 +52,7 @@ def export(
   from mlir_jax.hub import card, folder
   from mlir_jax.models import layout
   from mlir_jax.retrieval import model
-  from mlir_jax.storage import copies, locations
+  from mlir_jax.storage import copies, locations, writing
 
   if locations.is_url(output):
     url = locations.absolute(output)
@@ -64,7 +64,7 @@ def export(
       written = export(
         run_folder, checkpoint, path, one_length=one_length, name=name
       )
-      copies.keep_folder(path, url, last=layout.MODULES)
+      copies.upload_folder(path, url, last=layout.MODULES)
     return written.replace(path, url)
   target = folder.check_free(output)
   loaded = model.load_run(run_folder, checkpoint)
@@ -81,7 +81,7 @@ def export(
   config = loaded.description.config
   provenance = loaded.description.provenance
   largest = 0.0
-  with folder.aside(target) as aside:
+  with writing.folder_aside(target) as aside:
     for subfolder, tower in folder.towers(loaded.params).items():
       path = aside / subfolder
       folder.write(

@@ -14,8 +14,8 @@ import pytest
 import tiny
 from absl import app, flags
 
-from mlir_jax import checkpoint
 from mlir_jax import contract as contract_lib
+from mlir_jax.checkpoints import damage
 from mlir_jax.data import token_store
 from mlir_jax.storage import digests
 from mlir_jax.training import run
@@ -122,7 +122,7 @@ def change_checkpoint(workdir, field, value):
   del description["fingerprint"]
   description["fingerprint"] = digests.of_value(description)
   path.write_text(json.dumps(description))
-  (path.parents[1] / checkpoint.FILES).unlink()  # Else it is told as damage.
+  (path.parents[1] / damage.FILES).unlink()  # Else it is told as damage.
 
 
 @pytest.mark.parametrize("main", ["train", "encode", "evaluate", "export"])

@@ -11,8 +11,9 @@ import tokenizers
 from safetensors.numpy import load_file, save_file
 
 import mlir_jax
-from mlir_jax import checkpoint, workdir
 from mlir_jax import contract as contract_lib
+from mlir_jax import workdir
+from mlir_jax.checkpoints import metadata
 from mlir_jax.data import preparation
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.hub import card
@@ -199,7 +200,7 @@ def test_a_tensor_that_stands_twice_is_named(copy):
     len(header).to_bytes(8, "little") + header + content[8 + size :]
   )
   (copy / "mlir_jax.json").unlink()
-  with pytest.raises(ValueError, match=f"the key '{name}' stands twice"):
+  with pytest.raises(ValueError, match=f"the key '{name}' is there twice"):
     mlir_jax.load(str(copy))
 
 
@@ -256,7 +257,7 @@ def test_vectors_that_are_not_finite_are_never_given_out(exported):
 
 
 def description():
-  return checkpoint.Description(
+  return metadata.Description(
     config={"model": {"towers": "tied"}},
     contract=contract_lib.EncodingContract(
       *("mean", True, " "),
@@ -270,7 +271,7 @@ def description():
 
 def test_a_changed_description_of_a_checkpoint_is_refused():
   written = json.loads(json.dumps(description().to_json()))
-  assert checkpoint.Description.from_json(written) == description()
+  assert metadata.Description.from_json(written) == description()
   for change in (
     {"encoder": {"num_heads": 4, "layer_norm_eps": 1e-12}},
     {"encoder": {"num_heads": 2, "layer_norm_eps": 1e-5}},
@@ -279,19 +280,19 @@ def test_a_changed_description_of_a_checkpoint_is_refused():
     {"provenance": {}},
   ):
     with pytest.raises(ValueError, match="changed since it was saved"):
-      checkpoint.Description.from_json(written | change)
+      metadata.Description.from_json(written | change)
   # Those of before have no hash.
   del written["fingerprint"]
-  assert checkpoint.Description.from_json(written) == description()
+  assert metadata.Description.from_json(written) == description()
   for change in (
     *({"contract": "{"}, {"contract": 5}, {"more": 1}),
     *({"encoder": 5}, {"config": []}, {"provenance": "x"}),
   ):
     with pytest.raises(ValueError):
-      checkpoint.Description.from_json(written | change)
+      metadata.Description.from_json(written | change)
   del written["encoder"]
   with pytest.raises(ValueError, match="it holds"):
-    checkpoint.Description.from_json(written)
+    metadata.Description.from_json(written)
 
 
 @pytest.mark.parametrize(

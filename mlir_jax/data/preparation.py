@@ -199,7 +199,7 @@ def keep_prepared(folder: str, local: str) -> None:
   store = epath.Path(local) / workdir.TOKEN_STORE
   names = sorted(path.name for path in store.iterdir())
   names.sort(key=lambda name: name == _META)
-  copies.keep(
+  copies.upload(
     folder,
     local,
     workdir.TOKENIZER,

@@ -1,16 +1,9 @@
 """Builds the token store of a collection, whole or not at all."""
 
-import contextlib
 import dataclasses
-import fcntl
-import glob
 import json
 import os
 import pathlib
-import shutil
-import uuid
-from collections.abc import Iterator
-from typing import TextIO
 
 import numpy as np
 import tokenizers
@@ -18,7 +11,7 @@ import tokenizers
 from mlir_jax import bars
 from mlir_jax import contract as contract_lib
 from mlir_jax.data import records, store_arrays, store_texts, token_store
-from mlir_jax.storage import digests
+from mlir_jax.storage import digests, writing
 
 
 def build(
@@ -35,9 +28,8 @@ def build(
 ) -> token_store.TokenStore:
   """Tokenizes a collection's three streams into a store.
 
-  The store is written to the folder `path`.tmp-… and renamed when it is
-  complete. Such folders of killed builds are removed first. Rows are grouped by
-  language; within a language they keep the collection's order.
+  The store is whole or not there: see `writing.folder_aside`. Rows are grouped
+  by language; within a language they keep the collection's order.
 
   Two texts are the same if the tokens of their stripped bodies (title, joiner
   and text) are equal, before prefix, special tokens and truncation. So "Oslo"
@@ -86,21 +78,27 @@ def build(
   _check_tokenizer(tokenizer, contract, pad_id)
   bad_records = bad_records or records.BadRecords()
   bad_records.drain()
-  path.parent.mkdir(parents=True, exist_ok=True)
-  _remove_killed_builds(path)
-  with _folder_aside(path) as (aside, meta_file):
-    shuffle_seed = seed if shuffle_parallel else None
-    meta = _write(
-      aside, collection, contract, tokenizer, shuffle_seed, bad_records
-    )
-    meta["pad_id"] = pad_id
-    meta["source"] = source
-    meta["bad_records"] = bad_records.drain()
-    meta = token_store.sealed(meta)
-    json.dump(meta, meta_file, indent=2, ensure_ascii=False)
-    meta_file.flush()
-    is_ours = _publish(aside, path, meta["fingerprint"])
-  return token_store.TokenStore.open(path, just_built=is_ours)
+  meta = {}
+  try:
+    with writing.folder_aside(path) as aside:
+      shuffle_seed = seed if shuffle_parallel else None
+      meta = _write(
+        aside, collection, contract, tokenizer, shuffle_seed, bad_records
+      )
+      meta["pad_id"] = pad_id
+      meta["source"] = source
+      meta["bad_records"] = bad_records.drain()
+      meta = token_store.sealed(meta)
+      (aside / "meta.json").write_text(
+        json.dumps(meta, indent=2, ensure_ascii=False), encoding="utf-8"
+      )
+  except writing.TakenError:
+    # Another process may have built the same store in the meantime.
+    built = token_store.TokenStore.open(path)
+    if built.fingerprint != meta["fingerprint"]:
+      raise
+    return built
+  return token_store.TokenStore.open(path, just_built=True)
 
 
 def _check_tokenizer(
@@ -112,75 +110,6 @@ def _check_tokenizer(
     raise ValueError("The encoding contract was made with another tokenizer.")
   if not 0 <= pad_id < tokenizer.get_vocab_size():
     raise ValueError(f"pad_id is {pad_id}; the tokenizer has no such token.")
-
-
-@contextlib.contextmanager
-def _folder_aside(
-  path: pathlib.Path,
-) -> Iterator[tuple[pathlib.Path, TextIO]]:
-  """Yields a new folder next to the path, and its meta.json, open for writing.
-
-  The file stays locked until the end of the block or of the process. So other
-  builds see whether this one is running or was killed. The folder is removed at
-  the end of the block, unless it was renamed.
-  """
-  aside, file = _make_folder(path)
-  try:
-    with file:
-      yield aside, file
-  finally:
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _make_folder(path: pathlib.Path) -> tuple[pathlib.Path, TextIO]:
-  """Makes the folder and the file that `_folder_aside` yields."""
-  while True:
-    aside = path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex[:8]}")
-    aside.mkdir()
-    # Until the file is locked, another build may remove the folder. Then make
-    # another one.
-    with contextlib.suppress(FileNotFoundError):
-      file = open(aside / "meta.json", "w", encoding="utf-8")  # noqa: SIM115
-      # On a file system without locks no build can remove it.
-      with contextlib.suppress(OSError):
-        fcntl.flock(file, fcntl.LOCK_EX)
-      if (aside / "meta.json").exists():
-        return aside, file
-      file.close()
-
-
-def _remove_killed_builds(path: pathlib.Path) -> None:
-  """Removes the folders of killed builds next to the path."""
-  for aside in path.parent.glob(f"{glob.escape(path.name)}.tmp-*"):
-    # OSError: the file is locked, cannot be locked, or was just renamed. Then
-    # the folder is not that of a killed build.
-    with contextlib.suppress(OSError):
-      aside.rmdir()  # Empty: the build was killed before its first file.
-    with (
-      contextlib.suppress(OSError),
-      open(aside / "meta.json", "r+") as file,
-    ):
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      shutil.rmtree(aside, ignore_errors=True)
-
-
-def _publish(aside: pathlib.Path, path: pathlib.Path, fingerprint: str) -> bool:
-  """Renames a complete store to its path.
-
-  Returns:
-    Whether this store is at the path now. It is not if another process has
-    built the same store first.
-  """
-  try:
-    os.rename(aside, path)
-    return True
-  except OSError:
-    if (
-      not path.exists()
-      or token_store.TokenStore.open(path).fingerprint != fingerprint
-    ):
-      raise
-    return False
 
 
 def _write(

@@ -1,10 +1,8 @@
 """A trained retriever as a folder that sentence-transformers loads."""
 
-import contextlib
 import json
 import pathlib
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -53,29 +51,6 @@ def check_free(path: str) -> pathlib.Path:
     )
   locations.check_output(str(folder.parent), f"--output={path}")
   return folder
-
-
-@contextlib.contextmanager
-def aside(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A folder to write in, which gets its name once all is well.
-
-  Args:
-    folder: From `check_free`. After an error nothing stands there.
-
-  Yields:
-    An empty folder beside it.
-  """
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(
-    prefix=f".{folder.name}.", dir=folder.parent
-  ) as temporary:
-    # One more, since temporary folders are closed to other users.
-    content = pathlib.Path(temporary) / "export"
-    content.mkdir()
-    yield content
-    if folder.exists():
-      folder.rmdir()
-    content.rename(folder)
 
 
 def towers(params: Mapping) -> dict[str, str]:

@@ -12,12 +12,13 @@ import pathlib
 import jax
 from etils import epath
 
-from mlir_jax import checkpoint, sharding, workdir
+from mlir_jax import sharding, workdir
+from mlir_jax.checkpoints import manager
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.hub import folder as folder_lib
 from mlir_jax.models import layout
 from mlir_jax.retrieval import model
-from mlir_jax.storage import copies, locations
+from mlir_jax.storage import copies, locations, writing
 
 # In the workdir: what was written of other runs.
 FOLDER = "pretrained"
@@ -51,7 +52,7 @@ def of_run(run: str, which: str, local: str) -> tuple[pathlib.Path, int]:
   mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
   try:
     loaded = model.load_run(run, which or "best", mesh)
-  except checkpoint.NotEvaluatedError:
+  except manager.NotEvaluatedError:
     if which:
       raise
     loaded = model.load_run(run, "last", mesh)
@@ -63,7 +64,7 @@ def of_run(run: str, which: str, local: str) -> tuple[pathlib.Path, int]:
   tokenizer = epath.Path(copies.local_copy(loaded.path)) / workdir.TOKENIZER
   print(f"Starting from step {loaded.step} of {run}.")
   try:
-    with folder_lib.aside(target) as aside:
+    with writing.folder_aside(target) as aside:
       for subfolder, tower in folder_lib.towers(loaded.params).items():
         folder_lib.write(
           aside / subfolder,
@@ -75,7 +76,7 @@ def of_run(run: str, which: str, local: str) -> tuple[pathlib.Path, int]:
           provenance=loaded.description.provenance,
           step=loaded.step,
         )
-  except OSError:
+  except writing.TakenError:
     if not target.is_dir():  # Else another process of this machine was faster.
       raise
   return target, loaded.step

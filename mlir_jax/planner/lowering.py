@@ -7,8 +7,8 @@ import ml_collections
 import numpy as np
 from jax.experimental import topologies
 
-from mlir_jax import checkpoint, sharding
 from mlir_jax import contract as contract_lib
+from mlir_jax import sharding
 from mlir_jax.batches import masking, shapes
 from mlir_jax.data import preparation, token_store
 from mlir_jax.models import architecture, encoder
@@ -137,4 +137,4 @@ def lower(
       config.data.masking.rate, length
     ),
   )
-  return train_step.lower(checkpoint.abstract(abstract, shardings), batch)
+  return train_step.lower(sharding.abstract(abstract, shardings), batch)

@@ -12,9 +12,9 @@ import numpy as np
 import tokenizers
 from etils import epath
 
-from mlir_jax import checkpoint as checkpoint_lib
 from mlir_jax import contract as contract_lib
 from mlir_jax import sharding, workdir
+from mlir_jax.checkpoints import manager, metadata
 from mlir_jax.data import token_store
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.models import architecture, layout, pretrained
@@ -48,7 +48,7 @@ class Model:
   params: Any
   similarity: str
   step: int | None
-  description: checkpoint_lib.Description | None = None
+  description: metadata.Description | None = None
 
   @property
   def contract(self) -> contract_lib.EncodingContract:
@@ -229,7 +229,7 @@ def load_run(
       f"{run_folder} is not a run's folder: it has no {workdir.CHECKPOINTS}/."
     )
   with contextlib.closing(
-    checkpoint_lib.Checkpoints(
+    manager.Checkpoints(
       str(folder / workdir.CHECKPOINTS),
       read_only=True,
       # One process of several may load it alone, onto its own devices.
@@ -237,7 +237,7 @@ def load_run(
     )
   ) as checkpoints:
     step = checkpoints.find(which)
-    description = checkpoints.describe(step)
+    description = checkpoints.read_description(step)
     local = copies.local_copy(str(folder))
     copies.fetch(str(folder), local, workdir.TOKENIZER)
     tokenizer = tokenizer_lib.load(
@@ -258,7 +258,7 @@ def load_run(
     shapes = encoder_lib.abstract_params(encoder_config, towers, has_head)
     params = checkpoints.restore_params(
       step,
-      checkpoint_lib.abstract(
+      sharding.abstract(
         shapes, jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
       ),
     )

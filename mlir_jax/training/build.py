@@ -9,10 +9,11 @@ import ml_collections
 import optax
 from etils import epath
 
-from mlir_jax import checkpoint, extensions, sharding, workdir
 from mlir_jax import contract as contract_lib
+from mlir_jax import extensions, sharding, workdir
 from mlir_jax.batches import batch as batch_lib
 from mlir_jax.batches import drawing, masking, shapes
+from mlir_jax.checkpoints import metadata
 from mlir_jax.data import preparation, token_store
 from mlir_jax.evals import suite
 from mlir_jax.losses import masked_lm as masked_lm_loss
@@ -259,7 +260,7 @@ def describe(
   encoder_config: architecture.EncoderConfig,
   folder: str,
   history: Sequence[Mapping[str, Any]] = (),
-) -> checkpoint.Description:
+) -> metadata.Description:
   """What stands beside the arrays in the run's checkpoints.
 
   Args:
@@ -274,7 +275,7 @@ def describe(
   for name in ("root", "tatoeba_root"):
     if values["data"][name]:  # Found from any directory.
       values["data"][name] = locations.absolute(values["data"][name])
-  return checkpoint.Description(
+  return metadata.Description(
     config=values,
     contract=prepared.contract,
     encoder=architecture.shape_of(encoder_config),

@@ -13,9 +13,10 @@ import tokenizers
 from etils import epath
 from flax import traverse_util
 
-from mlir_jax import checkpoint, sharding, workdir
 from mlir_jax import contract as contract_lib
+from mlir_jax import sharding, workdir
 from mlir_jax.batches import masking
+from mlir_jax.checkpoints import manager
 from mlir_jax.data import preparation
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.hub import warm_start
@@ -250,7 +251,7 @@ def start_state(
   prepared: preparation.Prepared,
   optimizer: optax.GradientTransformation,
   mesh: jax.sharding.Mesh,
-  checkpoints: checkpoint.Checkpoints,
+  checkpoints: manager.Checkpoints,
   folder: str,
   begin: resume.Start,
 ) -> tuple[architecture.EncoderConfig, step.TrainState, Any]:
@@ -278,7 +279,7 @@ def start_state(
     encoder_config = initial_config(config, prepared.tokenizer, backbone)
   else:
     where = f"step {begin.step} in {checkpoints.directory}"
-    found = checkpoints.describe(begin.step)
+    found = checkpoints.read_description(begin.step)
     contract_lib.check_same(prepared.contract, found.contract, where)
     check_same_data(
       prepared.store.fingerprint,
@@ -304,13 +305,13 @@ def start_state(
     ),
   )
   shardings = sharding.state_shardings(abstract, mesh, config.mesh.fsdp)
-  print(sharding.describe(abstract.params, shardings.params))
+  print(sharding.parameter_summary(abstract.params, shardings.params))
   if begin.step is None:
     params = initial_params(config, encoder_config, shardings.params, backbone)
     state = jax.jit(init, out_shardings=shardings, donate_argnums=0)(params)
   else:
     state = checkpoints.restore(
-      begin.step, checkpoint.abstract(abstract, shardings)
+      begin.step, sharding.abstract(abstract, shardings)
     )
     if begin.from_step:  # What was changed shall have its chance.
       zero = jax.jit(jnp.zeros_like, out_shardings=shardings.skipped_in_a_row)

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from mlir_jax.hosts import member, multihost
+from mlir_jax.hosts import multihost
 from mlir_jax.training import progress as progress_lib
 from mlir_jax.training import step as step_lib
 from mlir_jax.training import stopping as stopping_lib
@@ -134,7 +134,7 @@ def train_loop(
     for step, batch in batches:
       batch = place(batch)
       # The first may have to be compiled, which takes some longer than others.
-      multihost.report("starting" if first else member.STEP, step)
+      multihost.report("starting" if first else multihost.STEP, step)
       if first:
         saved = step  # It was restored, or 0.
       state, metrics = train_step(state, batch)
@@ -159,7 +159,7 @@ def train_loop(
           save(taken, state, dev)
           saved = taken
           progress.keep()
-        multihost.report(member.STEP, step)  # The next batch may hang.
+        multihost.report(multihost.STEP, step)  # The next batch may hang.
         if not multihost.joined():  # It may have come while evaluating.
           stopping = stopping or stop.requested
       if stopping:

@@ -124,7 +124,7 @@ class Progress:
         self._events.flush()
       events = (epath.Path(self._local) / EVENTS).glob("*")
       names = [METRICS_FILE, *(f"{EVENTS}/{path.name}" for path in events)]
-      copies.keep(self._folder, self._local, *names)
+      copies.upload(self._folder, self._local, *names)
 
   def close(self) -> None:
     """Keeps and closes the files."""

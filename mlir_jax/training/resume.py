@@ -9,8 +9,9 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from mlir_jax import checkpoint, workdir
 from mlir_jax import config as config_lib
+from mlir_jax import workdir
+from mlir_jax.checkpoints import manager
 from mlir_jax.hosts import multihost
 from mlir_jax.storage import reading, writing
 
@@ -35,7 +36,7 @@ class Start:
 def choose(
   config: ml_collections.ConfigDict,
   folder: str,
-  checkpoints: checkpoint.Checkpoints,
+  checkpoints: manager.Checkpoints,
   from_step: int | None,
 ) -> Start:
   """Chooses the checkpoint to go on from; changes nothing.
@@ -80,7 +81,7 @@ def choose(
   # config.json may have been exchanged, and may be of later steps: the
   # checkpoint has what it was trained with.
   trained_with = workdir.differences(
-    values, checkpoints.describe(step).config, defaults
+    values, checkpoints.read_description(step).config, defaults
   )
   if from_step is not None:
     changed = trained_with
@@ -108,7 +109,7 @@ def go_on(
   start: Start,
   config: ml_collections.ConfigDict,
   folder: str,
-  checkpoints: checkpoint.Checkpoints,
+  checkpoints: manager.Checkpoints,
 ) -> list[dict[str, Any]]:
   """Makes the folder one of a run that goes on there; its start is certain.
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import ml_collections
 
-from mlir_jax import checkpoint, lock, sharding, workdir
 from mlir_jax import config as run_config
+from mlir_jax import lock, sharding, workdir
 from mlir_jax.batches import reader, shapes
+from mlir_jax.checkpoints import damage, manager
 from mlir_jax.data import preparation
 from mlir_jax.evals import suite
 from mlir_jax.hosts import multihost
@@ -83,9 +84,9 @@ def train(
     if from_step is not None:
       with multihost.first("it looks for damaged checkpoints"):
         if multihost.is_first():
-          checkpoint.set_aside(directory, from_step)
+          damage.move_away(directory, from_step)
     with contextlib.closing(
-      checkpoint.Checkpoints(directory, config.train.keep)
+      manager.Checkpoints(directory, config.train.keep)
     ) as checkpoints:
       begin = resume.choose(config, folder, checkpoints, from_step)
       encoder_config, state, shardings = initial_state.start_state(
@@ -169,7 +170,7 @@ def take_steps(
   save: Callable,
   evaluation: suite.Suite,
   stop: stopping.StopSignal,
-  checkpoints: checkpoint.Checkpoints,
+  checkpoints: manager.Checkpoints,
 ) -> step.TrainState:
   """Takes the steps that are left, with a progress bar and a log.
 
@@ -198,7 +199,7 @@ def take_steps(
 
   def evaluate_dev(state, taken):
     results = {}
-    with stop.breaking_off():
+    with stop.interruptible():
       # It may have come just before, while the step was waited for.
       if multihost.joined() or not stop.requested:
         results = evaluation.dev(state.params)

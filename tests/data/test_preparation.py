@@ -37,10 +37,11 @@ def test_the_rest_of_a_killed_preparation_is_not_used(tmp_path):
   run = tmp_path / "run"
   (run / "tokenizer").mkdir(parents=True)
   (run / "tokenizer/tokenizer.json.tmp").write_text("{")
-  (run / "tokens.tmp-1234abcd").mkdir()
+  left = run / ".tokens.0123456789abcdef.tmp"
+  left.mkdir()
   prepared = prepare(c, str(run))
   assert prepared.store.rows("retrieval") == 120
-  assert not (run / "tokens.tmp-1234abcd").exists()
+  assert not left.exists()
 
 
 def test_changed_files_are_refused(tmp_path):

@@ -25,8 +25,9 @@ import torch
 import transformers
 from safetensors.numpy import load_file, save_file
 
-from mlir_jax import checkpoint, export, workdir
 from mlir_jax import contract as contract_lib
+from mlir_jax import export, workdir
+from mlir_jax.checkpoints import manager, metadata
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.hub import check
 from mlir_jax.hub import folder as folder_lib
@@ -173,12 +174,12 @@ def write_run(folder, tokenizer, towers, lengths, pooling, masked_lm, shape):
   results = folder / workdir.RESULTS / f"step-{STEP}.json"
   writing.write_aside(str(results), json.dumps(RESULTS))
   with contextlib.closing(
-    checkpoint.Checkpoints(str(folder / workdir.CHECKPOINTS))
+    manager.Checkpoints(str(folder / workdir.CHECKPOINTS))
   ) as checkpoints:
     checkpoints.save(
       STEP,
       {"params": params},
-      checkpoint.Description(
+      metadata.Description(
         c.to_dict(),
         contract,
         dataclasses.asdict(config),

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tiny
 
-from mlir_jax import checkpoint, sharding, workdir
+from mlir_jax import sharding, workdir
+from mlir_jax.checkpoints import damage, manager
 from mlir_jax.data import preparation
 from mlir_jax.hub import warm_start
 from mlir_jax.models import encoder
@@ -54,7 +55,7 @@ def begin(c, folder, save=False):
   )
   _, optimizer = build.make_optimizer(c)
   with contextlib.closing(
-    checkpoint.Checkpoints(f"{folder}/{workdir.CHECKPOINTS}")
+    manager.Checkpoints(f"{folder}/{workdir.CHECKPOINTS}")
   ) as checkpoints:
     encoder_config, state, _ = initial_state.start_state(
       c, prepared, optimizer, sharding.make_mesh(), checkpoints, folder,
@@ -113,10 +114,10 @@ def test_a_damaged_best_checkpoint_is_refused_not_replaced_by_the_last(
   tmp_path, monkeypatch
 ):
   def load_run(run, which, mesh):
-    raise checkpoint.DamagedError(f"{which} is damaged")
+    raise damage.DamagedError(f"{which} is damaged")
 
   monkeypatch.setattr(warm_start.model, "load_run", load_run)
-  with pytest.raises(checkpoint.DamagedError, match="best is damaged"):
+  with pytest.raises(damage.DamagedError, match="best is damaged"):
     warm_start.of_run(str(tmp_path), "", str(tmp_path / "local"))
 
 

@@ -8,7 +8,8 @@ import types
 import pytest
 import tiny
 
-from mlir_jax import checkpoint, workdir
+from mlir_jax import workdir
+from mlir_jax.checkpoints import damage, manager
 from mlir_jax.training import progress, resume, run
 
 
@@ -58,7 +59,7 @@ def test_it_goes_on_from_a_named_checkpoint(root, finished, tmp_path, capsys):
   folder = tmp_path / "run"
   shutil.copytree(finished, folder)
   damaged = flip(folder / "checkpoints/6")
-  with pytest.raises(checkpoint.DamagedError, match="--from_step=4") as error:
+  with pytest.raises(damage.DamagedError, match="--from_step=4") as error:
     run.train(make_config(root), str(folder))
   assert f"step 6 is damaged: {damaged} has changed" in str(error.value)
   assert "\n" not in str(error.value)
@@ -80,8 +81,8 @@ def test_it_goes_on_from_a_named_checkpoint(root, finished, tmp_path, capsys):
     "optim.clip_norm": [1.0, 0.0],
     "optim.learning_rate": [1e-3, 1e-4],
   }
-  checkpoints = checkpoint.Checkpoints(f"{folder}/checkpoints", read_only=True)
-  assert checkpoints.describe(6).provenance["history"] == [record]
+  checkpoints = manager.Checkpoints(f"{folder}/checkpoints", read_only=True)
+  assert checkpoints.read_description(6).provenance["history"] == [record]
   checkpoints.close()
   assert (folder / "checkpoints-damaged/6").is_dir()
   kept = json.loads((folder / "config.json").read_text())
@@ -140,7 +141,7 @@ class Trained:
   def find(self, step):
     return step
 
-  def describe(self, step):
+  def read_description(self, step):
     c = make_config(self._root, **{"optim.learning_rate": self.rates[step]})
     return types.SimpleNamespace(config=c.to_dict())
 

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from mlir_jax import checkpoint, config
+from mlir_jax import config
+from mlir_jax.checkpoints import manager
 from mlir_jax.training import loop, progress, stopping
 from mlir_jax.training import run as run_lib
 
@@ -169,7 +170,7 @@ def test_a_stop_that_a_callback_swallowed_is_raised_again(capsys):
   # A stop that breaks work off, too.
   with stopping.StopSignal() as stop:
     stop.save_first()
-    with stop.breaking_off():
+    with stop.interruptible():
       Swallows()
       time.sleep(stopping.GRACE)
       pytest.fail("not broken off")
@@ -343,10 +344,10 @@ def test_a_failed_save_is_told_at_the_next_step():
   def check_saved():
     asked.append(None)
     if len(asked) == 5:
-      raise checkpoint.SaveError("the disk is full")
+      raise manager.SaveError("the disk is full")
 
   events = []
-  with pytest.raises(checkpoint.SaveError):
+  with pytest.raises(manager.SaveError):
     run(events=events, steps=20, checkpoint_every=3, check_saved=check_saved)
   assert events[-1] == ("step", 4)
 

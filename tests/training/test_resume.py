@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tiny
 
-from mlir_jax import checkpoint
+from mlir_jax.checkpoints import listing, manager
 from mlir_jax.training import progress
 
 # Runs the tiny config in a process of its own and sends itself a signal at a
@@ -28,7 +28,7 @@ sys.path.insert(0, {tests!r})
 import tiny
 from mlir_jax.data import preparation
 from mlir_jax.evals import suite
-from mlir_jax import checkpoint
+from mlir_jax.checkpoints import listing, manager
 from mlir_jax.training import progress, run
 
 moment, at, name = (sys.argv[3].split() + ["", "", ""])[:3]
@@ -53,12 +53,12 @@ def counted(self):
     die()
 progress.Progress.advance = counted
 
-save = checkpoint.Checkpoints.save
+save = manager.Checkpoints.save
 def dying_save(self, step, *args, **kwargs):
   save(self, step, *args, **kwargs)
   if moment == "save" and step == at:
     die()
-checkpoint.Checkpoints.save = dying_save
+manager.Checkpoints.save = dying_save
 
 dev = suite.Suite.dev
 def dying_dev(self, params):
@@ -113,7 +113,7 @@ def final_state(workdir):
   """All arrays of the last checkpoint by path, as they stand on disk."""
   import orbax.checkpoint as ocp
 
-  checkpoints = checkpoint.Checkpoints(f"{workdir}/checkpoints")
+  checkpoints = manager.Checkpoints(f"{workdir}/checkpoints")
   step = checkpoints.last_step()
   checkpoints.close()
   with ocp.PyTreeCheckpointer() as reader:
@@ -201,7 +201,7 @@ def test_signals_at_any_moment_end_a_run_and_it_resumes_bitwise(
     assert code == status, f"{death}: {output}"
     (sent,) = re.findall(r"^Now: (.*)$", output, re.MULTILINE)
     assert ended - float(sent) < 30, f"{death}: {output}"
-    found = checkpoint.steps(workdir / "checkpoints")
+    found = listing.steps(workdir / "checkpoints")
     assert (found[-1] if found else None) == last, death
   code, output = start(root, workdir)
   assert code == 0, output
@@ -209,9 +209,9 @@ def test_signals_at_any_moment_end_a_run_and_it_resumes_bitwise(
   assert_same_run(workdir, undisturbed)
   found = []
   for folder in (workdir, undisturbed):
-    checkpoints = checkpoint.Checkpoints(f"{folder}/checkpoints")
+    checkpoints = manager.Checkpoints(f"{folder}/checkpoints")
     found.append(
-      (checkpoint.steps(checkpoints.directory), checkpoints.find("best"))
+      (listing.steps(checkpoints.directory), checkpoints.find("best"))
     )
     checkpoints.close()
   assert found[0] == found[1]
