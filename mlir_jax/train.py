@@ -8,14 +8,14 @@ the optimizer, model.dtype and train.steps may be other ones.
 
 from absl import flags
 
-from mlir_jax import command_line
+from mlir_jax import command_line, process_flags, shared_flags
 from mlir_jax.training import stopping
 
 
 def main():
   """Trains by the flags."""
   with stopping.StopSignal() as stop:
-    command_line.join_processes(_CONFIG.value)
+    process_flags.join(_CONFIG.value)
     from mlir_jax.training import run
 
     run.train(
@@ -28,9 +28,9 @@ def main():
 
 
 if __name__ == "__main__":
-  _CONFIG = command_line.define_config()
-  _WORKDIR = command_line.define_workdir()
-  command_line.define_processes()
+  _CONFIG = shared_flags.define_config()
+  _WORKDIR = shared_flags.define_workdir()
+  process_flags.define()
   _PROFILE = flags.DEFINE_bool(
     "profile", False, "Writes a trace of some steps to WORKDIR/profile."
   )
@@ -40,4 +40,4 @@ if __name__ == "__main__":
     "Goes back to the checkpoint of this step; later ones are removed. From"
     " there on optim.*, model.dtype and train.steps may change.",
   )
-  command_line.run(main, required=("config", "workdir"))
+  command_line.start(main, required=("config", "workdir"))

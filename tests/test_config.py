@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 
-from mlir_jax import config, config_files, contract
+from mlir_jax import config, config_checks, config_files, contract
 from mlir_jax.batches import masking
 from mlir_jax.data import collections
 from mlir_jax.evals import ranking
@@ -19,11 +19,12 @@ from mlir_jax.models import architecture, encoder
 from mlir_jax.training import checks, compiled_step, progress, run
 
 FIELDS = {
-  name: (kind, value) for name, kind, value in config.fields(config.default())
+  name: (kind, value)
+  for name, kind, value in config_checks.fields(config.default())
 }
 
 
-RANGES, CHOICES = config.ranges(), config.choices()
+RANGES, CHOICES = config_checks.ranges(), config_checks.choices()
 
 
 def ends(name):
@@ -69,7 +70,7 @@ def test_a_number_has_a_range_and_all_outside_of_it_is_refused(
   kind, default = FIELDS[name]
   inside, outside = ends(name)
   for value in inside:
-    config.check(changed(name, value))
+    config_checks.check(changed(name, value))
   wrong = [*outside, math.nan, math.inf, -math.inf, "1"]
   if kind is int:  # ml_collections makes a float of each integer.
     wrong += [True, inside[0] + 0.5, 10**400, 10**5000]
@@ -109,7 +110,7 @@ def test_a_word_that_is_none_of_the_choices_is_refused(name, no_training):
   if name in CHOICES:
     wrong += ["", "Cosine", f"{CHOICES[name][0]} "]
     for value in CHOICES[name]:
-      config.check(changed(name, value))
+      config_checks.check(changed(name, value))
   if FIELDS[name][1] is not None:
     wrong.append(None)
   for value in wrong:

@@ -8,7 +8,7 @@ import types
 import pytest
 import tiny
 
-from mlir_jax import checkpoint, workdir
+from mlir_jax import checkpoint, config, workdir
 from mlir_jax.training import progress, resume, run
 
 
@@ -159,9 +159,10 @@ def test_a_run_that_went_back_behind_a_change_can_start_again(tmp_path):
   record["changed"] = {"optim.learning_rate": [0.25, 0.5]}
   (tmp_path / "history.jsonl").write_text(json.dumps(record) + "\n")
 
+  values, defaults = c.to_dict(), config.default().to_dict()
   for _ in range(2):
-    begin = resume.choose(c, str(tmp_path), checkpoints, 2)
-    resume.go_on(begin, c, str(tmp_path), checkpoints)
+    begin = resume.choose(values, defaults, str(tmp_path), checkpoints, 2)
+    resume.go_on(begin, values, str(tmp_path), checkpoints)
     assert begin.step == 2
   _, record = workdir.read_history(str(tmp_path))
   assert record["changed"] == {"optim.learning_rate": [0.25, 0.5]}

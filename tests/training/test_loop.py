@@ -11,8 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from mlir_jax import checkpoint, config
-from mlir_jax.training import loop, progress, stopping
+from mlir_jax import checkpoint
+from mlir_jax.training import loop, progress, stopping, timetable
 from mlir_jax.training import run as run_lib
 
 
@@ -31,6 +31,9 @@ class Log:
   def keep(self):
     pass
 
+  def close(self):
+    pass
+
   def say(self, text):
     said = text.partition(" All ")[0] if text[:4] == "Step" else text.split()[0]
     self.events.append(("say", said))
@@ -44,6 +47,7 @@ def run(
   stop_at_dev=False,
   without_negatives=(),
   events=None,
+  check_saved=lambda: None,
   **settings,
 ):
   events = [] if events is None else events
@@ -63,7 +67,7 @@ def run(
   settings = {
     "log_every": 2,
     "eval_every": 4,
-    "checkpoint_every": 3,
+    "save_every": 3,
     "max_nonfinite_steps": 3,
   } | settings
 
@@ -81,13 +85,12 @@ def run(
       train_step,
       {"in_a_row": 0},
       ((step, step) for step in range(first, steps)),
-      place=lambda batch: batch,
-      last_step=steps,
+      timetable.Timetable(steps, **settings),
       progress=Log(events),
       save=save,
       evaluate_dev=evaluate_dev,
       stop=stop,
-      **settings,
+      check_saved=check_saved,
     )
   except (stopping.Preempted, loop.NonFiniteError) as raised:
     error = raised
@@ -101,7 +104,7 @@ def test_metrics_are_fetched_once_a_step_after_the_next_was_dispatched(
   monkeypatch.setattr(
     jax, "device_get", lambda value: fetched.append(value) or value
   )
-  events, _ = run(steps=7, eval_every=0, checkpoint_every=100, log_every=2)
+  events, _ = run(steps=7, eval_every=0, save_every=100, log_every=2)
   assert len(fetched) == 7
   # All metrics of steps that are logged; else only what is watched.
   assert ["loss/total" in value for value in fetched] == [
@@ -278,7 +281,7 @@ def test_a_stop_during_an_evaluation_takes_no_further_step():
   assert events[-2:] == [("save", 4, 0.4), ("say", "Asked")]
 
 
-def test_a_stop_just_before_an_evaluation_takes_no_time_for_it(tmp_path):
+def test_a_stop_just_before_an_evaluation_takes_no_time_for_it():
   """While the step was waited for, the loop had asked already."""
 
   class Late(stopping.StopSignal):
@@ -290,21 +293,24 @@ def test_a_stop_just_before_an_evaluation_takes_no_time_for_it(tmp_path):
     def dev(self, params):
       pytest.fail("evaluated")
 
-  c = config.default()
-  c.train.steps, c.eval.every = 4, 2
   state = types.SimpleNamespace(step=1, params={})
   saved = []
   with pytest.raises(stopping.Preempted):
     run_lib.take_steps(
-      c, str(tmp_path),
       lambda state, batch: (state, {"skipped_in_a_row": np.int32(0)}),
       state,
       (batch for batch in [(1, None)]),
-      lambda batch: batch,
-      lambda taken, state, dev: saved.append((taken, dev)),
-      Evaluation(), Late(),
-      types.SimpleNamespace(check_saved=lambda: None),
-    )  # fmt: skip
+      timetable.Timetable(4, 10, 2, 500, 10),
+      log=Log([]),
+      checkpoints=types.SimpleNamespace(
+        save=lambda taken, state, description, dev: saved.append((taken, dev)),
+        check_saved=lambda: None,
+        evaluated=lambda _: True,
+      ),
+      description=None,
+      evaluation=Evaluation(),
+      stop=Late(),
+    )
   assert saved == [(2, None)]
 
 
@@ -347,7 +353,7 @@ def test_a_failed_save_is_told_at_the_next_step():
 
   events = []
   with pytest.raises(checkpoint.SaveError):
-    run(events=events, steps=20, checkpoint_every=3, check_saved=check_saved)
+    run(events=events, steps=20, save_every=3, check_saved=check_saved)
   assert events[-1] == ("step", 4)
 
 
