@@ -110,8 +110,8 @@ def describe_changes(
     now: From `fingerprints`, of this start of the run.
   """
   return [
-    f"The file of {module} has changed since this checkpoint: the run goes on"
-    " with the new code, and is no longer the same as without a stop."
+    f"The file of {module} has changed since the checkpoint was saved. The run"
+    " goes on with the new code, so it differs from a run without a stop."
     for module, digest in now.items()
     if before.get(module, digest) != digest
   ]

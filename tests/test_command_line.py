@@ -177,6 +177,39 @@ def test_a_wrong_flag_is_refused_with_what_to_do(flag, message, call, tmp_path):
   assert not (tmp_path / "run").exists()
 
 
+def test_a_flagfile_may_name_a_users_loss_and_evaluator(
+  call, monkeypatch, tmp_path
+):
+  (tmp_path / "of_a_user.py").write_text(
+    "import dataclasses\nfrom mlir_jax.losses import base\n"
+    "@dataclasses.dataclass(frozen=True)\nclass Own(base.Loss):\n"
+    "  stream, reads = 'retrieval', ('queries',)\n"
+  )
+  (tmp_path / "flags").write_text(
+    "--config=quickstart\n--config.loss.extra.own.target=of_a_user:Own\n"
+    "--config.loss.extra.own.weight=0.5\n"
+    "--config.eval.extra.gap=of_a_user:gap\n"
+  )
+  monkeypatch.syspath_prepend(tmp_path)
+  started = []
+  monkeypatch.setattr(
+    run_lib, "train", lambda *given, **_: started.append(given)
+  )
+  flagfile = f"--flagfile={tmp_path}/flags"
+  code, _, error = call("train", flagfile, f"--workdir={tmp_path}/run")
+  assert code == 0, error
+  ((config, *_),) = started
+  assert config.loss.extra.own.to_dict() == {
+    "target": "of_a_user:Own",
+    "weight": 0.5,
+  }
+  assert config.eval.extra.gap == "of_a_user:gap"
+  (tmp_path / "flags").write_text("--config=quickstart\n--config.sed=1\n")
+  code, _, error = call("train", flagfile, f"--workdir={tmp_path}/run")
+  assert (code, error.count("\n")) == (2, 1)
+  assert "--config.sed: there is no such field. Did you mean" in error
+
+
 @pytest.mark.parametrize(
   ("path", "message"),
   [

@@ -154,6 +154,16 @@ def test_the_files_of_a_users_modules_are_compared_between_processes(project):
   assert extensions.fingerprints(*named) != before
 
 
+def test_a_change_of_a_users_file_is_noticed_where_a_run_goes_on():
+  saved = {"my_project.losses": "1", "my_project.evals": "2"}
+  assert not extensions.describe_changes(saved, saved)
+  assert not extensions.describe_changes({}, saved)  # Not recorded, or new.
+  (line,) = extensions.describe_changes(
+    saved, saved | {"my_project.evals": "3"}
+  )
+  assert line.startswith("The file of my_project.evals has changed since")
+
+
 def test_evaluators_may_change_within_a_run():
   there = {"eval": {"extra": {"gap": "my_project.evals:gap"}}}
   assert not workdir.differences({"eval": {"extra": {}}}, there, there)
@@ -233,6 +243,8 @@ def test_it_trains_by_the_command_line_and_nobody_else_imports_it(
   )
   loaded = mlir_jax.load(str(folder))
   assert loaded.encode(["stone river"], role="query").shape == (1, 32)
+  code = loaded.description.provenance["user_code"]
+  assert code.keys() == {"my_project.losses", "my_project.evals"}
   export.export(str(folder), "last", str(tmp_path / "export"))
   card = (tmp_path / "export/README.md").read_text(encoding="utf-8")
   assert f"| margin ({TARGET}) | 0.3 | – |" in card
