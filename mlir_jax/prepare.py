@@ -2,7 +2,7 @@
 
 python -m mlir_jax.prepare --config=quickstart --workdir=W
 
-Training does this by itself; prepared ahead, it need not.
+Training does this, too, if it is not done before.
 """
 
 import functools
@@ -12,7 +12,7 @@ from mlir_jax.storage import locations
 
 
 def main():
-  """Prepares by the flags."""
+  """Prepares the data as the flags say."""
   from mlir_jax.data import preparation
   from mlir_jax.evals import ranking
   from mlir_jax.training import checks, stopping
@@ -26,7 +26,7 @@ def main():
       folder,
       functools.partial(checks.check_fits, config, folder),
     )
-  # Training prints them above its report.
+  # A training run prints these lines above its report.
   for line in ranking.describe_unfindable(prepared.tests):
     print(line)
 

@@ -1,9 +1,10 @@
-"""Trains a retriever, or goes on where a run stopped.
+"""Trains a retriever, or continues a run that stopped.
 
 python -m mlir_jax.train --config=quickstart --workdir=W
 
---from_step=N goes back to the checkpoint of step N. From there on, settings of
-the optimizer, model.dtype and train.steps may be other ones.
+The same command continues a run from its last checkpoint. --from_step=N goes
+back to the checkpoint of step N; from there on, optim.*, model.dtype and
+train.steps may change.
 """
 
 from absl import flags
@@ -13,7 +14,7 @@ from mlir_jax.training import stopping
 
 
 def main():
-  """Trains by the flags."""
+  """Trains as the flags say."""
   with stopping.StopSignal() as stop:
     process_flags.join(_CONFIG.value)
     from mlir_jax.training import run
@@ -37,7 +38,7 @@ if __name__ == "__main__":
   _FROM_STEP = flags.DEFINE_integer(
     "from_step",
     None,
-    "Goes back to the checkpoint of this step; later ones are removed. From"
-    " there on optim.*, model.dtype and train.steps may change.",
+    "Goes back to the checkpoint of this step and removes later ones. From"
+    " there on, optim.*, model.dtype and train.steps may change.",
   )
   command_line.start(main, required=("config", "workdir"))

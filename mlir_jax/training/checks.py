@@ -50,7 +50,7 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
   if decay >= 1:
     raise ValueError(
       f"optim.learning_rate x optim.weight_decay is {decay}: the decay of one"
-      " step would change the sign of a weight; their product must be below 1."
+      " step would change the sign of a weight. The product must be below 1."
     )
 
 

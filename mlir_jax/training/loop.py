@@ -66,7 +66,7 @@ def train_loop(
   with jax.transfer_guard("disallow"):
     first = True
     for step, batch in batches:
-      # The first step takes longer: the device may still be compiling.
+      # The first step may have to be compiled, which takes longer.
       multihost.report("starting" if first else member.STEP, step)
       if first:
         saved = step  # The state was restored from this step, or it is 0.
