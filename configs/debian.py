@@ -1,7 +1,7 @@
 """multilingual-e5-small on Debian's package descriptions: `e5_small`, shorter.
 
 The data is read from ../shared/data, relative to the current folder, or from
---config.data.root and --config.data.tatoeba_root. Variants: `:smoke` (one step).
+--config.data.root and --config.data.tatoeba_root. Variants: `:smoke`, a step.
 """
 
 from mlir_jax import config_files
