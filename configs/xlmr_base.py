@@ -4,8 +4,8 @@ It trains on English question-passage pairs and parallel sentences; passages are
 third points of the language loss, too (arXiv 2210.06633, Figure 2). The paper's
 temperatures, weights, batch sizes, lengths and optimizer could not be read:
 they are our choice. The data is in --config.data.root=FOLDER, in the layout of
-docs/data.md. For a TPU pod, see `python -m mlir_jax.plan`. Variants: `:smoke` (a
-tiny encoder from scratch, one step).
+docs/data.md. For a TPU pod, see `python -m mlir_jax.plan`. Variants: `:smoke`
+(a tiny encoder from scratch, one step).
 """
 
 from mlir_jax import config

@@ -1,4 +1,4 @@
-"""The command line: help, and one line with exit status 2 for what is wrong."""
+"""The command line prints help, and refuses in one line with status 2."""
 
 import os
 import pathlib
@@ -14,7 +14,7 @@ import mlir_jax
 from mlir_jax import __main__
 from mlir_jax.training import run as run_lib
 
-# Each main's own flags: those that are paths, and some others.
+# Some flags of each program: first those that are paths, then others.
 MAINS = {
   "train": (["workdir"], ["config", "distributed", "profile"]),
   "prepare": (["workdir"], ["config"]),
@@ -30,7 +30,7 @@ MAINS = {
 
 @pytest.fixture
 def call(capfd, monkeypatch):
-  """Runs a main in this process: (main, flags) -> exit status and output."""
+  """Runs a program here: (name, flags) -> exit status, stdout, stderr."""
 
   def call_main(main, *arguments):
     monkeypatch.setattr(sys, "argv", [main, *arguments])
@@ -83,7 +83,7 @@ def test_the_command_lists_all_programs(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("main", MAINS)
-def test_help_shows_an_example_and_the_mains_own_flags(main, call):
+def test_help_shows_an_example_and_the_programs_own_flags(main, call):
   code, output, _ = call(main, "--help")
   assert code == 0
   assert f"python -m mlir_jax.{main} --" in output
@@ -105,7 +105,7 @@ def test_a_path_that_is_empty_is_refused(call):
   assert (code, error) == (2, "mlir-jax encode: The name of a file is empty.\n")
 
 
-def test_the_users_home_is_found_in_every_path(call, monkeypatch, tmp_path):
+def test_a_tilde_is_the_users_home_in_every_path(call, monkeypatch, tmp_path):
   monkeypatch.setenv("HOME", str(tmp_path))
   started = []
   monkeypatch.setattr(
@@ -264,7 +264,7 @@ def test_a_variable_that_jax_cannot_use_is_refused_by_every_main(
   assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_platform_that_jax_does_not_have_is_told_in_a_line(
+def test_a_platform_that_jax_does_not_have_is_refused_in_one_line(
   call, monkeypatch, tmp_path
 ):
   def fail(*_, **__):

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable, Generator
 from typing import Any
 
+import jax
 import ml_collections
 
 from mlir_jax import checkpoint, config_checks, lock, sharding, workdir
@@ -106,7 +107,14 @@ def _open_checkpoints(
 
 
 def _train(
-  config, folder, mesh, prepared, checkpoints, from_step, stop, profile
+  config: ml_collections.ConfigDict,
+  folder: str,
+  mesh: jax.sharding.Mesh,
+  prepared: preparation.Prepared,
+  checkpoints: checkpoint.Checkpoints,
+  from_step: int | None,
+  stop: stopping.StopSignal,
+  profile: bool,
 ) -> tuple[step.TrainState, suite.Suite]:
   """Builds the parts of a run and takes its steps.
 

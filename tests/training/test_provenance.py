@@ -10,7 +10,7 @@ import mlir_jax
 from mlir_jax.training import provenance
 
 
-def test_versions_devices_and_data_are_told():
+def test_it_has_versions_devices_and_data():
   gathered = provenance.gather("abc123")
   assert gathered["token_store"] == "abc123"
   assert gathered["mlir_jax"] == mlir_jax.__version__
@@ -22,12 +22,12 @@ def test_versions_devices_and_data_are_told():
   assert json.loads(json.dumps(gathered)) == gathered
 
 
-def test_the_commit_is_that_of_the_checkout(monkeypatch, tmp_path):
+def test_the_commit_is_that_of_the_clone(monkeypatch, tmp_path):
   package = tmp_path / "mlir_jax"
   package.mkdir()
   (package / "__init__.py").write_text("")
   monkeypatch.setattr(mlir_jax, "__file__", str(package / "__init__.py"))
-  assert provenance.gather("")["commit"] == ""  # No checkout.
+  assert provenance.gather("")["commit"] == ""  # Not a clone.
 
   def git(*arguments):
     identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
