@@ -16,7 +16,7 @@ import tiny
 from mlir_jax import checkpoint
 from mlir_jax.training import progress
 
-# Trains the tiny config in its own process, and sends itself a signal at a given
+# Trains the tiny config in its own process, and sends itself a signal at some
 # moment: "step N", "save N" (while it is being written), "dev N", "saved N"
 # (the checkpoint's folder exists), "prepare 0" or "table N".
 SCRIPT = """
