@@ -292,14 +292,12 @@ def start_state(
   print(sharding.describe(abstract.params, shardings.params))
   if begin.step is None:
     params = make_params(shardings.params)
-    return (
-      jax.jit(init, out_shardings=shardings, donate_argnums=0)(params),
-      shardings,
-    )
+    state = jax.jit(init, out_shardings=shardings, donate_argnums=0)(params)
+    return state, shardings
   state = checkpoints.restore(
     begin.step, checkpoint.abstract(abstract, shardings)
   )
-  if begin.from_step:  # The changed settings get their full number of tries.
+  if begin.from_step:  # Settings may have changed, so the count starts again.
     zero = jax.jit(jnp.zeros_like, out_shardings=shardings.skipped_in_a_row)
     state = state.replace(skipped_in_a_row=zero(state.skipped_in_a_row))
   print(f"Going on from {_name(checkpoints, begin)}.")
