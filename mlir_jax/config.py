@@ -182,7 +182,7 @@ def default() -> ml_collections.ConfigDict:
   return c
 
 
-# The encoding of a pretrained model that does not say its own.
+# The fields of `encoding` that neither the config nor a pretrained model gives.
 ENCODING = {
   "pooling": "mean",
   "normalize": True,
@@ -197,8 +197,8 @@ ENCODING = {
 
 # The range of each number of `default`, as intervals: "[" and "]" include an
 # end, "(" and ")" do not. All ends are finite, so NaN and infinity are refused.
-# The step computes in float32, so the ranges keep numbers from underflow to 0
-# and from overflow. `config_checks.ranges` adds the fields of the losses.
+# The step computes in float32: no range has a number that becomes 0 or overflows
+# there. `config_checks.ranges` adds the fields of the losses.
 RANGES = {
   "seed": "[0, 4294967295]",  # JAX's keys take the low 32 bits.
   "data.language_temperature": "[0.001, 1e6]",
@@ -243,7 +243,7 @@ RANGES = {
   "eval.every": "[0, 2e9]",
   "eval.batch_size": "[1, 1e6]",
   "eval.dev_passages": "[0, 1e9]",
-  "eval.top_k": "[100, 1e6]",  # MRR@100 and R@100 need as many.
+  "eval.top_k": "[100, 1e6]",  # MRR@100 and R@100 need 100.
 }
 
 # The words that a text field may be.
