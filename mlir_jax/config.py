@@ -197,8 +197,8 @@ ENCODING = {
 
 # The range of each number of `default`, as intervals: "[" and "]" include an
 # end, "(" and ")" do not. All ends are finite, so NaN and infinity are refused.
-# The step computes in float32: no range has a number that underflows to 0 there,
-# or overflows. `config_checks.ranges` adds the fields of the losses.
+# The step computes in float32. No range has a number that becomes 0 there or
+# overflows. `config_checks.ranges` adds the fields of the losses.
 RANGES = {
   "seed": "[0, 4294967295]",  # JAX's keys take the low 32 bits.
   "data.language_temperature": "[0.001, 1e6]",
