@@ -1,4 +1,4 @@
-"""The fields of a config on the command line: --config.FIELD=VALUE."""
+"""Config fields on the command line: --config.FIELD=VALUE."""
 
 import difflib
 import re
@@ -7,24 +7,26 @@ from collections.abc import Sequence
 import ml_collections
 
 from mlir_jax import config as config_lib
+from mlir_jax import config_checks
 
 
-def take_targets(
-  config: ml_collections.ConfigDict, argv: Sequence[str]
-) -> None:
-  """Adds the losses and evaluators that a command line names.
+def add_targets(config: ml_collections.ConfigDict, argv: Sequence[str]) -> None:
+  """Adds the losses and evaluators that a command line names to a config.
 
   Args:
-    config: As its file gives it.
-    argv: The command line; --config.loss.extra.NAME.target=MODULE:CLASS and
-      --config.eval.extra.NAME=MODULE:FUNCTION.
+    config: What the config file returns.
+    argv: The command line. It reads --config.loss.extra.NAME.target=
+      MODULE:CLASS and --config.eval.extra.NAME=MODULE:FUNCTION.
+
+  Raises:
+    ValueError: if the config file gives such a field a wrong type.
   """
   flag = r"--?config\.(loss\.extra\.\w+\.target|eval\.extra\.\w+)(?:=(.*))?"
   for argument, following in zip(argv, [*argv[1:], ""], strict=True):
     if match := re.fullmatch(flag, argument):
       target = following if match[2] is None else match[2]
       group, _, name, *field = match[1].split(".")
-      extra = config_lib.group_of_extras(config, group)
+      extra = config_checks.extras(config, group)
       with extra.unlocked():
         if not field:
           extra[name] = target
@@ -46,37 +48,48 @@ def check_names(
 
   Args:
     argv: The command line.
-    config: What its --config gives; None before that is loaded, then fields of
-      a user's losses and evaluators are not checked.
+    config: The config after --config, with the user's losses. None before it
+      is loaded: fields of the user's losses and evaluators are then not
+      checked.
 
   Raises:
     ValueError: if there is no such field, if it is a group of fields, or if
-      --config does not stand before it.
+      --config does not come first.
   """
   names = [
-    name for name, *_ in config_lib.fields(config or config_lib.default())
+    name for name, *_ in config_checks.fields(config or config_lib.default())
   ]
-  known = False
+  has_config = False
   for argument in argv:
-    known = known or re.match(r"--?config(=|$)", argument)
+    has_config = has_config or re.match(r"--?config(=|$)", argument)
     match = re.match(r"--?(?:no)?config\.([\w.]*)", argument)
-    if not match or (known and match[1] in names):
+    if not match:
       continue
-    if known and not config and re.match(r"(loss|eval)\.extra\.", match[1]):
+    field = match[1]
+    if has_config and (
+      field in names
+      or (not config and re.match(r"(loss|eval)\.extra\.", field))
+    ):
       continue
-    if inside := [name for name in names if name.startswith(f"{match[1]}.")]:
+    if inside := [name for name in names if name.startswith(f"{field}.")]:
       raise ValueError(
-        f"--config.{match[1]} is a group of fields: set one of them, such as"
+        f"--config.{field} is a group of fields: set one of them, such as"
         f" --config.{inside[0]}=VALUE."
       )
-    if match[1] not in names:
-      last = {name.rpartition(".")[2]: name for name in reversed(names)}
-      close = difflib.get_close_matches(match[1], names, 1) or [
-        last[name]
-        for name in difflib.get_close_matches(
-          match[1].rpartition(".")[2], last, 1
-        )
-      ]
-      hint = f" Did you mean --config.{close[0]}?" if close else ""
-      raise ValueError(f"--config.{match[1]}: there is no such field.{hint}")
+    if field not in names:
+      raise ValueError(
+        f"--config.{field}: there is no such field.{_suggest(field, names)}"
+      )
     raise ValueError(f"Give --config=NAME before {argument:.200}.")
+
+
+def _suggest(field: str, names: Sequence[str]) -> str:
+  """Returns " Did you mean …?" with the most similar field, or ""."""
+  close = difflib.get_close_matches(field, names, 1)
+  if not close:  # The group may be missing or wrong, so compare the last part.
+    last = {name.rpartition(".")[2]: name for name in reversed(names)}
+    close = [
+      last[name]
+      for name in difflib.get_close_matches(field.rpartition(".")[2], last, 1)
+    ]
+  return f" Did you mean --config.{close[0]}?" if close else ""

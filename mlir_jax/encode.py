@@ -24,7 +24,7 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from mlir_jax import bars, command_line
+from mlir_jax import bars, command_line, process_flags, shared_flags
 from mlir_jax import contract as contract_lib
 from mlir_jax.data import records
 from mlir_jax.data.sources import text_lines
@@ -242,7 +242,7 @@ def _size(path: str) -> int:
 
 def main(paths: Sequence[str]):
   """Encodes files by the flags."""
-  command_line.join_processes()
+  process_flags.join()
   from mlir_jax.hosts import multihost
   from mlir_jax.retrieval import model as model_lib
 
@@ -288,7 +288,7 @@ def main(paths: Sequence[str]):
 
 
 if __name__ == "__main__":
-  _MODEL = command_line.define_path(
+  _MODEL = shared_flags.define_path(
     "model",
     "A run's folder, an export, a sentence-transformers folder or a name on"
     " the Hugging Face hub.",
@@ -296,7 +296,7 @@ if __name__ == "__main__":
   _ROLE: flags.FlagHolder = flags.DEFINE_enum(
     "role", None, contract_lib.ROLES, "What the texts are."
   )
-  _OUTPUT = command_line.define_path("output", "The .npy file to write.")
+  _OUTPUT = shared_flags.define_path("output", "The .npy file to write.")
   _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "last", 'Of a run: "last", "best" by English dev, or a step.'
   )
@@ -316,5 +316,7 @@ if __name__ == "__main__":
     "Each line is a text as it stands, even if a file's name or its first line"
     " says that it is JSON or a table.",
   )
-  command_line.define_processes()
-  command_line.run(main, required=("model", "role", "output"), takes_files=True)
+  process_flags.define()
+  command_line.start(
+    main, required=("model", "role", "output"), takes_files=True
+  )

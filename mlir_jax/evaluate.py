@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import flags
 
-from mlir_jax import command_line, extensions
+from mlir_jax import command_line, extensions, process_flags, shared_flags
 from mlir_jax.data import records
 
 
@@ -178,7 +178,7 @@ def find_groups(
 
 def main():
   """Evaluates by the flags."""
-  command_line.join_processes()
+  process_flags.join()
   if bool(_WORKDIR.value) == bool(_MODEL.value):
     raise ValueError("Give either --workdir, a run's folder, or --model.")
   print(
@@ -195,7 +195,7 @@ def main():
 
 
 if __name__ == "__main__":
-  _WORKDIR = command_line.define_workdir()
+  _WORKDIR = shared_flags.define_workdir()
   _MODEL = flags.DEFINE_string(
     "model",
     "",
@@ -210,11 +210,11 @@ if __name__ == "__main__":
     "",
     "Another collection than the run's: cldr, folder or MODULE:FUNCTION.",
   )
-  _ROOT = command_line.define_path("root", "The collection's folder.")
-  _TATOEBA_ROOT = command_line.define_path(
+  _ROOT = shared_flags.define_path("root", "The collection's folder.")
+  _TATOEBA_ROOT = shared_flags.define_path(
     "tatoeba_root", "A folder of LASER's Tatoeba files."
   )
-  _OUTPUT = command_line.define_path(
+  _OUTPUT = shared_flags.define_path(
     "output", "Where results go; by default in the workdir."
   )
   _ON_BAD_RECORD = flags.DEFINE_enum(
@@ -223,5 +223,5 @@ if __name__ == "__main__":
     ("error", "skip"),
     "What to do with bad records of the tests: stop, or skip and count them.",
   )
-  command_line.define_processes()
-  command_line.run(main, required=())
+  process_flags.define()
+  command_line.start(main, required=())

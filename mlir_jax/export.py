@@ -13,7 +13,7 @@ import tempfile
 from absl import flags
 from etils import epath
 
-from mlir_jax import command_line
+from mlir_jax import command_line, shared_flags
 
 
 def export(
@@ -142,11 +142,11 @@ def main():
 
 
 if __name__ == "__main__":
-  _WORKDIR = command_line.define_workdir()
+  _WORKDIR = shared_flags.define_workdir()
   _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "last", '"last", "best" by English dev, or a step.'
   )
-  _OUTPUT = command_line.define_path("output", "The new folder.")
+  _OUTPUT = shared_flags.define_path("output", "The new folder.")
   _ONE_LENGTH = flags.DEFINE_bool(
     "one_length",
     False,
@@ -156,4 +156,4 @@ if __name__ == "__main__":
   _NAME = flags.DEFINE_string(
     "name", "", "The model's name in its card, e.g. that on the hub."
   )
-  command_line.run(main, required=("workdir", "output"))
+  command_line.start(main, required=("workdir", "output"))

@@ -13,7 +13,7 @@ import os
 
 from absl import flags
 
-from mlir_jax import command_line
+from mlir_jax import command_line, shared_flags
 from mlir_jax.storage import locations, writing
 
 
@@ -86,7 +86,7 @@ def _integers(flag: flags.FlagHolder, least: int) -> list[int]:
 
 
 if __name__ == "__main__":
-  _CONFIG = command_line.define_config()
+  _CONFIG = shared_flags.define_config()
   _TOPOLOGY: flags.FlagHolder = flags.DEFINE_string(
     "topology", None, "Chips and the shape of their slice: v5e:16x16."
   )
@@ -99,11 +99,11 @@ if __name__ == "__main__":
     ["replicated", "fsdp"],
     "How parameters and optimizer state lie: mesh.fsdp.",
   )
-  _ENCODER = command_line.define_path(
+  _ENCODER = shared_flags.define_path(
     "encoder", "A config.json, where model.pretrained is not at hand."
   )
-  _WORKDIR = command_line.define_path(
+  _WORKDIR = shared_flags.define_path(
     "workdir", "A prepared run's folder, for the lengths of its texts."
   )
-  _OUTPUT = command_line.define_path("output", "A JSON file for all numbers.")
-  command_line.run(main, required=("config", "topology"))
+  _OUTPUT = shared_flags.define_path("output", "A JSON file for all numbers.")
+  command_line.start(main, required=("config", "topology"))

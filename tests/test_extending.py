@@ -18,6 +18,7 @@ import mlir_jax
 from mlir_jax import (
   config,
   config_arguments,
+  config_checks,
   evaluate,
   export,
   extensions,
@@ -74,10 +75,10 @@ def settle(*flags, extra=None):
     c.loss.extra[name] = given
   argv = ["train", "--config=own", *flags]
   config_arguments.check_names(argv)
-  config_arguments.take_targets(c, argv)
-  config.complete(c)
+  config_arguments.add_targets(c, argv)
+  config_checks.complete(c)
   config_arguments.check_names(argv, c)
-  config.check(c)
+  config_checks.check(c)
   return c
 
 
@@ -147,12 +148,22 @@ def test_the_files_of_a_users_modules_are_compared_between_processes(project):
     {"a": "no.no:x"},
   )
   before = extensions.fingerprints(*named)
-  assert before.keys() == {"SHA-256 of my_project.losses", "SHA-256 of no.no"}
-  assert before["SHA-256 of no.no"] == ""
+  assert before.keys() == {"my_project.losses", "no.no"}
+  assert before["no.no"] == ""
   assert extensions.fingerprints(*named) == before
   path = project / "my_project/losses.py"
   path.write_text(path.read_text() + "# Another.\n")
   assert extensions.fingerprints(*named) != before
+
+
+def test_a_change_of_a_users_file_is_noticed_where_a_run_goes_on():
+  saved = {"my_project.losses": "1", "my_project.evals": "2"}
+  assert not extensions.describe_changes(saved, saved)
+  assert not extensions.describe_changes({}, saved)  # Not recorded, or new.
+  (line,) = extensions.describe_changes(
+    saved, saved | {"my_project.evals": "3"}
+  )
+  assert line.startswith("The file of my_project.evals has changed since")
 
 
 def test_evaluators_may_change_within_a_run():
@@ -243,6 +254,8 @@ def test_the_command_line_trains_with_it_and_nothing_else_imports_it(
   )
   loaded = mlir_jax.load(str(folder))
   assert loaded.encode(["stone river"], role="query").shape == (1, 32)
+  code = loaded.description.provenance["user_code"]
+  assert code.keys() == {"my_project.losses", "my_project.evals"}
   export.export(str(folder), "last", str(tmp_path / "export"))
   card = (tmp_path / "export/README.md").read_text(encoding="utf-8")
   assert f"| margin ({TARGET}) | 0.3 | – |" in card
@@ -270,7 +283,7 @@ def test_a_users_collection_is_read(project, tmp_path):
   path.write_text("capital of Peru?\tLima\n\nLima\t\n", "utf-8")
   c = config.default()
   c.data.collection = "my_project.data:load"
-  config.check(c)
+  config_checks.check(c)
   assert not imported(project)  # It is read where the run is prepared.
   bad = records.BadRecords("skip")
   found = collections.load(c.data.collection, str(tmp_path), bad)

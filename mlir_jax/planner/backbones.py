@@ -93,7 +93,7 @@ def encoder_config(
       f"The shape of {model.pretrained} is not known here: give its"
       f" config.json with --encoder=FILE. Known are {', '.join(_BACKBONES)}."
     )
-  rates = initial_state.dropout_rates(config)
+  rates = initial_state.dropout_rates(model)
   return dataclasses.replace(
     shape,
     hidden_dropout=rates["dropout"],

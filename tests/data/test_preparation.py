@@ -14,11 +14,11 @@ from mlir_jax import prepare as prepare_lib
 from mlir_jax.data import preparation, records
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.models import pretrained
-from mlir_jax.training import initial_state
+from mlir_jax.training import checks
 
 
 def prepare(c, folder):
-  check = functools.partial(initial_state.check_fits, c, folder)
+  check = functools.partial(checks.check_fits, c, folder)
   return preparation.prepare(c, folder, check)
 
 

@@ -16,10 +16,10 @@ import pytest
 import tiny
 from absl import flags
 
-from mlir_jax import command_line, config, config_files, workdir
+from mlir_jax import config, config_files, process_flags, workdir
 from mlir_jax.hosts import cluster, multihost
 from mlir_jax.retrieval import model
-from mlir_jax.training import loop, progress, run, stopping
+from mlir_jax.training import loop, progress, run, stopping, timetable
 
 LIGHT = pathlib.Path(tiny.__file__).parent / "light_run.py"
 # Seconds. A busy machine is slow, but each step of a test ends by then.
@@ -112,7 +112,7 @@ def test_flags_outside_the_config_must_be_the_same_too(monkeypatch):
     settings.update(others)
 
   monkeypatch.setattr(multihost, "join", join)
-  command_line.join_processes(config.default())
+  process_flags.join(config.default())
   assert compared["--workdir"] == "/a"
   assert compared["config.seed"] == config.default().seed
   own = {"--process", "--coordinator_bind_address", "--config.seed"}
@@ -141,16 +141,13 @@ def test_between_saving_and_the_next_step_a_process_may_be_stuck(monkeypatch):
       lambda state, _: (state, {"skipped_in_a_row": 0}),
       None,
       batches(),
-      place=lambda batch: batch,
-      last_step=3,
+      timetable.Timetable(
+        3, log_every=3, eval_every=0, save_every=2, max_nonfinite_steps=1
+      ),
       progress=nothing,
       save=lambda *_: None,
       evaluate_dev=lambda *_: None,
       stop=stop,
-      log_every=3,
-      eval_every=0,
-      checkpoint_every=2,
-      max_nonfinite_steps=1,
     )
   assert phases[-2:] == [("saving", -1), (multihost.STEP, 2)]
 

@@ -183,7 +183,7 @@ def write_run(folder, tokenizer, towers, lengths, pooling, masked_lm, shape):
         c.to_dict(),
         contract,
         dataclasses.asdict(config),
-        provenance.describe("store"),
+        provenance.gather("store"),
       ),
       dev=0.75,
     )

@@ -14,7 +14,7 @@ from mlir_jax.checkpoints import damage, manager
 from mlir_jax.data import preparation
 from mlir_jax.hub import warm_start
 from mlir_jax.models import encoder
-from mlir_jax.training import build, initial_state, resume
+from mlir_jax.training import build, checks, resume
 
 
 def make_config(root, towers, **changes):
@@ -51,13 +51,13 @@ def begin(c, folder, save=False):
   """
   folder = str(folder)
   prepared = preparation.prepare(
-    c, folder, functools.partial(initial_state.check_fits, c, folder)
+    c, folder, functools.partial(checks.check_fits, c, folder)
   )
   _, optimizer = build.make_optimizer(c)
   with contextlib.closing(
     manager.Checkpoints(f"{folder}/{workdir.CHECKPOINTS}")
   ) as checkpoints:
-    encoder_config, state, _ = initial_state.start_state(
+    encoder_config, state, _ = build.start_state(
       c, prepared, optimizer, sharding.make_mesh(), checkpoints, folder,
       resume.Start(None),
     )  # fmt: skip
@@ -65,7 +65,7 @@ def begin(c, folder, save=False):
       first = next(name for name in state.params if name != encoder.MASKED_LM)
       changed = jax.tree.map(lambda x: x * 2, state.params[first])
       state = state.replace(params={**state.params, first: changed})
-      description = build.describe(c, prepared, encoder_config, folder)
+      description = build.make_description(c, prepared, encoder_config, folder)
       checkpoints.save(1, state, description)
   return prepared.contract, jax.device_get(state.params)
 

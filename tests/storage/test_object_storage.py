@@ -21,7 +21,7 @@ from mlir_jax.data import collections, preparation, token_store, tokenizer
 from mlir_jax.models import pretrained
 from mlir_jax.planner import backbones, rows
 from mlir_jax.storage import copies, locations, writing
-from mlir_jax.training import initial_state, progress, run, stopping
+from mlir_jax.training import checks, progress, run, stopping
 
 URL = "gs://bucket/run"
 
@@ -40,7 +40,7 @@ def make_config(root, local_dir):
 
 
 def prepare(c):
-  check = functools.partial(initial_state.check_fits, c, URL)
+  check = functools.partial(checks.check_fits, c, URL)
   return preparation.prepare(c, URL, check)
 
 

@@ -1,4 +1,4 @@
-"""A run goes on from a checkpoint that is named, with settings that changed."""
+"""A run goes on from a named checkpoint, with changed settings."""
 
 import json
 import pathlib
@@ -8,7 +8,7 @@ import types
 import pytest
 import tiny
 
-from mlir_jax import workdir
+from mlir_jax import config, workdir
 from mlir_jax.checkpoints import damage, manager
 from mlir_jax.training import progress, resume, run
 
@@ -25,7 +25,7 @@ def make_config(root, **changes):
 
 
 def losses(folder):
-  """The loss of each step, in the order of the file."""
+  """Returns the loss of each step, in the order of the file."""
   return [
     (record["step"], record["loss/total"])
     for record in progress.read_metrics(str(folder))
@@ -88,7 +88,7 @@ def test_it_goes_on_from_a_named_checkpoint(root, finished, tmp_path, capsys):
   kept = json.loads((folder / "config.json").read_text())
   assert kept["optim"]["learning_rate"] == 1e-4
 
-  # A launcher gives the same command again.
+  # A launcher repeats the same command.
   capsys.readouterr()
   run.train(changed, str(folder), from_step=4)
   assert "Going on from step 6" in capsys.readouterr().out
@@ -98,7 +98,7 @@ def test_it_goes_on_from_a_named_checkpoint(root, finished, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_more_steps_of_a_constant_rate_are_as_if_they_were_planned(
+def test_more_steps_at_a_constant_rate_equal_a_longer_run(
   root, finished, tmp_path
 ):
   folder = str(tmp_path / "run")
@@ -121,14 +121,14 @@ def test_without_its_config_a_run_is_compared_with_its_checkpoint(
   config.unlink()
   with pytest.raises(ValueError, match=r"config\.seed: 1 here, 0 there"):
     run.train(other, str(folder))
-  # And if it is there, but of another run.
+  # The same if the file is there, but from another run.
   config.write_text(json.dumps(other.to_dict()))
   with pytest.raises(ValueError, match=r"step 6 .*\n.*seed: 1 here, 0 there"):
     run.train(other, str(folder))
 
 
 class Trained:
-  """Checkpoints of steps that were trained with other learning rates."""
+  """Checkpoints whose steps were trained with different learning rates."""
 
   directory = "checkpoints"
 
@@ -151,8 +151,8 @@ class Trained:
     return later
 
 
-def test_a_run_that_went_back_behind_a_change_can_start_again(tmp_path):
-  """Its first start from there was killed before it saved anything."""
+def test_a_run_that_went_back_before_a_change_can_start_again(tmp_path):
+  """The first start from there was killed before it saved anything."""
   c = make_config(tmp_path, **{"optim.learning_rate": 0.5})
   checkpoints = Trained(tmp_path, {2: 0.25, 4: 0.25, 6: 0.5})
   (tmp_path / "config.json").write_text(json.dumps(c.to_dict()))
@@ -160,9 +160,10 @@ def test_a_run_that_went_back_behind_a_change_can_start_again(tmp_path):
   record["changed"] = {"optim.learning_rate": [0.25, 0.5]}
   (tmp_path / "history.jsonl").write_text(json.dumps(record) + "\n")
 
+  values, defaults = c.to_dict(), config.default().to_dict()
   for _ in range(2):
-    begin = resume.choose(c, str(tmp_path), checkpoints, 2)
-    resume.go_on(begin, c, str(tmp_path), checkpoints)
+    begin = resume.choose(values, defaults, str(tmp_path), checkpoints, 2)
+    resume.go_on(begin, values, str(tmp_path), checkpoints)
     assert begin.step == 2
   _, record = workdir.read_history(str(tmp_path))
   assert record["changed"] == {"optim.learning_rate": [0.25, 0.5]}

@@ -1,4 +1,4 @@
-"""Whatever kills a run, the same command goes on as if nothing had been."""
+"""After any kill, the same command goes on as if nothing had happened."""
 
 import json
 import os
@@ -16,9 +16,9 @@ import tiny
 from mlir_jax.checkpoints import listing, manager
 from mlir_jax.training import progress
 
-# Runs the tiny config in a process of its own and sends itself a signal at a
-# given moment: "step N", "save N" (while it is being written), "dev N",
-# "saved N" (the checkpoint's folder is there), "prepare 0" or "table N".
+# Trains the tiny config in its own process, and sends itself a signal at some
+# moment: "step N", "save N" (while it is being written), "dev N", "saved N"
+# (the checkpoint's folder exists), "prepare 0" or "table N".
 SCRIPT = """
 import os, signal, sys, threading, time
 import jax
@@ -39,7 +39,7 @@ def die():
   os.kill(os.getpid(), getattr(signal, name))
 
 class Callback:
-  "Python drops what is raised here."
+  "Python drops an error that is raised here."
   def __del__(self):
     die()
 
@@ -110,7 +110,7 @@ def start(root, workdir, death="", devices=2):
 
 
 def final_state(workdir):
-  """All arrays of the last checkpoint by path, as they stand on disk."""
+  """Returns the arrays of the last checkpoint on disk, by path."""
   import orbax.checkpoint as ocp
 
   checkpoints = manager.Checkpoints(f"{workdir}/checkpoints")
@@ -125,7 +125,7 @@ def final_state(workdir):
 
 
 def metrics(workdir):
-  """Lines of metrics.jsonl without what a clock put there."""
+  """Returns the lines of metrics.jsonl without values from a clock."""
   return [
     {k: v for k, v in record.items() if not k.endswith("per_second")}
     for record in progress.read_metrics(str(workdir))
@@ -176,7 +176,7 @@ def test_killed_at_any_moment_it_resumes_bitwise(root, undisturbed, tmp_path):
     if death.startswith("save"):
       step = death.split()[1]
       saved.append((workdir / "checkpoints" / step).exists())
-  assert not all(saved)  # Some save had begun and was not complete.
+  assert not all(saved)  # At least one save was incomplete.
   code, output = start(root, workdir)
   assert code == 0, output
   assert_same_run(workdir, undisturbed)
@@ -191,7 +191,7 @@ def test_signals_at_any_moment_end_a_run_and_it_resumes_bitwise(
     ("prepare 0 SIGTERM", None),
     ("table 0 SIGINT", None),
     ("step 3 SIGTERM", 3),
-    ("dev 4 SIGINT", 4),  # What it was evaluated to comes with the next start.
+    ("dev 4 SIGINT", 4),  # The next start repeats this evaluation.
     ("saved 8 SIGTERM", 8),
     ("table 8 SIGINT", 8),
   ):
