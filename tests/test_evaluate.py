@@ -41,6 +41,27 @@ def test_a_model_of_others_has_one_mean_and_no_groups(made, tmp_path, capsys):
   assert "passage texts cut to 20 tokens: " in printed
 
 
+def test_evaluators_of_the_user_are_named_by_the_command(
+  made, tmp_path, monkeypatch
+):
+  model, root = made
+  (tmp_path / "own_evals.py").write_text(
+    "def gap(embed):\n  return {'width': embed('query', ['apple']).shape[1]}\n"
+  )
+  monkeypatch.syspath_prepend(tmp_path)
+  given = {"root": str(root), "output": str(tmp_path / "out")}
+  evaluators = evaluate._parse_evaluators(["gap=own_evals:gap"])
+  evaluate.evaluate(model, evaluators=evaluators, **given)
+  table = json.loads((tmp_path / "out/report.json").read_text())
+  assert table["extra"] == {"gap": {"width": {"step 0": 24.0}}}
+  monkeypatch.setattr(model_lib, "load", lambda *_: pytest.fail("It goes on."))
+  with pytest.raises(ValueError, match=r"^--evaluator=gap is 'own_evals:no'"):
+    evaluate.evaluate(model, evaluators={"gap": "own_evals:no"}, **given)
+  for values in (["own_evals:gap"], ["a=b:c", "a=b:d"]):
+    with pytest.raises(ValueError, match=r"^--evaluator="):
+      evaluate._parse_evaluators(values)
+
+
 def test_an_output_is_looked_at_before_the_model(tmp_path, monkeypatch):
   monkeypatch.setattr(model_lib, "load", lambda *_: pytest.fail("It goes on."))
   (tmp_path / "file").touch()

@@ -188,6 +188,7 @@ def test_it_trains_by_the_command_line_and_nobody_else_imports_it(
       *(f"--workdir={folder}", "--config.batch.chunk=8"),
       *("--config.loss.extra.margin.weight=0.3", "--config.mesh.fsdp=True"),
       "--config.eval.extra.gap=my_project.evals:gap",
+      "--config.eval.at_start=True",
     ],
     cwd=project,
     capture_output=True,
@@ -203,6 +204,8 @@ def test_it_trains_by_the_command_line_and_nobody_else_imports_it(
   *lines, evaluated = progress.read_metrics(str(folder))
   assert {"gap/rivers", "dev/en/mrr@100"} <= evaluated.keys()
   assert [line["step"] for line in lines] == [1, 2, 3]
+  table = json.loads((folder / "results/report.json").read_text())
+  assert table["extra"]["gap"]["rivers"].keys() == {"step 0", "step 3"}
   for line in lines:
     total = 0.3 * line["loss/margin"] + sum(
       line[f"loss/{name}"] for name in ("ir", "semantic", "language")

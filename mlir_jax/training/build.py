@@ -1,6 +1,5 @@
 """From a config to the parts of a run."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,21 +8,18 @@ import ml_collections
 import optax
 from etils import epath
 
-from mlir_jax import checkpoint, extensions, sharding, workdir
+from mlir_jax import checkpoint, sharding, workdir
 from mlir_jax import contract as contract_lib
 from mlir_jax.batches import batch as batch_lib
 from mlir_jax.batches import drawing, masking, shapes
 from mlir_jax.data import preparation, token_store
-from mlir_jax.evals import suite
+from mlir_jax.evals import extra, suite
 from mlir_jax.losses import masked_lm as masked_lm_loss
 from mlir_jax.losses import registry
 from mlir_jax.models import architecture, encoder, masked_lm
 from mlir_jax.retrieval import encoding
 from mlir_jax.storage import locations, reading
 from mlir_jax.training import chunking, optim, outputs, provenance, step
-
-# The results of this package's evaluations begin with these.
-_TAKEN = ("test", "dev", "tatoeba")
 
 
 def batch_spec(config: ml_collections.ConfigDict) -> batch_lib.BatchSpec:
@@ -201,28 +197,6 @@ def jit_step(
   )
 
 
-def find_evaluators(
-  config: ml_collections.ConfigDict,
-) -> dict[str, suite.Evaluator]:
-  """Imports the evaluators of the user, which this command line names.
-
-  Raises:
-    ValueError: if one is not there, or is not a function.
-  """
-  found = {}
-  for name, target in config.eval.get("extra", {}).items():
-    field = f"eval.extra.{name}"
-    if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in _TAKEN:
-      raise ValueError(
-        f"{field}: give another name, of the letters a to z, digits and"
-        f" underscores; {', '.join(_TAKEN)} have a meaning already."
-      )
-    found[name] = extensions.load(target, field)
-    if not callable(found[name]):
-      raise ValueError(f"{field} is {target!r}, which is not a function.")
-  return found
-
-
 def make_suite(
   config: ml_collections.ConfigDict,
   prepared: preparation.Prepared,
@@ -249,7 +223,7 @@ def make_suite(
     trained_on=prepared.collection,
     streams=drawing.streams_read(config.batch),
     dev_passages=config.eval.dev_passages,
-    extra=find_evaluators(config),
+    evaluators=extra.find(config.eval.get("extra", {}), "eval.extra."),
   )
 
 

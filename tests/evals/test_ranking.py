@@ -111,7 +111,7 @@ def test_evaluate_names_its_values_and_measures_the_runs_it_writes(
     ),
     make_test({"q1": "1"}, {"a": "1"}, {"q1": {"a": 1}}, "en", "dev"),
   ]
-  results = dict(ranking.evaluate(one_hot, tests, mesh, run_dir=tmp_path))
+  results = dict(ranking.evaluate(one_hot, tests, mesh, trec_folder=tmp_path))
   assert results == pytest.approx(
     {
       # q1 finds b, a; q2 finds d, b; q3 finds e; q4 has no text.
@@ -179,7 +179,9 @@ def test_a_query_without_judgements_has_a_run_and_no_part_in_means(
   queries = {"q1": "1", "q2": "2", "q3": "2"}
   passages = {"a": "1", "b": "2"}
   judged = make_test(queries, passages, {"q1": {"a": 1}, "q3": {}})
-  results = dict(ranking.evaluate(one_hot, [judged], mesh, run_dir=tmp_path))
+  results = dict(
+    ranking.evaluate(one_hot, [judged], mesh, trec_folder=tmp_path)
+  )
   assert set(results.values()) == {1.0}
   run = runs.read_run(tmp_path / "test.de.trec")
   assert {query: set(found) for query, found in run.items()} == {
@@ -229,7 +231,7 @@ def test_a_query_does_not_find_itself(mesh, tmp_path):
   test = make_test(
     {"q": "1", "r": "1"}, passages, {"q": {"p100": 1}}, own_passages=["q"]
   )
-  results = dict(ranking.evaluate(one_hot, [test], mesh, run_dir=tmp_path))
+  results = dict(ranking.evaluate(one_hot, [test], mesh, trec_folder=tmp_path))
   assert results["test/de/mrr@100"] == 1
   run = runs.read_run(tmp_path / "test.de.trec")
   assert "q" not in run["q"] and len(run["q"]) == 100

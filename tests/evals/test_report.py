@@ -122,7 +122,7 @@ def test_languages_without_a_group_come_last():
 
 
 def test_names_without_a_place_and_empty_results_are_refused():
-  for name in ("loss", "train/de/mrr@100", "test/de"):
+  for name in ("loss", "Train/de/mrr@100", "test/de", "test/de/mrr@100/1"):
     with pytest.raises(ValueError, match="no place in the table"):
       report.make_table({"now": {name: 1.0}}, GROUPS)
   with pytest.raises(ValueError, match="no results"):

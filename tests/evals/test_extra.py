@@ -1,0 +1,113 @@
+"""The user's evaluators have their part of the table, and no part in means."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mlir_jax.evals import extra, rendering, report
+
+BEFORE = {
+  "gap/rivers": 0.031234,
+  "test/de/mrr@100": 0.1,
+  "test/fi/mrr@100": 0.3,
+  "speed/texts/s": 12.0,
+}
+AFTER = BEFORE | {"gap/rivers": 0.41, "gap/cities": -2.0}
+COLUMNS = {"step 0": BEFORE, "step 100": AFTER}
+
+TEXT = """\
+            MRR@100
+        step 0  step 100
+        ────────────────
+all languages
+  de      10.0      10.0
+  fi      30.0      30.0
+  mean    20.0      20.0
+
+               eval.extra
+            step 0  step 100
+           ─────────────────
+gap
+  rivers   0.03123      0.41
+  cities         –        -2
+speed
+  texts/s       12        12
+"""
+
+
+def embed(role, texts, titles=None):
+  return np.ones((len(texts), 2), np.float32)
+
+
+def test_each_evaluator_has_its_rows_and_no_part_in_means():
+  table = report.make_table(COLUMNS, {})
+  assert [row.label for row in table.rows] == ["de", "fi", "mean"]
+  assert table.measures == ("mrr@100",)
+  assert table.extra == (
+    report.ExtraRow("gap", "rivers", (0.031234, 0.41)),
+    report.ExtraRow("gap", "cities", (None, -2.0)),
+    report.ExtraRow("speed", "texts/s", (12.0, 12.0)),
+  )
+
+
+def test_text_markdown_and_json_show_values_as_they_were_returned():
+  table = report.make_table(COLUMNS, {})
+  text = rendering.to_text(table)
+  assert text == f"{TEXT}\n{rendering.NOTE}\n{rendering.EXTRA_NOTE}\n"
+  lines = rendering.to_markdown(table).splitlines()
+  start = lines.index(
+    "| evaluator | eval.extra<br>step 0 | eval.extra<br>step 100 |"
+  )
+  assert lines[start - 1 :][:7] == [
+    "",
+    lines[start],
+    "|:--|--:|--:|",
+    "| **gap** | | |",
+    "| rivers | 0.03123 | 0.41 |",
+    "| cities | – | -2 |",
+    "| **speed** | | |",
+  ]
+  content = json.loads(rendering.to_json(table))
+  assert content["extra"] == {
+    "gap": {
+      "rivers": {"step 0": 0.031234, "step 100": 0.41},
+      "cities": {"step 0": None, "step 100": -2.0},
+    },
+    "speed": {"texts/s": {"step 0": 12.0, "step 100": 12.0}},
+  }
+  assert all("gap" not in row["values"] for row in content["rows"])
+
+
+def test_evaluators_without_tests_are_a_table():
+  table = report.make_table({"now": {"gap/mean": 1.0}}, {})
+  text = rendering.to_text(table, notes=["A note."])
+  assert text.endswith(f"\n{rendering.EXTRA_NOTE}\nA note.\n")
+  assert rendering.NOTE not in text
+  assert "| mean | 1 |" in rendering.to_markdown(table).splitlines()
+
+
+def test_results_are_named_by_evaluator_and_metric():
+  evaluators = {"gap": lambda _: {"rivers": np.float32(0.5), "n": 3}}
+  assert list(extra.evaluate(embed, evaluators)) == [
+    ("gap/rivers", 0.5),
+    ("gap/n", 3.0),
+  ]
+
+
+@pytest.mark.parametrize(
+  "returned", [None, 0.5, {"rivers": "far"}, {"rivers": None}, {"": 1.0}, [0.5]]
+)
+def test_what_is_not_numbers_by_name_is_refused(returned):
+  with pytest.raises(
+    ValueError, match=r"The evaluator gap returned .* numbers"
+  ):
+    list(extra.evaluate(embed, {"gap": lambda _: returned}))
+
+
+def test_names_of_our_results_are_not_those_of_evaluators():
+  assert report.split_extra("gap/rivers") == ("gap", "rivers")
+  for name in ("test/de/mrr@100", "dev/en", "tatoeba/x", "gap", "gap/", "G/x"):
+    assert report.split_extra(name) is None
+  with pytest.raises(ValueError, match=r"--evaluator=dev: give another name"):
+    extra.find({"dev": "my_project.evals:gap"}, "--evaluator=")
