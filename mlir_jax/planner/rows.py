@@ -203,7 +203,7 @@ def _bound(
   found = collectives.find(text)
   sent = sum(c.runs * c.sent_bytes for c in found)
   row.collectives = _by_kind_and_loops(found)
-  row.traffic = memory.traffic(text)
+  row.traffic = traffic.count(text)
   row.model_flops = counted.model / count
   row.flops = counted.hardware / parts
   passes = counted.hardware + (_PASSES - 1) * counted.scores
