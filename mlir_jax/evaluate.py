@@ -29,7 +29,7 @@ def evaluate(
   tatoeba_root: str = "",
   output: str = "",
   on_bad_record: str = "error",
-  evaluators: Mapping[str, str] = types.MappingProxyType({}),
+  extra: Mapping[str, str] = types.MappingProxyType({}),
 ) -> str:
   """Evaluates a model and writes results, TREC runs and report.
 
@@ -44,7 +44,7 @@ def evaluate(
       tests are those of the run.
     output: The folder of the results; "" for a folder in that of the run.
     on_bad_record: What to do with bad records of the tests: "error" or "skip".
-    evaluators: Evaluators of the user: name to "MODULE:FUNCTION".
+    extra: Evaluators of the user: name to "MODULE:FUNCTION".
 
   Returns:
     The report as text.
@@ -55,7 +55,7 @@ def evaluate(
   """
   from mlir_jax.batches import drawing
   from mlir_jax.data import collections
-  from mlir_jax.evals import extra, ranking, suite
+  from mlir_jax.evals import evaluators, ranking, suite
   from mlir_jax.hosts import multihost
   from mlir_jax.retrieval import model
   from mlir_jax.storage import locations
@@ -63,7 +63,7 @@ def evaluate(
   if output and multihost.is_first():
     locations.check_output(locations.absolute(output), f"--output={output}")
   bad_records = records.BadRecords(on_bad_record, "--on_bad_record")
-  found_evaluators = extra.find(evaluators, "--evaluator=")
+  found_evaluators = evaluators.find(extra, "--evaluator=")
   loaded = model.load(source, checkpoint)
   description = loaded.description
   given = bool(collection or root or tatoeba_root)
@@ -123,7 +123,7 @@ def evaluate(
     top_k=config["eval"]["top_k"] if config else ranking.DEPTH,
     trained_on=trained_on,
     streams=drawing.streams_read(config["batch"]) if config else (),
-    evaluators=found_evaluators,
+    extra=found_evaluators,
   )
   evaluation.table(loaded.params, loaded.step or 0)
   return evaluation.report()
@@ -212,7 +212,7 @@ def main():
       tatoeba_root=_TATOEBA_ROOT.value or "",
       output=_OUTPUT.value or "",
       on_bad_record=_ON_BAD_RECORD.value,
-      evaluators=_parse_evaluators(_EVALUATOR.value),
+      extra=_parse_evaluators(_EVALUATOR.value),
     )
   )
 

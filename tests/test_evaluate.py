@@ -50,13 +50,13 @@ def test_evaluators_of_the_user_are_named_by_the_command(
   )
   monkeypatch.syspath_prepend(tmp_path)
   given = {"root": str(root), "output": str(tmp_path / "out")}
-  evaluators = evaluate._parse_evaluators(["gap=own_evals:gap"])
-  evaluate.evaluate(model, evaluators=evaluators, **given)
+  extra = evaluate._parse_evaluators(["gap=own_evals:gap"])
+  evaluate.evaluate(model, extra=extra, **given)
   table = json.loads((tmp_path / "out/report.json").read_text())
   assert table["extra"] == {"gap": {"width": {"step 0": 24.0}}}
   monkeypatch.setattr(model_lib, "load", lambda *_: pytest.fail("It goes on."))
   with pytest.raises(ValueError, match=r"^--evaluator=gap is 'own_evals:no'"):
-    evaluate.evaluate(model, evaluators={"gap": "own_evals:no"}, **given)
+    evaluate.evaluate(model, extra={"gap": "own_evals:no"}, **given)
   for values in (["own_evals:gap"], ["a=b:c", "a=b:d"]):
     with pytest.raises(ValueError, match=r"^--evaluator="):
       evaluate._parse_evaluators(values)

@@ -112,6 +112,13 @@ def read_results(path: str | os.PathLike) -> dict[str, float]:
   return results
 
 
+def may_name(evaluator: str) -> bool:
+  """Whether this can be the name of a user's evaluator."""
+  return evaluator not in TAKEN and bool(
+    re.fullmatch("[a-z][a-z0-9_]*", evaluator)
+  )
+
+
 def split_extra(name: str) -> tuple[str, str] | None:
   """Splits the name of a result of a user's evaluator.
 
@@ -120,9 +127,7 @@ def split_extra(name: str) -> tuple[str, str] | None:
     is not that of such a result.
   """
   evaluator, _, metric = name.partition("/")
-  if not (metric and re.fullmatch("[a-z][a-z0-9_]*", evaluator)):
-    return None
-  return None if evaluator in TAKEN else (evaluator, metric)
+  return (evaluator, metric) if metric and may_name(evaluator) else None
 
 
 def parse(name: str) -> tuple[str, str, str]:

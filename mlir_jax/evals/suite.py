@@ -7,15 +7,16 @@ languages are used only for the table, before the first step and after the last.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from mlir_jax.data import records
 from mlir_jax.evals import (
   bitext,
-  extra,
+  evaluators,
   overlap,
   plot,
   ranking,
@@ -78,7 +79,7 @@ class Suite:
     trained_on: records.Collection | None = None,
     streams: Sequence[str] = (),
     dev_passages: int = 0,
-    evaluators: Mapping[str, extra.Evaluator] | None = None,
+    extra: Mapping[str, evaluators.Evaluator] | None = None,
   ):
     """Prepares the evaluations.
 
@@ -94,7 +95,7 @@ class Suite:
       streams: The streams that training read of that collection.
       dev_passages: Passages that `dev` searches, see `sample_passages`; 0 for
         all.
-      evaluators: The user's evaluators by name.
+      extra: The user's evaluators by name.
     """
     self._tests = tests
     self._translation_tests = translation_tests
@@ -104,7 +105,7 @@ class Suite:
     self._top_k = top_k
     self._trained_on = trained_on
     self._streams = streams
-    self._evaluators = dict(evaluators or {})
+    self._extra = dict(extra or {})
     self._notes = ranking.describe_unfindable(tests)
     self._dev = [test for test in tests if test.split == "dev"]
     if dev_passages:
@@ -137,7 +138,7 @@ class Suite:
     results = dict(
       ranking.evaluate(embed, self._dev, self._encoder.mesh, top_k=self._top_k)
     )
-    return results | dict(extra.evaluate(embed, self._evaluators))
+    return results | self._call_evaluators(embed)
 
   def notes(self) -> str:
     """Returns what a reader of the values must know, in lines."""
@@ -168,7 +169,7 @@ class Suite:
       )
     )
     results |= bitext.evaluate(embed, self._translation_tests, mesh)
-    results |= extra.evaluate(embed, self._evaluators)
+    results |= self._call_evaluators(embed)
     if cut := self._encoder.describe_truncation(before):
       print(cut)
     if writes:
@@ -177,6 +178,16 @@ class Suite:
         json.dumps(results, indent=2) + "\n",
       )
     return results
+
+  def _call_evaluators(
+    self, embed: Callable[..., np.ndarray]
+  ) -> dict[str, float]:
+    """Calls the user's evaluators: {"EVALUATOR/METRIC": value, ...}."""
+    return {
+      f"{name}/{metric}": value
+      for name, evaluator in self._extra.items()
+      for metric, value in evaluator(embed).items()
+    }
 
   def report(self) -> str:
     """Writes the report of all results in the folder, with a plot.

@@ -13,7 +13,7 @@ from mlir_jax import contract as contract_lib
 from mlir_jax.batches import batch as batch_lib
 from mlir_jax.batches import drawing, masking, shapes
 from mlir_jax.data import preparation, token_store
-from mlir_jax.evals import extra, suite
+from mlir_jax.evals import evaluators, suite
 from mlir_jax.losses import masked_lm as masked_lm_loss
 from mlir_jax.losses import registry
 from mlir_jax.models import architecture, encoder, masked_lm
@@ -223,7 +223,7 @@ def make_suite(
     trained_on=prepared.collection,
     streams=drawing.streams_read(config.batch),
     dev_passages=config.eval.dev_passages,
-    evaluators=extra.find(config.eval.get("extra", {}), "eval.extra."),
+    extra=evaluators.find(config.eval.get("extra", {})),
   )
 
 

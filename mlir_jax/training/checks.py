@@ -11,7 +11,7 @@ from mlir_jax import config as run_config
 from mlir_jax import contract as contract_lib
 from mlir_jax import sharding
 from mlir_jax.batches import shapes
-from mlir_jax.evals import extra
+from mlir_jax.evals import evaluators
 from mlir_jax.hub import warm_start
 from mlir_jax.losses import base, registry
 from mlir_jax.training import build, initial_state
@@ -24,7 +24,7 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
     ValueError: naming the field.
   """
   run_config.check(config)
-  extra.find(config.eval.get("extra", {}), "eval.extra.")
+  evaluators.find(config.eval.get("extra", {}))
   losses = registry.make(config.loss)
   registry.check(losses, dataclasses.asdict(build.batch_spec(config)))
   _check_shape(config, losses)

@@ -111,11 +111,11 @@ def test_evaluators_of_the_user_are_called_for_dev_and_for_the_table(
 
   def gap(embed):
     called.append(embed("sentence", ["apple", "river"]).shape)
-    return {"rivers": len(called)}
+    return {"rivers": float(len(called))}
 
   made = suite.Suite(
     *([make_test("test")], (), {}, encoder, str(tmp_path)),
-    evaluators={"gap": gap},
+    extra={"gap": gap},
   )
   assert made.table({}, 0)["gap/rivers"] == 1
   assert made.dev({}) == {"gap/rivers": 2}

@@ -2,10 +2,7 @@
 
 import json
 
-import numpy as np
-import pytest
-
-from mlir_jax.evals import extra, rendering, report
+from mlir_jax.evals import rendering, report
 
 BEFORE = {
   "gap/rivers": 0.031234,
@@ -34,10 +31,6 @@ gap
 speed
   texts/s       12        12
 """
-
-
-def embed(role, texts, titles=None):
-  return np.ones((len(texts), 2), np.float32)
 
 
 def test_each_evaluator_has_its_rows_and_no_part_in_means():
@@ -87,27 +80,7 @@ def test_evaluators_without_tests_are_a_table():
   assert "| mean | 1 |" in rendering.to_markdown(table).splitlines()
 
 
-def test_results_are_named_by_evaluator_and_metric():
-  evaluators = {"gap": lambda _: {"rivers": np.float32(0.5), "n": 3}}
-  assert list(extra.evaluate(embed, evaluators)) == [
-    ("gap/rivers", 0.5),
-    ("gap/n", 3.0),
-  ]
-
-
-@pytest.mark.parametrize(
-  "returned", [None, 0.5, {"rivers": "far"}, {"rivers": None}, {"": 1.0}, [0.5]]
-)
-def test_what_is_not_numbers_by_name_is_refused(returned):
-  with pytest.raises(
-    ValueError, match=r"The evaluator gap returned .* numbers"
-  ):
-    list(extra.evaluate(embed, {"gap": lambda _: returned}))
-
-
-def test_names_of_our_results_are_not_those_of_evaluators():
+def test_names_of_evaluators_are_not_those_of_our_results():
   assert report.split_extra("gap/rivers") == ("gap", "rivers")
   for name in ("test/de/mrr@100", "dev/en", "tatoeba/x", "gap", "gap/", "G/x"):
     assert report.split_extra(name) is None
-  with pytest.raises(ValueError, match=r"--evaluator=dev: give another name"):
-    extra.find({"dev": "my_project.evals:gap"}, "--evaluator=")
