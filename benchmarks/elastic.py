@@ -9,8 +9,8 @@ killed (SIGKILL) or stopped (SIGSTOP). Each time
 - the other three must end within LIMIT seconds and name the lost process;
 - the launcher must continue with two processes to the end of the run, and leave
   no process;
-- each step's losses must equal those of the undisturbed run to LOSS_TOLERANCE,
-  and the dev metric to DEV_TOLERANCE.
+- each step's losses must equal the undisturbed ones to LOSS_TOLERANCE, and the
+  dev metric to DEV_TOLERANCE.
 
 It prints a line per trial, and ends with status 1 if a trial failed.
 """
@@ -219,12 +219,7 @@ def check_logs(folder: pathlib.Path, victim: int) -> None:
 
 @dataclasses.dataclass
 class Differences:
-  """The largest differences from the undisturbed run.
-
-  Attributes:
-    loss: Of the losses of a step.
-    dev: Of the dev metric.
-  """
+  """The largest differences from the undisturbed run, in losses and dev."""
 
   loss: float
   dev: float

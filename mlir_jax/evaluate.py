@@ -12,12 +12,20 @@ each of them needs the tests.
 
 import types
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 
 from mlir_jax import command_line, extensions
 from mlir_jax.data import records
+
+
+class _Tests(NamedTuple):
+  """Where the tests come from: the arguments of `evaluate` with these names."""
+
+  collection: str
+  root: str
+  tatoeba_root: str
 
 
 def evaluate(
@@ -36,13 +44,13 @@ def evaluate(
   Args:
     source: A run's folder, or any other model that `mlir_jax.load` takes.
     checkpoint: The checkpoint of a run.
-    collection: The collection of the tests. "" is that of the run, or "folder"
-      if `root` is given for a model that is not a run. A collection of the
-      user, "MODULE:FUNCTION", must be named here.
-    root: The collection's folder; "" for that of the run.
-    tatoeba_root: A folder of translation tests; "" for that of the run, if the
-      tests are those of the run.
-    output: The folder of the results; "" for a folder in that of the run.
+    collection: The collection of the tests. "" is the run's collection, or
+      "folder" if the model is not a run. A collection of the user,
+      "MODULE:FUNCTION", must be named here.
+    root: The collection's folder; "" for the run's root.
+    tatoeba_root: A folder of translation tests; "" for the run's, if no other
+      tests are given.
+    output: The folder of the results; "" for a new folder in the run's folder.
     on_bad_record: What to do with bad records of the tests: "error" or "skip".
     extra: Evaluators of the user: name to "MODULE:FUNCTION".
 
@@ -66,39 +74,25 @@ def evaluate(
   found_evaluators = evaluators.find(extra, "--evaluator=")
   loaded = model.load(source, checkpoint)
   description = loaded.description
-  given = bool(collection or root or tatoeba_root)
-  if not description and not (given and output):
+  given = _Tests(collection, root, tatoeba_root)
+  if not description and not (any(given) and output):
     raise ValueError(
       f"{source} is not a run of this program: give its tests with --root or"
       " --collection, and the folder of the results with --output."
     )
   config = description.config if description else {}
-  data = config.get("data", {})
-  if not given:
-    root, tatoeba_root = data["root"], data["tatoeba_root"]
-  named = collection  # This command names it, so its code may be imported.
-  collection = collection or data.get("collection", "folder")
-  if extensions.is_target(collection) and collection != named:
-    raise ValueError(
-      f"{source} was trained on the collection {collection}. Its code is"
-      " imported only if the command names it: repeat"
-      f" --collection={collection}, or give another collection."
-    )
-  if collection == data.get("collection"):
-    root = root or data["root"]
-  if collection == "folder" and not root:
-    raise ValueError("--collection=folder needs --root=FOLDER.")
+  chosen = _choose_tests(given, config.get("data", {}), source)
   trained_on, groups = None, {}
   if description:
-    trained_on = _find_trained_on(config, named)
+    trained_on = _find_trained_on(config, given.collection)
     groups = find_groups(description.provenance, trained_on)
-    if not (given or trained_on):
+    if not (any(given) or trained_on):
       raise ValueError("Give the tests: --collection and --root.")
   tested = collections.load(
-    collection,
-    root,
+    chosen.collection,
+    chosen.root,
     bad_records,
-    tatoeba_root,
+    chosen.tatoeba_root,
     require_pairs=False,
     prefix="--",
   )
@@ -109,7 +103,9 @@ def evaluate(
   tests = tested.tests()
   translation_tests = tested.translation_tests()
   if not tests and not translation_tests:
-    raise ValueError(f"--root={root}: there are no tests; put them in eval/.")
+    raise ValueError(
+      f"--root={chosen.root}: there are no tests; put them in eval/."
+    )
   test_notes = [note for test in tests for note in test.notes]
   for note in (*tested.notes(), *test_notes):
     print(note)
@@ -127,6 +123,37 @@ def evaluate(
   )
   evaluation.table(loaded.params, loaded.step or 0)
   return evaluation.report()
+
+
+def _choose_tests(
+  given: _Tests, data: Mapping[str, Any], source: str
+) -> _Tests:
+  """Takes from the run's config what the command line does not give.
+
+  Args:
+    given: From the command line.
+    data: The group `data` of the run's config; empty if there is no run.
+    source: The run's folder, for messages.
+
+  Raises:
+    ValueError: if the run's collection is code that the command does not name,
+      or the folder of the tests is missing.
+  """
+  collection = given.collection or data.get("collection", "folder")
+  if extensions.is_target(collection) and collection != given.collection:
+    raise ValueError(
+      f"{source} was trained on the collection {collection}. Its code is"
+      " imported only if the command names it: repeat"
+      f" --collection={collection}, or give another collection."
+    )
+  root, tatoeba_root = given.root, given.tatoeba_root
+  if not any(given):
+    tatoeba_root = data["tatoeba_root"]
+  if collection == data.get("collection"):
+    root = root or data["root"]
+  if collection == "folder" and not root:
+    raise ValueError("--collection=folder needs --root=FOLDER.")
+  return _Tests(collection, root, tatoeba_root)
 
 
 def _find_trained_on(

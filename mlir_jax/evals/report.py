@@ -123,8 +123,8 @@ def split_extra(name: str) -> tuple[str, str] | None:
   """Splits the name of a result of a user's evaluator.
 
   Returns:
-    Evaluator and metric: ("gap", "rivers") for "gap/rivers". None if the name
-    is not that of such a result.
+    Evaluator and metric: ("gap", "rivers") for "gap/rivers". None for names of
+    other results.
   """
   evaluator, _, metric = name.partition("/")
   return (evaluator, metric) if metric and may_name(evaluator) else None
@@ -134,8 +134,8 @@ def parse(name: str) -> tuple[str, str, str]:
   """Returns split, language and measure of the name of a result.
 
   "test/de/mrr@100" gives ("test", "de", "mrr@100"). "tatoeba/de-en/accuracy"
-  gives ("test", "de", "tatoeba to en"): its row is that of the language that is
-  not English.
+  gives ("test", "de", "tatoeba to en"): the table shows it in the row of the
+  language that is not English.
 
   Raises:
     ValueError: if the name does not have these parts.

@@ -51,8 +51,8 @@ class Index:
     if bad := _not_finite(embeddings):
       raise ValueError(
         f"The embeddings of {len(bad)} of {len(passage_ids)} passages are not"
-        f" finite, the first is that of passage {passage_ids[bad[0]]!r}; the"
-        " model's parameters are broken."
+        f" finite, first of all passage {passage_ids[bad[0]]!r}; the model's"
+        " parameters are broken."
       )
     order = np.array(
       sorted(
@@ -97,7 +97,7 @@ class Index:
     if bad := _not_finite(queries):
       raise ValueError(
         f"The embeddings of {len(bad)} of {len(queries)} queries are not"
-        f" finite, the first is that of query number {bad[0] + 1}; the model's"
+        f" finite, first of all query number {bad[0] + 1}; the model's"
         " parameters are broken."
       )
     scores, rows = topk.search(

@@ -1,4 +1,4 @@
-"""The plot is there when there is something to draw, and only then."""
+"""A plot is written if, and only if, there is something to draw."""
 
 import itertools
 

@@ -34,7 +34,7 @@ def test_lines_are_in_the_order_of_trec_eval(tmp_path):
 
 
 def test_scores_are_compared_as_float32():
-  """trec_eval keeps float32 scores: 1e-9 apart, two passages tie."""
+  """trec_eval keeps float32 scores: a difference of 1e-9 is a tie."""
   assert [name for name, _ in runs.ranked({"a": 1 + 1e-9, "b": 1})] == [
     "b",
     "a",
@@ -80,7 +80,7 @@ def test_a_bad_line_is_named_by_file_line_and_field(tmp_path, line, message):
   assert str(error.value).startswith(f"{path}:2: {message}")
 
 
-def test_other_encodings_are_named_and_a_mark_is_no_part_of_an_id(tmp_path):
+def test_another_encoding_is_named_and_a_byte_order_mark_is_removed(tmp_path):
   path = tmp_path / "run.trec"
   path.write_text("q Q0 a 1 0.5 tag\n", encoding="utf-16")
   with pytest.raises(
