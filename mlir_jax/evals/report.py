@@ -16,8 +16,8 @@ import numpy as np
 
 from mlir_jax.storage import reading
 
-Columns = Mapping[str, Mapping[str, float]]
-Shared = Mapping[str, Mapping[str, int]]
+Columns = Mapping[str, Mapping[str, float]]  # Name of a column to results.
+Shared = Mapping[str, Mapping[str, int]]  # From `overlap.count_shared_texts`.
 
 # The first measures of the table, in its order; other measures follow.
 TITLES = {

@@ -37,9 +37,8 @@ def make_mesh(
       "Compiling for TPUs needs libtpu: pip install mlir_jax[tpu]."
     ) from error
   for name, value in {
-    # libtpu only compiles: no metadata server, and others may use the machine.
-    "TPU_SKIP_MDS_QUERY": "1",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_SKIP_MDS_QUERY": "1",  # There is no metadata server here.
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # Other processes may compile, too.
     # Without these two, libtpu logs errors.
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
