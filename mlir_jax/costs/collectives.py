@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import re
-from typing import NamedTuple
 
 from mlir_jax.costs import hlo, loops
 
@@ -40,15 +39,6 @@ class Collective:
     return math.prod(self.loops)
 
   @property
-  def result_bytes(self) -> int:
-    """Bytes that each device receives from one run."""
-    if self.kind == "all-gather":
-      return self.operand_bytes * self.group_size
-    if self.kind == "reduce-scatter":
-      return self.operand_bytes // self.group_size
-    return self.operand_bytes
-
-  @property
   def sent_bytes(self) -> int:
     """Bytes that each device sends in one run, by the best known algorithm.
 
@@ -62,18 +52,6 @@ class Collective:
       return self.operand_bytes * (n - 1)
     times = 2 if self.kind == "all-reduce" else 1
     return times * self.operand_bytes * (n - 1) // n
-
-
-class Total(NamedTuple):
-  """All collectives of a kind.
-
-  Attributes:
-    count: How many collectives a step runs.
-    sent_bytes: Bytes that each device sends in a step.
-  """
-
-  count: int
-  sent_bytes: int
 
 
 def find(text: str) -> list[Collective]:
@@ -102,18 +80,6 @@ def find(text: str) -> list[Collective]:
         )
       found.append(dataclasses.replace(collective, loops=around))
   return found
-
-
-def totals(found: list[Collective]) -> dict[str, Total]:
-  """Adds up the collectives of each kind; kinds without one are left out."""
-  return {
-    kind: Total(
-      sum(c.runs for c in found if c.kind == kind),
-      sum(c.runs * c.sent_bytes for c in found if c.kind == kind),
-    )
-    for kind in KINDS
-    if any(c.kind == kind for c in found)
-  }
 
 
 def _group_size(program: hlo.Program, instruction: hlo.Instruction) -> int:
