@@ -285,9 +285,9 @@ def test_a_platform_that_jax_does_not_have_is_refused_in_one_line(
   ("main", "flags_given", "message"),
   [
     ("plan", ["--sharding="], "--sharding is empty: give replicated, fsdp"),
-    ("plan", ["--batch=8,,16"], "--batch=8,,16: give integers from 1, as"),
-    ("plan", ["--batch=0"], "--batch=0: give integers from 1, as 1024"),
-    ("plan", ["--chunk=8,-4"], "--chunk=8,-4: give integers from 0, as"),
+    ("plan", ["--batch=8,,16"], "--batch=8,,16: give integers from 1, such as"),
+    ("plan", ["--batch=0"], "--batch=0: give integers from 1, such as 1024"),
+    ("plan", ["--chunk=8,-4"], "--chunk=8,-4: give integers from 0, such as"),
     ("plan", ["--output={}"], "is a folder: name a file."),
     ("plan", ["--output={}/file/x.json"], "/file is not a folder."),
     ("plan", ["--config.batch.retrieval=1"], "batch.retrieval is 1 and"),

@@ -209,6 +209,7 @@ def test_the_command_line_trains_with_it_and_nothing_else_imports_it(
       "--config.eval.extra.gap=my_project.evals:gap",
       "--config.data.collection=my_project.data:load",
       f"--config.data.root={tmp_path / 'data'}",
+      "--config.eval.at_start=True",
     ],
     cwd=project,
     capture_output=True,
@@ -224,6 +225,8 @@ def test_the_command_line_trains_with_it_and_nothing_else_imports_it(
   *lines, evaluated = progress.read_metrics(str(folder))
   assert "gap/rivers" in evaluated
   assert [line["step"] for line in lines] == [1, 2, 3]
+  table = json.loads((folder / "results/report.json").read_text())
+  assert table["extra"]["gap"]["rivers"].keys() == {"step 0", "step 3"}
   for line in lines:
     total = 0.3 * line["loss/margin"] + line["loss/ir"]
     np.testing.assert_allclose(line["loss/total"], total, rtol=1e-5)

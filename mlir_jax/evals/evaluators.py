@@ -1,38 +1,41 @@
 """The user's evaluators: functions that the config names in eval.extra."""
 
 import functools
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from mlir_jax import extensions
-from mlir_jax.evals import suite
+from mlir_jax.evals import report
 
-# The names of this package's metrics start with these words.
-_TAKEN = ("test", "dev", "tatoeba")
+# embed(role, texts, titles=None) -> float32 [n, D]; returns metrics by name.
+Evaluator = Callable[[Callable[..., np.ndarray]], Mapping[str, float]]
 
 
-def find(extra: Mapping[str, Any]) -> dict[str, suite.Evaluator]:
+def find(
+  extra: Mapping[str, Any], prefix: str = "eval.extra."
+) -> dict[str, Evaluator]:
   """Imports the evaluators of the user, which this command line names.
 
   Args:
-    extra: Name to target, the part eval.extra of the config.
+    extra: Name to target, "MODULE:FUNCTION".
+    prefix: The text before a name in messages.
 
   Returns:
     Name to evaluator. A result that is not metrics by name is an error.
 
   Raises:
-    ValueError: if an evaluator cannot be imported or is not a function.
+    ValueError: if a name is taken, or an evaluator cannot be imported or is not
+      a function.
   """
   found = {}
   for name, target in extra.items():
-    field = f"eval.extra.{name}"
-    if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in _TAKEN:
+    field = f"{prefix}{name}"
+    if not report.may_name(name):
       raise ValueError(
         f"{field}: give another name, of the letters a to z, digits and"
-        f" underscores; {', '.join(_TAKEN)} have a meaning already."
+        f" underscores; {', '.join(report.TAKEN)} have a meaning already."
       )
     function = extensions.load(target, field)
     if not callable(function):
@@ -49,7 +52,7 @@ def _evaluate(
   Args:
     where: The evaluator's field and target, for the error.
     function: The evaluator.
-    embed: See `suite.Evaluator`.
+    embed: See `Evaluator`.
 
   Raises:
     ValueError: if the result is not a mapping of names to numbers.
@@ -68,4 +71,6 @@ def _evaluate(
       raise ValueError(
         f"{where} returns {name!r}: {value!r:.100}; it must be a number."
       ) from None
+  if "" in checked:
+    raise ValueError(f"{where} returns a metric without a name.")
   return checked

@@ -214,6 +214,8 @@ def _front_matter(name, config, rows, results, is_retriever) -> str:
   evaluated = []
   for found in results:
     for result, value in found.values.items():
+      if report.split_extra(result):
+        continue  # It has no dataset; the table of results has it.
       split, language, measure = report.parse(result)
       kind = result.split("/")[0]
       evaluated.append(

@@ -1,4 +1,4 @@
-"""The train step of a run, lowered for chips that need not be there."""
+"""The train step of a run, lowered for chips that are not there."""
 
 import os
 
@@ -19,12 +19,15 @@ from mlir_jax.training import build, compiled_step, step
 def make_mesh(
   config: ml_collections.ConfigDict, topology: str
 ) -> tuple[chips.Chip, tuple[int, ...], jax.sharding.Mesh]:
-  """The chips of a slice, its shape, and its mesh, all by its name.
+  """Returns the chips of a slice, the slice's shape, and its mesh.
+
+  Args:
+    config: The run's config, for the axes of the mesh.
+    topology: The slice, such as "v5e:16x16".
 
   Raises:
-    ValueError: if there is no such slice, or it cannot be laid out as the
-      config says.
-    ImportError: without libtpu.
+    ValueError: if there is no such slice, or the config's mesh does not fit.
+    ImportError: if libtpu is missing.
   """
   chip, axes = chips.parse(topology)
   try:
@@ -34,13 +37,12 @@ def make_mesh(
       "Compiling for TPUs needs libtpu: pip install mlir_jax[tpu]."
     ) from error
   for name, value in {
-    # It shall ask no metadata server, and share the machine: it only compiles.
-    "TPU_SKIP_MDS_QUERY": "1",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    # Or else it complains that it doesn't know them.
+    "TPU_SKIP_MDS_QUERY": "1",  # There is no metadata server here.
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # Other processes may compile, too.
+    # Without these two, libtpu logs errors.
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
-    # Products that are fused three deep overflowed its threads' 64 kB.
+    # Products that are fused three deep overflowed its stacks of 64 kB.
     "LIBTPU_INIT_ARGS": "--fibers_default_thread_stack_size=1048576",
   }.items():
     os.environ.setdefault(name, value)
@@ -107,14 +109,14 @@ def lower(
   plan: shapes.Plan,
   store: token_store.TokenStore | None = None,
 ) -> jax.stages.Lowered:
-  """The train step that a run with this config takes, to be compiled.
+  """Lowers the train step of a run with this config.
 
   Args:
-    config: The run's.
-    shape: From `encoder_config`.
-    mesh: The devices, real or not.
+    config: The run's config.
+    shape: From `backbones.encoder_config`.
+    mesh: The devices; they need not exist.
     plan: The shapes of a batch.
-    store: The run's data, where they are at hand.
+    store: The run's token store, if it is prepared.
   """
   schedule, optimizer = build.make_optimizer(config)
   abstract = jax.eval_shape(

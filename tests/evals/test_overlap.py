@@ -1,4 +1,4 @@
-"""Every test text that training saw is counted, from what was trained on."""
+"""Counts every test text that is in the streams that were trained on."""
 
 import dataclasses
 
@@ -53,7 +53,7 @@ TESTS = (
   make_test(
     "en",
     ["question", " question ", "source", "unseen", "positive"],
-    # A title and a text are one body, wherever they part.
+    # A title and a text make one body, wherever the title ends.
     [("title positive",), ("positive", "title"), ("negative",), ("title",)],
   ),
   make_test("de", ["Ziel", "Ziel?"], [("source",), ("teksti",)]),
