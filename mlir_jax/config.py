@@ -10,20 +10,17 @@ from typing import Any
 import ml_collections
 from ml_collections.config_dict import placeholder
 
-from mlir_jax import extensions
+from mlir_jax import contract, extensions
 
-# The encoding of a model that says nothing of its own.
-ENCODING = {
-  "pooling": "mean",
-  "normalize": True,
-  "title_joiner": " ",
-  "query.prefix": "",
-  "query.max_length": 32,
-  "passage.prefix": "",
-  "passage.max_length": 128,
-  "sentence.prefix": "",
-  "sentence.max_length": 64,
-}
+# How texts are encoded where neither the config nor the model says it.
+ENCODING = contract.PartialContract(
+  pooling="mean",
+  normalize=True,
+  title_joiner=" ",
+  query=contract.PartialRole(prefix="", max_length=32),
+  passage=contract.PartialRole(prefix="", max_length=128),
+  sentence=contract.PartialRole(prefix="", max_length=64),
+)
 
 # What each number of `default` may be, in the notation of intervals: "[" and
 # "]" include an end, "(" and ")" do not. All ends are finite, so NaN and
@@ -170,15 +167,15 @@ def default() -> ml_collections.ConfigDict:
   tokenizer.vocab_size = 8000  # Of a tokenizer trained on the spot.
 
   # --- Encoding contract: saved with every checkpoint. ---
-  # Each is None until set: what the pretrained model's sentence-transformers
-  # folder says of it, else ENCODING below, which is our choice.
+  # A field that is None has the value in the pretrained model's folder, if it
+  # is one of sentence-transformers, else that of ENCODING, which is our choice.
   c.encoding = encoding = ml_collections.ConfigDict()
   encoding.pooling = placeholder(str)  # "mean", "cls" or "last".
   # Unit-length vectors; the losses need them.
   encoding.normalize = placeholder(bool)
   # Between a passage's title and its text.
   encoding.title_joiner = placeholder(str)
-  for role in ("query", "passage", "sentence"):
+  for role in contract.ROLES:
     encoding[role] = ml_collections.ConfigDict()
     encoding[role].prefix = placeholder(str)  # E.g. "query: ".
     # Tokens, special tokens included.

@@ -98,7 +98,7 @@ def test_every_number_has_a_range_and_every_word_its_choices():
   assert ends("eval.top_k")[0][0] == ranking.DEPTH
   for role in contract.ROLES:
     least = ends(f"encoding.{role}.max_length")[0][0]
-    assert least == contract.LEAST_LENGTH
+    assert least == contract.MIN_LENGTH
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from mlir_jax import checkpoint, workdir
 from mlir_jax import contract as contract_lib
 from mlir_jax.data import preparation
 from mlir_jax.data import tokenizer as tokenizer_lib
-from mlir_jax.hub import card
 from mlir_jax.hub import folder as export_lib
-from mlir_jax.models import architecture, layout, pretrained
+from mlir_jax.hub import run_facts
+from mlir_jax.models import architecture, layout, weights
 from mlir_jax.models import encoder as encoder_lib
 from mlir_jax.retrieval import encoding
 from mlir_jax.retrieval import model as model_lib
@@ -59,13 +59,12 @@ def exported(tmp_path_factory):
     projection_size=8,
     pad_token_id=1,
   )
-  contract = contract_lib.make_contract(
-    tokenizer,
+  contract = contract_lib.PartialContract(
     pooling="mean",
     normalize=True,
     title_joiner=" | ",
-    roles=dict.fromkeys(contract_lib.ROLES, ("q: ", 16)),
-  )
+    **dict.fromkeys(contract_lib.ROLES, contract_lib.PartialRole("q: ", 16)),
+  ).complete(tokenizer)
   params = encoder_lib.init_params(config, "tied", jax.random.key(0))
   folder.mkdir()
   export_lib.write(
@@ -236,7 +235,7 @@ def test_weights_that_are_not_finite_are_refused(name, tensor, value, copy):
   tensors = load_file(copy / name)
   tensors[tensor].flat[-1] = value
   save_file(tensors, copy / name, {"format": "pt"})
-  with pytest.raises(pretrained.WeightsError, match="not finite") as error:
+  with pytest.raises(weights.WeightsError, match="not finite") as error:
     mlir_jax.load(str(copy))
   assert f"{copy / name}: {tensor} " in str(error.value)
 
@@ -329,7 +328,7 @@ def test_a_damaged_contract_names_its_field(path, value):
   *outer, name = path
   (values[outer[0]] if outer else values)[name] = value
   with pytest.raises(ValueError, match=name):
-    contract_lib.EncodingContract.from_values(values)
+    contract_lib.EncodingContract.from_dict(values)
 
 
 def test_a_damaged_file_of_a_run_is_named(tmp_path):
@@ -344,8 +343,8 @@ def test_a_damaged_file_of_a_run_is_named(tmp_path):
   readers = {
     "config.json": lambda: workdir.claim(c.to_dict(), str(run), {}),
     "backbone.json": lambda: preparation.fetch_backbone(c, str(run)),
-    "results/step-8.json": lambda: card.find_results(run, c.to_dict(), 8),
-    "tokens/meta.json": lambda: card.find_rows(run),
+    "results/step-8.json": lambda: run_facts.find_results(run, c.to_dict(), 8),
+    "tokens/meta.json": lambda: run_facts.find_rows(run),
   }
   also = {
     "config.json": lambda: model_lib.check_run(run, contract, tokenizer),

@@ -17,7 +17,7 @@ import mlir_jax
 from mlir_jax import encode, export
 from mlir_jax.data import preparation
 from mlir_jax.data import tokenizer as tokenizer_lib
-from mlir_jax.models import layout, pretrained
+from mlir_jax.models import layout, pretrained, weights
 
 ROOT = pathlib.Path(mlir_jax.__file__).parents[1]
 CODE = """
@@ -200,15 +200,15 @@ def test_a_call_that_trusts_is_found(call):
 
 
 def test_weights_are_read_from_the_folder_alone(copy, saved):
-  weights = copy / "model.safetensors"
+  file = copy / "model.safetensors"
   index = copy / "model.safetensors.index.json"
   outside = copy.parent / "outside.safetensors"
-  outside.write_bytes(weights.read_bytes())
-  weights.rename(copy / "model-00001-of-00001.safetensors")
+  outside.write_bytes(file.read_bytes())
+  file.rename(copy / "model-00001-of-00001.safetensors")
   (copy / "link.safetensors").symlink_to(outside)
   for name in ("../outside.safetensors", str(outside), "link.safetensors", 5):
     index.write_text(json.dumps({"weight_map": {"x": name}}))
-    with pytest.raises(pretrained.WeightsError) as error:
+    with pytest.raises(weights.WeightsError) as error:
       pretrained.load(str(copy))
     assert str(index) in str(error.value) and repr(name) in str(error.value)
   change(index, weight_map={"x": "model-00001-of-00001.safetensors"})
@@ -270,7 +270,7 @@ def test_numbers_that_are_none_are_refused(value, tmp_path):
 
 def test_more_layers_than_weights_are_refused_at_once(copy):
   change(copy / "config.json", num_hidden_layers=9_999)
-  with pytest.raises(pretrained.WeightsError, match="says 9,999 layers, but"):
+  with pytest.raises(weights.WeightsError, match="says 9,999 layers, but"):
     pretrained.load(str(copy))
 
 

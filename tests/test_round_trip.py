@@ -29,7 +29,7 @@ from tokenizers import (
 import mlir_jax
 from mlir_jax import contract, export, sharding
 from mlir_jax.data import tokenizer as tokenizer_lib
-from mlir_jax.models import layout
+from mlir_jax.models import layout_files
 from mlir_jax.training import run
 
 # Leaves the lengths to the backbone, like all else of the encoding.
@@ -139,7 +139,7 @@ def check_round_trip(path, tmp_path, **changes):
   run.train(config_for(path, root, **changes), folder)
   assert "gives the same vectors" in export.export(folder, "last", str(output))
   trained, exported = mlir_jax.load(folder), mlir_jax.load(str(output))
-  split = not (output / layout.MODULES).is_file()
+  split = not (output / layout_files.MODULES).is_file()
   found = theirs(
     {role: output / role if split else output for role in ("query", "passage")},
     TEXTS,

@@ -2,7 +2,6 @@
 
 import array
 import contextlib
-import dataclasses
 import fcntl
 import glob
 import hashlib
@@ -226,7 +225,7 @@ def _write(
   return {
     "format": token_store.FORMAT,
     "collection": collection.name,
-    "contract": dataclasses.asdict(contract),
+    "contract": contract.to_dict(),
     "languages": list(languages),
     "max_positives": max_positives,
     "shuffled_by": shuffle_seed,

@@ -280,7 +280,7 @@ def read_meta(path: str | os.PathLike) -> dict:
 def read_contract(path: str | os.PathLike) -> contract_lib.EncodingContract:
   """The encoding contract in meta.json; TokenStoreError if it is not one."""
   try:
-    return contract_lib.EncodingContract.from_values(
+    return contract_lib.EncodingContract.from_dict(
       read_meta(path).get("contract")
     )
   except ValueError as error:

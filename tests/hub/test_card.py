@@ -9,7 +9,7 @@ import tiny
 import yaml
 
 from mlir_jax import contract as contract_lib
-from mlir_jax.hub import card, check
+from mlir_jax.hub import card, check, run_facts
 from mlir_jax.models import architecture
 
 VERSIONS = {"jax": "0.10.2"}
@@ -172,9 +172,9 @@ def test_what_a_server_does_otherwise_is_said_where_it_can_serve(config):
 
 def test_results_of_a_step_are_found_wherever_they_are(config, tmp_path):
   run = tmp_path / "run"
-  assert card.find_results(run, config, 3) == []
+  assert run_facts.find_results(run, config, 3) == []
   write(run / "results/step-2.json", {"test/en/mrr@100": 0.9})
-  assert card.find_results(run, config, 3) == []
+  assert run_facts.find_results(run, config, 3) == []
   write(run / "evaluate-more-names-best/step-3.json", {"test/en/mrr@100": 0.4})
   write(run / "evaluate-names-3/step-3.json", {"test/en/mrr@100": 0.3})
   write(run / "results/step-3.json", {"test/en/mrr@100": 0.2})
@@ -188,7 +188,7 @@ def test_results_of_a_step_are_found_wherever_they_are(config, tmp_path):
       "shared_with_training": {"en": {}},
     },
   )
-  assert card.find_results(run, config, 3) == [
+  assert run_facts.find_results(run, config, 3) == [
     card.Results(
       "names", {"test/en/mrr@100": 0.2}, {"en": "English"}, {"en": {}}
     ),
@@ -220,9 +220,9 @@ def test_damaged_results_are_named(name, content, config, tmp_path):
   write(run / "results/step-3.json", {"test/en/mrr@100": 0.2})
   write(run / "results" / name, content)
   with pytest.raises(ValueError, match="make it again") as error:
-    card.find_results(run, config, 3)
+    run_facts.find_results(run, config, 3)
   assert str(run / "results" / name) in str(error.value)
   (run / "results" / name).unlink()
   (run / "results" / name).mkdir()
   with pytest.raises(ValueError, match="a folder"):
-    card.find_results(run, config, 3)
+    run_facts.find_results(run, config, 3)

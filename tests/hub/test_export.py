@@ -28,9 +28,16 @@ from safetensors.numpy import load_file, save_file
 from mlir_jax import checkpoint, export, workdir
 from mlir_jax import contract as contract_lib
 from mlir_jax.data import tokenizer as tokenizer_lib
-from mlir_jax.hub import check
+from mlir_jax.hub import check, settings_files
 from mlir_jax.hub import folder as folder_lib
-from mlir_jax.models import architecture, encoder, layout, pretrained
+from mlir_jax.models import (
+  architecture,
+  encoder,
+  hf_config,
+  layout,
+  sealed,
+  weights,
+)
 from mlir_jax.retrieval import encoding, model
 from mlir_jax.storage import writing
 from mlir_jax.training import provenance, run
@@ -140,13 +147,15 @@ def write_run(folder, tokenizer, towers, lengths, pooling, masked_lm, shape):
   c.batch.masked = 16 if masked_lm else 0
   c.loss.masked_lm.weight = 0.5 if masked_lm else 0.0
   prefixes = {"query": "query: ", "passage": "passage: ", "sentence": "text: "}
-  contract = contract_lib.make_contract(
-    tokenizer,
+  contract = contract_lib.PartialContract(
     pooling=pooling,
     normalize=True,
     title_joiner=" | ",
-    roles={role: (prefixes[role], lengths[role]) for role in LENGTHS},
-  )
+    **{
+      role: contract_lib.PartialRole(prefixes[role], lengths[role])
+      for role in LENGTHS
+    },
+  ).complete(tokenizer)
   config = architecture.EncoderConfig(
     **{
       "vocab_size": tokenizer.get_vocab_size(),
@@ -222,7 +231,7 @@ def vectors_of(folder, tower="both"):
 def contract_of(folder):
   """The contract of an export."""
   return contract_lib.EncodingContract.from_json(
-    json.dumps(read_json(folder / layout.OURS)["contract"])
+    json.dumps(read_json(folder / sealed.FILE)["contract"])
   )
 
 
@@ -266,20 +275,23 @@ def test_sentence_transformers_gives_the_runs_vectors(
 ):
   run_folder, folder = exported(lengths=lengths, one_length=one_length)
   contract = model.load(str(run_folder)).contract
-  contract = layout.exported_contract(contract, one_length)
+  contract = settings_files.exported_contract(contract, one_length)
   found = vectors_of(folder)
   assert_same(found, run_folder, contract)
   settings = read_json(folder / "sentence_bert_config.json")
   # Version 5 refuses keys that it doesn't know.
   assert ("query_length" in settings) == (lengths is LENGTHS and not one_length)
-  assert layout.read(folder).max_lengths == {
+  encoding = layout.read(folder).encoding
+  assert {role: encoding.role(role).max_length for role in LENGTHS} == {
     role: contract.role(role).max_length for role in LENGTHS
   }
 
 
 def test_separate_towers_are_a_folder_each(exported):
   run_folder, folder = exported(towers="separate")
-  contract = layout.exported_contract(model.load(str(run_folder)).contract)
+  contract = settings_files.exported_contract(
+    model.load(str(run_folder)).contract
+  )
   found = {}
   for tower in ("query", "passage"):
     assert layout.read(folder / tower).ours["tower"] == tower
@@ -307,7 +319,7 @@ def test_an_export_loads_as_a_model_of_ours(exported):
   for role, vectors in vectors_of(folder).items():
     np.testing.assert_allclose(loaded.encode(TEXTS, role), vectors, atol=1e-5)
   ours, theirs = (
-    pretrained.to_hf(found.params["encoder"], found.encoder_config)
+    weights.to_hf(found.params["encoder"], found.encoder_config)
     for found in (loaded, model.load(str(run_folder)))
   )
   assert ours.keys() == theirs.keys()
@@ -373,7 +385,7 @@ def test_bert_special_tokens_are_recognised():
     )
   )
   bert.add_special_tokens(pieces[:4])  # [MASK] is an ordinary word here.
-  tokens = folder_lib.tokenizer_to_json(bert, 9)["special_tokens_map.json"]
+  tokens = settings_files.of_tokenizer(bert, 9)["special_tokens_map.json"]
   assert tokens == {
     "pad_token": "[PAD]",
     "unk_token": "[UNK]",
@@ -611,10 +623,10 @@ def test_the_words_of_either_generation_alone_say_a_modernbert(
 ):
   _, folder = exported(**SHAPES["modernbert"])
   hf = read_json(folder / "config.json")
-  expected = architecture.EncoderConfig.from_hf(hf)
+  expected = hf_config.from_dict(hf)
   for word in newer_words:
     del hf[word]
-  assert architecture.EncoderConfig.from_hf(hf) == expected
+  assert hf_config.from_dict(hf) == expected
 
 
 @pytest.mark.slow

@@ -23,7 +23,15 @@ from flax import traverse_util
 from safetensors.numpy import load_file, save_file
 
 from mlir_jax import contract
-from mlir_jax.models import architecture, encoder, families, layout, pretrained
+from mlir_jax.models import (
+  architecture,
+  encoder,
+  families,
+  hf_config,
+  layout,
+  pretrained,
+  weights,
+)
 
 TABLE = "embeddings.word_embeddings.weight"
 QUERY = "encoder.layer.1.attention.self.query.weight"
@@ -175,8 +183,8 @@ def check_vectors(folder, tokens):
   theirs = pytorch_hidden(folder, tokens)
   assert relative_error(ours[mask], theirs[mask]) < 1e-5
 
-  weights = torch.from_numpy(mask)[:, :, None].float()
-  means = (theirs * weights).sum(1) / weights.sum(1)
+  mask = torch.from_numpy(mask)[:, :, None].float()
+  means = (theirs * mask).sum(1) / mask.sum(1)
   for pooling, expected in (("mean", means), ("cls", theirs[:, 0])):
     pooled = encoder.pool(ours, mask, pooling)
     assert relative_error(pooled, expected) < 1e-5
@@ -228,7 +236,7 @@ def test_minilms_round_trip_is_bit_exact(minilm_path):
 def check_round_trip(folder):
   config, params = pretrained.load(str(folder))
   stored = load_file(folder / "model.safetensors")
-  ours = pretrained.to_hf(params, config)
+  ours = weights.to_hf(params, config)
   dropped = stored.keys() - ours.keys()
   assert {name.split(".")[0] for name in dropped} <= {"pooler", "embeddings"}
   assert len(dropped) <= 3
@@ -243,9 +251,9 @@ def test_pytorch_loads_what_we_export(tmp_path):
     131, 24, 2, 3, 40, 23, pad_token_id=1, initializer_range=0.3
   )
   params = encoder.init_params(config, "tied", jax.random.key(0))["encoder"]
-  (tmp_path / "config.json").write_text(json.dumps(config.to_hf()))
+  (tmp_path / "config.json").write_text(json.dumps(hf_config.to_dict(config)))
   save_file(
-    pretrained.to_hf(params, config),
+    weights.to_hf(params, config),
     tmp_path / "model.safetensors",
     metadata={"format": "pt"},
   )
@@ -325,7 +333,7 @@ def test_shards_are_read_as_one_file(bert_path, bert_copy):
 def test_a_missing_shard_is_named(bert_copy):
   shard = split(bert_copy)[1]
   shard.unlink()
-  with pytest.raises(pretrained.WeightsError, match=shard.name):
+  with pytest.raises(weights.WeightsError, match=shard.name):
     pretrained.load(str(bert_copy))
 
 
@@ -333,7 +341,7 @@ def test_a_tensor_stored_twice_is_named(bert_copy):
   first, second = split(bert_copy)[:2]
   name = next(iter(load_file(first)))
   save_file(load_file(second) | {name: load_file(first)[name]}, second)
-  with pytest.raises(pretrained.WeightsError, match=f"{name} for a second"):
+  with pytest.raises(weights.WeightsError, match=f"{name} twice"):
     pretrained.load(str(bert_copy))
 
 
@@ -348,7 +356,7 @@ def test_a_tensor_named_twice_in_a_header_is_named(bert_copy):
   path.write_bytes(
     len(changed).to_bytes(8, "little") + changed + content[8 + size :]
   )
-  with pytest.raises(pretrained.WeightsError) as error:
+  with pytest.raises(weights.WeightsError) as error:
     pretrained.load(str(bert_copy))
   assert str(path) in str(error.value) and QUERY in str(error.value)
 
@@ -357,7 +365,7 @@ def test_a_folder_in_place_of_a_shard_is_named(bert_copy):
   shard = split(bert_copy)[0]
   shard.unlink()
   shard.mkdir()
-  with pytest.raises(pretrained.WeightsError, match=f"{shard.name}.*not files"):
+  with pytest.raises(weights.WeightsError, match=f"{shard.name}.*not files"):
     pretrained.load(str(bert_copy))
 
 
@@ -365,7 +373,7 @@ def test_more_layers_than_tensors_are_refused_at_once(bert_copy):
   path = bert_copy / "config.json"
   values = json.loads(path.read_text()) | {"num_hidden_layers": 10_000}
   path.write_text(json.dumps(values))
-  with pytest.raises(pretrained.WeightsError, match=r"10,000 layers, but"):
+  with pytest.raises(weights.WeightsError, match=r"10,000 layers, but"):
     pretrained.load(str(bert_copy))
 
 
@@ -399,7 +407,7 @@ def test_half_precision_files_are_read_exactly(bert_copy, dtype):
 )
 def test_each_tensor_that_does_not_fit_is_named(bert_copy, change, named):
   change_tensors(bert_copy, change)
-  with pytest.raises(pretrained.WeightsError) as error:
+  with pytest.raises(weights.WeightsError) as error:
     pretrained.load(str(bert_copy))
   assert named in str(error.value)
   assert str(error.value).count("\n") == 1, "only this one is at fault"
@@ -410,7 +418,7 @@ def test_all_tensors_that_do_not_fit_are_named_at_once(bert_copy):
     bert_copy,
     lambda t: {n: a for n, a in t.items() if n != QUERY} | {"x": t[TABLE]},
   )
-  with pytest.raises(pretrained.WeightsError) as error:
+  with pytest.raises(weights.WeightsError) as error:
     pretrained.load(str(bert_copy))
   assert f"{QUERY} [24, 24] is missing" in str(error.value)
   assert "x [131, 24] is not a tensor" in str(error.value)
@@ -442,7 +450,7 @@ def test_a_pickle_is_refused_and_never_loaded(bert_copy, tmp_path, name):
   (bert_copy / "model.safetensors").unlink()
   trace = tmp_path / "unpickled"
   (bert_copy / name).write_bytes(pickle.dumps(Malicious(trace)))
-  with pytest.raises(pretrained.WeightsError) as error:
+  with pytest.raises(weights.WeightsError) as error:
     pretrained.load(str(bert_copy))
   assert not trace.exists()
   if name == "pytorch_model.bin":
@@ -484,12 +492,12 @@ def test_a_hub_name_fetches_its_revision_and_no_pickle(bert_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["some/bert", "no/such/folder", "./absent"])
 def test_a_model_that_is_nowhere_is_an_error(name):
-  with pytest.raises(pretrained.WeightsError, match=name):
+  with pytest.raises(weights.WeightsError, match=name):
     pretrained.fetch(name)
 
 
 def test_a_folder_has_no_revision(bert_path):
-  with pytest.raises(pretrained.WeightsError, match="revision is 'v2'"):
+  with pytest.raises(weights.WeightsError, match="revision is 'v2'"):
     pretrained.fetch(str(bert_path), "v2")
 
 
@@ -506,8 +514,8 @@ def test_loading_takes_little_more_memory_than_the_parameters(tmp_path):
       for path, shape in shapes_of(config).items()
     }
   )
-  (tmp_path / "config.json").write_text(json.dumps(config.to_hf()))
-  save_file(pretrained.to_hf(params, config), tmp_path / "model.safetensors")
+  (tmp_path / "config.json").write_text(json.dumps(hf_config.to_dict(config)))
+  save_file(weights.to_hf(params, config), tmp_path / "model.safetensors")
   script = r"""
 import re, sys, jax
 from mlir_jax.models import pretrained

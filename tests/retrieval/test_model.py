@@ -17,7 +17,7 @@ from mlir_jax import contract as contract_lib
 from mlir_jax import sharding
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.hub import folder as export_lib
-from mlir_jax.models import architecture, layout
+from mlir_jax.models import architecture, layout, sealed
 from mlir_jax.models import encoder as encoder_lib
 from mlir_jax.retrieval import encoding
 
@@ -52,13 +52,14 @@ def exported(tmp_path_factory):
     projection_size=8,
     dtype="bfloat16",
   )
-  contract = contract_lib.make_contract(
-    tokenizer,
+  contract = contract_lib.PartialContract(
     pooling="cls",
     normalize=True,
     title_joiner=" apple ",
-    roles={"query": ("river ", 8), "passage": ("", 16), "sentence": ("", 16)},
-  )
+    query=contract_lib.PartialRole("river ", 8),
+    passage=contract_lib.PartialRole("", 16),
+    sentence=contract_lib.PartialRole("", 16),
+  ).complete(tokenizer)
   params = encoder_lib.init_params(config, "separate", jax.random.key(0))
   for tower in ("query", "passage"):
     export_lib.write(
@@ -254,7 +255,7 @@ def test_ids_beyond_the_token_table_are_refused(damage, saved, tmp_path):
 def test_what_is_no_model_is_refused(saved, tmp_path):
   with pytest.raises(ValueError, match="There is no folder"):
     mlir_jax.load(str(tmp_path / "missing"))
-  with pytest.raises(ValueError, match="no checkpoint 'best' to choose"):
+  with pytest.raises(ValueError, match="checkpoint is 'best', but"):
     mlir_jax.load(str(saved[0]), "best")
   begun = tmp_path / "run/tokenizer"
   begun.mkdir(parents=True)
@@ -298,9 +299,7 @@ def test_an_export_whose_parts_differ_is_refused(exported, tmp_path):
   path = folder / "passage/mlir_jax.json"
   before = path.read_text()
   change(path, step=8)
-  with pytest.raises(
-    layout.LayoutError, match=r"passage/mlir_jax\.json has ch"
-  ):
+  with pytest.raises(sealed.SealError, match=r"passage/mlir_jax\.json has ch"):
     mlir_jax.load(str(folder))
   path.write_text(json.dumps(layout.seal(json.loads(before) | {"step": 8})))
   with pytest.raises(ValueError, match="are not of one export"):
