@@ -375,7 +375,7 @@ def golden_ids(tokenizer: tokenizers.Tokenizer) -> tuple[tuple[int, ...], ...]:
     encoded = plain.encode_batch(list(GOLDEN_TEXTS))
   except Exception as error:  # The library has no error type of its own.
     raise ValueError(
-      f"The tokenizer cannot cut every text: {error}. Mend its tokenizer.json."
+      f"The tokenizer cannot cut every text: {error}. Repair tokenizer.json."
     ) from error
   return tuple(tuple(each.ids) for each in encoded)
 

@@ -1,4 +1,4 @@
-"""The encoding contract: what differs is named."""
+"""Promises of the encoding contract: each field that differs is named."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ def make_tokenizer(words=("a", "b")):
 
 
 def make_contract(tokenizer=None, **changes):
-  """A contract; a role is changed by a prefix and a length."""
+  """Makes a contract; a changed role is its prefix and length."""
   fields = {
     "pooling": "mean",
     "normalize": True,

@@ -17,7 +17,7 @@ from mlir_jax.data import preparation
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.hub import folder as export_lib
 from mlir_jax.hub import run_facts
-from mlir_jax.models import architecture, layout, weights
+from mlir_jax.models import architecture, sealed, weights
 from mlir_jax.models import encoder as encoder_lib
 from mlir_jax.retrieval import encoding
 from mlir_jax.retrieval import model as model_lib
@@ -156,7 +156,7 @@ def test_our_file_of_another_export_is_refused(path, value, says, copy):
   for name in outer:
     part = part[name]
   part[last] = value
-  file.write_text(json.dumps(layout.seal(ours)))
+  file.write_text(json.dumps(sealed.seal(ours)))
   with pytest.raises(ValueError, match=says):
     mlir_jax.load(str(copy))
 

@@ -104,8 +104,8 @@ def check_encoder(
   ]
   if changed:
     raise SealError(
-      f"{transformer / layout_files.CONFIG} or the settings of a module have"
-      f" changed since the export: {'; '.join(changed)}. {_CHANGED}"
+      f"{transformer / layout_files.CONFIG} or that of a module has changed"
+      f" since the export: {'; '.join(changed)}. {_CHANGED}"
     )
 
 

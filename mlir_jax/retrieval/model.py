@@ -309,14 +309,13 @@ def check_run(
   """
   path = folder / workdir.CONFIG_FILE
   if path.exists():
+    encoding_of_config = reading.read_json(path).get("encoding")
     try:
-      of_config = contract_lib.PartialContract.from_dict(
-        reading.read_json(path).get("encoding")
-      )
+      said = contract_lib.PartialContract.from_dict(encoding_of_config)
     except ValueError as error:
       raise ValueError(f"{path}: {error} {reading.RESTORE}") from error
     # The checkpoint decides what the config leaves open.
-    made = of_config.over(contract.partial()).complete(tokenizer)
+    made = said.over(contract.partial()).complete(tokenizer)
     contract_lib.check_same(contract, made, f"{path} and {workdir.TOKENIZER}")
   path = folder / workdir.TOKEN_STORE / "meta.json"
   if path.exists():
@@ -333,9 +332,8 @@ def _load_folder(
   folders = [root]
   if not (root / layout_files.MODULES).is_file():
     towers = [root / tower for tower in ("query", "passage")]
-    folders = [
-      f for f in towers if (f / layout_files.MODULES).is_file()
-    ] or folders
+    towers = [f for f in towers if (f / layout_files.MODULES).is_file()]
+    folders = towers or folders
   params, parts = {}, []
   for folder in folders:
     found = layout.read(folder)

@@ -1,4 +1,4 @@
-"""Promises of the model card: valid, with the results there are, no more."""
+"""Promises of the model card: valid, with the run's results and no others."""
 
 import dataclasses
 import json
@@ -63,7 +63,7 @@ def front_matter(text):
   return yaml.safe_load(text.split("---\n")[1])
 
 
-def test_changes_that_the_run_went_back_behind_are_not_told(config):
+def test_changes_before_which_the_run_went_back_are_left_out(config):
   def change(step, name, from_step=True):
     return {"step": step, "from_step": from_step, "changed": {name: [1, 2]}}
 
@@ -117,7 +117,9 @@ def test_languages_are_those_of_the_streams_that_took_part(config):
 
 def test_the_front_matter_is_what_the_hub_reads(config):
   values = {"test/de/mrr@100": 0.25, "tatoeba/de-en/accuracy": 0.5}
-  text = make(config, [card.Results("names", values, {"de": "taught"}, {})])
+  text = make(
+    config, [run_facts.Results("names", values, {"de": "taught"}, {})]
+  )
   data = huggingface_hub.ModelCard(text).data
   assert [
     (result.metric_type, result.metric_value, result.task_type)
@@ -155,7 +157,7 @@ def test_unequal_lengths_need_version_6(config):
   assert "sentence-transformers 6 or later" in make(config, contract=shorter)
 
 
-def test_what_a_server_does_otherwise_is_said_where_it_can_serve(config):
+def test_the_card_says_how_a_server_differs_if_it_can_serve(config):
   text = make(config)
   assert '`prompt_name` (`"query"`, `"document"`, `"sentence"`)' in text
   assert "a text is cut at 16 tokens. Its GELU is the tanh" in text
@@ -189,10 +191,10 @@ def test_results_of_a_step_are_found_wherever_they_are(config, tmp_path):
     },
   )
   assert run_facts.find_results(run, config, 3) == [
-    card.Results(
+    run_facts.Results(
       "names", {"test/en/mrr@100": 0.2}, {"en": "English"}, {"en": {}}
     ),
-    card.Results("more-names", {"test/en/mrr@100": 0.4}, {}, {}),
+    run_facts.Results("more-names", {"test/en/mrr@100": 0.4}, {}, {}),
   ]
 
 

@@ -1,4 +1,4 @@
-"""Promises of the folder layout: what sentence-transformers writes is read."""
+"""Promises of a model's folder: what sentence-transformers writes is read."""
 
 import dataclasses
 import importlib.resources
@@ -50,7 +50,7 @@ def save_tokenizer(folder, **settings):
 
 @pytest.fixture(scope="module")
 def plain_path(tmp_path_factory):
-  """A plain Hugging Face folder."""
+  """Makes a plain Hugging Face folder."""
   folder = tmp_path_factory.mktemp("layout") / "bert"
   hf_models.random_model(folder, "bert")
   save_tokenizer(folder)
@@ -58,7 +58,7 @@ def plain_path(tmp_path_factory):
 
 
 def saved(folder, plain, *more, length=None, prompts=None, default=None):
-  """Has sentence-transformers save a model of modules behind an encoder."""
+  """Saves an encoder and modules with sentence-transformers."""
   transformer = modules.Transformer(str(plain), **hf_models.UNTRUSTED)
   if length:
     transformer.max_seq_length = length
@@ -94,7 +94,7 @@ def change(path, **fields):
 
 @pytest.fixture
 def old_path(plain_path, tmp_path):
-  """A folder as version 5.1.2 writes it: query and document, dense, unit."""
+  """Makes a folder like version 5.1.2: two prompts, dense, unit length."""
   folder = shutil.copytree(plain_path, tmp_path / "old")
   write(
     folder / "modules.json",
@@ -161,7 +161,7 @@ def test_each_pooling_of_version_6_is_read(mode, ours, plain_path, tmp_path):
   assert found.encoding.pooling == ours
   assert found.encoding.normalize is False
   assert found.projection is None
-  # No length given: as far as the encoder has positions.
+  # Without a length, the encoder's positions are the limit.
   assert max_lengths(found) == dict.fromkeys(ROLES, 23)
   assert prefixes(found) == dict.fromkeys(ROLES, "")
 
@@ -219,7 +219,7 @@ def test_lengths_of_version_6_are_those_of_its_encoding(plain_path, tmp_path):
 
 @pytest.mark.parametrize("family", ["roberta", "xlm-roberta", "modernbert"])
 def test_no_length_goes_beyond_an_encoders_positions(family, tmp_path):
-  """Else one text too long ends the program (sentence-transformers#3879)."""
+  """A text that is too long ends the program (sentence-transformers#3879)."""
   folder = hf_models.random_model(tmp_path / "plain", family)
   save_tokenizer(folder)
   found = saved(tmp_path / "model", folder, modules.Pooling(24))
@@ -265,7 +265,7 @@ def test_a_folder_of_version_5_is_read_whole(old_path):
 
 
 def test_a_transformer_in_a_subfolder_is_found(old_path):
-  """Where version 1 saved it; version 2 still reads and writes it there."""
+  """Version 1 saved it there; version 2 still reads and writes it there."""
   moved = old_path / "0_Transformer"
   moved.mkdir()
   for name in ("config.json", "model.safetensors", "tokenizer_config.json"):
@@ -381,7 +381,7 @@ def test_what_is_not_supported_is_refused_by_file_and_field(
 
 
 @pytest.mark.parametrize("said", ["huge", -5, 1.5])
-def test_a_tokenizers_length_is_a_length_or_is_refused(said, old_path):
+def test_a_tokenizers_length_that_is_not_a_length_is_refused(said, old_path):
   (old_path / TRANSFORMER).unlink()
   change(old_path / "tokenizer_config.json", model_max_length=said)
   with pytest.raises(layout.LayoutError) as error:
@@ -413,7 +413,7 @@ def test_other_modules_are_refused(types, named, old_path):
   assert named in str(error.value)
 
 
-def test_code_of_its_own_is_refused_whatever_its_name(old_path):
+def test_a_module_with_its_own_code_is_refused(old_path):
   entries = json.loads((old_path / "modules.json").read_text())
   entries[1]["type"] = "custom.Pooling"
   write(old_path / "modules.json", entries)
@@ -422,7 +422,7 @@ def test_code_of_its_own_is_refused_whatever_its_name(old_path):
 
 
 @pytest.mark.parametrize("module", ["x", {"type": "a.Pooling", "path": None}])
-def test_a_module_that_is_none_is_named(module, old_path):
+def test_an_entry_that_is_not_a_module_is_named(module, old_path):
   write(old_path / "modules.json", [module])
   with pytest.raises(layout.LayoutError, match=r"modules\.json: module 0 is"):
     layout.read(old_path)

@@ -64,7 +64,7 @@ def minilm_path():
 
 
 def change_tensors(folder, change):
-  """Rewrites model.safetensors with change(tensors)."""
+  """Replaces the tensors of model.safetensors by change(tensors)."""
   file = folder / "model.safetensors"
   save_file(change(load_file(file)), file)
 
@@ -87,7 +87,7 @@ def our_hidden(config, params, tokens):
 
 
 def relative_error(ours, theirs) -> float:
-  """The largest error, relative to max(1, |theirs|)."""
+  """Returns the largest error, relative to max(1, |theirs|)."""
   ours, theirs = np.asarray(ours), np.asarray(theirs)
   assert ours.shape == theirs.shape
   assert theirs.size
@@ -95,7 +95,7 @@ def relative_error(ours, theirs) -> float:
 
 
 def padded(texts_ids, pad_id=0, left=False):
-  """Ids of texts as a padded batch."""
+  """Returns the ids of texts as a padded batch."""
   length = max(map(len, texts_ids))
   ids = np.full((len(texts_ids), length), pad_id, np.int32)
   mask = np.zeros(ids.shape, bool)
@@ -106,7 +106,7 @@ def padded(texts_ids, pad_id=0, left=False):
 
 
 def tokenized(folder, prefix=""):
-  """The contract's texts, in many scripts, by the folder's tokenizer."""
+  """Returns the golden texts, in many scripts, as the folder cuts them."""
   tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
   tokenizer.no_padding()
   texts = [prefix + text for text in contract.GOLDEN_TEXTS]
@@ -128,7 +128,7 @@ def test_a_random_model_of_each_family_equals_pytorch(
   family_path, lengths, left
 ):
   config, params = pretrained.load(str(family_path))
-  # Real ids are not the pad id, from which XLM-R tells positions.
+  # Real ids are not the pad id: XLM-R finds the positions with it.
   texts = random_texts(lengths, least=4)
   tokens = padded(texts, config.pad_token_id, left)
   ours = our_hidden(config, params, tokens)
@@ -146,7 +146,7 @@ def test_a_random_model_of_each_family_equals_pytorch(
   ],
   ids=str,
 )
-def test_what_a_config_says_is_honoured(tmp_path, change):
+def test_the_settings_of_a_config_are_used(tmp_path, change):
   folder = random_bert(tmp_path / "bert", **change)
   config, params = pretrained.load(str(folder))
   tokens = padded(random_texts((3, 9)))
@@ -176,7 +176,7 @@ embed = jax.jit(
 
 
 def check_vectors(folder, tokens):
-  """Hidden states and vectors against PyTorch's to 1e-5; bfloat16's near."""
+  """Compares states and vectors with PyTorch's: to 1e-5, bfloat16 roughly."""
   config, params = pretrained.load(str(folder))
   mask = tokens["mask"]
   ours = our_hidden(config, params, tokens)
@@ -211,7 +211,7 @@ def test_minilm_equals_pytorch(minilm_path):
 
 
 def shapes_of(config):
-  """Each parameter's shape, by its path in one encoder's tree."""
+  """Returns the shape of each parameter, by its path in an encoder's tree."""
   tree = encoder.abstract_params(config, "tied")["encoder"]
   return jax.tree.map(
     lambda leaf: leaf.shape, traverse_util.flatten_dict(tree, sep="/")
@@ -285,7 +285,7 @@ def test_parameters_are_float32_arrays_of_numpy_padded_with_zeros(bert_path):
 
 
 def assert_same_params(folder, other):
-  """Both folders hold the same parameters."""
+  """Checks that both folders hold the same parameters."""
   jax.tree.map(
     np.testing.assert_array_equal,
     pretrained.load(str(folder))[1],
@@ -293,7 +293,7 @@ def assert_same_params(folder, other):
   )
 
 
-def test_prefixes_old_names_and_heads_are_understood(bert_path, bert_copy):
+def test_prefixes_old_names_and_heads_are_read(bert_path, bert_copy):
   def as_in_pretraining(tensors):
     old = {
       "bert."
@@ -346,7 +346,7 @@ def test_a_tensor_stored_twice_is_named(bert_copy):
 
 
 def test_a_tensor_named_twice_in_a_header_is_named(bert_copy):
-  """Readers of safetensors take the last of two equal names, in silence."""
+  """Readers of safetensors silently take the last of two equal names."""
   path = bert_copy / "model.safetensors"
   content = path.read_bytes()
   size = int.from_bytes(content[:8], "little")
@@ -424,7 +424,7 @@ def test_all_tensors_that_do_not_fit_are_named_at_once(bert_copy):
   assert "x [131, 24] is not a tensor" in str(error.value)
 
 
-def test_a_config_that_cannot_be_honoured_names_its_file(bert_copy):
+def test_a_config_that_is_not_supported_names_its_file(bert_copy):
   path = bert_copy / "config.json"
   values = json.loads(path.read_text()) | {"is_decoder": True}
   path.write_text(json.dumps(values))
@@ -491,7 +491,7 @@ def test_a_hub_name_fetches_its_revision_and_no_pickle(bert_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["some/bert", "no/such/folder", "./absent"])
-def test_a_model_that_is_nowhere_is_an_error(name):
+def test_a_model_that_does_not_exist_is_an_error(name):
   with pytest.raises(weights.WeightsError, match=name):
     pretrained.fetch(name)
 
@@ -505,8 +505,8 @@ def test_a_folder_has_no_revision(bert_path):
   not pathlib.Path("/proc/self/status").exists(), reason="asks Linux for it"
 )
 def test_loading_takes_little_more_memory_than_the_parameters(tmp_path):
-  # A large table and many layers, 230 MB, put on a device one by one; also
-  # what is mapped of a file counts.
+  # A large table and many layers, 230 MB, go to a device one by one. The parts
+  # of a file that are mapped into memory count, too.
   config = architecture.EncoderConfig(60_000, 512, 8, 2, 2048, 100)
   params = traverse_util.unflatten_dict(
     {
