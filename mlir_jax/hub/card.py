@@ -1,4 +1,4 @@
-"""The model card of an export: how it is used, trained and how good it is."""
+"""The model card of an export: how to use the model, and how good it is."""
 
 import pathlib
 import re
@@ -163,7 +163,7 @@ def _introduction(config, tower, encoder_config, step, is_retriever) -> str:
   head = ""
   if config["batch"].get("masked") and tower != "query":
     head = (
-      " It has its head for masked language modelling:"
+      " The head for masked language modelling is in the folder, too:"
       " `AutoModelForMaskedLM` of transformers loads it."
     )
   steps = f"{step:,} step" + "s" * (step != 1)

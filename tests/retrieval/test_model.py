@@ -17,7 +17,7 @@ from mlir_jax import contract as contract_lib
 from mlir_jax import sharding
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.hub import folder as export_lib
-from mlir_jax.models import architecture, layout, sealed
+from mlir_jax.models import architecture, sealed
 from mlir_jax.models import encoder as encoder_lib
 from mlir_jax.retrieval import encoding
 
@@ -301,7 +301,7 @@ def test_an_export_whose_parts_differ_is_refused(exported, tmp_path):
   change(path, step=8)
   with pytest.raises(sealed.SealError, match=r"passage/mlir_jax\.json has ch"):
     mlir_jax.load(str(folder))
-  path.write_text(json.dumps(layout.seal(json.loads(before) | {"step": 8})))
+  path.write_text(json.dumps(sealed.seal(json.loads(before) | {"step": 8})))
   with pytest.raises(ValueError, match="are not of one export"):
     mlir_jax.load(str(folder))
   shutil.rmtree(folder / "passage")
