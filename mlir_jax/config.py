@@ -3,6 +3,8 @@
 import ml_collections
 from ml_collections.config_dict import placeholder
 
+from mlir_jax import contract
+
 
 def default() -> ml_collections.ConfigDict:
   """Returns all fields with their defaults; a config file overrides some.
@@ -57,7 +59,7 @@ def default() -> ml_collections.ConfigDict:
   encoding.normalize = placeholder(bool)
   # Goes between a passage's title and its text.
   encoding.title_joiner = placeholder(str)
-  for role in ("query", "passage", "sentence"):
+  for role in contract.ROLES:
     encoding[role] = ml_collections.ConfigDict()
     encoding[role].prefix = placeholder(str)  # E.g. "query: ".
     # In tokens, with the special tokens; longer texts are cut.
@@ -183,17 +185,14 @@ def default() -> ml_collections.ConfigDict:
 
 
 # The fields of `encoding` that neither the config nor a pretrained model gives.
-ENCODING = {
-  "pooling": "mean",
-  "normalize": True,
-  "title_joiner": " ",
-  "query.prefix": "",
-  "query.max_length": 32,
-  "passage.prefix": "",
-  "passage.max_length": 128,
-  "sentence.prefix": "",
-  "sentence.max_length": 64,
-}
+ENCODING = contract.PartialContract(
+  pooling="mean",
+  normalize=True,
+  title_joiner=" ",
+  query=contract.PartialRole(prefix="", max_length=32),
+  passage=contract.PartialRole(prefix="", max_length=128),
+  sentence=contract.PartialRole(prefix="", max_length=64),
+)
 
 # The range of each number of `default`, as intervals: "[" and "]" include an
 # end, "(" and ")" do not. All ends are finite, so NaN and infinity are refused.

@@ -46,13 +46,12 @@ def build(folder, tmp_path, policy="error"):
   return store_writer.build(
     tmp_path / "store",
     loaded,
-    contract.make_contract(
-      tokenizer,
+    contract.PartialContract(
       pooling="mean",
       normalize=True,
       title_joiner=" ",
-      roles=dict.fromkeys(contract.ROLES, ("", 64)),
-    ),
+      **dict.fromkeys(contract.ROLES, contract.PartialRole("", 64)),
+    ).complete(tokenizer),
     tokenizer,
     tokenizer_lib.pad_id(tokenizer),
     shuffle_parallel=False,

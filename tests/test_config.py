@@ -97,7 +97,7 @@ def test_every_number_has_a_range_and_every_word_its_choices():
   assert ends("eval.top_k")[0][0] == ranking.DEPTH
   for role in contract.ROLES:
     smallest = ends(f"encoding.{role}.max_length")[0][0]
-    assert smallest == contract.LEAST_LENGTH
+    assert smallest == contract.MIN_LENGTH
 
 
 @pytest.mark.parametrize(

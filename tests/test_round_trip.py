@@ -1,7 +1,7 @@
-"""The whole way of a backbone: hub layout, a step, export, and back.
+"""A backbone is read, trained for a step, exported, and read again.
 
-Vectors must be the same for sentence-transformers as for us, to 1e-5, on
-texts that nobody has trained on, and what was trained must have moved.
+sentence-transformers must give our vectors to 1e-5, on texts that are not in
+the training data, and the training must have changed the vectors.
 """
 
 import functools
@@ -29,16 +29,16 @@ from tokenizers import (
 import mlir_jax
 from mlir_jax import contract, export, sharding
 from mlir_jax.data import tokenizer as tokenizer_lib
-from mlir_jax.models import layout
+from mlir_jax.models import layout_files
 from mlir_jax.training import run
 
-# Leaves the lengths to the backbone, like all else of the encoding.
+# The backbone decides the lengths, like all other fields of the encoding.
 ITS_OWN = {f"encoding.{role}.max_length": None for role in contract.ROLES}
 TEXTS = [*contract.GOLDEN_TEXTS, "", "river", " ".join(tiny.WORDS * 3)]
 
 
 def wordpiece():
-  """A WordPiece tokenizer like BERT's, of the tiny collection's words."""
+  """Returns a WordPiece tokenizer like BERT's, for the tiny collection."""
   tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
   tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
   tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -55,12 +55,12 @@ def wordpiece():
 
 
 def unigram():
-  """A Unigram tokenizer like XLM-R's, with its special ids."""
+  """Returns a Unigram tokenizer with the special ids of XLM-R's."""
   return tokenizer_lib.train([*tiny.WORDS, *contract.GOLDEN_TEXTS], 300)
 
 
 def random_backbone(folder, family, **changes):
-  """A random model with a tokenizer of its own, as a hub's plain folder."""
+  """Makes a plain Hugging Face folder of a random model and its tokenizer."""
   tokenizer = unigram() if "roberta" in family else wordpiece()
   tokens = ("<s>", "</s>") if "roberta" in family else ("[CLS]", "[SEP]")
   ids = {
@@ -92,7 +92,7 @@ def config_for(path, root, **changes):
 
 
 def theirs(folders, texts):
-  """Vectors by sentence-transformers, where none of our code can be seen.
+  """Encodes with sentence-transformers in a process that cannot import us.
 
   Args:
     folders: Role to the folder that encodes it.
@@ -129,7 +129,7 @@ numpy.savez(output, **vectors)
 
 
 def check_round_trip(path, tmp_path, **changes):
-  """Trains a step from a backbone and compares all three ways to encode.
+  """Trains a step from a backbone and compares the three ways to encode.
 
   Returns:
     The vectors of the queries, the loaded export, and its folder.
@@ -139,7 +139,7 @@ def check_round_trip(path, tmp_path, **changes):
   run.train(config_for(path, root, **changes), folder)
   assert "gives the same vectors" in export.export(folder, "last", str(output))
   trained, exported = mlir_jax.load(folder), mlir_jax.load(str(output))
-  split = not (output / layout.MODULES).is_file()
+  split = not (output / layout_files.MODULES).is_file()
   found = theirs(
     {role: output / role if split else output for role in ("query", "passage")},
     TEXTS,
@@ -167,7 +167,7 @@ def test_a_random_backbone_makes_the_round_trip(family, tmp_path):
   assert exported.encoder_config.family == family
   if family != "xlm-roberta":
     return
-  # And in again, as a backbone with all its settings and its head.
+  # The export is a backbone with all its settings and its head.
   again = tmp_path / "again"
   run.train(config_for(output, tmp_path / "data", **ITS_OWN), str(again))
   went_on = mlir_jax.load(str(again))
@@ -211,7 +211,7 @@ def test_minilm_makes_the_round_trip_with_its_own_contract(tmp_path):
 def test_whole_e5_small_makes_the_round_trip(
   whole_e5_small_path, tmp_path, monkeypatch
 ):
-  # Eight devices would each hold all parameters, in one machine's memory.
+  # Each of eight devices would hold all parameters in this machine's memory.
   make_mesh = functools.partial(sharding.make_mesh, devices=jax.devices()[:1])
   monkeypatch.setattr(sharding, "make_mesh", make_mesh)
   changes = {

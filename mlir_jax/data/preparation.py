@@ -4,7 +4,6 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import ml_collections
@@ -124,49 +123,47 @@ def find_tokenizer(
   return tokenizer
 
 
-def encoding_settings(
+def resolve_encoding(
   config: ml_collections.ConfigDict,
   found: layout.Layout | None,
   kept: contract_lib.EncodingContract | None = None,
-) -> dict[str, Any]:
-  """How texts are encoded: as configured, as found, or our default.
+) -> contract_lib.PartialContract:
+  """Decides how texts are encoded, with no field left open.
+
+  A field has the value of the config, else that of the token store or of the
+  pretrained model's folder, else our default.
 
   Args:
-    config: The run's config; its None fields are filled.
+    config: The run's config.
     found: What the pretrained model's folder says.
-    kept: The contract of a token store that was built before; it takes the
-      place of both the folder and our defaults.
-
-  Returns:
-    Field of config.encoding ("query.prefix") to its value.
+    kept: The contract of a token store that was built before. It replaces
+      what the folder says.
 
   Raises:
-    ValueError: if the folder says what is not supported, and the config
-      does not say what to do instead.
+    ValueError: if the folder does not decide a field, nor does the config.
   """
-  set_here = workdir.flatten(config.encoding.to_dict())
-  said = {}
+  of_config = contract_lib.PartialContract.from_dict(config.encoding.to_dict())
   if kept:
-    said = workdir.flatten(dataclasses.asdict(kept))
-  elif found:
-    said = found.settings()
-    undecided = [
-      f"  {field}: {reason}"
-      for field, reason in found.undecided.items()
-      if set_here[field.removeprefix("encoding.")] is None
-    ]
-    if undecided:
-      raise ValueError(
-        f"{found.folder} does not say how to encode; set these:\n"
-        + "\n".join(undecided)
-      )
-  settings = {}
-  for field, default in config_lib.ENCODING.items():
-    values = (set_here[field], said.get(field), default)
-    settings[field] = next(value for value in values if value is not None)
-    if found and set_here[field] is None and said.get(field) is not None:
-      print(f"encoding.{field} is {said[field]!r}, as {found.folder} says.")
-  return settings
+    return of_config.over(kept.partial())
+  if not found:
+    return of_config.over(config_lib.ENCODING)
+  set_here = {
+    name: value for name, value in of_config.fields() if value is not None
+  }
+  undecided = [
+    f"  encoding.{name}: {reason}"
+    for name, reason in found.undecided.items()
+    if name not in set_here
+  ]
+  if undecided:
+    raise ValueError(
+      f"{found.folder} does not say how to encode; set these:\n"
+      + "\n".join(undecided)
+    )
+  for name, value in found.encoding.fields():
+    if name not in set_here and value is not None:
+      print(f"encoding.{name} is {value!r}, as {found.folder} says.")
+  return of_config.over(found.encoding).over(config_lib.ENCODING)
 
 
 def fetch_prepared(folder: str, local: str) -> None:
@@ -231,9 +228,7 @@ def prepare_together(
     {
       **{
         f"contract.{name}": value
-        for name, value in workdir.flatten(
-          dataclasses.asdict(prepared.contract)
-        ).items()
+        for name, value in workdir.flatten(prepared.contract.to_dict()).items()
       },
       "token store": prepared.store.fingerprint,
       "backbone": backbone.read_text() if backbone.exists() else "",
@@ -285,10 +280,10 @@ def prepare(
   found = None
   if not store and (backbone := fetch_backbone(config, folder)):
     found = warm_start.read(backbone)
-  settings = encoding_settings(config, found, store and store.contract)
+  encoding = resolve_encoding(config, found, store and store.contract)
   tokenizer = find_tokenizer(config, collection, folder, local)
   pad_id = tokenizer_lib.pad_id(tokenizer)
-  contract = contract_lib.contract_of(settings, tokenizer)
+  contract = encoding.complete(tokenizer)
   source = collection.fingerprint()
   if store:
     contract_lib.check_same(contract, store.contract, str(path))

@@ -1,6 +1,5 @@
 """Builds the token store of a collection, whole or not at all."""
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -154,7 +153,7 @@ def _write(
   return {
     "format": token_store.FORMAT,
     "collection": collection.name,
-    "contract": dataclasses.asdict(contract),
+    "contract": contract.to_dict(),
     "languages": list(languages),
     "max_positives": max_positives,
     "shuffled_by": shuffle_seed,

@@ -282,7 +282,7 @@ def read_contract(path: str | os.PathLike) -> contract_lib.EncodingContract:
     TokenStoreError: if meta.json cannot be read or holds no valid contract.
   """
   try:
-    return contract_lib.EncodingContract.from_values(
+    return contract_lib.EncodingContract.from_dict(
       read_meta(path).get("contract")
     )
   except ValueError as error:

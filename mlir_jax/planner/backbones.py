@@ -6,7 +6,7 @@ import pathlib
 import ml_collections
 from etils import epath
 
-from mlir_jax.models import architecture, pretrained
+from mlir_jax.models import architecture, hf_config, pretrained
 from mlir_jax.storage import copies, locations
 from mlir_jax.training import initial_state
 
@@ -69,7 +69,7 @@ def encoder_config(
   """
   model = config.model
   if file:
-    shape = architecture.read(epath.Path(file), model.dtype)
+    shape = hf_config.read(epath.Path(file), model.dtype)
   elif not model.pretrained:
     shape = architecture.EncoderConfig(
       vocab_size=config.tokenizer.vocab_size,
@@ -87,7 +87,7 @@ def encoder_config(
     shape = pretrained.load_config(pathlib.Path(model.pretrained), model.dtype)
   elif model.pretrained in _BACKBONES:
     hf = _BACKBONES[model.pretrained]
-    shape = architecture.EncoderConfig.from_hf(hf, model.dtype)
+    shape = hf_config.from_dict(hf, model.dtype)
   else:
     raise ValueError(
       f"The shape of {model.pretrained} is not known: give its config.json with"

@@ -58,33 +58,20 @@ def make_mesh(
   return chip, axes, mesh
 
 
-def contract(
+def make_contract(
   config: ml_collections.ConfigDict,
 ) -> contract_lib.EncodingContract:
-  """The config's encoding contract, of no tokenizer."""
-  settings = preparation.encoding_settings(config, None)
-  return contract_lib.EncodingContract(
-    pooling=settings["pooling"],
-    normalize=settings["normalize"],
-    title_joiner=settings["title_joiner"],
-    tokenizer_fingerprint="",
-    golden_ids=(),
-    **{
-      role: contract_lib.Role(
-        prefix=settings[f"{role}.prefix"],
-        max_length=settings[f"{role}.max_length"],
-        tower="query" if role == "query" else "passage",
-      )
-      for role in contract_lib.ROLES
-    },
-  )
+  """Returns the config's encoding contract, without a tokenizer."""
+  return preparation.resolve_encoding(config, None).complete(None)
 
 
 def full_plan(config: ml_collections.ConfigDict, devices: int) -> shapes.Plan:
   """The buckets of a batch all of whose texts are as long as they may be."""
   spec = build.batch_spec(config)
-  roles = contract(config)
-  lengths = {name: roles.role(name).max_length for name in contract_lib.ROLES}
+  contract = make_contract(config)
+  lengths = {
+    role: contract.role(role).max_length for role in contract_lib.ROLES
+  }
   queries = [lengths["query"]] * spec.retrieval
   passages = [lengths["passage"]] * spec.retrieval * (1 + spec.hard_negatives)
   sentences = [lengths["sentence"]] * (2 * spec.parallel + spec.monolingual)
@@ -126,9 +113,9 @@ def lower(
     ),
   )
   shardings = sharding.state_shardings(abstract, mesh, config.mesh.fsdp)
-  encoding = store.contract if store else contract(config)
+  contract = store.contract if store else make_contract(config)
   train_step = build.jit_step(
-    config, encoding, schedule, optimizer, mesh, shardings, shape
+    config, contract, schedule, optimizer, mesh, shardings, shape
   )
   batch = compiled_step.abstract_batch(
     build.batch_spec(config),

@@ -308,7 +308,7 @@ def make_rows(
     raise ValueError(f"--sharding={unknown.pop()}: use {SHARDINGS}.")
   shape = backbones.encoder_config(config, encoder_file)
   initial_state.check_lengths(
-    shape, store.contract if store else lowering.contract(config)
+    shape, store.contract if store else lowering.make_contract(config)
   )
   chip, axes, mesh = lowering.make_mesh(config, topology)  # It takes seconds.
   # Before the first step is compiled, because `vary` may refuse a batch.

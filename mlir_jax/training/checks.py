@@ -9,7 +9,6 @@ import ml_collections
 import tokenizers
 from etils import epath
 
-from mlir_jax import config as config_lib
 from mlir_jax import config_checks, sharding, workdir
 from mlir_jax import contract as contract_lib
 from mlir_jax.batches import masking, shapes
@@ -69,7 +68,7 @@ def _check_shape(
     if prefix and not prefix.strip():
       raise ValueError(
         f"encoding.{role}.prefix is {prefix!r}: white space alone adds nothing;"
-        " give a word, or an empty text."
+        " give a word or an empty text."
       )
   if model.pretrained:
     return
@@ -78,13 +77,14 @@ def _check_shape(
       f"model.hidden_size is {model.hidden_size}, which model.num_heads,"
       f" {model.num_heads}, does not divide."
     )
+  # From scratch, no model's folder says how texts are encoded.
+  contract = preparation.resolve_encoding(config, None).complete(None)
   for role in contract_lib.ROLES:
-    name = f"{role}.max_length"
-    length = config.encoding[role].max_length or config_lib.ENCODING[name]
+    length = contract.role(role).max_length
     if length > model.max_positions:
       raise ValueError(
-        f"encoding.{name} is {length}, but model.max_positions is"
-        f" {model.max_positions}: lower the first or raise the second."
+        f"encoding.{role}.max_length is {length}, but model.max_positions is"
+        f" {model.max_positions}: lower the length or raise the positions."
       )
 
 

@@ -32,7 +32,7 @@ from mlir_jax import evaluate as evaluate_main
 from mlir_jax import export as export_main
 from mlir_jax import lock as lock_lib
 from mlir_jax import sharding
-from mlir_jax.models import layout
+from mlir_jax.models import sealed
 from mlir_jax.retrieval import encoding, runs
 from mlir_jax.storage import full_disk, writing
 from mlir_jax.training import build
@@ -987,7 +987,7 @@ def exports() -> Iterator[Damage]:
 
     def damage(path):
       edits(**fields)(path)
-      path.write_text(json.dumps(layout.seal(json.loads(path.read_text()))))
+      path.write_text(json.dumps(sealed.seal(json.loads(path.read_text()))))
 
     return damage
 

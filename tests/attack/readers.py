@@ -1442,10 +1442,10 @@ def make_contract():
     "abcdefghijklmnopqrstuvwxyz",
   ]
   trained = tokenizer.train(texts * 3, 120)
-  roles = dict.fromkeys(("query", "passage", "sentence"), ("", 16))
-  made = contracts.make_contract(
-    trained, pooling="mean", normalize=True, title_joiner=" ", roles=roles
-  )
+  roles = dict.fromkeys(contracts.ROLES, contracts.PartialRole("", 16))
+  made = contracts.PartialContract(
+    pooling="mean", normalize=True, title_joiner=" ", **roles
+  ).complete(trained)
   return trained, made
 
 

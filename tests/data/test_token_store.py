@@ -33,13 +33,14 @@ def make_tokenizer():
 
 
 TOKENIZER = make_tokenizer()
-CONTRACT = contract_lib.make_contract(
-  TOKENIZER,
+CONTRACT = contract_lib.PartialContract(
   pooling="mean",
   normalize=True,
   title_joiner=" ",
-  roles={"query": ("query: ", 6), "passage": ("", 5), "sentence": ("", 8)},
-)
+  query=contract_lib.PartialRole("query: ", 6),
+  passage=contract_lib.PartialRole("", 5),
+  sentence=contract_lib.PartialRole("", 8),
+).complete(TOKENIZER)
 
 
 def collection(retrieval=(), parallel=(), monolingual=()):
@@ -182,13 +183,14 @@ def test_padding_fills_the_given_length(store):
 
 
 def test_a_long_max_length_costs_nothing_where_texts_are_short(tmp_path):
-  contract = contract_lib.make_contract(
-    TOKENIZER,
+  contract = contract_lib.PartialContract(
     pooling="mean",
     normalize=True,
     title_joiner=" ",
-    roles={"query": ("", 12), "passage": ("", 5), "sentence": ("", 512)},
-  )
+    query=contract_lib.PartialRole("", 12),
+    passage=contract_lib.PartialRole("", 5),
+    sentence=contract_lib.PartialRole("", 512),
+  ).complete(TOKENIZER)
   store = store_writer.build(
     tmp_path / "store",
     collection(RETRIEVAL, PARALLEL, MONOLINGUAL),
@@ -283,13 +285,12 @@ def wide(text):
 @pytest.mark.parametrize("prefix", ["", "query : "])
 def test_equal_tokens_are_one_text_in_all_roles(tmp_path, prefix):
   tokenizer = make_folding_tokenizer()
-  contract = contract_lib.make_contract(
-    tokenizer,
+  contract = contract_lib.PartialContract(
     pooling="mean",
     normalize=True,
     title_joiner=" ",
-    roles=dict.fromkeys(contract_lib.ROLES, (prefix, 8)),
-  )
+    **dict.fromkeys(contract_lib.ROLES, contract_lib.PartialRole(prefix, 8)),
+  ).complete(tokenizer)
   data = collection(
     [
       records.RetrievalRecord(
@@ -383,13 +384,14 @@ def test_no_prefix_and_a_prefix_give_the_tokens_of_the_whole_text(tmp_path):
     tokenizer = make_tokenizer()
     tokenizer.add_special_tokens(["[SEP]"])
     tokenizer.post_processor = post_processor
-    contract = contract_lib.make_contract(
-      tokenizer,
+    contract = contract_lib.PartialContract(
       pooling="mean",
       normalize=True,
       title_joiner=" ",
-      roles={"query": ("", 6), "passage": ("", 6), "sentence": ("", 6)},
-    )
+      query=contract_lib.PartialRole("", 6),
+      passage=contract_lib.PartialRole("", 6),
+      sentence=contract_lib.PartialRole("", 6),
+    ).complete(tokenizer)
     store = store_writer.build(
       tmp_path / type(post_processor).__name__,
       collection(
@@ -794,13 +796,12 @@ def test_another_tokenizers_contract_is_refused(tmp_path):
 def test_a_tokenizer_without_special_tokens_cannot_hide_empty_texts(tmp_path):
   tokenizer = tokenizers.Tokenizer(models.WordLevel({"[PAD]": 0}, "[PAD]"))
   tokenizer.normalizer = tokenizers.normalizers.Replace("x", "")
-  contract = contract_lib.make_contract(
-    tokenizer,
+  contract = contract_lib.PartialContract(
     pooling="mean",
     normalize=True,
     title_joiner=" ",
-    roles=dict.fromkeys(contract_lib.ROLES, ("", 8)),
-  )
+    **dict.fromkeys(contract_lib.ROLES, contract_lib.PartialRole("", 8)),
+  ).complete(tokenizer)
   data = collection(monolingual=[records.MonolingualRecord("xx", "en")])
   with pytest.raises(ValueError, match="no tokens of 'xx'"):
     store_writer.build(

@@ -10,13 +10,12 @@ from mlir_jax import contract as contract_lib
 from mlir_jax.data import records
 from mlir_jax.evals import overlap
 
-CONTRACT = contract_lib.make_contract(
-  tokenizers.Tokenizer(models.WordLevel({"[UNK]": 0}, "[UNK]")),
+CONTRACT = contract_lib.PartialContract(
   pooling="mean",
   normalize=True,
   title_joiner=" ",
-  roles=dict.fromkeys(contract_lib.ROLES, ("", 8)),
-)
+  **dict.fromkeys(contract_lib.ROLES, contract_lib.PartialRole("", 8)),
+).complete(tokenizers.Tokenizer(models.WordLevel({"[UNK]": 0}, "[UNK]")))
 COLLECTION = records.Collection(
   name="made",
   retrieval=lambda: iter(

@@ -46,13 +46,12 @@ def test_a_sample_holds_the_judged_passages_and_is_the_same_in_any_order():
 @pytest.fixture
 def encoder():
   tokenizer = tokenizer_lib.train(tiny.WORDS, 120)
-  contract = contract_lib.make_contract(
-    tokenizer,
+  contract = contract_lib.PartialContract(
     pooling="mean",
     normalize=True,
     title_joiner=" ",
-    roles=dict.fromkeys(contract_lib.ROLES, ("", 4)),
-  )
+    **dict.fromkeys(contract_lib.ROLES, contract_lib.PartialRole("", 4)),
+  ).complete(tokenizer)
 
   def embed(params, tower, tokens):
     return jnp.stack([tokens["ids"].sum(-1), tokens["mask"].sum(-1)], -1) * 1.0

@@ -29,7 +29,7 @@ def make_config(root, towers, **changes):
 
 
 def from_it(root, pretrained, towers, **changes):
-  """A config that leaves all to the pretrained model."""
+  """Returns a config that leaves all settings to the pretrained model."""
   c = make_config(root, towers, **{"model.pretrained": str(pretrained)})
   c.model.projection_size = 0
   c.encoding.update(
@@ -42,12 +42,12 @@ def from_it(root, pretrained, towers, **changes):
 
 
 def begin(c, folder, save=False):
-  """The contract and the parameters before the first step.
+  """Returns the contract and the parameters before the first step.
 
   Args:
     c: The run's config.
     folder: Its folder.
-    save: Whether to save them, the query tower's changed, as step 1.
+    save: Whether to save them as step 1, with a changed query tower.
   """
   folder = str(folder)
   prepared = preparation.prepare(
@@ -71,7 +71,9 @@ def begin(c, folder, save=False):
 
 
 @pytest.mark.slow
-def test_separate_towers_come_along_whole(tmp_path, monkeypatch):
+def test_separate_towers_start_a_run_with_separate_towers(
+  tmp_path, monkeypatch
+):
   for name in ("sentence_transformers", "torch"):
     monkeypatch.setitem(sys.modules, name, None)
   root = tiny.write_folder(tmp_path / "data")
@@ -87,12 +89,12 @@ def test_separate_towers_come_along_whole(tmp_path, monkeypatch):
   found = begin(from_it(root, first, "separate"), second)
   assert found[0] == contract
   jax.tree.map(np.testing.assert_array_equal, found[1], params)
-  # Where the other run has gone, the same command finds the same start.
+  # The same command finds the same start after the other run has moved away.
   first.rename(tmp_path / "gone")
   found = begin(from_it(root, first, "separate"), second)
   jax.tree.map(np.testing.assert_array_equal, found[1], params)
 
-  # What was written there is an export of two towers.
+  # The copy of the other run is an export of two towers.
   (folder,) = (second / warm_start.FOLDER).iterdir()
   found = begin(from_it(root, folder, "separate"), tmp_path / "third")
   assert found[0] == contract

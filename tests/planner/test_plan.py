@@ -12,7 +12,7 @@ import pytest
 from flax import traverse_util
 
 from mlir_jax import config, config_files, sharding
-from mlir_jax.models import encoder
+from mlir_jax.models import encoder, hf_config
 from mlir_jax.planner import backbones, chips, lowering, rows, table
 
 CHIP = chips.CHIPS["v5e"]
@@ -107,7 +107,7 @@ def test_an_unknown_backbone_needs_its_config(tmp_path):
     backbones.encoder_config(c)
   shape = backbones.encoder_config(config_files.load("mbert"))
   file = tmp_path / "config.json"
-  file.write_text(json.dumps(shape.to_hf()))
+  file.write_text(json.dumps(hf_config.to_dict(shape)))
   c.model.dtype = "bfloat16"
   assert backbones.encoder_config(c, str(file)) == shape
 

@@ -74,13 +74,12 @@ def build_store(tmp_path, policy="error", **files):
   return store_writer.build(
     tmp_path / "store",
     folder.load(tmp_path / "data", bad),
-    contract.make_contract(
-      tokenizer,
+    contract.PartialContract(
       pooling="mean",
       normalize=True,
       title_joiner=" ",
-      roles=dict.fromkeys(contract.ROLES, ("", 8)),
-    ),
+      **dict.fromkeys(contract.ROLES, contract.PartialRole("", 8)),
+    ).complete(tokenizer),
     tokenizer,
     0,
     shuffle_parallel=False,
