@@ -441,7 +441,7 @@ def test_two_processes_stop_go_back_go_on_and_do_as_one_does(
     f"--config.train.compilation_cache={tmp_path / 'compiled'}",
   ]
   monkeypatch.setenv("STOP", "1 4")
-  with processes(command, devices=4) as started:
+  with processes(command) as started:
     for process in started.values():
       status, _, errors = ends(process)
       assert status == stopping.EXIT_PREEMPTED, errors
@@ -449,7 +449,7 @@ def test_two_processes_stop_go_back_go_on_and_do_as_one_does(
   assert 3 in saved
   assert 4 <= max(saved) < 12
   monkeypatch.delenv("STOP")
-  with processes([*command, "--from_step=3"], devices=4) as started:
+  with processes([*command, "--from_step=3"]) as started:
     ended = {number: ends(process) for number, process in started.items()}
   for status, _, errors in ended.values():
     assert status == 0, errors
