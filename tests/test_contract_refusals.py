@@ -55,17 +55,15 @@ def make_config(root):
   """Returns a run with pairs only, which compiles in a few seconds."""
   c = tiny.make_config(root)
   c.encoding.query.prefix = "q: "
-  c.batch.parallel = c.batch.monolingual = c.batch.masked = 0
+  tiny.train_pairs_alone(c)
   c.batch.retrieval = 8
-  for name in ("semantic", "language", "masked_lm"):
-    c.loss[name].weight = 0.0
   c.train.steps = 2
   c.eval.every = 0
   return c
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, one_device):
   """Makes a folder with a finished run, its data and its config."""
   folder = tmp_path_factory.mktemp("refusals")
   root = tiny.write_folder(folder / "data", pairs=40)

@@ -23,7 +23,7 @@ from mlir_jax.models import architecture
 from mlir_jax.retrieval import encoding, model
 from mlir_jax.training import initial_state, progress, run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
 
 PACKAGE = pathlib.Path(preparation.__file__).parents[2]
 BLOCKED = """
@@ -128,7 +128,7 @@ def test_evaluating_a_checkpoint_gives_what_training_reported(trained):
   reported = json.loads((folder / "results/step-8.json").read_text())
   if path.name == "step-8.json":
     assert json.loads(path.read_text()) == pytest.approx(reported, abs=1e-6)
-  call("mlir_jax.evaluate", "--workdir=run", cwd=folder.parent)
+  evaluate.evaluate(str(folder))
   evaluated = folder / f"evaluate-{root.name}-last/step-8.json"
   assert json.loads(evaluated.read_text()) == pytest.approx(reported, abs=1e-6)
 

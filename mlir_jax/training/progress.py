@@ -5,9 +5,9 @@ import math
 import sys
 import time
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
-import tensorboardX
 from etils import epath
 
 from mlir_jax import bars
@@ -25,6 +25,23 @@ def read_metrics(folder: str) -> list[dict[str, Any]]:
     UnreadableError: if another line is damaged; it names the file and the line.
   """
   return reading.read_json_lines(epath.Path(folder) / METRICS_FILE, cut=True)
+
+
+def _import_tensorboard() -> ModuleType:
+  """Imports tensorboardX, but not torch.
+
+  Where torch is installed, tensorboardX imports it to name one type. That
+  takes seconds at each start of a run.
+  """
+  hides_torch = "torch" not in sys.modules
+  if hides_torch:
+    sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]
+  try:
+    import tensorboardX
+  finally:
+    if hides_torch:
+      del sys.modules["torch"]
+  return tensorboardX
 
 
 class Progress:
@@ -83,7 +100,7 @@ class Progress:
     )
     self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
     if tensorboard:
-      self._events = tensorboardX.SummaryWriter(
+      self._events = _import_tensorboard().SummaryWriter(
         f"{self._local}/{EVENTS}", purge_step=first_step + 1
       )
 

@@ -20,7 +20,7 @@ from unittest import mock
 
 import conftest  # noqa: F401  Offline, on the CPU, before jax is imported.
 import jax
-import jax.numpy as jnp
+import light_step
 import numpy as np
 import safetensors.numpy
 import tiny
@@ -58,23 +58,6 @@ def session() -> pathlib.Path:
   return pathlib.Path(folder)
 
 
-def make_light_step(config, contract, schedule, optimizer, mesh, shardings, _):
-  """A step that compiles quickly, and depends on all arrays of a batch."""
-  del config, contract, schedule, optimizer
-
-  def step(state, batch):
-    numbers = [leaf.astype(jnp.int32) for leaf in jax.tree.leaves(batch)]
-    seen = sum((leaf * (7 + leaf)).sum() for leaf in numbers) % 1009
-    params = jax.tree.map(
-      lambda leaf: leaf + 0.01 * jnp.sin(100 * leaf + seen), state.params
-    )
-    metrics = {"loss/total": jnp.float32(seen), "skipped_in_a_row": 0}
-    return state.replace(step=state.step + 1, params=params), metrics
-
-  out = (shardings, sharding.replicated(mesh))
-  return jax.jit(step, donate_argnums=0, out_shardings=out)
-
-
 # Equal encoders share their compiled program.
 make_embed = functools.cache(encoding.make_embed)
 
@@ -90,7 +73,7 @@ def light() -> Iterator[None]:
   with (
     mock.patch.dict(os.environ, cache),  # It remembers what was checked.
     mock.patch.object(sharding, "make_mesh", one_device),
-    mock.patch.object(build, "jit_step", make_light_step),
+    mock.patch.object(build, "jit_step", light_step.make),
     mock.patch.object(encoding, "make_embed", make_embed),
   ):
     yield

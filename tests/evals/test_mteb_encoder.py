@@ -157,9 +157,11 @@ def test_mteb_scores_a_model_as_sentence_transformers(models, task):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_device")
 @pytest.mark.filterwarnings("ignore:The fill_missing:DeprecationWarning")
 def test_mteb_scores_a_checkpoint_as_its_export(task, tmp_path):
   c = tiny.make_config(tiny.write_folder(tmp_path / "data", pairs=40))
+  tiny.train_pairs_alone(c)
   c.encoding.query.prefix, c.encoding.passage.prefix = "apple: ", "river: "
   c.encoding.query.max_length = 8
   c.train.steps = 4

@@ -362,7 +362,7 @@ def test_two_processes_stop_go_back_go_on_and_agree_with_one(
     f"--config.train.compilation_cache={tmp_path / 'compiled'}",
   ]
   monkeypatch.setenv("STOP", "1 4")
-  with processes(command, devices=4) as started:
+  with processes(command) as started:
     for process in started.values():
       status, _, errors = ends(process)
       assert status == stopping.EXIT_PREEMPTED, errors
@@ -370,7 +370,7 @@ def test_two_processes_stop_go_back_go_on_and_agree_with_one(
   assert 3 in saved
   assert 4 <= max(saved) < 12
   monkeypatch.delenv("STOP")
-  with processes([*command, "--from_step=3"], devices=4) as started:
+  with processes([*command, "--from_step=3"]) as started:
     ended = {number: ends(process) for number, process in started.items()}
   for status, _, errors in ended.values():
     assert status == 0, errors

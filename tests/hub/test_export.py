@@ -631,6 +631,7 @@ def test_the_words_of_either_generation_alone_say_a_modernbert(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_device")
 def test_the_command_exports_what_training_left(tmp_path):
   c = tiny.make_config(tiny.write_folder(tmp_path / "names"))
   c.train.steps = 2

@@ -163,6 +163,7 @@ def test_metrics_go_on_on_another_machine(store, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_device")
 def test_a_run_on_object_storage_goes_on_on_another_machine(
   store, tmp_path, monkeypatch, capsys
 ):
@@ -170,8 +171,7 @@ def test_a_run_on_object_storage_goes_on_on_another_machine(
 
   def train(local_dir):
     c = make_config(root, tmp_path / local_dir)
-    c.batch.masked, c.loss.masked_lm.weight = 0, 0.0
-    c.train.self_check = False
+    tiny.train_pairs_alone(c)
     c.train.steps = 4
     return run.train(c, URL)
 
@@ -202,7 +202,7 @@ import tiny
 def get_config():
   c = tiny.make_config({root!r})
   c.hosts.local_dir = {local!r}
-  c.batch.masked, c.loss.masked_lm.weight = 0, 0.0
+  tiny.train_pairs_alone(c)
   c.train.steps = 2
   return c
 """
@@ -224,6 +224,7 @@ def call(monkeypatch, name, *arguments):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_device")
 @pytest.mark.filterwarnings("ignore:.*load_module:DeprecationWarning")
 def test_every_main_reads_and_writes_object_storage(
   store, tmp_path, monkeypatch, capsys

@@ -15,7 +15,7 @@ from mlir_jax.training import progress, resume, run
 
 def make_config(root, **changes):
   c = tiny.make_config(root)
-  c.batch.masked, c.loss.masked_lm.weight = 0, 0.0
+  tiny.train_pairs_alone(c)
   c.optim.decay = "constant"
   c.eval.every = 0
   c.train.steps = 6
@@ -38,7 +38,7 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finished(root, tmp_path_factory):
+def finished(root, tmp_path_factory, one_device):
   """A run of 6 steps, with the checkpoints 2, 4 and 6."""
   folder = tmp_path_factory.mktemp("runs") / "finished"
   run.train(make_config(root), str(folder))
