@@ -24,7 +24,8 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from mlir_jax import bars, command_line, contract, process_flags, shared_flags
+from mlir_jax import bars, contract
+from mlir_jax.command_line import process_flags, program, shared_flags
 from mlir_jax.data import records
 from mlir_jax.data.sources import text_lines
 from mlir_jax.storage import locations, writing
@@ -319,6 +320,4 @@ if __name__ == "__main__":
     " JSON or a table.",
   )
   process_flags.define()
-  command_line.start(
-    main, required=("model", "role", "output"), takes_files=True
-  )
+  program.start(main, required=("model", "role", "output"), takes_files=True)

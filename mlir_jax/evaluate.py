@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from mlir_jax import command_line, extensions, process_flags, shared_flags
+from mlir_jax import extensions
+from mlir_jax.command_line import process_flags, program, shared_flags
 from mlir_jax.data import records
 
 
@@ -281,4 +282,4 @@ if __name__ == "__main__":
     "An evaluator of your own, NAME=MODULE:FUNCTION; may be repeated.",
   )
   process_flags.define()
-  command_line.start(main, required=())
+  program.start(main, required=())

@@ -12,7 +12,7 @@ import tempfile
 from absl import flags
 from etils import epath
 
-from mlir_jax import command_line, shared_flags
+from mlir_jax.command_line import program, shared_flags
 
 
 def export(
@@ -156,4 +156,4 @@ if __name__ == "__main__":
   _NAME = flags.DEFINE_string(
     "name", "", "The model's name in its card, e.g. that on the hub."
   )
-  command_line.start(main, required=("workdir", "output"))
+  program.start(main, required=("workdir", "output"))

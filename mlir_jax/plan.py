@@ -13,7 +13,7 @@ import os
 
 from absl import flags
 
-from mlir_jax import command_line, shared_flags
+from mlir_jax.command_line import program, shared_flags
 from mlir_jax.storage import locations, writing
 
 
@@ -107,4 +107,4 @@ if __name__ == "__main__":
     "workdir", "The folder of a prepared run; its texts give the lengths."
   )
   _OUTPUT = shared_flags.define_path("output", "A JSON file for all numbers.")
-  command_line.start(main, required=("config", "topology"))
+  program.start(main, required=("config", "topology"))

@@ -7,7 +7,8 @@ Training does this, too, if it is not done before.
 
 import functools
 
-from mlir_jax import command_line, lock, shared_flags
+from mlir_jax import lock
+from mlir_jax.command_line import program, shared_flags
 from mlir_jax.storage import locations
 
 
@@ -34,4 +35,4 @@ def main():
 if __name__ == "__main__":
   _CONFIG = shared_flags.define_config()
   _WORKDIR = shared_flags.define_workdir()
-  command_line.start(main, required=("config", "workdir"))
+  program.start(main, required=("config", "workdir"))

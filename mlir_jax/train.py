@@ -9,7 +9,7 @@ train.steps may change.
 
 from absl import flags
 
-from mlir_jax import command_line, process_flags, shared_flags
+from mlir_jax.command_line import process_flags, program, shared_flags
 from mlir_jax.training import stopping
 
 
@@ -41,4 +41,4 @@ if __name__ == "__main__":
     "Goes back to the checkpoint of this step and removes later ones. From"
     " there on, optim.*, model.dtype and train.steps may change.",
   )
-  command_line.start(main, required=("config", "workdir"))
+  program.start(main, required=("config", "workdir"))

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from mlir_jax import command_line, config, process_flags, sharding
+from mlir_jax import config, sharding
+from mlir_jax.command_line import process_flags, program
 from mlir_jax.hosts import multihost
 from mlir_jax.training import loop, stopping, timetable
 
@@ -109,4 +110,4 @@ if __name__ == "__main__":
   flags.DEFINE_float("check_in_seconds", 60.0, "As hosts.check_in_seconds.")
   flags.DEFINE_float("silent_seconds", 4.0, "As hosts.silent_seconds.")
   process_flags.define()
-  command_line.start(main, required=())
+  program.start(main, required=())

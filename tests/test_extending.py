@@ -17,13 +17,13 @@ import tiny
 import mlir_jax
 from mlir_jax import (
   config,
-  config_arguments,
   config_checks,
   evaluate,
   export,
   extensions,
   workdir,
 )
+from mlir_jax.command_line import config_fields
 from mlir_jax.data import collections, records
 from mlir_jax.losses import base
 from mlir_jax.retrieval import model as model_lib
@@ -74,10 +74,10 @@ def settle(*flags, extra=None):
   for name, given in (extra or {}).items():
     c.loss.extra[name] = given
   argv = ["train", "--config=own", *flags]
-  config_arguments.check_names(argv)
-  config_arguments.add_targets(c, argv)
+  config_fields.check_names(argv)
+  config_fields.add_targets(c, argv)
   config_checks.complete(c)
-  config_arguments.check_names(argv, c)
+  config_fields.check_names(argv, c)
   config_checks.check(c)
   return c
 

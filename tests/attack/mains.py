@@ -125,7 +125,7 @@ def _serve() -> None:
   """Reads tasks from standard input and answers how each program ended."""
   # The programs import these modules. A program itself is imported once only,
   # since it defines flags.
-  for name in ("training.run", "retrieval.model", "command_line"):
+  for name in ("training.run", "retrieval.model", "command_line.program"):
     __import__(f"mlir_jax.{name}")
   answers = os.fdopen(os.dup(1), "w")
   os.dup2(2, 1)

@@ -16,7 +16,8 @@ import pytest
 import tiny
 from absl import flags
 
-from mlir_jax import config, config_files, process_flags, workdir
+from mlir_jax import config, config_files, workdir
+from mlir_jax.command_line import process_flags
 from mlir_jax.hosts import cluster, multihost
 from mlir_jax.retrieval import model
 from mlir_jax.training import loop, progress, run, stopping, timetable

@@ -310,7 +310,7 @@ def test_the_copy_of_a_model_on_object_storage_is_kept_up_to_date(
   assert not (copy / "config_sentence_transformers.json").exists()
   with pytest.raises(ValueError, match="no folder gs://bucket/none"):
     mlir_jax.load("gs://bucket/none")
-  with pytest.raises(ValueError, match="leave it empty"):
+  with pytest.raises(ValueError, match="leave the revision empty"):
     pretrained.fetch(url, "main")
 
 

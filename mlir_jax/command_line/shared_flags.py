@@ -8,7 +8,8 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from mlir_jax import config_arguments, config_checks, config_files, refusal
+from mlir_jax import config_checks, config_files
+from mlir_jax.command_line import config_fields, refusal
 
 # --help shows a flag as one of the program that calls a `define_…` function.
 flags.disclaim_key_flags()
@@ -61,9 +62,9 @@ class _ConfigParser(flags.ArgumentParser):
   def parse(self, name: str) -> ml_collections.ConfigDict:
     try:
       config = config_files.load(name)
-      config_arguments.add_targets(config, self.argv)
+      config_fields.add_targets(config, self.argv)
       config_checks.complete(config)
-      config_arguments.check_names(self.argv, config)
+      config_fields.check_names(self.argv, config)
       return config.lock()
     except ValueError as error:  # absl would put the flag before its message.
       raise flags.Error(str(error)) from error
@@ -108,7 +109,7 @@ def parse(argv: Sequence[str]) -> list[str]:
   given = values.read_flags_from_files(argv[1:], force_gnu=False)
   argv = [argv[0], *given]
   if "config" in values:
-    config_arguments.check_names(argv)
+    config_fields.check_names(argv)
     _ConfigParser.argv = argv
   files = values(argv)
   if "config" in values and values["config"].present:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
-from mlir_jax import config_files, process_flags, refusal, shared_flags
+from mlir_jax import config_files
+from mlir_jax.command_line import process_flags, refusal, shared_flags
 from mlir_jax.storage import full_disk
 
 

@@ -9,7 +9,8 @@ import ml_collections
 from absl import flags
 
 from mlir_jax import config as config_lib
-from mlir_jax import extensions, refusal
+from mlir_jax import extensions
+from mlir_jax.command_line import refusal
 
 # --help shows a flag as one of the program that calls `define`.
 flags.disclaim_key_flags()
