@@ -18,8 +18,8 @@ from mlir_jax.training import progress
 
 # Trains the tiny config in its own process, and sends itself a signal at some
 # moment: "step N", "save N" (while it is being written), "dev N", "saved N"
-# (the checkpoint's folder exists), "prepare 0" or "table N". With a last argument
-# "light", a step costs nothing.
+# (the checkpoint's folder exists), "prepare 0" or "table N". If the last
+# argument is "light", a step costs nothing.
 SCRIPT = """
 import os, signal, sys, threading, time
 import jax
