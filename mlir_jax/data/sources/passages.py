@@ -60,8 +60,8 @@ def read_hard_negatives(
       none.
 
   Returns:
-    The passages. A null passage, or one without text, has the text "": the
-    token store drops and counts it, and copies of a positive, too.
+    The passages. A null passage, or one without text, has the text "".
+    `store_arrays` drops it and counts it; it also drops copies of a positive.
 
   Raises:
     RecordError: for a bad hard negative, if the policy is "error".
