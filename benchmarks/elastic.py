@@ -2,16 +2,17 @@
 
 python benchmarks/elastic.py --trials=20 --seed=0
 
-Trains a small model by `launch/local.sh -n 4 -d 8`, undisturbed; then once
-more for each trial, in which one of the four processes is killed (SIGKILL) or
-stopped (SIGSTOP) at a random step. Each time
+It trains a small model with `launch/local.sh -n 4 -d 8`, undisturbed. Then it
+trains once more for each trial; at a random step, one of the four processes is
+killed (SIGKILL) or stopped (SIGSTOP). Each time
 
-- the other three must end within LIMIT seconds, naming the one that is lost;
-- the launcher must go on with two processes, to the end, and leave no process;
-- each step's losses must be those of the undisturbed run to LOSS_TOLERANCE,
-  the dev metric to DEV_TOLERANCE.
+- the other three must end within LIMIT seconds and name the lost process;
+- the launcher must continue with two processes to the end of the run, and leave
+  no process;
+- each step's losses must equal the undisturbed ones to LOSS_TOLERANCE, and the
+  dev metric to DEV_TOLERANCE.
 
-Prints a line per trial; ends with status 1 if any of this was not so.
+It prints a line per trial, and ends with status 1 if a trial failed.
 """
 
 import argparse
@@ -35,12 +36,9 @@ STEPS = 40
 DEV_METRIC = "dev/en/mrr@100"
 LOSS_TOLERANCE = 1e-3
 DEV_TOLERANCE = 0.002
-# After which a process that is not heard of is called lost; and the seconds
-# within which the others must have ended.
-SILENT = 10
-LIMIT = 2 * SILENT
-# What the launcher gives a process that neither ends nor can be heard.
-HANGING = 5
+SILENT = 10  # Seconds after which a silent process is lost.
+LIMIT = 2 * SILENT  # Seconds within which the other processes must end.
+HANGING = 5  # Seconds that the launcher waits for a process that hangs.
 
 SETTINGS = {
   "data.collection": "folder",
@@ -67,14 +65,20 @@ SETTINGS = {
   "eval.at_start": False,
   "hosts.silent_seconds": SILENT,
 }
+ONE_LOSS = {
+  "batch.parallel": 0,
+  "batch.monolingual": 0,
+  "loss.semantic.weight": 0.0,
+  "loss.language.weight": 0.0,
+}
 
 
 class FailedError(Exception):
-  """A promise was broken; says which."""
+  """A trial failed; the message says why."""
 
 
 def write_collection(root: pathlib.Path, facts: int = 240) -> None:
-  """Writes made-up facts in English, translations and tests on them."""
+  """Writes invented facts in English, with translations and tests."""
   generator = random.Random(0)
   syllables = [a + b for a in "bdfgklmnprst" for b in "aeiou"]
   words = ["".join(generator.choices(syllables, k=3)) for _ in range(300)]
@@ -90,7 +94,7 @@ def write_collection(root: pathlib.Path, facts: int = 240) -> None:
       file.writelines(f"{line}\n" for line in lines)
 
   questions, answers, sentences = phrases(3), phrases(6), phrases(5)
-  # One word in common: enough for some of the questions.
+  # A question and its passage share a word, so the model can learn some.
   passages = [
     f"{question.split()[0]} {answer}"
     for question, answer in zip(questions, answers, strict=True)
@@ -131,7 +135,7 @@ def write_collection(root: pathlib.Path, facts: int = 240) -> None:
 
 
 def start(folder: pathlib.Path, collection: pathlib.Path) -> subprocess.Popen:
-  """Starts the launcher; its output goes to FOLDER.log."""
+  """Starts the launcher; its output is written to FOLDER.log."""
   flags = {"data.root": collection, **SETTINGS}
   config = collection.parent / "own.py"
   config.write_text(
@@ -157,13 +161,13 @@ def start(folder: pathlib.Path, collection: pathlib.Path) -> subprocess.Popen:
     )
 
 
-def trainers(folder: pathlib.Path) -> dict[int, int]:
-  """The processes that train in a folder: their number to their pid."""
+def find_trainers(folder: pathlib.Path) -> dict[int, int]:
+  """Returns the processes that train in a folder: number to pid."""
   found = {}
   for path in pathlib.Path("/proc").glob("[0-9]*"):
     try:
       arguments = (path / "cmdline").read_text().split("\0")
-    except OSError:  # It has ended meanwhile.
+    except OSError:  # The process has ended.
       continue
     if f"--workdir={folder}" in arguments and "mlir_jax.train" in arguments:
       for argument in arguments:
@@ -173,7 +177,7 @@ def trainers(folder: pathlib.Path) -> dict[int, int]:
 
 
 def read_metrics(folder: pathlib.Path, kind: str) -> list[dict]:
-  """The whole lines of metrics.jsonl of that kind, "train" or "eval"."""
+  """Returns the complete lines of metrics.jsonl of a kind: "train", "eval"."""
   path = folder / "metrics.jsonl"
   text = path.read_text() if path.exists() else ""
   records = [json.loads(line) for line in text.splitlines(True) if "\n" in line]
@@ -183,7 +187,7 @@ def read_metrics(folder: pathlib.Path, kind: str) -> list[dict]:
 def wait_for_step(
   launcher: subprocess.Popen, folder: pathlib.Path, step: int
 ) -> None:
-  """Waits until that many steps are known to be taken."""
+  """Waits until metrics.jsonl shows that many steps."""
   while not any(r["step"] >= step for r in read_metrics(folder, "train")):
     if launcher.poll() is not None:
       raise FailedError(f"the run ended before step {step}")
@@ -193,10 +197,10 @@ def wait_for_step(
 def wait_for_others(
   folder: pathlib.Path, victim: int, pids: dict[int, int]
 ) -> float:
-  """Waits until the others have ended, and returns in how many seconds."""
+  """Waits until the other processes have ended; returns the seconds."""
   began = time.monotonic()
   others = {pid for number, pid in pids.items() if number != victim}
-  while others & set(trainers(folder).values()):
+  while others & set(find_trainers(folder).values()):
     if time.monotonic() - began > LIMIT:
       raise FailedError(f"the others did not end within {LIMIT} s")
     time.sleep(0.05)
@@ -204,7 +208,7 @@ def wait_for_others(
 
 
 def check_logs(folder: pathlib.Path, victim: int) -> None:
-  """Checks that the others named the lost one, and that two went on."""
+  """Checks that the others named the victim, and that two continued."""
   for number in range(PROCESSES):
     text = (folder / f"logs/attempt-1/process-{number}.log").read_text()
     named = re.search(rf"process {victim} \(\S+\) (is gone|was silent)", text)
@@ -220,7 +224,7 @@ def check_logs(folder: pathlib.Path, victim: int) -> None:
 
 @dataclasses.dataclass
 class Differences:
-  """The largest from the undisturbed run."""
+  """The largest differences from the undisturbed run, in losses and dev."""
 
   loss: float
   dev: float
@@ -253,22 +257,22 @@ def compare(folder: pathlib.Path, undisturbed: pathlib.Path) -> Differences:
 
 
 def end(launcher: subprocess.Popen, folder: pathlib.Path) -> None:
-  """Waits for the launcher, then for no process of its run to be left."""
+  """Waits for the launcher, and checks that it leaves no process."""
   try:
     status = launcher.wait(timeout=300)
   except subprocess.TimeoutExpired:
     raise FailedError("the run did not end within 300 s") from None
   if status:
     raise FailedError(f"the launcher ended with status {status}")
-  if left := trainers(folder):
+  if left := find_trainers(folder):
     raise FailedError(f"processes were left: {left}")
 
 
 def kill_all(launcher: subprocess.Popen, folder: pathlib.Path) -> None:
-  """Kills what a failed trial has left."""
+  """Kills the processes that a failed trial has left."""
   launcher.kill()
   launcher.wait()
-  for pid in trainers(folder).values():
+  for pid in find_trainers(folder).values():
     os.kill(pid, signal.SIGKILL)
 
 
@@ -278,31 +282,31 @@ def run_trial(
   collection: pathlib.Path,
   step: int,
   victim: int,
-  number: signal.Signals,
+  sent: signal.Signals,
 ) -> str:
-  """Sends a signal to one process once a step is taken.
+  """Sends a signal to one process after a step.
 
   Args:
-    folder: The run's folder, new.
-    undisturbed: Of the run to compare with.
-    collection: Trained on.
-    step: The step.
-    victim: Which of the processes.
-    number: SIGKILL or SIGSTOP.
+    folder: The new run's folder.
+    undisturbed: The folder of the run to compare with.
+    collection: The folder of the training data.
+    step: The number of steps before the signal.
+    victim: The number of the process.
+    sent: SIGKILL or SIGSTOP.
 
   Returns:
-    What was measured.
+    The measurements as text.
 
   Raises:
-    FailedError: if a promise was broken.
+    FailedError: if the trial fails.
   """
   launcher = start(folder, collection)
   try:
     wait_for_step(launcher, folder, step)
-    pids = trainers(folder)
+    pids = find_trainers(folder)
     if sorted(pids) != list(range(PROCESSES)):
-      raise FailedError(f"processes {sorted(pids)} run")
-    os.kill(pids[victim], number)
+      raise FailedError(f"only processes {sorted(pids)} run")
+    os.kill(pids[victim], sent)
     seconds = wait_for_others(folder, victim, pids)
     end(launcher, folder)
     check_logs(folder, victim)
@@ -316,11 +320,17 @@ def run_trial(
 
 
 def main():
-  """Runs the trials and prints what they found."""
+  """Runs the trials and prints their results."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--trials", type=int, default=20)
   parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument(
+    "--fast", action="store_true", help="Train with one loss, which compiles"
+    " in a third of the time."
+  )  # fmt: skip
   arguments = parser.parse_args()
+  if arguments.fast:
+    SETTINGS.update(ONE_LOSS)
   generator = random.Random(arguments.seed)
   output = pathlib.Path(tempfile.mkdtemp(prefix="elastic-"))
   collection = output / "collection"
@@ -344,17 +354,17 @@ def main():
   for trial in range(1, arguments.trials + 1):
     step = generator.randrange(1, STEPS - 4)
     victim = generator.randrange(PROCESSES)
-    number = generator.choice([signal.SIGKILL, signal.SIGSTOP])
+    sent = generator.choice([signal.SIGKILL, signal.SIGSTOP])
     folder = output / f"trial-{trial}"
     began = time.monotonic()
     try:
-      found = run_trial(folder, undisturbed, collection, step, victim, number)
+      found = run_trial(folder, undisturbed, collection, step, victim, sent)
       shutil.rmtree(folder)
     except FailedError as error:
       failed += 1
       found = f"FAILED: {error}; see {folder}"
     print(
-      f"{trial:3}  {number.name} to process {victim} at step {step:2}: {found};"
+      f"{trial:3}  {sent.name} to process {victim} at step {step:2}: {found};"
       f" {time.monotonic() - began:.0f} s",
       flush=True,
     )

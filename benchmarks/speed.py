@@ -160,12 +160,13 @@ class Ours(Side):
       self.shape, params = pretrained.load(settings.model)
       params = encoder.with_towers(params, "tied")
       tokenizer = self.passage_tokenizer = self.tokenizer("passage")
-    said = config_lib.ENCODING | {
-      f"{role}.{field}": values[role]
-      for field, values in (("prefix", PREFIX), ("max_length", MAX_LENGTH))
-      for role in values
-    }
-    self.contract = contract_lib.contract_of(said, tokenizer)
+    said = contract_lib.PartialContract(
+      **{
+        role: contract_lib.PartialRole(PREFIX.get(role), MAX_LENGTH.get(role))
+        for role in contract_lib.ROLES
+      }
+    )
+    self.contract = said.over(config_lib.ENCODING).complete(tokenizer)
     lengths = [
       [len(ids) for ids in queries + passages]
       for queries, passages in zip(*self.ids.values(), strict=True)

@@ -1,11 +1,11 @@
-"""Trains every variant of the quick start with several seeds and compares.
+"""Compares the variants of the quick start, each trained with several seeds.
 
 python benchmarks/transfer.py --output=OUTPUT --seeds=3
 
 Each run is `python -m mlir_jax.train --config=quickstart:VARIANT
---config.seed=SEED`; finished runs are not run again. The table shows MRR@100
-by group of languages, mean over seeds, and the gain over `ir` with its 95 %
-interval (Student's t over the seeds' differences).
+--config.seed=SEED`; finished runs are not trained again. The table shows
+MRR@100 by group of languages: the mean over the seeds, and the gain over `ir`
+with its 95 % interval (Student's t over the differences of the seeds).
 """
 
 import argparse
@@ -26,7 +26,7 @@ MEASURE = "mrr@100"
 
 
 def train(variant: str, seed: int, output: pathlib.Path) -> dict[str, float]:
-  """Trains one run, unless it is there, and returns its final results."""
+  """Trains a run unless it is finished; returns its final results."""
   folder = output / f"{variant}-{seed}"
   if not (folder / "results" / "report.json").exists():
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def train(variant: str, seed: int, output: pathlib.Path) -> dict[str, float]:
 
 
 def group_means(results: dict[str, float]) -> dict[str, float]:
-  """Group of languages to the mean of its languages' MRR@100, in percent."""
+  """Returns each group's mean of MRR@100 over its languages, × 100."""
   values = {}
   for language, group in cldr.GROUPS.items():
     value = 100 * results[f"test/{language}/{MEASURE}"]
@@ -58,7 +58,7 @@ def group_means(results: dict[str, float]) -> dict[str, float]:
 
 
 def gain(values: np.ndarray, baseline: np.ndarray) -> str:
-  """Mean difference with the half-width of its 95 % interval."""
+  """Formats the mean difference with half its 95 % interval."""
   differences = values - baseline
   error = differences.std(ddof=1) / np.sqrt(len(differences))
   half = scipy.stats.t.ppf(0.975, len(differences) - 1) * error
@@ -66,7 +66,7 @@ def gain(values: np.ndarray, baseline: np.ndarray) -> str:
 
 
 def table(results: dict[str, np.ndarray], groups: list[str]) -> str:
-  """Markdown; results are variant to [seeds, groups] percentages."""
+  """Renders Markdown; results are variant to [seeds, groups], × 100."""
   head = " | ".join(groups)
   lines = [f"| MRR@100 × 100 | {head} |", "|---" * (len(groups) + 1) + "|"]
   for variant, values in results.items():
@@ -81,7 +81,7 @@ def table(results: dict[str, np.ndarray], groups: list[str]) -> str:
 
 
 def main():
-  """Runs everything and prints the table."""
+  """Trains all runs and prints the table."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--output", type=pathlib.Path, required=True)
   parser.add_argument("--seeds", type=int, default=3)

@@ -1,9 +1,10 @@
 """Adapts a backbone to languages: masked language modelling on plain text.
 
-Give the text with --config.data.root=FOLDER (its mono/NAME.LANGUAGE.txt files;
-nothing else is needed) and export the run; the export is a backbone for
---config.model.pretrained. To do both at once, set batch.masked and
-loss.masked_lm.weight beside the losses of retrieval. Variants: `:smoke`.
+The text is in the files mono/NAME.LANGUAGE.txt of --config.data.root=FOLDER;
+nothing else is needed. Export the run: the export is then a backbone for
+--config.model.pretrained. To adapt and train for retrieval in one run, set
+batch.masked and loss.masked_lm.weight in another config. Variants: `:smoke` (a
+tiny encoder from scratch, one step).
 """
 
 from mlir_jax import config

@@ -1,7 +1,7 @@
 """multilingual-e5-small on Debian's package descriptions: `e5_small`, shorter.
 
-The data is expected in ../shared/data, seen from where it is run, or wherever
---config.data.root and --config.data.tatoeba_root say. Variants: `:smoke`.
+The data is read from ../shared/data, relative to the current folder, or from
+--config.data.root and --config.data.tatoeba_root. Variants: `:smoke`, a step.
 """
 
 from mlir_jax import config_files
@@ -11,13 +11,13 @@ def get_config(variant=""):
   c = config_files.load(f"e5_small:{variant}" if variant else "e5_small")
   c.data.root = "../shared/data/debian"
   c.data.tatoeba_root = "../shared/data/tatoeba"
-  # One topic of the Chinese test is empty; it is skipped, and shown.
+  # One topic of the Chinese test is empty; it is skipped and counted.
   c.data.on_bad_record = "skip"
   if variant == "smoke":
     c.tokenizer.vocab_size = 8000
     return c
 
-  c.encoding.sentence.max_length = 32  # Descriptions are short, mostly.
+  c.encoding.sentence.max_length = 32  # Most descriptions are short.
   c.batch.retrieval = 64
   c.batch.parallel = 32
   c.batch.monolingual = 32

@@ -1,8 +1,9 @@
 """Fine-tunes multilingual-e5-small on a folder of your own data.
 
-Give it with --config.data.root=FOLDER; docs/data.md shows its layout. A smaller
-GPU or a CPU takes --config.model.pretrained=FOLDER of a cut model. Variants:
-`:smoke` (a tiny encoder from scratch, a few steps).
+The data is in --config.data.root=FOLDER; docs/data.md shows its layout. For a
+small GPU or a CPU, cut the model and give its folder with
+--config.model.pretrained=FOLDER. Variants: `:smoke` (a tiny encoder from
+scratch, one step).
 """
 
 from mlir_jax import config
@@ -17,7 +18,7 @@ def get_config(variant=""):
   c.model.pretrained = "intfloat/multilingual-e5-small"
   c.encoding.query.prefix = "query: "
   c.encoding.passage.prefix = "passage: "
-  c.encoding.sentence.prefix = "query: "  # As e5 asks for in symmetric tasks.
+  c.encoding.sentence.prefix = "query: "  # As e5 needs for symmetric tasks.
   c.encoding.query.max_length = 32
   c.encoding.passage.max_length = 128
   c.encoding.sentence.max_length = 64

@@ -1,8 +1,8 @@
-"""A small encoder from scratch on the embedded CLDR names: minutes on a CPU.
+"""Trains a small encoder on the embedded CLDR names: minutes on a CPU.
 
-Variants: `:ir`, `:ir_semantic`, `:ir_language`, `:all` (the default),
-`:shuffled` (all, each name paired with a wrong translation: the control) and
-`:smoke` (a few steps).
+Variants choose the losses: `:ir`, `:ir_semantic`, `:ir_language`, `:all` (the
+default). `:shuffled` is the control: all losses, but each name is paired with a
+wrong translation. `:smoke` takes one step.
 """
 
 from mlir_jax import config

@@ -1,11 +1,11 @@
 """XLM-R base as Hu et al. (2023) train it: all three losses, two towers.
 
-English question-passage pairs, parallel sentences and, for the language loss,
-passages as third points (arXiv 2210.06633, Figure 2: the towers are separate).
-Temperatures, weights, batch sizes, lengths and the optimizer could not be read:
-they are our choice. Give the data with --config.data.root=FOLDER;
-docs/data.md shows its layout. For a pod of TPUs, see `python -m mlir_jax.plan`.
-Variants: `:smoke` (a tiny encoder from scratch, a step).
+It trains on English question-passage pairs and parallel sentences; passages are
+third points of the language loss, too (arXiv 2210.06633, Figure 2). The paper's
+temperatures, weights, batch sizes, lengths and optimizer could not be read:
+they are our choice. The data is in --config.data.root=FOLDER, in the layout of
+docs/data.md. For a TPU pod, see `python -m mlir_jax.plan`. Variants: `:smoke`
+(a tiny encoder from scratch, one step).
 """
 
 from mlir_jax import config
@@ -20,18 +20,18 @@ def get_config(variant=""):
   c.model.pretrained = "FacebookAI/xlm-roberta-base"
   c.model.towers = "separate"  # Figure 2.
   c.model.dtype = "bfloat16"  # Our choice, for accelerators.
-  # Our choices: a backbone that was not trained to compare has no lengths.
+  # Our choices: a backbone that is not a retriever does not say its lengths.
   c.encoding.query.max_length = 32
   c.encoding.passage.max_length = 128
   c.encoding.sentence.max_length = 64
 
-  # Our choices, for 16 devices or more; larger is better, see the planner.
+  # Our choices, for 16 devices or more. Larger is better; see the planner.
   c.batch.retrieval = 1024
   c.batch.parallel = 512
   # The third points of Figure 2 are parallel sentences and passages.
   c.batch.monolingual = 0
   c.loss.language.monolingual = 0.0
-  c.loss.semantic.weight = 0.1  # Our choice, as those below.
+  c.loss.semantic.weight = 0.1  # Our choice, like the values below.
   c.loss.language.weight = 0.1
 
   c.optim.learning_rate = 2e-5
@@ -39,8 +39,8 @@ def get_config(variant=""):
   c.optim.decay = "linear"
   c.train.steps = 10_000
   c.train.checkpoint_every = c.eval.every = 1000
-  c.eval.at_start = False  # It encodes every test's corpus.
-  c.eval.dev_passages = 100_000  # Our choice: of millions, a sample.
+  c.eval.at_start = False  # It would encode the corpus of every test.
+  c.eval.dev_passages = 100_000  # Our choice: a sample of millions.
 
   if variant == "smoke":
     c.model.pretrained = ""

@@ -1,7 +1,7 @@
-"""XLM-R large: `xlmr_base` with a backbone of 560 M parameters a tower.
+"""XLM-R large: `xlmr_base` with a backbone of 560 M parameters per tower.
 
-Two towers and their optimizer take 13 GB, so they are split over the devices.
-Variants: `:smoke`.
+Two towers and their optimizer state take 13 GB, so they are sharded over the
+devices. Variants: `:smoke`.
 """
 
 from mlir_jax import config_files

@@ -7,20 +7,22 @@ usage() {
 launch/local.sh -n N [-d DEVICES] [-w SECONDS] [-r RETRIES] --
   --config=... --workdir=...
 
-  -n N        Processes.
-  -d DEVICES  Devices in all, split evenly: the first GPUs where there are any
-              (else all of them), else CPU devices (else one a process).
-  -w SECONDS  Once a process has ended, what the others may take before they
-              are killed (300); more than the config's hosts.silent_seconds.
-  -r RETRIES  Starts in a row that may bring no new checkpoint (3).
+  -n N        The number of processes.
+  -d DEVICES  The number of devices, split evenly over the processes. On a
+              machine with GPUs: the first DEVICES of them (default: all).
+              Otherwise: CPU devices (default: one per process).
+  -w SECONDS  After a process has ended, kill the others when they take longer
+              (300); more than the config's hosts.silent_seconds.
+  -r RETRIES  Stop after this many starts in a row without a new checkpoint (3).
 
-Each process logs to WORKDIR/logs/attempt-K/process-I.log; process 0 is shown,
-too. 75 (preempted) starts the same number again. After a death by signal, or
-69 (another is missing or stuck), it goes on with the largest power of two not
-above the survivors. 2 (refused), 130 (Ctrl-C came to a process itself) and
-faults of another kind end it. SIGTERM and
-SIGINT are passed on: the run saves and ends with 75; a second one kills.
-PYTHON says which interpreter is run (python).
+Each process logs to WORKDIR/logs/attempt-K/process-I.log; the terminal shows
+process 0. After status 75 (preempted), as many processes start again. If a
+signal killed a process, the largest power of two that is not above the number
+of survivors starts again. After 69 (another process is missing or stuck), as
+many start again if none died. After 2 (refused), 130 (a process itself got
+Ctrl-C) and other faults, the launcher ends. It passes SIGTERM and SIGINT on:
+the run saves and ends with 75; a second signal kills it. PYTHON is the
+interpreter (python).
 USAGE
   exit 2
 }
@@ -31,9 +33,9 @@ refuse() {
   say "$*"
   exit 2
 }
-# Before any arithmetic: in it the shell runs what a text like a[$(command)]
-# says, and takes 010 for eight.
-whole() {
+# Called before any arithmetic. There the shell would run the command in a text
+# like a[$(command)], and read 010 as eight.
+check_whole() {
   [[ $2 =~ ^[1-9][0-9]{0,8}$ ]] ||
     refuse "$(printf '%s %q: give a whole number above 0.' "$1" "$2")"
 }
@@ -47,12 +49,12 @@ while getopts n:d:w:r: flag; do
     r) retries=$OPTARG ;;
     *) usage ;;
   esac
-  whole "-$flag" "$OPTARG"
+  check_whole "-$flag" "$OPTARG"
 done
 shift $((OPTIND - 1))
 [[ -n $processes && $# -gt 0 ]] || usage
 
-# As the trainer reads its flags: the last --workdir counts, and none behind --.
+# The trainer uses the last --workdir, and none after a --. Do the same.
 workdir=''
 arguments=("$@")
 for ((i = 0; i < $#; i++)); do
@@ -62,8 +64,8 @@ for ((i = 0; i < $#; i++)); do
     --workdir | -workdir) workdir=${arguments[i + 1]:-} ;;
   esac
 done
-[[ -n $workdir ]] || refuse "Give --workdir=FOLDER behind the --."
-# As the trainer does: the shell leaves a ~ behind a = as it is.
+[[ -n $workdir ]] || refuse "Give --workdir=FOLDER after the --."
+# Like the trainer, expand ~: the shell does not expand it after a =.
 [[ $workdir != \~/* ]] || workdir=$HOME/${workdir:2}
 [[ $workdir != *://* ]] ||
   refuse "--workdir=$workdir: one machine trains on a local folder."
@@ -75,7 +77,7 @@ if [[ ${JAX_PLATFORMS:-} != cpu ]]; then
     IFS=, read -ra gpus <<<"$CUDA_VISIBLE_DEVICES"
     [[ ${gpus[0]:-} != -1 ]] || gpus=() # CUDA's way to say none.
   elif command -v nvidia-smi >/dev/null; then
-    # Without a GPU, or its driver, it says so where numbers would stand.
+    # Without a GPU or its driver, it prints a message instead of numbers.
     mapfile -t gpus < <(nvidia-smi --query-gpu=index --format=csv,noheader |
       grep -x '[0-9]*')
   fi
@@ -89,14 +91,14 @@ fi
 ((devices % processes == 0)) ||
   refuse "-d $devices does not divide among -n $processes processes."
 
-# A third of the speed on a CPU: what a step frees is kept for the next one, in
-# huge pages, and need not be cleared by the system each time.
+# This makes a CPU a third faster: the memory that a step frees stays for the
+# next step, in huge pages, and the system does not clear it each time.
 malloc=glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0
 malloc+=:glibc.malloc.trim_threshold=1099511627776
 export GLIBC_TUNABLES=${GLIBC_TUNABLES-$malloc}
 
-# A port below those that the system gives to clients, and on which nobody
-# listens.
+# Finds a port on which nobody listens, below those that clients get from the
+# system.
 free_port() {
   local port
   while :; do
@@ -106,7 +108,7 @@ free_port() {
   echo "$port"
 }
 
-# The step of the last whole checkpoint; -1 before there is one.
+# Prints the step of the last whole checkpoint; -1 if there is none.
 last_step() {
   local path name last=-1
   for path in "$workdir"/checkpoints/*/; do
@@ -126,7 +128,7 @@ pass_on() {
   ((${#pids[@]})) || return
   for i in "${!pids[@]}"; do
     [[ -z ${statuses[i]} ]] || continue
-    # One that was started just now may not lead its session yet.
+    # A process that has just started may not lead its session yet.
     kill -s $signal -- "-${pids[i]}" 2>/dev/null ||
       kill -s $signal "${pids[i]}" 2>/dev/null
   done
@@ -137,12 +139,11 @@ trap '((stopping++)); pass_on' TERM INT HUP
 start() {
   local port i share=$((devices / processes)) environment
   port=$(free_port)
-  # What the processes know each other by; not on a command line, which all
-  # users can see.
+  # The secret of the run. It is not on a command line, which all users can see.
   MLIR_JAX_SECRET=$(od -An -v -N32 -tx1 /dev/urandom | tr -d ' \n')
   export MLIR_JAX_SECRET
   unset MLIR_JAX_SECRET_FILE
-  : >"$logs/process-0.log" # tail may look for it sooner than it is opened.
+  : >"$logs/process-0.log" # tail may start before the process opens it.
   pids=() statuses=() killed=()
   for ((i = 0; i < processes; i++)); do
     if ((${#gpus[@]})); then
@@ -153,8 +154,8 @@ start() {
     else
       environment=JAX_NUM_CPU_DEVICES=$share
     fi
-    # Each leads a session of its own: the terminal's Ctrl-C comes here alone,
-    # and what it starts is killed with it.
+    # Each process leads its own session. So only this script gets the Ctrl-C of
+    # the terminal, and a kill reaches the children of the process.
     env "$environment" setsid "${PYTHON:-python}" -m mlir_jax.train \
       --distributed "--coordinator=127.0.0.1:$port" \
       "--processes=$processes" "--process=$i" "${arguments[@]}" \
@@ -163,8 +164,8 @@ start() {
   done
 }
 
-# Waits until all have ended; the rest is killed when the limit has passed
-# since the first did, or since all were asked to stop.
+# Waits until all processes have ended. It kills the others $limit seconds after
+# the first has ended, or after all were asked to stop.
 finish() {
   local i running deadline='' asked=0
   while :; do
@@ -177,7 +178,7 @@ finish() {
       fi
       wait "${pids[i]}"
       statuses[i]=$?
-      # What it may have started, in its session.
+      # Its children, which are in its session.
       kill -KILL -- "-${pids[i]}" 2>/dev/null
       : "${deadline:=$((SECONDS + limit))}"
     done
@@ -215,7 +216,7 @@ while :; do
   ((stopping)) && pass_on # A signal came while they were started.
   tail -n +1 -f -s 0.2 --pid="${pids[0]}" "$logs/process-0.log" &
   shown=$!
-  finish 2>/dev/null # Where bash tells of those that were killed.
+  finish 2>/dev/null # Bash prints the processes that were killed there.
   wait "$shown"
 
   dead=0 faults=0 missing=0 preempted=0 refused=0 interrupted=0 fault=1
@@ -228,11 +229,11 @@ while :; do
       75) ((preempted++)) ;;
       130) ((interrupted++)) ;;
       *)
-        # SIGABRT is a program's own doing, as other faults are.
+        # SIGABRT comes from the program itself: it is a fault.
         if ((status > 128 && status != 128 + 6)); then
           ((dead++))
           why="by signal $((status - 128))"
-          [[ -n ${killed[i]} ]] && why="by this launcher, for it hung"
+          [[ -n ${killed[i]} ]] && why="by this launcher, because it hung"
           say "Process $i was killed $why."
           continue
         fi
@@ -244,7 +245,7 @@ while :; do
   done
 
   if ((refused)); then
-    say "Refused (status 2): mend what the log names; it is not retried."
+    say "Refused (status 2), not retried: mend what the log names."
     exit 2
   fi
   ((dead + faults + missing + preempted + interrupted)) || exit 0
@@ -253,7 +254,7 @@ while :; do
     exit 75
   fi
   if ((interrupted)); then
-    say "Interrupted (status 130): not started again; the same command goes on."
+    say "Interrupted (status 130), not retried; the same command goes on."
     exit 130
   fi
   if ((faults && !dead && !missing)); then
@@ -261,7 +262,7 @@ while :; do
     exit "$fault"
   fi
 
-  # Where one died, the faults of the others are of its making.
+  # If a process died, it caused the faults of the others.
   lost=$((dead ? dead : faults))
   if ((dead)); then reason="$dead died"; else reason="$faults failed"; fi
   survivors=$((processes - lost))

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Trains on a SLURM cluster, one task a GPU, and queues itself again until done.
+# Trains on a SLURM cluster, one task per GPU. Queues itself until it is done.
 #
 #   sbatch --nodes=4 launch/slurm.sh --config=xlmr_base --workdir=/shared/run
 #
-# What stands here can be changed there. The workdir must be one that all nodes
-# see. Each task logs to WORKDIR/logs/slurm-JOB-attempt-K/process-I-NODE.log.
+# Options of sbatch replace those below. All nodes must see the workdir. Each
+# task logs to WORKDIR/logs/slurm-JOB-attempt-K/process-I-NODE.log.
 #SBATCH --job-name=mlir_jax
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=8
@@ -13,14 +13,14 @@
 #SBATCH --time=24:00:00
 #SBATCH --requeue
 #SBATCH --open-mode=append
-# To the tasks, not to this script: they save and end with 75 in time.
+# The tasks get the signal, not this script. They save and end with 75 in time.
 #SBATCH --signal=TERM@300
 set -uo pipefail
 
-# Once a task has ended, what the others may take before they are killed; more
-# than the config's hosts.silent_seconds.
+# After a task has ended, the others are killed when they take longer than this
+# (seconds); more than the config's hosts.silent_seconds.
 LIMIT=300
-# Starts in a row that may bring no new checkpoint.
+# Stop after this many starts in a row without a new checkpoint.
 RETRIES=3
 
 say() { echo "slurm.sh: $*" >&2; }
@@ -29,19 +29,19 @@ refuse() {
   exit 2
 }
 
-# Before any arithmetic: in it the shell runs what a text like a[$(command)]
-# says, and takes 010 for eight.
+# Called before any arithmetic. There the shell would run the command in a text
+# like a[$(command)], and read 010 as eight.
 is_whole() { [[ $1 =~ ^(0|[1-9][0-9]{0,17})$ ]]; }
-number() {
+check_whole() {
   is_whole "$2" || refuse "$(printf '%s=%q: not a whole number.' "$1" "$2")"
 }
 
 [[ -n ${SLURM_JOB_ID:-} ]] ||
-  refuse "Start it by: sbatch launch/slurm.sh --config=... --workdir=..."
-number SLURM_JOB_ID "$SLURM_JOB_ID"
-number SLURM_RESTART_COUNT "${SLURM_RESTART_COUNT:=0}"
-number SLURM_CPUS_PER_TASK "${SLURM_CPUS_PER_TASK:=1}"
-# As the trainer reads its flags: the last --workdir counts, and none behind --.
+  refuse "Start it with: sbatch launch/slurm.sh --config=... --workdir=..."
+check_whole SLURM_JOB_ID "$SLURM_JOB_ID"
+check_whole SLURM_RESTART_COUNT "${SLURM_RESTART_COUNT:=0}"
+check_whole SLURM_CPUS_PER_TASK "${SLURM_CPUS_PER_TASK:=1}"
+# The trainer uses the last --workdir, and none after a --. Do the same.
 workdir=''
 arguments=("$@")
 for ((i = 0; i < $#; i++)); do
@@ -51,25 +51,26 @@ for ((i = 0; i < $#; i++)); do
     --workdir | -workdir) workdir=${arguments[i + 1]:-} ;;
   esac
 done
-[[ -n $workdir ]] || refuse "Give --workdir=FOLDER behind the script's name."
-# As the trainer does: the shell leaves a ~ behind a = as it is.
+[[ -n $workdir ]] || refuse "Give --workdir=FOLDER after the script's name."
+# Like the trainer, expand ~: the shell does not expand it after a =.
 [[ $workdir != \~/* ]] || workdir=$HOME/${workdir:2}
 [[ $workdir != *://* ]] || refuse "--workdir=$workdir: give a shared folder."
 [[ $workdir != -* ]] || workdir=./$workdir # It is not a flag.
 [[ $workdir != *[%\\]* ]] ||
   refuse "--workdir=$workdir: srun reads % and \\ in the name of a log; give" \
     "another folder."
-# JAX gives each task the GPU of its number on the node: more GPUs would idle.
+# JAX gives a task the GPU with the task's number on the node. Other GPUs would
+# be idle.
 tasks=${SLURM_NTASKS_PER_NODE:-1}
-number SLURM_NTASKS_PER_NODE "$tasks"
+check_whole SLURM_NTASKS_PER_NODE "$tasks"
 [[ ${SLURM_GPUS_ON_NODE:-$tasks} == "$tasks" ]] ||
-  refuse "$SLURM_GPUS_ON_NODE GPUs and $tasks tasks a node: give" \
+  refuse "$SLURM_GPUS_ON_NODE GPUs and $tasks tasks per node: give" \
     "--ntasks-per-node and --gpus-per-node the same number."
 
-# Huge pages are worth a third of the speed on a CPU.
+# Huge pages make a CPU a third faster.
 export GLIBC_TUNABLES=${GLIBC_TUNABLES-glibc.malloc.hugetlb=1}
 
-# The step of the last whole checkpoint; -1 before there is one.
+# Prints the step of the last whole checkpoint; -1 if there is none.
 last_step() {
   local path name last=-1
   for path in "$workdir"/checkpoints/*/; do
@@ -82,7 +83,7 @@ last_step() {
 
 attempt=$((SLURM_RESTART_COUNT + 1))
 mkdir -p "$workdir/logs" || refuse "Cannot write to $workdir/logs."
-# A new one: in a folder that others share nothing of theirs is written to.
+# A new folder: others may share the workdir, and their files stay as they are.
 while logs=$workdir/logs/slurm-$SLURM_JOB_ID-attempt-$attempt &&
   [[ -e $logs || -L $logs ]]; do
   ((attempt++))
@@ -91,14 +92,14 @@ mkdir "$logs" || refuse "Cannot write to $workdir/logs."
 say "Attempt $attempt on $SLURM_JOB_NODELIST; logs in $logs."
 before=$(last_step)
 
-# What the tasks know each other by: in their environment, not on a command
-# line, which all users can see. A new one for each start.
+# The secret of the run, a new one for each start. It is in the environment, not
+# on a command line, which all users can see.
 MLIR_JAX_SECRET=$(od -An -v -N32 -tx1 /dev/urandom | tr -d ' \n')
 export MLIR_JAX_SECRET
 unset MLIR_JAX_SECRET_FILE
 
-# No task's end may end the others: they notice by themselves and name it.
-# srun does not inherit the CPUs of a task.
+# When a task ends, srun must not end the others: they notice it and name the
+# task. srun does not inherit --cpus-per-task.
 srun --kill-on-bad-exit=0 --wait="$LIMIT" --export=ALL \
   --cpus-per-task="$SLURM_CPUS_PER_TASK" \
   --output="$logs/process-%t-%N.log" \
@@ -107,13 +108,13 @@ status=$?
 cat "$logs/srun.log" >&2
 ((status)) || exit 0
 
-# Status is the highest of the tasks'; srun names the others.
+# srun ends with the highest status of all tasks, and prints the others.
 if ((status == 2)) || grep -q 'Exited with exit code 2$' "$logs/srun.log"; then
-  say "Refused (status 2): mend what the logs name; it is not queued again."
+  say "Refused (status 2), not queued again: mend what the logs name."
   exit 2
 fi
 if grep -q 'Exited with exit code 130$' "$logs/srun.log"; then
-  say "Interrupted (status 130): not queued again; the same command goes on."
+  say "Interrupted (status 130), not queued again; the same command goes on."
   exit 130
 fi
 if ((status == 1)); then
@@ -121,7 +122,7 @@ if ((status == 1)); then
   exit 1
 fi
 
-# The starts without progress before this one stand beside the logs.
+# The number of earlier starts without progress is in a file next to the logs.
 counter=$workdir/logs/slurm-$SLURM_JOB_ID-stalled
 stalled=''
 [[ -f $counter && ! -L $counter ]] && read -r -N 20 stalled <"$counter"
@@ -129,13 +130,13 @@ stalled=${stalled%$'\n'}
 is_whole "$stalled" || stalled=0
 now=$(last_step)
 if ((now > before)); then stalled=0; else ((stalled++)); fi
-# Renamed, so that no link is followed.
-keep() {
+# Writes a file aside and renames it: this follows no link.
+write() {
   local aside
   aside=$(mktemp "$workdir/logs/.stalled.XXXXXXXXXX") &&
     echo "$2" >"$aside" && mv -fT -- "$aside" "$1"
 }
-keep "$counter" "$stalled" || refuse "Cannot write to $workdir/logs."
+write "$counter" "$stalled" || refuse "Cannot write to $workdir/logs."
 if ((stalled >= RETRIES)); then
   say "$stalled starts in a row brought no new checkpoint; see $logs."
   exit "$status"

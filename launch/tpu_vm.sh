@@ -9,25 +9,28 @@ launch/tpu_vm.sh --name=NAME --zone=ZONE
   [--python=COMMAND] [--limit=SECONDS] [--retries=N] --
   --config=... --workdir=gs://...
 
-  --name, --zone  The slice (a TPU VM). It is used as it stands, or, with
-  --type          e.g. v5litepod-16, asked for as a queued resource of the same
-                  name, and asked for again whenever it was preempted.
-  --runtime       Of a new slice, e.g. v2-alpha-tpuv5-lite.
+  --name, --zone  The slice (a TPU VM).
+  --type          The type of a new slice, e.g. v5litepod-16. Without it, the
+                  slice must exist. With it, the launcher asks for the slice as
+                  a queued resource of the same name, also after a preemption.
+  --runtime       The version of a new slice, e.g. v2-alpha-tpuv5-lite.
   --spot          A new slice is a spot slice.
-  --setup         What installs mlir_jax and its extras tpu and gcs on a host,
-                  e.g. 'pip install "mlir_jax[tpu,gcs] @ URL"'; run on all of
-                  them before the first start and on a new slice.
-  --python        What runs it there (python3), e.g. '~/venv/bin/python', where
-                  the runtime's own is older than mlir_jax needs.
-  --limit         Once a host has ended, what the others may take before they
-                  are killed (300); more than the config's hosts.silent_seconds.
-  --retries       Starts in a row that may bring no new checkpoint (3).
+  --setup         The command that installs mlir_jax with its extras tpu and gcs
+                  on a host, e.g. 'pip install "mlir_jax[tpu,gcs] @ URL"'. It
+                  runs on all hosts before the first start and on a new slice.
+  --python        The interpreter on the hosts (python3). Give another, e.g.
+                  '~/venv/bin/python', if theirs is too old for mlir_jax.
+  --limit         After a host has ended, kill the others when they take longer
+                  (300); more than the config's hosts.silent_seconds.
+  --retries       Stop after this many starts in a row without a new checkpoint
+                  (3).
 
-Every host's output goes to logs/RUN/attempt-K/host-I.log here; host 0's is
-shown, too. 75, 69, lost connections and preemptions start again; 2 (refused)
-and faults of another kind end it. SIGTERM and SIGINT are passed on: the run
-saves and ends with 75. The slice is never deleted at the end. Where an
-ssh-agent runs it must have gcloud's key: ssh-add ~/.ssh/google_compute_engine.
+The output of each host goes to logs/RUN/attempt-K/host-I.log here; the terminal
+shows host 0. After 75, 69, a lost connection or a preemption, the run starts
+again. After 2 (refused), 130 (interrupted) and other faults, the launcher ends.
+It passes SIGTERM and SIGINT on: the run saves and ends with 75. It does not
+delete the slice at the end. If you use an ssh-agent, it needs gcloud's key:
+ssh-add ~/.ssh/google_compute_engine.
 USAGE
   exit 2
 }
@@ -38,14 +41,14 @@ refuse() {
   exit 2
 }
 
-# Before any arithmetic: in it the shell runs what a text like a[$(command)]
-# says, and takes 010 for eight.
-whole() {
+# Called before any arithmetic. There the shell would run the command in a text
+# like a[$(command)], and read 010 as eight.
+check_whole() {
   [[ $2 =~ ^[1-9][0-9]{0,8}$ ]] ||
     refuse "$(printf '%s=%q: give a whole number above 0.' "$1" "$2")"
 }
-# What is a name to gcloud: not a flag of its own, nor a pattern.
-named() {
+# Refuses what is not a name: gcloud could read it as a flag or a pattern.
+check_name() {
   [[ $2 =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ ]] ||
     refuse "$(printf '%s=%q: not a name.' "$1" "$2")"
 }
@@ -75,14 +78,14 @@ while (($#)); do
   shift
 done
 [[ -n $name && -n $zone && $# -gt 0 ]] || usage
-named --name "$name"
-named --zone "$zone"
-[[ -z $type ]] || named --type "$type"
-[[ -z $runtime ]] || named --runtime "$runtime"
-whole --limit "$limit"
-whole --retries "$retries"
+check_name --name "$name"
+check_name --zone "$zone"
+[[ -z $type ]] || check_name --type "$type"
+[[ -z $runtime ]] || check_name --runtime "$runtime"
+check_whole --limit "$limit"
+check_whole --retries "$retries"
 [[ -z $type || -n $runtime ]] || refuse "--type=$type: give --runtime, too."
-# As the trainer reads its flags: the last --workdir counts, and none behind --.
+# The trainer uses the last --workdir, and none after a --. Do the same.
 workdir=''
 arguments=("$@")
 for ((i = 0; i < $#; i++)); do
@@ -97,7 +100,7 @@ done
 workdir=${workdir%/}
 case ${workdir#gs://} in
   *[]*?[[:cntrl:]]*)
-    # gcloud takes these for a pattern: it would look at other runs, too.
+    # gcloud reads these as a pattern, and would list other runs, too.
     refuse "$(printf '%q' "--workdir=$workdir"): give a folder without *, ?, [," \
       "] and control characters."
     ;;
@@ -107,8 +110,8 @@ errors=$(mktemp)
 trap 'rm -f "$errors"' EXIT
 
 tpus() { gcloud compute tpus "$@" --zone="$zone"; }
-# A field of the slice ($1 tpu-vm) or of its place in the queue; nothing where
-# there is none.
+# Prints a field of the slice ($1 is tpu-vm) or of its queued resource; nothing
+# if there is none.
 describe() {
   local tries=0
   until tpus "$1" describe "$name" --format="value($2)" 2>"$errors"; do
@@ -119,13 +122,13 @@ describe() {
 }
 slice_state() { describe tpu-vm state; }
 queue_state() { describe queued-resources state.state; }
-# Runs a command on all hosts, in so many seconds.
+# Runs the command $2 on all hosts, for at most $1 seconds.
 on_all() {
   timeout "$1" gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" \
     --worker=all --command="$2"
 }
 
-# Comes back with a slice that is ready; says in $fresh whether it is new.
+# Returns when the slice is ready; sets $fresh if it is new.
 ensure_slice() {
   local state queued create
   while :; do
@@ -133,7 +136,7 @@ ensure_slice() {
     [[ $state == READY ]] && return
     [[ -n $type ]] ||
       refuse "Slice $name in $zone is ${state:-not there}, not READY; with" \
-        "--type and --runtime it is asked for."
+        "--type and --runtime the launcher asks for it."
     queued=$(queue_state) || exit
     case $queued:$state in
       :*)
@@ -158,7 +161,7 @@ ensure_slice() {
   done
 }
 
-# The step of the last checkpoint; -1 before there is one.
+# Prints the step of the last checkpoint; -1 if there is none.
 last_step() {
   local line last=-1
   while read -r line; do
@@ -169,16 +172,16 @@ last_step() {
   echo "$last"
 }
 
-# What a host runs. Its process leads a session, whose number it leaves, so
-# that it can be found when the connection is lost. An earlier one is ended.
+# The commands on a host. The trainer leads a session and writes its number to a
+# file. So it can be found after the connection is lost, and an earlier trainer
+# can be killed.
 # shellcheck disable=SC2016  # The host expands these.
 FIND='p=$(cat ~/.mlir_jax.pid 2>/dev/null) &&
  case $p in ""|*[!0-9]*) false;; esac &&
  grep -qs mlir_jax.train "/proc/$p/cmdline" &&'
 FIND=${FIND//$'\n'/}
-# What the hosts know each other by comes through standard input, not on a
-# command line, which all users can see. Where it does not come whole the
-# connection was lost.
+# The secret of the run comes through standard input, not on a command line,
+# which all users can see. If it does not come whole, the connection was lost.
 # shellcheck disable=SC2016
 SECRET='s=$(head -c 64); [ ${#s} = 64 ] ||
  { echo "The secret of the run did not arrive." >&2; exit 69; };
@@ -214,12 +217,12 @@ attempt() {
   done
   mkdir "$logs" || refuse "Cannot write to $folder."
   say "$hosts hosts; logs in $logs."
-  # gcloud says a command again whose connection was lost; but a process that
-  # has left a run cannot join it again.
+  # gcloud repeats a command when its connection was lost. But a process that
+  # has left a run cannot join it again, so the second command ends with 69.
   id=$$-$RANDOM-$number
   once="[ \"\$(cat ~/.mlir_jax.id 2>/dev/null)\" != $id ] ||"
   once+=" { $FIND kill -KILL -- -\$p; exit 69; }; echo $id >~/.mlir_jax.id"
-  : >"$logs/host-0.log" # tail may look for it sooner than it is opened.
+  : >"$logs/host-0.log" # tail may start before it is opened.
   secret=$(od -An -v -N32 -tx1 /dev/urandom | tr -d ' \n')
   pids=() statuses=()
   for ((i = 0; i < hosts; i++)); do
@@ -271,11 +274,11 @@ while :; do
     case $status in
       0) ;;
       2)
-        say "Refused (status 2): mend what the logs name; it is not retried."
+        say "Refused (status 2), not retried: mend what the logs name."
         exit 2
         ;;
       130)
-        say "Interrupted (status 130): not retried; the same command goes on."
+        say "Interrupted (status 130), not retried; the same command goes on."
         exit 130
         ;;
       1 | 134) done='' fault=$status ;;
@@ -284,11 +287,11 @@ while :; do
   done
   ((stopping)) && [[ -z $done ]] && exit 75
   if [[ -n $done ]]; then
-    say "Done. The slice is still there, and costs: gcloud compute tpus" \
-      "queued-resources delete $name --zone=$zone --force"
+    say "Done. The slice is still there, and costs. Delete it with: gcloud" \
+      "compute tpus queued-resources delete $name --zone=$zone --force"
     exit 0
   fi
-  # gcloud ends with 1, too, where the slice went before it was connected.
+  # gcloud also ends with 1 if the slice was gone before it connected.
   if [[ -z $again && $(slice_state) == READY ]]; then
     say "A fault (status $fault), not retried; see $logs."
     exit "$fault"

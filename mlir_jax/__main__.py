@@ -1,4 +1,4 @@
-"""The command `mlir-jax`: it lists the programs and starts one of them.
+"""The command `mlir-jax`: lists the programs or starts one of them.
 
 `mlir-jax train …` and `python -m mlir_jax train …` are the same as
 `python -m mlir_jax.train …`.
@@ -10,7 +10,7 @@ import os
 import runpy
 import sys
 
-# In the order of the work.
+# In the order in which a user needs them.
 PROGRAMS = ("prepare", "train", "evaluate", "encode", "export", "plan")
 
 
@@ -33,7 +33,7 @@ def main() -> None:
     )
     sys.exit(2)
   sys.argv[1:] = arguments
-  # As `python -m` does: code of the user's own may be in this folder.
+  # As `python -m` does: the user's own code may be in this folder.
   if not {"", os.getcwd()}.intersection(sys.path):
     sys.path.insert(0, os.getcwd())
   runpy.run_module(f"mlir_jax.{name}", run_name="__main__", alter_sys=True)
@@ -47,7 +47,7 @@ def _help() -> str:
 
 
 def _first_line(name: str) -> str:
-  """What a program does; it is not imported for that."""
+  """Returns the first line of a program's docstring, without importing it."""
   spec = importlib.util.find_spec(f"mlir_jax.{name}")
   assert spec and spec.origin  # Each program is a file,
   with open(spec.origin, encoding="utf-8") as file:

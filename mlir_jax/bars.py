@@ -1,4 +1,4 @@
-"""Progress bars: drawn on a terminal, elsewhere a line now and then."""
+"""Makes progress bars, which become a few lines where there is no terminal."""
 
 import re
 import sys
@@ -7,9 +7,9 @@ from typing import Any
 
 import tqdm
 
-# Seconds between two lines of a log.
+# Seconds between two lines where there is no terminal.
 LOG_EVERY = 30.0
-_MOVES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_CURSOR_MOVES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 class _Lines:
@@ -19,8 +19,9 @@ class _Lines:
     self._file = file
 
   def write(self, text: str) -> None:
-    """Writes what is not blank; a carriage return begins a new state."""
-    text = _MOVES.sub("", text)  # A bar inside another one moves the cursor.
+    """Writes each state that is not blank; a carriage return ends a state."""
+    # A bar inside another bar moves the cursor.
+    text = _CURSOR_MOVES.sub("", text)
     for line in text.replace("\r", "\n").split("\n"):
       if line.strip():
         self._file.write(f"{line.strip()}\n")
@@ -41,15 +42,15 @@ def bar(
   """Makes a bar on the standard error.
 
   Args:
-    items: What to go through; None for a bar that is moved by hand.
-    description: What is going on.
-    unit: Of what is counted: "text".
-    delay: Seconds before it is shown; short work needs no bar.
-    **settings: Others of tqdm.
+    items: What to go through; None for a bar that the caller moves.
+    description: The text before the bar.
+    unit: The name of an item, e.g. "text".
+    delay: Seconds before the bar is shown; short work needs no bar.
+    **settings: Other settings of tqdm.
 
   Returns:
-    The bar. Where the standard error is not a terminal it writes a line, at
-    most once in `LOG_EVERY` seconds.
+    The bar. If the standard error is not a terminal, it writes a line at most
+    every `LOG_EVERY` seconds.
   """
   if not sys.stderr.isatty():
     settings |= {

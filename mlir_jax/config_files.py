@@ -1,4 +1,4 @@
-"""Finds a config by name or path, and runs its file."""
+"""Loads a config by name or path: it runs the file's `get_config`."""
 
 import difflib
 import importlib.resources
@@ -11,14 +11,14 @@ import ml_collections
 
 
 def folders() -> list[pathlib.Path]:
-  """Where shipped configs stand: in the wheel, or beside the package."""
+  """Returns the folders of shipped configs: in the wheel or in a clone."""
   package = pathlib.Path(str(importlib.resources.files("mlir_jax")))
   folders = [package / "configs", package.parent / "configs"]
   return [folder for folder in folders if folder.is_dir()]
 
 
 def shipped() -> dict[str, pathlib.Path]:
-  """The shipped configs: bare name to path."""
+  """Returns the shipped configs, bare name to path."""
   return {
     path.stem: path
     for folder in reversed(folders())
@@ -31,7 +31,7 @@ def load(name: str) -> ml_collections.ConfigDict:
   """Loads a config by name or path, as --config does.
 
   Args:
-    name: As `resolve` takes it.
+    name: See `resolve`.
 
   Raises:
     ValueError: if there is no such config, or if its file fails; it names the
@@ -48,7 +48,8 @@ def load(name: str) -> ml_collections.ConfigDict:
         f"get_config returns {type(config).__name__}; it must return what"
         " mlir_jax.config.default() returns, with your values."
       )
-  except (Exception, SystemExit) as error:  # An exit is not a run's end.
+  # SystemExit, too: it would end the program without an error.
+  except (Exception, SystemExit) as error:
     raise ValueError(
       f"{_place(error, path)}: {type(error).__name__}: {one_line(error)}"
     ) from error
@@ -56,7 +57,7 @@ def load(name: str) -> ml_collections.ConfigDict:
 
 
 def _place(error: BaseException, path: str) -> str:
-  """Where in a file an error was raised: "own.py:12", or the file alone."""
+  """Returns where a file raised an error: "own.py:12", or the file alone."""
   lines: list[int | None] = [
     line
     for frame, line in traceback.walk_tb(error.__traceback__)
@@ -68,7 +69,7 @@ def _place(error: BaseException, path: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-  """An error's message, of which some libraries make several lines."""
+  """Returns an error's message in one line; some libraries write several."""
   text = str(error)
   if isinstance(error, AttributeError | KeyError):  # It may be quoted.
     text = text.strip("'\"").replace("\\n", " ").replace("\\'", "'")
@@ -102,7 +103,7 @@ def resolve(name: str) -> str:
     close = difflib.get_close_matches(stem, known, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
     raise ValueError(
-      f"--config={name}: no config of that name.{hint} Shipped:"
+      f"--config={name}: no config has this name.{hint} Shipped:"
       f" {', '.join(sorted(known))}; or give a path to a .py file."
     )
   return f"{known[stem]}{colon}{argument}"

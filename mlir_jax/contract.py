@@ -1,25 +1,27 @@
 """The encoding contract: how a text becomes a vector, the same everywhere.
 
-It is saved with every checkpoint. Whatever encodes (training, evaluation,
-search, export) reads it and refuses to go on where it differs.
+Every checkpoint has its contract. Training, evaluation, search and export all
+read it, and each refuses a tokenizer or a folder that does not fit it.
 """
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import tokenizers
 
 from mlir_jax.storage import reading
 
 ROLES = ("query", "passage", "sentence")
-LEAST_LENGTH = 4  # Tokens: to hold any text beside the special ones.
+MIN_LENGTH = 4  # Tokens: a text needs some besides the special tokens.
 POOLINGS = ("mean", "cls", "last")
+_TOWERS = ("query", "passage")
 
-# Encoded when the contract is made and compared wherever it is used: a
-# tokenizer library that changes how one script is cut shows here.
+# The contract keeps the token ids of these texts, and they are compared
+# wherever it is used. They show it if another version of the tokenizer
+# library cuts one of the scripts differently.
 GOLDEN_TEXTS = (
   "Which city is the capital of Finland?",
   "Größe, façade, niño, 3,14 % – «ça va»",
@@ -40,13 +42,111 @@ class ContractMismatchError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Role:
-  """How one kind of text is encoded.
+class PartialRole:
+  """What is known about how a role's texts are encoded; None is open.
 
   Attributes:
-    prefix: Put before the text, e.g. "query: ".
+    prefix: Is put before the text, e.g. "query: ".
     max_length: In tokens, special tokens included; longer texts are cut.
-    tower: Which tower encodes it: "query" or "passage".
+  """
+
+  prefix: str | None = None
+  max_length: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class PartialContract:
+  """What a config or a model's folder says of the contract; None is open.
+
+  `of_config.over(of_folder).over(defaults)` closes what is open, and
+  `complete` adds the tokenizer.
+
+  Attributes:
+    pooling: "mean" over the tokens that are not padding, "cls" for the first
+      token, or "last" for the last one.
+    normalize: Whether vectors are scaled to unit length.
+    title_joiner: Joins a passage's title and its text.
+    query: The role of queries.
+    passage: The role of passages.
+    sentence: The role of parallel and monolingual sentences.
+  """
+
+  pooling: str | None = None
+  normalize: bool | None = None
+  title_joiner: str | None = None
+  query: PartialRole = PartialRole()
+  passage: PartialRole = PartialRole()
+  sentence: PartialRole = PartialRole()
+
+  @classmethod
+  def from_dict(cls, values: Any) -> "PartialContract":
+    """Reads nested fields, as in a run's config; a missing field is open.
+
+    Raises:
+      ValueError: if there is an unknown field, or a group is not an object.
+    """
+    _check_names(values, cls, "encoding", may_miss=True)
+    roles = {role: values.get(role, {}) for role in ROLES}
+    for name, role in roles.items():
+      _check_names(role, PartialRole, f"encoding.{name}", may_miss=True)
+    roles = {name: PartialRole(**role) for name, role in roles.items()}
+    return cls(**{**values, **roles})
+
+  def role(self, name: str) -> PartialRole:
+    """Returns what is known of one of `ROLES`."""
+    return getattr(self, name)
+
+  def fields(self) -> Iterator[tuple[str, Any]]:
+    """Yields the name ("query.prefix") and value of each field."""
+    return _fields(dataclasses.asdict(self))
+
+  def over(self, other: "PartialContract") -> "PartialContract":
+    """Returns a copy whose open fields are those of another one."""
+    roles = {
+      name: PartialRole(**_closed(self.role(name), other.role(name)))
+      for name in ROLES
+    }
+    return PartialContract(**{**_closed(self, other), **roles})
+
+  def complete(
+    self, tokenizer: tokenizers.Tokenizer | None
+  ) -> "EncodingContract":
+    """Returns the contract with a tokenizer.
+
+    Queries go to the query tower, all other texts to the passage tower
+    (Hu et al. 2023, Figure 2).
+
+    Args:
+      tokenizer: The tokenizer. None makes a contract for plans, which fits no
+        tokenizer.
+
+    Raises:
+      ValueError: if a field is open or not supported; it names the field.
+    """
+    for name, value in self.fields():
+      problem = "not set." if value is None else _problem(name, value)
+      if problem:
+        raise ValueError(f"encoding.{name} is {problem}")
+    values = dataclasses.asdict(self)
+    towers = {role: "query" if role == "query" else "passage" for role in ROLES}
+    return EncodingContract(
+      **{
+        **values,
+        **{role: Role(**values[role], tower=towers[role]) for role in ROLES},
+      },
+      tokenizer_fingerprint=fingerprint(tokenizer) if tokenizer else "",
+      golden_ids=golden_ids(tokenizer) if tokenizer else (),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Role:
+  """How one kind of text is encoded: `PartialRole`, with nothing open.
+
+  Attributes:
+    prefix: Is put before the text, e.g. "query: ".
+    max_length: In tokens, special tokens included; longer texts are cut.
+    tower: The tower that encodes it: "query" or "passage".
   """
 
   prefix: str
@@ -56,13 +156,12 @@ class Role:
 
 @dataclasses.dataclass(frozen=True)
 class EncodingContract:
-  """How texts become vectors.
+  """How texts become vectors: `PartialContract`, with nothing open.
 
   Attributes:
-    pooling: "mean" over non-padding tokens, "cls", the first token, or
-      "last".
+    pooling: "mean", "cls" or "last".
     normalize: Whether vectors are scaled to unit length.
-    title_joiner: Stands between a passage's title and its text.
+    title_joiner: Joins a passage's title and its text.
     query: The role of queries.
     passage: The role of passages.
     sentence: The role of parallel and monolingual sentences.
@@ -80,54 +179,51 @@ class EncodingContract:
   golden_ids: tuple[tuple[int, ...], ...]
 
   def role(self, name: str) -> Role:
-    """The role of that name; ValueError if there is none."""
+    """Returns the role of that name; ValueError if there is none."""
     if name not in ROLES:
       raise ValueError(f"Unknown role {name!r}; the roles are {ROLES}.")
     return getattr(self, name)
 
   def render(self, role: str, text: str, title: str = "") -> str:
-    """The string that is tokenized: prefix, title, joiner, text."""
+    """Returns the string that is tokenized: prefix, title, joiner, text."""
     return self.role(role).prefix + self.body(text, title)
 
   def body(self, text: str, title: str = "") -> str:
-    """The stripped text with its title: what its identity is judged by."""
+    """Returns the stripped text with its title; equal bodies are one text."""
     return (f"{title}{self.title_joiner}{text}" if title else text).strip()
 
-  def to_json(self) -> str:
-    """The contract as JSON, for `from_json`."""
-    return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
-
-  @classmethod
-  def from_json(cls, text: str) -> "EncodingContract":
-    """Reads what `to_json` wrote; ValueError names an unusable field."""
-    return cls.from_values(
-      reading.parse_json(text.encode(), "The encoding contract")
+  def partial(self) -> PartialContract:
+    """Returns what a config can say of it: all but towers and tokenizer."""
+    return PartialContract(
+      pooling=self.pooling,
+      normalize=self.normalize,
+      title_joiner=self.title_joiner,
+      **{
+        name: PartialRole(self.role(name).prefix, self.role(name).max_length)
+        for name in ROLES
+      },
     )
 
+  def to_dict(self) -> dict[str, Any]:
+    """Returns the contract as nested values, for `from_dict`."""
+    return dataclasses.asdict(self)
+
   @classmethod
-  def from_values(cls, values: Any) -> "EncodingContract":
-    """The same of parsed JSON: of `dataclasses.asdict` of a contract."""
-    _check_names(values, cls, "")
-    roles = {role: values[role] for role in ROLES}
+  def from_dict(cls, values: Any) -> "EncodingContract":
+    """Reads what `to_dict` returned; JSON's lists are taken as tuples.
+
+    Raises:
+      ValueError: if a field is missing, unknown or not supported; it names
+        the field.
+    """
+    _check_names(values, cls, "The encoding contract")
+    roles = {name: values[name] for name in ROLES}
     for name, role in roles.items():
-      _check_names(role, Role, f"{name}.")
-    check_settings(
-      values, {n: (r["prefix"], r["max_length"]) for n, r in roles.items()}, ""
-    )
-    for name, role in roles.items():
-      if role["tower"] not in ("query", "passage"):
-        raise ValueError(
-          f"{name}.tower is {role['tower']!r}; use 'query' or 'passage'."
-        )
-    if not isinstance(values["tokenizer_fingerprint"], str):
-      raise ValueError("tokenizer_fingerprint is not a text.")
+      _check_names(role, Role, f"{name} of the encoding contract")
+    for name, value in _fields(values):
+      if problem := _problem(name, value):
+        raise ValueError(f"{name} is {problem}")
     ids = values["golden_ids"]
-    if not isinstance(ids, Sequence) or not all(
-      isinstance(of_text, Sequence)
-      and all(isinstance(token, int) for token in of_text)
-      for of_text in ids
-    ):
-      raise ValueError("golden_ids is not a list of token ids for each text.")
     return cls(
       **{
         **values,
@@ -136,75 +232,90 @@ class EncodingContract:
       }
     )
 
+  def to_json(self) -> str:
+    """Returns `to_dict` as JSON, for `from_json`."""
+    return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
 
-def _check_names(values: Any, kind: type, prefix: str) -> None:
+  @classmethod
+  def from_json(cls, text: str) -> "EncodingContract":
+    """Reads what `to_json` returned; see `from_dict`."""
+    return cls.from_dict(
+      reading.parse_json(text.encode(), "The encoding contract")
+    )
+
+
+def _check_names(
+  values: Any, kind: type, what: str, *, may_miss: bool = False
+) -> None:
   """Raises ValueError unless these are the fields of a dataclass."""
-  what = "The encoding contract"
-  if prefix:
-    what = f"{prefix[:-1]} of the encoding contract"
   if not isinstance(values, Mapping):
     raise ValueError(f"{what} is {values!r}, not an object.")
   names = {field.name for field in dataclasses.fields(kind)}
-  if missing := names - values.keys():
+  missing = names - values.keys()
+  if missing and not may_miss:
     raise ValueError(f"{what} lacks {sorted(missing)}.")
   if unknown := values.keys() - names:
     raise ValueError(f"{what} has unknown {sorted(unknown)}.")
 
 
-def check_settings(
-  settings: Mapping[str, Any],
-  roles: Mapping[str, tuple[str, int]],
-  group: str,
-) -> None:
-  """Checks values that say how a text becomes a vector.
+def _fields(values: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+  """Yields the name ("query.prefix") and value of each field."""
+  for name, value in values.items():
+    if name in ROLES:
+      yield from _fields(value, f"{prefix}{name}.")
+    else:
+      yield f"{prefix}{name}", value
+
+
+def _problem(name: str, value: Any) -> str:
+  """Says what is wrong with a field's value; "" if nothing is.
 
   Args:
-    settings: "pooling", "normalize" and "title_joiner"; others are not looked
-      at.
-    roles: Role to prefix and maximum length in tokens.
-    group: What stands before each field's name in messages: "encoding.".
-
-  Raises:
-    ValueError: naming the field.
+    name: The field: "pooling", "query.prefix".
+    value: Its value.
   """
-  if settings["pooling"] not in POOLINGS:
-    raise ValueError(
-      f"{group}pooling is {settings['pooling']!r}; use one of {POOLINGS}."
-    )
-  if not isinstance(settings["normalize"], bool):
-    raise ValueError(
-      f"{group}normalize is {settings['normalize']!r}; use True or False."
-    )
-  texts = {"title_joiner": settings["title_joiner"]}
-  texts |= {f"{name}.prefix": prefix for name, (prefix, _) in roles.items()}
-  for name, text in texts.items():
-    if not isinstance(text, str):
-      raise ValueError(f"{group}{name} is {text!r}, which is not a text.")
-  for name, (_, length) in roles.items():
-    if not isinstance(length, int) or isinstance(length, bool):
-      raise ValueError(
-        f"{group}{name}.max_length is {length!r}, which is not a whole number."
+  kind = name.rpartition(".")[2]
+  if kind == "pooling" and value not in POOLINGS:
+    return f"{value!r}; use one of {POOLINGS}."
+  if kind == "tower" and value not in _TOWERS:
+    return f"{value!r}; use 'query' or 'passage'."
+  if kind == "normalize" and not isinstance(value, bool):
+    return f"{value!r}; use True or False."
+  if kind in ("prefix", "title_joiner", "tokenizer_fingerprint"):
+    return "" if isinstance(value, str) else f"{value!r}, which is not a text."
+  if kind == "max_length":
+    if not isinstance(value, int) or isinstance(value, bool):
+      return f"{value!r}, which is not a whole number."
+    if value < MIN_LENGTH:
+      return (
+        f"{value}; at least {MIN_LENGTH} tokens are needed to hold any text"
+        " besides the special tokens."
       )
-    if length < LEAST_LENGTH:
-      raise ValueError(
-        f"{group}{name}.max_length is {length}; at least {LEAST_LENGTH}"
-        " tokens are needed to hold any text beside the special tokens."
-      )
+  if kind == "golden_ids" and not (
+    isinstance(value, Sequence)
+    and all(
+      isinstance(of_text, Sequence)
+      and all(isinstance(token, int) for token in of_text)
+      for of_text in value
+    )
+  ):
+    return "not a list of token ids for each text."
+  return ""
 
 
-def _differences(ours: Mapping, theirs: Mapping, prefix: str = ""):
-  for name, value in ours.items():
-    other = theirs[name]
-    if isinstance(value, Mapping):
-      yield from _differences(value, other, f"{prefix}{name}.")
-    elif value != other:
-      yield f"{prefix}{name}", value, other
+def _closed(ours: Any, theirs: Any) -> dict[str, Any]:
+  """Returns the fields of a dataclass; those that are None, of another one."""
+  return {
+    name: getattr(theirs, name) if value is None else value
+    for name, value in vars(ours).items()
+  }
 
 
-def check_same(
-  ours: EncodingContract, theirs: EncodingContract, where: str
-) -> None:
-  """Compares two contracts field by field.
+_Contract = TypeVar("_Contract", PartialContract, EncodingContract)
+
+
+def check_same(ours: _Contract, theirs: _Contract, where: str) -> None:
+  """Compares two contracts, or two partial ones, field by field.
 
   Args:
     ours: The contract in use.
@@ -215,9 +326,14 @@ def check_same(
     ContractMismatchError: naming every field that differs, with both values.
   """
   lines = []
-  for name, value, other in _differences(
-    dataclasses.asdict(ours), dataclasses.asdict(theirs)
-  ):
+  pairs = zip(
+    _fields(dataclasses.asdict(ours)),
+    _fields(dataclasses.asdict(theirs)),
+    strict=True,
+  )
+  for (name, value), (_, other) in pairs:
+    if value == other:
+      continue
     if name == "golden_ids":
       changed = [
         text
@@ -243,7 +359,7 @@ def check_same(
 
 
 def fingerprint(tokenizer: tokenizers.Tokenizer) -> str:
-  """SHA-256 of a tokenizer's definition, without padding and truncation."""
+  """Returns the SHA-256 of a tokenizer without its padding and truncation."""
   definition = json.loads(tokenizer.to_str())
   definition["padding"] = definition["truncation"] = None
   text = json.dumps(definition, sort_keys=True, ensure_ascii=False)
@@ -251,78 +367,26 @@ def fingerprint(tokenizer: tokenizers.Tokenizer) -> str:
 
 
 def golden_ids(tokenizer: tokenizers.Tokenizer) -> tuple[tuple[int, ...], ...]:
-  """Token ids of `GOLDEN_TEXTS`, without padding and truncation."""
+  """Returns the ids of `GOLDEN_TEXTS`, without padding and truncation."""
   plain = tokenizers.Tokenizer.from_str(tokenizer.to_str())
   plain.no_padding()
   plain.no_truncation()
   try:
     encoded = plain.encode_batch(list(GOLDEN_TEXTS))
-  except Exception as error:  # The library raises nothing more special.
+  except Exception as error:  # The library has no error type of its own.
     raise ValueError(
-      f"The tokenizer cannot cut every text: {error}. Mend its tokenizer.json."
+      f"The tokenizer cannot cut every text: {error}. Repair tokenizer.json."
     ) from error
   return tuple(tuple(each.ids) for each in encoded)
-
-
-def make_contract(
-  tokenizer: tokenizers.Tokenizer,
-  *,
-  pooling: str,
-  normalize: bool,
-  title_joiner: str,
-  roles: Mapping[str, tuple[str, int]],
-) -> EncodingContract:
-  """Makes the contract of a tokenizer and the encoding settings.
-
-  Args:
-    tokenizer: The tokenizer.
-    pooling: "mean", "cls" or "last".
-    normalize: Whether vectors are scaled to unit length.
-    title_joiner: Stands between a passage's title and its text.
-    roles: For "query", "passage" and "sentence", the prefix and the maximum
-      length in tokens. Queries go to the query tower, all else to the
-      passage tower (Hu et al. 2023, Figure 2).
-
-  Raises:
-    ValueError: if a value is not supported.
-  """
-  check_settings(
-    {
-      "pooling": pooling,
-      "normalize": normalize,
-      "title_joiner": title_joiner,
-    },
-    roles,
-    "encoding.",
-  )
-  return EncodingContract(
-    pooling=pooling,
-    normalize=normalize,
-    title_joiner=title_joiner,
-    tokenizer_fingerprint=fingerprint(tokenizer),
-    golden_ids=golden_ids(tokenizer),
-    **{
-      name: Role(
-        prefix=roles[name][0],
-        max_length=roles[name][1],
-        tower="query" if name == "query" else "passage",
-      )
-      for name in ROLES
-    },
-  )
 
 
 def check_prefixes(
   contract: EncodingContract, tokenizer: tokenizers.Tokenizer
 ) -> None:
-  """Refuses a prefix that leaves no room for a text.
-
-  Args:
-    contract: The contract.
-    tokenizer: Its tokenizer.
+  """Checks that every prefix leaves room for a text.
 
   Raises:
-    ValueError: naming the role's field.
+    ValueError: if one does not; it names the role's field.
   """
   for name in ROLES:
     role = contract.role(name)
@@ -331,27 +395,5 @@ def check_prefixes(
       raise ValueError(
         f"encoding.{name}.prefix takes {length} tokens, but"
         f" encoding.{name}.max_length is {role.max_length}, so all texts would"
-        " be equal: shorten the one or raise the other."
+        " be equal: shorten the prefix or raise the length."
       )
-
-
-def contract_of(
-  settings: Mapping[str, Any], tokenizer: tokenizers.Tokenizer
-) -> EncodingContract:
-  """Makes the contract of flat settings: see `make_contract`.
-
-  Args:
-    settings: "pooling", "normalize", "title_joiner", and for each role
-      "ROLE.prefix" and "ROLE.max_length"; others are not looked at.
-    tokenizer: The tokenizer.
-  """
-  return make_contract(
-    tokenizer,
-    pooling=settings["pooling"],
-    normalize=settings["normalize"],
-    title_joiner=settings["title_joiner"],
-    roles={
-      role: (settings[f"{role}.prefix"], settings[f"{role}.max_length"])
-      for role in ROLES
-    },
-  )

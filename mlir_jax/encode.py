@@ -2,14 +2,14 @@
 
 python -m mlir_jax.encode --model=W --role=query --output=vectors.npy texts.txt
 
-Files are UTF-8, plain or ending in .gz, read one after the other; "-" is the
-standard input. An empty line is a text, too: row n of the output, a float32
-array [lines, width], is the vector of line n. Files and output may be on
-object storage (gs://). A file of JSON lines or a table is refused, since its
-syntax would be encoded, unless --plain_text is given.
+Files are UTF-8, plain or .gz, and are read one after the other; "-" is the
+standard input. The output is a float32 array [lines, width]: row n is the
+vector of line n. An empty line is a text, too. Files and output may be on
+object storage (gs://). A file of JSON lines or a table is refused, because its
+syntax would be encoded; --plain_text encodes it as it is.
 
-Several processes (--distributed) share the encoding; all read the files, and
-process 0 writes.
+Several processes (--distributed) share the encoding. All of them read the
+files; process 0 writes.
 """
 
 import contextlib
@@ -24,38 +24,38 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from mlir_jax import bars, command_line
-from mlir_jax import contract as contract_lib
+from mlir_jax import bars, contract
+from mlir_jax.command_line import process_flags, program, shared_flags
 from mlir_jax.data import records
 from mlir_jax.data.sources import text_lines
 from mlir_jax.storage import locations, writing
 
 _STDIN = "/dev/stdin"
 
-# Names of files whose lines hold more than a text.
+# Endings of files whose lines are not plain text.
 _NOT_PLAIN = (".csv", ".json", ".jsonl", ".ndjson", ".parquet", ".tsv")
 
 
-class _Refused(records.BadRecords):
-  """Stops at a bad line; a skipped one would move the rows behind it."""
+class _NoBadLines(records.BadRecords):
+  """Stops at a bad line: without that line, later rows would move."""
 
   def __init__(self, name: str):
     super().__init__()
-    self._name = name  # As the user gave it.
+    self._name = name  # The file as the user named it.
 
   def report(self, path: str, line: int, field: str, problem: str) -> None:
     raise records.RecordError(f"{self._name}:{line}: {field}: {problem}.")
 
 
 def check_plain(path: str, line: str | None = None) -> None:
-  """Refuses a file whose lines hold the syntax of a format.
+  """Refuses a file that is not plain text, by its name and first line.
 
   Args:
     path: The file's name.
-    line: Its first line, which may show it, too.
+    line: Its first line; None to check only the name.
 
   Raises:
-    ValueError: if it is not plain text by its name or its first line.
+    ValueError: if the lines have the syntax of a format.
   """
   suffix = os.path.splitext(path.removesuffix(".gz"))[1].lower()
   sign = f"its name ends in {suffix}" if suffix in _NOT_PLAIN else ""
@@ -66,8 +66,8 @@ def check_plain(path: str, line: str | None = None) -> None:
   if sign:
     raise ValueError(
       f"{path} is not plain text: {sign}, and each line would be encoded with"
-      " its syntax. Write one text a line to a .txt file, or give --plain_text"
-      " to encode the lines as they are."
+      " its syntax. Write one text per line to a .txt file, or give"
+      " --plain_text to encode the lines as they are."
     )
 
 
@@ -76,21 +76,21 @@ def read_texts(
   plain_text: bool = False,
   copies: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
-  """The lines of files, one after the other, empty ones too.
+  """Yields the lines of files, including empty lines.
 
   Args:
     paths: The files; "-" is the standard input.
-    plain_text: Whether a line of JSON is a text, too.
-    copies: Where a file of this name is read from, if elsewhere.
+    plain_text: Whether lines of JSON are texts, too.
+    copies: Name of a file to the copy that is read in its place.
 
   Raises:
-    RecordError: for a line that is not UTF-8, with its file and number.
+    RecordError: if a line is not UTF-8; the message has the file and the line.
     ValueError: if a file is not plain text.
   """
   for path in paths:
     local = _STDIN if path == "-" else (copies or {}).get(path, path)
-    for number, text in text_lines.read_lines(local, _Refused(path)):
-      assert text is not None  # `_Refused` skips no line.
+    for number, text in text_lines.read_lines(local, _NoBadLines(path)):
+      assert text is not None  # `_NoBadLines` skips no line.
       if number == 1 and not plain_text:
         check_plain(path, text)
       yield text
@@ -98,7 +98,7 @@ def read_texts(
 
 @contextlib.contextmanager
 def copies_on_disk(paths: Sequence[str]) -> Iterator[dict[str, str]]:
-  """Copies files from object storage for a while; yields URL to copy."""
+  """Makes temporary copies of files on object storage; yields URL to copy."""
   with tempfile.TemporaryDirectory() as folder:
     copies = {}
     for number, path in enumerate(paths):
@@ -114,18 +114,18 @@ def copies_on_disk(paths: Sequence[str]) -> Iterator[dict[str, str]]:
 
 @contextlib.contextmanager
 def write_rows(path: str) -> Iterator:
-  """Opens a .npy file that grows by rows, written aside and then renamed.
+  """Opens a .npy file that grows by rows; it appears whole or not at all.
 
   Yields:
-    append(rows) -> shape so far, for float32 [n, D] arrays of one D.
+    append(rows) -> shape so far; rows are float32 [n, D] with the same D.
 
   Raises:
-    ValueError: for rows that are not finite, or of another D.
+    ValueError: if rows are not finite or have another D.
   """
   shape = ()
 
   def write_header(file):
-    # NumPy leaves room for the number of rows to grow.
+    # NumPy's header has room for a larger number of rows.
     np.lib.format.write_array_header_1_0(
       file, {"descr": "<f4", "fortran_order": False, "shape": shape}
     )
@@ -139,8 +139,8 @@ def write_rows(path: str) -> Iterator:
         write_header(file)
       if rows.shape[1:] != shape[1:] or not np.isfinite(rows).all():
         raise ValueError(
-          f"{path} is not written: the vectors behind row {shape[0]} are not"
-          f" finite, or have not {shape[1]} numbers each."
+          f"{path} is not written: the vectors after row {shape[0]} are not"
+          f" finite or do not have {shape[1]} numbers each."
         )
       file.write(np.ascontiguousarray(rows, "<f4").data)
       shape = (shape[0] + len(rows), shape[1])
@@ -162,16 +162,15 @@ def encode_files(
   """Encodes the lines of files into a .npy file, in bounded memory.
 
   Args:
-    embed: Any number of texts to float32 [m, D], of some after the other.
-    paths: Text files, read one after the other; "-" is the standard input.
-      They and the output may be URLs.
-    output: The .npy file.
-    description: Of the progress bar.
-    writes: Whether this process writes; of several only one does.
-    plain_text: Whether files are read that do not look like plain text.
+    embed: Takes any number of texts; yields float32 [m, D] for m at a time.
+    paths: Text files; "-" is the standard input. They may be URLs.
+    output: The .npy file; it may be a URL.
+    description: The text of the progress bar.
+    writes: Whether this process writes; only one of several may write.
+    plain_text: Whether to encode files that do not look like plain text.
 
   Returns:
-    The shape of the float32 array written.
+    The shape of the float32 array.
 
   Raises:
     ValueError: if there is no text, a line is not UTF-8, or a file is not
@@ -183,7 +182,8 @@ def encode_files(
   total = shape = None
   rows_written = contextlib.nullcontext(np.shape)
   with copies_on_disk(paths) as copies:
-    if "-" not in paths:  # Read once before, so that a bad line shows at once.
+    # Read everything once first, because a bad line should stop at once.
+    if "-" not in paths:
       total = sum(1 for _ in read_texts(paths, plain_text, copies))
     with (
       write_rows(output) if writes else rows_written as append,
@@ -198,15 +198,15 @@ def encode_files(
 
 
 def _check_paths(paths: Sequence[str], output: str) -> None:
-  """Refuses files that are not there, and an output that is no new file.
+  """Checks that the files exist, and that the output is another file.
 
   Args:
     paths: The files of texts, from `locations.absolute`, or "-".
-    output: The output, likewise.
+    output: The output, from `locations.absolute`.
 
   Raises:
-    ValueError: naming the path.
-    FileNotFoundError: if a file is not there.
+    ValueError: if a path cannot be used; the message names it.
+    FileNotFoundError: if a file is missing.
   """
   locations.check_packages(output)
   if not output or epath.Path(output).is_dir():
@@ -220,7 +220,7 @@ def _check_paths(paths: Sequence[str], output: str) -> None:
     is_file = (
       epath.Path(path).is_file()
       if locations.is_url(path)
-      else os.path.isfile(path)  # Not a pipe: files are read twice.
+      else os.path.isfile(path)  # A pipe cannot be read twice.
     )
     if not is_file:
       raise FileNotFoundError(
@@ -234,15 +234,16 @@ def _check_paths(paths: Sequence[str], output: str) -> None:
 
 
 def _size(path: str) -> int:
-  """The bytes of a file."""
+  """Returns the size of a file in bytes."""
   if locations.is_url(path):
     return epath.Path(path).stat().length
-  return os.path.getsize(path)  # epath's stat needs the owner's name.
+  # `stat` of epath would fail if the file's owner has no name.
+  return os.path.getsize(path)
 
 
 def main(paths: Sequence[str]):
-  """Encodes files by the flags."""
-  command_line.join_processes()
+  """Encodes files as the flags say."""
+  process_flags.join()
   from mlir_jax.hosts import multihost
   from mlir_jax.retrieval import model as model_lib
 
@@ -288,20 +289,22 @@ def main(paths: Sequence[str]):
 
 
 if __name__ == "__main__":
-  _MODEL = command_line.define_path(
+  _MODEL = shared_flags.define_path(
     "model",
     "A run's folder, an export, a sentence-transformers folder or a name on"
     " the Hugging Face hub.",
   )
   _ROLE: flags.FlagHolder = flags.DEFINE_enum(
-    "role", None, contract_lib.ROLES, "What the texts are."
+    "role", None, contract.ROLES, "What the texts are encoded as."
   )
-  _OUTPUT = command_line.define_path("output", "The .npy file to write.")
+  _OUTPUT = shared_flags.define_path("output", "The .npy file to write.")
   _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", "last", 'Of a run: "last", "best" by English dev, or a step.'
+    "checkpoint",
+    "last",
+    'The checkpoint of a run: "last", "best" by English dev, or a step.',
   )
   _REVISION = flags.DEFINE_string(
-    "revision", "", "Of a hub name: branch, tag or commit."
+    "revision", "", "The branch, tag or commit of a name on the hub."
   )
   _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size",
@@ -313,8 +316,8 @@ if __name__ == "__main__":
   _PLAIN_TEXT = flags.DEFINE_bool(
     "plain_text",
     False,
-    "Each line is a text as it stands, even if a file's name or its first line"
-    " says that it is JSON or a table.",
+    "Encode each line as it is, even if the file's name or first line shows"
+    " JSON or a table.",
   )
-  command_line.define_processes()
-  command_line.run(main, required=("model", "role", "output"), takes_files=True)
+  process_flags.define()
+  program.start(main, required=("model", "role", "output"), takes_files=True)

@@ -2,21 +2,31 @@
 
 python -m mlir_jax.evaluate --workdir=W --checkpoint=best
 
-The tests are those of the collection that the run was trained on, or of
-another one: --collection=folder --root=FOLDER. Languages stand in the groups
-that they had in training, whatever the collection of the tests has of them.
-A model that was not trained here is evaluated with --model and --output; its
-languages have no groups. Several processes (--distributed) share the encoding
-and the search; all need the tests.
+The tests come from the collection that the run was trained on, or from another
+one: --collection=folder --root=FOLDER. A language keeps the group that it had
+in training, whatever collection the tests come from. A model that was not
+trained here is evaluated with --model and --output; its languages have no
+groups. Several processes (--distributed) share the encoding and the search;
+each of them needs the tests.
 """
 
-from collections.abc import Mapping
-from typing import Any
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from absl import flags
 
-from mlir_jax import command_line, extensions
+from mlir_jax import extensions
+from mlir_jax.command_line import process_flags, program, shared_flags
 from mlir_jax.data import records
+
+
+class _Tests(NamedTuple):
+  """Where the tests come from: the arguments of `evaluate` with these names."""
+
+  collection: str
+  root: str
+  tatoeba_root: str
 
 
 def evaluate(
@@ -28,30 +38,33 @@ def evaluate(
   tatoeba_root: str = "",
   output: str = "",
   on_bad_record: str = "error",
+  extra: Mapping[str, str] = types.MappingProxyType({}),
 ) -> str:
   """Evaluates a model and writes results, TREC runs and report.
 
   Args:
-    source: A run's folder, or what else `mlir_jax.load` takes.
-    checkpoint: Of a run.
-    collection: The collection of the tests; "" for the run's, or "folder". A
-      collection of the user, "MODULE:FUNCTION", must be named here.
-    root: The collection's folder; "" for the run's.
-    tatoeba_root: A folder of translation tests; "" for the run's, if the
-      tests are the run's.
-    output: Where results go; "" for a folder in the run's.
-    on_bad_record: What to do with bad records of the tests.
+    source: A run's folder, or any other model that `mlir_jax.load` takes.
+    checkpoint: The checkpoint of a run.
+    collection: The collection of the tests. "" is the run's collection, or
+      "folder" if the model is not a run. A collection of the user,
+      "MODULE:FUNCTION", must be named here.
+    root: The collection's folder; "" for the run's root.
+    tatoeba_root: A folder of translation tests; "" for the run's, if no other
+      tests are given.
+    output: The folder of the results; "" for a new folder in the run's folder.
+    on_bad_record: What to do with bad records of the tests: "error" or "skip".
+    extra: Evaluators of the user: name to "MODULE:FUNCTION".
 
   Returns:
-    The report.
+    The report as text.
 
   Raises:
-    ValueError: if there is no such model, the tests cannot be read, there are
-      none, or the results cannot be written.
+    ValueError: if the model is not found, the tests are missing or cannot be
+      read, an evaluator is not found, or the results cannot be written.
   """
   from mlir_jax.batches import drawing
   from mlir_jax.data import collections
-  from mlir_jax.evals import ranking, suite
+  from mlir_jax.evals import evaluators, ranking, suite
   from mlir_jax.hosts import multihost
   from mlir_jax.retrieval import model
   from mlir_jax.storage import locations
@@ -59,41 +72,28 @@ def evaluate(
   if output and multihost.is_first():
     locations.check_output(locations.absolute(output), f"--output={output}")
   bad_records = records.BadRecords(on_bad_record, "--on_bad_record")
+  found_evaluators = evaluators.find(extra, "--evaluator=")
   loaded = model.load(source, checkpoint)
   description = loaded.description
-  given = bool(collection or root or tatoeba_root)
-  if not description and not (given and output):
+  given = _Tests(collection, root, tatoeba_root)
+  if not description and not (any(given) and output):
     raise ValueError(
       f"{source} is not a run of this program: give its tests with --root or"
       " --collection, and the folder of the results with --output."
     )
   config = description.config if description else {}
-  data = config.get("data", {})
-  if not given:
-    root, tatoeba_root = data["root"], data["tatoeba_root"]
-  named = collection  # The code that this command line names.
-  collection = collection or data.get("collection", "folder")
-  if extensions.is_target(collection) and collection != named:
-    raise ValueError(
-      f"{source} was trained on the collection {collection}, whose code is"
-      " imported only where the command names it: repeat"
-      f" --collection={collection}, or give another one."
-    )
-  if collection == data.get("collection"):
-    root = root or data["root"]
-  if collection == "folder" and not root:
-    raise ValueError("--collection=folder needs --root=FOLDER.")
+  chosen = _choose_tests(given, config.get("data", {}), source)
   trained_on, groups = None, {}
   if description:
-    trained_on = _find_trained_on(config, named)
+    trained_on = _find_trained_on(config, given.collection)
     groups = find_groups(description.provenance, trained_on)
-    if not (given or trained_on):
+    if not (any(given) or trained_on):
       raise ValueError("Give the tests: --collection and --root.")
   tested = collections.load(
-    collection,
-    root,
+    chosen.collection,
+    chosen.root,
     bad_records,
-    tatoeba_root,
+    chosen.tatoeba_root,
     require_pairs=False,
     prefix="--",
   )
@@ -104,7 +104,9 @@ def evaluate(
   tests = tested.tests()
   translation_tests = tested.translation_tests()
   if not tests and not translation_tests:
-    raise ValueError(f"--root={root}: there are no tests, which are in eval/.")
+    raise ValueError(
+      f"--root={chosen.root}: there are no tests; put them in eval/."
+    )
   test_notes = [note for test in tests for note in test.notes]
   for note in (*tested.notes(), *test_notes):
     print(note)
@@ -118,67 +120,115 @@ def evaluate(
     top_k=config["eval"]["top_k"] if config else ranking.DEPTH,
     trained_on=trained_on,
     streams=drawing.streams_read(config["batch"]) if config else (),
+    extra=found_evaluators,
   )
   evaluation.table(loaded.params, loaded.step or 0)
   return evaluation.report()
 
 
+def _choose_tests(
+  given: _Tests, data: Mapping[str, Any], source: str
+) -> _Tests:
+  """Takes from the run's config what the command line does not give.
+
+  Args:
+    given: From the command line.
+    data: The group `data` of the run's config; empty if there is no run.
+    source: The run's folder, for messages.
+
+  Raises:
+    ValueError: if the run's collection is code that the command does not name,
+      or the folder of the tests is missing.
+  """
+  collection = given.collection or data.get("collection", "folder")
+  if extensions.is_target(collection) and collection != given.collection:
+    raise ValueError(
+      f"{source} was trained on the collection {collection}. Its code is"
+      " imported only if the command names it: repeat"
+      f" --collection={collection}, or give another collection."
+    )
+  root, tatoeba_root = given.root, given.tatoeba_root
+  if not any(given):
+    tatoeba_root = data["tatoeba_root"]
+  if collection == data.get("collection"):
+    root = root or data["root"]
+  if collection == "folder" and not root:
+    raise ValueError("--collection=folder needs --root=FOLDER.")
+  return _Tests(collection, root, tatoeba_root)
+
+
 def _find_trained_on(
   config: Mapping[str, Any], named: str
 ) -> records.Collection | None:
-  """The collection that a run was trained on; None if it is gone.
+  """Returns the collection that a run was trained on; None if it is gone.
 
   Args:
     config: The run's config.
-    named: The collection that this command line names, if any: its code alone
-      is imported.
+    named: The collection that this command line names, or "". No other code of
+      a user is imported.
   """
   from mlir_jax.data import collections
 
   data = config["data"]
   if extensions.is_target(data["collection"]) and data["collection"] != named:
     print(
-      "Shared texts are not counted: the run's collection,"
-      f" {data['collection']}, is code that this command does not name."
+      "Shared texts are not counted: this command does not name the run's"
+      f" collection, {data['collection']}."
     )
     return None
   try:
     return collections.load(
       data["collection"],
       data["root"],
-      # Those that training refused or skipped are not counted here, either.
+      # Training did not read bad records, so they are not counted.
       records.BadRecords("skip"),
       data["tatoeba_root"],
       require_pairs=bool(config["batch"]["retrieval"]),
     )
   except (ValueError, OSError) as error:
-    print(f"Shared texts are not counted, the run's data are gone: {error}")
+    print(f"Shared texts are not counted; the run's data are gone: {error}")
     return None
 
 
 def find_groups(
   provenance: Mapping[str, Any], trained_on: records.Collection | None
 ) -> Mapping[str, str]:
-  """Language to its group in training; empty if it is not known.
+  """Returns each language's group in training; empty if they are unknown.
 
   Args:
-    provenance: Of the checkpoint.
-    trained_on: The collection that it was trained on, if it is there.
+    provenance: `Description.provenance` of the checkpoint.
+    trained_on: The collection that it was trained on, unless that is gone.
   """
   if (groups := provenance.get("groups")) is not None:
     return groups
-  if trained_on:  # Of a version that did not record them.
+  if trained_on:  # Older versions did not record the groups.
     return trained_on.groups
   print(
-    "Which languages training had is not recorded, and its data are gone: the"
+    "The languages of training were not recorded, and its data are gone: the"
     " report has one mean of all languages."
   )
   return {}
 
 
+def _parse_evaluators(values: Sequence[str]) -> dict[str, str]:
+  """Returns name to target of values NAME=MODULE:FUNCTION of --evaluator."""
+  found = {}
+  for value in values:
+    name, _, target = value.partition("=")
+    if not (name and target):
+      raise ValueError(
+        f"--evaluator={value}: give NAME=MODULE:FUNCTION, such as"
+        " gap=my_project.evals:gap."
+      )
+    if name in found:
+      raise ValueError(f"--evaluator={value}: {name} is given twice.")
+    found[name] = target
+  return found
+
+
 def main():
-  """Evaluates by the flags."""
-  command_line.join_processes()
+  """Evaluates as the flags say."""
+  process_flags.join()
   if bool(_WORKDIR.value) == bool(_MODEL.value):
     raise ValueError("Give either --workdir, a run's folder, or --model.")
   print(
@@ -190,12 +240,13 @@ def main():
       tatoeba_root=_TATOEBA_ROOT.value or "",
       output=_OUTPUT.value or "",
       on_bad_record=_ON_BAD_RECORD.value,
+      extra=_parse_evaluators(_EVALUATOR.value),
     )
   )
 
 
 if __name__ == "__main__":
-  _WORKDIR = command_line.define_workdir()
+  _WORKDIR = shared_flags.define_workdir()
   _MODEL = flags.DEFINE_string(
     "model",
     "",
@@ -203,19 +254,21 @@ if __name__ == "__main__":
     " the Hugging Face hub.",
   )
   _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", "last", 'Of a run: "last", "best" by English dev, or a step.'
+    "checkpoint",
+    "last",
+    'The checkpoint of a run: "last", "best" by English dev, or a step.',
   )
   _COLLECTION = flags.DEFINE_string(
     "collection",
     "",
     "Another collection than the run's: cldr, folder or MODULE:FUNCTION.",
   )
-  _ROOT = command_line.define_path("root", "The collection's folder.")
-  _TATOEBA_ROOT = command_line.define_path(
+  _ROOT = shared_flags.define_path("root", "The collection's folder.")
+  _TATOEBA_ROOT = shared_flags.define_path(
     "tatoeba_root", "A folder of LASER's Tatoeba files."
   )
-  _OUTPUT = command_line.define_path(
-    "output", "Where results go; by default in the workdir."
+  _OUTPUT = shared_flags.define_path(
+    "output", "The folder of the results; by default in the workdir."
   )
   _ON_BAD_RECORD = flags.DEFINE_enum(
     "on_bad_record",
@@ -223,5 +276,10 @@ if __name__ == "__main__":
     ("error", "skip"),
     "What to do with bad records of the tests: stop, or skip and count them.",
   )
-  command_line.define_processes()
-  command_line.run(main, required=())
+  _EVALUATOR = flags.DEFINE_multi_string(
+    "evaluator",
+    [],
+    "An evaluator of your own, NAME=MODULE:FUNCTION; may be repeated.",
+  )
+  process_flags.define()
+  program.start(main, required=())

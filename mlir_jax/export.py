@@ -2,9 +2,8 @@
 
 python -m mlir_jax.export --workdir=W --checkpoint=best --output=FOLDER
 
-Where the towers are separate, FOLDER/query and FOLDER/passage are one model
-each. The folder gets its name once sentence-transformers has loaded it and
-given the run's vectors.
+Separate towers are two models, FOLDER/query and FOLDER/passage. FOLDER appears
+only after sentence-transformers reproduces the run's vectors.
 """
 
 import dataclasses
@@ -13,7 +12,7 @@ import tempfile
 from absl import flags
 from etils import epath
 
-from mlir_jax import command_line
+from mlir_jax.command_line import program, shared_flags
 
 
 def export(
@@ -29,59 +28,60 @@ def export(
   Args:
     run_folder: The run's folder.
     checkpoint: "last", "best" by English dev, or the number of steps.
-    output: The new folder. On object storage (gs://) it is written when all
-      is well, modules.json last.
-    one_length: Whether queries and passages may be as long as the longest.
-    name: Of the model, in its card, as on the hub ("-query" and "-passage"
-      are added where towers are separate); "" for the folder's own.
+    output: The new folder. On object storage (gs://), the files are copied to
+      it after the check, modules.json last.
+    one_length: Whether queries and passages are cut at the length of the
+      longest role, too.
+    name: The model's name in its card, as on the hub; separate towers get
+      "-query" and "-passage" after it. "" for the folder's name.
 
   Returns:
-    What was written, in a sentence.
+    A sentence about what was written.
 
   Raises:
     ImportError: if sentence-transformers is not installed.
-    ValueError: if the output is not free, this is no run, or transformers 4
-      has no words for the encoder and `one_length` is given.
-    CheckError: if the export does not give the run's vectors.
+    ValueError: if the output is not free, the run's folder is not one, or
+      `one_length` is given and transformers 4 cannot read the encoder.
+    CheckError: if sentence-transformers does not give the run's vectors.
   """
   from mlir_jax.hub import check
 
   check.require()
   from mlir_jax import workdir
   from mlir_jax.data import tokenizer as tokenizer_lib
-  from mlir_jax.hub import card, folder
-  from mlir_jax.models import layout
+  from mlir_jax.hub import card, folder, run_facts, settings_files
+  from mlir_jax.models import layout_files
   from mlir_jax.retrieval import model
-  from mlir_jax.storage import copies, locations
+  from mlir_jax.storage import copies, locations, writing
 
   if locations.is_url(output):
     url = locations.absolute(output)
     locations.check_packages(url)
     if epath.Path(url).exists():
-      raise ValueError(f"--output={output} exists: give another.")
+      raise ValueError(f"--output={output} exists: give another folder.")
     with tempfile.TemporaryDirectory() as local:
       path = f"{local}/{url.rpartition('/')[2]}"
       written = export(
         run_folder, checkpoint, path, one_length=one_length, name=name
       )
-      copies.keep_folder(path, url, last=layout.MODULES)
+      copies.upload_folder(path, url, last=layout_files.MODULES)
     return written.replace(path, url)
   target = folder.check_free(output)
   loaded = model.load_run(run_folder, checkpoint)
-  # Of a run there are both.
+  # `load_run` always gives both.
   assert loaded.step is not None and loaded.description is not None
   run_path = epath.Path(loaded.path)
   kept = epath.Path(copies.local_copy(loaded.path)) / workdir.TOKENIZER
   tokenizer = tokenizer_lib.load(str(kept.parent))
-  contract = layout.exported_contract(loaded.contract, one_length)
-  # Weights are float32 in the folder, so that is what it computes in.
+  contract = settings_files.exported_contract(loaded.contract, one_length)
+  # The folder has float32 weights, so others compute in float32.
   encoder_config = dataclasses.replace(loaded.encoder_config, dtype="float32")
   if one_length:
-    folder.check_one_length(encoder_config)
+    settings_files.check_one_length(encoder_config)
   config = loaded.description.config
   provenance = loaded.description.provenance
   largest = 0.0
-  with folder.aside(target) as aside:
+  with writing.folder_aside(target) as aside:
     for subfolder, tower in folder.towers(loaded.params).items():
       path = aside / subfolder
       folder.write(
@@ -107,8 +107,8 @@ def export(
           contract=contract,
           provenance=provenance,
           step=loaded.step,
-          rows=card.find_rows(run_path),
-          results=card.find_results(run_path, config, loaded.step),
+          rows=run_facts.find_rows(run_path),
+          results=run_facts.find_results(run_path, config, loaded.step),
           checked=checked,
         ),
         encoding="utf-8",
@@ -120,14 +120,14 @@ def export(
 
 
 def _name(given: str, folder: str, subfolder: str) -> str:
-  """A model's name: on the hub, if given, else the path of its folder."""
-  if given:  # A hub name has one slash.
+  """Returns a model's name: the given one, else the path of its folder."""
+  if given:  # A hub name has only one slash.
     return f"{given}-{subfolder}" if subfolder else given
   return f"{folder}/{subfolder}" if subfolder else folder
 
 
 def main():
-  """Exports by the flags."""
+  """Exports what the flags name."""
   if not _NAME.value.isprintable():
     raise ValueError(f"--name={_NAME.value!r} has control characters.")
   print(
@@ -142,18 +142,18 @@ def main():
 
 
 if __name__ == "__main__":
-  _WORKDIR = command_line.define_workdir()
+  _WORKDIR = shared_flags.define_workdir()
   _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "last", '"last", "best" by English dev, or a step.'
   )
-  _OUTPUT = command_line.define_path("output", "The new folder.")
+  _OUTPUT = shared_flags.define_path("output", "The new folder.")
   _ONE_LENGTH = flags.DEFINE_bool(
     "one_length",
     False,
-    "Queries and passages are cut at the longest role's length, so that"
-    " sentence-transformers 5 reads the folder, too.",
+    "Queries and passages are cut at the longest role's length."
+    " sentence-transformers 5, too, reads such a folder.",
   )
   _NAME = flags.DEFINE_string(
     "name", "", "The model's name in its card, e.g. that on the hub."
   )
-  command_line.run(main, required=("workdir", "output"))
+  program.start(main, required=("workdir", "output"))

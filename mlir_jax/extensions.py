@@ -1,8 +1,8 @@
-"""Code of a user's own, by its name in the config: "MODULE:NAME".
+"""The user's own code, by its name in the config: "MODULE:NAME".
 
-It is imported only where this command line names it: with the file that
---config names, or with a flag. What a folder of somebody else says (a run, a
-checkpoint, an export) is never imported; it is refused, with the flag to give.
+Such code is imported only if this command line names it, in the file after
+--config or with a flag. Code that a folder of somebody else names (a run, a
+checkpoint, an export) is never imported: it is refused, with the flag to give.
 """
 
 import contextlib
@@ -19,16 +19,16 @@ _TARGET = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"
 
 
 def is_target(value: Any) -> bool:
-  """Whether it has the form of a target, "my_project.losses:Margin"."""
+  """Whether a value has the form of a target, "my_project.losses:Margin"."""
   return isinstance(value, str) and bool(re.fullmatch(_TARGET, value))
 
 
 def load(target: str, field: str) -> Any:
-  """Imports what a target names.
+  """Imports the module of a target and returns the object that it names.
 
   Args:
     target: "MODULE:NAME".
-    field: The field that has it, for messages.
+    field: The config field with this target, for messages.
 
   Raises:
     ValueError: if there is no such module or name, or if the module fails; it
@@ -67,34 +67,62 @@ def load(target: str, field: str) -> Any:
     ) from error
 
 
+def named_by(config: Mapping[str, Any]) -> list[Any]:
+  """Returns the parts of a config, a plain dict, that may hold targets."""
+  return [
+    config["loss"]["extra"],
+    config["data"]["collection"],
+    config["eval"]["extra"],
+  ]
+
+
 def fingerprints(*named: Any) -> dict[str, str]:
-  """The files of modules, which the processes of a run must have in common.
+  """Hashes the files of the modules that targets name.
 
   Args:
-    *named: Targets, and mappings that hold some; other texts are left out.
+    *named: Targets, and mappings that hold targets; other texts are ignored.
 
   Returns:
-    "SHA-256 of MODULE" to the hash of its file, "" where there is none.
+    Module to the SHA-256 of its file, "" if there is no file. Modules that
+    this file imports are not part of it.
   """
   found = {}
   for target in filter(is_target, _texts(named)):
     module = target.partition(":")[0]
     spec = None
-    # `load` says what is missing.
+    # `load` reports a module that is missing.
     with contextlib.suppress(ImportError, ValueError):
       spec = importlib.util.find_spec(module)
-    digest = ""
+    found[module] = ""
     if spec and spec.has_location and spec.origin:
       content = pathlib.Path(spec.origin).read_bytes()
-      digest = hashlib.sha256(content).hexdigest()
-    found[f"SHA-256 of {module}"] = digest
+      found[module] = hashlib.sha256(content).hexdigest()
   return found
 
 
+def describe_changes(
+  before: Mapping[str, str], now: Mapping[str, str]
+) -> list[str]:
+  """Returns a line for each module whose file differs.
+
+  Args:
+    before: From `fingerprints`, when a checkpoint was saved.
+    now: From `fingerprints`, of this start of the run.
+  """
+  return [
+    f"The file of {module} has changed since the checkpoint was saved. The run"
+    " goes on with the new code, so it differs from a run without a stop."
+    for module, digest in now.items()
+    if before.get(module, digest) != digest
+  ]
+
+
 def _texts(value: Any) -> Iterator[str]:
-  """All texts in nested mappings and tuples."""
+  """Yields all texts in nested mappings and sequences."""
   if isinstance(value, str):
     yield value
-  elif isinstance(value, Mapping | tuple):
-    for inner in value.values() if isinstance(value, Mapping) else value:
+  elif isinstance(value, Mapping):
+    yield from _texts(tuple(value.values()))
+  elif isinstance(value, tuple | list):
+    for inner in value:
       yield from _texts(inner)

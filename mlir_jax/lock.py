@@ -1,18 +1,18 @@
-"""One run on one workdir: a lock on a disk, a lease on object storage.
+"""Lets only one run use a workdir: a lock on a disk, a lease on object storage.
 
-Two runs that write to one folder lose each other's lines and checkpoints.
-Process 0 holds it for all processes of its run.
+If two runs write to one folder, they lose each other's lines and checkpoints.
+Process 0 holds the lock for all processes of its run.
 
-On a disk it is a lock of the operating system (flock) on a file. It ends with
-its process, however that ends, so that the same command can start again. The
-file's text only says who holds it.
+On a disk, it is a lock of the operating system (flock) on a file. It ends when
+its process ends, for any reason, so the same command can start again. The text
+of the file only says who holds it.
 
-Object storage has no locks. There it is an object that its holder writes anew
-every few seconds, each time on condition that nobody else wrote it. Who finds
-one watches it: if it is written anew, its run is alive; if it stays as it is
-until it expires, its run is dead. So clocks of two machines are never
-compared. A holder that could not write in time ends its run before the lease
-expires.
+Object storage has no locks. There the lease is an object. Its holder writes it
+again every few seconds, on condition that nobody else has written it. Another
+run that finds the object watches it. If the object is written again, its run is
+alive. If it does not change until it expires, its run is dead. So the clocks of
+two machines are never compared. A holder that cannot write in time ends its run
+before the lease expires.
 """
 
 import contextlib
@@ -28,22 +28,23 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from mlir_jax.data import records
+from mlir_jax.hosts import links
 from mlir_jax.storage import locations
 
 FILE = "run.lock"
 
-# Seconds. A start after a killed run waits this long at most: less than a
-# launcher takes to start all hosts again, and than hosts.check_in_seconds.
+# Seconds. After a killed run, a start waits at most this long. It is less than
+# a launcher takes to start all hosts again, and less than
+# hosts.check_in_seconds.
 EXPIRES = 30.0
 RENEWED_EVERY = 5.0
-# Of the time until it expires, what is left to end the run in.
+# The run ends this many seconds before the lease expires.
 _MARGIN = 5.0
 
-# Characters of what a holder writes of itself, with room to spare.
-_LONGEST = 2000
+# Characters that are read of a holder's text, which is far shorter.
+_MAX_TEXT = 2000
 
-# What file systems without locks answer.
+# The errors of file systems without locks.
 _NO_LOCKS = (
   errno.ENOLCK,
   errno.ENOSYS,
@@ -52,23 +53,20 @@ _NO_LOCKS = (
   errno.EINVAL,
 )
 
-# The exit status of a run whose lease was lost: launchers start it again.
-EXIT_LOST = 69
-
 
 @contextlib.contextmanager
 def hold(
   folder: str, end: Callable[[int, str], None] | None = None
 ) -> Iterator[None]:
-  """Within this context no other run can hold the folder.
+  """Within this context, no other run can use the folder.
 
   Args:
     folder: The run's folder, from `locations.absolute`; made if missing.
-    end: Ends the process, and the others of its run, with a status and a
-      reason; called from a thread if a lease cannot be renewed.
+    end: A thread calls it with a status and a reason if the lease is lost. It
+      ends all processes of the run.
 
   Raises:
-    ValueError: if another run holds it; it names that run's process.
+    ValueError: if another run uses the folder; it names that run's process.
   """
   if locations.is_url(folder):
     with _lease(folder, end or _end):
@@ -87,13 +85,13 @@ def _holder() -> dict[str, str | int]:
 
 
 def _refuse(folder: str, text: str | bytes) -> None:
-  """Raises ValueError with what the holder wrote of itself."""
+  """Raises ValueError, with the text that the holder wrote."""
   try:
     found = json.loads(text)
     who = f"process {found['pid']} on {found['host']}, since {found['since']}"
   except (ValueError, KeyError, TypeError, RecursionError):
-    who = "it did not write which process it is"
-  who = records.printable(who)
+    who = "its process is unknown"
+  who = links.printable(who)
   raise ValueError(
     f"Another run uses {folder} ({who}): wait until it has ended, stop it, or"
     " give another --workdir."
@@ -104,20 +102,20 @@ def _refuse(folder: str, text: str | bytes) -> None:
 def _flock(folder: str) -> Iterator[None]:
   os.makedirs(folder, exist_ok=True)
   path = os.path.join(folder, FILE)
-  # Python opens it so that programs that are started do not inherit it.
+  # Python adds O_CLOEXEC: programs that this one starts do not inherit it.
   flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
   descriptor = os.open(path, flags, 0o644)
   with open(descriptor, "r+", encoding="utf-8", errors="replace") as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-      _refuse(folder, file.read(_LONGEST))
+      _refuse(folder, file.read(_MAX_TEXT))
     except OSError as error:
       if error.errno not in _NO_LOCKS:
         raise OSError(error.errno, error.strerror, path) from error
       print(
-        f"The file system of {folder} has no locks ({error.strerror}): nothing"
-        " keeps a second run from this folder. Start only one.",
+        f"The file system of {folder} has no locks ({error.strerror}): a second"
+        " run could use this folder, too. Start only one.",
         file=sys.stderr,
       )
     file.truncate(0)
@@ -127,10 +125,10 @@ def _flock(folder: str) -> Iterator[None]:
 
 
 class _Lease:
-  """An object that says who holds the folder, and is written on a condition."""
+  """An object on the storage that says who holds the folder."""
 
   def __init__(self, folder: str):
-    import tensorstore  # Orbax brings it; it can write on a condition.
+    import tensorstore  # Orbax depends on it. It can write on a condition.
 
     self._folder = folder
     self._store = tensorstore.KvStore.open(f"{folder}/").result()
@@ -138,7 +136,7 @@ class _Lease:
     self._generation = b""
 
   def take(self) -> None:
-    """Takes it, once its last holder has let it go or it has expired."""
+    """Takes the lease, when its holder has released it or it has expired."""
     found = self._store.read(FILE).result()
     first = time.monotonic()
     if found.value:
@@ -157,34 +155,35 @@ class _Lease:
     if not self.renew(EXPIRES):
       _refuse(self._folder, self._store.read(FILE).result().value)
 
-  def renew(self, limit: float) -> bool:
-    """Writes it anew; whether it is still held.
+  def renew(self, max_seconds: float) -> bool:
+    """Writes the object again; returns whether this run still holds it.
 
     Args:
-      limit: Seconds that this may take.
+      max_seconds: How long this may take.
 
     Raises:
-      Exception: of the storage, or TimeoutError.
+      Exception: if the storage fails, or TimeoutError.
     """
     text = json.dumps(self._holder | {"renewed": time.time_ns()})
-    generation = self._write(text.encode(), limit)
+    generation = self._write(text.encode(), max_seconds)
     if not generation:
-      # An answer may have been lost, so that it was written, and tried again.
-      found = self._store.read(FILE).result(limit)
+      # The storage may have written it, but its answer was lost, and the next
+      # try has failed.
+      found = self._store.read(FILE).result(max_seconds)
       if self._holder["id"].encode() not in found.value:
         return False
       generation = found.stamp.generation
     self._generation = generation
     return True
 
-  def let_go(self) -> None:
-    """Leaves it empty: a generation for the next one to compare with."""
+  def release(self) -> None:
+    """Leaves the object empty: the next holder compares with its generation."""
     self._write(b"", EXPIRES)
 
-  def _write(self, content: bytes, limit: float) -> bytes:
-    """The new generation; b"" if the condition was not met."""
+  def _write(self, content: bytes, max_seconds: float) -> bytes:
+    """Returns the new generation; b"" if the condition was not met."""
     writing = self._store.write(FILE, content, if_equal=self._generation)
-    return writing.result(limit).generation
+    return writing.result(max_seconds).generation
 
 
 @contextlib.contextmanager
@@ -193,13 +192,13 @@ def _lease(folder: str, end: Callable[[int, str], None]) -> Iterator[None]:
   lease.take()
   done = threading.Event()
 
-  def keep():
+  def renew_often():
     renewed = time.monotonic()
     while not done.wait(RENEWED_EVERY):
       started = time.monotonic()
       reason = "another run has taken it"
       try:
-        # This process may have been stopped for longer than it lasts.
+        # This process may have been stopped for longer than the lease lasts.
         held = lease.renew(max(renewed + EXPIRES - _MARGIN - started, 0.1))
       except Exception as error:
         held = time.monotonic() < renewed + EXPIRES - _MARGIN
@@ -207,10 +206,10 @@ def _lease(folder: str, end: Callable[[int, str], None]) -> Iterator[None]:
       else:
         renewed = started
       if not held:
-        end(EXIT_LOST, f"The lease on {folder} is lost: {reason}.")
+        end(links.EXIT_LOST, f"The lease on {folder} is lost: {reason}.")
         return
 
-  thread = threading.Thread(target=keep, name="lease", daemon=True)
+  thread = threading.Thread(target=renew_often, name="lease", daemon=True)
   thread.start()
   try:
     yield
@@ -218,11 +217,11 @@ def _lease(folder: str, end: Callable[[int, str], None]) -> Iterator[None]:
     done.set()
     thread.join(EXPIRES)
     with contextlib.suppress(Exception):  # Then it expires.
-      lease.let_go()
+      lease.release()
 
 
 def _end(status: int, reason: str) -> None:
-  """Ends this process now, and the others of its run."""
+  """Ends this process now, and the other processes of its run."""
   from mlir_jax.hosts import multihost
 
   print(f"\n{reason}", file=sys.stderr, flush=True)

@@ -1,10 +1,10 @@
-"""Plans a run for TPUs that one need not have: memory, collectives, bounds.
+"""Plans a run for TPUs that are not there: memory, collectives, bounds.
 
 python -m mlir_jax.plan --config=xlmr_base --topology=v5e:16x16 --chunk=0,4096
 
-It compiles the exact train step for each --batch, --chunk and --sharding. It
-reads no data or weights and needs no TPU, but libtpu: pip install
-mlir_jax[tpu]. A row of a large model takes minutes, and some 15 GB of memory.
+It compiles the exact train step for each combination of --batch, --chunk and
+--sharding. It needs no TPU, data or weights, but libtpu: pip install
+mlir_jax[tpu]. A large model takes minutes and some 15 GB of memory per row.
 """
 
 import dataclasses
@@ -13,16 +13,16 @@ import os
 
 from absl import flags
 
-from mlir_jax import command_line
+from mlir_jax.command_line import program, shared_flags
 from mlir_jax.storage import locations, writing
 
 
 def main():
-  """Plans by the flags."""
+  """Plans as the flags say."""
   import jax
   import tqdm
 
-  # Compiling for a TPU needs none, and must not look for one.
+  # Compiling for TPUs must not look for TPUs on this machine.
   jax.config.update("jax_platforms", "cpu")
 
   from mlir_jax import bars
@@ -39,8 +39,8 @@ def main():
       raise ValueError(f"--output={output} is a folder: name a file.")
     locations.check_output(os.path.dirname(output), f"--output={output}")
   chip, axes = chips.parse(_TOPOLOGY.value)
-  made = []
-  described = {
+  planned = []
+  content = {
     "topology": _TOPOLOGY.value,
     "chips": chips.count(axes),
     "chip": dataclasses.asdict(chip),
@@ -50,9 +50,9 @@ def main():
   for row in rows.make_rows(
     config,
     _TOPOLOGY.value,
-    batches=_integers(_BATCH, least=1)
+    batches=_integers(_BATCH, minimum=1)
     or [config.batch[rows.first_stream(config)]],
-    chunks=_integers(_CHUNK, least=0) or [config.batch.chunk_rows],
+    chunks=_integers(_CHUNK, minimum=0) or [config.batch.chunk_rows],
     shardings=_SHARDING.value,
     encoder_file=_ENCODER.value or "",
     store=rows.open_store(_WORKDIR.value) if _WORKDIR.value else None,
@@ -60,50 +60,51 @@ def main():
       settings, "compiling", unit="step", leave=False
     ),
   ):
-    tqdm.tqdm.write(table.describe(row, chip))
-    made.append(row)
-    described["rows"].append(dataclasses.asdict(row))
-    if _OUTPUT.value:  # After each: the next one may take long.
-      writing.write_aside(_OUTPUT.value, json.dumps(described, indent=2) + "\n")
+    tqdm.tqdm.write(table.to_text(row, chip))
+    planned.append(row)
+    content["rows"].append(dataclasses.asdict(row))
+    if _OUTPUT.value:  # After each row, because the next one may take long.
+      writing.write_aside(_OUTPUT.value, json.dumps(content, indent=2) + "\n")
   print(
-    f"\n{chips.count(axes):,} chips, {_TOPOLOGY.value}; bounds by their"
-    f" makers' rates, {config.train.steps:,} steps:\n"
+    f"\n{chips.count(axes):,} chips, {_TOPOLOGY.value}; bounds by the maker's"
+    f" rates, {config.train.steps:,} steps:\n"
   )
-  print(table.to_markdown(made, chip))
+  print(table.to_markdown(planned, chip))
 
 
-def _integers(flag: flags.FlagHolder, least: int) -> list[int]:
+def _integers(flag: flags.FlagHolder, minimum: int) -> list[int]:
+  """Returns the integers that a flag lists."""
   try:
     numbers = [int(value) for value in flag.value]
-    if any(number < least for number in numbers):
+    if any(number < minimum for number in numbers):
       raise ValueError(f"{min(numbers)} is too small.")
   except ValueError as error:
     raise ValueError(
-      f"--{flag.name}={','.join(flag.value)}: give integers from {least}, as"
-      " 1024,4096."
+      f"--{flag.name}={','.join(flag.value)}: give integers from {minimum},"
+      " such as 1024,4096."
     ) from error
   return numbers
 
 
 if __name__ == "__main__":
-  _CONFIG = command_line.define_config()
+  _CONFIG = shared_flags.define_config()
   _TOPOLOGY: flags.FlagHolder = flags.DEFINE_string(
-    "topology", None, "Chips and the shape of their slice: v5e:16x16."
+    "topology", None, "The chips and the shape of their slice: v5e:16x16."
   )
   _BATCH = flags.DEFINE_list(
-    "batch", [], "Values of batch.retrieval; the other streams in proportion."
+    "batch", [], "Values of batch.retrieval; other streams keep the proportion."
   )
   _CHUNK = flags.DEFINE_list("chunk", [], "Values of batch.chunk_rows.")
   _SHARDING = flags.DEFINE_list(
     "sharding",
     ["replicated", "fsdp"],
-    "How parameters and optimizer state lie: mesh.fsdp.",
+    "How parameters and optimizer state are stored, see mesh.fsdp.",
   )
-  _ENCODER = command_line.define_path(
-    "encoder", "A config.json, where model.pretrained is not at hand."
+  _ENCODER = shared_flags.define_path(
+    "encoder", "A config.json, if the shape of model.pretrained is not known."
   )
-  _WORKDIR = command_line.define_path(
-    "workdir", "A prepared run's folder, for the lengths of its texts."
+  _WORKDIR = shared_flags.define_path(
+    "workdir", "The folder of a prepared run; its texts give the lengths."
   )
-  _OUTPUT = command_line.define_path("output", "A JSON file for all numbers.")
-  command_line.run(main, required=("config", "topology"))
+  _OUTPUT = shared_flags.define_path("output", "A JSON file for all numbers.")
+  program.start(main, required=("config", "topology"))

@@ -2,20 +2,21 @@
 
 python -m mlir_jax.prepare --config=quickstart --workdir=W
 
-Training does this by itself; prepared ahead, it need not.
+Training does this, too, if it is not done before.
 """
 
 import functools
 
-from mlir_jax import command_line, lock
+from mlir_jax import lock
+from mlir_jax.command_line import program, shared_flags
 from mlir_jax.storage import locations
 
 
 def main():
-  """Prepares by the flags."""
+  """Prepares the data as the flags say."""
   from mlir_jax.data import preparation
   from mlir_jax.evals import ranking
-  from mlir_jax.training import checks, initial_state, stopping
+  from mlir_jax.training import checks, stopping
 
   config, folder = _CONFIG.value, locations.absolute(_WORKDIR.value)
   checks.check_settings(config)
@@ -24,14 +25,14 @@ def main():
     prepared = preparation.prepare(
       config,
       folder,
-      functools.partial(initial_state.check_fits, config, folder),
+      functools.partial(checks.check_fits, config, folder),
     )
-  # Training prints them above its report.
+  # A training run prints these lines above its report.
   for line in ranking.describe_unfindable(prepared.tests):
     print(line)
 
 
 if __name__ == "__main__":
-  _CONFIG = command_line.define_config()
-  _WORKDIR = command_line.define_workdir()
-  command_line.run(main, required=("config", "workdir"))
+  _CONFIG = shared_flags.define_config()
+  _WORKDIR = shared_flags.define_workdir()
+  program.start(main, required=("config", "workdir"))

@@ -1,7 +1,7 @@
-"""The device mesh, and where parameters and batches live on it.
+"""Places parameters and batches on the device mesh.
 
-Axis names appear here and in exact search; losses and models are written for
-the global batch and know none.
+Only this file and exact search name the axes of the mesh. Losses and models are
+written for the global batch and do not know the mesh.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,12 +26,12 @@ def make_mesh(
   """Makes the ("data", "model") mesh.
 
   Args:
-    data: Devices along "data"; -1 takes all that "model" leaves.
+    data: Devices along "data"; -1 means all devices divided by `model`.
     model: Devices along "model".
-    devices: The devices, by default all of every host.
+    devices: The devices; by default all devices of all hosts.
 
   Raises:
-    ValueError: if the devices cannot be laid out so.
+    ValueError: if the number of devices does not fit.
   """
   devices = jax.devices() if devices is None else list(devices)
   count = len(devices)
@@ -55,32 +55,33 @@ def make_mesh(
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """The sharding of what every device holds whole."""
+  """Returns the sharding of an array that each device holds whole."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def over_data(mesh: Mesh) -> NamedSharding:
-  """The sharding of an array whose first axis is the batch."""
+  """Returns the sharding of an array whose first axis is the batch."""
   return NamedSharding(mesh, PartitionSpec(DATA))
 
 
 def replicate(mesh: Mesh) -> Callable[[PyTree], PyTree]:
-  """A function that makes its argument whole on every device, under jit."""
+  """Returns a function that, under jit, makes a tree whole on each device."""
   sharding = replicated(mesh)
   return lambda x: jax.lax.with_sharding_constraint(x, sharding)
 
 
 def state_shardings(state: PyTree, mesh: Mesh, fsdp: bool) -> PyTree:
-  """Shardings of parameters and optimizer state.
+  """Returns the shardings of parameters and optimizer state.
 
-  Under FSDP an array is split over "data" along its largest axis that divides
-  (the first of equals), else replicated. The rule reads shapes alone, so an
-  optimizer's moments lie where their parameter does.
+  With FSDP, an array is split over "data", along the largest axis that the
+  number of devices divides (the first of equal ones). If there is none, it is
+  replicated. The rule reads only shapes, so the moments of an optimizer are
+  sharded like their parameter.
 
   Args:
     state: Arrays or `jax.ShapeDtypeStruct`s.
     mesh: The mesh.
-    fsdp: Whether to shard; otherwise everything is replicated.
+    fsdp: Whether to shard; otherwise all arrays are replicated.
 
   Returns:
     The same tree of `NamedSharding`s.
@@ -101,6 +102,22 @@ def state_shardings(state: PyTree, mesh: Mesh, fsdp: bool) -> PyTree:
   return jax.tree.map(sharding, state)
 
 
+def abstract(state: PyTree, shardings: PyTree) -> PyTree:
+  """Returns the tree's shapes and dtypes with their shardings.
+
+  Args:
+    state: Arrays or `jax.ShapeDtypeStruct`s.
+    shardings: The same tree of shardings.
+  """
+  return jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
+    state,
+    shardings,
+  )
+
+
 def over_rows(
   apply: Callable[[PyTree, PyTree], PyTree],
   mesh: Mesh,
@@ -108,21 +125,21 @@ def over_rows(
   *,
   add: bool = False,
 ) -> Callable[[PyTree, PyTree], PyTree]:
-  """A function of parameters and rows, on each device for its own rows.
+  """Makes each device apply a function to its own rows.
 
-  Parameters that are split are gathered once, before; their gradient is summed
-  over the devices once, after, and split again. So `apply` may loop: nothing
-  passes between devices inside.
+  Sharded parameters are gathered once, before `apply`. Their gradient is summed
+  over the devices once, after it, and sharded again. Inside `apply`, devices
+  exchange nothing, so it may loop.
 
   Args:
     apply: (whole parameters, a device's rows) -> a tree of arrays, whose first
       axis is the rows; it names no axis of the mesh.
     mesh: The mesh.
-    shardings: Of the parameters: a tree of `NamedSharding`s like them.
+    shardings: The shardings of the parameters, a tree of `NamedSharding`s.
     add: Whether the results are sums over rows, to be added up.
 
   Returns:
-    The same function of the global arrays.
+    The same function, of the global arrays.
   """
   if mesh.shape[DATA] == 1:
     return apply  # A sum over one device would copy the whole gradient.
@@ -133,7 +150,7 @@ def over_rows(
     if DATA in spec:
       axis = spec.index(DATA)
       return jax.lax.all_gather(leaf, DATA, axis=axis, tiled=True)
-    # Said here, or else at each use, which may be in a loop.
+    # Otherwise JAX would do this at each use, which may be in a loop.
     return jax.lax.pcast(leaf, DATA, to="varying")
 
   def on_device(params, rows):
@@ -148,8 +165,8 @@ def over_rows(
   )
 
 
-def describe(params: PyTree, shardings: PyTree) -> str:
-  """How many parameters are sharded, and by name which are not."""
+def parameter_summary(params: PyTree, shardings: PyTree) -> str:
+  """Says how many parameters are sharded, and names those that are not."""
   split = whole = 0
   kept = []
   named = jax.tree_util.tree_leaves_with_path(params)
@@ -177,31 +194,31 @@ def describe(params: PyTree, shardings: PyTree) -> str:
 
 
 def check_divides(mesh: Mesh, batch_size: int, name: str = "a batch") -> None:
-  """Refuses a batch that does not divide over the mesh.
+  """Checks that a batch divides evenly over the mesh.
 
   Args:
     mesh: The mesh.
     batch_size: Rows of the global batch.
-    name: The field of the config that set it, for the error.
+    name: The config field of the batch size, for the message.
 
   Raises:
-    ValueError: naming the nearest sizes that do.
+    ValueError: if it does not; it names the nearest sizes that do.
   """
   size = mesh.shape[DATA]
   if batch_size % size:
     raise ValueError(
-      f"{name} is {batch_size}, which is no multiple of the {size} devices"
-      f" along '{DATA}'; the nearest that are:"
+      f"{name} is {batch_size}, which is not a multiple of the {size} devices"
+      f" along '{DATA}'; the nearest multiples are"
       f" {batch_size // size * size or size} and"
       f" {(batch_size // size + 1) * size}."
     )
 
 
 def host_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
-  """Which rows of a global batch the devices of this host hold.
+  """Returns the rows of a global batch that the devices of this host hold.
 
-  Read from the sharding's device-to-index map, not from the process number:
-  when another axis spans hosts, several hosts hold the same rows.
+  They follow from the sharding, not from the number of the process: if another
+  axis of the mesh spans hosts, several hosts hold the same rows.
 
   Args:
     mesh: The mesh.
@@ -223,8 +240,7 @@ def place_batch(batch: PyTree, mesh: Mesh) -> PyTree:
   """Puts a host's rows of a batch on its devices, as one global batch.
 
   Args:
-    batch: A tree of arrays whose first axis is this host's rows, those of
-      `host_rows`.
+    batch: A tree of arrays whose first axis is the rows of `host_rows`.
     mesh: The mesh.
 
   Returns:
@@ -247,6 +263,6 @@ def place_batch(batch: PyTree, mesh: Mesh) -> PyTree:
       (size, *array.shape[1:]), sharding, shard
     )
 
-  # Meant, so it may pass the guard that the loop sets against transfers.
+  # The loop forbids transfers to the devices. This one is intended.
   with jax.transfer_guard_host_to_device("allow"):
     return jax.tree.map(place, batch)

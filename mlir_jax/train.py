@@ -1,21 +1,22 @@
-"""Trains a retriever, or goes on where a run stopped.
+"""Trains a retriever, or continues a run that stopped.
 
 python -m mlir_jax.train --config=quickstart --workdir=W
 
---from_step=N goes back to the checkpoint of step N. From there on, settings of
-the optimizer, model.dtype and train.steps may be other ones.
+The same command continues a run from its last checkpoint. --from_step=N goes
+back to the checkpoint of step N; from there on, optim.*, model.dtype and
+train.steps may change.
 """
 
 from absl import flags
 
-from mlir_jax import command_line
+from mlir_jax.command_line import process_flags, program, shared_flags
 from mlir_jax.training import stopping
 
 
 def main():
-  """Trains by the flags."""
+  """Trains as the flags say."""
   with stopping.StopSignal() as stop:
-    command_line.join_processes(_CONFIG.value)
+    process_flags.join(_CONFIG.value)
     from mlir_jax.training import run
 
     run.train(
@@ -28,16 +29,16 @@ def main():
 
 
 if __name__ == "__main__":
-  _CONFIG = command_line.define_config()
-  _WORKDIR = command_line.define_workdir()
-  command_line.define_processes()
+  _CONFIG = shared_flags.define_config()
+  _WORKDIR = shared_flags.define_workdir()
+  process_flags.define()
   _PROFILE = flags.DEFINE_bool(
     "profile", False, "Writes a trace of some steps to WORKDIR/profile."
   )
   _FROM_STEP = flags.DEFINE_integer(
     "from_step",
     None,
-    "Goes back to the checkpoint of this step; later ones are removed. From"
-    " there on optim.*, model.dtype and train.steps may change.",
+    "Goes back to the checkpoint of this step and removes later ones. From"
+    " there on, optim.*, model.dtype and train.steps may change.",
   )
-  command_line.run(main, required=("config", "workdir"))
+  program.start(main, required=("config", "workdir"))

@@ -1,9 +1,9 @@
-"""The run's folder: what stands in it, and that it is of one experiment.
+"""The run's folder, which belongs to one experiment.
 
-It may stand on object storage (gs://bucket/run), which writes whole objects,
-and neither appends, renames nor maps into memory. What needs one of these
-lives in a local copy of the folder on each machine, and is brought and kept
-by `fetch` and `keep`.
+The folder may be on object storage (gs://bucket/run). That writes whole
+objects: it cannot append to a file, rename it or map it into memory. Files that
+need this are in a local copy of the folder on each machine; see
+`storage.copies`.
 """
 
 import json
@@ -12,20 +12,20 @@ from typing import Any
 
 from etils import epath
 
+from mlir_jax.checkpoints import listing
 from mlir_jax.storage import reading, writing
 
-# What stands in it.
+# The files and folders in it.
 CONFIG_FILE = "config.json"
 BACKBONE = "backbone.json"
 TOKENIZER = "tokenizer/tokenizer.json"
 TOKEN_STORE = "tokens"
 CHECKPOINTS = "checkpoints"
 RESULTS = "results"
-
 HISTORY = "history.jsonl"
 
-# These may change between the starts of one run: they decide where and how it
-# is computed and shown, not what.
+# These may change between the starts of one run. They decide where and how it
+# computes, and what it prints, but not what it computes.
 CHANGEABLE_ON_RESUME = (
   "batch.buckets",  # Of runs from before texts were packed, like the next.
   "batch.chunk",
@@ -36,8 +36,8 @@ CHANGEABLE_ON_RESUME = (
   "data.reader",
   "data.root",
   "data.tatoeba_root",
-  # Not eval.dev_passages: the best checkpoint is chosen among values of one
-  # scale.
+  # Not eval.dev_passages: the values that choose the best checkpoint must have
+  # one scale.
   "eval.at_start",
   "eval.batch_size",
   "eval.every",
@@ -55,18 +55,18 @@ CHANGEABLE_ON_RESUME = (
   "train.self_check",
 )
 
-# These may change where a run goes on from a checkpoint that was named
-# (--from_step); the change stands in its history.
+# These may also change when the user names a checkpoint to go on from
+# (--from_step). The change is written to the run's history.
 CHANGEABLE_FROM_STEP = ("model.dtype", "optim.", "train.steps")
 
-# Before the first checkpoint these alone have left anything in the folder:
-# the tokenizer and the token store, which has a contract of its own.
+# Before the first checkpoint, the folder has the tokenizer and the token store,
+# which has its own contract. Only these fields have an effect on them.
 PREPARED = ("data.", "model.pretrained", "model.revision", "seed", "tokenizer.")
 NOT_PREPARED = ("data.language_temperature", "data.masking.")
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-  """A nested dict as {"a.b": value}."""
+  """Returns a nested dict as {"a.b": value}."""
   if not isinstance(tree, Mapping):
     return {prefix[:-1]: tree}
   return {
@@ -76,32 +76,23 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
   }
 
 
-def _stands_in(name: str, fields: tuple[str, ...]) -> bool:
-  """Whether it is one of the fields, or of a group: "eval."."""
+def _is_among(name: str, fields: tuple[str, ...]) -> bool:
+  """Whether a field is one of `fields`, or in one of their groups ("eval.")."""
   groups = tuple(field for field in fields if field.endswith("."))
   return name in fields or name.startswith(groups)
 
 
-def _steps(folder: epath.Path) -> list[int]:
-  """The steps of a run's checkpoints, damaged ones too."""
-  checkpoints = folder / CHECKPOINTS
-  if not checkpoints.exists():
-    return []
-  names = [path.name for path in checkpoints.iterdir()]
-  return sorted(int(name) for name in names if name.isdecimal())
-
-
 def is_trained(folder: epath.Path) -> bool:
   """Whether a run has a checkpoint."""
-  return bool(_steps(folder))
+  return bool(listing.steps(folder / CHECKPOINTS))
 
 
 def read_history(workdir: str) -> list[dict[str, Any]]:
-  """From which checkpoints a run went on with other settings, in order.
+  """Reads at which checkpoints a run went on with other settings, in order.
 
   Returns:
-    {"time", "step", "from_step": whether it was named, "changed": {field:
-    [before, after]}, "removed": steps of later checkpoints} each.
+    Records {"time", "step", "from_step": whether the user named the step,
+    "changed": {field: [before, after]}, "removed": steps of later checkpoints}.
 
   Raises:
     UnreadableError: if a line is damaged; it names the file and the line.
@@ -129,16 +120,17 @@ def differences(
   kept: Mapping[str, Any],
   defaults: Mapping[str, Any],
 ) -> dict[str, list[Any]]:
-  """The fields in which a run's config differs from one that was kept.
+  """Compares a run's config with that of an earlier start.
 
   Args:
     config: The run's config, as a plain dict.
-    kept: Of an earlier start.
-    defaults: A config without changes: what a config that was kept before a
-      field existed has for it.
+    kept: The config of an earlier start.
+    defaults: A config without changes, for fields that did not exist when
+      `kept` was written.
 
   Returns:
-    Field to [kept value, value], without those that may change on resume.
+    Each field that differs, to [kept value, value]. Fields that may change on
+    resume are left out.
   """
   ours = flatten(config)
   theirs = flatten(defaults) | flatten(kept)
@@ -146,7 +138,7 @@ def differences(
     name: [theirs.get(name), ours.get(name)]
     for name in sorted(ours.keys() | theirs.keys())
     if ours.get(name) != theirs.get(name)
-    and not _stands_in(name, CHANGEABLE_ON_RESUME)
+    and not _is_among(name, CHANGEABLE_ON_RESUME)
   }
 
 
@@ -156,22 +148,22 @@ def refuse_changes(
   where: str,
   from_step: int | None,
 ) -> None:
-  """Refuses changes that a run cannot go on with.
+  """Refuses changes with which a run cannot go on.
 
   Args:
     config: The run's config, as a plain dict.
     changed: From `differences`.
-    where: Where the earlier config was found.
-    from_step: The checkpoint that was named to go on from, if one was.
+    where: The place of the earlier config, for the message.
+    from_step: The step that the user named to go on from, or None.
 
   Raises:
-    ValueError: naming each field, and what to do.
+    ValueError: if there are any; it names each field, and what to do.
   """
   refused = {
     name: values
     for name, values in changed.items()
     if not (
-      _stands_in(name, CHANGEABLE_FROM_STEP)
+      _is_among(name, CHANGEABLE_FROM_STEP)
       if from_step is not None
       else name == "train.steps" and _may_grow(config, changed)
     )
@@ -183,19 +175,20 @@ def refuse_changes(
     for name, (theirs, ours) in refused.items()
   ]
   hints = []
-  if all(_stands_in(name, CHANGEABLE_FROM_STEP) for name in refused):
+  if all(_is_among(name, CHANGEABLE_FROM_STEP) for name in refused):
     hints.append(
-      "These may change from a checkpoint on that you name: add --from_step=N."
+      "These may change if you name a checkpoint to go on from: add"
+      " --from_step=N."
     )
     if "train.steps" in refused:
       hints.append(
-        "(With optim.decay='constant' more train.steps need no --from_step:"
+        "(With optim.decay='constant', more train.steps need no --from_step:"
         " the learning rates of the steps already taken stay the same.)"
       )
   if flags := _flags_of_losses(refused):
     hints.append(
-      "It was trained with losses that this command does not name, and their"
-      f" code is not imported; to go on with them, repeat: {flags}"
+      "It was trained with losses that this command does not name. Their code"
+      f" is not imported. To go on with them, repeat: {flags}"
     )
   raise ValueError(
     f"{where} holds a run with another config; give another --workdir, or the"
@@ -204,7 +197,7 @@ def refuse_changes(
 
 
 def _flags_of_losses(refused: Mapping[str, list[Any]]) -> str:
-  """The flags that name the losses of a user that only a kept config names."""
+  """Returns the flags for a user's losses that only the kept config names."""
   missing = {
     name.rpartition(".")[0] + "."
     for name, (_, ours) in refused.items()
@@ -220,7 +213,7 @@ def _flags_of_losses(refused: Mapping[str, list[Any]]) -> str:
 
 
 def _may_grow(config: Mapping[str, Any], changed: Mapping) -> bool:
-  """Whether `train.steps` grows and no learning rate so far would differ."""
+  """Whether `train.steps` grows and the learning rates so far stay the same."""
   before, after = changed["train.steps"]
   return (
     isinstance(before, int)
@@ -236,27 +229,27 @@ def claim(
   defaults: Mapping[str, Any],
   from_step: int | None = None,
 ) -> None:
-  """Keeps the config in the workdir, or compares it with the one there.
+  """Writes the config to the workdir, or compares it with the one there.
 
-  What may change from a checkpoint on is kept once the run goes on from it:
-  see `training.resume`.
+  `training.resume` writes the changes of a run that goes on from a checkpoint.
 
   Args:
     config: The run's config, as a plain dict.
     workdir: The run's folder; made if missing.
     defaults: As in `differences`.
-    from_step: The checkpoint that was named to go on from, if one was.
+    from_step: The step that the user named to go on from, or None.
 
   Raises:
-    ValueError: if the workdir is of another experiment, it names each field;
-      or if the checkpoint that was named is not there.
+    ValueError: if the workdir belongs to another experiment; it names each
+      field. Also if there is no checkpoint of `from_step`.
   """
   folder = epath.Path(workdir)
   path = folder / CONFIG_FILE
-  steps = _steps(folder)
+  steps = listing.steps(folder / CHECKPOINTS)
   prepared = any((folder / name).exists() for name in (TOKENIZER, TOKEN_STORE))
   if steps:
-    # It may be gone since the run went on from it: the same command goes on.
+    # The run may have gone on from this checkpoint and removed it since. Then
+    # the same command goes on.
     if from_step not in (None, *steps) and not any(
       record["from_step"] and record["step"] == from_step
       for record in read_history(workdir)
@@ -266,10 +259,9 @@ def claim(
         f" this step; it has {steps}."
       )
     if not path.exists():
-      # Only here, for it imports orbax.
-      from mlir_jax import checkpoint
+      from mlir_jax.checkpoints import manager  # It imports orbax: slow.
 
-      step, kept = checkpoint.read_config(str(folder / CHECKPOINTS), from_step)
+      step, kept = manager.read_config(str(folder / CHECKPOINTS), from_step)
       print(f"{path} is missing: the checkpoint of step {step} has its values.")
       writing.write_aside(str(path), json.dumps(kept, indent=2) + "\n")
     changed = differences(config, reading.read_json(path), defaults)
@@ -285,10 +277,10 @@ def claim(
       for name, values in differences(
         config, reading.read_json(path), defaults
       ).items()
-      if _stands_in(name, PREPARED) and not _stands_in(name, NOT_PREPARED)
+      if _is_among(name, PREPARED) and not _is_among(name, NOT_PREPARED)
     }
     refuse_changes(config, changed, workdir, None)
   text = json.dumps(config, indent=2) + "\n"
-  # Several processes claim it, one behind the other.
+  # Several processes call this, one after the other.
   if not path.exists() or path.read_bytes() != text.encode():
     writing.write_aside(str(path), text)

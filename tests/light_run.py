@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from mlir_jax import command_line, config, sharding
+from mlir_jax import config, sharding
+from mlir_jax.command_line import process_flags, program
 from mlir_jax.hosts import multihost
-from mlir_jax.training import loop, stopping
+from mlir_jax.training import loop, stopping, timetable
 
 MOMENT, WHO, MISHAP = sys.argv[1:4]
 STEPS = 60
@@ -62,7 +63,7 @@ def main():
   c.hosts.silent_seconds = flags.FLAGS.silent_seconds
   if mishap("join") == "config":
     c.optim.learning_rate = 0.5
-  command_line.join_processes(c)
+  process_flags.join(c)
   with stopping.StopSignal() as stop:
     multihost.report("preparing")
     with multihost.first("it prepares"):
@@ -90,16 +91,17 @@ def main():
       step,
       jax.device_put(jnp.float32(0), whole),
       batches(),
-      place=lambda batch: batch,
-      last_step=STEPS,
+      timetable.Timetable(
+        STEPS,
+        log_every=STEPS,
+        eval_every=0,
+        save_every=STEPS,
+        max_nonfinite_steps=1,
+      ),
       progress=Log(),
       save=lambda taken, *_: print(f"Saved {taken}.", file=sys.stderr),
       evaluate_dev=lambda *_: None,
       stop=stop,
-      log_every=STEPS,
-      eval_every=0,
-      checkpoint_every=STEPS,
-      max_nonfinite_steps=1,
     )
 
 
@@ -107,5 +109,5 @@ if __name__ == "__main__":
   del sys.argv[1:4]
   flags.DEFINE_float("check_in_seconds", 60.0, "As hosts.check_in_seconds.")
   flags.DEFINE_float("silent_seconds", 4.0, "As hosts.silent_seconds.")
-  command_line.define_processes()
-  command_line.run(main, required=())
+  process_flags.define()
+  program.start(main, required=())

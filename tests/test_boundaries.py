@@ -16,7 +16,7 @@ TREES = {
 }
 # A module, or a folder of them.
 ONLY_IN = {
-  "orbax": "checkpoint.py",
+  "orbax": "checkpoints/",
   "tensorflow": "batches/reader.py",
   "tensorflow_datasets": "data/collections/cldr_tfds.py",
   "flax.linen": "models/",

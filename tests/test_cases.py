@@ -1,6 +1,6 @@
-"""Each case beside the project is read right, or refused by file and line.
+"""Each shared case is read rightly, or refused with its file and line.
 
-What is right for each is said in ../shared/cases/README.md.
+../shared/cases/README.md says what is right for each case.
 """
 
 import pathlib
@@ -23,7 +23,7 @@ def cases(shared) -> pathlib.Path:
 
 
 def load(folder, policy="error", require_pairs=False):
-  """A folder's collection, and what counts its bad records."""
+  """Returns a folder's collection, and the counter of its bad records."""
   bad = records.BadRecords(policy)
   loaded = collections.load(
     "folder", str(folder), bad, require_pairs=require_pairs
@@ -32,7 +32,7 @@ def load(folder, policy="error", require_pairs=False):
 
 
 def read_all(folder):
-  """Everything that a folder holds."""
+  """Reads all streams of a folder; returns its tests."""
   loaded, _ = load(folder)
   for stream in (loaded.retrieval, loaded.parallel, loaded.monolingual):
     list(stream())
@@ -40,19 +40,18 @@ def read_all(folder):
 
 
 def build(folder, tmp_path, policy="error"):
-  """The token store of a folder, with a tokenizer of its own."""
+  """Builds the token store of a folder, with a tokenizer of its own."""
   loaded, bad = load(folder, policy)
   tokenizer = tokenizer_lib.train(preparation.training_texts(loaded), 300)
   return store_writer.build(
     tmp_path / "store",
     loaded,
-    contract.make_contract(
-      tokenizer,
+    contract.PartialContract(
       pooling="mean",
       normalize=True,
       title_joiner=" ",
-      roles=dict.fromkeys(contract.ROLES, ("", 64)),
-    ),
+      **dict.fromkeys(contract.ROLES, contract.PartialRole("", 64)),
+    ).complete(tokenizer),
     tokenizer,
     tokenizer_lib.pad_id(tokenizer),
     shuffle_parallel=False,
@@ -63,7 +62,7 @@ def build(folder, tmp_path, policy="error"):
 
 
 def true_negatives(store):
-  """Questions, and how many passages of other questions each has."""
+  """Returns the questions' number, and each one's passages of others."""
   offsets = store.arrays["retrieval_positive_offsets"]
   positives = store.arrays["retrieval_positives"][offsets[:-1]]
   return len(positives), (positives[:, None] != positives).sum(axis=1)
@@ -91,8 +90,7 @@ def test_a_case_is_refused_by_name(cases, name):
     read_all(cases / name)
 
 
-def test_every_case_is_walked(cases):
-  """A case that is added has a test here, too."""
+def test_every_case_has_a_test(cases):
   found = {
     str(path.relative_to(cases))
     for folder in ("faults", "formats")
@@ -114,7 +112,7 @@ def test_every_case_is_walked(cases):
   }
 
 
-def test_an_id_is_no_identity(cases, tmp_path):
+def test_an_id_does_not_identify_a_text(cases, tmp_path):
   folder = cases / "faults/id_the_same_everywhere"
   with pytest.raises(records.RecordError, match=r"record 1\b.*") as error:
     build(folder, tmp_path / "error")
@@ -123,7 +121,7 @@ def test_an_id_is_no_identity(cases, tmp_path):
   rows, negatives = true_negatives(store)
   assert rows == 16
   assert (negatives == 15).all()
-  # Of the positives, and of the hard negatives.
+  # One of positives, one of hard negatives.
   assert store.dropped["passage ids that have two texts"] == 2
   store = build(cases / "faults/ids_numbered_per_file", tmp_path / "per_file")
   rows, negatives = true_negatives(store)
@@ -150,7 +148,7 @@ def test_twins_are_one_text(cases, tmp_path):
   assert len(np.unique(store.arrays["retrieval_queries"])) == 16
 
 
-def test_lines_are_what_can_be_seen(cases):
+def test_lines_without_a_visible_character_are_blank(cases):
   loaded, _ = load(cases / "faults/blank_last_line")
   assert len(list(loaded.retrieval())) == len(
     list(load(cases / "formats/dpr")[0].retrieval())
@@ -164,7 +162,7 @@ def test_lines_are_what_can_be_seen(cases):
 )
 def test_judgements_are_as_trec_eval_has_them(cases, name):
   (test,) = read_all(cases / "faults/eval" / name)
-  # Each query finds all passages of the corpus, those judged first.
+  # Each query finds all passages of the corpus, judged ones first.
   run = {
     query: {
       passage.passage_id: float(passage.passage_id in test.qrels.get(query, {}))

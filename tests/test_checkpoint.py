@@ -1,4 +1,4 @@
-"""What a checkpoint promises."""
+"""A checkpoint is saved, restored and refused as promised."""
 
 import contextlib
 import dataclasses
@@ -15,13 +15,14 @@ import optax
 import pytest
 from absl import logging
 
-from mlir_jax import checkpoint, sharding
 from mlir_jax import contract as contract_lib
+from mlir_jax import sharding
+from mlir_jax.checkpoints import damage, listing, manager, metadata
 from mlir_jax.storage import digests
 from mlir_jax.training import step
 
 ROLE = contract_lib.Role("", 8, "query")
-DESCRIPTION = checkpoint.Description(
+DESCRIPTION = metadata.Description(
   config={"seed": 0},
   contract=contract_lib.EncodingContract(
     "mean", True, " ", ROLE, ROLE, ROLE, "abc", ((1, 2), (3,))
@@ -53,18 +54,18 @@ def test_a_checkpoint_restores_on_another_number_of_devices(
   with_moments = state.replace(
     opt_state=jax.tree.map(lambda x: x + 1, state.opt_state)
   )
-  checkpoints = checkpoint.Checkpoints(str(tmp_path))
+  checkpoints = manager.Checkpoints(str(tmp_path))
   checkpoints.save(3, with_moments, DESCRIPTION)
   checkpoints.wait()
   target, shardings = make_state(
     sharding.make_mesh(devices=devices[:second]), fsdp=True
   )
-  restored = checkpoints.restore(3, checkpoint.abstract(target, shardings))
+  restored = checkpoints.restore(3, sharding.abstract(target, shardings))
   jax.tree.map(np.testing.assert_array_equal, restored, with_moments)
   assert len(restored.params["table"].sharding.device_set) == second
   assert jax.tree.structure(restored) == jax.tree.structure(with_moments)
   params = checkpoints.restore_params(
-    3, checkpoint.abstract(target.params, shardings.params)
+    3, sharding.abstract(target.params, shardings.params)
   )
   jax.tree.map(np.testing.assert_array_equal, params, with_moments.params)
   checkpoints.close()
@@ -72,7 +73,7 @@ def test_a_checkpoint_restores_on_another_number_of_devices(
 
 def test_the_last_ones_and_the_best_are_kept(tmp_path):
   state, _ = make_state(sharding.make_mesh(), fsdp=False)
-  checkpoints = checkpoint.Checkpoints(str(tmp_path), keep=2)
+  checkpoints = manager.Checkpoints(str(tmp_path), keep=2)
   for taken, dev in ((1, 0.2), (2, 0.9), (3, None), (4, 0.5), (5, None)):
     checkpoints.save(taken, state, DESCRIPTION, dev)
   checkpoints.wait()
@@ -82,25 +83,25 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path):
   with pytest.raises(ValueError, match=r"no checkpoint '3'.*\[2, 4, 5\]"):
     checkpoints.find("3")
   checkpoints.close()
-  # Also after the folder was opened anew.
-  checkpoints = checkpoint.Checkpoints(str(tmp_path), keep=2)
+  # Also after the folder was opened again.
+  checkpoints = manager.Checkpoints(str(tmp_path), keep=2)
   assert checkpoints.find("best") == 2
   checkpoints.close()
 
 
 def test_the_description_comes_back_as_it_was(tmp_path):
   state, _ = make_state(sharding.make_mesh(), fsdp=False)
-  checkpoints = checkpoint.Checkpoints(str(tmp_path))
+  checkpoints = manager.Checkpoints(str(tmp_path))
   checkpoints.save(1, state, DESCRIPTION)
   checkpoints.wait()
-  assert checkpoints.describe(1) == DESCRIPTION
+  assert checkpoints.read_description(1) == DESCRIPTION
   checkpoints.close()
 
 
 def test_a_donated_state_does_not_reach_into_its_checkpoint(tmp_path):
   state, shardings = make_state(sharding.make_mesh(), fsdp=False)
   expected = jax.tree.map(np.array, state)
-  checkpoints = checkpoint.Checkpoints(str(tmp_path))
+  checkpoints = manager.Checkpoints(str(tmp_path))
   overwrite = jax.jit(
     lambda tree: jax.tree.map(lambda x: x * 0 - 7, tree), donate_argnums=0
   )
@@ -108,14 +109,14 @@ def test_a_donated_state_does_not_reach_into_its_checkpoint(tmp_path):
   state = overwrite(state)
   jax.block_until_ready(state)
   checkpoints.wait()
-  restored = checkpoints.restore(1, checkpoint.abstract(state, shardings))
+  restored = checkpoints.restore(1, sharding.abstract(state, shardings))
   jax.tree.map(np.testing.assert_array_equal, restored, expected)
   checkpoints.close()
 
 
 def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
   state, _ = make_state(sharding.make_mesh(), fsdp=True)
-  with contextlib.closing(checkpoint.Checkpoints(str(tmp_path))) as checkpoints:
+  with contextlib.closing(manager.Checkpoints(str(tmp_path))) as checkpoints:
     checkpoints.save(3, state, DESCRIPTION)
     table = state.params["table"]
     for bad in (np.nan, np.inf):
@@ -132,10 +133,10 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
     assert checkpoints.find("last") == 3
 
 
-def test_a_save_that_fails_is_told_once_it_did(tmp_path, monkeypatch, capfd):
-  """By `check_saved`, which waits for nothing, and by the next save."""
+def test_a_save_that_fails_is_raised_once(tmp_path, monkeypatch, capfd):
+  """`check_saved`, which does not wait, raises it; so does the next save."""
   state, _ = make_state(sharding.make_mesh(), fsdp=False)
-  checkpoints = checkpoint.Checkpoints(str(tmp_path))
+  checkpoints = manager.Checkpoints(str(tmp_path))
   checkpoints.save(1, state, DESCRIPTION)
   checkpoints.check_saved(wait=True)
   started = threading.Event()
@@ -144,20 +145,20 @@ def test_a_save_that_fails_is_told_once_it_did(tmp_path, monkeypatch, capfd):
     started.wait()
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-  # Where it gives a checkpoint its name, in the background.
+  # Orbax renames the checkpoint in the background.
   monkeypatch.setattr(pathlib.Path, "rename", fail)
   monkeypatch.setattr(os, "rename", fail)
   checkpoints.save(2, state, DESCRIPTION)
-  checkpoints.check_saved()  # It goes on.
+  checkpoints.check_saved()  # The save goes on.
   started.set()
   message = r"step 2 .*No space left on device.* of step 1\."
-  with pytest.raises(checkpoint.SaveError, match=message):
+  with pytest.raises(manager.SaveError, match=message):
     for _ in range(1000):
       checkpoints.check_saved()
       time.sleep(0.01)
-  checkpoints.check_saved()  # It is told once.
+  checkpoints.check_saved()  # It is raised once.
   checkpoints.save(3, state, DESCRIPTION)
-  with pytest.raises(checkpoint.SaveError, match="step 3 "):
+  with pytest.raises(manager.SaveError, match="step 3 "):
     checkpoints.save(4, state, DESCRIPTION)
   checkpoints.close()
   assert "Traceback" not in capfd.readouterr().err
@@ -165,21 +166,21 @@ def test_a_save_that_fails_is_told_once_it_did(tmp_path, monkeypatch, capfd):
 
 def test_evaluating_a_live_run_leaves_its_save_alone(tmp_path, caplog):
   state, _ = make_state(sharding.make_mesh(), fsdp=False)
-  checkpoints = checkpoint.Checkpoints(str(tmp_path))
+  checkpoints = manager.Checkpoints(str(tmp_path))
   checkpoints.save(1, state, DESCRIPTION)
   checkpoints.close()
   being_saved = tmp_path / "2.orbax-checkpoint-tmp"
   being_saved.mkdir()
-  reader = checkpoint.Checkpoints(str(tmp_path), read_only=True)
+  reader = manager.Checkpoints(str(tmp_path), read_only=True)
   assert reader.find("last") == 1
-  assert reader.describe(1) == DESCRIPTION
+  assert reader.read_description(1) == DESCRIPTION
   reader.close()
   assert being_saved.exists()
-  # Orbax warns of what it was asked to do; others may warn.
+  # Orbax's warnings are left out, others are not.
   logging.warning("of something else")
   assert [record.message for record in caplog.records] == ["of something else"]
-  # The run itself sweeps what its own killed save left, before the next save.
-  checkpoints = checkpoint.Checkpoints(str(tmp_path))
+  # Before its next save, the run removes what a killed save left.
+  checkpoints = manager.Checkpoints(str(tmp_path))
   checkpoints.save(2, state, DESCRIPTION)
   checkpoints.close()
   assert not being_saved.exists()
@@ -187,7 +188,7 @@ def test_evaluating_a_live_run_leaves_its_save_alone(tmp_path, caplog):
 
 def test_the_best_needs_an_evaluation(tmp_path):
   state, _ = make_state(sharding.make_mesh(), fsdp=False)
-  checkpoints = checkpoint.Checkpoints(str(tmp_path))
+  checkpoints = manager.Checkpoints(str(tmp_path))
   checkpoints.save(1, state, DESCRIPTION)
   checkpoints.wait()
   with pytest.raises(ValueError, match=r"evaluated on a dev set.*\[1\]"):
@@ -203,7 +204,7 @@ def flipped(content):
 @pytest.mark.parametrize(
   "pattern, change, says",
   [
-    # Its arrays; the reader does not see it.
+    # An array. Orbax does not see the damage.
     ("state/ocdbt*/d/*", flipped, "has changed since it was written"),
     ("state/_METADATA", lambda content: content[:9], r"has 9 bytes, not \d+"),
     ("state/manifest.ocdbt", None, "is missing"),
@@ -215,7 +216,7 @@ def test_a_damaged_checkpoint_is_named_with_one_that_is_whole(
   pattern, change, says, tmp_path
 ):
   state, shardings = make_state(sharding.make_mesh(), fsdp=False)
-  checkpoints = checkpoint.Checkpoints(str(tmp_path))
+  checkpoints = manager.Checkpoints(str(tmp_path))
   for taken in (1, 2):
     checkpoints.save(taken, state, DESCRIPTION)
   checkpoints.wait()
@@ -226,72 +227,74 @@ def test_a_damaged_checkpoint_is_named_with_one_that_is_whole(
     path.unlink()
   whole = "The checkpoint of step 1 is whole: .*--from_step=1"
   said = f"step 2 is damaged: {path} {says}.*{whole}"
-  target = checkpoint.abstract(state, shardings)
+  target = sharding.abstract(state, shardings)
   readers = [lambda: checkpoints.restore(2, target)]
-  if pattern.startswith("description"):  # Each reads what it needs.
-    readers.append(lambda: checkpoints.describe(2))
+  if pattern.startswith("description"):  # Each checks only what it reads.
+    readers.append(lambda: checkpoints.read_description(2))
   else:
     readers.append(lambda: checkpoints.restore_params(2, target.params))
   for read in readers:
-    with pytest.raises(checkpoint.DamagedError, match=said) as error:
+    with pytest.raises(damage.DamagedError, match=said) as error:
       read()
     assert "\n" not in str(error.value)
   checkpoints.restore(1, target)
   checkpoints.close()
 
 
-def test_a_damaged_metric_keeps_orbax_from_the_folder_until_it_is_set_aside(
+def test_orbax_cannot_open_a_folder_until_a_damaged_metric_is_moved_away(
   tmp_path,
 ):
   folder = tmp_path / "checkpoints"
   state, _ = make_state(sharding.make_mesh(), fsdp=False)
-  checkpoints = checkpoint.Checkpoints(str(folder))
+  checkpoints = manager.Checkpoints(str(folder))
   for taken in (1, 2):
     checkpoints.save(taken, state, DESCRIPTION, 0.5)
   checkpoints.close()
   (folder / "2/metrics/metrics").write_text('{"dev')
-  with pytest.raises(checkpoint.DamagedError, match=r"step 2.*metrics has 5"):
-    checkpoint.Checkpoints(str(folder))
-  checkpoint.set_aside(str(folder), after=1)
-  checkpoints = checkpoint.Checkpoints(str(folder))
+  with pytest.raises(damage.DamagedError, match=r"step 2.*metrics has 5"):
+    manager.Checkpoints(str(folder))
+  damage.move_away(str(folder), after=1)
+  checkpoints = manager.Checkpoints(str(folder))
   assert checkpoints.last_step() == 1
   checkpoints.close()
   assert (tmp_path / "checkpoints-damaged/2/metrics/metrics").exists()
 
 
 @pytest.mark.parametrize("empty", [True, False])
-def test_what_is_no_checkpoint_is_named_and_set_aside(empty, tmp_path):
+def test_something_that_is_not_a_checkpoint_is_named_and_moved_away(
+  empty, tmp_path
+):
   folder = tmp_path / "checkpoints"
   state, _ = make_state(sharding.make_mesh(), fsdp=False)
-  with contextlib.closing(checkpoint.Checkpoints(str(folder))) as checkpoints:
+  with contextlib.closing(manager.Checkpoints(str(folder))) as checkpoints:
     checkpoints.save(1, state, DESCRIPTION)
   if empty:
     (folder / "2").mkdir()
   else:
     (folder / "2").write_text("text")
-  with pytest.raises(checkpoint.DamagedError, match=r"step 2 .*from_step=1"):
-    checkpoint.read_config(str(folder))
-  for _ in range(2):  # It may have been set aside before.
-    checkpoint.set_aside(str(folder), after=1)
-    assert checkpoint.steps(folder) == [1]
+  with pytest.raises(damage.DamagedError, match=r"step 2 .*from_step=1"):
+    manager.read_config(str(folder))
+  for _ in range(2):  # The folder of damaged ones may have it already.
+    damage.move_away(str(folder), after=1)
+    assert listing.steps(folder) == [1]
     (folder / "2").write_text("text")
 
 
-def test_a_config_is_read_past_a_damaged_last_checkpoint_if_told(tmp_path):
+def test_from_step_reads_the_config_of_an_older_checkpoint(tmp_path):
   """A missing config.json and damage at once: --from_step helps with both."""
   state, _ = make_state(sharding.make_mesh(), fsdp=False)
-  with contextlib.closing(checkpoint.Checkpoints(str(tmp_path))) as checkpoints:
+  with contextlib.closing(manager.Checkpoints(str(tmp_path))) as checkpoints:
     for taken in (1, 2):
       checkpoints.save(
         taken, state, dataclasses.replace(DESCRIPTION, config={"seed": taken})
       )
-  assert checkpoint.read_config(str(tmp_path)) == (2, {"seed": 2})
-  assert checkpoint.read_config(str(tmp_path), 1) == (2, {"seed": 2})
+  assert manager.read_config(str(tmp_path)) == (2, {"seed": 2})
+  assert manager.read_config(str(tmp_path), 1) == (2, {"seed": 2})
   (tmp_path / "2/description/metadata").write_text("{")
-  assert checkpoint.read_config(str(tmp_path), 1) == (1, {"seed": 1})
+  assert manager.read_config(str(tmp_path), 1) == (1, {"seed": 1})
   for from_step in (None, 2, 7):
-    with pytest.raises(checkpoint.DamagedError, match="--from_step=1"):
-      checkpoint.read_config(str(tmp_path), from_step)
+    with pytest.raises(damage.DamagedError, match="--from_step=1"):
+      manager.read_config(str(tmp_path), from_step)
 
 
 def test_a_checkpoint_is_hashed_once_on_a_machine(tmp_path, monkeypatch):
@@ -299,7 +302,7 @@ def test_a_checkpoint_is_hashed_once_on_a_machine(tmp_path, monkeypatch):
   monkeypatch.setattr(digests, "_FRESH_SECONDS", -1e9)
   folder = tmp_path / "checkpoints"
   state, shardings = make_state(sharding.make_mesh(), fsdp=False)
-  checkpoints = checkpoint.Checkpoints(str(folder))
+  checkpoints = manager.Checkpoints(str(folder))
   checkpoints.save(1, state, DESCRIPTION, 0.5)
   checkpoints.wait()
   hashed = []
@@ -310,9 +313,9 @@ def test_a_checkpoint_is_hashed_once_on_a_machine(tmp_path, monkeypatch):
 
   def load():
     hashed.clear()
-    checkpoints.describe(1)
+    checkpoints.read_description(1)
     checkpoints.restore_params(
-      1, checkpoint.abstract(state.params, shardings.params)
+      1, sharding.abstract(state.params, shardings.params)
     )
     return {str(path.relative_to(folder / "1")) for path in hashed}
 
@@ -331,7 +334,7 @@ def test_a_checkpoint_is_hashed_once_on_a_machine(tmp_path, monkeypatch):
 )
 def test_a_changed_metric_does_not_choose_the_best(listed, text, tmp_path):
   state, _ = make_state(sharding.make_mesh(), fsdp=False)
-  checkpoints = checkpoint.Checkpoints(str(tmp_path))
+  checkpoints = manager.Checkpoints(str(tmp_path))
   for taken, dev in ((1, 0.5), (2, 0.4)):
     checkpoints.save(taken, state, DESCRIPTION, dev)
   checkpoints.wait()
@@ -341,14 +344,14 @@ def test_a_changed_metric_does_not_choose_the_best(listed, text, tmp_path):
   if not listed and "0.9" in text:
     assert checkpoints.find("best") == 2  # A number like another.
   else:
-    with pytest.raises(checkpoint.DamagedError, match=r"2/metrics/metrics has"):
+    with pytest.raises(damage.DamagedError, match=r"2/metrics/metrics has"):
       checkpoints.find("best")
   checkpoints.close()
 
 
 def test_a_metric_that_comes_later_counts(tmp_path):
   state, shardings = make_state(sharding.make_mesh(), fsdp=False)
-  checkpoints = checkpoint.Checkpoints(str(tmp_path), keep=1)
+  checkpoints = manager.Checkpoints(str(tmp_path), keep=1)
   checkpoints.save(1, state, DESCRIPTION)
   checkpoints.wait()
   assert not checkpoints.evaluated(1)
@@ -356,16 +359,16 @@ def test_a_metric_that_comes_later_counts(tmp_path):
   checkpoints.save(2, state, DESCRIPTION, 0.5)
   checkpoints.save(3, state, DESCRIPTION)
   checkpoints.close()
-  checkpoints = checkpoint.Checkpoints(str(tmp_path), keep=1)
+  checkpoints = manager.Checkpoints(str(tmp_path), keep=1)
   assert checkpoints.find("best") == 1
   assert checkpoints.evaluated(1)
-  checkpoints.restore(1, checkpoint.abstract(state, shardings))
+  checkpoints.restore(1, sharding.abstract(state, shardings))
   checkpoints.close()
 
 
 def test_later_checkpoints_are_removed(tmp_path):
   state, _ = make_state(sharding.make_mesh(), fsdp=False)
-  checkpoints = checkpoint.Checkpoints(str(tmp_path), keep=3)
+  checkpoints = manager.Checkpoints(str(tmp_path), keep=3)
   for taken in (1, 2, 3):
     checkpoints.save(taken, state, DESCRIPTION)
   checkpoints.wait()
@@ -373,4 +376,4 @@ def test_later_checkpoints_are_removed(tmp_path):
   assert checkpoints.last_step() == 1
   checkpoints.save(2, state, DESCRIPTION)
   checkpoints.close()
-  assert checkpoint.steps(tmp_path) == [1, 2]
+  assert listing.steps(tmp_path) == [1, 2]

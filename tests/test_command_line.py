@@ -1,4 +1,4 @@
-"""The command line: help, and one line with exit status 2 for what is wrong."""
+"""The command line prints help, and refuses in one line with status 2."""
 
 import os
 import pathlib
@@ -14,7 +14,7 @@ import mlir_jax
 from mlir_jax import __main__
 from mlir_jax.training import run as run_lib
 
-# Each main's own flags: those that are paths, and some others.
+# Some flags of each program: first those that are paths, then others.
 MAINS = {
   "train": (["workdir"], ["config", "distributed", "profile"]),
   "prepare": (["workdir"], ["config"]),
@@ -30,7 +30,7 @@ MAINS = {
 
 @pytest.fixture
 def call(capfd, monkeypatch):
-  """Runs a main in this process: (main, flags) -> exit status and output."""
+  """Runs a program here: (name, flags) -> exit status, stdout, stderr."""
 
   def call_main(main, *arguments):
     monkeypatch.setattr(sys, "argv", [main, *arguments])
@@ -83,7 +83,7 @@ def test_the_command_lists_all_programs(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("main", MAINS)
-def test_help_shows_an_example_and_the_mains_own_flags(main, call):
+def test_help_shows_an_example_and_the_programs_own_flags(main, call):
   code, output, _ = call(main, "--help")
   assert code == 0
   assert f"python -m mlir_jax.{main} --" in output
@@ -105,7 +105,7 @@ def test_a_path_that_is_empty_is_refused(call):
   assert (code, error) == (2, "mlir-jax encode: The name of a file is empty.\n")
 
 
-def test_the_users_home_is_found_in_every_path(call, monkeypatch, tmp_path):
+def test_a_tilde_is_the_users_home_in_every_path(call, monkeypatch, tmp_path):
   monkeypatch.setenv("HOME", str(tmp_path))
   started = []
   monkeypatch.setattr(
@@ -177,6 +177,39 @@ def test_a_wrong_flag_is_refused_with_what_to_do(flag, message, call, tmp_path):
   assert not (tmp_path / "run").exists()
 
 
+def test_a_flagfile_may_name_a_users_loss_and_evaluator(
+  call, monkeypatch, tmp_path
+):
+  (tmp_path / "of_a_user.py").write_text(
+    "import dataclasses\nfrom mlir_jax.losses import base\n"
+    "@dataclasses.dataclass(frozen=True)\nclass Own(base.Loss):\n"
+    "  stream, reads = 'retrieval', ('queries',)\n"
+  )
+  (tmp_path / "flags").write_text(
+    "--config=quickstart\n--config.loss.extra.own.target=of_a_user:Own\n"
+    "--config.loss.extra.own.weight=0.5\n"
+    "--config.eval.extra.gap=of_a_user:gap\n"
+  )
+  monkeypatch.syspath_prepend(tmp_path)
+  started = []
+  monkeypatch.setattr(
+    run_lib, "train", lambda *given, **_: started.append(given)
+  )
+  flagfile = f"--flagfile={tmp_path}/flags"
+  code, _, error = call("train", flagfile, f"--workdir={tmp_path}/run")
+  assert code == 0, error
+  ((config, *_),) = started
+  assert config.loss.extra.own.to_dict() == {
+    "target": "of_a_user:Own",
+    "weight": 0.5,
+  }
+  assert config.eval.extra.gap == "of_a_user:gap"
+  (tmp_path / "flags").write_text("--config=quickstart\n--config.sed=1\n")
+  code, _, error = call("train", flagfile, f"--workdir={tmp_path}/run")
+  assert (code, error.count("\n")) == (2, 1)
+  assert "--config.sed: there is no such field. Did you mean" in error
+
+
 @pytest.mark.parametrize(
   ("path", "message"),
   [
@@ -231,7 +264,7 @@ def test_a_variable_that_jax_cannot_use_is_refused_by_every_main(
   assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_platform_that_jax_does_not_have_is_told_in_a_line(
+def test_a_platform_that_jax_does_not_have_is_refused_in_one_line(
   call, monkeypatch, tmp_path
 ):
   def fail(*_, **__):
@@ -252,9 +285,9 @@ def test_a_platform_that_jax_does_not_have_is_told_in_a_line(
   ("main", "flags_given", "message"),
   [
     ("plan", ["--sharding="], "--sharding is empty: give replicated, fsdp"),
-    ("plan", ["--batch=8,,16"], "--batch=8,,16: give integers from 1, as"),
-    ("plan", ["--batch=0"], "--batch=0: give integers from 1, as 1024"),
-    ("plan", ["--chunk=8,-4"], "--chunk=8,-4: give integers from 0, as"),
+    ("plan", ["--batch=8,,16"], "--batch=8,,16: give integers from 1, such as"),
+    ("plan", ["--batch=0"], "--batch=0: give integers from 1, such as 1024"),
+    ("plan", ["--chunk=8,-4"], "--chunk=8,-4: give integers from 0, such as"),
     ("plan", ["--output={}"], "is a folder: name a file."),
     ("plan", ["--output={}/file/x.json"], "/file is not a folder."),
     ("plan", ["--config.batch.retrieval=1"], "batch.retrieval is 1 and"),

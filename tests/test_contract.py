@@ -1,4 +1,4 @@
-"""The encoding contract: what differs is named."""
+"""Promises of the encoding contract: each field that differs is named."""
 
 import dataclasses
 
@@ -17,22 +17,76 @@ def make_tokenizer(words=("a", "b")):
 
 
 def make_contract(tokenizer=None, **changes):
-  arguments = {
+  """Makes a contract; a changed role is its prefix and length."""
+  fields = {
     "pooling": "mean",
     "normalize": True,
     "title_joiner": " ",
-    "roles": {
-      "query": ("query: ", 32),
-      "passage": ("passage: ", 128),
-      "sentence": ("query: ", 64),
-    },
+    "query": ("query: ", 32),
+    "passage": ("passage: ", 128),
+    "sentence": ("query: ", 64),
   } | changes
-  return contract_lib.make_contract(tokenizer or make_tokenizer(), **arguments)
+  roles = {
+    role: contract_lib.PartialRole(*fields[role]) for role in contract_lib.ROLES
+  }
+  partial = contract_lib.PartialContract(**{**fields, **roles})
+  return partial.complete(tokenizer or make_tokenizer())
 
 
 def test_a_contract_survives_json():
   contract = make_contract()
   assert contract_lib.EncodingContract.from_json(contract.to_json()) == contract
+  assert contract_lib.EncodingContract.from_dict(contract.to_dict()) == contract
+
+
+def test_a_partial_contract_is_what_a_contract_says_without_its_tokenizer():
+  contract = make_contract()
+  assert contract.partial().complete(make_tokenizer()) == contract
+  for_a_plan = contract.partial().complete(None)
+  assert for_a_plan.partial() == contract.partial()
+  assert for_a_plan.golden_ids == ()
+
+
+def test_a_partial_contract_closes_only_the_fields_that_are_open():
+  of_config = contract_lib.PartialContract.from_dict(
+    {"pooling": "cls", "normalize": False, "query": {"prefix": ""}}
+  )
+  assert of_config.title_joiner is None
+  assert of_config.passage == contract_lib.PartialRole()
+  merged = of_config.over(make_contract().partial())
+  assert dict(merged.fields()) == {
+    "pooling": "cls",
+    "normalize": False,
+    "title_joiner": " ",
+    "query.prefix": "",
+    "query.max_length": 32,
+    "passage.prefix": "passage: ",
+    "passage.max_length": 128,
+    "sentence.prefix": "query: ",
+    "sentence.max_length": 64,
+  }
+
+
+def test_an_open_field_is_named():
+  partial = contract_lib.PartialContract.from_dict(
+    {"pooling": "cls", "normalize": True, "title_joiner": ""}
+  )
+  with pytest.raises(ValueError, match=r"encoding\.query\.prefix is not set"):
+    partial.complete(make_tokenizer())
+
+
+@pytest.mark.parametrize(
+  "values, named",
+  [
+    (None, "encoding is None, not an object"),
+    ({"query": 5}, r"encoding\.query is 5, not an object"),
+    ({"pool": "cls"}, r"encoding has unknown \['pool'\]"),
+    ({"passage": {"length": 8}}, r"encoding\.passage has unknown \['length'\]"),
+  ],
+)
+def test_a_partial_contract_of_other_fields_is_refused(values, named):
+  with pytest.raises(ValueError, match=named):
+    contract_lib.PartialContract.from_dict(values)
 
 
 def test_rendering_puts_prefix_title_and_joiner_before_the_text():
@@ -42,23 +96,18 @@ def test_rendering_puts_prefix_title_and_joiner_before_the_text():
   assert contract.render("sentence", "text") == "query: text"
 
 
-ROLES = {"query": ("", 32), "passage": ("", 128), "sentence": ("", 64)}
-
-
 @pytest.mark.parametrize(
   "field,change",
   [
     ("pooling", {"pooling": "cls"}),
     ("normalize", {"normalize": False}),
     ("title_joiner", {"title_joiner": "\n"}),
-    ("query.prefix", {"roles": ROLES}),
-    ("passage.prefix", {"roles": ROLES}),
-    ("sentence.prefix", {"roles": ROLES}),
-    ("query.max_length", {"roles": ROLES | {"query": ("query: ", 16)}}),
-    (
-      "sentence.max_length",
-      {"roles": ROLES | {"sentence": ("query: ", 16)}},
-    ),
+    ("query.prefix", {"query": ("", 32)}),
+    ("query.max_length", {"query": ("query: ", 16)}),
+    ("passage.prefix", {"passage": ("", 128)}),
+    ("passage.max_length", {"passage": ("passage: ", 16)}),
+    ("sentence.prefix", {"sentence": ("", 64)}),
+    ("sentence.max_length", {"sentence": ("query: ", 16)}),
   ],
 )
 def test_each_field_that_differs_is_named(field, change):
@@ -102,15 +151,15 @@ def test_unknown_values_are_refused():
   with pytest.raises(ValueError, match=r"encoding\.pooling is 'max'"):
     make_contract(pooling="max")
   with pytest.raises(ValueError, match=r"encoding\.query\.max_length is 2"):
-    make_contract(roles=ROLES | {"query": ("", 2)})
+    make_contract(query=("", 2))
   with pytest.raises(ValueError, match="Unknown role 'title'"):
     make_contract().render("title", "text")
 
 
 def test_a_prefix_that_leaves_no_room_for_the_text_is_refused():
   tokenizer = make_tokenizer()
-  contract = make_contract(tokenizer, roles=ROLES | {"query": ("a b a", 4)})
+  contract = make_contract(tokenizer, query=("a b a", 4))
   contract_lib.check_prefixes(contract, tokenizer)
-  contract = make_contract(tokenizer, roles=ROLES | {"query": ("a b a b", 4)})
+  contract = make_contract(tokenizer, query=("a b a b", 4))
   with pytest.raises(ValueError, match=r"encoding\.query\.prefix takes 4 tok"):
     contract_lib.check_prefixes(contract, tokenizer)

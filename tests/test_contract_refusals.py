@@ -1,6 +1,6 @@
-"""Whatever encodes refuses a checkpoint of another encoding contract.
+"""Every command that encodes refuses a checkpoint with another contract.
 
-Each main, by its own command line, and each field of the contract.
+Each command is tried with each field of the contract.
 """
 
 import json
@@ -14,8 +14,8 @@ import pytest
 import tiny
 from absl import app, flags
 
-from mlir_jax import checkpoint
 from mlir_jax import contract as contract_lib
+from mlir_jax.checkpoints import damage
 from mlir_jax.data import token_store
 from mlir_jax.storage import digests
 from mlir_jax.training import run
@@ -52,21 +52,19 @@ def get_config():
 
 
 def make_config(root):
-  """A run of pairs alone, which compiles in a few seconds."""
+  """Returns a run with pairs only, which compiles in a few seconds."""
   c = tiny.make_config(root)
   c.encoding.query.prefix = "q: "
-  c.batch.parallel = c.batch.monolingual = c.batch.masked = 0
+  tiny.train_pairs_alone(c)
   c.batch.retrieval = 8
-  for name in ("semantic", "language", "masked_lm"):
-    c.loss[name].weight = 0.0
   c.train.steps = 2
   c.eval.every = 0
   return c
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-  """A folder with a finished run, its data and its config."""
+def trained(tmp_path_factory, one_device):
+  """Makes a folder with a finished run, its data and its config."""
   folder = tmp_path_factory.mktemp("refusals")
   root = tiny.write_folder(folder / "data", pairs=40)
   shutil.rmtree(root / "eval/de")  # One language takes less time.
@@ -79,12 +77,12 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def copy(trained, tmp_path):
-  """The run in a folder that a test may change."""
+  """Copies the run to a folder that a test may change."""
   return shutil.copytree(trained / "run", tmp_path / "run")
 
 
 def call(main, workdir, trained, capsys, monkeypatch):
-  """Runs a main in this process; returns its exit status and its errors."""
+  """Runs a command in this process; returns its exit status and its errors."""
   arguments = {
     "train": (f"--config={trained}/own.py", f"--workdir={workdir}"),
     "encode": (
@@ -105,11 +103,11 @@ def call(main, workdir, trained, capsys, monkeypatch):
     for name in set(flags.FLAGS) - known:
       delattr(flags.FLAGS, name)
     flags.FLAGS.unparse_flags()
-  raise AssertionError("Mains end by SystemExit.")
+  raise AssertionError("Commands end with SystemExit.")
 
 
 def change_checkpoint(workdir, field, value):
-  """Changes one field of the contract that stands with the arrays."""
+  """Changes one field of the contract in the checkpoint."""
   (path,) = workdir.glob("checkpoints/*/description/metadata")
   description = json.loads(path.read_text())
   contract = json.loads(description["contract"])
@@ -118,15 +116,15 @@ def change_checkpoint(workdir, field, value):
   assert inner[name] != value
   inner[name] = value
   description["contract"] = json.dumps(contract)
-  # As if it had been saved so.
+  # The hash is as if the checkpoint had been saved like this.
   del description["fingerprint"]
   description["fingerprint"] = digests.of_value(description)
   path.write_text(json.dumps(description))
-  (path.parents[1] / checkpoint.FILES).unlink()  # Else it is told as damage.
+  (path.parents[1] / damage.FILES).unlink()  # It would show damage.
 
 
 @pytest.mark.parametrize("main", ["train", "encode", "evaluate", "export"])
-def test_an_unchanged_run_is_taken(main, copy, trained, capsys, monkeypatch):
+def test_an_unchanged_run_is_accepted(main, copy, trained, capsys, monkeypatch):
   code, error = call(main, copy, trained, capsys, monkeypatch)
   assert not code, error
   if main == "encode":
@@ -153,11 +151,11 @@ def test_a_config_of_another_contract_is_refused_where_it_encodes(
   config = json.loads(path.read_text())
   config["encoding"]["query"]["prefix"] = "x: "
   path.write_text(json.dumps(config))
-  shutil.rmtree(copy / "tokens")  # Not needed to encode, and not asked.
+  shutil.rmtree(copy / "tokens")  # Not needed to encode.
   code, error = call("encode", copy, trained, capsys, monkeypatch)
   assert code == 2 and str(path) in error
   assert "\n  query.prefix: 'q: ' here, 'x: ' there" in error
-  # A field that the config leaves open is the checkpoint's to say.
+  # The checkpoint decides a field that the config leaves open.
   config["encoding"]["query"]["prefix"] = None
   path.write_text(json.dumps(config))
   code, error = call("encode", copy, trained, capsys, monkeypatch)
@@ -174,8 +172,8 @@ def test_a_token_store_of_another_contract_is_refused(
   for main in ("train", "encode", "evaluate", "export"):
     code, error = call(main, copy, trained, capsys, monkeypatch)
     assert code == 2
-    # To train, what the config leaves open is the store's to say, and that is
-    # not the checkpoint's.
+    # In training, the store decides what the config leaves open, and that
+    # differs from the checkpoint.
     sides = ("'x: '", "''") if main == "train" else ("''", "'x: '")
     assert "\n  passage.prefix: {} here, {} there".format(*sides) in error
     place = "checkpoints" if main == "train" else "tokens"

@@ -11,13 +11,14 @@ import tokenizers
 from safetensors.numpy import load_file, save_file
 
 import mlir_jax
-from mlir_jax import checkpoint, workdir
 from mlir_jax import contract as contract_lib
+from mlir_jax import workdir
+from mlir_jax.checkpoints import metadata
 from mlir_jax.data import preparation
 from mlir_jax.data import tokenizer as tokenizer_lib
-from mlir_jax.hub import card
 from mlir_jax.hub import folder as export_lib
-from mlir_jax.models import architecture, layout, pretrained
+from mlir_jax.hub import run_facts
+from mlir_jax.models import architecture, sealed, weights
 from mlir_jax.models import encoder as encoder_lib
 from mlir_jax.retrieval import encoding
 from mlir_jax.retrieval import model as model_lib
@@ -59,13 +60,12 @@ def exported(tmp_path_factory):
     projection_size=8,
     pad_token_id=1,
   )
-  contract = contract_lib.make_contract(
-    tokenizer,
+  contract = contract_lib.PartialContract(
     pooling="mean",
     normalize=True,
     title_joiner=" | ",
-    roles=dict.fromkeys(contract_lib.ROLES, ("q: ", 16)),
-  )
+    **dict.fromkeys(contract_lib.ROLES, contract_lib.PartialRole("q: ", 16)),
+  ).complete(tokenizer)
   params = encoder_lib.init_params(config, "tied", jax.random.key(0))
   folder.mkdir()
   export_lib.write(
@@ -157,7 +157,7 @@ def test_our_file_of_another_export_is_refused(path, value, says, copy):
   for name in outer:
     part = part[name]
   part[last] = value
-  file.write_text(json.dumps(layout.seal(ours)))
+  file.write_text(json.dumps(sealed.seal(ours)))
   with pytest.raises(ValueError, match=says):
     mlir_jax.load(str(copy))
 
@@ -199,7 +199,7 @@ def test_a_tensor_that_stands_twice_is_named(copy):
     len(header).to_bytes(8, "little") + header + content[8 + size :]
   )
   (copy / "mlir_jax.json").unlink()
-  with pytest.raises(ValueError, match=f"the key '{name}' stands twice"):
+  with pytest.raises(ValueError, match=f"the key '{name}' is there twice"):
     mlir_jax.load(str(copy))
 
 
@@ -236,7 +236,7 @@ def test_weights_that_are_not_finite_are_refused(name, tensor, value, copy):
   tensors = load_file(copy / name)
   tensors[tensor].flat[-1] = value
   save_file(tensors, copy / name, {"format": "pt"})
-  with pytest.raises(pretrained.WeightsError, match="not finite") as error:
+  with pytest.raises(weights.WeightsError, match="not finite") as error:
     mlir_jax.load(str(copy))
   assert f"{copy / name}: {tensor} " in str(error.value)
 
@@ -256,7 +256,7 @@ def test_vectors_that_are_not_finite_are_never_given_out(exported):
 
 
 def description():
-  return checkpoint.Description(
+  return metadata.Description(
     config={"model": {"towers": "tied"}},
     contract=contract_lib.EncodingContract(
       *("mean", True, " "),
@@ -270,7 +270,7 @@ def description():
 
 def test_a_changed_description_of_a_checkpoint_is_refused():
   written = json.loads(json.dumps(description().to_json()))
-  assert checkpoint.Description.from_json(written) == description()
+  assert metadata.Description.from_json(written) == description()
   for change in (
     {"encoder": {"num_heads": 4, "layer_norm_eps": 1e-12}},
     {"encoder": {"num_heads": 2, "layer_norm_eps": 1e-5}},
@@ -279,19 +279,19 @@ def test_a_changed_description_of_a_checkpoint_is_refused():
     {"provenance": {}},
   ):
     with pytest.raises(ValueError, match="changed since it was saved"):
-      checkpoint.Description.from_json(written | change)
+      metadata.Description.from_json(written | change)
   # Those of before have no hash.
   del written["fingerprint"]
-  assert checkpoint.Description.from_json(written) == description()
+  assert metadata.Description.from_json(written) == description()
   for change in (
     *({"contract": "{"}, {"contract": 5}, {"more": 1}),
     *({"encoder": 5}, {"config": []}, {"provenance": "x"}),
   ):
     with pytest.raises(ValueError):
-      checkpoint.Description.from_json(written | change)
+      metadata.Description.from_json(written | change)
   del written["encoder"]
   with pytest.raises(ValueError, match="it holds"):
-    checkpoint.Description.from_json(written)
+    metadata.Description.from_json(written)
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_a_damaged_contract_names_its_field(path, value):
   *outer, name = path
   (values[outer[0]] if outer else values)[name] = value
   with pytest.raises(ValueError, match=name):
-    contract_lib.EncodingContract.from_values(values)
+    contract_lib.EncodingContract.from_dict(values)
 
 
 def test_a_damaged_file_of_a_run_is_named(tmp_path):
@@ -344,8 +344,8 @@ def test_a_damaged_file_of_a_run_is_named(tmp_path):
   readers = {
     "config.json": lambda: workdir.claim(c.to_dict(), str(run), {}),
     "backbone.json": lambda: preparation.fetch_backbone(c, str(run)),
-    "results/step-8.json": lambda: card.find_results(run, c.to_dict(), 8),
-    "tokens/meta.json": lambda: card.find_rows(run),
+    "results/step-8.json": lambda: run_facts.find_results(run, c.to_dict(), 8),
+    "tokens/meta.json": lambda: run_facts.find_rows(run),
   }
   also = {
     "config.json": lambda: model_lib.check_run(run, contract, tokenizer),

@@ -1,7 +1,6 @@
-"""A run goes on when a process is lost, and the script that shows so can fail.
+"""A run goes on when a process is lost; the script that measures it can fail.
 
-The script, benchmarks/elastic.py, is run for one trial here; by itself it runs
-twenty.
+The script is benchmarks/elastic.py. Here it runs one trial; by default, twenty.
 """
 
 import importlib.util
@@ -20,16 +19,16 @@ SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "benchmarks/elastic.py"
 def elastic():
   specification = importlib.util.spec_from_file_location("elastic", SCRIPT)
   module = importlib.util.module_from_spec(specification)
-  sys.modules["elastic"] = module  # Where its dataclasses are looked up.
+  sys.modules["elastic"] = module  # Its dataclasses look there.
   specification.loader.exec_module(module)
   return module
 
 
 @pytest.mark.slow
 def test_two_go_on_when_the_first_of_four_is_killed(tmp_path):
-  """Seed 23 draws SIGKILL to process 0, which the others are connected to."""
+  """Seed 23 draws SIGKILL to process 0, to which the others are connected."""
   done = subprocess.run(
-    [sys.executable, SCRIPT, "--trials=1", "--seed=23"],
+    [sys.executable, SCRIPT, "--trials=1", "--seed=23", "--fast"],
     capture_output=True,
     text=True,
     timeout=540,
@@ -66,7 +65,7 @@ def write_run(elastic, folder, change=lambda record: record):
     ({"kind": "train", "step": 8, "loss/ir": 0.5, "repeat": 9}, "of train"),
   ],
 )
-def test_a_run_that_went_on_otherwise_is_found_out(
+def test_a_run_that_went_on_differently_is_found(
   elastic, tmp_path, changed, says
 ):
   repeat = changed.pop("repeat", None)
@@ -84,7 +83,7 @@ def test_a_run_that_went_on_otherwise_is_found_out(
     elastic.compare(other, undisturbed)
 
 
-def test_one_who_names_nobody_is_found_out(elastic, tmp_path):
+def test_a_survivor_that_names_nobody_is_found(elastic, tmp_path):
   folder = tmp_path / "run"
   for attempt, processes in ((1, 4), (2, 2)):
     (folder / f"logs/attempt-{attempt}").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Text files become vectors, line by line, and nothing else is needed."""
+"""Text files become vectors, line by line, without tensorflow or torch."""
 
 import gzip
 import itertools
@@ -39,7 +39,7 @@ def call(*arguments, stdin=b""):
 
 
 def lengths(texts):
-  """Stands for a model: two numbers a text, three texts at once."""
+  """A model's substitute: two numbers per text, three texts at a time."""
   texts = iter(texts)
   while some := list(itertools.islice(texts, 3)):
     yield np.array([[len(text), 1] for text in some], np.float32)
@@ -121,7 +121,7 @@ def test_a_bad_line_is_named_and_leaves_the_old_output(tmp_path):
 def test_rows_that_are_not_finite_or_have_another_width_are_not_written(
   bad, tmp_path
 ):
-  """Such a file would be searched without an error."""
+  """Otherwise such a file would be searched without an error."""
 
   def embed(texts):
     yield np.ones((len(list(texts)) - 1, 2), np.float32)
@@ -146,7 +146,7 @@ def test_rows_that_are_not_finite_or_have_another_width_are_not_written(
     ("a", '\ufeff[{"text": "river"}]\n', "its first line is JSON"),
   ],
 )
-def test_what_is_not_plain_text_is_refused_unless_told(
+def test_a_file_that_is_not_plain_text_needs_the_flag(
   tmp_path, name, content, sign
 ):
   path, output = tmp_path / name, tmp_path / "v.npy"

@@ -1,4 +1,4 @@
-"""Any model is evaluated on any tests; messages name this program's flags."""
+"""Any model is evaluated on any tests; messages name the program's flags."""
 
 import json
 import shutil
@@ -15,15 +15,15 @@ from mlir_jax.retrieval import model as model_lib
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-  """A model that was not trained here, and a folder of tests."""
+  """Returns a model that was not trained here, and a folder of tests."""
   folder = tmp_path_factory.mktemp("evaluate")
   sentence_models.save(folder / "model")
   root = tiny.write_folder(folder / "data")
   return str(folder / "model"), root
 
 
-def test_a_model_of_others_has_one_mean_and_no_groups(made, tmp_path, capsys):
-  """The tests' folder has parallel text; what the model had is not known."""
+def test_a_foreign_model_has_one_mean_and_no_groups(made, tmp_path, capsys):
+  """The folder has parallel text, but the model's training is unknown."""
   model, root = made
   output = tmp_path / "out"
   text = evaluate.evaluate(model, root=str(root), output=str(output))
@@ -41,8 +41,33 @@ def test_a_model_of_others_has_one_mean_and_no_groups(made, tmp_path, capsys):
   assert "passage texts cut to 20 tokens: " in printed
 
 
-def test_an_output_is_looked_at_before_the_model(tmp_path, monkeypatch):
-  monkeypatch.setattr(model_lib, "load", lambda *_: pytest.fail("It goes on."))
+def test_evaluators_of_the_user_are_named_by_the_command(
+  made, tmp_path, monkeypatch
+):
+  model, root = made
+  (tmp_path / "own_evals.py").write_text(
+    "def gap(embed):\n  return {'width': embed('query', ['apple']).shape[1]}\n"
+  )
+  monkeypatch.syspath_prepend(tmp_path)
+  given = {"root": str(root), "output": str(tmp_path / "out")}
+  extra = evaluate._parse_evaluators(["gap=own_evals:gap"])
+  evaluate.evaluate(model, extra=extra, **given)
+  table = json.loads((tmp_path / "out/report.json").read_text())
+  assert table["extra"] == {"gap": {"width": {"step 0": 24.0}}}
+  monkeypatch.setattr(
+    model_lib, "load", lambda *_: pytest.fail("It continues.")
+  )
+  with pytest.raises(ValueError, match=r"^--evaluator=gap is 'own_evals:no'"):
+    evaluate.evaluate(model, extra={"gap": "own_evals:no"}, **given)
+  for values in (["own_evals:gap"], ["a=b:c", "a=b:d"]):
+    with pytest.raises(ValueError, match=r"^--evaluator="):
+      evaluate._parse_evaluators(values)
+
+
+def test_an_output_is_checked_before_the_model(tmp_path, monkeypatch):
+  monkeypatch.setattr(
+    model_lib, "load", lambda *_: pytest.fail("It continues.")
+  )
   (tmp_path / "file").touch()
   for output in ("file", "file/x"):
     with pytest.raises(ValueError, match=r"^--output=.*file is not a folder"):
@@ -53,14 +78,14 @@ def test_groups_are_those_that_training_recorded(capsys):
   root = collections.load("cldr")
   recorded = {"en": "English", "de": "with parallel text"}
   assert evaluate.find_groups({"groups": recorded}, root) == recorded
-  # A run of a version that did not record them: those of its data, if there.
+  # Older versions did not record the groups: use those of the data, if any.
   assert evaluate.find_groups({}, root) == root.groups
   assert capsys.readouterr().out == ""
   assert evaluate.find_groups({}, None) == {}
   assert "one mean of all languages" in capsys.readouterr().out
 
 
-def test_what_cannot_be_evaluated_is_named_by_its_flag(made, tmp_path):
+def test_refusals_name_the_flag(made, tmp_path):
   model, root = made
   with pytest.raises(ValueError, match=r"tests with --root or.* --output"):
     evaluate.evaluate(model)
@@ -87,7 +112,7 @@ def test_what_cannot_be_evaluated_is_named_by_its_flag(made, tmp_path):
   topics.write_text(f"q no tab\n{topics.read_text()}")
   with pytest.raises(
     ValueError,
-    match=r"topic\.test\.tsv:1: .*\(--on_bad_record=skip goes on\.\)",
+    match=r"topic\.test\.tsv:1: .*\(--on_bad_record=skip skips it\.\)",
   ):
     evaluate.evaluate(model, root=str(bad), **given)
   evaluate.evaluate(model, root=str(bad), on_bad_record="skip", **given)

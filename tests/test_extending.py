@@ -1,5 +1,7 @@
-"""A user's loss, collection and evaluator, as docs/extending.md shows them."""
+"""The user's loss, collection, format and evaluator of docs/extending.md."""
 
+import importlib
+import itertools
 import json
 import os
 import pathlib
@@ -15,12 +17,13 @@ import tiny
 import mlir_jax
 from mlir_jax import (
   config,
-  config_arguments,
+  config_checks,
   evaluate,
   export,
   extensions,
   workdir,
 )
+from mlir_jax.command_line import config_fields
 from mlir_jax.data import collections, records
 from mlir_jax.losses import base
 from mlir_jax.retrieval import model as model_lib
@@ -33,7 +36,7 @@ TARGET = "my_project.losses:Margin"
 
 
 def examples():
-  """The files of the document: name to content."""
+  """Returns the files of the document: name to content."""
   text = DOCS.read_text(encoding="utf-8")
   found = re.findall(
     r"`(my_project/\w+\.py)`:\n\n```python\n(.*?)```", text, re.S
@@ -43,9 +46,9 @@ def examples():
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-  """A folder with the document's files; importing them leaves a mark."""
+  """Makes a folder with the document's files; importing them leaves a mark."""
   if not DOCS.is_file():
-    pytest.skip("the documents are not beside the package")
+    pytest.skip("docs/ is not next to the tests")
   folder = tmp_path / "project"
   package = folder / "my_project"
   package.mkdir(parents=True)
@@ -66,16 +69,16 @@ def imported(project):
 
 
 def settle(*flags, extra=None):
-  """The config of a command line, checked."""
+  """Returns the checked config of a command line."""
   c = config.default()
   for name, given in (extra or {}).items():
     c.loss.extra[name] = given
   argv = ["train", "--config=own", *flags]
-  config_arguments.check_names(argv)
-  config_arguments.take_targets(c, argv)
-  config.complete(c)
-  config_arguments.check_names(argv, c)
-  config.check(c)
+  config_fields.check_names(argv)
+  config_fields.add_targets(c, argv)
+  config_checks.complete(c)
+  config_fields.check_names(argv, c)
+  config_checks.check(c)
   return c
 
 
@@ -103,7 +106,7 @@ def test_its_fields_have_their_defaults_and_are_checked_like_ours(project):
     )
 
 
-def test_what_is_not_a_loss_is_refused_with_the_reason(project):
+def test_a_target_that_is_not_a_loss_is_refused_with_the_reason(project):
   (project / "my_project/broken.py").write_text("\nraise OSError('no disk')\n")
   (project / "my_project/others.py").write_text(
     "import dataclasses\nfrom mlir_jax.losses import base\n"
@@ -145,12 +148,22 @@ def test_the_files_of_a_users_modules_are_compared_between_processes(project):
     {"a": "no.no:x"},
   )
   before = extensions.fingerprints(*named)
-  assert before.keys() == {"SHA-256 of my_project.losses", "SHA-256 of no.no"}
-  assert before["SHA-256 of no.no"] == ""
+  assert before.keys() == {"my_project.losses", "no.no"}
+  assert before["no.no"] == ""
   assert extensions.fingerprints(*named) == before
   path = project / "my_project/losses.py"
   path.write_text(path.read_text() + "# Another.\n")
   assert extensions.fingerprints(*named) != before
+
+
+def test_a_change_of_a_users_file_is_noticed_where_a_run_goes_on():
+  saved = {"my_project.losses": "1", "my_project.evals": "2"}
+  assert not extensions.describe_changes(saved, saved)
+  assert not extensions.describe_changes({}, saved)  # Not recorded, or new.
+  (line,) = extensions.describe_changes(
+    saved, saved | {"my_project.evals": "3"}
+  )
+  assert line.startswith("The file of my_project.evals has changed since")
 
 
 def test_evaluators_may_change_within_a_run():
@@ -166,16 +179,22 @@ def test_a_loss_and_its_metrics_are_scalars():
 
 
 @pytest.mark.slow
-def test_it_trains_by_the_command_line_and_nobody_else_imports_it(
+def test_the_command_line_trains_with_it_and_nothing_else_imports_it(
   project, tmp_path, capsys
 ):
-  """On 8 devices, in chunks."""
-  root = tiny.write_folder(tmp_path / "data")
+  """On 8 devices, in chunks; all that the document shows, in one run."""
+  (tmp_path / "data").mkdir()
+  (tmp_path / "data/pairs.tsv").write_text(
+    "".join(f"{a} {b}\t{b} {a}\n" for a, b in itertools.pairwise(tiny.WORDS))
+  )
   (project / "own.py").write_text(
-    "import pathlib, tiny\n"
+    "import tiny\n"
     "def get_config():\n"
-    f"  c = tiny.make_config(pathlib.Path({str(root)!r}))\n"
-    "  c.batch.masked, c.loss.masked_lm.weight = 0, 0.0\n"
+    "  c = tiny.make_config('nowhere')\n"
+    "  c.batch.parallel = c.batch.monolingual = c.batch.masked = 0\n"
+    "  for name in ('semantic', 'language', 'masked_lm'):\n"
+    "    c.loss[name].weight = 0.0\n"
+    "  c.tokenizer.vocab_size = 100\n"
     "  c.train.steps, c.eval.every = 3, 3\n"
     f"  c.loss.extra.margin = {{'target': {TARGET!r}, 'weight': 0.1}}\n"
     "  return c\n"
@@ -188,6 +207,9 @@ def test_it_trains_by_the_command_line_and_nobody_else_imports_it(
       *(f"--workdir={folder}", "--config.batch.chunk_rows=8"),
       *("--config.loss.extra.margin.weight=0.3", "--config.mesh.fsdp=True"),
       "--config.eval.extra.gap=my_project.evals:gap",
+      "--config.data.collection=my_project.data:load",
+      f"--config.data.root={tmp_path / 'data'}",
+      "--config.eval.at_start=True",
     ],
     cwd=project,
     capture_output=True,
@@ -201,12 +223,12 @@ def test_it_trains_by_the_command_line_and_nobody_else_imports_it(
   assert "over 8 devices" in done.stdout
   assert imported(project) == ["once"]
   *lines, evaluated = progress.read_metrics(str(folder))
-  assert {"gap/rivers", "dev/en/mrr@100"} <= evaluated.keys()
+  assert "gap/rivers" in evaluated
   assert [line["step"] for line in lines] == [1, 2, 3]
+  table = json.loads((folder / "results/report.json").read_text())
+  assert table["extra"]["gap"]["rivers"].keys() == {"step 0", "step 3"}
   for line in lines:
-    total = 0.3 * line["loss/margin"] + sum(
-      line[f"loss/{name}"] for name in ("ir", "semantic", "language")
-    )
+    total = 0.3 * line["loss/margin"] + line["loss/ir"]
     np.testing.assert_allclose(line["loss/total"], total, rtol=1e-5)
     assert line["grad_norm/margin"] > 0
     assert 0 < line["margin/violations"] <= 1
@@ -215,8 +237,11 @@ def test_it_trains_by_the_command_line_and_nobody_else_imports_it(
     "margin": {"target": TARGET, "weight": 0.3, "margin": 0.2}
   }
 
-  # Somebody else's run now: its code is not imported.
-  c = tiny.make_config(root)
+  assert kept["data"]["collection"] == "my_project.data:load"
+  assert "retrieval: 29 rows (en 29)" in done.stdout
+
+  # Without the flags it is somebody else's run: its code is not imported.
+  c = tiny.make_config(tiny.write_folder(tmp_path / "other"))
   c.batch.masked, c.loss.masked_lm.weight = 0, 0.0
   c.train.steps, c.eval.every = 3, 0
   with pytest.raises(ValueError) as refused:
@@ -232,6 +257,8 @@ def test_it_trains_by_the_command_line_and_nobody_else_imports_it(
   )
   loaded = mlir_jax.load(str(folder))
   assert loaded.encode(["stone river"], role="query").shape == (1, 32)
+  code = loaded.description.provenance["user_code"]
+  assert code.keys() == {"my_project.losses", "my_project.evals"}
   export.export(str(folder), "last", str(tmp_path / "export"))
   card = (tmp_path / "export/README.md").read_text(encoding="utf-8")
   assert f"| margin ({TARGET}) | 0.3 | – |" in card
@@ -254,18 +281,57 @@ def test_evaluators_are_functions_and_named_by_this_command(project):
       checks.check_settings(c)
 
 
-def test_a_collection_of_ones_own_is_read(project, tmp_path):
-  (tmp_path / "pairs.tsv").write_text("capital of Peru?\tLima\n", "utf-8")
+def test_a_users_collection_is_read(project, tmp_path):
+  path = tmp_path / "pairs.tsv"
+  path.write_text("capital of Peru?\tLima\n\nLima\t\n", "utf-8")
   c = config.default()
   c.data.collection = "my_project.data:load"
-  config.check(c)
+  config_checks.check(c)
   assert not imported(project)  # It is read where the run is prepared.
-  found = collections.load(c.data.collection, str(tmp_path))
+  bad = records.BadRecords("skip")
+  found = collections.load(c.data.collection, str(tmp_path), bad)
   (record,) = found.retrieval()
   assert record.positives == (records.Passage("Lima"),)
+  assert bad.count == 1
+  with pytest.raises(ValueError, match=r"pairs\.tsv:3: passage: is empty"):
+    list(collections.load(c.data.collection, str(tmp_path)).retrieval())
+  before = found.fingerprint()
+  path.write_text("capital of Peru?\tLima\n", "utf-8")
+  again = collections.load(c.data.collection, str(tmp_path))
+  assert again.fingerprint() != before
+  with pytest.raises(records.RecordError, match=r"pairs\.tsv has changed"):
+    list(found.retrieval())
   (project / "my_project/others.py").write_text("def load(*_): return 1\n")
   with pytest.raises(ValueError, match=r"returns int; it must return .*\.Coll"):
     collections.load("my_project.others:load", str(tmp_path))
+
+
+def test_a_users_format_is_a_function_that_makes_a_record(project, tmp_path):
+  lines = [
+    {"query": "a", "pos": ["b"], "neg": ["c", "", 3]},
+    {"query": "a", "pos": "b"},
+    {"query": "a", "pos": ["b"], "neg": "one string"},  # FlagEmbedding#1388.
+    {"query": "a", "pos": ["b"]},
+    {"question": "a"},
+    ["query"],
+  ]
+  flag = importlib.import_module("my_project.flag")
+  for content in (json.dumps(lines), "\n".join(map(json.dumps, lines))):
+    path = tmp_path / "pairs.json"
+    path.write_text(content)
+    bad = records.BadRecords("skip")
+    read = list(flag.read(path, bad))
+    assert [[p.text for p in record.hard_negatives] for record in read] == [
+      *(["c", ""], [], [])
+    ]
+    assert {record.positives for record in read} == {(records.Passage("b"),)}
+    fields = [message.split(": ")[1] for message in bad.first]
+    assert fields == [
+      *("record 1, neg[2]", "record 2, pos", "record 3, neg"),
+      *("record 5, query", "record 6, query"),
+    ]
+    with pytest.raises(records.RecordError, match=r"record 1, neg\[2\]: is a"):
+      list(flag.read(path, records.BadRecords()))
 
 
 def test_a_runs_collection_is_not_imported_unless_it_is_named(

@@ -1,4 +1,4 @@
-"""A folder from elsewhere runs no code, whatever it asks and stdin says."""
+"""No folder runs its own code, even if stdin says yes to it."""
 
 import ast
 import contextlib
@@ -17,7 +17,7 @@ import mlir_jax
 from mlir_jax import encode, export
 from mlir_jax.data import preparation
 from mlir_jax.data import tokenizer as tokenizer_lib
-from mlir_jax.models import layout, pretrained
+from mlir_jax.models import layout, pretrained, weights
 
 ROOT = pathlib.Path(mlir_jax.__file__).parents[1]
 CODE = """
@@ -54,7 +54,7 @@ def change(path, **fields):
 
 
 def another_kind(folder):
-  """As ../shared/cases/faults/model_that_runs_code."""
+  """Like ../shared/cases/faults/model_that_runs_code."""
   for path in folder.glob("*.json"):
     path.unlink()
   change(folder / "config.json", model_type="evil", auto_map=ASKS)
@@ -128,7 +128,7 @@ def test_no_code_of_a_folder_runs(ask, copy, tmp_path, monkeypatch, capfd):
     with pytest.raises(ValueError) as error:
       use()
     assert str(copy) in str(error.value)
-  # By themselves, too, as tokenizer.path does.
+  # Loaded alone, too, as tokenizer.path does it.
   if ask in (a_tokenizer_without_definition, a_tokenizer_by_config_alone):
     with pytest.raises(ValueError, match=r"auto_map is .* never run"):
       tokenizer_lib.load(str(copy))
@@ -142,9 +142,9 @@ def test_no_code_of_a_folder_runs(ask, copy, tmp_path, monkeypatch, capfd):
 
 
 def calls_of(code):
-  """The calls in a file: their names, and their keyword arguments.
+  """Yields the name and the keyword arguments of each call in a file.
 
-  A string that is a program, for another process, is searched, too.
+  A string that is a program for another process is searched, too.
   """
   for node in ast.walk(ast.parse(code)):
     if isinstance(node, ast.Call):
@@ -156,9 +156,9 @@ def calls_of(code):
 
 
 def trusts(name, words):
-  """Whether a call loads a model and does not say that no code is trusted."""
+  """Returns whether a call loads a model without trust_remote_code=False."""
   last = name.rpartition(".")[2]
-  if last == "Transformer":  # It takes it for each of its parts.
+  if last == "Transformer":  # It has an argument for each of its parts.
     return words.get(None) != "hf_models.UNTRUSTED"
   return (
     last in ("from_pretrained", "from_config", *LOADERS)
@@ -179,7 +179,7 @@ def test_every_call_says_that_no_code_is_trusted(folder):
   for path in sorted(folder.rglob("*.py")):
     for name, words in calls_of(path.read_text("utf-8")):
       assert not trusts(name, words), (path, name)
-      if folder != TESTS:  # They make pickles to see that none is loaded.
+      if folder != TESTS:  # Tests make pickles to check that none is loaded.
         assert words.get("allow_pickle", "False") == "False", path
         assert name not in ("torch.load", "pickle.load", "pickle.loads"), path
 
@@ -200,15 +200,15 @@ def test_a_call_that_trusts_is_found(call):
 
 
 def test_weights_are_read_from_the_folder_alone(copy, saved):
-  weights = copy / "model.safetensors"
+  file = copy / "model.safetensors"
   index = copy / "model.safetensors.index.json"
   outside = copy.parent / "outside.safetensors"
-  outside.write_bytes(weights.read_bytes())
-  weights.rename(copy / "model-00001-of-00001.safetensors")
+  outside.write_bytes(file.read_bytes())
+  file.rename(copy / "model-00001-of-00001.safetensors")
   (copy / "link.safetensors").symlink_to(outside)
   for name in ("../outside.safetensors", str(outside), "link.safetensors", 5):
     index.write_text(json.dumps({"weight_map": {"x": name}}))
-    with pytest.raises(pretrained.WeightsError) as error:
+    with pytest.raises(weights.WeightsError) as error:
       pretrained.load(str(copy))
     assert str(index) in str(error.value) and repr(name) in str(error.value)
   change(index, weight_map={"x": "model-00001-of-00001.safetensors"})
@@ -248,7 +248,7 @@ def test_absurd_sizes_are_refused_before_memory_is_taken(
 
 
 @pytest.mark.parametrize("value", ["x", [], {}, True, float("nan"), -1e300])
-def test_numbers_that_are_none_are_refused(value, tmp_path):
+def test_values_that_are_not_numbers_are_refused(value, tmp_path):
   make, settings = hf_models.FAMILIES["modernbert"]
   hf = make(**(hf_models.SHAPE | settings)).to_dict()
   path = tmp_path / "config.json"
@@ -262,7 +262,7 @@ def test_numbers_that_are_none_are_refused(value, tmp_path):
     assert str(path) in str(error.value)
   for field in ("layer_types", "rope_parameters"):
     if value in ([], {}):
-      continue  # As if it were left out.
+      continue  # An empty value is the same as no value.
     path.write_text(json.dumps(hf | {field: value}))
     with pytest.raises(layout.LayoutError, match=field):
       layout.read(tmp_path)
@@ -270,7 +270,7 @@ def test_numbers_that_are_none_are_refused(value, tmp_path):
 
 def test_more_layers_than_weights_are_refused_at_once(copy):
   change(copy / "config.json", num_hidden_layers=9_999)
-  with pytest.raises(pretrained.WeightsError, match="says 9,999 layers, but"):
+  with pytest.raises(weights.WeightsError, match="says 9,999 layers, but"):
     pretrained.load(str(copy))
 
 

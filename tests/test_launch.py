@@ -40,7 +40,7 @@ def calls(workdir):
 
 
 def attempts(workdir):
-  """How many processes each attempt had."""
+  """Returns the number of processes of each attempt."""
   numbers = [call["attempt"] for call in calls(workdir)]
   return [numbers.count(n) for n in range(max(numbers) + 1)]
 
@@ -101,7 +101,7 @@ def test_gpus_are_split(tmp_path):
   assert seen == ["4,5", "6,7"]
 
 
-def test_what_nvidia_smi_says_without_gpus_is_none(tmp_path):
+def test_the_message_of_nvidia_smi_without_gpus_is_not_a_gpu(tmp_path):
   commands(tmp_path / "bin", **{"nvidia-smi": "echo No devices were found"})
   done = local(
     *(tmp_path, "0,0", "-n", "2", "-d", "4"),
@@ -113,7 +113,7 @@ def test_what_nvidia_smi_says_without_gpus_is_none(tmp_path):
   assert seen == ["2", "2"]
 
 
-def test_cudas_way_to_say_no_gpu_is_none(tmp_path):
+def test_minus_one_in_cuda_visible_devices_means_no_gpu(tmp_path):
   done = local(
     *(tmp_path, "0,0", "-n", "2", "-d", "4"),
     CUDA_VISIBLE_DEVICES="-1",
@@ -124,7 +124,7 @@ def test_cudas_way_to_say_no_gpu_is_none(tmp_path):
   assert seen == ["2", "2"]
 
 
-def test_a_home_in_the_workdir_is_the_trainers(tmp_path):
+def test_a_tilde_in_the_workdir_is_expanded_as_by_the_trainer(tmp_path):
   done = subprocess.run(
     [LAUNCH / "local.sh", "-n", "1", "--", "--workdir=~/run"],
     cwd=tmp_path,
@@ -135,7 +135,7 @@ def test_a_home_in_the_workdir_is_the_trainers(tmp_path):
   assert not (tmp_path / "~/run/logs").exists()
 
 
-def test_a_disk_that_is_full_ends_it(tmp_path):
+def test_a_full_disk_ends_the_launcher(tmp_path):
   mkdir = '[ "$1" = -p ] && exec /bin/mkdir "$@"; exit 1'
   commands(tmp_path / "bin", mkdir=mkdir)
   done = local(
@@ -177,7 +177,7 @@ def test_after_a_fault_the_survivors_go_on(
     assert call["environment"]["JAX_NUM_CPU_DEVICES"] == str(4 // size)
 
 
-def test_no_device_is_left_over_by_the_survivors(tmp_path):
+def test_the_survivors_use_all_devices(tmp_path):
   done = local(tmp_path, "69,69,kill;0", "-n", "3", "-d", "3")
   assert done.returncode == 0, done.stderr
   assert attempts(tmp_path) == [3, 1]
@@ -187,14 +187,14 @@ def test_no_device_is_left_over_by_the_survivors(tmp_path):
 @pytest.mark.parametrize(
   "plan, status, says",
   [
-    ("2,2", 2, "it is not retried"),
-    ("2,69", 2, "it is not retried"),
+    ("2,2", 2, "(status 2), not retried"),
+    ("2,69", 2, "(status 2), not retried"),
     ("1,1", 1, "A fault (status 1), not retried"),
     ("134,134", 134, "A fault (status 134), not retried"),
     ("75,130", 130, "Interrupted (status 130)"),
   ],
 )
-def test_what_cannot_be_mended_by_trying_is_not_tried(
+def test_a_refusal_a_fault_or_an_interrupt_is_not_retried(
   tmp_path, plan, status, says
 ):
   done = local(tmp_path, plan, "-n", "2")
@@ -212,7 +212,7 @@ def test_starts_without_a_new_checkpoint_are_bounded(tmp_path):
   assert "from the checkpoint of step 10" in done.stderr
 
 
-def test_an_unfinished_checkpoint_is_no_progress(tmp_path):
+def test_an_unfinished_checkpoint_is_not_progress(tmp_path):
   (tmp_path / "checkpoints/7.orbax-checkpoint-tmp-1").mkdir(parents=True)
   done = local(tmp_path, "75;75", "-n", "1", "-r", "2")
   assert done.returncode == 75
@@ -232,7 +232,7 @@ def test_a_hung_process_is_killed_and_counted_as_lost(tmp_path):
   done = local(tmp_path, "69,hang;0", "-n", "2", "-w", "1")
   assert done.returncode == 0, done.stderr
   assert attempts(tmp_path) == [2, 1]
-  assert "Process 1 was killed by this launcher, for it hung" in done.stderr
+  assert "Process 1 was killed by this launcher, because it hung" in done.stderr
   assert all(line.startswith("local.sh: ") for line in done.stderr.splitlines())
   hung = calls(tmp_path)[1]
   assert hung["process"] == 1
@@ -240,7 +240,7 @@ def test_a_hung_process_is_killed_and_counted_as_lost(tmp_path):
 
 
 def started(workdir, plan, *flags):
-  """A launcher whose processes all wait."""
+  """Starts a launcher whose processes all wait."""
   launcher = subprocess.Popen(
     [LAUNCH / "local.sh", *flags, "--", f"--workdir={workdir}"],
     stdout=subprocess.DEVNULL,
@@ -254,7 +254,7 @@ def started(workdir, plan, *flags):
 
 
 def wait_for(path, lines=0):
-  """Waits for a file, with that many lines."""
+  """Waits until a file has this many lines."""
   until = time.monotonic() + 30
   while not path.exists() or len(path.read_text().splitlines()) < lines:
     assert time.monotonic() < until, f"{path} did not appear"
@@ -262,7 +262,7 @@ def wait_for(path, lines=0):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_being_asked_to_stop_is_passed_on(tmp_path, number):
+def test_a_signal_is_passed_on(tmp_path, number):
   launcher = started(tmp_path, "wait,wait", "-n", "2")
   launcher.send_signal(number)
   _, stderr = launcher.communicate(timeout=30)
@@ -306,7 +306,7 @@ def test_wrong_flags_are_refused(tmp_path, flags, says):
 
 
 def commands(folder, **scripts):
-  """A folder for PATH with these commands, lines of sh."""
+  """Makes a folder for PATH with these commands, which are lines of sh."""
   folder.mkdir(parents=True)
   for name, line in scripts.items():
     (folder / name).write_text(f"#!/bin/sh\n{line}\n")
@@ -319,7 +319,7 @@ def fake(name):
 
 @pytest.fixture
 def cloud(tmp_path):
-  """A folder, with a blank in its name, for the cloud of fakes/gcloud.py."""
+  """Makes the folder of fakes/gcloud.py, with a blank in its name."""
   folder = tmp_path / "the cloud"
   commands(
     folder / "bin",
@@ -349,7 +349,7 @@ def cloudy(cloud, plan, **variables):
 
 
 def launched(cloud, plan, *flags, **variables):
-  """The launcher with these flags, come to its end."""
+  """Runs the launcher with these flags to its end."""
   return subprocess.run(
     tpu_vm(*flags),
     capture_output=True,
@@ -363,8 +363,8 @@ def launched(cloud, plan, *flags, **variables):
 NEW = ("--type=v5litepod-8", "--runtime=v2-alpha-tpuv5-lite", "--spot")
 
 
-def test_a_slice_is_asked_for_set_up_and_asked_for_again(cloud):
-  """Preempted once it has saved, preempted by status 75, then done."""
+def test_a_slice_is_created_set_up_and_created_again(cloud):
+  """It is preempted after a save, preempted with status 75, then done."""
   done = launched(
     cloud,
     "save5:69,kill;75,75;0,0",
@@ -393,15 +393,13 @@ def test_a_slice_is_asked_for_set_up_and_asked_for_again(cloud):
 @pytest.mark.parametrize(
   "plan, status, says",
   [
-    ("2,69", 2, "it is not retried"),
+    ("2,69", 2, "(status 2), not retried"),
     ("1,1", 1, "A fault (status 1), not retried"),
     ("75,130", 130, "Interrupted (status 130)"),
     ("75,75;75,75;75,75", 69, "3 starts in a row brought no new checkpoint"),
   ],
 )
-def test_a_slice_that_stands_is_used_and_not_for_ever(
-  cloud, plan, status, says
-):
+def test_an_existing_slice_is_used_a_few_times(cloud, plan, status, says):
   (cloud / "state").write_text("READY")
   done = launched(cloud, plan)
   assert done.returncode == status, done.stderr
@@ -409,7 +407,7 @@ def test_a_slice_that_stands_is_used_and_not_for_ever(
   assert "queued-resources" not in (cloud / "gcloud.txt").read_text()
 
 
-def test_a_slice_that_goes_before_it_is_connected_is_no_fault(cloud):
+def test_a_slice_that_goes_before_it_is_connected_is_not_a_fault(cloud):
   (cloud / "state").write_text("READY")
   going = """case "$*" in
   *" ssh "*) [ -e gone ] || { sleep 1; echo PREEMPTED >state; exit 1; } ;;
@@ -424,7 +422,7 @@ esac
 
 
 @pytest.mark.parametrize("failures, status", [(2, 0), (5, 2)])
-def test_what_gcloud_cannot_say_is_asked_again(cloud, failures, status):
+def test_gcloud_is_asked_again_after_an_error(cloud, failures, status):
   (cloud / "state").write_text("READY")
   failing = f"""case "$*" in
   *" describe "*)
@@ -441,7 +439,7 @@ esac
 
 def test_a_lost_connection_starts_all_again_not_one(cloud):
   (cloud / "state").write_text("READY")
-  # As gcloud does: what ssh ends with 255 is said again.
+  # gcloud repeats a command that ssh ended with 255.
   again = fake("gcloud").removeprefix("exec ")
   (cloud / "bin/gcloud").write_text(
     f"#!/bin/sh\n{again}\ns=$?\n[ $s = 255 ] || exit $s\n{again}\n"
@@ -464,7 +462,7 @@ def test_a_hung_host_is_killed_and_stopping_saves(cloud):
   run = cloud / "bucket/my-run"
   wait_for(run / "calls.jsonl", lines=4)
   wait_for(run / "waits-0")
-  time.sleep(0.5)  # Host 1 has waited before.
+  time.sleep(0.5)  # Host 1 waits already.
   launcher.terminate()
   _, stderr = launcher.communicate(timeout=30)
   assert launcher.returncode == 75, stderr
@@ -488,7 +486,7 @@ def test_a_slice_that_is_not_there_is_named(cloud):
 
 @pytest.fixture
 def cluster(tmp_path):
-  """A function that runs slurm.sh as SLURM does, until it isn't queued."""
+  """Returns a function that runs slurm.sh until it does not queue itself."""
   queue = tmp_path / "queue"
   commands(tmp_path / "bin", srun=fake("srun"), scontrol=f'echo "$@" >>{queue}')
 
@@ -542,8 +540,8 @@ def test_a_slurm_job_is_queued_again_until_it_is_done(cluster):
 @pytest.mark.parametrize(
   "plan, status, queued, says",
   [
-    ("2,2", 2, 0, "it is not queued again"),
-    ("2,69", 2, 0, "it is not queued again"),
+    ("2,2", 2, 0, "(status 2), not queued again"),
+    ("2,69", 2, 0, "(status 2), not queued again"),
     ("1,1", 1, 0, "A fault (status 1)"),
     ("75,130", 130, 0, "Interrupted (status 130)"),
     (
@@ -554,7 +552,9 @@ def test_a_slurm_job_is_queued_again_until_it_is_done(cluster):
     ),
   ],
 )
-def test_a_slurm_job_is_not_queued_in_vain(cluster, plan, status, queued, says):
+def test_a_slurm_job_is_not_queued_again_after_a_refusal_or_fault(
+  cluster, plan, status, queued, says
+):
   run, _ = cluster
   found_status, stderr, found_queued = run(plan)
   assert (found_status, found_queued) == (status, queued), stderr
@@ -565,10 +565,10 @@ def test_gpus_that_would_idle_are_refused(cluster):
   run, _ = cluster
   status, stderr, _ = run("", SLURM_GPUS_ON_NODE="8")
   assert status == 2
-  assert "8 GPUs and 2 tasks a node" in stderr
+  assert "8 GPUs and 2 tasks per node" in stderr
 
 
-def test_slurm_asks_in_time_and_the_tasks_alone():
+def test_slurm_signals_only_the_tasks_and_in_time():
   options = [
     line.removeprefix("#SBATCH --")
     for line in (LAUNCH / "slurm.sh").read_text().splitlines()
@@ -586,13 +586,13 @@ def jobset():
   return yaml.safe_load((LAUNCH / "gke_jobset.yaml").read_text())
 
 
-def test_a_jobset_restarts_all_but_what_was_refused(jobset):
+def test_a_jobset_restarts_unless_the_run_was_refused(jobset):
   assert jobset["apiVersion"] == "jobset.x-k8s.io/v1alpha2"
   assert jobset["kind"] == "JobSet"
   policy = jobset["spec"]["failurePolicy"]
   assert policy["maxRestarts"] >= 10
   assert policy["restartStrategy"] == "BlockingRecreate"
-  # What no rule matches is restarted: 75, 69, a death by signal.
+  # No rule matches 75, 69 and a death by signal, so they are restarted.
   (rule,) = policy["rules"]
   assert rule["action"] == "FailJobSet"
   assert rule["onJobFailureReasons"] == ["PodFailurePolicy"]
@@ -607,11 +607,11 @@ def test_a_jobset_restarts_all_but_what_was_refused(jobset):
     "operator": "In",
     "values": [2, 130],
   }
-  # A podFailurePolicy is refused with any other.
+  # Kubernetes refuses a podFailurePolicy with any other.
   assert job["template"]["spec"]["restartPolicy"] == "Never"
 
 
-def test_a_jobset_has_one_pod_a_host_of_one_slice(jobset):
+def test_a_jobset_has_one_pod_per_host_of_one_slice(jobset):
   annotations = jobset["metadata"]["annotations"]
   assert annotations == {
     "alpha.jobset.sigs.k8s.io/exclusive-topology": (
@@ -619,7 +619,7 @@ def test_a_jobset_has_one_pod_a_host_of_one_slice(jobset):
     )
   }
   (group,) = jobset["spec"]["replicatedJobs"]
-  assert group["replicas"] == 1  # Slices; we train on one.
+  assert group["replicas"] == 1  # The number of slices.
   job = group["template"]["spec"]
   assert job["completionMode"] == "Indexed"
   pod = job["template"]["spec"]
@@ -656,7 +656,7 @@ def test_each_field_to_fill_in_is_marked():
   assert len(blanks) == len(marks) == 4
 
 
-def test_what_is_filled_in_stays_one_value():
+def test_a_filled_in_field_stays_one_value():
   text = (LAUNCH / "gke_jobset.yaml").read_text()
   name = 'a: b #c, "d" [e] {f} & *g ! | > % @ `h` \\ - i'
   filled = text.replace("<CONFIG>", name).replace("<RUN>", name)
@@ -677,14 +677,14 @@ def test_pods_have_the_secret_of_kubernetes(jobset):
   }
 
 
-# Where the shell computes with one of these, it makes the file.
+# If the shell computes with one of these, it makes the file.
 RUNS = "HOME[$(touch made)0]"
 NAMES = "a '\"; touch made #$(touch made)`touch made`\n* ~"
 
 
 @pytest.mark.parametrize("value", [RUNS, "010", "1" * 30, "0x2", "-1", "0", ""])
 @pytest.mark.parametrize("flag", ["-n", "-d", "-w", "-r"])
-def test_local_computes_with_numbers_alone(tmp_path, flag, value):
+def test_local_computes_only_with_numbers(tmp_path, flag, value):
   for gpus in ({}, {"CUDA_VISIBLE_DEVICES": "4,5", "JAX_PLATFORMS": ""}):
     done = subprocess.run(
       [LAUNCH / "local.sh", "-n", "1", flag, value, "--", "--workdir=w"],
@@ -699,7 +699,7 @@ def test_local_computes_with_numbers_alone(tmp_path, flag, value):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_step_of_any_name_is_no_command(tmp_path):
+def test_the_name_of_a_step_is_never_run(tmp_path):
   for name in (RUNS, "08", "9" * 30, "7"):
     (tmp_path / "checkpoints" / name).mkdir(parents=True)
   done = local(tmp_path, "75;0", "-n", "1")
@@ -709,7 +709,7 @@ def test_a_step_of_any_name_is_no_command(tmp_path):
 
 
 def secrets(calls):
-  """The secret of each attempt, which all of its processes have alone."""
+  """Returns the secret of each attempt; checks that its processes share it."""
   found = {}
   for call in calls:
     found.setdefault(call["attempt"], set()).add(tuple(call["secret"]))
@@ -719,7 +719,7 @@ def secrets(calls):
   return [next(iter(found[attempt])) for attempt in sorted(found)]
 
 
-def test_names_are_no_commands_and_each_start_has_a_secret(tmp_path):
+def test_names_are_never_run_and_each_start_has_a_secret(tmp_path):
   workdir = tmp_path / NAMES
   done = subprocess.run(
     [LAUNCH / "local.sh", "-n", "2", "--", f"--workdir={workdir}", NAMES],
@@ -734,7 +734,7 @@ def test_names_are_no_commands_and_each_start_has_a_secret(tmp_path):
   assert all(call["arguments"][-1] == NAMES for call in calls(workdir))
   first, second = secrets(calls(workdir))
   assert first != second
-  # As a flag of mkdir or tail.
+  # mkdir or tail could read it as a flag.
   done = subprocess.run(
     [LAUNCH / "local.sh", "-n", "1", "--", "--workdir=--help"],
     cwd=tmp_path,
@@ -758,7 +758,9 @@ def test_names_are_no_commands_and_each_start_has_a_secret(tmp_path):
     (("--type=a b", "--runtime=r"), "not a name"),
   ],
 )
-def test_what_gcloud_or_the_shell_would_misread_is_refused(cloud, flags, says):
+def test_flags_that_gcloud_or_the_shell_would_misread_are_refused(
+  cloud, flags, says
+):
   (cloud / "state").write_text("READY")
   done = launched(cloud, "0,0", *flags)
   assert done.returncode == 2, done.stderr
@@ -767,7 +769,7 @@ def test_what_gcloud_or_the_shell_would_misread_is_refused(cloud, flags, says):
   assert not list(cloud.rglob("made"))
 
 
-def test_a_workdir_that_gcloud_takes_for_several_is_refused(cloud):
+def test_a_workdir_that_is_a_pattern_for_gcloud_is_refused(cloud):
   for name in ("bucket/run*", "bucket/a[1]", "bucket/a\nb", "bucket/..", ""):
     done = subprocess.run(
       [*tpu_vm(), f"--workdir=gs://{name}"],
@@ -780,7 +782,7 @@ def test_a_workdir_that_gcloud_takes_for_several_is_refused(cloud):
   assert not (cloud / "gcloud.txt").exists()
 
 
-def test_what_gcloud_prints_is_no_command(cloud):
+def test_the_output_of_gcloud_is_never_run(cloud):
   (cloud / "state").write_text("READY")
   printing = f"""case "$*" in
   *networkEndpoints*) echo '{RUNS}'; exit ;;
@@ -793,9 +795,9 @@ esac
   assert not list(cloud.rglob("made"))
 
 
-def test_hosts_get_a_secret_in_a_private_file_and_names_are_no_commands(cloud):
+def test_hosts_get_a_secret_in_a_private_file_and_names_are_never_run(cloud):
   (cloud / "state").write_text("READY")
-  for host in range(2):  # Of an earlier version, which others could read.
+  for host in range(2):  # An earlier file, which others can read.
     (cloud / f"host-{host}").mkdir()
     (cloud / f"host-{host}/.mlir_jax.secret").write_text("old")
   workdir = f"gs://bucket/{NAMES}".replace("\n", "").replace("*", "")
@@ -823,7 +825,7 @@ def test_hosts_get_a_secret_in_a_private_file_and_names_are_no_commands(cloud):
   assert first not in said and second not in said
 
 
-def test_a_secret_that_is_lost_on_its_way_starts_all_again(cloud):
+def test_all_hosts_start_again_if_a_secret_is_lost_on_its_way(cloud):
   (cloud / "state").write_text("READY")
   losing = """case "$*" in
   *" ssh "*)
@@ -840,7 +842,7 @@ esac
   assert done.returncode == 0, done.stderr
 
 
-def test_tasks_get_a_secret_and_names_are_no_commands(cluster):
+def test_tasks_get_a_secret_and_names_are_never_run(cluster):
   run, workdir = cluster
   status, stderr, _ = run("75,75;0,0", MLIR_JAX_SECRET_FILE="another")
   assert status == 0, stderr
@@ -858,7 +860,7 @@ def test_tasks_get_a_secret_and_names_are_no_commands(cluster):
     "SLURM_NTASKS_PER_NODE",
   ],
 )
-def test_slurm_computes_with_numbers_alone(cluster, name):
+def test_slurm_computes_only_with_numbers(cluster, name):
   run, workdir = cluster
   for value in (
     RUNS.replace("made", str(workdir.parent / "made")),
@@ -874,7 +876,7 @@ def test_slurm_computes_with_numbers_alone(cluster, name):
 
 
 @pytest.mark.parametrize("planted", ["number", "link", "pipe"])
-def test_what_others_put_into_a_shared_folder_is_no_command(cluster, planted):
+def test_files_of_others_in_a_shared_folder_are_never_run(cluster, planted):
   run, workdir = cluster
   logs, victim = workdir / "logs", workdir / "victim"
   logs.mkdir(parents=True)
@@ -897,7 +899,7 @@ def test_what_others_put_into_a_shared_folder_is_no_command(cluster, planted):
   assert not list(logs.glob(".stalled*"))
 
 
-def test_a_folder_that_srun_would_read_otherwise_is_refused(tmp_path):
+def test_a_folder_that_srun_would_misread_is_refused(tmp_path):
   for name in ("50%t", "a\\b"):
     done = subprocess.run(
       [LAUNCH / "slurm.sh", f"--workdir={tmp_path / name}"],

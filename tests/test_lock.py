@@ -1,4 +1,4 @@
-"""One run on one workdir, on a disk and on object storage."""
+"""Only one run uses a workdir, on a disk and on object storage."""
 
 import errno
 import fcntl
@@ -44,11 +44,13 @@ def test_a_second_run_is_refused_until_the_first_one_is_dead(tmp_path):
     assert found["pid"] == os.getpid()
     with pytest.raises(ValueError, match=str(os.getpid())), lock.hold(folder):
       pass
-  with lock.hold(folder):  # Let go.
+  with lock.hold(folder):  # The first holder has released it.
     pass
 
 
-def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, capsys):
+def test_a_warning_names_a_file_system_without_locks(
+  tmp_path, monkeypatch, capsys
+):
   def no_locks(*_):
     raise OSError(errno.ENOTSUP, "Operation not supported")
 
@@ -78,7 +80,7 @@ def test_an_error_of_the_disk_names_the_file(tmp_path, monkeypatch):
     b'{"pid": 1, "since": "", "host": "' + b"h" * 100_000 + b'"}',
   ],
 )
-def test_whatever_a_holder_wrote_a_second_run_is_refused_in_a_line(
+def test_a_second_run_is_refused_in_a_line_whatever_the_holder_wrote(
   text, tmp_path
 ):
   with lock.hold(str(tmp_path)):
@@ -116,7 +118,7 @@ def test_a_lease_keeps_others_out_while_it_is_renewed(quick):
   started = time.monotonic()
   with lock.hold(URL):
     pass
-  assert time.monotonic() - started < lock.EXPIRES / 2  # It was let go.
+  assert time.monotonic() - started < lock.EXPIRES / 2  # It was released.
 
 
 def test_the_lease_of_a_dead_run_expires(quick, capsys):

@@ -1,6 +1,6 @@
 """The whole road on a tiny collection: train, resume, evaluate, report.
 
-All of it runs with tensorflow out of reach, as where only JAX is installed.
+tensorflow cannot be imported here, as in an installation without it.
 """
 
 import json
@@ -23,7 +23,7 @@ from mlir_jax.models import architecture, rows
 from mlir_jax.retrieval import encoding, model
 from mlir_jax.training import initial_state, progress, run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
 
 PACKAGE = pathlib.Path(preparation.__file__).parents[2]
 BLOCKED = """
@@ -65,7 +65,7 @@ def call(module, *flags, cwd):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-  """A finished run: its folder, the collection's root and what it printed."""
+  """Returns a finished run's folder, its data's folder and its output."""
   folder = tmp_path_factory.mktemp("road")
   root = tiny.write_folder(folder / "data")
   config = folder / "own.py"
@@ -77,7 +77,7 @@ def trained(tmp_path_factory):
   return folder / "run", root, output
 
 
-def test_the_run_says_what_it_reads_before_the_first_step(trained):
+def test_the_run_prints_what_it_reads_before_the_first_step(trained):
   _, _, output = trained
   assert "retrieval: 120 rows (en 120)" in output
   assert "parallel: 120 rows (de-en 120)" in output
@@ -128,7 +128,7 @@ def test_evaluating_a_checkpoint_gives_what_training_reported(trained):
   reported = json.loads((folder / "results/step-8.json").read_text())
   if path.name == "step-8.json":
     assert json.loads(path.read_text()) == pytest.approx(reported, abs=1e-6)
-  call("mlir_jax.evaluate", "--workdir=run", cwd=folder.parent)
+  evaluate.evaluate(str(folder))
   evaluated = folder / f"evaluate-{root.name}-last/step-8.json"
   assert json.loads(evaluated.read_text()) == pytest.approx(reported, abs=1e-6)
 
@@ -146,7 +146,7 @@ def test_a_model_is_evaluated_on_another_folder_of_tests(trained, tmp_path):
   assert {name: found[name] for name in reported} == pytest.approx(
     reported, abs=1e-6
   )
-  # The groups are those of training: the other folder has no parallel text.
+  # A language keeps its group of training: this folder has no parallel text.
   recorded = model.load(str(folder)).description.provenance["groups"]
   assert list(recorded) == ["en", "de", "fi"]
   table = json.loads((tmp_path / "out/report.json").read_text())
@@ -163,7 +163,7 @@ def test_a_model_is_evaluated_on_another_folder_of_tests(trained, tmp_path):
   assert table["shared_with_training"]["de"]["queries"] == 20
 
 
-def test_a_folder_of_pairs_alone_trains_to_the_end(trained, tmp_path):
+def test_a_folder_with_only_pairs_trains_to_the_end(trained, tmp_path):
   _, root, _ = trained
   pairs = tmp_path / "pairs"
   shutil.copytree(root / "ir", pairs / "ir")
@@ -178,7 +178,7 @@ def test_a_folder_of_pairs_alone_trains_to_the_end(trained, tmp_path):
   assert {"ir/mean_cosine", "ir/effective_rank"} <= lines[0].keys()
 
 
-def test_plain_text_alone_trains_a_backbone(trained, tmp_path):
+def test_only_plain_text_trains_a_backbone(trained, tmp_path):
   _, root, _ = trained
   shutil.copytree(root / "mono", tmp_path / "text" / "mono")
   c = tiny.make_config(tmp_path / "text")
@@ -240,7 +240,7 @@ def test_a_model_encodes_as_its_contract_says(trained):
 
 
 def test_training_and_encoding_embed_a_text_alike(trained):
-  """Pooling, prefix, joiner and lengths are the same (a fault of tevax)."""
+  """Pooling, prefix, joiner and lengths are equal (a fault of tevax)."""
   folder, _, _ = trained
   loaded = model.load(str(folder), "last", sharding.make_mesh())
   encoder = loaded.text_encoder
@@ -248,7 +248,7 @@ def test_training_and_encoding_embed_a_text_alike(trained):
   root = loaded.description.config["data"]["root"]
   record = next(iter(collections.load("folder", root).retrieval()))
   passage = record.positives[0]
-  # Texts are numbered as they come: a question, then what answers it.
+  # Texts are numbered in their order: a question, then its passages.
   assert 1 in store.arrays["retrieval_positives"]
   text = 1
   ids, mask = store.sequences("passage", np.array([text]), 16)
@@ -279,7 +279,7 @@ def test_a_changed_tokenizer_is_refused_wherever_it_encodes(trained, tmp_path):
     model.load(str(copy), "last", sharding.make_mesh())
 
 
-def test_a_store_that_was_not_trained_on_is_refused(trained):
+def test_a_token_store_of_other_data_is_refused(trained):
   folder, _, _ = trained
   with pytest.raises(ValueError, match="is not the one that"):
     initial_state.check_same_data("abc", "def", str(folder))

@@ -62,7 +62,7 @@ def test_the_description_counts_what_is_sharded():
   mesh = sharding.make_mesh()
   params = {"a": jnp.zeros((1000, 1000)), "b": jnp.zeros((9,))}
   shardings = sharding.state_shardings(params, mesh, fsdp=True)
-  described = sharding.describe(params, shardings)
+  described = sharding.parameter_summary(params, shardings)
   assert "1.00 M sharded" in described
   assert described.endswith("as no axis divides: b (9).")
 

@@ -1,13 +1,12 @@
-"""The run's folder: one place, written whole."""
+"""The run's folder is one place and belongs to one experiment."""
 
 import json
 import os
-import re
 
 import pytest
 
 from mlir_jax import workdir
-from mlir_jax.storage import locations, writing
+from mlir_jax.storage import locations
 
 
 def test_a_folder_is_one_place_however_it_is_written(monkeypatch, tmp_path):
@@ -16,52 +15,6 @@ def test_a_folder_is_one_place_however_it_is_written(monkeypatch, tmp_path):
   assert locations.absolute("~/run") == locations.absolute("run")
   assert os.path.isabs(locations.absolute("run"))
   assert locations.absolute("gs://bucket/run/") == "gs://bucket/run"
-
-
-def test_a_file_is_written_whole_or_not_at_all(monkeypatch, tmp_path):
-  path = tmp_path / "file.json"
-  writing.write_aside(str(path), "old")
-
-  def fail(*_):
-    raise OSError("no space left")
-
-  monkeypatch.setattr("os.replace", fail)
-  with pytest.raises(OSError, match="no space"):
-    writing.write_aside(str(path), "new")
-  assert path.read_text() == "old"
-  assert [path.name for path in tmp_path.iterdir()] == ["file.json"]
-
-
-def test_the_last_of_two_writers_wins_and_no_link_is_followed(tmp_path):
-  path, victim = tmp_path / "a" / "vectors.npy", tmp_path / "victim"
-  path.parent.mkdir()
-  victim.write_text("kept")
-  (path.parent / "vectors.npy.tmp").symlink_to(victim)
-  path.symlink_to(victim)
-  with (
-    writing.writing_aside(str(path)) as first,
-    writing.writing_aside(str(path)) as second,
-  ):
-    first.write(b"fir")
-    second.write(b"second")
-    first.write(b"st")
-    asides = [aside.name for aside in path.parent.glob(".*")]
-    assert len(asides) == 2
-    for name in asides:
-      assert re.fullmatch(r"\.vectors\.npy\.[0-9a-f]{16}\.tmp", name)
-  assert path.read_bytes() == b"first"
-  assert not path.is_symlink()
-  assert victim.read_text() == "kept"
-  assert not list(path.parent.glob(".*"))
-  plain = path.parent / "plain"
-  plain.touch()
-  assert path.stat().st_mode == plain.stat().st_mode
-
-
-def test_a_device_or_a_folder_is_not_written_over(tmp_path):
-  for path in ("/dev/null", str(tmp_path)):
-    with pytest.raises(ValueError, match="is not a file"):
-      writing.write_aside(path, "text")
 
 
 @pytest.mark.parametrize(
@@ -84,7 +37,7 @@ def test_a_folder_that_cannot_be_written_in_is_refused(path, message, tmp_path):
   assert message in str(error.value)
 
 
-def test_looking_whether_a_folder_can_be_written_in_leaves_nothing(tmp_path):
+def test_checking_a_folder_leaves_nothing_in_it(tmp_path):
   for path in (tmp_path, tmp_path / "new/deep"):
     locations.check_output(str(path), "--output=x")
     assert locations.check_folder(str(path), "--output=x") == str(tmp_path)
@@ -98,7 +51,7 @@ def test_a_config_may_change_where_it_changes_no_result(tmp_path):
   (tmp_path / "checkpoints" / "2").mkdir(parents=True)
   other = evaluation | {"every": 7}
   workdir.claim(config | {"eval": other}, str(tmp_path), {})
-  # The best checkpoint is chosen among values of one scale.
+  # The values that choose the best checkpoint must have one scale.
   other = evaluation | {"dev_passages": 9}
   for step in (None, 2):
     with pytest.raises(ValueError, match=r"eval\.dev_passages: 9 here, 0 ther"):
@@ -107,7 +60,7 @@ def test_a_config_may_change_where_it_changes_no_result(tmp_path):
     workdir.claim(config | {"seed": 1}, str(tmp_path), {}, from_step=2)
 
 
-def test_what_a_change_on_resume_needs_is_said(tmp_path):
+def test_the_error_says_what_a_change_on_resume_needs(tmp_path):
   config = {
     "seed": 0,
     "optim": {"decay": "cosine", "learning_rate": 1.0},
@@ -135,7 +88,7 @@ def test_what_a_change_on_resume_needs_is_said(tmp_path):
   ):
     claim(optim=lower)
   claim(from_step=2, optim=lower)
-  # Its end is that of the schedule.
+  # The schedule ends at the last step.
   with pytest.raises(ValueError, match=r"train\.steps: 4 here, 3 there"):
     claim(train={"steps": 4})
   claim(from_step=2, train={"steps": 4})
@@ -157,7 +110,7 @@ def test_a_damaged_config_is_named(content, tmp_path):
   assert "\n" not in str(error.value)
 
 
-def test_a_folder_in_which_nothing_was_made_takes_another_config(tmp_path):
+def test_an_empty_folder_takes_another_config(tmp_path):
   workdir.claim({"seed": 0}, str(tmp_path), {})
   workdir.claim({"seed": 1}, str(tmp_path), {})
   (tmp_path / "tokens").mkdir()
@@ -165,7 +118,7 @@ def test_a_folder_in_which_nothing_was_made_takes_another_config(tmp_path):
     workdir.claim({"seed": 0}, str(tmp_path), {})
 
 
-def test_before_any_checkpoint_only_what_was_prepared_is_held_fast(tmp_path):
+def test_before_any_checkpoint_only_the_data_settings_are_fixed(tmp_path):
   config = {"data": {"masking": {"rate": 0.0}, "collection": "cldr"}}
   mended = {"data": {"masking": {"rate": 0.1}, "collection": "cldr"}}
   other = {"data": {"masking": {"rate": 0.1}, "collection": "folder"}}
@@ -188,7 +141,7 @@ def test_a_config_from_before_a_field_has_its_default(tmp_path):
     workdir.claim(new, str(tmp_path), {})
 
 
-def test_the_dropout_of_attention_is_no_way_to_compute_it(tmp_path):
+def test_the_dropout_of_attention_may_not_change_but_its_kernel_may(tmp_path):
   kept = {"model": {"attention": "xla", "attention_dropout": 0.1}}
   workdir.claim(kept, str(tmp_path), {})
   (tmp_path / "checkpoints" / "2").mkdir(parents=True)

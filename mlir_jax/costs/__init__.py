@@ -1,1 +1,1 @@
-"""What a compiled step costs: memory, collectives, operations."""
+"""The costs of a compiled step: operations, memory, traffic, collectives."""

@@ -1,9 +1,8 @@
-"""The collectives of a compiled step: what each device sends, how often."""
+"""The collectives of a compiled step: their bytes, devices and runs."""
 
 import dataclasses
 import math
 import re
-from typing import NamedTuple
 
 from mlir_jax.costs import hlo, loops
 
@@ -23,9 +22,9 @@ class Collective:
   Attributes:
     kind: One of `KINDS`.
     name: Its name in the text.
-    operand_bytes: What each device gives.
-    group_size: Among how many devices.
-    loops: How many turns each loop around it takes, the outermost first.
+    operand_bytes: Bytes that each device puts in.
+    group_size: The number of devices that take part.
+    loops: The turns of each loop around it, the outermost first.
   """
 
   kind: str
@@ -36,24 +35,15 @@ class Collective:
 
   @property
   def runs(self) -> int:
-    """How many times a step runs it."""
+    """How often a step runs it."""
     return math.prod(self.loops)
 
   @property
-  def result_bytes(self) -> int:
-    """What each device gets from one run."""
-    if self.kind == "all-gather":
-      return self.operand_bytes * self.group_size
-    if self.kind == "reduce-scatter":
-      return self.operand_bytes // self.group_size
-    return self.operand_bytes
-
-  @property
   def sent_bytes(self) -> int:
-    """What each device sends in one run, by the best algorithms there are.
+    """Bytes that each device sends in one run, by the best known algorithm.
 
-    Of n devices, a gather sends each one's part to n - 1 others, a scatter
-    n - 1 parts of n, and a reduction is both (Thakur et al. 2005).
+    Of n devices, each sends its part n - 1 times in a gather, and n - 1 of n
+    parts in a scatter. A reduction is both (Thakur et al. 2005).
     """
     n = self.group_size
     if self.kind == "collective-permute":
@@ -64,29 +54,17 @@ class Collective:
     return times * self.operand_bytes * (n - 1) // n
 
 
-class Total(NamedTuple):
-  """All collectives of a kind.
-
-  Attributes:
-    count: How many a step runs.
-    sent_bytes: What each device sends in a step.
-  """
-
-  count: int
-  sent_bytes: int
-
-
 def find(text: str) -> list[Collective]:
   """Finds the collectives of a compiled program.
 
-  One that starts and ends apart is one. Each branch of a conditional counts,
-  so the sum over them is an upper bound.
+  A pair of "-start" and "-done" is one collective. All branches of a
+  conditional count, so their sum is an upper bound.
 
   Args:
-    text: Of a compiled program.
+    text: The text of a compiled program.
 
   Raises:
-    ValueError: if a loop around one takes an unknown number of turns.
+    ValueError: if the number of turns of a loop around a collective is unknown.
   """
   program = hlo.parse(text)
   found = []
@@ -97,27 +75,15 @@ def find(text: str) -> list[Collective]:
         continue
       if None in around:
         raise ValueError(
-          f"{collective.name} runs in a loop whose number of turns the"
-          " compiled text does not tell."
+          f"{collective.name} is in a loop, and the compiled text does not"
+          " have its number of turns."
         )
       found.append(dataclasses.replace(collective, loops=around))
   return found
 
 
-def totals(found: list[Collective]) -> dict[str, Total]:
-  """Kind to its collectives' number and bytes; only kinds that there are."""
-  return {
-    kind: Total(
-      sum(c.runs for c in found if c.kind == kind),
-      sum(c.runs * c.sent_bytes for c in found if c.kind == kind),
-    )
-    for kind in KINDS
-    if any(c.kind == kind for c in found)
-  }
-
-
 def _group_size(program: hlo.Program, instruction: hlo.Instruction) -> int:
-  """Among how many devices a collective runs; each form that there is."""
+  """Returns how many devices run a collective, from any form of the text."""
   attributes = instruction.attributes
   if pairs := re.search(r"source_target_pairs=\{([{}\d,]*)\}", attributes):
     return len(set(re.findall(r"\d+", pairs.group(1))))
@@ -138,7 +104,7 @@ def _group_size(program: hlo.Program, instruction: hlo.Instruction) -> int:
   if "replica_groups={}" in attributes:
     return program.devices
   raise ValueError(
-    f"The devices of {instruction.name} are written in an unknown form:"
+    f"The devices of {instruction.name} have an unknown form:"
     f" {attributes[:200]}"
   )
 
@@ -148,7 +114,7 @@ def _collective(
   computation: hlo.Computation,
   instruction: hlo.Instruction,
 ) -> Collective | None:
-  """The collective that an instruction is, if it starts one."""
+  """Returns the collective that an instruction starts, if it starts one."""
   kind = instruction.opcode.removesuffix("-start")
   if kind not in KINDS:
     return None
@@ -156,7 +122,7 @@ def _collective(
     return None
   arrays = computation.instructions
   if kind == "all-reduce":
-    # A TPU's reduce-scatter: a fusion that keeps a slice of the sum.
+    # On a TPU, a fusion that keeps a slice of the sum is a reduce-scatter.
     users = [a for a in arrays.values() if instruction.name in a.operands]
     sliced = users and all(user.opcode == "dynamic-slice" for user in users)
     if sliced and computation.name in program.fused:
@@ -170,10 +136,10 @@ def _collective(
 
 
 def is_woven(instruction: hlo.Instruction) -> bool:
-  """Whether a collective goes on here that has started before.
+  """Whether an instruction continues a collective that has started before.
 
-  A TPU weaves a long one into the fusions that run beside it, and each of
-  them repeats it; the first has no flags to wait for.
+  A TPU weaves a long collective into the fusions that run at the same time, and
+  each of them repeats it. The first one has no flag to wait for.
   """
   flags = re.search(
     r'"async_collective_fusion_config":\{"flag_start":"(-?\d+)"',

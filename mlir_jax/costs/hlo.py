@@ -1,9 +1,8 @@
-"""The text of a compiled step: its computations and their instructions.
+"""Reads the text of a compiled step: its computations and instructions.
 
-`cost_analysis()` counts the body of a loop once (jax#18672), and a collective
-inside a loop stands once in the text and runs at every turn. So each is
-counted here with the number of turns that its loops take. The text is
-`jax.stages.Compiled.as_text()`: optimized HLO, as CPU, GPU and TPU print it.
+The text is `jax.stages.Compiled.as_text()`: optimized HLO, as CPU, GPU and TPU
+print it. The package reads the text because `cost_analysis()` counts the body
+of a loop once (jax#18672), however often it runs.
 """
 
 import functools
@@ -22,22 +21,30 @@ _CALLED = re.compile(
 _BITS = re.compile(r"[a-z]+(\d+)")
 
 
-# --- The text. ---
-
-
 class Instruction(NamedTuple):
-  """A line of the text: `NAME = SHAPE OPCODE(OPERANDS), ATTRIBUTES`."""
+  """A line of the text: `NAME = SHAPE OPCODE(INSIDE), ATTRIBUTES`.
+
+  Attributes:
+    operands: Names of the instructions whose results it takes.
+    inside: All between the parentheses: of a constant its value, of a parameter
+      its number.
+  """
 
   name: str
   shape: str
   opcode: str
   operands: tuple[str, ...]
-  inside: str  # Of the parentheses: a constant's value, a parameter's number.
+  inside: str
   attributes: str
 
 
 class Computation(NamedTuple):
-  """A function of the text."""
+  """A function of the text.
+
+  Attributes:
+    instructions: By their names.
+    root: Name of the instruction that gives its result.
+  """
 
   name: str
   instructions: Mapping[str, Instruction]
@@ -45,13 +52,13 @@ class Computation(NamedTuple):
 
 
 class Program(NamedTuple):
-  """A module.
+  """A module of the text.
 
   Attributes:
-    computations: Its functions.
-    entry: Where it starts.
-    fused: The functions that are fusions.
-    devices: How many it runs on.
+    computations: Its functions by their names.
+    entry: Name of the function that starts.
+    fused: Names of the functions that are fusions.
+    devices: The number of devices that it runs on.
   """
 
   computations: Mapping[str, Computation]
@@ -61,7 +68,7 @@ class Program(NamedTuple):
 
 
 def _closing(line: str, start: int) -> int:
-  """Where the parenthesis that opens at `start` closes."""
+  """Returns the place where the parenthesis that opens at `start` closes."""
   depth = 0
   for match in re.compile(r"[()]").finditer(line, start):
     depth += 1 if match.group() == "(" else -1
@@ -109,7 +116,7 @@ def parse(text: str) -> Program:
       computations[name] = Computation(name, instructions, root)
       name = ""
   if not entry:
-    raise ValueError("This is no text of a compiled program: it has no ENTRY.")
+    raise ValueError("This is not a compiled program: the text has no ENTRY.")
   fused = {
     name
     for computation in computations.values()
@@ -124,7 +131,7 @@ def parse(text: str) -> Program:
 
 
 def size(shape: str) -> int:
-  """Bytes of an array or of a tuple of arrays, without padding to tiles."""
+  """Returns the bytes of an array or a tuple, without padding to tiles."""
   total = 0
   for dtype, dimensions in _ARRAY.findall(shape):
     bits = _BITS.match(dtype)
@@ -135,18 +142,18 @@ def size(shape: str) -> int:
 
 
 def attribute(instruction: Instruction, name: str) -> str:
-  """The value of an attribute that the instruction has."""
+  """Returns the value of an attribute that every such opcode has."""
   found = re.search(rf"\b{name}=%?([\w.\-]+)", instruction.attributes)
-  assert found  # Each of its opcode has it.
+  assert found
   return found.group(1)
 
 
 def called(instruction: Instruction) -> list[str]:
-  """The computations that an instruction runs once."""
+  """Returns the names of the computations that an instruction runs once."""
   if instruction.opcode == "call":
     return [attribute(instruction, "to_apply")]
   if instruction.opcode in ("async-update", "async-done"):
-    return []  # Its start has run it.
+    return []  # Its "async-start" has run them.
   found = _CALLED.findall(instruction.attributes)
   return [
     name.strip().lstrip("%")

@@ -1,4 +1,4 @@
-"""How often each computation of a compiled step runs."""
+"""How often each computation of a compiled step runs: turns of its loops."""
 
 import functools
 import re
@@ -11,10 +11,14 @@ from mlir_jax.costs import hlo
 def executed(
   program: hlo.Program,
 ) -> Iterator[tuple[hlo.Computation, tuple[int | None, ...]]]:
-  """The computations, each as often as it is called, with their loops.
+  """Yields each computation once per call, with the turns of its loops.
 
-  What is only applied to elements (of a reduction, a sort, a scatter) is
-  left out.
+  The functions that a reduction, sort or scatter applies to elements are left
+  out.
+
+  Yields:
+    The computation, and the number of turns of each loop around it, the
+    outermost first; None for an unknown number.
   """
 
   def walk(name, bound, loops):
@@ -36,24 +40,21 @@ def executed(
   yield from walk(program.entry, lambda _: None, ())
 
 
-# --- How many turns a loop takes. ---
-
-
 class _Affine(NamedTuple):
-  """An integer of a loop's turn: an element of its state, plus a constant.
+  """An integer within a loop: an element of the loop's state plus a constant.
 
   Attributes:
-    element: Which element; None for a constant.
-    offset: What is added.
+    element: Number of the element; None if the integer is a constant.
+    offset: The constant.
   """
 
   element: int | None
   offset: int
 
 
-# A number, a tuple (index -> its element), or None where it is not known.
+# An integer, a tuple as a function of the index, or None if unknown.
 _Value = _Affine | Callable[[int], Any] | None
-# The parameters of a computation, by number.
+# The parameter of a computation as a function of its number.
 _Bound = Callable[[int], _Value]
 
 
@@ -64,7 +65,7 @@ def _operand(
   bound: _Bound,
   number: int,
 ) -> _Value:
-  """The value of an instruction's operand."""
+  """Returns the value of an instruction's operand."""
   name = instruction.operands[number]
   return _value(program, computation, name, bound)
 
@@ -72,7 +73,7 @@ def _operand(
 def _value(
   program: hlo.Program, computation: hlo.Computation, name: str, bound: _Bound
 ) -> _Value:
-  """What an instruction computes, as far as loop counters need it."""
+  """Returns the result of an instruction, if loop counters can need it."""
   instruction = computation.instructions[name]
   operand = functools.partial(
     _operand, program, computation, instruction, bound
@@ -110,7 +111,7 @@ def _value(
 def _comparison(
   program: hlo.Program, computation: hlo.Computation, bound: _Bound
 ) -> tuple[str, _Value, _Value] | None:
-  """The comparison that a loop's condition is: direction and two sides."""
+  """Returns the comparison in a loop's condition: direction and two sides."""
   root = computation.instructions[computation.root]
   operand = functools.partial(_operand, program, computation, root, bound)
   if root.opcode == "compare":
@@ -127,11 +128,11 @@ def _loop(
   instruction: hlo.Instruction,
   bound: _Bound,
 ) -> tuple[int | None, _Bound]:
-  """How many turns a loop takes, and what its body's parameter is known to be.
+  """Returns the number of turns of a loop, and its body's known parameters.
 
-  The compiler writes the number down for most platforms. Otherwise it is that
-  of a counter: an element of the state from a constant on, to which each turn
-  adds a constant, until it passes a constant.
+  For most platforms the compiler writes the number into the text. Else it is
+  derived from the counter: an element of the state that starts at a constant;
+  each turn adds a constant, until the element passes a constant.
   """
   condition, body = (
     program.computations[hlo.attribute(instruction, part)]
@@ -144,12 +145,12 @@ def _loop(
   before = _operand(program, computation, instruction, bound, 0)
   unchanged = _value(program, body, body.root, lambda _: itself)
 
-  def first(element):  # A constant, or None.
+  def first(element):  # The value before the first turn, if constant.
     value = before(element) if callable(before) else None
     known = isinstance(value, _Affine) and value.element is None
     return value if known else None
 
-  def state(element):  # Constants by their value.
+  def state(element):  # Elements that no turn changes have their value.
     kept = callable(unchanged) and unchanged(element) == itself(element)
     return (first(element) if kept else None) or itself(element)
 
@@ -179,7 +180,11 @@ def _turns(
   first: Callable[[int], _Value],
   after: Callable[[int], _Value],
 ) -> int | None:
-  """Turns of a loop that goes on while `left DIRECTION right`."""
+  """Returns the turns of a loop that goes on while `left DIRECTION right`.
+
+  `first` and `after` give an element of the loop's state before the first turn
+  and after any turn. Directions other than LT, LE, GT and GE give None.
+  """
   if not (isinstance(left, _Affine) and isinstance(right, _Affine)):
     return None
   if left.element is None:
@@ -196,7 +201,7 @@ def _turns(
   if direction in ("GT", "GE"):
     stride, distance = -stride, -distance
   if stride <= 0:
-    return None  # It runs the other way: never, or for ever.
+    return None  # The counter runs away from the end: no turn, or no end.
   if direction in ("LE", "GE"):
     distance += 1
   return max(0, -(-distance // stride))

@@ -1,1 +1,1 @@
-"""From files to batches: sources, records, token store, sampling."""
+"""Turns files into records, and records into the token store."""

@@ -1,13 +1,13 @@
-"""One code for each language, whatever a corpus calls it."""
+"""Gives each language one code, whatever a corpus calls it."""
 
 import re
 
 from babel import core
 
-# A code of two or three letters; script, region or variant may follow.
+# Two or three letters; a script, region or variant may follow.
 PATTERN = r"[a-z]{2,3}(?:[-_@][A-Za-z0-9]+)*"
 
-# Where the usual code in corpora is not the one that CLDR prefers.
+# Languages whose usual code in corpora differs from CLDR's.
 _USUAL = {
   **dict.fromkeys(("fil", "tgl", "tl"), "tl"),
   **dict.fromkeys(("nb", "nob", "nor"), "no"),
@@ -15,18 +15,15 @@ _USUAL = {
 
 
 def code(name: str) -> str:
-  """The code that all readers use for a language.
+  """Returns the code that all readers use for a language.
 
-  It is the two-letter code where there is one, else the three-letter code.
-  Script, region and variant are dropped: texts are grouped by language.
-  "eng", "eng_Latn" and "en-GB" are "en", "cmn" and "zh_TW" are "zh". CLDR says
-  which three-letter codes have two letters.
-
-  Args:
-    name: A code in the form of `PATTERN`.
+  It is the two-letter code if there is one, else the three-letter code. CLDR
+  says which languages have both. Script, region and variant are dropped,
+  because texts are grouped by language. So "eng", "eng_Latn" and "en-GB" become
+  "en"; "cmn" and "zh_TW" become "zh".
 
   Raises:
-    ValueError: if it is not in this form.
+    ValueError: if the name does not match `PATTERN`.
   """
   if not re.fullmatch(PATTERN, name):
     raise ValueError(
@@ -37,5 +34,6 @@ def code(name: str) -> str:
     return _USUAL[language]
   alias = core.get_global("language_aliases").get(language, language)
   alias = alias.split("_")[0]
-  # Not from three letters to three: Tatoeba has tests in both dtp and kzj.
+  # A three-letter code stays: CLDR would merge dtp and kzj, but Tatoeba has
+  # tests in both.
   return alias if len(alias) == 2 else language

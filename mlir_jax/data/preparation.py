@@ -1,10 +1,9 @@
-"""A run's data, prepared or opened: tokenizer, contract, store and tests."""
+"""Prepares a run's data, or opens data that was prepared before."""
 
 import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import ml_collections
@@ -21,20 +20,17 @@ from mlir_jax.hub import warm_start
 from mlir_jax.models import layout, pretrained
 from mlir_jax.storage import copies, locations, reading, writing
 
-_META = "meta.json"  # Of a token store; where it is, the store is whole.
+_META = "meta.json"  # Of a token store. If it is there, the store is whole.
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-  """What a run reads.
+  """A run's data.
 
   Attributes:
-    collection: The collection.
-    tests: Its retrieval tests.
-    translation_tests: Its translation tests.
-    tokenizer: The tokenizer.
-    pad_id: Its padding id.
-    contract: The encoding contract.
+    tests: The collection's retrieval tests.
+    translation_tests: The collection's translation tests.
+    pad_id: The tokenizer's padding id.
     store: The token store that training reads.
   """
 
@@ -48,7 +44,7 @@ class Prepared:
 
 
 def training_texts(collection: records.Collection) -> Iterator[str]:
-  """Every text that training sees, for a tokenizer to be trained on."""
+  """Yields every text of the three streams, to train a tokenizer on."""
   for stream in token_store.STREAMS:
     for record in getattr(collection, stream)():
       for title, text in records.texts(record):
@@ -60,15 +56,14 @@ def training_texts(collection: records.Collection) -> Iterator[str]:
 def fetch_backbone(
   config: ml_collections.ConfigDict, folder: str
 ) -> pathlib.Path | None:
-  """The pretrained model's folder; None from scratch.
+  """Fetches the pretrained model of a run.
 
-  A hub name's commit is kept in the run's folder, so that settings, tokenizer
-  and weights come from one, however its branch moves; and so is the step of
-  another run.
+  The run's folder keeps the commit of a hub name, and the step of another run.
+  So settings, tokenizer and weights come from one commit or step, even if the
+  hub's branch or the other run moves on.
 
-  Args:
-    config: The run's config.
-    folder: The run's folder.
+  Returns:
+    The model's folder; None if the run starts from scratch.
   """
   model = config.model
   if not model.pretrained:
@@ -102,13 +97,13 @@ def find_tokenizer(
   folder: str,
   local: str,
 ) -> tokenizers.Tokenizer:
-  """The run's tokenizer: kept in the workdir, configured, or trained now.
+  """Opens the run's tokenizer; if there is none yet, loads or trains it.
 
   Args:
     config: The run's config.
-    collection: What a new one is trained on.
+    collection: The collection on which a new tokenizer is trained.
     folder: The run's folder.
-    local: The local copy of it, where the tokenizer is kept.
+    local: The local copy of that folder, where the tokenizer is kept.
   """
   kept = epath.Path(local) / workdir.TOKENIZER
   if kept.exists():
@@ -128,60 +123,58 @@ def find_tokenizer(
   return tokenizer
 
 
-def encoding_settings(
+def resolve_encoding(
   config: ml_collections.ConfigDict,
   found: layout.Layout | None,
   kept: contract_lib.EncodingContract | None = None,
-) -> dict[str, Any]:
-  """How texts are encoded: as configured, as found, or our default.
+) -> contract_lib.PartialContract:
+  """Decides how texts are encoded, with no field left open.
+
+  A field has the value of the config, else that of the token store or of the
+  pretrained model's folder, else our default.
 
   Args:
-    config: The run's config; its None fields are filled.
+    config: The run's config.
     found: What the pretrained model's folder says.
-    kept: The contract of a token store that was built before; it takes the
-      place of both the folder and our defaults.
-
-  Returns:
-    Field of config.encoding ("query.prefix") to its value.
+    kept: The contract of a token store that was built before. It replaces
+      what the folder says.
 
   Raises:
-    ValueError: if the folder says what is not supported, and the config
-      does not say what to do instead.
+    ValueError: if the folder does not decide a field, nor does the config.
   """
-  set_here = workdir.flatten(config.encoding.to_dict())
-  said = {}
+  of_config = contract_lib.PartialContract.from_dict(config.encoding.to_dict())
   if kept:
-    said = workdir.flatten(dataclasses.asdict(kept))
-  elif found:
-    said = found.settings()
-    undecided = [
-      f"  {field}: {reason}"
-      for field, reason in found.undecided.items()
-      if set_here[field.removeprefix("encoding.")] is None
-    ]
-    if undecided:
-      raise ValueError(
-        f"{found.folder} does not say how to encode; set these:\n"
-        + "\n".join(undecided)
-      )
-  settings = {}
-  for field, default in config_lib.ENCODING.items():
-    values = (set_here[field], said.get(field), default)
-    settings[field] = next(value for value in values if value is not None)
-    if found and set_here[field] is None and said.get(field) is not None:
-      print(f"encoding.{field} is {said[field]!r}, as {found.folder} says.")
-  return settings
+    return of_config.over(kept.partial())
+  if not found:
+    return of_config.over(config_lib.ENCODING)
+  set_here = {
+    name: value for name, value in of_config.fields() if value is not None
+  }
+  undecided = [
+    f"  encoding.{name}: {reason}"
+    for name, reason in found.undecided.items()
+    if name not in set_here
+  ]
+  if undecided:
+    raise ValueError(
+      f"{found.folder} does not say how to encode; set these:\n"
+      + "\n".join(undecided)
+    )
+  for name, value in found.encoding.fields():
+    if name not in set_here and value is not None:
+      print(f"encoding.{name} is {value!r}, as {found.folder} says.")
+  return of_config.over(found.encoding).over(config_lib.ENCODING)
 
 
 def fetch_prepared(folder: str, local: str) -> None:
-  """Brings what was prepared from object storage to the local copy.
+  """Copies prepared data from object storage to the local copy.
 
   Args:
     folder: The run's folder.
-    local: The local copy; what is not of this run is removed from it.
+    local: Its local copy. The token store of another run is removed from it.
 
   Raises:
-    tokens.TokenStoreError: if the token store did not arrive as it was kept.
+    token_store.TokenStoreError: if the copied token store is not whole.
   """
   if folder == local:
     return
@@ -199,11 +192,11 @@ def fetch_prepared(folder: str, local: str) -> None:
 
 
 def keep_prepared(folder: str, local: str) -> None:
-  """Takes what was prepared to object storage, what says so last."""
+  """Copies prepared data to object storage; meta.json is the last file."""
   store = epath.Path(local) / workdir.TOKEN_STORE
   names = sorted(path.name for path in store.iterdir())
   names.sort(key=lambda name: name == _META)
-  copies.keep(
+  copies.upload(
     folder,
     local,
     workdir.TOKENIZER,
@@ -217,18 +210,14 @@ def prepare_together(
   check: Callable[[tokenizers.Tokenizer, contract_lib.EncodingContract], None],
   from_step: int | None = None,
 ) -> Prepared:
-  """`prepare` in all processes of a run: process 0 first, then the others.
+  """Calls `prepare` in all processes of a run, in process 0 first.
 
-  Args:
-    config: As in `prepare`, like the next two.
-    folder: The run's folder.
-    check: What to ask before texts are tokenized.
-    from_step: The checkpoint that was named to go on from, if one was.
+  The arguments are those of `prepare`.
 
   Raises:
     multihost.LostError: if a process does not come in time.
-    ValueError: as `prepare`, or if what was prepared, or the devices, are not
-      the same in all processes; it names what differs.
+    ValueError: as `prepare` does; or if the prepared data or the devices differ
+      between processes. The message names the difference.
   """
   multihost.report("preparing")
   with multihost.first("it prepares the data"):
@@ -239,9 +228,7 @@ def prepare_together(
     {
       **{
         f"contract.{name}": value
-        for name, value in workdir.flatten(
-          dataclasses.asdict(prepared.contract)
-        ).items()
+        for name, value in workdir.flatten(prepared.contract.to_dict()).items()
       },
       "token store": prepared.store.fingerprint,
       "backbone": backbone.read_text() if backbone.exists() else "",
@@ -265,14 +252,14 @@ def prepare(
   Args:
     config: The run's config.
     folder: The run's folder.
-    check: Called before texts are tokenized, which may take hours, to refuse
-      what the model cannot do with this tokenizer and contract.
-    from_step: The checkpoint that was named to go on from, if one was.
+    check: Raises ValueError if the model does not fit the tokenizer and the
+      contract. It is called before texts are tokenized, which may take hours.
+    from_step: The checkpoint that the user named to continue from, if any.
 
   Raises:
-    ValueError: if the folder is of another experiment, the files are not
-      those that its token store was built from, or a setting or record cannot
-      be used; it names the field, or file, line and field.
+    ValueError: if the folder belongs to another experiment, its token store was
+      built from other files, or a setting or record cannot be used. The message
+      names the field, or file, line and field.
   """
   locations.check_packages(folder)
   workdir.claim(
@@ -293,16 +280,16 @@ def prepare(
   found = None
   if not store and (backbone := fetch_backbone(config, folder)):
     found = warm_start.read(backbone)
-  settings = encoding_settings(config, found, store and store.contract)
+  encoding = resolve_encoding(config, found, store and store.contract)
   tokenizer = find_tokenizer(config, collection, folder, local)
   pad_id = tokenizer_lib.pad_id(tokenizer)
-  contract = contract_lib.contract_of(settings, tokenizer)
+  contract = encoding.complete(tokenizer)
   source = collection.fingerprint()
   if store:
     contract_lib.check_same(contract, store.contract, str(path))
     if store.source != source:
       raise ValueError(
-        f"The files under data.root are not those that {path} was built from:"
+        f"The files under data.root have changed since {path} was built:"
         " restore them, or start in another --workdir."
       )
   check(tokenizer, contract)

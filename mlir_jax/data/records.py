@@ -1,4 +1,4 @@
-"""The records that every source yields and the token store is built from."""
+"""Defines the records that all sources yield, or report as bad."""
 
 import dataclasses
 import os
@@ -8,17 +8,17 @@ from typing import Any, NamedTuple
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Passage:
-  """A passage: what is searched for."""
+  """A passage: a text that is searched for."""
 
   text: str
   title: str = ""
-  # Of its file; "" for none. In training it is checked, and nothing more: a
-  # passage is known by its text.
+  # Its id in its file; "" for none. Training only checks that an id has one
+  # text: a passage is identified by its text.
   passage_id: str = ""
 
 
 class Place(NamedTuple):
-  """Where a record stands: its file, its line and its number, from 1."""
+  """The place of a record: its file, its line and its number, from 1."""
 
   file: str
   line: int
@@ -32,16 +32,16 @@ class Place(NamedTuple):
 class RetrievalRecord:
   """A question with the passages that answer it, and some that do not.
 
-  The token store drops and counts hard negatives without text, and those that
-  are a positive of the question: a reader need not.
+  A reader may keep hard negatives that have no text or are a positive of the
+  question. The token store drops and counts them.
 
   Attributes:
     question: The question.
     positives: At least one.
-    hard_negatives: May be none.
-    language: Of all of them.
-    place: Where it was read. A passage id that has two texts in one file is
-      refused, or ignored and counted; without a place, ids are not looked at.
+    hard_negatives: May be empty.
+    language: The language of all texts.
+    place: The record's place. It is needed to check passage ids: an id with two
+      texts in one file is refused, or ignored and counted.
   """
 
   question: str
@@ -72,7 +72,7 @@ class MonolingualRecord:
 def texts(
   record: RetrievalRecord | ParallelRecord | MonolingualRecord,
 ) -> Iterator[tuple[str, str]]:
-  """Every (title, text) of a record, hard negatives included; "" for none."""
+  """Yields each (title, text) of a record; the title is "" if there is none."""
   match record:
     case RetrievalRecord():
       yield "", record.question
@@ -93,13 +93,14 @@ class RetrievalTest:
     language: Language code, e.g. "de".
     split: "test", or "dev" for the English set that selects models.
     passages: The corpus; passage ids are unique.
-    queries: Query id to query text. A query without a judgement is searched
-      for, but takes part in no mean.
-    qrels: Query id to passage id to relevance (an int, above 0 relevant). A
-      judged passage that is not among the passages counts as not found.
-    own_passages: The queries that are passages of the corpus under their own
-      id (as in BEIR's ArguAna and Quora). They do not find themselves.
-    notes: Lines that say what in its files is unusual.
+    queries: Query id to query text. A query without a judgement is searched,
+      but not part of any mean.
+    qrels: Query id to passage id to relevance, an int; a passage is relevant if
+      it is above 0. A judged passage that is not among the passages counts as
+      not found.
+    own_passages: The ids of queries that are also passages of the corpus, with
+      the same id (as in BEIR's ArguAna and Quora). They do not find themselves.
+    notes: Lines that say what is unusual in the files.
   """
 
   language: str
@@ -113,7 +114,7 @@ class RetrievalTest:
 
 @dataclasses.dataclass(frozen=True)
 class TranslationTest:
-  """Line-aligned sentences; each side's translation is to be found."""
+  """Line-aligned sentences, of which each must find its translation."""
 
   source_language: str
   target_language: str
@@ -123,10 +124,10 @@ class TranslationTest:
 
 @dataclasses.dataclass(frozen=True)
 class Collection:
-  """Everything a training run reads: three streams and the tests.
+  """All that a training run reads: three streams and the tests.
 
-  The fields are callables, so that nothing is read before it is needed and
-  each call starts a fresh pass in the same order.
+  Most fields are callables, so that nothing is read before it is needed. Each
+  call starts a new pass in the same order.
 
   Attributes:
     name: Name for progress bars and provenance.
@@ -135,14 +136,13 @@ class Collection:
     monolingual: Yields the plain sentences.
     tests: Returns the retrieval tests, "test" and "dev" splits.
     translation_tests: Returns the translation-finding tests.
-    groups: Language to the name of the group it is reported in, e.g.
-      {"de": "with parallel text"}; the report averages within groups, in
+    groups: Language to the name of its group in the report, e.g.
+      {"de": "with parallel text"}. The report averages within groups, in
       order of first appearance.
-    fingerprint: Returns a hash that changes with the files that the three
-      streams are read from, wherever their folder stands. Streams and
-      fingerprint of one collection are of the same bytes: a file that changes
-      in between is an error.
-    notes: Returns lines that say what was left out when it was made.
+    fingerprint: Returns a hash of the files of the three streams. It does not
+      change when their folder is moved. Streams and fingerprint must come from
+      the same bytes: a file that changes in between is an error.
+    notes: Returns lines that say what the collection left out.
   """
 
   name: str
@@ -157,24 +157,24 @@ class Collection:
 
 
 class RecordError(ValueError):
-  """A record that cannot be used, with the place where it stands."""
+  """A record cannot be used; the message names its place."""
 
 
 def printable(text: str) -> str:
-  """The text in one line, without control characters or lone surrogates."""
+  """Puts a text in one line, without control characters or lone surrogates."""
   return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class BadRecords:
-  """What to do with a bad record: stop at it, or skip and count it.
+  """Handles bad records: raises at the first one, or skips and counts them.
 
   Attributes:
     policy: "error" or "skip".
     setting: The field or flag that sets the policy, for messages.
-    count: How many were skipped.
-    first: The first few messages, to be shown with the count.
-    removed: What readers removed from texts that are good without it: its name
-      to how often, and the first file.
+    count: The number of skipped records.
+    first: The first few messages, which are shown with the count.
+    removed: Parts that readers removed from good texts: the part's name to its
+      number and the first file.
   """
 
   def __init__(
@@ -202,17 +202,17 @@ class BadRecords:
     """
     message = printable(f"{path}:{line}: {field}: {problem}")
     if self.policy == "error":
-      raise RecordError(f"{message} ({self.setting}=skip goes on.)")
+      raise RecordError(f"{message} ({self.setting}=skip skips it.)")
     self.count += 1
     if len(self.first) < 5:
       self.first.append(message)
 
   def count_removed(self, path: str, what: str) -> None:
-    """Counts what is removed from a text that is good without it."""
+    """Counts a part that a reader removed from a good text."""
     self.removed.setdefault(what, [0, printable(path)])[0] += 1
 
   def drain(self) -> dict[str, Any]:
-    """Returns all counts, by attribute, and starts again from none."""
+    """Returns all counts, by attribute, and resets them."""
     drained = {
       "count": self.count,
       "first": self.first,
@@ -223,34 +223,34 @@ class BadRecords:
 
 
 class BadRecordsOfFile(BadRecords):
-  """Counts the bad records of one file, and passes them on.
+  """Counts the bad records of one file, and reports them to `bad_records`, too.
 
-  A file without a good record is an error under any policy: it has another
-  format than its name says, or its text is in another encoding.
+  A file without a good record is an error under any policy: its name does not
+  say its format, or its text has another encoding.
   """
 
-  def __init__(self, bad: BadRecords):
-    super().__init__(bad.policy, bad.setting)
-    self._bad = bad
+  def __init__(self, bad_records: BadRecords):
+    super().__init__(bad_records.policy, bad_records.setting)
+    self._bad_records = bad_records
 
   def report(self, path: str, line: int, field: str, problem: str) -> None:
-    """Passes one on and counts it; see `BadRecords.report`."""
-    self._bad.report(path, line, field, problem)
+    """Raises or counts one bad record; see `BadRecords.report`."""
+    self._bad_records.report(path, line, field, problem)
     super().report(path, line, field, problem)
 
   def count_removed(self, path: str, what: str) -> None:
-    """Passes one on; see `BadRecords.count_removed`."""
-    self._bad.count_removed(path, what)
+    """Counts a removed part; see `BadRecords.count_removed`."""
+    self._bad_records.count_removed(path, what)
 
   def check_some(self, path: str | os.PathLike, good: int) -> None:
-    """Refuses a file of bad records alone.
+    """Refuses a file that has bad records only.
 
     Args:
       path: The file, for the message.
-      good: How many of its records can be used.
+      good: The number of its good records.
 
     Raises:
-      RecordError: if there are none, and some are bad.
+      RecordError: if there is no good record, but a bad one.
     """
     if self.count and not good:
       raise RecordError(
@@ -260,12 +260,10 @@ class BadRecordsOfFile(BadRecords):
 
 
 def describe_bad(kind: str, bad: Mapping[str, Any]) -> str:
-  """How many records were skipped, and the first few of them, in lines.
-
-  What was removed from records that stay is told, too.
+  """Describes in lines the skipped records and the removed parts of texts.
 
   Args:
-    kind: What they were for: "training" or "test".
+    kind: "training" or "test".
     bad: From `BadRecords.drain`.
   """
   lines = [f"bad {kind} records: none"]
@@ -274,7 +272,7 @@ def describe_bad(kind: str, bad: Mapping[str, Any]) -> str:
       f"bad {kind} records skipped: {bad['count']:,}, the first:",
       *(f"  {message}" for message in bad["first"]),
     ]
-  # A token store of before has no such count.
+  # An older token store does not have this count.
   for what, (count, path) in bad.get("removed", {}).items():
     lines.append(f"removed {what}: {count:,}, the first in {path}")
   return "\n".join(lines)

@@ -1,7 +1,8 @@
-"""Records of each stream to the token store's arrays, grouped by language.
+"""Turns the records of each stream into the token store's arrays.
 
-Which texts are the same is known when all are tokenized. So each stream is
-read first, its texts under provisional numbers, and makes its arrays then.
+Which texts are the same is known only when all texts are tokenized. So each
+`read_…` function reads a stream, under the texts' provisional numbers, and
+returns a function that makes the stream's arrays later, grouped by language.
 """
 
 import array
@@ -10,44 +11,30 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mlir_jax import contract as contract_lib
 from mlir_jax.batches import sampling
-from mlir_jax.data import records
+from mlir_jax.data import records, store_texts
 from mlir_jax.data.sources import record_fields
 
-# Arrays by name, rows of each group, and counts of what was left out.
-Made = tuple[dict[str, np.ndarray], dict[str, int], dict[str, int]]
 
-
-class Identities(NamedTuple):
-  """Which texts are the same.
+class StreamArrays(NamedTuple):
+  """The arrays of a stream.
 
   Attributes:
-    text: Provisional number to text id, int32: equal for equal texts.
-    sequences: Role to int32 [texts], text id to the number of its sequence:
-      equal for what is encoded alike; -1 where the role lacks the text.
+    arrays: Name, without the stream's, to array.
+    groups: Language or language pair to its number of rows, in order.
+    dropped: The reason for leaving something out to its count.
   """
 
-  text: np.ndarray
-  sequences: Mapping[str, np.ndarray]
-
-
-class Numbering(dict):
-  """Numbers keys in the order in which they are first looked up."""
-
-  def __missing__(self, key):
-    self[key] = number = len(self)
-    return number
-
-
-def row_offsets(lengths) -> np.ndarray:
-  """Where ragged rows of these lengths start; int64 [rows + 1]."""
-  return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+  arrays: Mapping[str, np.ndarray]
+  groups: Mapping[str, int]
+  dropped: Mapping[str, int]
 
 
 def _take_rows(values, offsets, order) -> tuple[np.ndarray, np.ndarray]:
-  """Ragged rows in another order: their values and offsets."""
+  """Puts ragged rows in another order; returns their values and offsets."""
   lengths = np.diff(offsets)[order]
-  new_offsets = row_offsets(lengths)
+  new_offsets = store_texts.row_offsets(lengths)
   shift = np.repeat(offsets[:-1][order] - new_offsets[:-1], lengths)
   return values[np.arange(len(shift)) + shift], new_offsets
 
@@ -60,8 +47,8 @@ def _group(codes, names: Sequence[str]) -> tuple[np.ndarray, dict[str, int]]:
     names: The groups' names.
 
   Returns:
-    The order that puts rows of a group together, groups sorted by name, and
-    the number of rows of each group.
+    The order in which the rows of each group are together and the groups are
+    sorted by name; and the number of rows of each group.
   """
   by_name = sorted(range(len(names)), key=names.__getitem__)
   rank = np.argsort(by_name)
@@ -73,29 +60,30 @@ def _group(codes, names: Sequence[str]) -> tuple[np.ndarray, dict[str, int]]:
 
 def read_retrieval(
   rows: Iterable[records.RetrievalRecord],
-  contract,
-  encoder,
-  languages: Numbering,
+  contract: contract_lib.EncodingContract,
+  texts: store_texts.StoreTexts,
+  languages: store_texts.Numbering,
   bad_records: records.BadRecords,
-) -> Callable[[Identities], Made]:
+) -> Callable[[store_texts.Identities], StreamArrays]:
   """Reads the question-passage pairs.
 
   Args:
     rows: The records.
     contract: The encoding contract.
-    encoder: Numbers texts and encodes them.
-    languages: Numbers languages.
-    bad_records: Says whether a passage id with two texts is an error.
+    texts: Numbers the texts and tokenizes them.
+    languages: Numbers the languages.
+    bad_records: Its policy says whether a passage id with two texts is an
+      error.
 
   Returns:
-    What makes the arrays. It raises RecordError for a passage id with two
-    texts, if the policy is "error".
+    The function that makes the arrays. It raises RecordError for a passage id
+    with two texts, if the policy is "error".
   """
-  passage_ids = Numbering()  # Of (file, id).
+  passage_ids = store_texts.Numbering()  # Of (file, id).
   queries, codes = array.array("i"), array.array("i")
-  places = array.array("q")  # Line and number by turns.
-  # Provisional text and passage id by turns, and how many passages each row
-  # has.
+  places = array.array("q")  # Line and number in turn.
+  # Provisional text and passage id in turn; and the number of passages of each
+  # row.
   positives, positive_counts = array.array("i"), array.array("i")
   negatives, negative_counts = array.array("i"), array.array("i")
   without_text = 0
@@ -104,7 +92,7 @@ def read_retrieval(
       raise ValueError(f"The question {record.question!r} has no positive.")
     language, place = record.language, record.place
     body = contract.body(record.question)
-    queries.append(encoder.text("query", body, language))
+    queries.append(texts.add("query", body, language))
     codes.append(languages[language])
     places.extend((place.line, place.number) if place else (0, 0))
     with_text = [
@@ -120,13 +108,13 @@ def read_retrieval(
         name = passage.passage_id
         values.extend(
           (
-            encoder.text("passage", body, language),
+            texts.add("passage", body, language),
             passage_ids[place.file, name] if place and name else -1,
           )
         )
       counts.append(len(passages))
 
-  def make(identities: Identities) -> Made:
+  def make_arrays(identities: store_texts.Identities) -> StreamArrays:
     ragged = []
     for values, counts in (
       (positives, positive_counts),
@@ -134,10 +122,10 @@ def read_retrieval(
     ):
       values = np.array(values, np.int32).reshape(-1, 2)
       values[:, 0] = identities.text[values[:, 0]]
-      ragged.append((values, row_offsets(counts)))
+      ragged.append((values, store_texts.row_offsets(counts)))
     clashes = _find_clashes(ragged)
     if len(clashes) and bad_records.policy == "error":
-      _refuse(clashes[0], list(passage_ids), places, bad_records)
+      _report_clash(clashes[0], list(passage_ids), places, bad_records)
 
     order, groups = _group(codes, list(languages))
     arrays = _retrieval_arrays(
@@ -146,7 +134,7 @@ def read_retrieval(
       sequence=identities.sequences["passage"],
     )
     dropped = len(negatives) // 2 - len(arrays["negatives"])
-    return (
+    return StreamArrays(
       arrays,
       groups,
       {
@@ -156,19 +144,20 @@ def read_retrieval(
       },
     )
 
-  return make
+  return make_arrays
 
 
 def _find_clashes(passages) -> np.ndarray:
-  """The passage ids that have two texts in one file.
+  """Finds the passage ids that have two texts in one file.
 
   Args:
-    passages: Ragged rows of positives and of hard negatives: int32 [*, 2],
-      text id and passage id, -1 for none; and int64 [R + 1].
+    passages: Ragged rows of positives and of hard negatives. Their values are
+      int32 [*, 2], text id and passage id (-1 for none); their offsets are
+      int64 [R + 1].
 
   Returns:
-    int64 [n, 3], in the order of the second rows: the passage id, the first
-    row that has it, and the first that has it with another text.
+    int64 [n, 3]: the passage id, the first row that has it, and the first row
+    that has it with another text. They are sorted by the latter.
   """
   rows = np.concatenate(
     [
@@ -188,13 +177,13 @@ def _find_clashes(passages) -> np.ndarray:
   return clashes[np.argsort(clashes[:, 2], kind="stable")]
 
 
-def _refuse(
+def _report_clash(
   clash: np.ndarray,
   passage_ids: Sequence[tuple[str, str]],
   places: Sequence[int],
   bad_records: records.BadRecords,
 ) -> None:
-  """Reports a passage id that has two texts: see `_find_clashes`."""
+  """Reports a passage id that has two texts, from `_find_clashes`."""
   number, first, second = clash.tolist()
   file, name = passage_ids[number]
   one, other = (
@@ -212,19 +201,22 @@ def _refuse(
 
 
 def _retrieval_arrays(queries, positives, negatives, sequence):
-  """The retrieval arrays by name, without negatives that are positives.
+  """Returns the retrieval arrays by name.
+
+  Hard negatives that are positives of their question are left out.
 
   Args:
     queries: int32 [R], text ids.
-    positives: Ragged rows as `_take_rows` gives them: int32 [*], text ids,
-      and int64 [R + 1].
-    negatives: The same of the hard negatives.
-    sequence: Text id to passage sequence.
+    positives: Ragged rows from `_take_rows`: text ids, int32 [*], and offsets,
+      int64 [R + 1].
+    negatives: The hard negatives, in the same form.
+    sequence: Text id to passage sequence, int32 [texts].
   """
   positives, positive_offsets = positives
   negatives, negative_offsets = negatives
-  # Every row of a question knows the positives of all of its rows. Questions
-  # that are merely cut alike are not one: there may be very many of them.
+  # Every row of a question knows the positives of all its rows. Different
+  # questions that are equal only after cutting stay different: there may be
+  # very many of them.
   distinct, questions = np.unique(queries, return_inverse=True)
   owners = np.repeat(questions, np.diff(positive_offsets))
   known = np.unique(np.column_stack([owners, sequence[positives]]), axis=0)
@@ -241,7 +233,7 @@ def _retrieval_arrays(queries, positives, negatives, sequence):
     "positives": positives,
     "positive_offsets": positive_offsets,
     "negatives": negatives[kept],
-    "negative_offsets": row_offsets(
+    "negative_offsets": store_texts.row_offsets(
       np.bincount(rows[kept], minlength=len(queries))
     ),
     "questions": questions.astype(np.int32),
@@ -252,12 +244,23 @@ def _retrieval_arrays(queries, positives, negatives, sequence):
 
 def read_parallel(
   rows: Iterable[records.ParallelRecord],
-  encoder,
-  languages: Numbering,
+  texts: store_texts.StoreTexts,
+  languages: store_texts.Numbering,
   shuffle_seed: int | None,
-) -> Callable[[Identities], Made]:
-  """Reads the translations; returns what makes the arrays."""
-  pairs = Numbering()  # Of languages, by name.
+) -> Callable[[store_texts.Identities], StreamArrays]:
+  """Reads the translations.
+
+  Args:
+    rows: The records.
+    texts: Numbers the texts and tokenizes them.
+    languages: Numbers the languages.
+    shuffle_seed: If given, every sentence gets a wrong partner, by this seed.
+
+  Returns:
+    The function that makes the arrays. It raises ValueError if the pairs of two
+    languages cannot be shuffled.
+  """
+  pairs = store_texts.Numbering()  # Of languages, by name.
   codes, sides = array.array("i"), array.array("i")
   identical = 0
   for record in rows:
@@ -269,7 +272,7 @@ def read_parallel(
     )
     first, second = sorted(
       [
-        (language, encoder.text("sentence", text, language))
+        (language, texts.add("sentence", text, language))
         for text, language in (
           (record.source, record.source_language),
           (record.target, record.target_language),
@@ -280,7 +283,7 @@ def read_parallel(
       (first[1], second[1], languages[first[0]], languages[second[0]])
     )
 
-  def make(identities: Identities) -> Made:
+  def make_arrays(identities: store_texts.Identities) -> StreamArrays:
     found = np.array(sides, np.int32).reshape(-1, 4)
     found[:, :2] = identities.text[found[:, :2]]
     one_language = found[:, 2] == found[:, 3]
@@ -290,18 +293,18 @@ def read_parallel(
     first_places = differ[np.sort(first_places)]
     order, groups = _group(np.array(codes, np.int32)[first_places], list(pairs))
     distinct = found[first_places][order]
-    texts = np.ascontiguousarray(distinct[:, :2])
+    sentences = np.ascontiguousarray(distinct[:, :2])
     if shuffle_seed is not None:
       start = 0
       for name, size in groups.items():
-        group = texts[start : start + size]
+        group = sentences[start : start + size]
         group[:, 1] = _mispair(group, name, shuffle_seed)
         start += size
     arrays = {
-      "texts": texts,
+      "texts": sentences,
       "languages": np.ascontiguousarray(distinct[:, 2:]),
     }
-    return (
+    return StreamArrays(
       arrays,
       groups,
       {
@@ -312,11 +315,11 @@ def read_parallel(
       },
     )
 
-  return make
+  return make_arrays
 
 
 def _mispair(texts: np.ndarray, name: str, seed: int) -> np.ndarray:
-  """Permutes the second sides of some pairs so that no pair stays right.
+  """Permutes the second sides of some pairs, so that every pair is wrong.
 
   Args:
     texts: int32 [n, 2], the text ids of one language pair.
@@ -324,8 +327,8 @@ def _mispair(texts: np.ndarray, name: str, seed: int) -> np.ndarray:
     seed: Determines the permutation.
 
   Returns:
-    int32 [n]: the second sides. None forms a pair that is among `texts`, or
-    one of two identical sides.
+    int32 [n]: the second sides. With its first side, none forms a pair of
+    `texts` or a pair of two identical sides.
 
   Raises:
     ValueError: if no such permutation is found.
@@ -336,8 +339,8 @@ def _mispair(texts: np.ndarray, name: str, seed: int) -> np.ndarray:
     key = sampling.make_key(seed, "shuffle parallel", name, turn)
     return sampling.permute(np.arange(length), size, key)
 
-  # One cycle through all pairs has no fixed point. But a sentence may stand
-  # in several pairs, so some need to be swapped on.
+  # One cycle through all pairs has no fixed point. But a sentence may be in
+  # several pairs, so some pairs are still right, and are swapped again.
   cycle = permutation(size, 0)
   first, second = texts[:, 0].astype(np.int64), np.empty(size, np.int64)
   second[cycle] = texts[np.roll(cycle, 1), 1]
@@ -353,25 +356,27 @@ def _mispair(texts: np.ndarray, name: str, seed: int) -> np.ndarray:
       second[[a, b]] = second[[b, a]]
   raise ValueError(
     f"The {size} pairs of {name} are too few, or too alike, to be shuffled"
-    " so that none stays right; leave this language pair out."
+    " so that all are wrong; leave this language pair out."
   )
 
 
 def read_monolingual(
-  rows: Iterable[records.MonolingualRecord], encoder, languages: Numbering
-) -> Callable[[Identities], Made]:
-  """Reads the plain sentences; returns what makes the arrays."""
-  texts, codes = array.array("i"), array.array("i")
+  rows: Iterable[records.MonolingualRecord],
+  texts: store_texts.StoreTexts,
+  languages: store_texts.Numbering,
+) -> Callable[[store_texts.Identities], StreamArrays]:
+  """Reads the plain sentences; returns the function that makes the arrays."""
+  sentences, codes = array.array("i"), array.array("i")
   for record in rows:
-    texts.append(encoder.text("sentence", record.text, record.language))
+    sentences.append(texts.add("sentence", record.text, record.language))
     codes.append(languages[record.language])
 
-  def make(identities: Identities) -> Made:
+  def make_arrays(identities: store_texts.Identities) -> StreamArrays:
     order, groups = _group(codes, list(languages))
     arrays = {
-      "texts": identities.text[np.array(texts, np.int32)][order],
+      "texts": identities.text[np.array(sentences, np.int32)][order],
       "languages": np.array(codes, np.int32)[order],
     }
-    return arrays, groups, {}
+    return StreamArrays(arrays, groups, {})
 
-  return make
+  return make_arrays

@@ -1,21 +1,21 @@
-"""The token store: every text of a collection, tokenized once, in arrays.
+"""Opens the token store: every text of a collection, tokenized once.
 
-A folder of .npy files, read through memory maps, and meta.json. Rows name
-texts by their ids, which are equal where the texts' tokens are, before prefix,
-special tokens and truncation, in any role. Each role (query, passage,
-sentence) has the tokens of the texts that appear in it; texts that are encoded
-alike there, as they differ only in what was cut, have one sequence:
+The store is a folder of .npy files, which are read through memory maps, and
+meta.json. Rows name texts by their ids. Two texts have the same id, in all
+roles, if their tokens before prefix, special tokens and truncation are equal.
+Each role (query, passage, sentence) has the tokens of the texts that appear in
+it. Texts that become equal there when they are cut have one sequence:
 
-  {role}_tokens      int32 [all tokens]  sequences end to end
-  {role}_offsets     int64 [S + 1]       where each starts
+  {role}_tokens      int32 [all tokens]  the sequences, one after another
+  {role}_offsets     int64 [S + 1]       where each sequence starts
   {role}_sequences   int32 [texts]       text id -> sequence, -1 for none
   retrieval_queries             int32 [R]     text ids
   retrieval_positives           int32 [*]     text ids
   retrieval_positive_offsets    int64 [R + 1]
   retrieval_negatives           int32 [*]     text ids of hard negatives
   retrieval_negative_offsets    int64 [R + 1]
-  retrieval_questions           int32 [R]     which distinct question
-  retrieval_known               int32 [*]     sequences of its positives
+  retrieval_questions           int32 [R]     number of the distinct question
+  retrieval_known               int32 [*]     sequences of all its positives
   retrieval_known_offsets       int64 [Q + 1]
   parallel_texts, parallel_languages          int32 [N, 2]
   monolingual_texts, monolingual_languages    int32 [M]
@@ -40,7 +40,7 @@ FORMAT = 3
 
 
 class TokenStoreError(ValueError):
-  """A token store that cannot be used; the message names the file."""
+  """A token store cannot be used; the message names the file."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -49,8 +49,8 @@ class TokenStore:
 
   Attributes:
     path: The folder.
-    meta: meta.json.
-    contract: The encoding contract that the texts were tokenized by.
+    meta: The content of meta.json.
+    contract: The encoding contract with which the texts were tokenized.
     arrays: Name to memory-mapped array; the module's docstring lists them.
   """
 
@@ -63,35 +63,36 @@ class TokenStore:
   def open(
     cls, path: str | os.PathLike, *, just_built: bool = False
   ) -> "TokenStore":
-    """Opens a store, checking that it is whole.
+    """Opens a store and checks that it is whole.
 
-    Each array is read once on a machine, to compare its hash: see
-    `digests.check`.
+    The hash of each array is compared once on a machine, see `digests.check`.
 
     Args:
       path: The folder.
-      just_built: Whether this process has just hashed its arrays.
+      just_built: Whether this process has just hashed the arrays.
 
     Raises:
       FileNotFoundError: if there is no store.
-      TokenStoreError: if it is not as it was built.
+      TokenStoreError: if the store has changed since it was built.
     """
     path = pathlib.Path(path)
     file = path / "meta.json"
     if not file.is_file():
       raise FileNotFoundError(
         f"There is no token store at {path}: {file} is not a file. Delete the"
-        " folder; the next start makes it anew."
+        " folder; the next start builds the store again."
       )
     meta = read_meta(file)
     if meta.get("format") != FORMAT:
       raise TokenStoreError(
-        f"{file}: of another version of mlir_jax (format"
+        f"{file} is from another version of mlir_jax (format"
         f" {meta.get('format')!r}; this one reads {FORMAT}); {_REBUILD} A run"
         " that was trained on it needs another --workdir."
       )
     if meta != sealed(meta):
-      raise TokenStoreError(f"{file}: changed since it was built; {_REBUILD}")
+      raise TokenStoreError(
+        f"{file} has changed since it was built; {_REBUILD}"
+      )
     if not just_built:
       _check_arrays(path, meta)
     arrays = {
@@ -101,35 +102,32 @@ class TokenStore:
 
   @property
   def fingerprint(self) -> str:
-    """SHA-256 of the whole content: equal stores have equal ones.
-
-    Where it comes from, `source` and the bad records, does not count.
-    """
+    """SHA-256 of the whole content, without `source` and the bad records."""
     return self.meta["fingerprint"]
 
   @property
   def source(self) -> str:
-    """The fingerprint of the collection that it was built from."""
+    """The fingerprint of the collection that the store was built from."""
     return self.meta["source"]
 
   @property
   def pad_id(self) -> int:
-    """What sequences are padded with."""
+    """The id with which sequences are padded."""
     return self.meta["pad_id"]
 
   @property
   def languages(self) -> tuple[str, ...]:
-    """The languages that the arrays' language numbers stand for."""
+    """The languages, by their numbers in the arrays."""
     return tuple(self.meta["languages"])
 
   @property
   def max_positives(self) -> int:
-    """The most known positives that a question has."""
+    """The largest number of known positives of a question."""
     return self.meta["max_positives"]
 
   @property
   def truncation(self) -> Mapping[str, Mapping[str, Sequence[int]]]:
-    """Role to language to (texts cut, all texts), each string counted once.
+    """Role to language to (texts cut, all texts). Each string counts once.
 
     A text of several languages counts for the first of them.
     """
@@ -137,27 +135,27 @@ class TokenStore:
 
   @property
   def dropped(self) -> Mapping[str, int]:
-    """What was left out, and how often."""
+    """Reason for which records were left out to their number."""
     return self.meta["dropped"]
 
   def groups(self, stream: str) -> Mapping[str, int]:
-    """A stream's languages (or language pairs) and their rows, in order."""
+    """Returns the rows of each language (or language pair) of a stream."""
     return self.meta["groups"][stream]
 
   def rows(self, stream: str) -> int:
-    """How many rows a stream has."""
+    """Returns the number of rows of a stream."""
     return sum(self.groups(stream).values())
 
   def lengths(self, role: str) -> np.ndarray:
-    """The number of tokens of each sequence of a role; int64 [S]."""
+    """Returns the number of tokens of each sequence of a role; int64 [S]."""
     return np.diff(self.arrays[f"{role}_offsets"])
 
   @functools.cached_property
   def padded_lengths(self) -> Mapping[str, int]:
-    """Role to the length that its texts are padded to, in tokens.
+    """Role to the length to which its texts are padded, in tokens.
 
-    The longest sequence's, rounded up to a multiple of 8, or max_length if
-    that is less: the same in every batch and on every host.
+    It is the length of the longest sequence, rounded up to a multiple of 8, but
+    at most max_length: the same in every batch and on every host.
     """
     return {
       role: min(
@@ -168,14 +166,14 @@ class TokenStore:
     }
 
   def sequence_numbers(self, role: str, texts: np.ndarray) -> np.ndarray:
-    """The sequences of some texts: equal for what is encoded alike.
+    """Returns the sequences of some texts; texts encoded alike have one.
 
     Args:
-      role: The role that they are encoded in.
+      role: The role that the texts are encoded in.
       texts: int [...], text ids that appear in that role, or -1.
 
     Returns:
-      int32 [...], -1 where the text is.
+      int32 [...], -1 where the text is -1.
 
     Raises:
       ValueError: if a text does not appear in that role.
@@ -186,10 +184,10 @@ class TokenStore:
     return np.where(texts < 0, np.int32(-1), found)
 
   def text_lengths(self, role: str, texts: np.ndarray) -> np.ndarray:
-    """The tokens of some texts in a role.
+    """Returns the numbers of tokens of some texts in a role.
 
     Args:
-      role: The role that they are encoded in.
+      role: The role that the texts are encoded in.
       texts: int [...], text ids that appear in that role; -1 has no tokens.
 
     Returns:
@@ -204,13 +202,13 @@ class TokenStore:
   def sequences(
     self, role: str, texts: np.ndarray, length: int
   ) -> tuple[np.ndarray, np.ndarray]:
-    """The padded tokens of some texts.
+    """Returns the padded tokens of some texts.
 
     Args:
-      role: The role that they are encoded in.
-      texts: int [...], text ids that appear in that role; -1 gives padding
-        alone.
-      length: To which they are padded.
+      role: The role that the texts are encoded in.
+      texts: int [...], text ids that appear in that role; -1 gives only
+        padding.
+      length: The length to which they are padded, in tokens.
 
     Returns:
       ids: int32 [..., length].
@@ -233,14 +231,14 @@ class TokenStore:
   def _find(
     self, role: str, texts: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Where the tokens of some texts begin, and how many there are."""
+    """Returns where the tokens of some texts start, and their numbers."""
     offsets = self.arrays[f"{role}_offsets"]
     sequence = self.sequence_numbers(role, texts)
     starts = offsets[sequence]
     return starts, np.where(texts < 0, 0, offsets[sequence + 1] - starts)
 
   def summary(self) -> str:
-    """What the store holds, what was left out and what was cut, in lines."""
+    """Describes in lines what the store holds, lacks and has cut."""
     lines = []
     for stream in STREAMS:
       groups = ", ".join(f"{g} {n:,}" for g, n in self.groups(stream).items())
@@ -262,7 +260,7 @@ class TokenStore:
     return "\n".join(lines)
 
 
-# Not content: the same texts may be read from other files.
+# These are not content: other files may hold the same texts.
 _PROVENANCE = ("source", "bad_records")
 _REBUILD = (
   "delete the folder and prepare again (mlir_jax.prepare, or start the run)."
@@ -270,7 +268,7 @@ _REBUILD = (
 
 
 def read_meta(path: str | os.PathLike) -> dict:
-  """What meta.json holds; TokenStoreError if it cannot be read."""
+  """Reads meta.json; raises TokenStoreError if it cannot be read."""
   try:
     return reading.read_json(path, mend=f"To mend it, {_REBUILD}")
   except reading.UnreadableError as error:
@@ -278,9 +276,13 @@ def read_meta(path: str | os.PathLike) -> dict:
 
 
 def read_contract(path: str | os.PathLike) -> contract_lib.EncodingContract:
-  """The encoding contract in meta.json; TokenStoreError if it is not one."""
+  """Reads the encoding contract from meta.json.
+
+  Raises:
+    TokenStoreError: if meta.json cannot be read or holds no valid contract.
+  """
   try:
-    return contract_lib.EncodingContract.from_values(
+    return contract_lib.EncodingContract.from_dict(
       read_meta(path).get("contract")
     )
   except ValueError as error:
@@ -297,20 +299,20 @@ def _check_arrays(path: pathlib.Path, meta: Mapping) -> None:
 
 
 def _open_array(path: pathlib.Path) -> np.ndarray:
-  """A memory map of an array; what it holds was checked before."""
+  """Maps an array into memory; its content was checked before."""
   found = np.load(path, mmap_mode="r", allow_pickle=False)
   return found.view(np.ndarray)  # np.memmap's own indexing is slow.
 
 
 def sealed(meta: Mapping) -> dict:
-  """meta.json with the store's fingerprint, and with a hash of all of it."""
-  meta = {**meta, "fingerprint": fingerprint_of(meta)}
+  """Adds the store's fingerprint to the metadata, and a hash of all fields."""
+  meta = {**meta, "fingerprint": _fingerprint(meta)}
   meta.pop("sha256", None)
   return {**meta, "sha256": digests.of_value(meta)}
 
 
-def fingerprint_of(meta: Mapping) -> str:
-  """SHA-256 of what meta.json says of the content, arrays' hashes included."""
+def _fingerprint(meta: Mapping) -> str:
+  """Returns SHA-256 of the metadata of the content, with the arrays' hashes."""
   left_out = ("fingerprint", "sha256", *_PROVENANCE)
   content = {name: meta[name] for name in meta if name not in left_out}
   text = json.dumps(content, sort_keys=True, ensure_ascii=False)

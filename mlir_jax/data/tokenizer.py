@@ -1,4 +1,4 @@
-"""Loads a pretrained model's tokenizer, or trains one on the spot."""
+"""Loads the tokenizer of a pretrained model, or trains a new one."""
 
 import contextlib
 import json
@@ -19,57 +19,59 @@ from tokenizers import (
   trainers,
 )
 
-from mlir_jax import contract as contract_lib
+from mlir_jax import contract
 from mlir_jax.data.sources import record_fields
 from mlir_jax.storage import copies, locations, reading
 
-# Their ids are their places: XLM-R's, with the mask drawn to the front.
+# The id of a token is its place here. The ids are XLM-R's, except that the mask
+# follows the others.
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 
 # Padding and mask tokens of the XLM-R and of the BERT family.
 PAD_TOKENS = ("<pad>", "[PAD]")
 MASK_TOKENS = ("<mask>", "[MASK]")
 
-# What a tokenizer may be made of, where there is no tokenizer.json.
+# Files from which a tokenizer is made if there is no tokenizer.json.
 _VOCABULARIES = (
   *("vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model"),
   *("tokenizer.model", "spm.model"),
 )
 
-# Beside the contract's golden texts: what settings beside a tokenizer.json
-# treat otherwise.
-_TELLING_TEXTS = (
+# Texts that get other tokens if settings outside tokenizer.json change the
+# tokenizer. They are checked in addition to the contract's golden texts.
+_TEXTS_OF_SETTINGS = (
   "Mixed CASE, naïve Café 北京大学",
   "a <mask> b [MASK] c <s> d [SEP] e",
   " a  b\tc ",
 )
 
-# Of a trained tokenizer's scores (natural logarithms of probabilities). The
-# trainer adds in the order of a hash map, which moves them by some 1e-11
-# from run to run.
+# A trained tokenizer's scores (natural logarithms of probabilities) are rounded
+# to so many decimals. The trainer adds in the order of a hash map, so scores
+# differ by some 1e-11 between runs.
 _SCORE_DECIMALS = 3
 
-# The trainer ranks characters that it would rather have dropped by adding
-# this much each to the lowest score, again in the order of a hash map.
+# The trainer keeps characters that it would otherwise drop. The score of each
+# is the lowest score plus a multiple of this step, again in the order of a hash
+# map.
 _FLOOR_STEP = 1e-4
 
 
 def load(path: str, revision: str = "") -> tokenizers.Tokenizer:
   """Loads a tokenizer, without padding and truncation.
 
-  Where there is a tokenizer.json it is read as it stands; otherwise
-  transformers converts what there is (vocab.txt, sentencepiece.bpe.model). No
-  code of the folder runs in either case.
+  If there is a tokenizer.json, it is read unchanged. If not, transformers
+  converts the files that are there (vocab.txt, sentencepiece.bpe.model). In
+  both cases no code of the folder runs.
 
   Args:
-    path: A folder, one on object storage (gs://), or a model's name on the
+    path: A folder here or on object storage (gs://), or a model's name on the
       Hugging Face hub.
-    revision: Of a hub name; "" for its main branch.
+    revision: The revision of a hub name; "" for its main branch.
 
   Raises:
     FileNotFoundError: if there is neither such a folder nor such a model, or
-      no tokenizer in it.
-    ValueError: if its file is damaged, or it asks for code of its own.
+      it has no tokenizer.
+    ValueError: if a file is damaged, or the tokenizer needs code of its own.
   """
   if locations.is_url(path):
     path = copies.copy_folder(path, ("*.json", *_VOCABULARIES))
@@ -82,7 +84,7 @@ def load(path: str, revision: str = "") -> tokenizers.Tokenizer:
     if not any(
       os.path.isfile(os.path.join(path, name)) for name in _VOCABULARIES
     ):
-      # transformers would make up one of special tokens alone.
+      # transformers would make a tokenizer of special tokens only.
       raise FileNotFoundError(
         f"There is no tokenizer in {path!r}: give a folder with a"
         f" tokenizer.json (or one of {', '.join(_VOCABULARIES)})."
@@ -94,10 +96,10 @@ def load(path: str, revision: str = "") -> tokenizers.Tokenizer:
 
 
 def largest_id(tokenizer: tokenizers.Tokenizer) -> int:
-  """The largest id of a text's tokens: what a token table must hold.
+  """Returns the largest id that a text can have; a token table must hold it.
 
-  It may lie beyond the number of pieces, and the tokens around a text have
-  ids of their own.
+  It may be larger than the number of pieces. The special tokens around a text
+  may have ids outside the vocabulary.
   """
   return max(*tokenizer.get_vocab().values(), *tokenizer.encode("").ids, 0)
 
@@ -105,15 +107,16 @@ def largest_id(tokenizer: tokenizers.Tokenizer) -> int:
 def check_as_transformers(path: str, tokenizer: tokenizers.Tokenizer) -> None:
   """Refuses a folder whose tokenizer_config.json changes its tokenizer.
 
-  transformers, and whoever encoded with it, may lowercase, add prefix spaces
-  or cut texts from the left where tokenizer.json says nothing of it.
+  By that file, transformers may lowercase, add prefix spaces or cut texts from
+  the left, although tokenizer.json does not say so.
 
   Args:
     path: A folder.
-    tokenizer: What `load` read from it.
+    tokenizer: The tokenizer that `load` read from it.
 
   Raises:
-    ValueError: naming the file, and what differs.
+    ValueError: if transformers makes other tokens; it names the file and the
+      difference.
   """
   file = os.path.join(path, "tokenizer_config.json")
   if not os.path.isfile(file):
@@ -125,41 +128,43 @@ def check_as_transformers(path: str, tokenizer: tokenizers.Tokenizer) -> None:
         f"{file}: {side} is {getattr(theirs, side)!r} (here, or in"
         " tokenizer.json); only 'right' is supported."
       )
-  texts = [*contract_lib.GOLDEN_TEXTS, *_TELLING_TEXTS]
+  texts = [*contract.GOLDEN_TEXTS, *_TEXTS_OF_SETTINGS]
   for text in texts:
     ids = theirs(text, truncation=False, verbose=False)["input_ids"]
     if ids != tokenizer.encode(text).ids:
       raise ValueError(
-        f"{file}: transformers cuts {text!r} otherwise than tokenizer.json"
-        " says. What it sets beside that (do_lower_case, add_prefix_space,"
-        " split_special_tokens, tokenizer_class, ...) is not supported: save"
-        " the tokenizer anew with transformers, or remove the setting."
+        f"{file}: transformers gives {text!r} other tokens than tokenizer.json"
+        " does. Settings outside tokenizer.json (do_lower_case,"
+        " add_prefix_space, split_special_tokens, tokenizer_class, ...) are not"
+        " supported: save the tokenizer again with transformers, or remove the"
+        " setting."
       )
 
 
 def _read(file: str) -> tokenizers.Tokenizer:
-  """Reads a tokenizer.json; ValueError if it is not one."""
+  """Reads a tokenizer.json; raises ValueError if it is damaged."""
   reading.check_file(file)
   try:
     with _without_panics():
       tokenizer = tokenizers.Tokenizer.from_file(file)
       tokenizer.no_padding()
       tokenizer.no_truncation()
-      # Some damage shows with the first text alone.
-      tokenizer.encode_batch(list(contract_lib.GOLDEN_TEXTS))
+      # Some damage shows only when a text is encoded.
+      tokenizer.encode_batch(list(contract.GOLDEN_TEXTS))
     return tokenizer
-  except Exception as error:  # The library raises nothing more special.
+  except Exception as error:  # The library raises no narrower type.
     raise ValueError(
-      f"{file} is not a tokenizer that tokenizers {tokenizers.__version__}"
-      f" reads: {error}. {reading.RESTORE}"
+      f"{file} is not a tokenizer that the library tokenizers"
+      f" {tokenizers.__version__} reads: {error}. {reading.RESTORE}"
     ) from error
 
 
 @contextlib.contextmanager
 def _without_panics() -> Iterator[None]:
-  """Makes a panic in the library's Rust code a RuntimeError, of one line.
+  """Turns a panic in the library's Rust code into a RuntimeError of one line.
 
-  Rust writes a panic, with its stack, to the standard error by itself.
+  Rust itself writes a panic and its stack to the standard error, so that is
+  closed meanwhile.
   """
   error_stream = os.dup(2)
   with open(os.devnull, "wb") as nowhere:
@@ -167,7 +172,8 @@ def _without_panics() -> Iterator[None]:
   try:
     yield
   except BaseException as error:
-    if type(error).__name__ != "PanicException":  # It is no Exception.
+    # PanicException is a subclass of BaseException only.
+    if type(error).__name__ != "PanicException":
       raise
     raise RuntimeError(str(error)) from error
   finally:
@@ -176,13 +182,13 @@ def _without_panics() -> Iterator[None]:
 
 
 def _with_transformers(path: str) -> Any:
-  """A folder's tokenizer as transformers makes it.
+  """Loads a folder's tokenizer with transformers.
 
-  It never runs code of the folder: a folder that asks for it is refused
-  before transformers sees it, and transformers is told not to.
+  Code of the folder never runs: a folder that asks for it is refused here, and
+  `trust_remote_code` is False.
 
   Raises:
-    ValueError: naming the file.
+    ValueError: if a file is damaged or names code; it names the file.
   """
   for name in (
     *("tokenizer_config.json", "config.json"),
@@ -191,8 +197,8 @@ def _with_transformers(path: str) -> Any:
     file = pathlib.Path(path) / name
     if file.exists() and (code := reading.read_json(file).get("auto_map")):
       raise ValueError(
-        f"{file}: auto_map is {code!r}: this tokenizer wants to run code of its"
-        " own, which is never run. Use a model without such code."
+        f"{file}: auto_map is {code!r}: this tokenizer needs code of its own,"
+        " which is never run. Use a model without such code."
       )
   for name in _VOCABULARIES:
     if (file := pathlib.Path(path) / name).exists():
@@ -203,7 +209,7 @@ def _with_transformers(path: str) -> Any:
     return transformers.AutoTokenizer.from_pretrained(
       path, local_files_only=True, trust_remote_code=False
     )
-  except Exception as error:  # Of a damaged file it raises anything.
+  except Exception as error:  # A damaged file raises any type.
     raise ValueError(
       f"transformers cannot read the tokenizer in {path} (tokenizer.json,"
       " tokenizer_config.json and config.json):"
@@ -212,7 +218,7 @@ def _with_transformers(path: str) -> Any:
 
 
 def _fetch_vocabulary(name: str, revision: str) -> str:
-  """The folder of what a model on the hub has of a tokenizer."""
+  """Fetches the tokenizer's files of a model on the hub; returns the folder."""
   import huggingface_hub
 
   try:
@@ -229,7 +235,7 @@ def _fetch_vocabulary(name: str, revision: str) -> str:
 
 
 def _definition_file(path: str, revision: str) -> str | None:
-  """The path of tokenizer.json, fetched if need be; None if there is none."""
+  """Returns the path of tokenizer.json, or None; fetches it from the hub."""
   if os.path.isdir(path):
     file = os.path.join(path, "tokenizer.json")
     return file if os.path.lexists(file) else None
@@ -241,7 +247,7 @@ def _definition_file(path: str, revision: str) -> str | None:
       path, "tokenizer.json", revision=revision or None
     )
   except errors.LocalEntryNotFoundError as e:
-    # Off line; whether the model has the file is not known.
+    # Off line, it is not known whether the model has the file.
     raise FileNotFoundError(
       f"{path!r} is not a folder here, and the model of that name could not be"
       f" fetched from the hub. ({e})"
@@ -255,7 +261,7 @@ def _definition_file(path: str, revision: str) -> str | None:
 
 
 def pad_id(tokenizer: tokenizers.Tokenizer) -> int:
-  """The id of the padding token; ValueError if there is none."""
+  """Returns the id of the padding token; raises ValueError if there is none."""
   for token in PAD_TOKENS:
     if (token_id := tokenizer.token_to_id(token)) is not None:
       return token_id
@@ -266,9 +272,9 @@ def pad_id(tokenizer: tokenizers.Tokenizer) -> int:
 
 
 def mask_id(tokenizer: tokenizers.Tokenizer) -> int:
-  """The id of the mask token; ValueError if there is none.
+  """Returns the id of the mask token; raises ValueError if there is none.
 
-  It must be a special token: of another one, the ids may occur in texts.
+  It must be a special token: texts may contain the id of any other token.
   """
   special = {
     token.content: token_id
@@ -279,25 +285,25 @@ def mask_id(tokenizer: tokenizers.Tokenizer) -> int:
     if token in special:
       return special[token]
   raise ValueError(
-    f"The tokenizer has no mask token: none of {MASK_TOKENS} is a special"
-    " token of it. Set batch.masked=0 and loss.masked_lm.weight=0, or use the"
-    " tokenizer.json of a model that was trained with one."
+    f"The tokenizer has no mask token: none of {MASK_TOKENS} is one of its"
+    " special tokens. Set batch.masked=0 and loss.masked_lm.weight=0, or use"
+    " the tokenizer.json of a model that was trained with one."
   )
 
 
 def train(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
   """Trains a Unigram tokenizer (Kudo 2018) with XLM-R's special tokens.
 
-  The same texts give the same tokenizer: the trainer's scores, which differ
-  from run to run in their last digits, are rounded and its pieces sorted.
+  The same texts give the same tokenizer: the trainer's scores, whose last
+  digits differ between runs, are rounded, and its pieces are sorted.
 
-  Texts with a literal special token are left out, and counted in the log:
-  learning one as an ordinary piece moves the special ids.
+  Texts with a literal special token are left out, and counted in the log. The
+  trainer would learn the token as an ordinary piece and move the special ids.
 
   Args:
     texts: The texts, e.g. every text of the three streams.
-    vocab_size: Pieces at most, special tokens included. Few texts may not
-      hold that many.
+    vocab_size: The largest number of pieces, with special tokens. There may be
+      fewer if there is little text.
 
   Returns:
     The tokenizer; it puts a text between <s> and </s>.
@@ -306,22 +312,7 @@ def train(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
     ValueError: if there is no text, or vocab_size is too small to hold the
       texts' characters.
   """
-  special = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
-  usable, left_out = [], 0
-  for text in texts:
-    if special.search(text):
-      left_out += 1
-    elif record_fields.strip(text):
-      usable.append(text)
-  if not usable:
-    raise ValueError("There is no text to train a tokenizer on.")
-  if left_out:
-    logging.warning(
-      "Tokenizer training left out %d texts that contain one of %s.",
-      left_out,
-      ", ".join(SPECIAL_TOKENS),
-    )
-
+  usable = _usable_texts(texts)
   trained = _untrained(models.Unigram())
   trainer = trainers.UnigramTrainer(
     vocab_size=vocab_size,
@@ -331,15 +322,15 @@ def train(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
   )
   try:
     trained.train_from_iterator(usable, trainer)
-  except Exception as e:  # The library raises nothing more special.
+  except Exception as e:  # The library raises no narrower type.
     raise ValueError(
-      f"tokenizer.vocab_size={vocab_size}: training failed ({e}); a larger one"
-      " may hold every character of the texts."
+      f"tokenizer.vocab_size={vocab_size}: training failed ({e}); a larger"
+      " vocabulary may hold every character of the texts."
     ) from e
   pieces = json.loads(trained.to_str())["model"]["vocab"]
 
   tokenizer = _untrained(
-    models.Unigram(_settled(pieces), unk_id=SPECIAL_TOKENS.index("<unk>"))
+    models.Unigram(_reproducible(pieces), unk_id=SPECIAL_TOKENS.index("<unk>"))
   )
   tokenizer.add_special_tokens(
     [tokenizers.AddedToken(t, special=True) for t in SPECIAL_TOKENS]
@@ -355,8 +346,28 @@ def train(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
   return tokenizer
 
 
+def _usable_texts(texts: Iterable[str]) -> list[str]:
+  """Returns the texts that a tokenizer can be trained on; logs the others."""
+  special = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
+  usable, left_out = [], 0
+  for text in texts:
+    if special.search(text):
+      left_out += 1
+    elif record_fields.strip(text):
+      usable.append(text)
+  if not usable:
+    raise ValueError("There is no text to train a tokenizer on.")
+  if left_out:
+    logging.warning(
+      "Tokenizer training left out %d texts that contain one of %s.",
+      left_out,
+      ", ".join(SPECIAL_TOKENS),
+    )
+  return usable
+
+
 def _untrained(model: models.Model) -> tokenizers.Tokenizer:
-  """A tokenizer with sentencepiece's nmt_nfkc-like cutting into words."""
+  """Returns a tokenizer that splits words like sentencepiece's nmt_nfkc."""
   tokenizer = tokenizers.Tokenizer(model)
   tokenizer.normalizer = normalizers.Sequence(
     [
@@ -371,14 +382,15 @@ def _untrained(model: models.Model) -> tokenizers.Tokenizer:
   return tokenizer
 
 
-def _settled(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
-  """Takes out of the pieces what differs between two trainings.
+def _reproducible(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
+  """Removes the differences between two trainings from the pieces.
 
   Args:
     pieces: (piece, score), the special tokens first.
 
   Returns:
-    The same pieces; the special tokens first, then by score and text.
+    The same pieces with rounded scores: the special tokens first, then sorted
+    by score and text.
   """
   count = len(SPECIAL_TOKENS)
   characters = sum(len(piece) == 1 for piece, _ in pieces[count:])

@@ -1,1 +1,1 @@
-"""What a model is worth: evaluators and their report."""
+"""How good a model is: evaluations and their report."""

@@ -1,6 +1,7 @@
 """How often a sentence's nearest neighbour is its translation, both ways."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
@@ -9,8 +10,20 @@ from mlir_jax.data import records
 from mlir_jax.retrieval import topk
 
 
+class _Side(NamedTuple):
+  """The sentences of one language."""
+
+  language: str
+  texts: Sequence[str]
+  vectors: np.ndarray  # Float32 [n, D], of unit length.
+
+
 def _unit(embeddings: np.ndarray) -> np.ndarray:
-  """[n, D] float32 embeddings, scaled to unit length; ValueError if unable."""
+  """Scales float32 [n, D] embeddings to unit length.
+
+  Raises:
+    ValueError: if an embedding is zero or not finite.
+  """
   lengths = np.linalg.norm(embeddings.astype(np.float64), axis=1, keepdims=True)
   if not (np.isfinite(lengths) & (lengths > 0)).all():
     raise ValueError(
@@ -25,41 +38,40 @@ def evaluate(
   translation_tests: Sequence[records.TranslationTest],
   mesh: Mesh,
 ) -> Iterator[tuple[str, float]]:
-  """Tatoeba accuracy (Artetxe and Schwenk 2019), by plain cosine.
+  """Measures Tatoeba accuracy (Artetxe and Schwenk 2019), by plain cosine.
 
-  The nearest sentence counts as right if its text is the translation's: a
-  text that stands in several lines cannot be told apart.
+  The nearest sentence is right if its text equals the text of the translation:
+  the same text in several lines cannot be distinguished.
 
   Args:
     embed: `embed(role, texts)`, float32 [n, D] of n texts.
     translation_tests: Line-aligned sentences.
-    mesh: The mesh; the sentences searched are split over its axis "data".
+    mesh: Its axis "data" splits the sentences that are searched.
 
   Yields:
-    Name and value, ("tatoeba/de-en/accuracy", 0.9): given the German
-    sentences, how many find their English translation; then the other way.
+    Name and value, ("tatoeba/de-en/accuracy", 0.9): the share of the German
+    sentences that find their English translation. Then the other direction.
   """
   for test in translation_tests:
     source, target = (
-      (language, texts, _unit(embed("sentence", texts)))
+      _Side(language, texts, _unit(embed("sentence", texts)))
       for language, texts in (
         (test.source_language, test.sources),
         (test.target_language, test.targets),
       )
     )
-    for given, sought in ((source, target), (target, source)):
-      name = f"tatoeba/{given[0]}-{sought[0]}/accuracy"
-      _, texts, vectors = sought
+    for queries, answers in ((source, target), (target, source)):
+      name = f"tatoeba/{queries.language}-{answers.language}/accuracy"
       _, nearest = topk.search(
-        given[2],
-        topk.place(vectors, mesh),
+        queries.vectors,
+        topk.place(answers.vectors, mesh),
         1,
         mesh=mesh,
-        num_valid=len(texts),
+        num_valid=len(answers.texts),
         description=f"Searching {name}",
       )
       right = [
-        texts[row] == translation
-        for row, translation in zip(nearest[:, 0], texts, strict=True)
+        answers.texts[row] == translation
+        for row, translation in zip(nearest[:, 0], answers.texts, strict=True)
       ]
       yield name, float(np.mean(right))

@@ -1,4 +1,4 @@
-"""mteb's benchmarks for a retriever of ours, in its own roles and vectors.
+"""A retriever in the form that mteb's benchmarks take.
 
   import mlir_jax, mteb
   from mlir_jax.evals import mteb_encoder
@@ -6,7 +6,7 @@
   encoder = mteb_encoder.MtebEncoder(mlir_jax.load("runs/W", "best"))
   results = mteb.evaluate(encoder, mteb.get_tasks(["MIRACLRetrieval"]))
 
-Needs `pip install "mlir_jax[mteb]"`. Nothing else in this package does.
+This needs `pip install "mlir_jax[mteb]"`. Nothing else in this package does.
 """
 
 import functools
@@ -26,15 +26,15 @@ _ROLES = {"query": "query", "document": "passage"}
 class MtebEncoder:
   """A retriever as mteb's `EncoderProtocol`.
 
-  Queries, documents and all other texts go to the roles query, passage and
-  sentence; documents' titles are joined as the encoding contract says.
+  Queries are encoded as queries, documents as passages, and all other texts as
+  sentences. Titles of documents are joined as the encoding contract says.
 
   Attributes:
     model: The retriever.
   """
 
   def __init__(self, model: model_lib.Model):
-    """Keeps the retriever.
+    """Wraps a retriever.
 
     Raises:
       ImportError: if mteb is not installed.
@@ -62,16 +62,16 @@ class MtebEncoder:
     """Encodes the texts of a data loader.
 
     Args:
-      inputs: mteb's data loader: batches with "text", documents with "title"
-        and "body", too.
-      task_metadata: The task's; its instruction is not used, the contract's
-        prefix is.
+      inputs: mteb's data loader: batches with "text"; batches of documents
+        also have "title" and "body".
+      task_metadata: Its name is shown. Its instruction is not used, because
+        the contract has a prefix.
       hf_split: Not used.
-      hf_subset: Not used, one model takes all languages.
+      hf_subset: Not used, because one model encodes all languages.
       prompt_type: mteb's "query", "document" or None.
-      batch_size: Of the data loader; the model encodes in its own.
+      batch_size: Not used, because the model has its own.
       show_progress_bar: Whether long work shows a bar.
-      precision: "float32"; there is no other.
+      precision: Only "float32" is supported.
 
     Returns:
       float32 [n, D].
@@ -82,7 +82,7 @@ class MtebEncoder:
     role = "sentence" if prompt_type is None else _ROLES[prompt_type.value]
     texts, titles = [], []
     for batch in inputs:
-      # mteb joins "title" and "body" into "text" in a way of its own.
+      # In "text", mteb has joined "title" and "body" without the contract.
       titled = role == "passage" and "title" in batch
       texts += batch["body" if titled else "text"]
       titles += batch["title"] if titled else [""] * len(batch["text"])
@@ -94,7 +94,7 @@ class MtebEncoder:
     )
 
   def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
-    """The scores of all pairs; torch.Tensor [n, m]."""
+    """Returns the scores of all pairs, torch.Tensor [n, m]."""
     from mteb import similarity_functions
 
     return similarity_functions.select_similarity(
@@ -102,7 +102,7 @@ class MtebEncoder:
     )
 
   def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
-    """The score of each pair; torch.Tensor [n]."""
+    """Returns the score of each pair, torch.Tensor [n]."""
     from mteb import similarity_functions
 
     return similarity_functions.select_pairwise_similarity(
@@ -113,8 +113,8 @@ class MtebEncoder:
   def mteb_model_meta(self) -> Any:
     """The model's `ModelMeta`.
 
-    Mteb keeps results by name and revision and does not evaluate these again,
-    so the revision is the step and a hash of weights and contract.
+    Mteb caches results by name and revision. So the revision consists of the
+    step and a hash of weights and contract.
     """
     from mteb.models import model_meta
 
@@ -136,7 +136,7 @@ class MtebEncoder:
 
 
 def _fingerprint(model: model_lib.Model) -> str:
-  """SHA-256 of the contract and of all parameters."""
+  """Returns the SHA-256 of the contract and all parameters."""
   digest = hashlib.sha256(model.contract.to_json().encode())
   for leaf in jax.tree.leaves(model.params):
     digest.update(np.ascontiguousarray(jax.device_get(leaf)).data)

@@ -1,4 +1,4 @@
-"""Texts shared between training and test: what zero-shot must not hide."""
+"""Counts test texts that training saw, which zero-shot results must show."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,7 +12,7 @@ def _training_bodies(
   stream: str,
   contract: contract_lib.EncodingContract,
 ) -> Iterator[str]:
-  """The body of every text of a stream, hard negatives included."""
+  """Yields the body of every text of a stream, hard negatives included."""
   for record in bars.bar(
     getattr(collection, stream)(),
     f"Texts shared with {stream}",
@@ -31,12 +31,12 @@ def count_shared_texts(
 ) -> dict[str, dict[str, int]]:
   """Counts the test texts that occur verbatim in training, per language.
 
-  Memory holds the texts of the tests; those of training pass by.
+  Memory holds the texts of the tests; the training texts are read one by one.
 
   Args:
-    collection: What was trained on.
-    tests: Tests, of which the "test" splits are counted.
-    contract: Says how a title and a text make one body.
+    collection: The collection that was trained on.
+    tests: The tests; only "test" splits are counted.
+    contract: Joins a title and a text into a body.
     streams: The streams of the collection that were trained on.
 
   Returns:

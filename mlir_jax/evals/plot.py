@@ -1,4 +1,4 @@
-"""The report's plot: each language's way from the first column to the last."""
+"""The report's plot: each language's change, first column to last."""
 
 import io
 import os
@@ -12,13 +12,13 @@ _INK, _FAINT, _GRID = "#222222", "#9a9a9a", "#e6e6e6"
 _GROUPS = ("#0b5fa5", "#c8553d", "#2e8b57", "#7a4fa3", "#b8860b", "#444444")
 
 
-class _Way(NamedTuple):
-  """A row of the report with its two values, × 100, and where it is drawn."""
+class _Change(NamedTuple):
+  """A row of the report as it is drawn."""
 
   row: report.Row
-  before: float
-  after: float
-  place: float
+  before: float  # × 100.
+  after: float  # × 100.
+  place: float  # On the y axis.
   color: str
 
   @property
@@ -30,7 +30,7 @@ class _Heading(NamedTuple):
   """A group's name above its rows."""
 
   group: str
-  place: float
+  place: float  # On the y axis.
   color: str
 
 
@@ -40,39 +40,38 @@ def plot(
   path: str | os.PathLike,
   measure: str = report.MAIN,
 ) -> bool:
-  """Draws each language's way from the first column to the last, as PNG.
+  """Draws each language's change from the first column to the last, as PNG.
 
   Args:
-    columns: As in `report.make_table`; those between the first and the last
-      are left out.
+    columns: As in `report.make_table`; only the first and the last are drawn.
     groups: As in `report.make_table`.
-    path: The file, written whole or not at all.
-    measure: The measure.
+    path: The file; it is written whole or not at all.
+    measure: The measure that is drawn.
 
   Returns:
-    Whether it was drawn: False, and no file, if no language has that measure
-    in both columns.
+    Whether a file was written. There is none if no language has a value of the
+    measure in both columns.
   """
   names = list(columns)
   ends = {name: columns[name] for name in names[:1] + names[-1:]}
-  ways, headings = _lay_out(ends, groups, measure)
-  if not ways:
+  changes, headings = _lay_out(ends, groups, measure)
+  if not changes:
     return False
-  # Figures without pyplot need no display and leave no global state.
+  # Without pyplot, a figure needs no display and leaves no global state.
   from matplotlib import figure, layout_engine
 
-  height = ways[-1].place + 1
-  # All in inches.
+  height = changes[-1].place + 1
+  # Sizes are in inches.
   fig = figure.Figure(
     figsize=(7.2, 1.3 + 0.27 * height),
     layout=layout_engine.ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08),
   )
   axes = fig.add_subplot()
-  for way in ways:
-    _draw_way(axes, way)
+  for change in changes:
+    _draw_change(axes, change)
   for heading in headings:
     _write_heading(axes, heading)
-  _label_axes(axes, ways, report.TITLES.get(measure, measure))
+  _label_axes(axes, changes, report.TITLES.get(measure, measure))
   _add_legend(fig, list(ends))
   _save(fig, path)
   return True
@@ -80,11 +79,11 @@ def plot(
 
 def _lay_out(
   ends: report.Columns, groups: Mapping[str, str], measure: str
-) -> tuple[list[_Way], list[_Heading]]:
-  """Places rows from the top, a heading above each group's first."""
+) -> tuple[list[_Change], list[_Heading]]:
+  """Places rows from the top, with a heading above each group's first row."""
   if not any(ends.values()):
     return [], []
-  ways, headings, colors = [], [], {}
+  changes, headings, colors = [], [], {}
   place = 0.0
   for row in report.make_table(ends, groups).rows:
     values = row.values.get(measure, (None,))
@@ -96,33 +95,37 @@ def _lay_out(
       colors[row.group] = _GROUPS[len(colors) % len(_GROUPS)]
       headings.append(_Heading(row.group, place, colors[row.group]))
       place += 1.0
-    ways.append(_Way(row, 100 * before, 100 * after, place, colors[row.group]))
+    changes.append(
+      _Change(row, 100 * before, 100 * after, place, colors[row.group])
+    )
     place += 1.0
-  return ways, headings
+  return changes, headings
 
 
-def _draw_way(axes: Any, way: _Way) -> None:
-  """A line from a hollow dot to a full one, with the last value beside it."""
+def _draw_change(axes: Any, change: _Change) -> None:
+  """Draws a line from a hollow dot to a full dot, and writes the last value."""
   axes.plot(
-    [way.before, way.after],
-    [way.place, way.place],
-    color=way.color,
+    [change.before, change.after],
+    [change.place, change.place],
+    color=change.color,
     alpha=0.35,
     linewidth=2.5,
   )
-  axes.plot(way.before, way.place, "o", c="white", mec=way.color, ms=6, mew=1.4)
-  axes.plot(way.after, way.place, "o", c=way.color, ms=7)
-  rises = way.after >= way.before
+  axes.plot(
+    change.before, change.place, "o", c="white", mec=change.color, ms=6, mew=1.4
+  )
+  axes.plot(change.after, change.place, "o", c=change.color, ms=7)
+  rises = change.after >= change.before
   axes.annotate(
-    f"{way.after:.1f}",
-    (way.after, way.place),
+    f"{change.after:.1f}",
+    (change.after, change.place),
     xytext=(8 if rises else -8, 0),
     textcoords="offset points",
     ha="left" if rises else "right",
     va="center",
     fontsize=8.5,
     color=_INK,
-    fontweight=way.weight,
+    fontweight=change.weight,
   )
 
 
@@ -140,15 +143,17 @@ def _write_heading(axes: Any, heading: _Heading) -> None:
   )
 
 
-def _label_axes(axes: Any, ways: Sequence[_Way], title: str) -> None:
+def _label_axes(axes: Any, changes: Sequence[_Change], title: str) -> None:
   axes.set_yticks(
-    [way.place for way in ways], [way.row.label for way in ways], color=_INK
+    [change.place for change in changes],
+    [change.row.label for change in changes],
+    color=_INK,
   )
-  for label, way in zip(axes.get_yticklabels(), ways, strict=True):
-    label.set_fontweight(way.weight)
-  right = max(max(way.before, way.after) for way in ways)
+  for label, change in zip(axes.get_yticklabels(), changes, strict=True):
+    label.set_fontweight(change.weight)
+  right = max(max(change.before, change.after) for change in changes)
   axes.set_xlim(0, 1.1 * right if right else 1)
-  axes.set_ylim(ways[-1].place + 0.7, -0.7)
+  axes.set_ylim(changes[-1].place + 0.7, -0.7)
   axes.set_xlabel(f"{title} × 100", color=_INK)
   axes.tick_params(axis="y", length=0)
   axes.tick_params(axis="x", color=_FAINT)
@@ -160,7 +165,7 @@ def _label_axes(axes: Any, ways: Sequence[_Way], title: str) -> None:
 
 
 def _add_legend(fig: Any, names: Sequence[str]) -> None:
-  """Says what the dots stand for: the columns' names, or the only one's."""
+  """Explains the dots with the names of the columns."""
   from matplotlib import lines
 
   faces = ("white", _INK)[-len(names) :]
@@ -176,7 +181,7 @@ def _add_legend(fig: Any, names: Sequence[str]) -> None:
 
 
 def _save(fig: Any, path: str | os.PathLike) -> None:
-  """Writes a figure whole or not at all."""
+  """Writes a figure to a file, whole or not at all."""
   image = io.BytesIO()
   fig.savefig(image, format="png", dpi=160)
   writing.write_aside(os.fspath(path), image.getvalue())

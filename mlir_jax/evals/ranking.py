@@ -1,4 +1,4 @@
-"""How well queries find their passages, per test collection."""
+"""Measures how well queries find their passages, per test."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from mlir_jax.data import records
 from mlir_jax.retrieval import index, runs
 
 MEASURES = {
-  "mrr@100": ir_measures.RR,  # Of runs that are cut to 100: see `measures`.
+  "mrr@100": ir_measures.RR,  # Of TREC runs cut to 100: see `measures`.
   "ndcg@10": ir_measures.nDCG @ 10,
   "r@100": ir_measures.R @ 100,
   "success@1": ir_measures.Success @ 1,
@@ -22,20 +22,21 @@ DEPTH = 100
 def measures(
   qrels: Mapping[str, Mapping[str, int]], run: runs.Run
 ) -> dict[str, float]:
-  """The measures of one run: means over the judged queries.
+  """Returns the measures of one TREC run: means over the judged queries.
 
-  A judged query without results counts 0, and so does a judged passage that
-  the run cannot have found; results of queries without judgements count
-  nothing. MRR@100 is the reciprocal rank in the run cut to
-  100 passages in the order of trec_eval. ir-measures' own RR@100 goes to
-  another provider, which breaks ties the other way.
+  A judged query without results counts 0. A judged passage that is not in the
+  corpus counts as not found. Queries without judgements are left out.
+
+  MRR@100 is the reciprocal rank in the run after a cut to 100 passages in the
+  order of trec_eval. The measure RR@100 of ir-measures is not used: its
+  provider breaks ties in the opposite order.
 
   Args:
     qrels: Query id to passage id to relevance; above 0 is relevant.
     run: Query id to passage id to score.
 
   Returns:
-    Each name of `MEASURES` with its value, from 0 to 1.
+    Each name of `MEASURES` with its value from 0 to 1.
 
   Raises:
     ValueError: if no query is judged.
@@ -52,7 +53,11 @@ def measures(
 
 
 def describe_unfindable(tests: Sequence[records.RetrievalTest]) -> list[str]:
-  """What of the judgements cannot be found, and is not judged, in lines."""
+  """Describes relevant passages without text, and queries without judgements.
+
+  Returns:
+    A line for each kind that there is.
+  """
 
   def name(test):
     split = "" if test.split == "test" else f" ({test.split})"
@@ -90,26 +95,26 @@ def evaluate(
   mesh: Mesh,
   *,
   top_k: int = DEPTH,
-  run_dir: str | os.PathLike | None = None,
+  trec_folder: str | os.PathLike | None = None,
 ) -> Iterator[tuple[str, float]]:
-  """Encodes and searches each test collection and measures what is found.
+  """Encodes and searches each test and measures the results.
 
-  A query of a test's `own_passages` is a passage of the corpus itself, under
-  the same id. It is left out of its own results, unless the qrels judge it.
+  A query in a test's `own_passages` is also a passage of the corpus, with the
+  same id. It is removed from its own results, unless the qrels judge it.
 
   Args:
     embed: `embed(role, texts, titles=None)`, float32 [n, D] of n texts.
-    tests: The test collections.
-    mesh: The mesh; passages are split over its axis "data".
+    tests: The tests.
+    mesh: Its axis "data" splits the passages.
     top_k: Passages retrieved per query, at least 100.
-    run_dir: Folder for the runs, written as SPLIT.LANGUAGE.trec; None for
-      none. With several processes, give it to one of them.
+    trec_folder: Folder for the TREC runs, SPLIT.LANGUAGE.trec; None to write
+      none. Of several processes, only one may write.
 
   Yields:
-    Name and value, e.g. ("test/de/mrr@100", 0.4).
+    Name and value, ("test/de/mrr@100", 0.4).
 
   Raises:
-    ValueError: if `top_k` is less than what the measures look at.
+    ValueError: if `top_k` is below 100.
   """
   if top_k < DEPTH:
     raise ValueError(
@@ -121,9 +126,9 @@ def evaluate(
     name = f"{test.split}/{test.language}"
     query_ids = list(test.queries)
     passage_ids = [passage.passage_id for passage in test.passages]
-    # Splits of a language may share one.
+    # The splits of a language may share a corpus.
     if passages is None or test.passages is not corpus:
-      corpus, passages = test.passages, None  # Lets go of the one before.
+      corpus, passages = test.passages, None  # Frees the last index first.
       passages = index.Index(
         passage_ids,
         embed(
@@ -150,9 +155,9 @@ def evaluate(
         or passage_id in judged
       ]
       run[query_id] = dict(results[:top_k])
-    if run_dir is not None:
+    if trec_folder is not None:
       runs.write_run(
-        os.path.join(run_dir, f"{test.split}.{test.language}.trec"), run
+        os.path.join(trec_folder, f"{test.split}.{test.language}.trec"), run
       )
     for measure, value in measures(test.qrels, run).items():
       yield f"{name}/{measure}", value

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from etils import epath
 
@@ -13,13 +14,21 @@ from mlir_jax.storage import writing
 NOTE = (
   "Values × 100; means are over the languages with a value in every column."
 )
+EXTRA_NOTE = "Values of eval.extra are as the evaluators return them."
 MISSING = "–"
-WIDTH = 100  # Characters of the text's lines; the rest goes below.
+WIDTH = 100  # Characters of a line of text; wider tables continue below.
+
+
+class _Head(NamedTuple):
+  """The first cell of a line, and the heading above it."""
+
+  group: str
+  label: str
 
 
 @dataclasses.dataclass(frozen=True)
 class _Block:
-  """Columns of cells under one title: a measure's, or the shared texts'."""
+  """Columns of cells under one title: a measure, or the shared texts."""
 
   title: str
   headers: tuple[str, ...]
@@ -27,69 +36,25 @@ class _Block:
 
   @property
   def widths(self) -> list[int]:
+    """Characters of each column."""
     columns = zip(self.headers, *self.cells, strict=True)
     widths = [max(map(len, column)) for column in columns]
     widths[0] += max(0, len(self.title) - sum(widths) - 2 * len(widths) + 2)
     return widths
 
 
-def _blocks(table: report.Table, shared: report.Shared) -> list[_Block]:
-  """The table's columns as text, measure by measure, then the shared texts."""
-  blocks = [
-    _Block(
-      report.TITLES.get(measure, measure),
-      table.columns,
-      tuple(
-        tuple(
-          MISSING if value is None else f"{100 * value:.1f}"
-          for value in row.values[measure]
-        )
-        for row in table.rows
-      ),
-    )
-    for measure in table.measures
-  ]
-  if shared:
-    kinds = ("queries", "passages")
+class _Part(NamedTuple):
+  """Lines with the same blocks.
 
-    def counts(row):
-      found = shared.get(row.label)  # Not of the dev split nor of means.
-      return tuple(
-        f"{found[f'shared_{kind}']:,} of {found[kind]:,}" if found else ""
-        for kind in kinds
-      )
+  Attributes:
+    about: What a line is about: "language" or "evaluator".
+    heads: The beginning of each line.
+    blocks: The rest of each line.
+  """
 
-    cells = tuple(counts(row) for row in table.rows)
-    blocks.append(_Block("Also in training", kinds, cells))
-  return blocks
-
-
-def _lines(table: report.Table, blocks: Sequence[_Block]) -> Iterator[str]:
-  """The lines of blocks side by side, under the groups' names."""
-  margin = 4 + max(len(row.label) for row in table.rows)
-
-  def line(label, parts):
-    return (label.ljust(margin) + "   ".join(parts)).rstrip()
-
-  def cells(block, texts):
-    padded = zip(texts, block.widths, strict=True)
-    return "  ".join(text.rjust(width) for text, width in padded)
-
-  def width(block):
-    return sum(block.widths) + 2 * len(block.widths) - 2
-
-  yield line("", [block.title.center(width(block)) for block in blocks])
-  yield line("", [cells(block, block.headers) for block in blocks])
-  yield line("", ["─" * width(block) for block in blocks])
-  group = None
-  for number, row in enumerate(table.rows):
-    texts = [block.cells[number] for block in blocks]
-    if not set().union(*texts) - {"", MISSING}:
-      continue  # None of these measures was taken of it.
-    if row.group != group:
-      group = row.group
-      yield group
-    yield line(f"  {row.label}", map(cells, blocks, texts))
+  about: str
+  heads: list[_Head]
+  blocks: list[_Block]
 
 
 def to_text(
@@ -97,22 +62,24 @@ def to_text(
   shared: report.Shared | None = None,
   notes: Sequence[str] = (),
 ) -> str:
-  """The table for a terminal, in parts of at most `WIDTH` characters a line.
+  """Renders the table for a terminal, at most `WIDTH` characters a line.
 
   Args:
     table: The table.
     shared: Language to {"queries", "shared_queries", "passages",
-      "shared_passages"}: test texts, and those of them that training saw.
-    notes: Lines below it: how the values were measured.
+      "shared_passages"}: the number of test texts, and how many of them
+      training saw.
+    notes: Lines below the table: how the values were measured.
   """
-  parts, waiting = [], _blocks(table, shared or {})
-  while waiting:
-    count = len(waiting)
-    while count > 1 and max(map(len, _lines(table, waiting[:count]))) > WIDTH:
-      count -= 1
-    parts.append("\n".join(_lines(table, waiting[:count])))
-    waiting = waiting[count:]
-  return "\n\n".join([*parts, "\n".join([NOTE, *notes])]) + "\n"
+  texts = []
+  for _, heads, waiting in _parts(table, shared or {}):
+    while waiting:
+      count = len(waiting)
+      while count > 1 and _width(heads, waiting[:count]) > WIDTH:
+        count -= 1
+      texts.append("\n".join(_lines(heads, waiting[:count])))
+      waiting = waiting[count:]
+  return "\n\n".join([*texts, "\n".join(_notes(table, notes))]) + "\n"
 
 
 def to_markdown(
@@ -120,26 +87,11 @@ def to_markdown(
   shared: report.Shared | None = None,
   notes: Sequence[str] = (),
 ) -> str:
-  """The table in Markdown; see `to_text`."""
-  blocks = _blocks(table, shared or {})
-  headers = [
-    f"{block.title}<br>{header}" for block in blocks for header in block.headers
+  """Renders the table in Markdown; see `to_text`."""
+  parts = [
+    "\n".join(_markdown_lines(part)) for part in _parts(table, shared or {})
   ]
-  lines = [
-    " | ".join(["| language", *headers]) + " |",
-    "|:--" + "|--:" * len(headers) + "|",
-  ]
-  group = None
-  for number, row in enumerate(table.rows):
-    if row.group != group:
-      group = row.group
-      lines.append(f"| **{group}** " + "| " * len(headers) + "|")
-    cells = [row.label, *(c for block in blocks for c in block.cells[number])]
-    if row.label == "mean":
-      cells = [f"*{cell}*" if cell else "" for cell in cells]
-    lines.append("| " + " | ".join(cells) + " |")
-  below = [line for note in (NOTE, *notes) for line in ("", note)]
-  return "\n".join([*lines, *below]) + "\n"
+  return "\n\n".join([*parts, *_notes(table, notes)]) + "\n"
 
 
 def to_json(
@@ -147,7 +99,7 @@ def to_json(
   shared: report.Shared | None = None,
   notes: Sequence[str] = (),
 ) -> str:
-  """The table as JSON, with values from 0 to 1; see `to_text`."""
+  """Renders the table as JSON, with the values unrounded; see `to_text`."""
   rows = [
     {
       **dataclasses.asdict(row),
@@ -158,10 +110,15 @@ def to_json(
     }
     for row in table.rows
   ]
+  extra = {}
+  for row in table.extra:
+    values = dict(zip(table.columns, row.values, strict=True))
+    extra.setdefault(row.evaluator, {})[row.metric] = values
   content = {
     "columns": table.columns,
     "measures": table.measures,
     "rows": rows,
+    "extra": extra,
     "shared_with_training": shared or {},
     "notes": list(notes),
   }
@@ -179,17 +136,17 @@ def write(
   """Writes report.txt, report.md and report.json, each whole or not at all.
 
   Args:
-    columns: As in `make_table`.
-    groups: As in `make_table`.
-    folder: Where to; made if missing.
+    columns: As in `report.make_table`.
+    groups: As in `report.make_table`.
+    folder: The folder of the files; it is made if missing.
     shared: As in `to_text`.
     notes: As in `to_text`.
 
   Returns:
-    The text.
+    The text of report.txt.
 
   Raises:
-    ValueError: as `make_table` says: there must be a result.
+    ValueError: if there are no results, or a result's name cannot be read.
   """
   table = report.make_table(columns, groups)
   text = to_text(table, shared, notes)
@@ -201,3 +158,114 @@ def write(
   ):
     writing.write_aside(str(folder / name), content)
   return text
+
+
+def _notes(table: report.Table, notes: Sequence[str]) -> list[str]:
+  """The lines below a table."""
+  return [
+    *([NOTE] if table.rows else ()),
+    *([EXTRA_NOTE] if table.extra else ()),
+    *notes,
+  ]
+
+
+def _parts(table: report.Table, shared: report.Shared) -> Iterator[_Part]:
+  """The languages with their measures, then the user's evaluators."""
+  if table.rows:
+    heads = [_Head(row.group, row.label) for row in table.rows]
+    blocks = [_measure_block(table, measure) for measure in table.measures]
+    if shared:
+      blocks.append(_shared_block(table, shared))
+    yield _Part("language", heads, blocks)
+  if table.extra:
+    heads = [_Head(row.evaluator, row.metric) for row in table.extra]
+    cells = tuple(
+      tuple(
+        MISSING if value is None else f"{value:.4g}" for value in row.values
+      )
+      for row in table.extra
+    )
+    block = _Block("eval.extra", table.columns, cells)
+    yield _Part("evaluator", heads, [block])
+
+
+def _measure_block(table: report.Table, measure: str) -> _Block:
+  """A measure in every column."""
+  cells = tuple(
+    tuple(
+      MISSING if value is None else f"{100 * value:.1f}"
+      for value in row.values[measure]
+    )
+    for row in table.rows
+  )
+  return _Block(report.TITLES.get(measure, measure), table.columns, cells)
+
+
+def _shared_block(table: report.Table, shared: report.Shared) -> _Block:
+  """How many test texts of a language were in training."""
+  kinds = ("queries", "passages")
+
+  def counts(row):
+    # Rows of the dev split and of means have other labels: their cells are "".
+    found = shared.get(row.label)
+    return tuple(
+      f"{found[f'shared_{kind}']:,} of {found[kind]:,}" if found else ""
+      for kind in kinds
+    )
+
+  cells = tuple(counts(row) for row in table.rows)
+  return _Block("Also in training", kinds, cells)
+
+
+def _width(heads: Sequence[_Head], blocks: Sequence[_Block]) -> int:
+  """Characters of the longest line of these blocks."""
+  return max(map(len, _lines(heads, blocks)))
+
+
+def _lines(heads: Sequence[_Head], blocks: Sequence[_Block]) -> Iterator[str]:
+  """The lines of blocks side by side, under the names of the groups."""
+  margin = 4 + max(len(head.label) for head in heads)
+
+  def line(label, parts):
+    return (label.ljust(margin) + "   ".join(parts)).rstrip()
+
+  def cells(block, texts):
+    padded = zip(texts, block.widths, strict=True)
+    return "  ".join(text.rjust(width) for text, width in padded)
+
+  def width(block):
+    return sum(block.widths) + 2 * len(block.widths) - 2
+
+  yield line("", [block.title.center(width(block)) for block in blocks])
+  yield line("", [cells(block, block.headers) for block in blocks])
+  yield line("", ["─" * width(block) for block in blocks])
+  group = None
+  for number, head in enumerate(heads):
+    texts = [block.cells[number] for block in blocks]
+    if not set().union(*texts) - {"", MISSING}:
+      continue  # This row has no value in these blocks.
+    if head.group != group:
+      group = head.group
+      yield group
+    yield line(f"  {head.label}", map(cells, blocks, texts))
+
+
+def _markdown_lines(part: _Part) -> Iterator[str]:
+  """The lines of blocks side by side, under the names of the groups."""
+  headers = [
+    f"{block.title}<br>{header}"
+    for block in part.blocks
+    for header in block.headers
+  ]
+  yield " | ".join([f"| {part.about}", *headers]) + " |"
+  yield "|:--" + "|--:" * len(headers) + "|"
+  group = None
+  for number, head in enumerate(part.heads):
+    if head.group != group:
+      group = head.group
+      yield f"| **{group}** " + "| " * len(headers) + "|"
+    cells = [c for block in part.blocks for c in block.cells[number]]
+    cells.insert(0, head.label)
+    if part.about == "language" and head.label == "mean":
+      cells = [f"*{cell}*" if cell else "" for cell in cells]
+    yield "| " + " | ".join(cells) + " |"

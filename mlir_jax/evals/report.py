@@ -1,13 +1,14 @@
-"""One table of all results, a row per language: text, Markdown, JSON.
+"""The table of results: a row per language, with means per group.
 
-Results are {name: value} with names as the evaluators give them; a column is
-such a set of results under a name, e.g. "step 0". A language's group says what
-training had of it, and means are taken over groups: it is the groups without
-retrieval or parallel text that zero-shot transfer is judged by.
+Results are {name: value}, such as {"test/de/mrr@100": 0.4}. A column holds the
+results of one model, such as "step 0". A language's group says what training
+had of the language. The groups without retrieval or parallel text show
+zero-shot transfer, so means are taken over groups.
 """
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,10 +16,10 @@ import numpy as np
 
 from mlir_jax.storage import reading
 
-Columns = Mapping[str, Mapping[str, float]]
-Shared = Mapping[str, Mapping[str, int]]
+Columns = Mapping[str, Mapping[str, float]]  # Name of a column to results.
+Shared = Mapping[str, Mapping[str, int]]  # From `overlap.count_shared_texts`.
 
-# In the order of the table; what others there are follows.
+# The first measures of the table, in its order; other measures follow.
 TITLES = {
   "mrr@100": "MRR@100",
   "ndcg@10": "nDCG@10",
@@ -30,22 +31,24 @@ TITLES = {
 MAIN = "mrr@100"
 ENGLISH = "en"
 OTHER = "other languages"
-ALL = "all languages"  # Where nothing is known of what training had of them.
+ALL = "all languages"  # The only group where training's languages are unknown.
 ZERO_SHOT = "all but English"
 MAKE_AGAIN = "Delete it, or make it again with mlir_jax.evaluate."
+# The names of this package's results begin with these.
+TAKEN = ("test", "dev", "tatoeba")
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """A language's values, or the means of several.
+  """The values of a language, or the means of several languages.
 
   Attributes:
-    label: The language, with its split unless that is "test"; or "mean".
-    group: Name of its group.
-    languages: The language, or those that the mean is over: for a measure,
-      those of them that have a value in every column.
-    split: "test", or "dev".
-    values: Measure to a value per column; None where there is none.
+    label: The language, followed by its split unless that is "test"; or "mean".
+    group: Name of the group.
+    languages: The language; in a row of means, all languages of the group. The
+      mean of a measure is over those that have a value in every column.
+    split: "test" or "dev".
+    values: Measure to one value per column; None where there is no value.
   """
 
   label: str
@@ -56,23 +59,40 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
+class ExtraRow:
+  """A metric of an evaluator of the user.
+
+  Attributes:
+    evaluator: The name in `eval.extra`.
+    metric: The metric's name.
+    values: One value per column; None where there is no value.
+  """
+
+  evaluator: str
+  metric: str
+  values: tuple[float | None, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Table:
   """Results by language, group, measure and column.
 
   Attributes:
-    columns: Names of the columns, which each measure has.
-    measures: Names of the measures.
-    rows: The rows by group; of a group of several languages, the mean is the
-      last. At the end stands the mean over all languages but English.
+    columns: Names of the columns.
+    measures: Names of the measures; each has a value per column.
+    rows: The rows by group. A group of several languages ends with its mean.
+      The last row is the mean over all languages but English.
+    extra: The metrics of the user's evaluators. They are in no mean.
   """
 
   columns: tuple[str, ...]
   measures: tuple[str, ...]
   rows: tuple[Row, ...]
+  extra: tuple[ExtraRow, ...] = ()
 
 
 def read_results(path: str | os.PathLike) -> dict[str, float]:
-  """Results as `suite.Suite.table` wrote them: name to value.
+  """Reads results that `suite.Suite.table` wrote: name to value.
 
   Raises:
     UnreadableError: if the file is damaged; it names the file and the result.
@@ -80,10 +100,11 @@ def read_results(path: str | os.PathLike) -> dict[str, float]:
   results = reading.read_json(path, mend=MAKE_AGAIN)
   for name, value in results.items():
     problem = ""
-    try:
-      parse(name)
-    except ValueError as error:
-      problem = str(error)
+    if not split_extra(name):
+      try:
+        parse(name)
+      except ValueError as error:
+        problem = str(error)
     if type(value) not in (int, float):
       problem = f"{name} is {value!r}, not a number."
     if problem:
@@ -91,15 +112,33 @@ def read_results(path: str | os.PathLike) -> dict[str, float]:
   return results
 
 
-def parse(name: str) -> tuple[str, str, str]:
-  """Split, language and measure of a result's name.
+def may_name(evaluator: str) -> bool:
+  """Whether this can be the name of a user's evaluator."""
+  return evaluator not in TAKEN and bool(
+    re.fullmatch("[a-z][a-z0-9_]*", evaluator)
+  )
 
-  "test/de/mrr@100" gives ("test", "de", "mrr@100"), "tatoeba/de-en/accuracy"
-  ("test", "de", "tatoeba to en"): a row is about the language that is not
-  English.
+
+def split_extra(name: str) -> tuple[str, str] | None:
+  """Splits the name of a result of a user's evaluator.
+
+  Returns:
+    Evaluator and metric: ("gap", "rivers") for "gap/rivers". None for names of
+    other results.
+  """
+  evaluator, _, metric = name.partition("/")
+  return (evaluator, metric) if metric and may_name(evaluator) else None
+
+
+def parse(name: str) -> tuple[str, str, str]:
+  """Returns split, language and measure of the name of a result.
+
+  "test/de/mrr@100" gives ("test", "de", "mrr@100"). "tatoeba/de-en/accuracy"
+  gives ("test", "de", "tatoeba to en"): the table shows it in the row of the
+  language that is not English.
 
   Raises:
-    ValueError: if the name has not these parts.
+    ValueError: if the name does not have these parts.
   """
   parts = name.split("/")
   if len(parts) == 3 and parts[0] in ("test", "dev"):
@@ -113,6 +152,98 @@ def parse(name: str) -> tuple[str, str, str]:
     f"The result {name!r} has no place in the table; names are like"
     " test/de/mrr@100 or tatoeba/de-en/accuracy."
   )
+
+
+def make_table(columns: Columns, groups: Mapping[str, str]) -> Table:
+  """Orders results by language and group, and takes the means.
+
+  Args:
+    columns: Column name to results.
+    groups: Language to group, both in the order of the table. Languages without
+      a group come last. If it is empty, all languages are one group with one
+      mean.
+
+  Raises:
+    ValueError: if there are no results, or a result's name cannot be read.
+  """
+  if not any(columns.values()):
+    raise ValueError("There are no results to report; evaluate first.")
+  names, extra = {}, {}
+  for name in dict.fromkeys(n for results in columns.values() for n in results):
+    if found := split_extra(name):
+      evaluator, metric = found
+      extra.setdefault(evaluator, {})[metric] = name
+    else:
+      split, language, measure = parse(name)
+      names.setdefault((language, split), {})[measure] = name
+
+  def values(name):
+    return tuple(results.get(name) for results in columns.values())
+
+  measures = dict.fromkeys(
+    measure for of_place in names.values() for measure in of_place
+  )
+  measures = [
+    *(measure for measure in TITLES if measure in measures),
+    *(measure for measure in measures if measure not in TITLES),
+  ]
+  is_grouped = bool(set(groups.values()) - {ALL})
+  languages = [*groups, *sorted(language for language, _ in names)]
+  found = [
+    Row(
+      label=language if split == "test" else f"{language} ({split})",
+      group=groups.get(language, OTHER if is_grouped else ALL),
+      languages=(language,),
+      split=split,
+      values={
+        measure: values(names[language, split].get(measure))
+        for measure in measures
+      },
+    )
+    for language in dict.fromkeys(languages)
+    for split in ("dev", "test")
+    if (language, split) in names
+  ]
+  return Table(
+    tuple(columns),
+    tuple(measures),
+    tuple(_add_means(found, measures, groups, is_grouped)),
+    tuple(
+      ExtraRow(evaluator, metric, values(name))
+      for evaluator, metrics in extra.items()
+      for metric, name in metrics.items()
+    ),
+  )
+
+
+def _add_means(
+  found: Sequence[Row],
+  measures: Sequence[str],
+  groups: Mapping[str, str],
+  is_grouped: bool,
+) -> list[Row]:
+  """Puts the rows of each group together, with their mean at the end."""
+
+  def mean(rows, group):
+    return Row(
+      label="mean",
+      group=group,
+      languages=tuple(row.languages[0] for row in rows),
+      split="test",
+      values=_means(rows, measures),
+    )
+
+  rows, zero_shot = [], []
+  for group in dict.fromkeys([*groups.values(), *(row.group for row in found)]):
+    members = [row for row in found if row.group == group]
+    tested = [row for row in members if row.split == "test"]
+    zero_shot += [row for row in tested if row.languages != (ENGLISH,)]
+    rows += members
+    if len(tested) > 1:
+      rows.append(mean(tested, group))
+  if is_grouped and len(zero_shot) > 1:
+    rows.append(mean(zero_shot, ZERO_SHOT))
+  return rows
 
 
 def _means(
@@ -129,73 +260,3 @@ def _means(
       else (None,) * len(values[0])
     )
   return means
-
-
-def make_table(columns: Columns, groups: Mapping[str, str]) -> Table:
-  """Orders results by language and group, and takes the means.
-
-  Args:
-    columns: Column name to results.
-    groups: Language to group, both in the order of the table. Languages that
-      it lacks come last. If it is empty, there is one group of all languages,
-      and one mean.
-
-  Raises:
-    ValueError: if a result's name cannot be read, or there are none.
-  """
-  if not any(columns.values()):
-    raise ValueError("There are no results to report; evaluate first.")
-  places = {}
-  for results in columns.values():
-    for name in results:
-      split, language, measure = parse(name)
-      places.setdefault((language, split), {})[measure] = name
-  found = dict.fromkeys(name for row in places.values() for name in row)
-  measures = [name for name in TITLES if name in found]
-  measures += [name for name in found if name not in TITLES]
-
-  is_grouped = bool(set(groups.values()) - {ALL})
-  grouped = {group: [] for group in groups.values()}
-  languages = dict.fromkeys(
-    [*groups, *sorted(language for language, _ in places)]
-  )
-  for language in languages:
-    for split in ("dev", "test"):
-      if (language, split) not in places:
-        continue
-      names = places[language, split]
-      group = groups.get(language, OTHER if is_grouped else ALL)
-      grouped.setdefault(group, []).append(
-        Row(
-          label=language if split == "test" else f"{language} ({split})",
-          group=group,
-          languages=(language,),
-          split=split,
-          values={
-            measure: tuple(
-              results.get(names.get(measure)) for results in columns.values()
-            )
-            for measure in measures
-          },
-        )
-      )
-
-  def mean(rows, group):
-    return Row(
-      label="mean",
-      group=group,
-      languages=tuple(row.languages[0] for row in rows),
-      split="test",
-      values=_means(rows, measures),
-    )
-
-  rows, zero_shot = [], []
-  for group, members in grouped.items():
-    tested = [row for row in members if row.split == "test"]
-    zero_shot += [row for row in tested if row.languages != (ENGLISH,)]
-    rows += members
-    if len(tested) > 1:
-      rows.append(mean(tested, group))
-  if is_grouped and len(zero_shot) > 1:
-    rows.append(mean(zero_shot, ZERO_SHOT))
-  return Table(tuple(columns), tuple(measures), tuple(rows))

@@ -1,8 +1,7 @@
-"""What is evaluated, and when: English dev while training, the table around it.
+"""The evaluations of a training run: English dev often, the table twice.
 
-Models are selected on the English dev set alone; the tests in other languages
-are seen in the table before the first step and after the last, and nowhere
-else.
+Checkpoints are selected on the English dev set alone. The tests in other
+languages are used only for the table, before the first step and after the last.
 """
 
 import dataclasses
@@ -15,27 +14,34 @@ import numpy as np
 from etils import epath
 
 from mlir_jax.data import records
-from mlir_jax.evals import bitext, overlap, plot, ranking, rendering, report
+from mlir_jax.evals import (
+  bitext,
+  evaluators,
+  overlap,
+  plot,
+  ranking,
+  rendering,
+  report,
+)
 from mlir_jax.hosts import multihost
 from mlir_jax.retrieval import encoding
 from mlir_jax.storage import writing
 
 SELECTION = "dev/en/mrr@100"
-# embed(role, texts, titles=None) -> float32 [n, D]; returns metrics by name.
-Evaluator = Callable[[Callable[..., np.ndarray]], Mapping[str, float]]
 
 
 def sample_passages(
   test: records.RetrievalTest, count: int
 ) -> records.RetrievalTest:
-  """A test of fewer passages: those that are judged, and some of the others.
+  """Returns a test with fewer passages: the judged ones and a sample.
 
-  The others are those whose ids have the lowest hashes: the same ones in
-  every evaluation and run, whatever the order of the corpus.
+  The sample has the lowest hashes of ids, so it is the same in every evaluation
+  and training run, for any order of the corpus.
 
   Args:
     test: The test.
-    count: Passages to keep, judged ones included, which stay in any case.
+    count: Passages to keep, the judged ones included. If more are judged, all
+      of these are kept.
   """
   judged = set().union(*test.qrels.values())
   others = sorted(
@@ -59,7 +65,7 @@ def sample_passages(
 
 
 class Suite:
-  """The evaluations of one run."""
+  """The evaluations of one training run, or of one model."""
 
   def __init__(
     self,
@@ -73,23 +79,23 @@ class Suite:
     trained_on: records.Collection | None = None,
     streams: Sequence[str] = (),
     dev_passages: int = 0,
-    extra: Mapping[str, Evaluator] | None = None,
+    extra: Mapping[str, evaluators.Evaluator] | None = None,
   ):
-    """Keeps what the evaluations need.
+    """Prepares the evaluations.
 
     Args:
       tests: The retrieval tests.
       translation_tests: The translation tests.
       groups: Language to its group in the report; empty for no groups.
       text_encoder: Encodes the texts.
-      folder: Where results, runs and the report go.
+      folder: The folder of results, TREC runs and report.
       top_k: Passages retrieved per query.
-      trained_on: What the model was trained on, for the report's count of
-        shared texts; None leaves the count out.
-      streams: The streams of it that took part.
+      trained_on: The collection that the model was trained on. Its texts that
+        are in tests are counted in the report; None leaves the count out.
+      streams: The streams that training read of that collection.
       dev_passages: Passages that `dev` searches, see `sample_passages`; 0 for
         all.
-      extra: Evaluators of the user by name; `dev` asks them, too.
+      extra: The user's evaluators by name.
     """
     self._tests = tests
     self._translation_tests = translation_tests
@@ -110,61 +116,60 @@ class Suite:
         self._notes.append(
           f"While training, dev is searched in {kept:,} of its"
           f" {whole:,} passages (eval.dev_passages): the judged ones and a"
-          " sample. The values in the table are of all."
+          " sample. The values in the table are of all passages."
         )
 
   @property
   def selects(self) -> bool:
-    """Whether there is a dev set, which chooses the best checkpoint."""
+    """Whether there is a dev set to select the best checkpoint with."""
     return bool(self._dev)
 
   def dev(self, params: Any) -> dict[str, float]:
-    """Evaluates the English dev set, and by the user's evaluators.
+    """Evaluates the English dev set and calls the user's evaluators.
 
     Args:
       params: The towers' parameters.
 
     Returns:
-      {"dev/en/mrr@100": value, ...}, if there is a dev set; and
-      {"NAME/METRIC": value} of the user's evaluators.
+      {"dev/en/mrr@100": value, ...} if there is a dev set, and
+      {"EVALUATOR/METRIC": value, ...}.
     """
     embed = self._encoder.with_params(params)
     results = dict(
       ranking.evaluate(embed, self._dev, self._encoder.mesh, top_k=self._top_k)
     )
-    for name, evaluate in self._extra.items():
-      found = evaluate(embed)
-      results |= {f"{name}/{key}": float(found[key]) for key in found}
-    return results
+    return results | self._call_evaluators(embed)
 
   def notes(self) -> str:
-    """How values are measured where it is not as expected, in lines."""
+    """Returns what a reader of the values must know, in lines."""
     return "\n".join(self._notes)
 
   def table(self, params: Any, step: int) -> dict[str, float]:
-    """Evaluates everything and keeps the results and the TREC runs.
+    """Evaluates everything and writes the results and the TREC runs.
 
     It prints how many texts were cut.
 
     Args:
       params: The towers' parameters.
-      step: Steps taken, the results' name.
+      step: Steps taken; the file of the results is step-STEP.json.
 
     Returns:
-      {"test/de/mrr@100": value, "tatoeba/de-en/accuracy": value, ...}.
+      {"test/de/mrr@100": value, "tatoeba/de-en/accuracy": value,
+      "EVALUATOR/METRIC": value, ...}.
     """
     embed = self._encoder.with_params(params)
     mesh = self._encoder.mesh
-    # One host writes; all take part in encoding and searching.
+    # All processes encode and search; the first one writes.
     writes = multihost.is_first()
-    run_dir = str(self._folder / f"step-{step}") if writes else None
+    trec_folder = str(self._folder / f"step-{step}") if writes else None
     before = dict(self._encoder.truncation)
     results = dict(
       ranking.evaluate(
-        embed, self._tests, mesh, top_k=self._top_k, run_dir=run_dir
+        embed, self._tests, mesh, top_k=self._top_k, trec_folder=trec_folder
       )
     )
     results |= bitext.evaluate(embed, self._translation_tests, mesh)
+    results |= self._call_evaluators(embed)
     if cut := self._encoder.describe_truncation(before):
       print(cut)
     if writes:
@@ -174,21 +179,31 @@ class Suite:
       )
     return results
 
-  def report(self) -> str:
-    """Writes the report of all tables in the folder, with a plot.
+  def _call_evaluators(
+    self, embed: Callable[..., np.ndarray]
+  ) -> dict[str, float]:
+    """Calls the user's evaluators: {"EVALUATOR/METRIC": value, ...}."""
+    return {
+      f"{name}/{metric}": value
+      for name, evaluator in self._extra.items()
+      for metric, value in evaluator(embed).items()
+    }
 
-    Where the training texts cannot be read any more, as their files are gone or
-    have changed, a note says so in place of the count of shared texts.
+  def report(self) -> str:
+    """Writes the report of all results in the folder, with a plot.
+
+    If the training files are gone or have changed, shared texts cannot be
+    counted; a note says so.
 
     Returns:
-      The report as text; "" in a process that writes none.
+      The report as text; "" in all processes but the first.
     """
     if not multihost.is_first():
       return ""
     by_step = {}
     for path in self._folder.glob("step-*.json"):
       step = path.stem.removeprefix("step-")
-      if step.isdecimal():  # Else it is the user's.
+      if step.isdecimal():  # Another name is a file of the user.
         by_step[int(step)] = report.read_results(path)
     columns = {f"step {step:,}": by_step[step] for step in sorted(by_step)}
     if not any(columns.values()):
@@ -201,7 +216,7 @@ class Suite:
           self._trained_on, self._tests, self._encoder.contract, self._streams
         )
       except (ValueError, OSError) as error:
-        # The results are there, after days perhaps; only this count is not.
+        # The results may have taken days: report them without this count.
         notes.append(f"Texts shared with training are not counted: {error}")
     return rendering.write(
       columns, self._groups, str(self._folder), shared=shared, notes=notes
@@ -209,5 +224,5 @@ class Suite:
 
 
 def one_line(results: Mapping[str, float]) -> str:
-  """Results in a line, for above the progress bar."""
+  """Formats results as one line, to print above the progress bar."""
   return ", ".join(f"{name} {value:.3f}" for name, value in results.items())

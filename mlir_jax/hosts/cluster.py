@@ -1,28 +1,28 @@
-"""Which process of how many this is, from the flags or the cluster."""
+"""Completes the flags that say which of how many processes this one is."""
 
 from collections.abc import Sequence
 
-from mlir_jax.hosts import links, roll_call
+from mlir_jax.hosts import addresses, links
 
 
 def address(
   coordinator: str | None, processes: int | None, process: int | None
 ) -> tuple[str, int, int, Sequence[int] | None]:
-  """Where process 0 is, how many there are, and which one this is.
+  """Completes the flags with what the cluster knows.
 
   Args:
     coordinator: "HOST:PORT" of process 0; None asks the cluster.
-    processes: How many; None asks the cluster.
-    process: The number of this one, from 0; None asks the cluster.
+    processes: The number of processes; None asks the cluster.
+    process: The number of this process, from 0; None asks the cluster.
 
   Returns:
-    The three, and the numbers of this machine's devices that are this
-    process' own; None for all.
+    The three, and the numbers of this machine's devices that belong to this
+    process; None for all.
 
   Raises:
     ValueError: naming the flag.
   """
-  from jax._src import clusters  # Private: there is no public way to ask.
+  from jax._src import clusters  # Private: no public function does this.
 
   given = coordinator, processes, process
   devices = None
@@ -43,10 +43,10 @@ def address(
       if value is None
     )
     raise ValueError(f"--distributed: the cluster does not say; give --{flag}.")
-  roll_call.split(coordinator)
-  if not 1 <= processes <= links.MOST_PROCESSES:
+  addresses.split(coordinator)
+  if not 1 <= processes <= links.MAX_PROCESSES:
     raise ValueError(
-      f"--processes={processes}: give 1 to {links.MOST_PROCESSES}."
+      f"--processes={processes}: give 1 to {links.MAX_PROCESSES}."
     )
   if not 0 <= process < processes:
     raise ValueError(

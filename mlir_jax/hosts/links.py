@@ -1,52 +1,46 @@
 """Messages between the processes of a run: signed, in order, of known form.
 
-Only a process that knows the run's secret can speak. Each side proves it with
-a keyed hash (HMAC-SHA256) over random numbers of both sides; the secret itself
-is never sent. Process 0 speaks first (sizes in bytes):
+Only a process that knows the run's secret can speak. Each side proves that it
+knows the secret with a keyed hash (HMAC-SHA256) over random numbers of both
+sides; the secret itself is never sent. Process 0 speaks first (sizes in bytes):
 
   process 0: `BANNER`, its random number (32)
   caller:    its random number (32), HMAC(secret, "caller", both numbers) (32)
   process 0: HMAC(secret, "process 0", both numbers) (32), or 32 zeros if the
-             caller has another secret
+             caller has a different secret
 
 Then each side sends frames: the length of the JSON (4), the JSON, and its
 signature (32), the HMAC over the frame's number (from 0), the length and the
 JSON. The key of each direction is an HMAC of the secret over both random
-numbers: what was recorded from one connection has no value in another one. The
-messages are signed, not encrypted: whoever listens to the network reads them.
+numbers, so a recorded message has no value on another connection. The messages
+are signed, not encrypted: anybody who listens to the network can read them.
 """
 
 import contextlib
 import hmac
 import json
 import math
-import os
 import secrets
 import socket
-import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-# Exit statuses (sysexits.h: EX_UNAVAILABLE), beside 2 for what was refused.
-EXIT_LOST = 69
-EXIT_REFUSED = 2
-
-SECRET = "MLIR_JAX_SECRET"
-SECRET_FILE = "MLIR_JAX_SECRET_FILE"
-SHORTEST_SECRET = 16
-LONGEST_SECRET = 2**12
+# Exit statuses.
+EXIT_LOST = 69  # A process is lost (EX_UNAVAILABLE of sysexits.h).
+EXIT_REFUSED = 2  # A setting is wrong.
 
 BANNER = b"mlir_jax roll call 1\n"
+HANDSHAKE_SECONDS = 10.0  # Each side must prove its secret within this time.
 SIZE = 32  # Bytes of a random number, and of a signature.
 ANOTHER_SECRET = bytes(SIZE)
 
-MOST_PROCESSES = 2**20
-LONGEST_NAME = 255
-LONGEST_TEXT = 2**16
-LONGEST_HELLO = 2**12  # Bytes of a first message.
-LONGEST = 2**24  # Bytes of any other: a check-in may compare many files.
-DEEPEST = 8  # Lists in lists of an item.
+MAX_PROCESSES = 2**20
+MAX_NAME = 255  # Characters.
+MAX_TEXT = 2**16  # Characters.
+MAX_HELLO_BYTES = 2**12  # Of a first message.
+MAX_BYTES = 2**24  # Of any other message: a check-in may compare many files.
+MAX_DEPTH = 8  # Of lists in lists, in an item.
 
 
 class LostError(RuntimeError):
@@ -54,67 +48,14 @@ class LostError(RuntimeError):
 
 
 class DamagedError(Exception):
-  """What came over a connection is not what a process of this run sends."""
-
-
-def secret(environment: Mapping[str, str]) -> bytes | None:
-  """The run's secret, or None where the environment has none.
-
-  Args:
-    environment: Of the process: `SECRET` holds it, or `SECRET_FILE` names a
-      file that holds it. White space around it is not a part of it.
-
-  Raises:
-    ValueError: if it is short, the file is missing, or others can read it.
-  """
-  if SECRET in environment and SECRET_FILE in environment:
-    raise ValueError(f"{SECRET} and {SECRET_FILE} are both set: set one.")
-  if SECRET in environment:
-    where = SECRET
-    found = environment[SECRET].encode("utf-8", "surrogateescape")
-  elif SECRET_FILE in environment:
-    where = f"{SECRET_FILE}={environment[SECRET_FILE]}"
-    try:
-      found = _read_private(environment[SECRET_FILE])
-    except (OSError, ValueError) as error:
-      raise ValueError(f"{where}: {error}") from error
-  else:
-    return None
-  found = found.strip()
-  if len(found) < SHORTEST_SECRET:
-    raise ValueError(
-      f"{where} has {len(found)} bytes; give at least {SHORTEST_SECRET}, e.g."
-      " of `openssl rand -hex 32`, the same to all processes."
-    )
-  return found
-
-
-def _read_private(path: str) -> bytes:
-  """Reads a small file that only its owner can read."""
-  # A pipe would block.
-  number = os.open(os.path.expanduser(path), os.O_RDONLY | os.O_NONBLOCK)
-  with open(number, "rb") as file:
-    status = os.fstat(number)
-    if not stat.S_ISREG(status.st_mode):
-      raise ValueError("it is not a file.")
-    if status.st_uid not in (os.geteuid(), 0):
-      raise ValueError("it belongs to another user.")
-    if status.st_mode & 0o077:
-      raise ValueError(
-        f"its mode is {stat.S_IMODE(status.st_mode):o}: other users have"
-        " access. Give it the mode 600, and use another secret."
-      )
-    content = file.read(LONGEST_SECRET + 1)
-  if len(content) > LONGEST_SECRET:
-    raise ValueError(f"it has more than {LONGEST_SECRET} bytes.")
-  return content
+  """A connection carries something that no process of this run sends."""
 
 
 def printable(text: str, breaks: bool = False) -> str:
-  r"""The text with its control characters escaped, as in "\x1b".
+  r"""Returns the text with its control characters escaped, as in "\x1b".
 
   Args:
-    text: From another process.
+    text: A text that another process sent.
     breaks: Whether line breaks stay.
   """
   return "".join(
@@ -130,12 +71,12 @@ def _sign(key: bytes, *parts: bytes) -> bytes:
 
 
 def random_number() -> bytes:
-  """A random number that is used once."""
+  """Makes a random number that is used once."""
   return secrets.token_bytes(SIZE)
 
 
 def proof(key: bytes, side: bytes, ours: bytes, callers: bytes) -> bytes:
-  """What shows that a side knows the secret.
+  """Returns the keyed hash that proves that a side knows the secret.
 
   Args:
     key: The secret.
@@ -147,22 +88,22 @@ def proof(key: bytes, side: bytes, ours: bytes, callers: bytes) -> bytes:
 
 
 def is_same(one: bytes, other: bytes) -> bool:
-  """Compares signatures in a time that tells nothing of them."""
+  """Compares signatures; the time it takes reveals nothing of them."""
   return hmac.compare_digest(one, other)
 
 
-# --- What messages look like. ---
+# --- The forms of messages. ---
 
 
 def _is_whole(low: int, high: int) -> Callable[[Any], bool]:
   return lambda value: type(value) is int and low <= value <= high
 
 
-def _is_text(longest: int) -> Callable[[Any], bool]:
-  return lambda value: isinstance(value, str) and len(value) <= longest
+def _is_text(max_length: int) -> Callable[[Any], bool]:
+  return lambda value: isinstance(value, str) and len(value) <= max_length
 
 
-def _is_plain(value: Any, depth: int = DEEPEST) -> bool:
+def _is_plain(value: Any, depth: int = MAX_DEPTH) -> bool:
   if isinstance(value, float):
     return math.isfinite(value)
   if isinstance(value, dict):
@@ -172,20 +113,20 @@ def _is_plain(value: Any, depth: int = DEEPEST) -> bool:
   return value is None or isinstance(value, str | int)
 
 
-_NAME = {"name": _is_text(LONGEST_NAME)}
+_NAME = {"name": _is_text(MAX_NAME)}
 _FIELDS = {
-  # At the roll call: who calls, and who answers when all have come.
+  # At the roll call: a caller; the answer of process 0 when all have come.
   "hello": {
-    "process": _is_whole(1, MOST_PROCESSES),
-    "processes": _is_whole(2, MOST_PROCESSES),
+    "process": _is_whole(1, MAX_PROCESSES),
+    "processes": _is_whole(2, MAX_PROCESSES),
     **_NAME,
   },
   "welcome": _NAME,
   # Every beat: where the process is.
-  "at": {"phase": _is_text(LONGEST_NAME), "step": _is_whole(-1, 2**63)},
-  # How a process ended without the others. 0 is not among them: a process that
-  # ends well waits for the others.
-  "end": {"status": _is_whole(1, 255), "text": _is_text(LONGEST_TEXT)},
+  "at": {"phase": _is_text(MAX_NAME), "step": _is_whole(-1, 2**63)},
+  # How a process ended without the others. The status is never 0: a process
+  # that ends well waits for the others.
+  "end": {"status": _is_whole(1, 255), "text": _is_text(MAX_TEXT)},
   # A check-in, and the answers of process 0.
   "meet": _NAME
   | {"items": lambda value: isinstance(value, dict) and _is_plain(value)},
@@ -197,7 +138,7 @@ FROM_PROCESS_0 = frozenset({"welcome", "at", "end", "agreed", "passed"})
 
 
 def _problem(message: Any, kinds: Iterable[str]) -> str:
-  """What is wrong with a message; "" if nothing is."""
+  """Says what is wrong with a message; "" if nothing is."""
   if not isinstance(message, dict):
     return "it is not an object"
   kind = message.get("kind")
@@ -224,7 +165,7 @@ def _object(fields: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parse(payload: bytes, kinds: Iterable[str]) -> Mapping[str, Any]:
-  """A message of one of the kinds; its texts are safe to print."""
+  """Reads a message of one of the kinds; its texts are safe to print."""
   try:
     message = json.loads(
       payload.decode("utf-8"),
@@ -245,24 +186,24 @@ def _parse(payload: bytes, kinds: Iterable[str]) -> Mapping[str, Any]:
 
 
 def end(status: int, text: str) -> Mapping[str, Any]:
-  """The message that a process ended; its status is never 0."""
+  """Makes the message that a process ended; its status is never 0."""
   return {
     "kind": "end",
     "status": status & 0xFF or 1,
-    "text": text[: LONGEST_TEXT // 2],
+    "text": text[: MAX_TEXT // 2],
   }
 
 
 class Link:
-  """The connection to another process, and what is known of that one.
+  """The connection to another process, with what is known of that process.
 
   Attributes:
-    number: The process' number; None until it has said it.
+    number: The number of the other process; None until it has sent it.
     host: The name of its machine.
     connection: The socket.
-    longest: Bytes that a message from it may have.
-    quiet: Seconds since it was heard.
-    state: Its phase, and the step that was begun.
+    max_bytes: The largest message that it may send, in bytes.
+    quiet: Seconds since its last message.
+    state: Its phase, and the step that it has begun.
     ended: Whether it said that it has come to the end.
   """
 
@@ -274,7 +215,7 @@ class Link:
     callers: bytes,
     is_caller: bool,
   ):
-    """A link on a connection over which both have proved who they are.
+    """Makes a link, after both sides have proved that they know the secret.
 
     Args:
       connection: The socket.
@@ -286,7 +227,7 @@ class Link:
     self.number: int | None = None
     self.host = ""
     self.connection = connection
-    self.longest = LONGEST_HELLO
+    self.max_bytes = MAX_HELLO_BYTES
     self.quiet = 0.0
     self.state: tuple[str, int] = ("starting", -1)
     self.ended = False
@@ -302,22 +243,22 @@ class Link:
     self._lock = threading.Lock()
 
   def admit(self, number: int, host: str) -> None:
-    """Records who the other process is; from then on it may say more."""
+    """Records who the other process is; from now on it may send more."""
     self.number, self.host = number, host
-    self.longest = LONGEST
+    self.max_bytes = MAX_BYTES
     self.connection.settimeout(10.0)
 
   def send(self, message: Mapping[str, Any]) -> None:
-    """Sends a message; if it does not get through the watchdog will know.
+    """Sends a message; if this fails, the watchdog finds it out.
 
     Raises:
-      ValueError: if the message is longer than the other side reads.
+      ValueError: if the message is longer than the other side accepts.
     """
     payload = json.dumps(message, allow_nan=False).encode("ascii")
-    if len(payload) > LONGEST:
+    if len(payload) > MAX_BYTES:
       raise ValueError(
         f"What the processes compare ({message.get('name')}) is"
-        f" {len(payload)} bytes long; at most {LONGEST}."
+        f" {len(payload)} bytes long; at most {MAX_BYTES}."
       )
     with self._lock:
       frame = len(payload).to_bytes(4, "big") + payload
@@ -325,17 +266,18 @@ class Link:
       self._sent += 1
       if self._broken:
         return
-      # Where a part was sent the next frame would be read as its rest.
+      # If only a part was sent, the other side would read the next frame as
+      # the rest of this one. So nothing more is sent.
       self._broken = True
       with contextlib.suppress(OSError):
         self.connection.sendall(frame + signature)
         self._broken = False
 
   def receive(self) -> Iterable[Mapping[str, Any]] | None:
-    """The messages that have come; None if the connection is closed.
+    """Returns the messages that have come; None if the connection is closed.
 
     Raises:
-      DamagedError: as `take`, when the messages are gone through.
+      DamagedError: as `take`, while you iterate over the messages.
     """
     try:
       data = self.connection.recv(2**16)
@@ -349,17 +291,17 @@ class Link:
     return self.take()
 
   def take(self) -> Iterator[Mapping[str, Any]]:
-    """The whole messages that were received and not yet taken.
+    """Yields the whole messages that were received and not yet taken.
 
     Raises:
-      DamagedError: if one is too long, is not signed by the other process, or
-        is not of a known form.
+      DamagedError: if a message is too long, is not signed by the other
+        process, or has an unknown form.
     """
     while len(self._buffer) >= 4:
       length = int.from_bytes(self._buffer[:4], "big")
-      if length > self.longest:
+      if length > self.max_bytes:
         raise DamagedError(
-          f"a message has {length} bytes; at most {self.longest}"
+          f"a message has {length} bytes; at most {self.max_bytes}"
         )
       if len(self._buffer) < 4 + length + SIZE:
         return
@@ -373,7 +315,7 @@ class Link:
       yield _parse(frame[4:], self._kinds)
 
   def closed(self) -> bool:
-    """Whether the other has closed it, where no message is to be read."""
+    """Whether the other process closed the connection and left no message."""
     self.connection.settimeout(0.0)
     try:
       return not self.connection.recv(1, socket.MSG_PEEK)

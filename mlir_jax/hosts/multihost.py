@@ -1,37 +1,22 @@
-"""Several processes in one run: roll call, check-in, watchdog, preemption.
+"""What a process calls to be one of several in a run.
 
-Process 0 is the hub. At the roll call it listens where JAX's coordinator will
-listen, and every other process connects to it (`hosts.roll_call`); these
-connections stay open to the end of the run, beside JAX's own. JAX's cannot do
-their work: it aborts a process whose peer is missing or died, without naming
-it. Over them go, as signed messages (`hosts.links`),
+Process 0 is the hub. At the roll call (`hosts.roll_call`) it listens where
+JAX's coordinator will listen, and every other process connects to it. These
+connections stay open to the end of the run, next to JAX's own. JAX's cannot
+replace them: JAX aborts a process if another one is missing or died, without
+naming it. The processes send signed messages (`hosts.links`) over them:
 
-- what the processes compare at a check-in;
-- every `beat` seconds each process' phase and step, from a thread of its own;
-- how a process ended, if it ended otherwise than together with the others.
+- what they compare at a check-in (`hosts.member`);
+- their phase and step, by which each finds out that another one died or hangs
+  (`hosts.watchdog`);
+- how a process ended, if it did not end together with the others. A process
+  that fails says so before it ends; the others end with its status.
 
-When the watchdog calls a process lost (a slow process never is):
+With a single process, these functions do nothing.
 
-- its connection closed before it said that it ended: it died, at once;
-- or no message came from it for `silent_seconds`: it was stopped, or its
-  machine or network is gone. Its thread beats whatever its main thread does:
-  preparing, compiling, evaluating and saving may take as long as they will;
-- or, with its thread alive, it has stood between two steps for
-  `silent_seconds` while another process began a later step, which cannot
-  finish without it: its main thread hangs.
-
-Where all wait for one another at the same step nobody is called stuck: then
-it is a device, or the network, of which the runtime has its own time limits.
-Time counts only while the judge runs itself: after a stop of its own it
-accuses nobody. Process 0 judges the others (and whether it hangs itself), the
-others judge process 0. A process that finds another lost, or hears it from
-process 0, prints who it was and ends at once, with `EXIT_LOST`, whatever its
-main thread waits for.
-
-A process that fails says so before it ends; the others end with its status.
-
-What is private of JAX is used here alone: its cluster detection, to find out
-who process 0 is before JAX connects to it, and its handler of SIGTERM.
+Private parts of JAX are used in this folder alone: its handler of SIGTERM here,
+and its cluster detection in `hosts.cluster`, which finds process 0 before JAX
+connects to it.
 """
 
 import contextlib
@@ -45,16 +30,24 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from mlir_jax.hosts import cluster, links, member, roll_call
+from mlir_jax.hosts import (
+  addresses,
+  cluster,
+  links,
+  member,
+  run_secret,
+  watchdog,
+)
 
 EXIT_LOST = links.EXIT_LOST
 LostError = links.LostError
+STEP = watchdog.STEP
 
 
-class _Numbered:
-  """Standard error of a process that is not the first: numbered lines.
+class _NumberedLines:
+  """Standard error of a process other than the first: numbered lines.
 
-  Progress bars, which return to the start of their line, are left out.
+  It leaves out progress bars, which return to the start of their line.
   """
 
   def __init__(self, stream, process: int):
@@ -74,9 +67,8 @@ class _Numbered:
     return getattr(self._stream, name)
 
 
-# --- The run that this process is part of, if any. ---
-
-_run: member.Member | None = None
+# This process as one of several; None if it is alone.
+_member: member.Member | None = None
 _notify_jax: Callable[[int], None] | None = None
 
 
@@ -91,33 +83,35 @@ def join(
   insecure: bool = False,
   bind: str | None = None,
 ) -> None:
-  """Joins the run's other processes; before anything else asks for devices.
+  """Joins the other processes of the run. Call it before JAX looks for devices.
 
   Args:
-    coordinator: As in `address`, like the next two.
-    processes: How many.
-    process: Which one.
-    check_in_seconds: How long a process may be awaited at a check-in.
-    silent_seconds: How long one may be silent before it is called lost.
-    items: What must be the same in all, name to value: config, versions, code.
-    insecure: Whether it goes without a secret on a network.
+    coordinator: "HOST:PORT" of process 0; None asks the cluster, here and for
+      the next two.
+    processes: The number of processes.
+    process: The number of this process, from 0.
+    check_in_seconds: How long process 0 waits for the others at a check-in.
+    silent_seconds: How long a process may be silent before it is called lost.
+    items: What must be the same in all processes, name to value: config,
+      versions, code.
+    insecure: Whether no secret is needed on a network.
     bind: The address at which process 0 listens; None for the coordinator's.
 
   Raises:
     LostError: if a process does not come in time; it names it.
-    ValueError: if one is different; it names what differs. If a secret is
+    ValueError: if a process differs; it names what differs. Also if a secret is
       missing, short, or in a file that others can read.
   """
-  global _run, _notify_jax
+  global _member, _notify_jax
   coordinator, processes, process, devices = cluster.address(
     coordinator, processes, process
   )
-  secret = links.secret(os.environ)
-  roll_call.warn_if_insecure(secret, insecure)
+  secret = run_secret.read(os.environ)
+  run_secret.warn_if_insecure(secret, insecure)
   if process:
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    sys.stderr = _Numbered(sys.stderr, process)
-  run = member.Member(
+    sys.stderr = _NumberedLines(sys.stderr, process)
+  _member = member.Member(
     coordinator,
     processes,
     process,
@@ -127,14 +121,13 @@ def join(
     insecure=insecure,
     bind=bind,
   )
-  _run = run
-  run.meet("start", items, check_in_seconds)
+  _member.check_in("start", items)
   libc_signal = ctypes.CDLL(None).signal
   libc_signal.restype = ctypes.c_void_p
   libc_signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
-  # A dead process 0 makes JAX abort the others; they shall speak first. libc's
-  # sleep, as the handler of SIGABRT, sleeps as many seconds as the signal's
-  # number says (6), only in the thread that aborts; then it aborts.
+  # When process 0 dies, JAX aborts the others. They must print their message
+  # first. So libc's sleep is the handler of SIGABRT: only the thread that
+  # aborts sleeps, as many seconds as the signal's number (6); then it aborts.
   libc_signal(
     signal.SIGABRT, ctypes.cast(ctypes.CDLL(None).sleep, ctypes.c_void_p)
   )
@@ -144,18 +137,19 @@ def join(
     processes,
     process,
     devices,
-    # It was asked above; asked again, it would give a process that was told
-    # all of it one GPU, by its number on the node.
+    # `cluster.address` has asked the cluster. If JAX asked it again, a process
+    # whose flags say everything would get one GPU, by its number on the node.
     cluster_detection_method="deactivate",
     initialization_timeout=int(check_in_seconds) + 1,
-    # JAX's own choice is all addresses of the machine.
-    coordinator_bind_address=roll_call.bind_address(coordinator, bind),
-    # The watchdog speaks first; and whoever writes the report is waited for.
+    # By default JAX listens at all addresses of the machine.
+    coordinator_bind_address=addresses.bind_address(coordinator, bind),
+    # The watchdog must speak first. At the end, the others wait for the process
+    # that writes the report.
     heartbeat_timeout_seconds=int(10 * silent_seconds) + 100,
     shutdown_timeout_seconds=3600,
   )
-  # JAX has put its handler of SIGTERM in the place of Python's, which stays
-  # in charge and calls it when the run can stop.
+  # JAX has replaced Python's handler of SIGTERM by its own. Put Python's back;
+  # `ask_to_stop` calls JAX's.
   handler = libc_signal(signal.SIGTERM, ctypes.c_void_p(1))  # SIG_IGN.
   signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
   _notify_jax = ctypes.CFUNCTYPE(None, ctypes.c_int)(handler)
@@ -164,75 +158,80 @@ def join(
 
 def joined() -> bool:
   """Whether this process is one of several."""
-  return _run is not None
+  return _member is not None
 
 
 def is_first() -> bool:
-  """Whether this process writes for all: the only one, or process 0."""
-  return _run is None or _run.process == 0
+  """Whether this process writes for all: it is alone, or it is process 0."""
+  return _member is None or _member.process == 0
 
 
 def report(phase: str, step: int = -1) -> None:
-  """Tells the watchdogs where this process is.
+  """Tells the other processes where this one is.
 
   Args:
     phase: `STEP` between steps, where a process that falls behind hangs; or
       anything that may take long: "compiling".
     step: The step that begins.
   """
-  if _run:
-    _run.report(phase, step)
+  if _member:
+    _member.report(phase, step)
 
 
 def first(name: str) -> "contextlib.AbstractContextManager[None]":
-  """A context that process 0 leaves before the others enter it."""
-  if not _run:
+  """A context that process 0 leaves before the others enter it.
+
+  Args:
+    name: What process 0 does in it, for the message of the others: "it
+      prepares the data".
+  """
+  if not _member:
     return contextlib.nullcontext()
-  return _run.first(name)
+  return _member.first(name)
 
 
 def check_in(name: str, items: Mapping[str, Any]) -> None:
   """Compares what must be the same in all processes.
 
   Args:
-    name: Of the check-in.
+    name: The name of the check-in, which is held once.
     items: Names to values that JSON can hold.
 
   Raises:
     LostError: if a process does not come in time; it names it.
-    ValueError: naming what differs, in which process, and both values.
+    ValueError: if items differ; it names the item, the process and both values.
   """
-  if _run:
-    _run.meet(name, items, _run._check_in_seconds)
+  if _member:
+    _member.check_in(name, items)
 
 
 def ask_to_stop() -> None:
-  """Tells all processes that this one is to stop."""
+  """Tells JAX, and so all processes, that this one wants to stop."""
   assert _notify_jax is not None  # `join` has set it.
   _notify_jax(signal.SIGTERM)
 
 
 def reached_stop(step: int) -> bool:
-  """Whether all stop after this step; all must ask after every step."""
+  """Whether all processes stop after this step; all ask after every step."""
   return multihost_utils.reached_preemption_sync_point(step)
 
 
 def leave() -> None:
-  """Ends this process' part when all have come to the end."""
-  global _run
-  if _run:
-    _run.leave()
+  """Waits until all processes have come to the end, then disconnects."""
+  global _member
+  if _member:
+    _member.leave()
     jax.distributed.shutdown()
-    _run = None
+    _member = None
 
 
 def await_verdict() -> None:
-  """After an error: ends this process if another one's death was the cause."""
-  if _run:
-    _run.await_verdict()
+  """After an error: ends this process if another one's death is the reason."""
+  if _member:
+    _member.await_verdict()
 
 
 def fail(status: int, text: str) -> None:
   """Ends this process and, with its status and text, all others."""
-  if _run:
-    _run.fail(status, text)
+  if _member:
+    _member.fail(status, text)

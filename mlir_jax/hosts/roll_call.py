@@ -1,14 +1,13 @@
 """The roll call: process 0 waits at an address until all others have called.
 
-It listens at the coordinator's address and nowhere else. Whoever connects has
-a few seconds to prove that it knows the run's secret and to say its number;
-else it is turned away, and neither ends the run nor keeps others waiting.
+It listens at the coordinator's address and nowhere else. A caller has a few
+seconds to prove that it knows the run's secret and to send its number.
+Otherwise process 0 turns it away: it cannot end the run or delay the others.
 """
 
 import collections
 import contextlib
 import errno
-import ipaddress
 import selectors
 import socket
 import sys
@@ -16,123 +15,24 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mlir_jax.hosts import links
+from mlir_jax.hosts import addresses, links, run_secret
 
-HANDSHAKE_SECONDS = 10.0  # In which a caller must say who it is.
-MOST_WAITING = 128  # Callers that have not yet said who they are.
-QUEUE = 128  # Connections that the system holds until they are accepted.
-MOST_TOLD = 5  # Callers that are printed when they are turned away.
-
-BIND_FLAG = "--coordinator_bind_address"
-
-
-def split(coordinator: str) -> tuple[str, int]:
-  """The host and the port of "HOST:PORT"; an IPv6 host without its brackets.
-
-  Raises:
-    ValueError: naming the flag.
-  """
-  host, _, port = coordinator.rpartition(":")
-  if host.startswith("[") and host.endswith("]"):
-    host = host[1:-1]
-  is_number = port.isascii() and port.isdigit() and len(port) < 6
-  if not _is_host(host) or not is_number or not 0 < int(port) < 2**16:
-    raise ValueError(
-      f"--coordinator={links.printable(coordinator)}: give HOST:PORT."
-    )
-  return host, int(port)
-
-
-def _is_host(text: str) -> bool:
-  # The system reads a name up to its NUL, and "" as all addresses.
-  is_short = 0 < len(text) <= links.LONGEST_NAME
-  return is_short and text.isprintable() and not set(text) & set(" []/")
-
-
-def bind_address(coordinator: str, bind: str | None) -> str:
-  """Where process 0 listens, as JAX takes it: "HOST:PORT".
-
-  Raises:
-    ValueError: naming the flag that is wrong.
-  """
-  _, port = split(coordinator)
-  if bind is None:
-    return coordinator
-  if not _is_host(bind):
-    raise ValueError(
-      f"{BIND_FLAG}={links.printable(bind)}: give an address of this machine."
-    )
-  return f"[{bind}]:{port}" if ":" in bind else f"{bind}:{port}"
-
-
-def _resolve(host: str, port: int) -> list[tuple[int, tuple]]:
-  """The (family, socket address) pairs of a name; OSError if it has none."""
-  try:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-  except UnicodeError as error:
-    raise OSError(f"{host!r} is not the name of a machine") from error
-  return list(dict.fromkeys((family, at) for family, _, _, _, at in found))
-
-
-def _is_loopback(address: tuple) -> bool:
-  ip = ipaddress.ip_address(address[0].partition("%")[0])
-  return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
-
-
-def _key(
-  secret: bytes | None,
-  insecure: bool,
-  flag: str,
-  found: Iterable[tuple[int, tuple]],
-) -> bytes:
-  """The key of the roll call; without a secret, one that anybody knows.
-
-  Args:
-    secret: If there is one.
-    insecure: Whether none is needed.
-    flag: What gave the addresses, as "--flag=value".
-    found: The addresses.
-
-  Raises:
-    ValueError: if a secret is needed and there is none.
-  """
-  if secret is not None:
-    return secret
-  if insecure or all(_is_loopback(address) for _, address in found):
-    return b""
-  raise ValueError(
-    f"{flag} is an address that other machines can reach, and there is no"
-    f" secret. Give all processes the same one in {links.SECRET}, or in a file"
-    f" of mode 600 that {links.SECRET_FILE} names (e.g. of `openssl rand -hex"
-    " 32`); the launchers do so. On a network that nobody else can reach"
-    " --insecure_check_in goes without."
-  )
-
-
-def warn_if_insecure(secret: bytes | None, insecure: bool) -> None:
-  """Warns where --insecure_check_in makes a difference."""
-  if insecure and secret is None:
-    print(
-      "Warning: --insecure_check_in: whoever reaches the coordinator's address"
-      " can take part in this run, or end it.",
-      file=sys.stderr,
-    )
-
-
-# --- Process 0. ---
+MAX_WAITING = 128  # Callers that have not yet said who they are.
+MIN_BACKLOG = 128  # Connections that the system holds until we accept them.
+MAX_PRINTED = 5  # Callers that are printed when they are turned away.
 
 
 class _TurnedAwayError(Exception):
-  """Why a caller is turned away."""
+  """A caller is turned away; the message says why."""
 
 
 class _Caller:
-  """A connection whose other end has not yet said who it is."""
+  """A connection whose other side has not yet said who it is."""
 
   def __init__(self, connection: socket.socket, address: tuple, key: bytes):
     self.connection = connection
     self.address = address
-    self.deadline = time.monotonic() + HANDSHAKE_SECONDS
+    self.deadline = time.monotonic() + links.HANDSHAKE_SECONDS
     self._key = key
     self._number = links.random_number()
     self._buffer = b""
@@ -141,7 +41,7 @@ class _Caller:
     self._send(links.BANNER + self._number)
 
   def _send(self, data: bytes) -> None:
-    # So few bytes always find room, unless the other end is gone.
+    # There is always room for so few bytes, unless the other side is gone.
     try:
       sent = self.connection.send(data)
     except OSError as error:
@@ -150,7 +50,7 @@ class _Caller:
       raise _TurnedAwayError("nothing can be sent to it")
 
   def read(self) -> Mapping[str, Any] | None:
-    """Reads what has come: the hello, or None while it is not whole."""
+    """Reads what has come; returns the hello, or None while it is not whole."""
     if self.link:
       messages = self.link.receive()
       if messages is None:
@@ -187,7 +87,7 @@ class _Caller:
 
 
 class _Door:
-  """The listening sockets, and the callers that have not said who they are."""
+  """The listening sockets, with the callers that have not said who they are."""
 
   def __init__(self, listeners: Sequence[socket.socket], key: bytes):
     self._key = key
@@ -196,13 +96,13 @@ class _Door:
       collections.OrderedDict()
     )
     self._turned_away = 0
-    self.last = ""  # Who was turned away, and why.
+    self._last = ""  # The last caller that was turned away, and why.
     for listener in listeners:
       listener.setblocking(False)
       self._selector.register(listener, selectors.EVENT_READ, None)
 
   def wait(self, deadline: float) -> list[tuple[links.Link, Mapping[str, Any]]]:
-    """Waits until something comes; returns who has said who it is."""
+    """Waits until something comes; returns the callers that sent a hello."""
     first = next(iter(self._waiting), None)  # It has the least time left.
     until = min(deadline, first.deadline) if first else deadline
     ready = self._selector.select(max(until - time.monotonic(), 0.0))
@@ -226,26 +126,26 @@ class _Door:
       if caller.deadline > now:
         break
       self._turn_away(
-        caller, f"it did not say who it is within {HANDSHAKE_SECONDS:g} s"
+        caller, f"it did not say who it is within {links.HANDSHAKE_SECONDS:g} s"
       )
     return came
 
   def close(self) -> None:
-    """Closes what is waiting."""
+    """Closes the connections of waiting callers."""
     for caller in list(self._waiting):
       self._forget(caller)
       caller.connection.close()
     self._selector.close()
 
   def _accept(self, listener: socket.socket) -> None:
-    if len(self._waiting) >= MOST_WAITING:
-      # A process of the run needs milliseconds, and calls again.
+    if len(self._waiting) >= MAX_WAITING:
+      # A process of the run needs only milliseconds. It will call again.
       self._turn_away(next(iter(self._waiting)), "too many are waiting")
     try:
       connection, address = listener.accept()
     except BlockingIOError:
       return
-    except OSError:  # It is gone, or this process has too many open files.
+    except OSError:  # The caller is gone, or we have too many open files.
       if self._waiting:
         self._turn_away(next(iter(self._waiting)), "too many are waiting")
       time.sleep(0.01)
@@ -254,7 +154,7 @@ class _Door:
       caller = _Caller(connection, address, self._key)
     except _TurnedAwayError as error:
       connection.close()
-      self._tell(address, str(error))
+      self._report(address, str(error))
       return
     self._waiting[caller] = None
     self._selector.register(connection, selectors.EVENT_READ, caller)
@@ -266,33 +166,33 @@ class _Door:
   def _turn_away(self, caller: _Caller, reason: str) -> None:
     self._forget(caller)
     caller.connection.close()
-    self._tell(caller.address, reason)
+    self._report(caller.address, reason)
 
-  def _tell(self, address: tuple, reason: str) -> None:
+  def _report(self, address: tuple, reason: str) -> None:
     self._turned_away += 1
-    self.last = f"{links.printable(str(address[0]))}: {reason}"
-    if self._turned_away <= MOST_TOLD:
-      print(f"Turned away a caller from {self.last}.", file=sys.stderr)
+    self._last = f"{links.printable(str(address[0]))}: {reason}"
+    if self._turned_away <= MAX_PRINTED:
+      print(f"Turned away a caller from {self._last}.", file=sys.stderr)
 
   def summary(self) -> str:
-    """How many were turned away, for a message; "" if none was."""
+    """Says how many callers were turned away; "" if none was."""
     if not self._turned_away:
       return ""
-    return f" Callers turned away: {self._turned_away}, last {self.last}."
+    return f" Callers turned away: {self._turned_away}, last {self._last}."
 
 
 def _open(
-  flag: str, found: Sequence[tuple[int, tuple]], backlog: int
+  flag: str, found: Sequence[addresses.Address], backlog: int
 ) -> list[socket.socket]:
-  """Listens at all of the addresses that are this machine's.
+  """Listens at those of the addresses that this machine has.
 
   Args:
-    flag: What gave the addresses, as "--flag=value".
+    flag: The flag that gave the addresses, "--flag=value".
     found: The addresses.
-    backlog: Connections that the system holds until they are accepted.
+    backlog: Connections that the system holds until we accept them.
 
   Raises:
-    ValueError: if none is, or the port is in use.
+    ValueError: if this machine has none of them, or the port is in use.
   """
   listeners = []
   absent = None
@@ -311,9 +211,9 @@ def _open(
   if not listeners:
     where = ", ".join(address[0] for _, address in found)
     raise ValueError(
-      f"{flag}: {where} is not an address of this machine,"
-      f" on which process 0 runs. Give {BIND_FLAG}=ADDRESS if it has another"
-      f" one here ({absent})."
+      f"{flag}: {where} is not an address of this machine, on which process 0"
+      f" runs. If it has another address here, give"
+      f" {addresses.BIND_FLAG}=ADDRESS ({absent})."
     )
   return listeners
 
@@ -328,47 +228,49 @@ def listen(
   insecure: bool = False,
   bind: str | None = None,
 ) -> list[links.Link]:
-  """Process 0 waits for the others.
+  """Waits, as process 0, for the others.
 
   Args:
-    coordinator: "HOST:PORT"; it listens there alone.
-    processes: How many there are.
-    name: Of this machine.
-    seconds: How long it waits for all.
-    secret: From `links.secret`.
-    insecure: Whether it goes without a secret where others could call.
-    bind: The address to listen at, if it is not the coordinator's.
+    coordinator: "HOST:PORT"; process 0 listens only there.
+    processes: The number of processes.
+    name: The name of this machine.
+    seconds: How long it waits for all of them.
+    secret: From `run_secret.read`.
+    insecure: Whether no secret is needed on a network.
+    bind: The address to listen at; None for the coordinator's.
 
   Returns:
-    The links to all others.
+    The links to all other processes.
 
   Raises:
     LostError: if a process does not come in time; it names it.
     ValueError: if the address cannot be used, a secret is missing, or the
-      number or the count of another process does not fit.
+      number of another process, or its number of processes, does not fit.
   """
-  host, port = split(bind_address(coordinator, bind))
-  flag = f"{BIND_FLAG}={bind}" if bind else f"--coordinator={coordinator}"
+  host, port = addresses.split(addresses.bind_address(coordinator, bind))
+  flag = (
+    f"{addresses.BIND_FLAG}={bind}" if bind else f"--coordinator={coordinator}"
+  )
   deadline = time.monotonic() + seconds
   waits = False
   while True:
     try:
-      found = _resolve(host, port)
+      found = addresses.resolve(host, port)
       break
     except OSError as error:
       if bind or time.monotonic() > deadline:
         raise ValueError(f"{flag}: {error}") from error
-      if not waits:  # The name of a new pod is known a little late.
+      if not waits:  # The network knows the name of a new pod a little late.
         print(f"Waiting for an address of {host}: {error}", file=sys.stderr)
       waits = True
       time.sleep(0.5)
-  key = _key(secret, insecure, flag, found)
-  hidden = "" if bind else _hidden(host, found)
+  key = run_secret.key(secret, insecure, flag, found)
+  hidden = "" if bind else addresses.hidden_name(host, found)
   if hidden:
     print(hidden, file=sys.stderr)
   came: dict[int, links.Link] = {}
   with contextlib.ExitStack() as stack:
-    listeners = _open(flag, found, max(processes, QUEUE))
+    listeners = _open(flag, found, max(processes, MIN_BACKLOG))
     for listener in listeners:
       stack.enter_context(listener)
     door = stack.enter_context(contextlib.closing(_Door(listeners, key)))
@@ -393,11 +295,15 @@ def _admit(
   processes: int,
   came: dict[int, links.Link],
 ) -> None:
-  """Takes a process into `came`; ValueError if it does not fit, told to all."""
+  """Adds a process to `came`.
+
+  Raises:
+    ValueError: if it does not fit; all processes that have come receive it.
+  """
   number = hello["process"]
   link.admit(number, hello["name"])
   if number in came and came[number].closed():
-    came.pop(number).connection.close()  # It died, and was started again.
+    came.pop(number).connection.close()  # It died and was started again.
   problem = None
   if hello["processes"] != processes:
     problem = (
@@ -421,23 +327,10 @@ def _admit(
   came[number] = link
 
 
-def _hidden(host: str, found: Sequence[tuple[int, tuple]]) -> str:
-  """What to say if only this machine reaches a name that is not loopback's."""
-  try:
-    ipaddress.ip_address(host)
-    return ""
-  except ValueError:
-    if host == "localhost" or not all(_is_loopback(at) for _, at in found):
-      return ""
-  return (
-    f"Process 0 listens at {found[0][1][0]}, which this machine has for {host}:"
-    f" other machines cannot reach it. If there are any, give {BIND_FLAG}."
-  )
-
-
 def _missing(
   coordinator: str, processes: int, came: Iterable[int], seconds: float
 ) -> str:
+  """Names the processes that did not come."""
   came = sorted({0, *came})
   missing = sorted(set(range(processes)) - set(came))
   verb = "were" if len(came) > 1 else "was"
@@ -451,161 +344,3 @@ def _missing(
 def _numbers(numbers: Sequence[int]) -> str:
   listed = ", ".join(map(str, numbers))
   return f"process{'es' * (len(numbers) > 1)} {listed}"
-
-
-# --- The others. ---
-
-
-def call(
-  coordinator: str,
-  processes: int,
-  process: int,
-  name: str,
-  *,
-  seconds: float,
-  secret: bytes | None = None,
-  insecure: bool = False,
-) -> links.Link:
-  """The others call process 0, until it is there and all have come.
-
-  Args:
-    coordinator: "HOST:PORT" of process 0.
-    processes: How many there are.
-    process: The number of this one.
-    name: Of this machine.
-    seconds: How long process 0 is waited for.
-    secret: From `links.secret`.
-    insecure: Whether it goes without a secret to another machine.
-
-  Returns:
-    The link to process 0.
-
-  Raises:
-    LostError: if process 0 does not answer in time, or something else does.
-    ValueError: if a secret is missing, or process 0 refuses this one.
-  """
-  host, port = split(coordinator)
-  deadline = time.monotonic() + seconds
-  while True:
-    try:
-      found = _resolve(host, port)
-      key = _key(secret, insecure, f"--coordinator={coordinator}", found)
-      link = _introduce(_connect(found), coordinator, key)
-      break
-    except OSError as error:
-      if time.monotonic() > deadline:
-        raise links.LostError(
-          f"process 0 of {processes} (the coordinator, {coordinator}) did not"
-          f" answer within {seconds:g} s (hosts.check_in_seconds): {error}."
-        ) from error
-      time.sleep(0.2)
-  link.send(
-    {"kind": "hello", "process": process, "processes": processes, "name": name}
-  )
-  # Process 0 answers when all have come, or it has waited long enough; it may
-  # have begun to wait after this one.
-  answer = _first_message(
-    link, time.monotonic() + seconds + 10, processes, coordinator
-  )
-  if answer["kind"] == "end":
-    lost = answer["status"] == links.EXIT_LOST
-    raise (links.LostError if lost else ValueError)(answer["text"])
-  link.admit(0, answer["name"])
-  return link
-
-
-def _connect(found: Sequence[tuple[int, tuple]]) -> socket.socket:
-  """A connection to the first address that answers; OSError if none does."""
-  problem: OSError = ConnectionError("there is no address")
-  for family, address in found:
-    connection = socket.socket(family, socket.SOCK_STREAM)
-    connection.settimeout(5.0)
-    try:
-      connection.connect(address)
-      return connection
-    except OSError as error:
-      connection.close()
-      problem = error
-  raise problem
-
-
-def _receive(
-  connection: socket.socket, size: int, deadline: float, start: bytes = b""
-) -> bytes:
-  """Reads so many bytes, or fewer if they do not begin as `start` does."""
-  data = b""
-  while len(data) < size and start.startswith(data[: len(start)]):
-    connection.settimeout(max(deadline - time.monotonic(), 1e-3))
-    received = connection.recv(size - len(data))
-    if not received:
-      raise ConnectionError("it closed the connection")
-    data += received
-  return data
-
-
-def _introduce(
-  connection: socket.socket, coordinator: str, key: bytes
-) -> links.Link:
-  """Proves to process 0 that this process knows the secret, and asks the same.
-
-  Raises:
-    OSError: if the other end goes, or takes too long.
-    LostError: if it is not process 0.
-  """
-  deadline = time.monotonic() + HANDSHAKE_SECONDS
-  try:
-    banner = _receive(
-      connection, len(links.BANNER) + links.SIZE, deadline, links.BANNER
-    )
-    if not banner.startswith(links.BANNER):
-      raise links.LostError(
-        f"what answers at {coordinator} (--coordinator) is not process 0, or"
-        f" its roll call is over: {banner[:80]!r}."
-      )
-    theirs, ours = banner[len(links.BANNER) :], links.random_number()
-    connection.sendall(ours + links.proof(key, b"caller", theirs, ours))
-    answer = _receive(connection, links.SIZE, deadline)
-    if links.is_same(answer, links.ANOTHER_SECRET):
-      raise links.LostError(
-        f"process 0 at {coordinator} has another secret: give all processes"
-        f" the same {links.SECRET} or {links.SECRET_FILE}."
-      )
-    expected = links.proof(key, b"process 0", theirs, ours)
-    if not links.is_same(answer, expected):
-      raise links.LostError(
-        f"what answers at {coordinator} (--coordinator) does not know the"
-        " secret of this run."
-      )
-  except BaseException:
-    connection.close()
-    raise
-  return links.Link(connection, key, theirs, ours, is_caller=True)
-
-
-def _first_message(
-  link: links.Link, deadline: float, processes: int, coordinator: str
-) -> Mapping[str, Any]:
-  """What process 0 says first: a welcome or its end."""
-  link.longest = links.LONGEST  # It has shown who it is.
-  reason = "it closed the connection"
-  try:
-    while (left := deadline - time.monotonic()) > 0:
-      link.connection.settimeout(left)
-      messages = link.receive()
-      if messages is None:
-        break
-      answer = next(iter(messages), None)
-      if answer and answer["kind"] in ("welcome", "end"):
-        return answer
-      if answer:
-        reason = f"it said {answer['kind']!r} first"
-        break
-    else:
-      reason = "it does not answer"
-  except links.DamagedError as error:
-    reason = str(error)
-  link.connection.close()
-  raise links.LostError(
-    f"process 0 of {processes} (the coordinator, {coordinator}) is gone:"
-    f" {reason}."
-  )

@@ -1,7 +1,6 @@
-"""Encodes with an export as others will, and compares with the run.
+"""Checks that sentence-transformers gets the run's vectors from an export.
 
-The only importer of torch and sentence-transformers: what was written is
-loaded by them, and must give the run's vectors.
+No other module imports torch and sentence-transformers.
 """
 
 import contextlib
@@ -20,15 +19,21 @@ from mlir_jax import contract as contract_lib
 from mlir_jax import sharding
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.hub import folder as folder_lib
-from mlir_jax.models import architecture as architecture_lib
-from mlir_jax.models import layout
+from mlir_jax.models import (
+  architecture,
+  hf_config,
+  layout,
+  layout_files,
+  sealed,
+)
 from mlir_jax.retrieval import encoding
 
-# Of each number of a vector, relative to the vector's length if that is more
-# than 1: what float32 sums in another order may differ by.
+# The largest difference of a number in a vector, relative to the vector's
+# length if that is more than 1. Sums of float32 in another order differ by
+# about as much.
 TOLERANCE = 1e-5
 
-# One sentence, that the river flows through the old town, in 16 scripts.
+# One sentence in 16 scripts: the river flows through the old town.
 SENTENCES = (
   "The river flows through the old town.",
   "Река течёт через старый город.",
@@ -55,16 +60,16 @@ _PACKAGES = ("sentence_transformers", "torch")
 
 
 class CheckError(ValueError):
-  """An export that does not give the run's vectors."""
+  """Others do not get the run's vectors from an export."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-  """What the check found.
+  """The result of a check.
 
   Attributes:
-    difference: The largest, as `TOLERANCE` is measured.
-    texts: How many were encoded, over all roles.
+    difference: The largest difference, measured like `TOLERANCE`.
+    texts: Number of texts that were encoded, over all roles.
     version: Of sentence-transformers.
   """
 
@@ -74,24 +79,24 @@ class Checked:
 
 
 def require() -> None:
-  """Raises ImportError unless all that the check needs is installed."""
+  """Raises ImportError if a package that the check needs is missing."""
   absent = [name for name in _PACKAGES if not importlib.util.find_spec(name)]
   if absent:
     raise ImportError(
-      f"An export is checked with {' and '.join(absent)}, which is not"
-      ' installed: pip install "mlir_jax[export]".'
+      f"The check of an export needs {' and '.join(absent)}: pip install"
+      ' "mlir_jax[export]".'
     )
 
 
 def check(
   folder: pathlib.Path,
   params: Mapping,
-  config: architecture_lib.EncoderConfig,
+  config: architecture.EncoderConfig,
   contract: contract_lib.EncodingContract,
   tokenizer: tokenizers.Tokenizer,
   tower: str,
 ) -> Checked:
-  """Compares an export with what it was made of.
+  """Compares an export with the run's parameters, contract and tokenizer.
 
   Args:
     folder: The export.
@@ -99,19 +104,19 @@ def check(
     config: The encoder's.
     contract: The export's.
     tokenizer: The run's.
-    tower: "both", or the one that the folder holds.
+    tower: "both", or the tower in the folder.
 
   Raises:
-    CheckError: if it is not the same; it names what differs.
-    LayoutError: if the folder cannot be read back; and
-    ContractMismatchError: if it says something else.
+    CheckError: if they are not the same; it names what differs.
+    LayoutError, SealError: if the folder cannot be read.
+    ContractMismatchError: if the folder has another contract.
   """
   found = layout.read(folder).ours
   assert found is not None  # `folder.write` has written it.
   contract_lib.check_same(
     contract,
-    contract_lib.EncodingContract.from_values(found["contract"]),
-    str(folder / layout.OURS),
+    contract_lib.EncodingContract.from_dict(found["contract"]),
+    str(folder / sealed.FILE),
   )
   with _quiet():
     _check_tokenizer(folder, contract)
@@ -121,7 +126,7 @@ def check(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Silences transformers' reports: what they warn of is checked here."""
+  """Silences transformers, whose warnings are errors of the check."""
   from transformers.utils import logging
 
   verbosity = logging.get_verbosity()
@@ -142,7 +147,9 @@ def _check_tokenizer(
   import transformers
 
   encoding.check_tokenizer(
-    contract, tokenizer_lib.load(str(folder)), str(folder / "tokenizer.json")
+    contract,
+    tokenizer_lib.load(str(folder)),
+    str(folder / layout_files.TOKENIZER),
   )
   tokenizer = transformers.AutoTokenizer.from_pretrained(
     folder, local_files_only=True, trust_remote_code=False
@@ -150,24 +157,22 @@ def _check_tokenizer(
   ids = contract_lib.golden_ids(tokenizer.backend_tokenizer)
   if ids != contract.golden_ids:
     raise CheckError(
-      "transformers' AutoTokenizer cuts texts otherwise than the run's"
-      " tokenizer does."
+      "transformers' AutoTokenizer does not cut texts like the run's tokenizer."
     )
 
 
 def _check_weights(
-  folder: pathlib.Path, config: architecture_lib.EncoderConfig
+  folder: pathlib.Path, config: architecture.EncoderConfig
 ) -> None:
-  """Loads the weights with transformers: none may be drawn anew."""
+  """Checks that transformers finds every weight, and draws none at random."""
   import transformers
 
   loaders: list[Any] = [transformers.AutoModel]
   written = transformers.AutoConfig.from_pretrained(
     folder, local_files_only=True, trust_remote_code=False
   ).architectures
-  assert written is not None  # By `folder.write`.
-  (architecture,) = written
-  if architecture == architecture_lib.FAMILIES[config.family].masked_lm:
+  assert written is not None  # `folder.write` has written it.
+  if written == [hf_config.WORDS[config.family].masked_lm]:
     loaders.append(transformers.AutoModelForMaskedLM)
   for loader in loaders:
     _, info = loader.from_pretrained(
@@ -179,8 +184,8 @@ def _check_weights(
     if info["missing_keys"] or info["mismatched_keys"]:
       raise CheckError(
         f"transformers' {loader.__name__} finds no"
-        f" {sorted(info['missing_keys'])} in {layout.WEIGHTS}, and another"
-        f" shape of {sorted(info['mismatched_keys'])}."
+        f" {sorted(info['missing_keys'])} in {layout_files.WEIGHTS}, and"
+        f" another shape of {sorted(info['mismatched_keys'])}."
       )
 
 
@@ -189,7 +194,7 @@ def _check_vectors(
 ) -> Checked:
   import sentence_transformers
 
-  # Padded batches, but no more than fits where texts may be very long.
+  # Fewer texts at a time if they may be very long: batches are padded.
   batch_size = max(1, _BATCH_TOKENS // contract.sentence.max_length)
   ours = encoding.TextEncoder(
     contract,
@@ -216,7 +221,7 @@ def _check_vectors(
       contract.body(text, title)
       for text, title in zip(texts, titles, strict=True)
     ]
-    # Else a GPU or TPU multiplies with fewer digits.
+    # By default, a GPU or TPU multiplies with fewer digits.
     with jax.default_matmul_precision("highest"):
       expected = ours.encode(params, role, texts, titles)
     found = encoders[role](
@@ -229,14 +234,13 @@ def _check_vectors(
       )
     lengths = np.linalg.norm(expected, axis=1)
     differences = np.abs(found - expected).max(axis=1) / np.maximum(1, lengths)
-    # The largest, or one that is no number.
+    # The largest difference; NaN counts as the largest.
     worst = int(np.argmax(np.nan_to_num(differences, nan=np.inf)))
     if not differences[worst] <= TOLERANCE:
       raise CheckError(
-        f"In the role {role}, sentence-transformers encodes"
-        f" {textwrap.shorten(bodies[worst], 60)!r} otherwise than the run: a"
-        f" number differs by {differences[worst]:.2g}, and {TOLERANCE:.0e} is"
-        " allowed."
+        f"In the role {role}, sentence-transformers does not encode"
+        f" {textwrap.shorten(bodies[worst], 60)!r} like the run: a number"
+        f" differs by {differences[worst]:.2g}, and {TOLERANCE:.0e} is allowed."
       )
     difference = max(difference, float(differences[worst]))
     count += len(texts)
@@ -244,7 +248,11 @@ def _check_vectors(
 
 
 def _texts(max_length: int) -> tuple[list[str], list[str]]:
-  """Texts and titles: all scripts, an empty one, one too long, one titled."""
+  """Returns texts and titles.
+
+  There is a text of each script, an empty one, one that is too long, and one
+  with a title.
+  """
   every = " ".join(SENTENCES)
   too_long = every * (1 + max_length // len(every.split()))
   texts = [*SENTENCES, "", too_long, SENTENCES[0]]

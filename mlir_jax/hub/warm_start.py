@@ -1,9 +1,9 @@
-"""A run, an export, or an export's two towers, as what a run starts from.
+"""The folders of the model that a run starts from: a run, or an export.
 
-A run's checkpoint is written as an export is, without the check by
-sentence-transformers, into the folder of the run that starts from it. So there
-is one way to read a pretrained model, and a start that was killed finds the
-same one again, whatever has become of the other run.
+A checkpoint of another run is written like an export, but without the check by
+sentence-transformers, into the folder of the run that starts from it. So all
+pretrained models are read in one way. If the start is killed, the next start
+finds the same model, even if the other run has gone on or is deleted.
 """
 
 import hashlib
@@ -12,19 +12,20 @@ import pathlib
 import jax
 from etils import epath
 
-from mlir_jax import checkpoint, sharding, workdir
+from mlir_jax import sharding, workdir
+from mlir_jax.checkpoints import manager
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.hub import folder as folder_lib
-from mlir_jax.models import layout
+from mlir_jax.models import layout, layout_files, sealed
 from mlir_jax.retrieval import model
-from mlir_jax.storage import copies, locations
+from mlir_jax.storage import copies, locations, writing
 
-# In the workdir: what was written of other runs.
+# In the workdir: the checkpoints of other runs.
 FOLDER = "pretrained"
 
 
 def is_run(name: str) -> bool:
-  """Whether `model.pretrained` is the folder of a run with a checkpoint."""
+  """Returns whether this is the folder of a run with a checkpoint."""
   return workdir.is_trained(epath.Path(locations.absolute(name)))
 
 
@@ -32,7 +33,7 @@ def of_run(run: str, which: str, local: str) -> tuple[pathlib.Path, int]:
   """Writes a run's checkpoint as a model's folder, once.
 
   Args:
-    run: The run's folder.
+    run: The other run's folder.
     which: "best", "last", or a step; "" for the best one, or the last one if
       none was evaluated.
     local: The local copy of the workdir of the run that starts.
@@ -51,11 +52,11 @@ def of_run(run: str, which: str, local: str) -> tuple[pathlib.Path, int]:
   mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
   try:
     loaded = model.load_run(run, which or "best", mesh)
-  except checkpoint.NotEvaluatedError:
+  except manager.NotEvaluatedError:
     if which:
       raise
     loaded = model.load_run(run, "last", mesh)
-  # Of a run there are both.
+  # `load_run` always gives both.
   assert loaded.step is not None and loaded.description is not None
   target = targets / f"{name}-step-{loaded.step}"
   if target.is_dir():
@@ -63,7 +64,7 @@ def of_run(run: str, which: str, local: str) -> tuple[pathlib.Path, int]:
   tokenizer = epath.Path(copies.local_copy(loaded.path)) / workdir.TOKENIZER
   print(f"Starting from step {loaded.step} of {run}.")
   try:
-    with folder_lib.aside(target) as aside:
+    with writing.folder_aside(target) as aside:
       for subfolder, tower in folder_lib.towers(loaded.params).items():
         folder_lib.write(
           aside / subfolder,
@@ -75,30 +76,31 @@ def of_run(run: str, which: str, local: str) -> tuple[pathlib.Path, int]:
           provenance=loaded.description.provenance,
           step=loaded.step,
         )
-  except OSError:
-    if not target.is_dir():  # Else another process of this machine was faster.
+  except writing.TakenError:
+    # Another process of this machine may have been faster.
+    if not target.is_dir():
       raise
   return target, loaded.step
 
 
 def towers(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-  """The folder of each tower: {"both"}, or {"query", "passage"}.
+  """Returns the folder of each tower: {"both"}, or {"query", "passage"}.
 
   Args:
     folder: A model's folder, or an export of separate towers.
 
   Raises:
-    ValueError: if it is one of two towers, or two that are not of one export.
+    ValueError: if it is one of two towers, or the two are not of one export.
   """
   parts = {name: folder / name for name in ("query", "passage")}
-  if (folder / layout.MODULES).is_file() or not all(
-    (part / layout.MODULES).is_file() for part in parts.values()
+  if (folder / layout_files.MODULES).is_file() or not all(
+    (part / layout_files.MODULES).is_file() for part in parts.values()
   ):
     tower = layout.read(folder).tower
     if tower != "both":
       raise ValueError(
-        f"{folder} is the {tower} tower of an export: give the folder"
-        " that holds both towers."
+        f"{folder} is the {tower} tower of an export: give the folder that"
+        " holds both towers."
       )
     return {"both": folder}
   found = {name: layout.read(part).ours or {} for name, part in parts.items()}
@@ -113,11 +115,11 @@ def towers(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     if query[field] != passage[field]:
       raise ValueError(
         f"{parts['query']} and {parts['passage']} are not of one export: the"
-        f" {field} in {layout.OURS} differs."
+        f" {field} in {sealed.FILE} differs."
       )
   return parts
 
 
 def read(folder: pathlib.Path) -> layout.Layout:
-  """What a model's folder says of how it encodes: the same of both towers."""
+  """Reads how a model encodes. Both towers of an export say the same."""
   return layout.read(next(iter(towers(folder).values())))

@@ -1,1 +1,1 @@
-"""The losses: one object each, its settings and its formula."""
+"""The losses: each is an object with its settings and its formula."""

@@ -1,4 +1,4 @@
-"""What every loss is: settings, what it reads of a batch, and a formula."""
+"""The base class of all losses: settings, inputs and a formula."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -10,34 +10,34 @@ import jax.numpy as jnp
 from mlir_jax.batches import batch as batch_lib
 
 PyTree = Any
-# The outputs: what was encoded of a batch, by name. With B question-passage
-# pairs, C - 1 hard negatives each, N sentence pairs, M sentences and vectors of
-# D numbers, of unit length unless the encoding contract says otherwise:
+# The outputs: the encoded texts of a batch, by name. There are B questions, C
+# passages of each question, N sentence pairs and M sentences. Vectors have D
+# numbers and unit length, unless the encoding contract says otherwise.
 OUTPUTS = (
   "queries",  # float32 [B, D].
   "passages",  # float32 [B, C, D], the positive first.
   "sentences",  # float32 [N, 2, D], both sides of each translation.
   "monolingual",  # float32 [M, D].
-  "masked",  # [R, K, D] of each bucket: the last states at masked places.
-  "vocabulary",  # `masked_lm.Vocabulary`: what scores tokens there.
+  "masked",  # [R, K, D] for each bucket: the last states at masked places.
+  "vocabulary",  # `masked_lm.Vocabulary`: scores tokens at these places.
 )
-# A batch has those of its streams.
+# A batch has only the outputs of its streams.
 Outputs = Mapping[str, PyTree]
 Metrics = dict[str, jax.Array]
-# A sharding constraint: makes its argument whole on every device.
+# A sharding constraint: it makes its argument whole on every device.
 Replicate = Callable[[jax.Array], jax.Array]
 
 
 def setting(
   default: Any, interval: str = "", choices: Sequence[str] = ()
 ) -> Any:
-  """A field of a loss: a setting of the config.
+  """Returns a field of a loss, which is a setting of the config.
 
   Args:
-    default: Its default: a bool, int, float or str, which is its type, too.
-    interval: What a number may be: "[0, 1)", "-1 or [1, 5]". All ends are
+    default: A bool, int, float or str; its type is that of the field.
+    interval: The range of a number: "[0, 1)", "-1 or [1, 5]". All ends are
       finite.
-    choices: What a text may be.
+    choices: The words that a text may be.
   """
   return dataclasses.field(
     default=default, metadata={"interval": interval, "choices": tuple(choices)}
@@ -45,15 +45,12 @@ def setting(
 
 
 def check_result(name: str, value: Any, metrics: Any) -> None:
-  """Refuses what a loss may not return.
+  """Raises ValueError if a result of a loss is not a scalar.
 
   Args:
-    name: The loss's.
-    value: Its value.
-    metrics: Its own metrics.
-
-  Raises:
-    ValueError: if one is not a scalar; it names it.
+    name: The loss's name.
+    value: The loss.
+    metrics: The loss's own metrics.
   """
   for label, number in {f"loss/{name}": value, **metrics}.items():
     if jnp.shape(number):
@@ -67,19 +64,20 @@ def check_result(name: str, value: Any, metrics: Any) -> None:
 class Loss:
   """A loss. Its fields are its settings: loss.NAME.FIELD in the config.
 
-  A subclass is a frozen dataclass whose fields are made by `setting`, with the
-  class attributes below and `__call__`.
+  A subclass is a frozen dataclass. It makes its fields with `setting`, and has
+  the class attributes below and `__call__`.
 
   Attributes:
-    title: In words, for the model card, which names a user's by its target.
-    stream: The stream of the batch that it cannot do without: "retrieval",
-      "parallel", "monolingual" or "masked".
-    field_streams: Fields that need a stream where they are not 0.
-    reads: The names of the outputs that it reads; see `OUTPUTS`.
-    unit_vectors: Whether it compares vectors of unit length.
+    title: A description for the model card. A user's loss needs none: the card
+      shows its target.
+    stream: The stream that the loss needs: "retrieval", "parallel",
+      "monolingual" or "masked".
+    field_streams: Field to the stream that it needs when it is not 0.
+    reads: The names of the outputs that the loss reads; see `OUTPUTS`.
+    unit_vectors: Whether the loss compares vectors of unit length.
   """
 
-  weight: float = setting(1.0, "[0, 1e6]")  # In the total; 0 measures alone.
+  weight: float = setting(1.0, "[0, 1e6]")  # In the total; 0: only measured.
 
   title: ClassVar[str] = ""
   stream: ClassVar[str]
@@ -88,15 +86,17 @@ class Loss:
   unit_vectors: ClassVar[bool] = True
 
   def is_fed(self, streams: Collection[str]) -> bool:
-    """Whether a batch with these streams has what it cannot do without."""
+    """Whether a batch with these streams has what the loss needs."""
     return self.stream in streams
 
   def check(self, sizes: Mapping[str, int], group: str) -> None:
-    """Refuses settings that a batch cannot feed; asked if it has a weight.
+    """Refuses settings that do not fit the batch.
+
+    It is called only if the weight is not 0.
 
     Args:
       sizes: Each stream's rows in a global batch, and "hard_negatives".
-      group: Its place in the config, for messages: "loss.ir".
+      group: The loss's group in the config, for messages: "loss.ir".
 
     Raises:
       ValueError: naming the field to change.
@@ -110,16 +110,16 @@ class Loss:
       if getattr(self, field) and not sizes[stream]:
         raise ValueError(
           f"{group}.{field} is {getattr(self, field)}, but batch.{stream} is 0:"
-          " set one or the other."
+          " set the first to 0 or the second above 0."
         )
 
   def score_matrices(self, sizes: Mapping[str, int]) -> list[tuple[int, int]]:
-    """The matrices of inner products that it makes: (rows, columns) each.
+    """Returns (rows, columns) of each matrix of inner products.
 
     The planner counts their operations.
 
     Args:
-      sizes: As in `check`.
+      sizes: See `check`.
     """
     del sizes
     return []
@@ -130,9 +130,9 @@ class Loss:
     """Computes the loss of a global batch.
 
     Args:
-      outputs: Those of `reads` that the batch has.
+      outputs: The outputs in `reads` that the batch has.
       batch: The batch; see `batches.batch`.
-      replicate: For the candidates: the place for a sharding constraint.
+      replicate: A sharding constraint; apply it to the candidates.
 
     Returns:
       The loss, a float32 scalar, and its own metrics, scalars by name.

@@ -13,7 +13,7 @@ from mlir_jax.losses import base, similarity
 
 Array = jax.Array
 
-# What the language loss of a pair and a third point is when they agree.
+# The smallest language loss of a pair and a third point: both sides agree.
 LANGUAGE_MINIMUM = 2 * math.log(2)
 
 
@@ -22,10 +22,10 @@ class LanguageLoss(base.Loss):
   """The language contrastive loss; see `language_loss`."""
 
   weight: float = base.setting(1.0, "[0, 1e6]")  # w_lang; our choice.
-  # Divides the differences of cosines. Our choice; not tied to the IR's.
+  # Divides the differences of cosines. Our choice, independent of the IR's.
   temperature: float = base.setting(0.2, "[1e-4, 1e4]")
-  # Weights of the third points: the loss is the weighted mean of the kinds'
-  # means. These are the other sentences of the parallel batch.
+  # Weights of the kinds of third points. The loss is the weighted mean of the
+  # mean of each kind. "parallel" are the other sentences of the parallel batch.
   parallel: float = base.setting(1.0, "[0, 1e6]")
   passages: float = base.setting(1.0, "[0, 1e6]")  # The IR passages.
   # The monolingual sentences.
@@ -44,7 +44,7 @@ class LanguageLoss(base.Loss):
   reads = ("sentences", "passages", "monolingual")
 
   def kinds(self, streams: Collection[str]) -> list[str]:
-    """The kinds of third points that have a weight and a stream."""
+    """Returns the kinds of third points that have a weight and a stream."""
     return [
       kind
       for kind, stream in self.field_streams.items()
@@ -52,11 +52,11 @@ class LanguageLoss(base.Loss):
     ]
 
   def is_fed(self, streams: Collection[str]) -> bool:
-    """See `base.Loss.is_fed`; and without third points there is no loss."""
+    """See `base.Loss.is_fed`; the loss also needs third points."""
     return super().is_fed(streams) and bool(self.kinds(streams))
 
   def check(self, sizes: Mapping[str, int], group: str) -> None:
-    """See `base.Loss.check`; and there must be third points."""
+    """See `base.Loss.check`; a kind of third points needs a weight, too."""
     super().check(sizes, group)
     if not any(getattr(self, kind) for kind in self.field_streams):
       raise ValueError(
@@ -64,7 +64,7 @@ class LanguageLoss(base.Loss):
       )
 
   def score_matrices(self, sizes: Mapping[str, int]) -> list[tuple[int, int]]:
-    """Pairs x third points of each kind."""
+    """See `base.Loss`: pairs x third points of each kind."""
     points = {
       "parallel": 2 * sizes["parallel"],
       "passages": sizes["retrieval"] * (1 + sizes["hard_negatives"]),
@@ -103,8 +103,8 @@ class ThirdPoints(NamedTuple):
   Attributes:
     embeddings: [K, D].
     text: Text ids, int32 [K].
-    sequence: Their sequences, int32 [K]; -1 in another role than the
-      translations'.
+    sequence: Their sequences, int32 [K]; -1 if their role is not that of the
+      translations.
     valid: bool [K]; False for padding.
   """
 
@@ -117,12 +117,12 @@ class ThirdPoints(NamedTuple):
 def third_points(
   kind: str, outputs: base.Outputs, batch: batch_lib.Batch
 ) -> ThirdPoints:
-  """The third points of a kind: "parallel", "passages" or "monolingual"."""
+  """Returns the third points of "parallel", "passages" or "monolingual"."""
   if kind == "passages":
     assert batch.retrieval is not None  # See `field_streams`.
     vectors = outputs["passages"]
     text = batch.retrieval.passage_text
-    sequence = jnp.full_like(text, -1)  # Passages are of another role.
+    sequence = jnp.full_like(text, -1)  # Passages have another role.
     valid = batch.retrieval.passage_valid
   else:
     vectors = outputs["sentences" if kind == "parallel" else kind]
@@ -148,14 +148,14 @@ def language_loss(
   stop_gradient: bool = False,
   replicate: Callable[[Array], Array] = lambda x: x,
 ) -> tuple[Array, base.Metrics]:
-  """The language contrastive loss: no third point prefers one language.
+  """Computes the language contrastive loss.
 
   For a pair (i, j) and a third point k, d = (s(z_i, z_k) - s(z_j, z_k)) /
   temperature and the loss is softplus(d) + softplus(-d) = 2 ln 2 +
-  2 log cosh(d / 2). The mean is taken over each kind of third points, and the
-  loss is the weighted mean of the kinds. A third point never has the text of
-  i or j, and is not encoded like them. Its gradient, tanh(d / 2) (z_i - z_j) /
-  temperature, takes the language direction out of it.
+  2 log cosh(d / 2). The loss is the weighted mean of the mean of each kind of
+  third points. A point with the text or the sequence of i or j is left out. The
+  gradient of k, tanh(d / 2) (z_i - z_j) / temperature, takes the language
+  direction out of it.
 
   Args:
     sentences: [N, 2, D].
@@ -163,16 +163,16 @@ def language_loss(
     sequence: Their sequences, int32 [N, 2].
     third_points: Kind ("parallel", "passages", "monolingual") to its points.
     temperature: Divides the differences of cosines.
-    weights: Kind to its weight, at least for these kinds. A kind all of whose
-      points are left out counts with an excess of 0.
+    weights: Kind to its weight, at least for these kinds. A kind with no point
+      that is used counts with an excess of 0.
     stop_gradient: Ablation: the third points get no gradient.
-    replicate: Applied to the third points: the place for a sharding constraint.
+    replicate: A sharding constraint; it is applied to the third points.
 
   Returns:
-    The loss, a scalar in nats of which 2 ln 2 is the minimum, and the metrics
-    "excess" over 2 ln 2, "rms_difference" (root mean square of s(z_i, z_k) -
-    s(z_j, z_k), without the temperature) and "masked" (pairs of a translation
-    and a third point that were left out for their text).
+    The loss, a scalar in nats with the minimum 2 ln 2, and the metrics "excess"
+    over 2 ln 2, "rms_difference" (root mean square of s(z_i, z_k) - s(z_j,
+    z_k), without the temperature) and "masked" (how many pairs of a translation
+    and a third point were left out because their texts are equal).
   """
 
   def is_a_side(points, sides):  # int32 [K], [N, 2] -> bool [N, K].
@@ -205,7 +205,7 @@ def language_loss(
 
 @jax.custom_jvp
 def two_log_cosh_half(d: Array) -> Array:
-  """2 log cosh(d / 2): exact 0 at 0, accurate near it, finite far from it."""
+  """Computes 2 log cosh(d / 2): exact at 0, accurate near 0, always finite."""
   magnitude = jnp.abs(d)
   near = jnp.log1p(jnp.square(jnp.sinh(jnp.minimum(magnitude, 2) / 2)))
   far = magnitude - LANGUAGE_MINIMUM + 2 * jnp.log1p(jnp.exp(-magnitude))

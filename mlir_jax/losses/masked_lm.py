@@ -1,6 +1,7 @@
-"""Masked language modelling in the passage tower, beside the other losses.
+"""Masked language modelling in the passage tower.
 
-It adapts a backbone to languages. It is not a part of Hu et al. (2023).
+It adapts a backbone to languages, alone or together with the other losses. It
+is not a part of Hu et al. (2023).
 """
 
 import dataclasses
@@ -16,21 +17,22 @@ from mlir_jax.losses import base
 
 Array = jax.Array
 
-# Token scores that a device holds at once: 256 MB in float32, a few times over.
+# Scores of tokens that are made at a time: 256 MB in float32. A device holds a
+# few such arrays.
 _SCORES = 2**26
 
 
 @flax.struct.dataclass
 class Vocabulary:
-  """The output "vocabulary": what scores all tokens at an encoded place.
+  """The output "vocabulary": it scores all tokens at an encoded place.
 
   Attributes:
     params: {"head": the head's parameters, "table": the passage tower's token
       table, float32 [V, D]}.
     score: (params, states [..., D]) -> scores of all tokens [..., V], float32
       or wider.
-    over_rows: Takes a function (params, rows) -> sums over these rows; returns
-      the same function of the rows of all devices.
+    over_rows: Takes a function (params, rows) -> sums over these rows. Returns
+      a function that adds up the sums over the rows of all devices.
   """
 
   params: base.PyTree
@@ -46,7 +48,7 @@ class Vocabulary:
 class MaskedLmLoss(base.Loss):
   """Masked language modelling; see `masked_lm_sums`."""
 
-  # w_mlm; batch.masked must be set, too.
+  # w_mlm; it needs batch.masked.
   weight: float = base.setting(0.0, "[0, 1e6]")
 
   title = "masked language modelling"
@@ -87,7 +89,7 @@ class MaskedLmLoss(base.Loss):
 
 
 def _parts(rows: int, scores: int) -> int:
-  """The fewest equal parts of some rows that hold `_SCORES` scores at most."""
+  """Returns the fewest equal parts of rows with at most `_SCORES` scores."""
   parts = [n for n in range(1, rows + 1) if rows % n == 0]
   return next((n for n in parts if scores <= n * _SCORES), rows)
 
@@ -100,23 +102,22 @@ def masked_lm_sums(
   *,
   chunks: int = 1,
 ) -> dict[str, Array]:
-  """Masked language modelling: sums of -log softmax at the true tokens.
+  """Sums -log softmax at the true tokens (Devlin et al. 2019).
 
-  Devlin et al. (2019). Scores over a vocabulary are larger than all else in a
-  step, so they are made for a part of the texts at a time, forward and again
-  backward.
+  Scores over a vocabulary are larger than anything else in a step. So they are
+  made for a part of the texts at a time, forward, and again backward.
 
   Args:
     score: States [m, K, D] -> scores of all tokens [m, K, V], float32 or
       wider.
-    states: At the masked places, [M, K, D].
+    states: The states at the masked places, [M, K, D].
     targets: The true tokens, int32 [M, K].
     valid: bool [M, K]; False where a text has fewer masked places.
-    chunks: Into how many parts the texts are folded; it divides M.
+    chunks: The number of parts of the texts; it divides M.
 
   Returns:
-    Sums over the valid places: "loss"; "right", places where no token has a
-    higher score than the true one; and "targets", how many there are.
+    Sums over the valid places: "loss"; "right", the places where no token has a
+    higher score than the true one; and "targets", the number of valid places.
   """
 
   @jax.checkpoint
@@ -140,11 +141,11 @@ def masked_lm_sums(
 
 
 def masked_lm_loss(sums: dict[str, Array]) -> tuple[Array, base.Metrics]:
-  """The mean of the losses that `masked_lm_sums` added up.
+  """Returns the mean loss from the sums of `masked_lm_sums`.
 
   Returns:
     The loss, 0 without any target, and the metrics "accuracy", a share, and
-    "targets", how many there are.
+    "targets", the number of targets.
   """
   count = jnp.maximum(sums["targets"], 1)
   return sums["loss"] / count, {

@@ -1,4 +1,4 @@
-"""The losses by name, and how a config becomes losses."""
+"""The losses by name: it makes the losses of a run from its config."""
 
 import dataclasses
 import re
@@ -22,20 +22,20 @@ BUILT_IN: dict[str, type[base.Loss]] = {
 _BASE = "mlir_jax.losses.base.Loss"
 _MAPPINGS = (Mapping, ml_collections.ConfigDict)
 
-# Losses of a user have other names than these.
+# A user's loss has another name than these.
 _TAKEN = ("total", "loss", "grad_norm", "extra", *BUILT_IN)
 
 _KINDS = {"bool": bool, "int": int, "float": float, "str": str}
 
 
 class Setting(NamedTuple):
-  """A field of a loss, as the config has it.
+  """A field of a loss, in the form that the config's checks need.
 
   Attributes:
     kind: bool, int, float or str.
     default: Its default.
-    interval: What a number may be; "" for any finite one.
-    choices: What a text may be; none for any.
+    interval: The range of a number; "" for any finite number.
+    choices: The words that a text may be; empty for any text.
   """
 
   kind: type
@@ -45,14 +45,15 @@ class Setting(NamedTuple):
 
 
 def settings_of(loss: type[base.Loss]) -> dict[str, Setting]:
-  """The fields of a loss.
+  """Returns the fields of a loss by name.
 
   Raises:
-    ValueError: if one is of a kind that no config has, or has no default.
+    ValueError: if a field has no default, or its type is not in a config.
   """
   found = {}
   for field in dataclasses.fields(loss):
-    kind = getattr(field.type, "__name__", field.type)  # It may be a text.
+    # An annotation may be a text.
+    kind = getattr(field.type, "__name__", field.type)
     if kind not in _KINDS or field.default is dataclasses.MISSING:
       raise ValueError(
         f"{loss.__name__}.{field.name}: a field of a loss is a bool, int, float"
@@ -68,7 +69,7 @@ def settings_of(loss: type[base.Loss]) -> dict[str, Setting]:
 
 
 def defaults() -> dict[str, dict[str, Any]]:
-  """The part `loss` of the config: each loss's fields with their defaults."""
+  """Returns the part `loss` of the config: all fields with their defaults."""
   return {
     **{
       name: {field: each.default for field, each in settings_of(loss).items()}
@@ -79,13 +80,13 @@ def defaults() -> dict[str, dict[str, Any]]:
 
 
 def settings(extra: Mapping[str, Any]) -> dict[str, Setting]:
-  """All fields of the losses: "loss.ir.weight" to what it may be.
+  """Returns all fields of the losses: "loss.ir.weight" to its setting.
 
   Args:
-    extra: The part `loss.extra` of a config of this command line.
+    extra: The part `loss.extra` of the config of this command line.
 
   Raises:
-    ValueError: if a loss of the user is not one, see `find`.
+    ValueError: if a target is not a loss; see `find`.
   """
   found = {
     f"loss.{name}.{field}": each
@@ -104,7 +105,7 @@ def find(name: str, group: Any) -> type[base.Loss]:
   """Imports a user's loss, which this command line names.
 
   Args:
-    name: Its name in loss.extra.
+    name: The loss's name in loss.extra.
     group: {"target": "MODULE:CLASS", a field: its value, ...}.
 
   Raises:
@@ -153,10 +154,10 @@ def make(config: Mapping[str, Any]) -> dict[str, base.Loss]:
   """Makes the losses of a run; imports those of the user.
 
   Args:
-    config: The part `loss` of the run's config, which this command line gave.
+    config: The part `loss` of the config of this command line.
 
   Returns:
-    Name to loss, those without a weight, too: they are measured.
+    Name to loss. A loss with weight 0 is there, too: it is measured.
   """
   losses = {name: loss(**config[name]) for name, loss in BUILT_IN.items()}
   for name, group in config.get("extra", {}).items():
@@ -166,7 +167,7 @@ def make(config: Mapping[str, Any]) -> dict[str, base.Loss]:
 
 
 def check(losses: Mapping[str, base.Loss], sizes: Mapping[str, int]) -> None:
-  """Refuses losses that the batch cannot feed.
+  """Refuses losses that do not fit the batch.
 
   Args:
     losses: From `make`.
@@ -189,7 +190,7 @@ def need_unit_vectors(losses: Mapping[str, base.Loss]) -> bool:
 
 
 def fields_without(stream: str) -> list[str]:
-  """The fields that a config sets to 0 where it sets batch.STREAM to 0."""
+  """Returns the fields that must be 0 in a config with batch.STREAM=0."""
   names = []
   for name, loss in BUILT_IN.items():
     if loss.stream == stream:

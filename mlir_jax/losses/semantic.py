@@ -25,7 +25,7 @@ class SemanticLoss(base.Loss):
   reads = ("sentences",)
 
   def check(self, sizes: Mapping[str, int], group: str) -> None:
-    """See `base.Loss.check`; and a sentence needs a negative."""
+    """See `base.Loss.check`; a sentence also needs a negative."""
     super().check(sizes, group)
     if sizes["parallel"] == 1:
       raise ValueError(
@@ -34,7 +34,7 @@ class SemanticLoss(base.Loss):
       )
 
   def score_matrices(self, sizes: Mapping[str, int]) -> list[tuple[int, int]]:
-    """Sentences x sentences."""
+    """See `base.Loss`: sentences x sentences."""
     return [(2 * sizes["parallel"], 2 * sizes["parallel"])]
 
   def __call__(
@@ -60,26 +60,27 @@ def semantic_loss(
   temperature: float,
   replicate: Callable[[Array], Array] = lambda x: x,
 ) -> tuple[Array, base.Metrics]:
-  """The semantic contrastive loss: NT-Xent over both sides of translations.
+  """Computes the semantic loss: NT-Xent over both sides of translations.
 
-  The N pairs give 2N sentences, all languages mixed. For each sentence i with
-  translation j: -log softmax over the other 2N - 1 of s(z_i, z_k) /
-  temperature, at j; the mean over all 2N. A candidate k with partner m is no
-  negative when k or m is encoded like i or j: a copy, or another translation
-  of the same sentence. The positive itself is never masked.
+  The N pairs give 2N sentences, all languages mixed. For a sentence i with
+  translation j, the loss is -log softmax over the other 2N - 1 sentences k of
+  s(z_i, z_k) / temperature, at j. The result is the mean over all 2N. Let m be
+  the translation of k. If k or m has the sequence of i or j, then k is a copy,
+  or another translation of the same sentence, and it is not a negative. The
+  positive itself is never masked.
 
   Args:
     sentences: [N, 2, D]; the second axis holds the two sides.
     sequence: Their sequences, int32 [N, 2].
     temperature: Divides the cosines.
-    replicate: Applied to the candidates: the place for a sharding constraint.
+    replicate: A sharding constraint; it is applied to the candidates.
 
   Returns:
     The loss, a scalar in nats, and the metrics "accuracy" (share of sentences
-    whose translation scores highest), "masked" (pairs left out, the sentence
-    itself not counted), "sentences_without_negatives" (count of those that
-    learn nothing from it), "mean_cosine" (of sentences that are not
-    translations of each other: near 1 when the space collapses) and
+    whose translation scores highest), "masked" (how many pairs are left out,
+    without the sentence itself), "sentences_without_negatives" (how many learn
+    nothing from this loss), "mean_cosine" (of sentences that are not
+    translations of each other; near 1 when the space collapses) and
     "effective_rank".
   """
   pairs = sentences.shape[0]
@@ -98,7 +99,7 @@ def semantic_loss(
   is_translation = translation[:, None] == index
 
   cosines = similarity.scores(embeddings, replicate(embeddings))
-  # `related` holds for the sentence itself too.
+  # `related` is also true for the sentence itself.
   losses = similarity.cross_entropy(
     cosines / temperature, translation, ~related
   )

@@ -1,7 +1,7 @@
-"""What the contrastive losses share: float32 cosines, and means over them.
+"""Cosines of vectors and statistics of them, for the contrastive losses.
 
-Score matrices are computed with `precision=HIGHEST`: float32 products run as
-bfloat16 on TPU and as TF32 on GPU otherwise.
+Score matrices are computed with `precision=HIGHEST`. Without it, float32
+products run as bfloat16 on TPU and as TF32 on GPU.
 """
 
 import jax
@@ -11,7 +11,7 @@ Array = jax.Array
 
 
 def scores(anchors: Array, candidates: Array) -> Array:
-  """Inner products [A, D] x [C, D] -> [A, C], in float32 or wider."""
+  """Computes inner products [A, D] x [C, D] -> [A, C], float32 or wider."""
   return jnp.matmul(
     anchors,
     candidates.T,
@@ -21,7 +21,7 @@ def scores(anchors: Array, candidates: Array) -> Array:
 
 
 def cross_entropy(scores: Array, positive: Array, allowed: Array) -> Array:
-  """-log softmax of each row at its positive, over the allowed columns."""
+  """Computes -log softmax of each row at its positive, over allowed columns."""
   at_positive = jnp.take_along_axis(scores, positive[:, None], axis=1)[:, 0]
   allowed = allowed | (positive[:, None] == jnp.arange(scores.shape[1]))
   scores = jnp.where(allowed, scores, -jnp.inf)
@@ -29,22 +29,22 @@ def cross_entropy(scores: Array, positive: Array, allowed: Array) -> Array:
 
 
 def masked_mean(values: Array, use: Array) -> Array:
-  """Mean of the used values, [A, C]; 0 where none is used."""
+  """Returns the mean of the used values, [A, C]; 0 if none is used."""
   return jnp.where(use, values, 0).sum() / jnp.maximum(count(use), 1)
 
 
 def count(use: Array) -> Array:
-  """How many are used; a large batch has more than int32 can hold."""
+  """Counts the used values in float32; int32 overflows in a large batch."""
   return use.sum(axis=-1).astype(jnp.float32).sum()
 
 
 def effective_rank(embeddings: Array) -> Array:
-  """How many directions the embeddings [n, D] spread over, at most D.
+  """Measures over how many directions, at most D, embeddings [n, D] spread.
 
-  The participation ratio (sum of eigenvalues)^2 / sum of squared eigenvalues
-  of their covariance: like the entropy-based effective rank it is D for equal
-  eigenvalues and 1 for a line, and it needs no eigendecomposition, which would
-  stall a TPU at each step.
+  It is the participation ratio of their covariance, (sum of eigenvalues)^2 /
+  sum of squared eigenvalues. Like the entropy-based effective rank, it is D for
+  equal eigenvalues and 1 for a line. It needs no eigendecomposition, which
+  would stall a TPU at each step.
   """
   centred = embeddings - embeddings.mean(axis=0)
   covariance = scores(centred.T, centred.T)

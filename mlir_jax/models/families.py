@@ -1,10 +1,10 @@
-"""What the files of each family call the parameters that we have."""
+"""The names of our parameters in the weights of each family."""
 
 from typing import NamedTuple
 
 from mlir_jax.models import architecture
 
-# Per kind of module: its tensor, our parameter, what lies between them.
+# Kind of module to its tensors, our parameters, and the change between them.
 _KINDS = {
   "tokens": (("weight", "", "padded"),),
   "table": (("weight", "", "same"),),
@@ -16,16 +16,16 @@ _KINDS = {
 
 
 class Names(NamedTuple):
-  """How the files of a family name what they hold.
+  """The names in a family's files.
 
   Attributes:
-    prefix: Stands before the encoder's names in models with a head.
-    renamed: Regular expressions of old names, and what replaces them.
-    dropped: Regular expressions of tensors that we have no use for.
-    layer: Stands before the names of a layer, whose number is {}.
-    modules: A module in the file, ours, and its kind.
-    layer_modules: The same in each layer.
-    head: The same in the head for masked language modelling.
+    prefix: Precedes the encoder's names in models with a head.
+    renamed: Regular expressions of old names, and their replacements.
+    dropped: Regular expressions of tensors that we do not use.
+    layer: Precedes the names of a layer; {} is the layer's number.
+    modules: The module in the file, our module, and its kind.
+    layer_modules: The same for each layer.
+    head: The same for the head for masked language modelling.
     token_bias: The tensors of the head's bias over tokens: the first is
       written and read, the others are copies of it.
     table_copies: Copies of the token table in the head.
@@ -43,12 +43,12 @@ class Names(NamedTuple):
 
 
 class Rule(NamedTuple):
-  """Where a parameter stands in a file.
+  """The tensor of a parameter.
 
   Attributes:
-    tensor: Its name there, without prefix.
-    change: "same", "transposed", or "padded": our rows go beyond the
-      vocabulary, with zeros.
+    tensor: Its name in the file, without prefix.
+    change: How our array differs: "same", "transposed", or "padded" by rows of
+      zeros after those of the vocabulary.
   """
 
   tensor: str
@@ -57,7 +57,7 @@ class Rule(NamedTuple):
 
 _BERT = Names(
   prefix="bert.",
-  # The names of TensorFlow's layer norms, in BERT's own files.
+  # BERT's original files have TensorFlow's names for layer norms.
   renamed=((r"\.gamma$", ".weight"), (r"\.beta$", ".bias")),
   dropped=(
     r"pooler\..+",
@@ -171,7 +171,7 @@ def _rules(modules) -> dict[str, Rule]:
 
 
 def encoder_rules(config: architecture.EncoderConfig) -> dict[str, Rule]:
-  """The rule of each of an encoder's parameters, by path in its tree."""
+  """Returns the rule of each parameter of an encoder, by path in its tree."""
   names = NAMES[config.family]
   modules = [
     (theirs, ours, kind)
@@ -182,14 +182,14 @@ def encoder_rules(config: architecture.EncoderConfig) -> dict[str, Rule]:
     (names.layer.format(i) + theirs, f"layer_{i}/{ours}", kind)
     for i in range(config.num_layers)
     for theirs, ours, kind in names.layer_modules
-    # ModernBERT's first layer reads the embeddings' norm.
+    # ModernBERT's first layer has no norm: the embeddings' norm precedes it.
     if i or kind != "bare_norm" or ours != "attention_norm"
   ]
   return _rules(modules)
 
 
 def head_rules(config: architecture.EncoderConfig) -> dict[str, Rule]:
-  """The rule of each of the head's parameters, by path in its tree."""
+  """Returns the rule of each parameter of the head, by path in its tree."""
   names = NAMES[config.family]
   return _rules(names.head) | {
     "token_bias": Rule(names.token_bias[0], "padded")
@@ -197,7 +197,7 @@ def head_rules(config: architecture.EncoderConfig) -> dict[str, Rule]:
 
 
 def head_patterns(config: architecture.EncoderConfig) -> tuple[str, ...]:
-  """Regular expressions of all tensors of the head, copies included."""
+  """Returns regular expressions of all tensors of the head and its copies."""
   names = NAMES[config.family]
   tensors = [rule.tensor for rule in head_rules(config).values()]
   return tuple(

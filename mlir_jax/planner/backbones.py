@@ -6,12 +6,12 @@ import pathlib
 import ml_collections
 from etils import epath
 
-from mlir_jax.models import architecture, pretrained
+from mlir_jax.models import architecture, hf_config, pretrained
 from mlir_jax.storage import copies, locations
 from mlir_jax.training import initial_state
 
-# Shapes of backbones that configs name, as their config.json says on the hub:
-# a plan needs no more of them, and no network.
+# The shapes of backbones that our configs name, from their config.json on the
+# hub: a plan needs only these, and no network.
 _BACKBONES = {
   "FacebookAI/xlm-roberta-base": {
     "model_type": "xlm-roberta",
@@ -57,19 +57,19 @@ _BACKBONES = {
 def encoder_config(
   config: ml_collections.ConfigDict, file: str = ""
 ) -> architecture.EncoderConfig:
-  """The shape of the run's encoder, without its weights or tokenizer.
+  """Returns the shape of the run's encoder; it needs no weights or tokenizer.
 
   Args:
-    config: The run's.
-    file: A config.json in the layout of Hugging Face; "" for what is known of
+    config: The run's config.
+    file: A config.json in the layout of Hugging Face; "" for the known shape of
       model.pretrained.
 
   Raises:
-    ValueError: if nothing is known of it.
+    ValueError: if the shape is not known.
   """
   model = config.model
   if file:
-    shape = architecture.read(epath.Path(file), model.dtype)
+    shape = hf_config.read(epath.Path(file), model.dtype)
   elif not model.pretrained:
     shape = architecture.EncoderConfig(
       vocab_size=config.tokenizer.vocab_size,
@@ -87,13 +87,13 @@ def encoder_config(
     shape = pretrained.load_config(pathlib.Path(model.pretrained), model.dtype)
   elif model.pretrained in _BACKBONES:
     hf = _BACKBONES[model.pretrained]
-    shape = architecture.EncoderConfig.from_hf(hf, model.dtype)
+    shape = hf_config.from_dict(hf, model.dtype)
   else:
     raise ValueError(
-      f"The shape of {model.pretrained} is not known here: give its"
-      f" config.json with --encoder=FILE. Known are {', '.join(_BACKBONES)}."
+      f"The shape of {model.pretrained} is not known: give its config.json with"
+      f" --encoder=FILE. The known ones are {', '.join(_BACKBONES)}."
     )
-  rates = initial_state.dropout_rates(config)
+  rates = initial_state.dropout_rates(model)
   return dataclasses.replace(
     shape,
     hidden_dropout=rates["dropout"],

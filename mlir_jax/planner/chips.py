@@ -1,4 +1,4 @@
-"""What TPU chips can do, by their makers' tables: the planner's rooflines."""
+"""The rates of TPU chips from their maker's tables: the planner's rooflines."""
 
 import dataclasses
 import math
@@ -10,14 +10,15 @@ class Chip:
   """A generation of TPUs; the numbers are of one chip.
 
   Attributes:
-    flops: bfloat16 operations/s of its matrix units.
+    flops: bfloat16 operations/s of the matrix units.
     memory: Bytes of HBM.
     bandwidth: Bytes/s from and to HBM.
-    link: Bytes/s that it sends over one link to a neighbour. The tables give
-      the sum over all links, often of both directions.
-    ring_from: An axis of a slice so long, or a multiple of it, is closed to a
-      ring, in which a chip has two links; a shorter one is a line.
-    options: Of `topologies.get_topology_desc`: two cores are one device.
+    link: Bytes/s sent over one link to a neighbour. The tables give the sum
+      over all links, often of both directions.
+    ring_from: An axis of this length, or a multiple of it, is a ring, where a
+      chip has two links. A shorter axis is a line.
+    options: Options of `topologies.get_topology_desc`; for v4 they make two
+      cores one device.
   """
 
   flops: float
@@ -28,10 +29,10 @@ class Chip:
   options: tuple[tuple[str, str], ...] = ()
 
   def sends(self, axes: Sequence[int]) -> float:
-    """Bytes/s that a chip sends to its neighbours in a slice of a shape.
+    """Returns the bytes/s that a chip sends to its neighbours in a slice.
 
     Args:
-      axes: Chips along each axis.
+      axes: Chips along each axis of the slice.
     """
     links = sum(
       2 if axis % self.ring_from == 0 else 1 for axis in axes if axis > 1
@@ -58,18 +59,18 @@ CHIPS = {
 
 
 def parse(topology: str) -> tuple[Chip, tuple[int, ...]]:
-  """A slice by its name, "v5e:4x4": its chips, and how many along each axis.
+  """Returns the chips of a slice "v5e:4x4", and their number along each axis.
 
   Raises:
-    ValueError: if there is no such generation, or the shape is none.
+    ValueError: if the generation or the shape does not exist.
   """
   name, _, shape = topology.partition(":")
   if name not in CHIPS:
     raise ValueError(
-      f"--topology={topology}: the chips known are {', '.join(CHIPS)}; give"
-      " one and a shape, as v5e:4x4 or v5p:4x4x4."
+      f"--topology={topology}: the known chips are {', '.join(CHIPS)}; give"
+      " one of them and a shape, such as v5e:4x4 or v5p:4x4x4."
     )
-  # A pod of v5e or v6e is 16 x 16; those of the others are put together.
+  # A pod of v5e or v6e is 16 x 16. Pods of the others have three axes.
   flat = CHIPS[name].ring_from == 16
   parts = shape.split("x")
   axes = [int(part) for part in parts if part.isdecimal() and int(part)]
@@ -78,12 +79,12 @@ def parse(topology: str) -> tuple[Chip, tuple[int, ...]]:
   )
   if len(axes) < len(parts) or beyond:
     raise ValueError(
-      f"--topology={topology}: {shape!r} is no shape of a slice; write"
-      + (f" {name}:4x4, to 16x16." if flat else f" {name}:4x4x4.")
+      f"--topology={topology}: {shape!r} is not the shape of a slice; give"
+      + (f" {name}:4x4, up to 16x16." if flat else f" {name}:4x4x4.")
     )
   return CHIPS[name], tuple(axes)
 
 
 def count(axes: Sequence[int]) -> int:
-  """Chips in a slice of a shape."""
+  """Returns how many chips a slice has."""
   return math.prod(axes)

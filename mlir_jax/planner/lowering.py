@@ -1,4 +1,4 @@
-"""The train step of a run, lowered for chips that need not be there."""
+"""The train step of a run, lowered for chips that are not there."""
 
 import os
 
@@ -7,8 +7,8 @@ import ml_collections
 import numpy as np
 from jax.experimental import topologies
 
-from mlir_jax import checkpoint, sharding
 from mlir_jax import contract as contract_lib
+from mlir_jax import sharding
 from mlir_jax.batches import row_plans
 from mlir_jax.data import preparation, token_store
 from mlir_jax.models import architecture, encoder
@@ -19,12 +19,15 @@ from mlir_jax.training import build, compiled_step, step
 def make_mesh(
   config: ml_collections.ConfigDict, topology: str
 ) -> tuple[chips.Chip, tuple[int, ...], jax.sharding.Mesh]:
-  """The chips of a slice, its shape, and its mesh, all by its name.
+  """Returns the chips of a slice, the slice's shape, and its mesh.
+
+  Args:
+    config: The run's config, for the axes of the mesh.
+    topology: The slice, such as "v5e:16x16".
 
   Raises:
-    ValueError: if there is no such slice, or it cannot be laid out as the
-      config says.
-    ImportError: without libtpu.
+    ValueError: if there is no such slice, or the config's mesh does not fit.
+    ImportError: if libtpu is missing.
   """
   chip, axes = chips.parse(topology)
   try:
@@ -34,13 +37,12 @@ def make_mesh(
       "Compiling for TPUs needs libtpu: pip install mlir_jax[tpu]."
     ) from error
   for name, value in {
-    # It shall ask no metadata server, and share the machine: it only compiles.
-    "TPU_SKIP_MDS_QUERY": "1",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    # Or else it complains that it doesn't know them.
+    "TPU_SKIP_MDS_QUERY": "1",  # There is no metadata server here.
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # Other processes may compile, too.
+    # Without these two, libtpu logs errors.
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
-    # Products that are fused three deep overflowed its threads' 64 kB.
+    # Products that are fused three deep overflowed its stacks of 64 kB.
     "LIBTPU_INIT_ARGS": "--fibers_default_thread_stack_size=1048576",
   }.items():
     os.environ.setdefault(name, value)
@@ -56,35 +58,22 @@ def make_mesh(
   return chip, axes, mesh
 
 
-def contract(
+def make_contract(
   config: ml_collections.ConfigDict,
 ) -> contract_lib.EncodingContract:
-  """The config's encoding contract, of no tokenizer."""
-  settings = preparation.encoding_settings(config, None)
-  return contract_lib.EncodingContract(
-    pooling=settings["pooling"],
-    normalize=settings["normalize"],
-    title_joiner=settings["title_joiner"],
-    tokenizer_fingerprint="",
-    golden_ids=(),
-    **{
-      role: contract_lib.Role(
-        prefix=settings[f"{role}.prefix"],
-        max_length=settings[f"{role}.max_length"],
-        tower="query" if role == "query" else "passage",
-      )
-      for role in contract_lib.ROLES
-    },
-  )
+  """Returns the config's encoding contract, without a tokenizer."""
+  return preparation.resolve_encoding(config, None).complete(None)
 
 
 def full_plans(
   config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
 ) -> row_plans.Plans:
-  """The rows of a batch all of whose texts are as long as they may be."""
+  """Returns the rows of a batch whose texts all have the maximum length."""
   spec = build.batch_spec(config)
-  roles = contract(config)
-  lengths = {name: roles.role(name).max_length for name in contract_lib.ROLES}
+  contract = make_contract(config)
+  lengths = {
+    role: contract.role(role).max_length for role in contract_lib.ROLES
+  }
   queries = [lengths["query"]] * spec.retrieval
   passages = [lengths["passage"]] * spec.retrieval * (1 + spec.hard_negatives)
   sentences = [lengths["sentence"]] * (2 * spec.parallel + spec.monolingual)
@@ -108,14 +97,14 @@ def lower(
   plan: row_plans.Plan,
   store: token_store.TokenStore | None = None,
 ) -> jax.stages.Lowered:
-  """The train step that a run with this config takes, to be compiled.
+  """Lowers the train step of a run with this config.
 
   Args:
-    config: The run's.
-    shape: From `encoder_config`.
-    mesh: The devices, real or not.
+    config: The run's config.
+    shape: From `backbones.encoder_config`.
+    mesh: The devices; they need not exist.
     plan: The shapes of a batch.
-    store: The run's data, where they are at hand.
+    store: The run's token store, if it is prepared.
   """
   schedule, optimizer = build.make_optimizer(config)
   abstract = jax.eval_shape(
@@ -125,9 +114,9 @@ def lower(
     ),
   )
   shardings = sharding.state_shardings(abstract, mesh, config.mesh.fsdp)
-  encoding = store.contract if store else contract(config)
+  contract = store.contract if store else make_contract(config)
   train_step = build.jit_step(
-    config, encoding, schedule, optimizer, mesh, shardings, shape
+    config, contract, schedule, optimizer, mesh, shardings, shape
   )
   batch = compiled_step.abstract_batch(
     build.batch_spec(config),
@@ -135,4 +124,4 @@ def lower(
     mesh,
     positives=store.max_positives if store else 1,
   )
-  return train_step.lower(checkpoint.abstract(abstract, shardings), batch)
+  return train_step.lower(sharding.abstract(abstract, shardings), batch)

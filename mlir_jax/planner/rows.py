@@ -1,10 +1,4 @@
-"""The exact train step, compiled for TPUs that one need not have.
-
-libtpu compiles for a slice by its name. What comes out is what a run there
-would start with: its memory, its collectives, its kernels. Times are bounds,
-not forecasts: each part at the rate that its maker's table gives, all of them
-at once.
-"""
+"""The rows of a plan: the costs of one compiled step each."""
 
 import dataclasses
 import pathlib
@@ -19,7 +13,7 @@ import ml_collections
 from mlir_jax import sharding, workdir
 from mlir_jax.batches import batch as batch_lib
 from mlir_jax.batches import row_plans
-from mlir_jax.costs import collectives, flops, memory
+from mlir_jax.costs import collectives, flops, memory, traffic
 from mlir_jax.data import preparation, token_store
 from mlir_jax.models import architecture
 from mlir_jax.planner import backbones, chips, lowering
@@ -34,8 +28,7 @@ from mlir_jax.training import (
 
 SHARDINGS = ("replicated", "fsdp")
 
-# On a matrix unit of bfloat16 a float32 product with precision=HIGHEST takes
-# six passes.
+# Passes of a bfloat16 matrix unit for a float32 product with precision=HIGHEST.
 _PASSES = 6
 
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -43,7 +36,7 @@ _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 @dataclasses.dataclass
 class Row:
-  """A step with some settings on some chips; bytes and times of one chip.
+  """A compiled step on a slice; bytes, operations and times are of one chip.
 
   Attributes:
     batch: batch.retrieval, or the first stream that there is.
@@ -51,18 +44,19 @@ class Row:
     chunk: batch.chunk_rows.
     chunks: In how many parts they are encoded; 1 for at once.
     sharding: "replicated" or "fsdp".
-    compile_seconds: What compiling took.
-    problem: Why there is no step; "" if there is one.
-    memory: As `memory.of_program` gives it.
-    model_flops: Operations of the step that MFU counts.
-    flops: All operations, those that several chips repeat, too.
-    traffic: Bytes to and from HBM, at least.
-    collectives: One each kind and loop: "kind", "loops", "runs", "sent_bytes".
-    seconds: What bounds the step to its time in seconds: "compute", "HBM" and
-      "ICI", each alone at its full rate.
-    mfu: Model FLOPs utilization, at most.
-    texts_per_second: Over all chips, at most.
-    chip_hours: Of all train.steps, at least.
+    compile_seconds: How long compiling took.
+    problem: Why the step cannot run; "" if it can.
+    memory: From `memory.of_program`.
+    model_flops: The operations that MFU counts.
+    flops: All operations, including those that several chips repeat.
+    traffic: Bytes to and from HBM, a lower bound.
+    collectives: "kind", "loops", "runs" and "sent_bytes" for each kind and
+      loop.
+    seconds: Lower bounds of the step's time: "compute", "HBM" and "ICI", each
+      alone at its full rate.
+    mfu: Model FLOPs utilization, an upper bound.
+    texts_per_second: Of all chips, an upper bound.
+    chip_hours: For train.steps, a lower bound.
   """
 
   batch: int
@@ -84,23 +78,23 @@ class Row:
 
   @property
   def binds(self) -> str:
-    """Which of the three bounds is the highest."""
+    """Name of the highest of the three bounds."""
     return max(self.seconds, key=self.seconds.__getitem__)
 
 
 def vary(
   config: ml_collections.ConfigDict, batch: int, chunk: int, how: str
 ) -> ml_collections.ConfigDict:
-  """The config with other sizes.
+  """Returns the config with other sizes.
 
   Args:
-    config: The run's.
-    batch: Rows of its first stream; the others keep their proportion to it.
+    config: The run's config.
+    batch: Rows of its first stream; other streams keep their proportion to it.
     chunk: batch.chunk_rows.
     how: One of `SHARDINGS`.
 
   Raises:
-    ValueError: if a stream would have a part of a row.
+    ValueError: if a stream would not have a whole number of rows.
   """
   varied = ml_collections.ConfigDict(config.to_dict())
   first = first_stream(config)
@@ -117,7 +111,7 @@ def vary(
 
 
 def first_stream(config: ml_collections.ConfigDict) -> str:
-  """The stream by whose rows a batch is named: retrieval, if it has that."""
+  """Returns the stream that `Row.batch` counts: retrieval, if it is read."""
   return next(name for name in batch_lib.STREAMS if config.batch[name])
 
 
@@ -129,18 +123,19 @@ def make_row(
   axes: Sequence[int],
   store: token_store.TokenStore | None = None,
 ) -> Row:
-  """Compiles a step and reads what it costs.
+  """Compiles a step and measures its costs.
 
   Args:
     config: From `vary`.
-    shape: From `encoder_config`.
-    mesh: From `make_mesh`, like the next two.
-    chip: The generation of chips.
-    axes: The slice's shape.
-    store: Whose texts' lengths are taken; else all are as long as they may be.
+    shape: From `backbones.encoder_config`.
+    mesh: From `lowering.make_mesh`.
+    chip: From `lowering.make_mesh`.
+    axes: From `lowering.make_mesh`.
+    store: Its texts give the lengths. Without it, all texts have the maximum
+      length.
 
   Returns:
-    The row; with a problem if the step is refused or does not fit.
+    The row; it has a problem if the step is refused or does not fit.
   """
   texts = build.batch_spec(config).texts()
   row = Row(
@@ -198,15 +193,23 @@ def _bound(
   parts: int,
   steps: int,
 ) -> None:
-  """Fills in what follows from the compiled text and the counted operations.
+  """Fills in the costs and bounds of a row.
 
-  A batch is split into `parts`; if there are more chips, they repeat work.
+  Args:
+    row: The row.
+    text: The text of the compiled step.
+    counted: The step's operations.
+    chip: The generation of chips.
+    axes: Chips along each axis of the slice.
+    parts: How many parts the batch is split into. If there are more chips, they
+      repeat work.
+    steps: The run's steps.
   """
   count = chips.count(axes)
   found = collectives.find(text)
   sent = sum(c.runs * c.sent_bytes for c in found)
   row.collectives = _by_kind_and_loops(found)
-  row.traffic = memory.traffic(text)
+  row.traffic = traffic.count(text)
   row.model_flops = counted.model / count
   row.flops = counted.hardware / parts
   passes = counted.hardware + (_PASSES - 1) * counted.scores
@@ -222,7 +225,7 @@ def _bound(
 
 
 def _chunks(plan: row_plans.Plan, chunk_rows: int, devices: int) -> int:
-  """In how many parts a batch is encoded, one after the other."""
+  """Returns how many chunks of a batch are encoded one after the other."""
   if not chunk_rows:
     return 1
   return sum(
@@ -235,11 +238,7 @@ def _chunks(plan: row_plans.Plan, chunk_rows: int, devices: int) -> int:
 
 
 def out_of_memory(message: str) -> str:
-  """By how much a step does not fit, in the compiler's numbers.
-
-  Args:
-    message: Of its error.
-  """
+  """Says by how much a step does not fit, from the compiler's message."""
   size = r"([\d.]+)([KMGT])"
   for form in (
     rf"Used {size} of {size} hbm",
@@ -247,13 +246,13 @@ def out_of_memory(message: str) -> str:
   ):
     if found := re.search(form, message):
       numbers = found.groups()
-      used, there = (
+      used, available = (
         float(value) * _UNITS[unit] / 2**30
         for value, unit in zip(numbers[::2], numbers[1::2], strict=True)
       )
       return (
-        f"does not fit: {used:.2f} GiB of {there:.2f}, {used - there:.2f} too"
-        " many"
+        f"does not fit: {used:.2f} GiB of {available:.2f},"
+        f" {used - available:.2f} too many"
       )
   return f"does not fit: {message.splitlines()[0]}"
 
@@ -261,6 +260,7 @@ def out_of_memory(message: str) -> str:
 def _by_kind_and_loops(
   found: Sequence[collectives.Collective],
 ) -> list[dict[str, Any]]:
+  """Adds up the collectives of each kind in the same loops."""
   together = {}
   for collective in found:
     key = collective.kind, collective.loops
@@ -276,7 +276,7 @@ def _by_kind_and_loops(
 
 
 def open_store(folder: str) -> token_store.TokenStore:
-  """The token store of a run that was prepared."""
+  """Opens the token store of a prepared run, for the lengths of its texts."""
   folder = locations.absolute(folder)
   local = copies.local_copy(folder)
   preparation.fetch_prepared(folder, local)
@@ -294,26 +294,29 @@ def make_rows(
   store: token_store.TokenStore | None = None,
   each: Callable[[Sequence], Iterable] = lambda settings: settings,
 ) -> Iterator[Row]:
-  """Compiles a step for each of some settings, one after the other.
+  """Compiles a step for all combinations of settings, one after the other.
 
   Args:
-    config: The run's.
-    topology: E.g. "v5e:16x16".
-    batches: As in `vary`, like the next two; each with each.
+    config: The run's config.
+    topology: A slice, such as "v5e:16x16".
+    batches: Values of `vary`'s batch.
     chunks: Values of batch.chunk_rows.
-    shardings: Of `SHARDINGS`.
-    encoder_file: As in `encoder_config`.
+    shardings: Some of `SHARDINGS`.
+    encoder_file: As in `backbones.encoder_config`.
     store: As in `make_row`.
-    each: Goes through the settings: the place for a progress bar.
+    each: Iterates over the settings, for example with a progress bar.
+
+  Raises:
+    ValueError: if the slice, the encoder or a setting cannot be used.
   """
   if unknown := set(shardings) - set(SHARDINGS):
     raise ValueError(f"--sharding={unknown.pop()}: use {SHARDINGS}.")
   shape = backbones.encoder_config(config, encoder_file)
   initial_state.check_lengths(
-    shape, store.contract if store else lowering.contract(config)
+    shape, store.contract if store else lowering.make_contract(config)
   )
   chip, axes, mesh = lowering.make_mesh(config, topology)  # It takes seconds.
-  # All before the first is compiled: a batch may be refused.
+  # Before the first step is compiled, because `vary` may refuse a batch.
   settings = [
     vary(config, batch, chunk, how)
     for how in shardings

@@ -1,4 +1,4 @@
-"""The rows of a plan in words and as a table."""
+"""The rows of a plan as text and as a Markdown table."""
 
 from collections.abc import Sequence
 
@@ -9,8 +9,8 @@ def _gib(size: float) -> str:
   return f"{size / 2**30:,.2f} GiB"
 
 
-def describe(row: rows.Row, chip: chips.Chip) -> str:
-  """A step's costs on one chip, in a few lines."""
+def to_text(row: rows.Row, chip: chips.Chip) -> str:
+  """Renders the costs of a step on one chip, in a few lines."""
   title = (
     f"Batch {row.batch:,} ({row.texts:,} texts), "
     + (f"in {row.chunks:,} chunks of {row.chunk:,}" if row.chunk else "at once")
@@ -20,7 +20,7 @@ def describe(row: rows.Row, chip: chips.Chip) -> str:
     return f"{title}: {row.problem}."
   parts = ", ".join(f"{name} {_gib(size)}" for name, size in row.memory.items())
   lines = [
-    f"{title}; compiled in {row.compile_seconds:.0f} s. Of each chip:",
+    f"{title}; compiled in {row.compile_seconds:.0f} s. On each chip:",
     f"  memory: {parts}, of {_gib(chip.memory)}",
     f"  operations: {row.flops / 1e12:,.2f} T, of which MFU counts"
     f" {row.model_flops / 1e12:,.2f} T",
@@ -43,7 +43,7 @@ def describe(row: rows.Row, chip: chips.Chip) -> str:
 
 
 def to_markdown(made: Sequence[rows.Row], chip: chips.Chip) -> str:
-  """All rows as a Markdown table."""
+  """Renders all rows as a Markdown table."""
   columns = (
     *("batch", "chunk", "chunks", "sharding"),
     f"GiB of {chip.memory / 2**30:.0f}",

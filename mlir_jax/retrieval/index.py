@@ -1,4 +1,4 @@
-"""Passages that can be searched: ids out, ties in the order of trec_eval."""
+"""An index of passages: returns ids, with ties in the order of trec_eval."""
 
 import itertools
 from collections.abc import Sequence
@@ -10,9 +10,10 @@ from mlir_jax.retrieval import topk
 
 
 def _not_finite(embeddings: np.ndarray) -> list[int]:
-  """Rows of [n, D] embeddings that hold an infinity or NaN."""
+  """Returns the rows of [n, D] embeddings that have an infinity or NaN."""
   bad = []
-  for start in range(0, len(embeddings), topk.CHUNK):  # It takes memory, too.
+  # In chunks, because `isfinite` makes an array of the same shape.
+  for start in range(0, len(embeddings), topk.CHUNK):
     finite = np.isfinite(embeddings[start : start + topk.CHUNK]).all(axis=1)
     bad += (start + np.flatnonzero(~finite)).tolist()
   return bad
@@ -21,9 +22,9 @@ def _not_finite(embeddings: np.ndarray) -> list[int]:
 class Index:
   """Passage embeddings on a mesh, searched exactly.
 
-  trec_eval ranks passages of equal scores by their ids, descending. So do the
-  rows of the index, of which the lowest wins a tie: the passages that are cut
-  off after k are those that trec_eval would cut off.
+  trec_eval ranks passages of equal scores by their ids, descending. The rows of
+  the index are in that order, and the lowest row wins a tie. So the cut after k
+  keeps the same passages as trec_eval.
 
   Attributes:
     passage_ids: The ids in the order of the rows: descending by code point.
@@ -37,10 +38,10 @@ class Index:
     Args:
       passage_ids: N unique ids.
       embeddings: [N, D] floats, in the order of the ids.
-      mesh: The mesh; rows are split over its axis "data".
+      mesh: Its axis "data" splits the rows.
 
     Raises:
-      ValueError: if the ids are not unique, their number is not that of the
+      ValueError: if the ids are not unique, there are more or fewer ids than
         embeddings, or an embedding is not finite.
     """
     if len(passage_ids) != len(embeddings):
@@ -50,7 +51,7 @@ class Index:
     if bad := _not_finite(embeddings):
       raise ValueError(
         f"The embeddings of {len(bad)} of {len(passage_ids)} passages are not"
-        f" finite, first that of passage {passage_ids[bad[0]]!r}; the model's"
+        f" finite, first of all passage {passage_ids[bad[0]]!r}; the model's"
         " parameters are broken."
       )
     order = np.array(
@@ -63,7 +64,7 @@ class Index:
     for first, second in itertools.pairwise(self.passage_ids):
       if first == second:
         raise ValueError(
-          f"Passage id {first!r} occurs twice; give each passage its own."
+          f"Passage id {first!r} occurs twice; give each passage its own id."
         )
     self._mesh = mesh
     self._shape = embeddings.shape
@@ -72,21 +73,21 @@ class Index:
   def search(
     self, queries: np.ndarray, k: int, *, description: str = "Searching"
   ) -> tuple[np.ndarray, list[list[str]]]:
-    """The k best passages of each query.
+    """Returns the k best passages of each query.
 
     Args:
-      queries: [Q, D] floats, the queries' embeddings.
-      k: How many; all N passages if there are fewer.
-      description: Of the progress bar, which a long search shows.
+      queries: [Q, D] floats, the embeddings of the queries.
+      k: The number of results; all N passages if there are fewer.
+      description: The text of the progress bar of a long search.
 
     Returns:
       scores: [Q, min(k, N)] float32, descending.
-      ids: For each query, the passages' ids in this order; those of equal
-        scores descending.
+      ids: For each query, the ids of the passages in this order; ids with equal
+        scores are descending.
 
     Raises:
-      ValueError: if the queries' width is not that of the passages, or an
-        embedding or a score is not finite.
+      ValueError: if queries and passages have different widths, or an embedding
+        or a score is not finite.
     """
     if queries.ndim != 2 or queries.shape[1] != self._shape[1]:
       raise ValueError(
@@ -96,7 +97,7 @@ class Index:
     if bad := _not_finite(queries):
       raise ValueError(
         f"The embeddings of {len(bad)} of {len(queries)} queries are not"
-        f" finite, first that of query number {bad[0] + 1}; the model's"
+        f" finite, first of all query number {bad[0] + 1}; the model's"
         " parameters are broken."
       )
     scores, rows = topk.search(

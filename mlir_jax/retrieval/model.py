@@ -1,4 +1,4 @@
-"""A retriever, read from a run's folder or an export, ready to encode."""
+"""Loads a retriever from a run's folder or from a model's folder."""
 
 import contextlib
 import dataclasses
@@ -12,17 +12,23 @@ import numpy as np
 import tokenizers
 from etils import epath
 
-from mlir_jax import checkpoint as checkpoint_lib
 from mlir_jax import contract as contract_lib
 from mlir_jax import sharding, workdir
+from mlir_jax.checkpoints import manager, metadata
 from mlir_jax.data import token_store
 from mlir_jax.data import tokenizer as tokenizer_lib
-from mlir_jax.models import architecture, layout, pretrained
+from mlir_jax.models import (
+  architecture,
+  layout,
+  layout_files,
+  pretrained,
+  sealed,
+)
 from mlir_jax.models import encoder as encoder_lib
 from mlir_jax.retrieval import encoding
 from mlir_jax.storage import copies, locations, reading
 
-# Of models that know no titles: as BEIR and mteb join them.
+# For models without a title joiner; BEIR and mteb use a space, too.
 _TITLE_JOINER = " "
 
 
@@ -32,14 +38,14 @@ class Model:
 
   Attributes:
     path: What it was loaded from.
-    text_encoder: Encodes texts under the contract.
+    text_encoder: Encodes texts by the contract.
     encoder_config: The shape of the encoder.
     params: The towers' parameters, on the text encoder's mesh.
-    similarity: How vectors are compared, "cosine" or "dot"; the same for
-      vectors of unit length.
-    step: Steps it was trained; None for a model that is not ours.
-    description: What stands beside a checkpoint's arrays; None unless it was
-      loaded from a run.
+    similarity: How vectors are compared, "cosine" or "dot". For vectors of unit
+      length, both are the same.
+    step: Steps that it was trained; None for a model that is not ours.
+    description: The checkpoint's description; None if it was not loaded from a
+      run.
   """
 
   path: str
@@ -48,7 +54,7 @@ class Model:
   params: Any
   similarity: str
   step: int | None
-  description: checkpoint_lib.Description | None = None
+  description: metadata.Description | None = None
 
   @property
   def contract(self) -> contract_lib.EncodingContract:
@@ -56,7 +62,7 @@ class Model:
     return self.text_encoder.contract
 
   def __repr__(self) -> str:
-    """In a line: the parameters alone would fill pages."""
+    """Returns one line, without the parameters, which would fill pages."""
     step = "" if self.step is None else f", step {self.step:,}"
     return (
       f"Model({self.path!r}{step}: {self.encoder_config.family},"
@@ -73,24 +79,24 @@ class Model:
   ) -> np.ndarray:
     """Encodes texts.
 
-    What was cut is warned of (`UserWarning`) and counted, in
-    `text_encoder.truncation`.
+    If texts are cut, there is a `UserWarning`, and `text_encoder.truncation`
+    counts them.
 
     Args:
-      texts: Texts, without prefix: a list, a tuple, an array, a column of a
-        data frame, a generator. Too long ones are cut, and white space around
-        them is left out.
-      role: "query", "passage", or "sentence" for texts that are neither.
-      titles: A title each, "" for none; only passages have them.
+      texts: Texts without prefix: a list, a tuple, an array, a column of a data
+        frame, a generator. Texts that are too long are cut. White space around
+        a text is removed.
+      role: "query", "passage", or "sentence" for other texts.
+      titles: A title for each passage, "" for none; only for passages.
       progress: Description of a progress bar; None for no bar.
 
     Returns:
       float32 [n, D], in the order of the texts.
 
     Raises:
-      ValueError: if what is given is not a sequence of texts (it names the
-        place of the first that is not a text), the role is unknown, the titles
-        do not match, or the tower of this role is not there.
+      ValueError: if `texts` or `titles` is not a sequence of texts (the message
+        names the first item that is not a text), the role is unknown, there
+        are more or fewer titles than texts, or this role's tower is missing.
     """
     texts = _list_texts(texts, "texts")
     self.check_role(role)
@@ -110,29 +116,29 @@ class Model:
     return vectors
 
   def check_role(self, role: str) -> None:
-    """Raises ValueError if there is no such role, or its tower is absent."""
+    """Raises ValueError if there is no such role, or its tower is missing."""
     tower = self.contract.role(role).tower
     if not {"encoder", f"{tower}_encoder"} & self.params.keys():
       raise ValueError(
-        f"{self.path} holds one of two towers, and a text of the role {role!r}"
-        f" goes to the other: load the folder {tower}/ that was exported"
-        " beside it, or the folder that holds both."
+        f"{self.path} holds one of two towers, and the other tower encodes the"
+        f" role {role!r}: load the folder {tower}/ of the same export, or the"
+        " folder that holds both."
       )
 
 
 def _list_texts(values: Iterable[str], name: str) -> list[str]:
-  """What was given as a list, once each of it is known to be a text.
+  """Returns the values as a list, after a check that each one is a text.
 
   Args:
-    values: What was given.
-    name: Its name, for messages.
+    values: The values.
+    name: The argument's name, for messages.
 
   Raises:
-    ValueError: if it is of a kind that has no order or is no sequence of
-      texts, or one of it is not a text; the message says which.
+    ValueError: if the values have no order, or are not a sequence of texts; the
+      message names the first item that is not a text.
   """
   kind = type(values).__name__
-  if isinstance(values, str):  # Else encoded letter by letter.
+  if isinstance(values, str):  # It is a sequence of letters.
     raise ValueError(f"{name} is one string; give a list: [{values!r}].")
   if isinstance(values, (Mapping, set, frozenset, bytes, bytearray)):
     raise ValueError(f"{name} is of the type {kind}; give a list of strings.")
@@ -171,21 +177,23 @@ def load(
   """Loads a retriever, onto any mesh.
 
   Args:
-    path: A run's folder (the --workdir), an export (where towers are
-      separate, its folder query/ or passage/ or what holds both), any
+    path: A run's folder (the --workdir), an export (of separate towers, the
+      folder query/, passage/ or the one that holds both), any
       sentence-transformers folder, or the name of such a model on the
       Hugging Face hub.
     checkpoint: Of a run: "last", "best" by English dev, or the number of
       steps.
-    mesh: Where the parameters are replicated and batches split over "data";
-      None for all devices.
-    batch_size: Texts encoded at once; None for the run's own, or 256.
+    mesh: The devices: parameters are replicated, and batches are split over
+      "data"; None for all devices.
+    batch_size: Texts that are encoded at once; None for the run's
+      eval.batch_size, or 256.
     revision: Of a hub name: branch, tag or commit.
 
   Raises:
-    ValueError: if there is no such model or checkpoint, how it encodes is not
-      known or not supported, or a package for object storage is missing.
-    ContractMismatchError: if the folder's files are not of one encoding
+    ValueError: if there is no such model or checkpoint, the folder does not
+      say how it encodes or that is not supported, or a package for object
+      storage is missing.
+    ContractMismatchError: if the folder's files do not agree on the encoding
       contract; it names the field.
   """
   locations.check_packages(path)
@@ -198,11 +206,13 @@ def load(
       )
     return load_run(path, checkpoint, mesh, batch_size)
   if (folder / workdir.TOKENIZER).exists():
-    raise ValueError(f"{path} is a run's folder without checkpoints: train it.")
+    raise ValueError(
+      f"{path} is a run's folder without checkpoints: train the run."
+    )
   if checkpoint != "last":
     raise ValueError(
-      f"{path} is not a run's folder: there is no checkpoint {checkpoint!r}"
-      " to choose."
+      f"checkpoint is {checkpoint!r}, but {path} is not a run's folder: leave"
+      " checkpoint out."
     )
   name = str(folder) if folder.is_dir() else path
   mesh = sharding.make_mesh() if mesh is None else mesh
@@ -219,7 +229,7 @@ def load_run(
 
   Raises:
     ValueError: if there is no such run or checkpoint.
-    ContractMismatchError: if the run's files are not of one contract.
+    ContractMismatchError: if the run's files do not agree on the contract.
   """
   mesh = sharding.make_mesh() if mesh is None else mesh
   locations.check_packages(run_folder)
@@ -229,15 +239,15 @@ def load_run(
       f"{run_folder} is not a run's folder: it has no {workdir.CHECKPOINTS}/."
     )
   with contextlib.closing(
-    checkpoint_lib.Checkpoints(
+    manager.Checkpoints(
       str(folder / workdir.CHECKPOINTS),
       read_only=True,
-      # One process of several may load it alone, onto its own devices.
+      # One of several processes may load it alone, onto its own devices.
       alone=jax.process_count() > 1 and not mesh.is_multi_process,
     )
   ) as checkpoints:
     step = checkpoints.find(which)
-    description = checkpoints.describe(step)
+    description = checkpoints.read_description(step)
     local = copies.local_copy(str(folder))
     copies.fetch(str(folder), local, workdir.TOKENIZER)
     tokenizer = tokenizer_lib.load(
@@ -248,7 +258,7 @@ def load_run(
     encoder_config = architecture.of_checkpoint(description.encoder, where)
     try:
       towers = description.config["model"]["towers"]
-      # The head of masked language modelling, which an export takes along.
+      # An export has the head for masked language modelling, too.
       has_head = bool(description.config["batch"].get("masked"))
       size: int = batch_size or description.config["eval"]["batch_size"]
     except (KeyError, TypeError, AttributeError) as error:
@@ -258,7 +268,7 @@ def load_run(
     shapes = encoder_lib.abstract_params(encoder_config, towers, has_head)
     params = checkpoints.restore_params(
       step,
-      checkpoint_lib.abstract(
+      sharding.abstract(
         shapes, jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
       ),
     )
@@ -285,11 +295,11 @@ def check_run(
   contract: contract_lib.EncodingContract,
   tokenizer: tokenizers.Tokenizer,
 ) -> None:
-  """Compares a checkpoint's contract with all that its run's folder says.
+  """Compares a checkpoint's contract with the other files of the run's folder.
 
   Args:
-    folder: The run's folder. Its config and token store are compared where
-      they are there: to encode, neither is needed.
+    folder: The run's folder. Its config and its token store may be missing:
+      encoding does not need them.
     contract: The checkpoint's contract.
     tokenizer: The tokenizer in the folder.
 
@@ -298,16 +308,13 @@ def check_run(
   """
   path = folder / workdir.CONFIG_FILE
   if path.exists():
-    said = reading.read_json(path).get("encoding")
-    if not isinstance(said, dict):
-      raise ValueError(f"{path}: encoding is {said!r}. {reading.RESTORE}")
-    # What the config leaves open is the checkpoint's to say.
-    settings = workdir.flatten(dataclasses.asdict(contract)) | {
-      name: value
-      for name, value in workdir.flatten(said).items()
-      if value is not None
-    }
-    made = contract_lib.contract_of(settings, tokenizer)
+    encoding_of_config = reading.read_json(path).get("encoding")
+    try:
+      said = contract_lib.PartialContract.from_dict(encoding_of_config)
+    except ValueError as error:
+      raise ValueError(f"{path}: {error} {reading.RESTORE}") from error
+    # The checkpoint decides what the config leaves open.
+    made = said.over(contract.partial()).complete(tokenizer)
     contract_lib.check_same(contract, made, f"{path} and {workdir.TOKENIZER}")
   path = folder / workdir.TOKEN_STORE / "meta.json"
   if path.exists():
@@ -322,9 +329,10 @@ def _load_folder(
   """Loads an export or another sentence-transformers folder."""
   root = pretrained.fetch(path, revision)
   folders = [root]
-  if not (root / layout.MODULES).is_file():
+  if not (root / layout_files.MODULES).is_file():
     towers = [root / tower for tower in ("query", "passage")]
-    folders = [f for f in towers if (f / layout.MODULES).is_file()] or folders
+    towers = [f for f in towers if (f / layout_files.MODULES).is_file()]
+    folders = towers or folders
   params, parts = {}, []
   for folder in folders:
     found = layout.read(folder)
@@ -342,9 +350,9 @@ def _load_folder(
     largest = tokenizer_lib.largest_id(tokenizer)
     if largest >= encoder_config.vocab_size:
       raise ValueError(
-        f"{found.transformer / 'tokenizer.json'} has ids up to {largest}, but"
-        f" the model beside it embeds {encoder_config.vocab_size}: it is not"
-        f" this model's tokenizer. {reading.RESTORE}"
+        f"{found.transformer / layout_files.TOKENIZER} has ids up to {largest},"
+        f" but the model next to it has {encoder_config.vocab_size} tokens: the"
+        f" tokenizer is of another model. {reading.RESTORE}"
       )
     contract = _read_contract(found, tokenizer)
     name = "" if found.tower == "both" else f"{found.tower}_"
@@ -361,7 +369,7 @@ def _load_folder(
     if shape_and_step != [encoder_config, step]:
       raise ValueError(
         f"{folders[0]} and {folders[1]} are not of one export: config.json or"
-        f" the step in {layout.OURS} differ."
+        f" the step in {sealed.FILE} differs."
       )
   return Model(
     path=path,
@@ -382,30 +390,28 @@ def _load_folder(
 def _read_contract(
   found: layout.Layout, tokenizer: tokenizers.Tokenizer
 ) -> contract_lib.EncodingContract:
-  """The encoding contract of a folder.
+  """Returns the encoding contract of a folder.
 
   Raises:
-    ContractMismatchError: if the tokenizer is not that of the export.
+    ContractMismatchError: if the tokenizer is not the export's.
     ValueError: if the folder does not say how it encodes.
   """
   if found.ours:
-    contract = contract_lib.EncodingContract.from_values(found.ours["contract"])
+    contract = contract_lib.EncodingContract.from_dict(found.ours["contract"])
     encoding.check_tokenizer(contract, tokenizer, str(found.transformer))
     return contract
   if not found.known:
     raise ValueError(
-      f"{found.folder} has no {layout.MODULES}, so how its states become one"
-      " vector is not known: give a sentence-transformers folder, or train it"
-      " (model.pretrained) and give the run's."
+      f"{found.folder} has no {layout_files.MODULES}, which says how a text"
+      " becomes one vector: give a sentence-transformers folder, or train this"
+      " model (model.pretrained) and give the run's folder."
     )
   if found.undecided:
     reasons = "\n  ".join(found.undecided.values())
     raise ValueError(
-      f"{found.folder} does not say how texts of each role are encoded; train"
-      " it with a config that sets these, or name the prompts in a copy of"
-      f" it:\n  {reasons}"
+      f"{found.folder} does not say how the texts of each role are encoded;"
+      " train it with a config that sets these fields, or name the prompts in a"
+      f" copy of the folder:\n  {reasons}"
     )
-  settings = found.settings()
-  if found.title_joiner is None:
-    settings["title_joiner"] = _TITLE_JOINER
-  return contract_lib.contract_of(settings, tokenizer)
+  default = contract_lib.PartialContract(title_joiner=_TITLE_JOINER)
+  return found.encoding.over(default).complete(tokenizer)

@@ -1,9 +1,9 @@
-"""Runs, what a search returns, as the TREC files that other tools read.
+"""TREC runs: the results of a search, in files that other tools read.
 
-A run is {query id: {passage id: score}}. In a file, a line is
-`query Q0 passage rank score tag`; the passages of a query are ranked by score
-and then by id, both descending, which is how trec_eval ranks them whatever
-the ranks say.
+A run is {query id: {passage id: score}}. A line of its file is
+`query Q0 passage rank score tag`. The passages of a query are ranked by score
+and then by id, both descending. trec_eval ranks them in this order and ignores
+the ranks in the file.
 """
 
 import math
@@ -19,13 +19,13 @@ from mlir_jax.storage import writing
 
 Run = Mapping[str, Mapping[str, float]]
 
-# In ASCII; float() reads "1_0" and digits of any script, too.
+# ASCII only: float() also reads "1_0" and the digits of any script.
 _SCORE = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 def ranked(scores: Mapping[str, float]) -> list[tuple[str, float]]:
-  """Passages and their scores in the order of trec_eval: of float32 scores."""
+  """Returns passages and scores in trec_eval's order of float32 scores."""
   return sorted(
     scores.items(),
     key=lambda item: (np.float32(item[1]), item[0]),
@@ -34,17 +34,17 @@ def ranked(scores: Mapping[str, float]) -> list[tuple[str, float]]:
 
 
 def write_run(path: str | os.PathLike, run: Run, tag: str = "mlir_jax") -> None:
-  """Writes a run file, aside first: it is there whole or not at all.
+  """Writes the file of a run, whole or not at all.
 
   Args:
     path: The file; its folder is made if missing.
     run: The run. Scores are written with 9 significant digits, which identify
-      a float32. Queries without passages leave no line.
-    tag: The run's name, in each line.
+      a float32. A query without passages has no line.
+    tag: The name of the run, written in each line.
 
   Raises:
-    ValueError: if an id or the tag is empty or has white space in it, or a
-      score is not finite.
+    ValueError: if an id or the tag is empty or has white space, or a score is
+      not finite.
   """
   lines = []
   for query_id, scores in run.items():
@@ -52,8 +52,8 @@ def write_run(path: str | os.PathLike, run: Run, tag: str = "mlir_jax") -> None:
       for name in (query_id, passage_id, tag):
         if name.split() != [name]:
           raise ValueError(
-            f"{name!r} cannot stand in a run file: ids and tags must not be"
-            " empty nor hold white space."
+            f"{name!r} cannot be written to a run file: ids and tags must not"
+            " be empty or have white space."
           )
       if not math.isfinite(score):
         raise ValueError(
@@ -65,13 +65,13 @@ def write_run(path: str | os.PathLike, run: Run, tag: str = "mlir_jax") -> None:
 
 
 def read_run(path: str | os.PathLike) -> dict[str, dict[str, float]]:
-  """Reads a run file.
+  """Reads the file of a run.
 
   Args:
-    path: The file. Its ranks and the order of its lines say nothing.
+    path: The file. Its ranks and the order of its lines are ignored.
 
   Raises:
-    ValueError: for a line that cannot be used, with file, line and field.
+    ValueError: if a line is bad; the message has file, line and field.
   """
   run = {}
   with files.naming(path):
@@ -100,7 +100,7 @@ def read_run(path: str | os.PathLike) -> dict[str, dict[str, float]]:
     scores = run.setdefault(query_id, {})
     if passage_id in scores:
       raise ValueError(
-        f"{where}: passage: {passage_id!r} stands twice for query"
+        f"{where}: passage: {passage_id!r} occurs twice for query"
         f" {query_id!r}; remove one of the lines."
       )
     scores[passage_id] = score

@@ -1,8 +1,8 @@
 """Exact top-k search over passages sharded over the mesh.
 
-Everything that ranks (search, evaluation, mining) ranks by this: scores are
-float32 inner products, and of equal scores the lower row comes first, within
-a device and between devices, also at the cut after k.
+All ranking uses this search. Scores are float32 inner products. Of equal
+scores, the lower row comes first: within a device, between devices, and at the
+cut after k.
 """
 
 import functools
@@ -14,9 +14,9 @@ from jax.sharding import Mesh, PartitionSpec
 
 from mlir_jax import bars, sharding
 
-BLOCK = 128  # Rows whose maximum is taken first: a TPU's lanes.
-CHUNK = 131072  # Rows scored at once; bounds the score matrix.
-QUERY_BATCH = 256  # Queries searched at once; bounds it, too.
+BLOCK = 128  # Rows whose maximum is taken first: the lanes of a TPU.
+CHUNK = 131072  # Rows scored at once; it bounds the score matrix.
+QUERY_BATCH = 256  # Queries searched at once; it bounds the matrix, too.
 
 
 def place(
@@ -24,18 +24,18 @@ def place(
 ) -> jax.Array:
   """Puts passage embeddings on the mesh, padded so that they divide evenly.
 
-  Every process passes the same array, which may be memory-mapped: only the
-  rows of its own devices are read, those of one device after another.
+  Every process passes the same array. It may be memory-mapped: a process reads
+  only the rows of its own devices, one device after the other.
 
   Args:
     passages: [N, D] floats.
     mesh: Has the axis "data".
-    order: int [N], the rows in the order that they are placed in; None for
-      their own.
+    order: int [N], the rows in the order in which they are placed; None for the
+      order of `passages`.
 
   Returns:
-    [N', D] float32, rows in order over "data", then N' - N rows of zeros; N'
-    is a multiple of `BLOCK` times the axis' size.
+    [N', D] float32, split over "data": the rows, then N' - N rows of zeros. N'
+    is a multiple of `BLOCK` times the size of the axis.
 
   Raises:
     ValueError: if there are no passages.
@@ -52,7 +52,7 @@ def place(
     start, stop, _ = index[0].indices(shape[0])
     rows = np.zeros((stop - start, shape[1]), np.float32)
     stop = min(stop, len(passages))
-    for first in range(start, stop, CHUNK):  # A gather makes a copy.
+    for first in range(start, stop, CHUNK):  # Indexing by `order` copies.
       last = min(first + CHUNK, stop)
       rows[first - start : last - start] = passages[
         slice(first, last) if order is None else order[first:last]
@@ -60,8 +60,8 @@ def place(
     return rows
 
   over_data = sharding.over_data(mesh)
-  # Not make_array_from_callback: that makes all shards before it places one.
-  # Each device of a mesh has an index; JAX's type allows for none.
+  # make_array_from_callback would make all shards before it places the first.
+  # Each device of a mesh has an index, though JAX's type allows None.
   shards = [
     jax.device_put(shard(index), device)  # pyright: ignore[reportArgumentType]
     for device, index in over_data.addressable_devices_indices_map(
@@ -72,12 +72,12 @@ def place(
 
 
 def _top_k_of_blocks(scores: jax.Array, k: int):
-  """`lax.top_k` of [Q, M] scores, reading most of them only once.
+  """Returns `lax.top_k` of [Q, M] scores; it reads most scores only once.
 
-  With blocks of consecutive columns ranked by their maxima, ties to the
-  earlier block, the k best columns lie in the k best blocks: a column in any
-  other block is beaten by one column of each of these k, which has a higher
-  score, or an equal score and stands further left.
+  Rank blocks of consecutive columns by their maxima, where the earlier block
+  wins a tie. Then the k best columns are in the k best blocks. Proof: take a
+  column in another block. Each of the k best blocks has a column that beats it,
+  by a higher score, or by an equal score further left.
   """
   blocks = scores.reshape(len(scores), -1, BLOCK)
   if blocks.shape[1] <= k:
@@ -91,7 +91,7 @@ def _top_k_of_blocks(scores: jax.Array, k: int):
 
 
 def _best_of(scores: jax.Array, indices: jax.Array, k: int):
-  """The k best of [Q, M] candidates; equals stand in order of their index."""
+  """Returns the k best of [Q, M] candidates; equals keep their order."""
   scores, places = jax.lax.top_k(scores, k)
   return scores, jnp.take_along_axis(indices, places, axis=1)
 
@@ -99,27 +99,27 @@ def _best_of(scores: jax.Array, indices: jax.Array, k: int):
 def _shard_top_k(
   queries: jax.Array, shard: jax.Array, *, k: int, num_valid: int
 ):
-  """The best of one device's rows: [Q, k] scores and global indices."""
+  """Returns the best rows of one device: [Q, k] scores and global indices."""
   rows = len(shard)
   num_chunks = -(-rows // CHUNK)
   size = BLOCK * -(-rows // (BLOCK * num_chunks))
   offset = jax.lax.axis_index(sharding.DATA) * rows
 
   def merge(best, chunk):
-    # The last chunk is moved back to end with the shard; what it shares with
-    # the one before has been seen.
+    # The last chunk is moved back to end with the shard. It may then overlap
+    # with the chunk before: those rows are skipped.
     start = jnp.minimum(chunk * size, rows - size)
     passages = jax.lax.dynamic_slice_in_dim(shard, start, size)
     scores = jnp.einsum(
       "qd,pd->qp", queries, passages, precision=jax.lax.Precision.HIGHEST
     )
-    # lax.top_k puts 0.0 before -0.0; in a ranking they are equal.
+    # lax.top_k ranks 0.0 before -0.0, but they are equal scores.
     scores = jnp.where(scores == 0, 0.0, scores)
     row = start + jnp.arange(size, dtype=jnp.int32)
     skipped = (row < chunk * size) | (offset + row >= num_valid)
     scores, columns = _top_k_of_blocks(jnp.where(skipped, -jnp.inf, scores), k)
-    # What was found before stands first: it has the lower rows, and where
-    # nothing was, -1 stands before the rows that are skipped.
+    # Earlier results come first, because their rows are lower. Of equal -inf,
+    # index -1 then comes before skipped rows.
     scores = jnp.concatenate([best[0], scores], axis=1)
     indices = jnp.concatenate([best[1], offset + start + columns], axis=1)
     return _best_of(scores, indices, k), None
@@ -145,34 +145,33 @@ def top_k(
   mesh: Mesh,
   num_valid: int,
 ) -> tuple[jax.Array, jax.Array]:
-  """The k passages with the highest inner products, exactly.
+  """Returns the k passages with the highest inner products, exactly.
 
-  Each device scores its own rows, `CHUNK` at a time, and hands on its k best;
-  the k best of these are the answer.
+  Each device scores its own rows, `CHUNK` at a time, and sends its k best. The
+  result is the k best of these.
 
   Args:
     queries: [Q, D] float32, replicated.
     passages: [N', D] float32, as `place` returns them. All scores must be
       finite.
-    k: How many; may exceed the number of passages.
-    mesh: The mesh that the passages are on.
+    k: The number of results; it may exceed the number of passages.
+    mesh: The mesh of the passages.
     num_valid: N, the number of passages before the padding.
 
   Returns:
     scores: [Q, k] float32, replicated, descending; -inf after the last passage.
-    indices: [Q, k] int32 rows of `passages`, replicated; of equal scores the
-      lower first; -1 after the last passage.
+    indices: [Q, k] int32 rows of `passages`, replicated; of equal scores, the
+      lower row is first; -1 after the last passage.
 
   Raises:
-    ValueError: if k is not positive, or the passages are not as `place`
-      returns them.
+    ValueError: if k is not positive, or `place` did not pad the passages.
   """
   if k < 1:
-    raise ValueError(f"k is {k}; at least one passage must be asked for.")
+    raise ValueError(f"k is {k}; it must be at least 1.")
   if len(passages) % (BLOCK * mesh.shape[sharding.DATA]):
     raise ValueError(
-      f"{len(passages)} rows of passages are no multiple of {BLOCK} for each"
-      f" of {mesh.shape[sharding.DATA]} devices; pad them with place()."
+      f"The number of rows, {len(passages)}, is not a multiple of {BLOCK} for"
+      f" each of {mesh.shape[sharding.DATA]} devices; pad them with place()."
     )
   everywhere = sharding.replicate(mesh)
   candidates = jax.shard_map(
@@ -181,7 +180,7 @@ def top_k(
     in_specs=(PartitionSpec(), PartitionSpec(sharding.DATA)),
     out_specs=PartitionSpec(None, sharding.DATA),
   )(queries, passages)
-  # One all-gather of k candidates per device, in the order of their rows.
+  # One all-gather brings k candidates per device, in the order of their rows.
   return everywhere(_best_of(*everywhere(candidates), k=k))
 
 
@@ -194,15 +193,15 @@ def search(
   num_valid: int,
   description: str = "Searching",
 ) -> tuple[np.ndarray, np.ndarray]:
-  """`top_k` of any number of queries, in batches of one compiled size.
+  """Calls `top_k` for any number of queries, in batches of one compiled size.
 
   Args:
-    queries: [Q, D] floats, the same on every process.
+    queries: [Q, D] floats, the same in every process.
     passages: [N', D] float32, as `place` returns them.
     k: As in `top_k`.
     mesh: As in `top_k`.
     num_valid: As in `top_k`.
-    description: Of the progress bar, which a long search shows.
+    description: The text of the progress bar of a long search.
 
   Returns:
     scores: [Q, k] float32, as in `top_k`.

@@ -1,10 +1,10 @@
-"""Files and folders between object storage and this machine."""
+"""Copies files and folders between object storage and this machine."""
 
+import contextlib
 import fnmatch
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 
 from etils import epath
@@ -13,27 +13,31 @@ from mlir_jax.storage import locations, writing
 
 
 def local_copy(folder: str, local_dir: str = "") -> str:
-  """Where this machine has what must be on a disk of the run's folder.
+  """Returns where this machine has the local copy of the run's folder.
+
+  The local copy holds the files that must be on a disk.
 
   Args:
-    folder: The run's folder, from `absolute`.
-    local_dir: For the copy of a folder on object storage; "" for one in the
-      user's cache that is named by the URL's hash.
+    folder: The run's folder, from `locations.absolute`.
+    local_dir: The local copy of a folder on object storage; "" for a folder in
+      the user's cache, which is named by the hash of the URL.
 
   Returns:
-    An absolute path: the folder itself, if it is on a disk.
+    An absolute path. If the run's folder is on a disk, it is that folder.
   """
   if not locations.is_url(folder):
     return folder
   if local_dir:
     return locations.absolute(local_dir)
-  cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
   name = hashlib.sha256(folder.encode()).hexdigest()[:16]
-  return os.path.join(cache, "mlir_jax", name)
+  return os.path.join(locations.user_cache(), name)
 
 
 def fetch(folder: str, local: str, name: str) -> None:
-  """Brings a file of the run's folder, or none, to the local copy of it."""
+  """Copies a file of the run's folder to the local copy.
+
+  If the file is missing there, it is removed here.
+  """
   theirs, ours = epath.Path(folder) / name, epath.Path(local) / name
   if folder == local:
     return
@@ -43,40 +47,35 @@ def fetch(folder: str, local: str, name: str) -> None:
   content = theirs.read_bytes()
   if ours.exists() and ours.read_bytes() == content:
     return
-  ours.parent.mkdir(parents=True, exist_ok=True)
-  # Other processes of this machine may do the same at the same time.
-  with tempfile.TemporaryDirectory(dir=ours.parent) as aside:
-    (epath.Path(aside) / ours.name).write_bytes(content)
-    (epath.Path(aside) / ours.name).replace(ours)
+  writing.write_aside(str(ours), content)
 
 
 def fetch_folder(folder: str, local: str, name: str) -> None:
-  """Brings a folder in the run's folder to the local copy, whole or not."""
-  target = epath.Path(local) / name
-  target.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(dir=target.parent) as aside:
-    copy = epath.Path(aside) / "copy"
-    copy.mkdir()
+  """Copies a folder of the run's folder to the local copy, whole or not at all.
+
+  Another process of this machine may have copied it in the meantime.
+  """
+  with (
+    contextlib.suppress(writing.TakenError),
+    writing.folder_aside(f"{local}/{name}") as aside,
+  ):
     for path in (epath.Path(folder) / name).iterdir():
-      path.copy(copy / path.name)
-    try:
-      copy.rename(target)
-    except OSError:
-      if not target.exists():  # Else another process here was faster.
-        raise
+      path.copy(epath.Path(aside) / path.name)
 
 
 def copy_folder(url: str, patterns: Sequence[str]) -> str:
-  """Copies a folder of files that others wrote from object storage.
+  """Copies a folder from object storage, in which others wrote the files.
+
+  A file that was copied before and has not changed is not copied again. A file
+  that is gone there is removed here.
 
   Args:
     url: The folder's URL.
-    patterns: Of the files to copy, by their names within the folder; a *
-      matches folders, too.
+    patterns: Patterns of the files to copy, for their paths in the folder; a *
+      matches a / too.
 
   Returns:
-    The copy on this machine. What was copied before and has not changed is
-    not copied again; what is gone there is gone here.
+    The copy on this machine.
 
   Raises:
     ValueError: if there is no such folder, or a package is missing.
@@ -92,7 +91,7 @@ def copy_folder(url: str, patterns: Sequence[str]) -> str:
   for name in sorted(theirs):
     path, ours = folder / name, local / name
     found = path.stat()
-    # Not every storage says when an object was written: 0.
+    # Not every storage says when an object was written. Then it is 0.
     state = (found.length, found.mtime)
     if found.mtime and ours.exists() and state == _state(ours):
       continue
@@ -105,7 +104,7 @@ def copy_folder(url: str, patterns: Sequence[str]) -> str:
 
 
 def _state(path: epath.Path) -> tuple[int, int]:
-  """Size in bytes and time in seconds of a file on a disk."""
+  """Returns the size in bytes and the time in seconds of a file on a disk."""
   found = os.stat(path)
   return found.st_size, int(found.st_mtime)
 
@@ -113,7 +112,7 @@ def _state(path: epath.Path) -> tuple[int, int]:
 def _find(
   folder: epath.Path, patterns: Sequence[str], prefix: str = ""
 ) -> Iterator[str]:
-  """Names of files in a folder and its folders that one of them matches."""
+  """Yields the paths of files, relative to the folder, that match a pattern."""
   if not folder.exists():
     return
   for path in folder.iterdir():
@@ -124,14 +123,14 @@ def _find(
       yield name
 
 
-def keep_folder(local: str, url: str, last: str) -> None:
-  """Takes a new folder from a disk to object storage.
+def upload_folder(local: str, url: str, last: str) -> None:
+  """Copies a new folder from a disk to object storage.
 
   Args:
     local: The folder.
-    url: Where to.
-    last: Name of the files without which the folder is not one: they are
-      written when all others are. After an error nothing stands there.
+    url: Its URL. After an error, nothing is left there.
+    last: The name of the files without which the folder is not valid. They are
+      written last.
   """
   names = sorted(_find(epath.Path(local), ["*"]))
   names.sort(key=lambda name: name.rpartition("/")[2] == last)
@@ -148,8 +147,8 @@ def keep_folder(local: str, url: str, last: str) -> None:
     raise
 
 
-def keep(folder: str, local: str, *names: str) -> None:
-  """Takes files of the local copy to the run's folder, in this order."""
+def upload(folder: str, local: str, *names: str) -> None:
+  """Copies files of the local copy to the run's folder, in this order."""
   if folder != local:
     for name in names:
       writing.write_aside(

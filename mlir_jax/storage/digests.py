@@ -1,4 +1,4 @@
-"""SHA-256 of files and values; a checked file is remembered, not read again."""
+"""SHA-256 of files and values."""
 
 import contextlib
 import fcntl
@@ -7,26 +7,28 @@ import json
 import os
 import pathlib
 import platform
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mlir_jax.storage import reading
+from mlir_jax.storage import locations, reading, writing
 
-# A file that was written less than this before it was checked may be written
-# again without another time of change: such a check is not remembered.
+# If a file was written within this time before its check, it may be written
+# again and keep the same time of change. Such a check is not remembered.
 _FRESH_SECONDS = 2
 
 
 def of_file(path: str | os.PathLike) -> str:
-  """SHA-256 of a file's content."""
+  """Returns the SHA-256 of a file's content."""
   with open(path, "rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def of_value(value: Any) -> str:
-  """SHA-256 of a value that JSON can hold, the same after it was stored."""
+  """Returns the SHA-256 of a value that JSON can hold.
+
+  It is the same after the value was stored as JSON.
+  """
   text = json.dumps(value, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()
 
@@ -34,19 +36,19 @@ def of_value(value: Any) -> str:
 def check(
   folder: str | os.PathLike, expected: Mapping[str, str], mend: str
 ) -> None:
-  """Checks that files hold what was written to them.
+  """Checks that files have not changed since they were written.
 
-  A file that was checked is not read again on this machine while its size,
-  its times of change and its inode stay: the user's cache remembers it. Of
-  several processes on a machine, one reads and the others wait.
+  A checked file is not read again on this machine while its size, its times of
+  change and its inode stay the same: the user's cache remembers it. If several
+  processes of a machine check it, one reads and the others wait.
 
   Args:
-    folder: Where the files are.
+    folder: The folder of the files.
     expected: Their SHA-256, by their paths in the folder.
     mend: What to do about a changed file, a sentence.
 
   Raises:
-    UnreadableError: for a file that is not as it was; it names the file.
+    UnreadableError: if a file has changed; it names the file.
   """
   memory = _memory(folder)
   with _alone(memory):
@@ -63,7 +65,7 @@ def _check(
   mend: str,
   known: Mapping[str, list],
 ) -> dict[str, list]:
-  """Checks the files that are not known; returns what can be remembered."""
+  """Checks the files that are not known; returns those to remember."""
   seen = {}
   for name, sha256 in expected.items():
     path = pathlib.Path(folder) / name
@@ -76,8 +78,7 @@ def _check(
     ]
     if known.get(name) != state and of_file(path) != sha256:
       raise reading.UnreadableError(
-        f"{path} has changed since it was written: its SHA-256 is another."
-        f" {mend}"
+        f"{path} has changed since it was written: its SHA-256 differs. {mend}"
       )
     if now - max(found.st_mtime, found.st_ctime) > _FRESH_SECONDS:
       seen[name] = state
@@ -85,19 +86,18 @@ def _check(
 
 
 def _memory(folder: str | os.PathLike) -> pathlib.Path:
-  """The file that remembers which files of a folder were checked."""
-  cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-  # Machines may share the user's home, but not what stands at this path.
+  """Returns the file that remembers which files of a folder were checked."""
+  # Machines may share the user's home, but not the folder at this path.
   place = f"{platform.node()}:{os.path.realpath(folder)}"
   name = hashlib.sha256(place.encode()).hexdigest()[:16]
-  return pathlib.Path(cache) / "mlir_jax" / "checked" / f"{name}.json"
+  return pathlib.Path(locations.user_cache()) / "checked" / f"{name}.json"
 
 
 @contextlib.contextmanager
 def _alone(memory: pathlib.Path) -> Iterator[None]:
-  """Within this context no other process here checks the same folder."""
+  """Within this context, no other process here checks the same folder."""
   with contextlib.ExitStack() as stack:
-    # Without a cache, or without locks, each process checks all by itself.
+    # Without a cache or without locks, each process checks all files.
     with contextlib.suppress(OSError):
       memory.parent.mkdir(parents=True, exist_ok=True)
       lock = stack.enter_context(open(memory.with_suffix(".lock"), "w"))
@@ -109,18 +109,13 @@ def _remembered(memory: pathlib.Path) -> dict:
   try:
     found = json.loads(memory.read_bytes())
   except (OSError, ValueError, RecursionError):
-    return {}  # Then all is checked.
+    return {}  # Then all files are checked.
   return found if isinstance(found, dict) else {}
 
 
 def _remember(memory: pathlib.Path, seen: Mapping[str, list]) -> None:
-  """Keeps what was checked; without a cache it is checked every time."""
+  """Stores what was checked; without a cache, each call checks again."""
   try:
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    # Other processes of this machine may do the same at the same time.
-    with tempfile.TemporaryDirectory(dir=memory.parent) as aside:
-      written = pathlib.Path(aside) / memory.name
-      written.write_text(json.dumps(seen))
-      written.replace(memory)
-  except OSError:
+    writing.write_aside(str(memory), json.dumps(seen))
+  except (OSError, ValueError):
     return

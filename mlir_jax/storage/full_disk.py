@@ -1,7 +1,7 @@
-"""A full disk, told in one line wherever it shows.
+"""Reports a full disk in one line, whichever library finds it.
 
-Every library has its own error for it, and those that write in the background
-log it, too, or fail once more when the process ends.
+Each library has its own error for it. Libraries that write in the background
+also log it, or fail once more when the process ends.
 """
 
 import atexit
@@ -21,17 +21,17 @@ from absl import logging as absl_logging
 
 # EFBIG: a limit on the size of files, as `ulimit -f` sets it.
 _NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# Of errors that are not an OSError: of tensorstore, safetensors, ...
+# Texts in errors that are not an OSError: of tensorstore, of safetensors, ...
 _TEXTS = tuple(os.strerror(number) for number in _NUMBERS)
 _PATH = re.compile(r'"(/[^"]*)"')
-_LITTLE = 2**20  # Bytes.
+_MIN_FREE_BYTES = 2**20
 
-# Of tensorstore: the loop was closed since a write had failed.
+# An error of tensorstore, whose loop was closed after a write had failed.
 _CLOSED_LOOP = "Event loop is closed"
 
 
 def find(error: BaseException | None) -> BaseException | None:
-  """The error of a full disk among an error and its causes, or None."""
+  """Returns the error of a full disk among an error and its causes, or None."""
   seen = []
   while error is not None and error not in seen:
     if getattr(error, "errno", None) in _NUMBERS or any(
@@ -43,8 +43,12 @@ def find(error: BaseException | None) -> BaseException | None:
   return None
 
 
-def describe(error: BaseException) -> str:
-  """One line for an error that `find` gave: where, and what to do."""
+def message(error: BaseException) -> str:
+  """Says in one line where the disk is full, and what to do.
+
+  Args:
+    error: From `find`.
+  """
   place = getattr(error, "filename", None)
   if not place and (named := _PATH.search(str(error))):
     place = named[1]
@@ -60,11 +64,11 @@ def describe(error: BaseException) -> str:
 
 
 def _full_places() -> list[str]:
-  """The folders that a main writes to; where it shows, those that are full."""
+  """Returns the folders to which a program writes: the full ones, if any."""
   values = flags.FLAGS.flag_values_dict() if flags.FLAGS.is_parsed() else {}
   given = [values.get(name) for name in ("output", "workdir")]
   folders = [*filter(None, given), tempfile.gettempdir()]
-  full = [folder for folder in folders if _free_bytes(folder) < _LITTLE]
+  full = [folder for folder in folders if _free_bytes(folder) < _MIN_FREE_BYTES]
   return full or folders[:1]
 
 
@@ -79,17 +83,17 @@ def _free_bytes(folder: str) -> float:
 
 
 @contextlib.contextmanager
-def told(refuse: Callable[[str], object]) -> Iterator[None]:
-  """Within this context a full disk is told in one line, and nothing else.
+def reported_once(refuse: Callable[[str], object]) -> Iterator[None]:
+  """Within this context, one line reports a full disk, and nothing else does.
 
   Args:
-    refuse: Receives the line; it ends the program.
+    refuse: Receives the line, and ends the program.
   """
   loggers = absl_logging.get_absl_logger(), logging.getLogger("asyncio")
   before = sys.excepthook, threading.excepthook
 
   def uncaught(kind, error, trace):
-    # Also called by libraries, for errors in their own threads.
+    # Libraries also call it, for errors in their own threads.
     if _CLOSED_LOOP not in str(error):
       before[0](kind, error, trace)
 
@@ -100,7 +104,7 @@ def told(refuse: Callable[[str], object]) -> Iterator[None]:
   for logger in loggers:
     logger.addFilter(_is_other)
   sys.excepthook, threading.excepthook = uncaught, uncaught_in_thread
-  # JAX warns that it cannot keep what it has compiled, and goes on.
+  # JAX warns that it cannot store a compiled program, and goes on.
   warnings.filterwarnings("ignore", f".*({'|'.join(_TEXTS)})")
   try:
     yield
@@ -109,7 +113,7 @@ def told(refuse: Callable[[str], object]) -> Iterator[None]:
       raise
     # Files that are still open fail once more when they are closed.
     atexit.register(_silence)
-    refuse(describe(cause))
+    refuse(message(cause))
   finally:
     for logger in loggers:
       logger.removeFilter(_is_other)
@@ -117,11 +121,11 @@ def told(refuse: Callable[[str], object]) -> Iterator[None]:
 
 
 def _is_other(record: logging.LogRecord) -> bool:
-  """Whether a line of the log is not of a full disk."""
+  """Whether a line of the log is not about a full disk."""
   if record.exc_info and find(record.exc_info[1]):
     return False
-  message = record.getMessage()
-  return not any(text in message for text in _TEXTS)
+  line = record.getMessage()
+  return not any(text in line for text in _TEXTS)
 
 
 def _silence() -> None:

@@ -1,4 +1,4 @@
-"""Paths on a disk and URLs on object storage, checked before any work."""
+"""Checks paths on a disk and URLs on object storage, before any work."""
 
 import contextlib
 import importlib.util
@@ -12,18 +12,24 @@ def is_url(folder: str) -> bool:
 
 
 def absolute(folder: str) -> str:
-  """The folder as an absolute path, or as the URL that it is."""
+  """Returns the folder as an absolute path; a URL stays a URL."""
   if is_url(folder):
     return folder.rstrip("/")
   return os.path.abspath(os.path.expanduser(folder))
 
 
+def user_cache() -> str:
+  """Returns the folder of this package in the user's cache."""
+  cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+  return os.path.join(cache, "mlir_jax")
+
+
 def check_packages(folder: str) -> None:
-  """Raises ValueError if what it takes to write to the folder is missing."""
+  """Raises ValueError if a package for object storage is missing."""
   if not folder.startswith("gs://"):
     return
-  needed = {"google.cloud.storage": "google-cloud-storage"}  # Of orbax.
-  if not importlib.util.find_spec("tensorflow"):  # epath takes it, or else:
+  needed = {"google.cloud.storage": "google-cloud-storage"}  # For orbax.
+  if not importlib.util.find_spec("tensorflow"):  # epath prefers tensorflow.
     needed["gcsfs"] = "gcsfs"
   for module, package in needed.items():
     try:
@@ -35,17 +41,17 @@ def check_packages(folder: str) -> None:
 
 
 def check_folder(folder: str, setting: str) -> str:
-  """Refuses a folder that is not one, and cannot become one.
+  """Checks that a path is a folder or can become one.
 
   Args:
-    folder: An absolute path; a URL is not looked at.
-    setting: What says it and its value, for the message: "--output=a/b".
+    folder: An absolute path; a URL is not checked.
+    setting: The flag or field with its value, for the message: "--output=a/b".
 
   Returns:
-    The folder, or the nearest one above it that exists.
+    The folder, or the nearest folder above it that exists.
 
   Raises:
-    ValueError: if the path, or one above it, is not a folder.
+    ValueError: if the path, or a path above it, is not a folder.
     OSError: if the path cannot be one, such as a name that is too long.
   """
   if is_url(folder):
@@ -60,15 +66,15 @@ def check_folder(folder: str, setting: str) -> str:
 
 
 def check_output(folder: str, setting: str) -> None:
-  """Refuses a folder in which nothing can be written, before any work.
+  """Checks that a program can write to a folder, before any work.
 
   Args:
-    folder: Where something will be written, from `absolute`. It need not exist.
+    folder: The folder, from `absolute`. It need not exist.
     setting: As in `check_folder`.
 
   Raises:
-    ValueError: if it is not a folder and cannot become one, if nothing can be
-      written there, or if a package for object storage is missing.
+    ValueError: if it cannot be a folder, if nothing can be written there, or if
+      a package for object storage is missing.
   """
   if is_url(folder):
     check_packages(folder)

@@ -1,7 +1,7 @@
-"""Files of models, runs and stores: read whole, or refused in one line.
+"""Reads files of models, runs and stores, or refuses them in one line.
 
 Their content is not trusted: a file may be cut, damaged, or made to do harm.
-Whoever reads such a file reads it through here, so that each fault has one
+All of the package reads such files with these functions. So each fault has one
 message, which names the file and says what to do.
 """
 
@@ -20,8 +20,8 @@ _LFS_POINTERS = (
   b"version https://hawser.github.com/spec",
 )
 _NAMES = {dict: "an object", list: "a list", str: "a text"}
-# Of brackets: no file of ours or of Hugging Face comes near it.
-_DEEPEST = 100
+# Of nested brackets. Files of ours and of Hugging Face have far fewer.
+_MAX_DEPTH = 100
 
 
 class UnreadableError(ValueError):
@@ -31,7 +31,7 @@ class UnreadableError(ValueError):
 def read_json(
   path: str | os.PathLike, kind: type = dict, mend: str = RESTORE
 ) -> Any:
-  """The content of a JSON file.
+  """Reads a JSON file.
 
   Args:
     path: The file, on a disk or on object storage.
@@ -40,8 +40,8 @@ def read_json(
 
   Raises:
     UnreadableError: if it is missing, empty, cut, not a file, not UTF-8, not
-      JSON, too deep, or holds another kind, a number of thousands of digits,
-      half a surrogate pair or a key for the second time in one object.
+      JSON or too deep. Also if it holds another kind, a number with thousands
+      of digits, half a surrogate pair, or a key twice in one object.
   """
   return parse_json(read_bytes(path, mend), str(path), kind, mend)
 
@@ -49,17 +49,17 @@ def read_json(
 def parse_json(
   content: bytes, where: str, kind: type = dict, mend: str = RESTORE
 ) -> Any:
-  """The value of JSON text in UTF-8: see `read_json`.
+  """Parses JSON text in UTF-8; see `read_json`.
 
   Args:
     content: The text.
     where: Its file, or its file and line, for the message.
-    kind: What it must hold.
-    mend: What to do about a bad one.
+    kind: What it must hold: `dict` or `list`.
+    mend: What to do about a bad text, a sentence.
   """
   try:
     value = json.loads(content.decode("utf-8"), object_pairs_hook=_object)
-    if _deeper_than(value, _DEEPEST):
+    if _deeper_than(value, _MAX_DEPTH):
       raise RecursionError
     json.dumps(value, ensure_ascii=False).encode("utf-8")
   except UnicodeDecodeError as error:
@@ -73,9 +73,9 @@ def parse_json(
   except RecursionError:
     problem = "its brackets are nested too deeply"
   except _RepeatedKeyError as error:
-    problem = f"the key {error} stands twice in one object"
+    problem = f"the key {error} is there twice in one object"
   except ValueError:  # Python converts up to 4,300 digits.
-    problem = "it holds a number of too many digits"
+    problem = "it holds a number with too many digits"
   else:
     if isinstance(value, kind):
       return value
@@ -87,14 +87,14 @@ def parse_json(
 def read_json_lines(
   path: str | os.PathLike, cut: bool = False
 ) -> list[dict[str, Any]]:
-  """The JSON objects of a file that a run adds lines to.
+  """Reads the JSON objects of a file to which a run adds lines.
 
-  Each has its "step", an integer. A missing file has none.
+  Each object has its "step", an integer. A missing file has no objects.
 
   Args:
     path: The file, on a disk or on object storage.
-    cut: Whether a last line without a newline may be damaged, as a run that
-      was killed leaves it; it is then left out.
+    cut: Whether a last line without a newline may be damaged, as after a kill.
+      It is then left out.
 
   Raises:
     UnreadableError: if another line is damaged; it names the file and the line.
@@ -141,7 +141,7 @@ def _deeper_than(value: Any, levels: int) -> bool:
 
 
 def read_bytes(path: str | os.PathLike, mend: str = RESTORE) -> bytes:
-  """A file's content; UnreadableError if `check_file` refuses it."""
+  """Reads a file; UnreadableError if `check_file` refuses it."""
   check_file(path, mend)
   try:
     return epath.Path(path).read_bytes()
@@ -158,11 +158,11 @@ def is_lfs_pointer(first_bytes: bytes) -> bool:
 
 
 def check_file(path: str | os.PathLike, mend: str = RESTORE) -> None:
-  """Refuses what is not a file with content.
+  """Checks that a path is a file with content.
 
   Args:
-    path: The file.
-    mend: What to do about a bad one, a sentence.
+    path: The file, on a disk or on object storage.
+    mend: What to do about a bad file, a sentence.
 
   Raises:
     UnreadableError: if it is missing, a folder, a pipe or a device, empty, or
@@ -174,7 +174,7 @@ def check_file(path: str | os.PathLike, mend: str = RESTORE) -> None:
       problem = "it is a folder, not a file"
     elif not path.exists():
       problem = "it does not exist"
-    # `epath` takes a pipe for a file, and reading it waits for ever.
+    # For `epath` a pipe is a file, and reading it would wait for ever.
     elif "://" not in str(path) and not os.path.isfile(path):
       problem = "it is a pipe or a device, not a file"
     else:
@@ -195,17 +195,17 @@ def check_file(path: str | os.PathLike, mend: str = RESTORE) -> None:
 def inside(
   folder: pathlib.Path, name: Any, said_by: pathlib.Path
 ) -> pathlib.Path:
-  """The path of a file that another file of a model's folder names.
+  """Returns the path of a file that another file of a model's folder names.
 
   Args:
-    folder: The folder that the name is relative to.
+    folder: The folder; the name is relative to it.
     name: The name, as it was read.
     said_by: The file that holds the name, for the message.
 
   Raises:
     UnreadableError: if it is not a relative path that stays in the folder.
-      Links may lead out of it where the Hugging Face hub's cache has them: to
-      the files of the same model.
+      In the cache of the Hugging Face hub, links may lead to the files of the
+      same model outside of the folder.
   """
   problem = ""
   if not isinstance(name, str):
@@ -228,11 +228,11 @@ def inside(
 
 
 def _roots(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Where the files of a folder may lie: in it, or in its hub cache."""
+  """Returns where files of a folder may be: in it, or in its hub cache."""
   whole = folder.absolute()
   return [
     folder.resolve(),
-    # The hub's cache: MODEL/snapshots/COMMIT/... are links to MODEL/blobs/.
+    # In the hub's cache, MODEL/snapshots/COMMIT/... are links to MODEL/blobs/.
     *(
       (part.parent.parent / "blobs").resolve()
       for part in (whole, *whole.parents)

@@ -1,37 +1,49 @@
-"""Writes a file aside, then renames it: it is whole or not there."""
+"""Writes aside, then renames: a file or a folder is whole, or it is not there.
+
+Both forms write next to the path, under the name .NAME.RANDOM.tmp. Nobody can
+foresee this name, and it is always new, so no link leads elsewhere.
+"""
 
 import contextlib
+import errno
+import fcntl
+import glob
 import os
+import pathlib
 import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 from etils import epath
 
 from mlir_jax.storage import locations
 
+_RANDOM_BYTES = 8
+
+
+class TakenError(FileExistsError):
+  """Another writer was faster: its folder has the name."""
+
 
 @contextlib.contextmanager
 def writing_aside(path: str) -> Iterator[BinaryIO]:
-  """Opens a file that gets its name once it is whole.
+  """Opens a file that gets its name when the block ends without an error.
 
-  On a disk it is written beside `path`, as .NAME.RANDOM.tmp, and renamed: of
-  several writers the last one's file stays, whole. Nobody can foresee the name,
-  and the file is a new one, so that no link leads elsewhere. What a killed
-  process leaves has such a name. Object storage keeps no partial file: there
-  the content waits in a temporary file.
+  If several processes write the same file, the last one's file stays, whole.
+  Object storage keeps no partial file: there the content waits in a temporary
+  file on this machine.
 
   Args:
     path: The file, or its URL. Its folder is made if missing. After an error
-      it is as it was before.
+      the file is as it was before.
 
   Yields:
-    The binary file, open for writing; it may seek.
+    The binary file, open for writing; it can seek.
 
   Raises:
-    ValueError: if a folder, a device or a pipe stands at `path`.
+    ValueError: if `path` is a folder, a device or a pipe.
   """
   if locations.is_url(path):
     with tempfile.TemporaryFile() as file:
@@ -42,12 +54,10 @@ def writing_aside(path: str) -> Iterator[BinaryIO]:
     return
   if os.path.exists(path) and not os.path.isfile(path):
     raise ValueError(f"{path} exists and is not a file: give another name.")
-  folder, name = os.path.split(os.path.abspath(path))
-  os.makedirs(folder, exist_ok=True)
-  # A part of the name, since names have a longest length.
-  aside = os.path.join(folder, f".{name[:40]}.{secrets.token_hex(8)}.tmp")
+  aside = _name_aside(pathlib.Path(os.path.abspath(path)))
+  aside.parent.mkdir(parents=True, exist_ok=True)
   try:
-    # "x": it must be new. Its mode is as for any file, unlike tempfile's.
+    # "x": it must be new. Unlike tempfile's, its mode is that of any file.
     with open(aside, "xb") as file:
       yield file
     os.replace(aside, path)
@@ -58,8 +68,90 @@ def writing_aside(path: str) -> Iterator[BinaryIO]:
 
 
 def write_aside(path: str, content: str | bytes) -> None:
-  """Writes a file whole or not at all, see `writing_aside`."""
+  """Writes a file, whole or not at all; see `writing_aside`."""
   if isinstance(content, str):
     content = content.encode("utf-8")
   with writing_aside(path) as file:
     file.write(content)
+
+
+@contextlib.contextmanager
+def folder_aside(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """Makes a folder that gets its name when the block ends without an error.
+
+  A killed process leaves its unfinished folder. The next writer of the same
+  path removes it. Unfinished folders of living processes are locked.
+
+  Args:
+    path: Where the folder will be, on a disk. It may be an empty folder. Its
+      parent is made if missing. After an error, nothing is written there.
+
+  Yields:
+    An empty folder to write in, on the same disk.
+
+  Raises:
+    TakenError: if another process has written to `path` in the meantime.
+  """
+  path = pathlib.Path(os.path.abspath(path))
+  path.parent.mkdir(parents=True, exist_ok=True)
+  _remove_unfinished(path)
+  around, lock = _locked_folder(path)
+  try:
+    with lock:
+      # One level deeper: other users cannot open `around`, but they may open
+      # the finished folder.
+      content = around / "content"
+      content.mkdir()
+      yield content
+      try:
+        os.rename(content, path)
+      except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+          raise TakenError(
+            error.errno, "another process has written it", str(path)
+          ) from error
+        raise
+  finally:
+    shutil.rmtree(around, ignore_errors=True)
+
+
+def _name_aside(path: pathlib.Path) -> pathlib.Path:
+  # A part of the name, since file systems limit the length of names.
+  random = secrets.token_hex(_RANDOM_BYTES)
+  return path.with_name(f".{path.name[:40]}.{random}.tmp")
+
+
+def _locked_folder(path: pathlib.Path) -> tuple[pathlib.Path, TextIO]:
+  """Makes a folder aside with an open file that is locked until it is closed.
+
+  The system closes it when the process ends, so the lock tells the folder of a
+  living process from that of a killed one.
+  """
+  while True:
+    around = _name_aside(path)
+    around.mkdir(mode=0o700)
+    # Until it is locked, another process may remove it. Then try again.
+    with contextlib.suppress(FileNotFoundError):
+      file = open(around / "lock", "w", encoding="utf-8")  # noqa: SIM115
+      # If the file system has no locks, nobody can remove the folder.
+      with contextlib.suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_EX)
+      if (around / "lock").exists():
+        return around, file
+      file.close()
+
+
+def _remove_unfinished(path: pathlib.Path) -> None:
+  """Removes the folders that killed processes left next to the path."""
+  name, digit = glob.escape(path.name[:40]), "[0-9a-f]"
+  for around in path.parent.glob(f".{name}.{digit * 2 * _RANDOM_BYTES}.tmp"):
+    # An OSError means: it is a file, it is locked, it cannot be locked, or it
+    # was just renamed.
+    with contextlib.suppress(OSError):
+      around.rmdir()  # Its process was killed before it made the lock.
+    with (
+      contextlib.suppress(OSError),
+      open(around / "lock", "r+", encoding="utf-8") as file,
+    ):
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      shutil.rmtree(around, ignore_errors=True)

@@ -1,7 +1,8 @@
-"""From a config to the parts of a run."""
+"""Builds the parts of a run from its config; the config is read here."""
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import functools
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,25 +10,34 @@ import ml_collections
 import optax
 from etils import epath
 
-from mlir_jax import checkpoint, extensions, sharding, workdir
 from mlir_jax import contract as contract_lib
+from mlir_jax import extensions, sharding, workdir
 from mlir_jax.batches import batch as batch_lib
-from mlir_jax.batches import drawing, masking, packing, row_plans
+from mlir_jax.batches import drawing, masking, packing, reader, row_plans
+from mlir_jax.checkpoints import manager, metadata
 from mlir_jax.data import preparation, token_store
-from mlir_jax.evals import suite
+from mlir_jax.evals import evaluators, suite
 from mlir_jax.losses import masked_lm as masked_lm_loss
 from mlir_jax.losses import registry
 from mlir_jax.models import architecture, encoder, masked_lm
 from mlir_jax.retrieval import encoding
 from mlir_jax.storage import locations, reading
-from mlir_jax.training import chunking, optim, outputs, provenance, step
-
-# The results of this package's evaluations begin with these.
-_TAKEN = ("test", "dev", "tatoeba")
+from mlir_jax.training import (
+  chunking,
+  compiled_step,
+  initial_state,
+  optim,
+  outputs,
+  progress,
+  provenance,
+  resume,
+  step,
+  timetable,
+)
 
 
 def batch_spec(config: ml_collections.ConfigDict) -> batch_lib.BatchSpec:
-  """The global batch that a config asks for."""
+  """Returns the sizes of the global batch."""
   return batch_lib.BatchSpec(
     **batch_sizes(config),
     hard_negatives=config.batch.hard_negatives,
@@ -36,7 +46,7 @@ def batch_spec(config: ml_collections.ConfigDict) -> batch_lib.BatchSpec:
 
 
 def batch_sizes(config: ml_collections.ConfigDict) -> dict[str, int]:
-  """Stream to the rows of its global batch; 0 leaves it out."""
+  """Returns stream to rows of the global batch; 0 leaves a stream out."""
   return {name: config.batch[name] for name in batch_lib.STREAMS}
 
 
@@ -45,7 +55,7 @@ def make_plans(
   store: token_store.TokenStore,
   mesh: jax.sharding.Mesh,
 ) -> row_plans.Plans:
-  """The shapes that the run's batches may have."""
+  """Returns the shapes that the run's batches may have, the usual one first."""
   return row_plans.make_plans(
     store,
     batch_spec(config),
@@ -59,7 +69,7 @@ def make_plans(
 def row_settings(
   config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
 ) -> dict[str, Any]:
-  """What `row_plans.choose` is told of a config and its devices."""
+  """Returns the arguments of `row_plans.choose` for a config and a mesh."""
   return {
     "chunk_rows": config.batch.chunk_rows,
     "row_length": config.batch.row_length,
@@ -72,7 +82,7 @@ def row_settings(
 def make_masker(
   config: ml_collections.ConfigDict, prepared: preparation.Prepared
 ) -> masking.Masker | None:
-  """What hides words, if the run has a stream for it."""
+  """Returns the masker, if the run has masked language modelling."""
   if not config.batch.masked:
     return None
   return masking.make_masker(
@@ -85,7 +95,7 @@ def make_masker(
 def make_optimizer(
   config: ml_collections.ConfigDict,
 ) -> tuple[optax.Schedule, optax.GradientTransformationExtraArgs]:
-  """The learning-rate schedule and the optimizer that a config asks for."""
+  """Returns the schedule of learning rates and the optimizer."""
   settings = config.optim
   schedule = optim.make_schedule(
     settings.learning_rate,
@@ -111,15 +121,15 @@ def make_encode(
   shardings: Any,
   chunk_rows: int = 0,
 ) -> outputs.Encode:
-  """What encodes a batch over the mesh, see `outputs.make_encode`.
+  """Returns the function that encodes a batch; see `outputs.make_encode`.
 
   Args:
-    encoder_config: The encoder's.
-    contract: The run's.
+    encoder_config: The encoder's shape.
+    contract: The run's contract.
     mesh: The mesh.
-    shardings: Of the parameters. If they have a head for masked language
-      modelling, batches may have masked sentences.
-    chunk_rows: Rows encoded at once, over all devices; 0 for all of them.
+    shardings: Of the parameters. With a head for masked language modelling,
+      batches may have masked sentences.
+    chunk_rows: Rows that are encoded at a time, over all devices; 0 for all.
   """
   return outputs.make_encode(
     chunking.make_encode(
@@ -137,15 +147,14 @@ def make_vocabulary(
   mesh: jax.sharding.Mesh,
   shardings: Any,
 ) -> Callable[[Any], masked_lm_loss.Vocabulary]:
-  """What scores tokens: of the passage tower, which reads sentences.
+  """Returns the function that makes the output "vocabulary" of parameters.
+
+  It scores tokens with the passage tower, which reads sentences.
 
   Args:
-    encoder_config: The encoder's.
+    encoder_config: The encoder's shape.
     mesh: The mesh; the masked texts are split over "data".
     shardings: Of the parameters.
-
-  Returns:
-    Parameters -> the output "vocabulary".
   """
 
   def read(params):
@@ -170,7 +179,7 @@ def make_read(
   encoder_config: architecture.EncoderConfig,
   contract: contract_lib.EncodingContract,
 ) -> chunking.Read:
-  """What the step reads of texts: vectors, or states at masked places."""
+  """Returns the function that encodes texts: to vectors, or masked states."""
   embed = encoding.make_embed(encoder_config, contract)
 
   def read(params, group, blocks, token_vectors=None):
@@ -192,7 +201,7 @@ def jit_step(
   shardings: step.TrainState,
   encoder_config: architecture.EncoderConfig,
 ) -> Callable:
-  """The train step, jitted for the mesh; it donates the state."""
+  """Returns the train step, jitted for the mesh; it donates the state."""
   train_step = step.make_train_step(
     make_encode(
       encoder_config, contract, mesh, shardings.params, config.batch.chunk_rows
@@ -210,40 +219,168 @@ def jit_step(
   )
 
 
-def find_evaluators(
+def start_state(
   config: ml_collections.ConfigDict,
-) -> dict[str, suite.Evaluator]:
-  """Imports the evaluators of the user, which this command line names.
+  prepared: preparation.Prepared,
+  optimizer: optax.GradientTransformation,
+  mesh: jax.sharding.Mesh,
+  checkpoints: manager.Checkpoints,
+  folder: str,
+  begin: resume.Start,
+) -> tuple[architecture.EncoderConfig, step.TrainState, Any]:
+  """Returns the encoder's shape, the state to go on from and its shardings.
+
+  It prints which modules of the user have changed since the checkpoint.
 
   Raises:
-    ValueError: if one is not there, or is not a function.
+    ContractMismatchError, ValueError: as `initial_state.start_config`.
   """
-  found = {}
-  for name, target in config.eval.get("extra", {}).items():
-    field = f"eval.extra.{name}"
-    if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in _TAKEN:
-      raise ValueError(
-        f"{field}: give another name, of the letters a to z, digits and"
-        f" underscores; {', '.join(_TAKEN)} have a meaning already."
+  backbone = None
+  if begin.step is None:
+    backbone = preparation.fetch_backbone(config, folder)
+  encoder_config = initial_state.start_config(
+    config.model, prepared, backbone, checkpoints, begin
+  )
+  state, shardings = initial_state.start_state(
+    encoder_config,
+    optimizer,
+    mesh,
+    checkpoints,
+    begin,
+    lambda shardings: initial_state.initial_params(
+      config.model, encoder_config, shardings, backbone, config.seed
+    ),
+    towers=config.model.towers,
+    with_head=bool(config.batch.masked),
+    fsdp=config.mesh.fsdp,
+  )
+  if begin.step is not None:
+    before = checkpoints.read_description(begin.step).provenance.get(
+      "user_code", {}
+    )
+    for line in extensions.describe_changes(before, _user_code(config)):
+      print(line)
+  return encoder_config, state, shardings
+
+
+def compile_step(
+  config: ml_collections.ConfigDict,
+  prepared: preparation.Prepared,
+  encoder_config: architecture.EncoderConfig,
+  jitted: Callable,
+  state: step.TrainState,
+  plans: row_plans.Plans,
+  mesh: jax.sharding.Mesh,
+) -> compiled_step.CompiledStep:
+  """Compiles the train step for the shapes of batches; prints what it costs.
+
+  Args:
+    config: The run's config.
+    prepared: The run's data.
+    encoder_config: The encoder's shape.
+    jitted: From `jit_step`.
+    state: The state before the first step.
+    plans: From `make_plans`.
+    mesh: The mesh.
+  """
+  spec = batch_spec(config)
+  train_step = compiled_step.CompiledStep(
+    jitted,
+    state,
+    [
+      compiled_step.abstract_batch(
+        spec,
+        plan,
+        mesh,
+        positives=prepared.store.max_positives,
       )
-    found[name] = extensions.load(target, field)
-    if not callable(found[name]):
-      raise ValueError(f"{field} is {target!r}, which is not a function.")
-  return found
+      for plan in plans.plans
+    ],
+    ahead=len(plans.plans) - plans.last_resort,
+  )
+  operations = compiled_step.step_flops(config, encoder_config, plans)
+  print(f"A step takes {operations} over {mesh.size} devices.")
+  return train_step
+
+
+def make_batches(
+  config: ml_collections.ConfigDict,
+  store: token_store.TokenStore,
+  plans: row_plans.Plans,
+  masker: masking.Masker | None,
+  mesh: jax.sharding.Mesh,
+  first_step: int,
+) -> Generator[tuple[int, Any]]:
+  """Yields (step, batch on the devices) for all steps that are left.
+
+  It prints which reader makes them.
+  """
+  kind = reader.choose(config.data.reader)
+  print(f"Batches: {reader.KINDS[kind]} (data.reader={kind}).")
+  batches = reader.batches(
+    kind,
+    store,
+    batch_spec(config),
+    plans.plans,
+    seed=config.seed,
+    temperature=config.data.language_temperature,
+    start=first_step,
+    stop=config.train.steps,
+    host_rows=functools.partial(sharding.host_rows, mesh),
+    prefetch=config.data.prefetch,
+    masker=masker,
+  )
+
+  def place():
+    with contextlib.closing(batches):
+      for number, batch in batches:
+        yield number, sharding.place_batch(batch, mesh)
+
+  return place()
+
+
+def make_timetable(config: ml_collections.ConfigDict) -> timetable.Timetable:
+  """Returns when the run logs, evaluates, saves and ends."""
+  return timetable.Timetable(
+    last_step=config.train.steps,
+    log_every=config.train.log_every,
+    eval_every=config.eval.every,
+    save_every=config.train.checkpoint_every,
+    max_nonfinite_steps=config.train.max_nonfinite_steps,
+  )
+
+
+def make_progress(
+  config: ml_collections.ConfigDict, folder: str, first_step: int
+) -> progress.Progress:
+  """Opens the run's log and draws its progress bar."""
+  return progress.Progress(
+    folder,
+    first_step=first_step,
+    last_step=config.train.steps,
+    sequences_per_step=sequences_per_step(config.batch),
+    local_dir=config.hosts.local_dir,
+  )
+
+
+def sequences_per_step(batch: ml_collections.ConfigDict) -> int:
+  """Returns how many texts a step encodes, from the part `batch`."""
+  pairs = batch.retrieval * (2 + batch.hard_negatives)
+  return pairs + 2 * batch.parallel + batch.monolingual + batch.masked
 
 
 def make_suite(
   config: ml_collections.ConfigDict,
   prepared: preparation.Prepared,
-  embed: Callable[..., list[jax.Array]],
+  encoder_config: architecture.EncoderConfig,
   mesh: jax.sharding.Mesh,
   folder: str,
 ) -> suite.Suite:
-  """The run's evaluations."""
+  """Returns the run's evaluations."""
   text_encoder = encoding.TextEncoder(
     prepared.contract,
     prepared.tokenizer,
-    embed,
+    encoding.make_embed(encoder_config, prepared.contract),
     mesh,
     config.eval.batch_size,
   )
@@ -257,42 +394,48 @@ def make_suite(
     trained_on=prepared.collection,
     streams=drawing.streams_read(config.batch),
     dev_passages=config.eval.dev_passages,
-    extra=find_evaluators(config),
+    extra=evaluators.find(config.eval.extra),
   )
 
 
-def describe(
+def make_description(
   config: ml_collections.ConfigDict,
   prepared: preparation.Prepared,
   encoder_config: architecture.EncoderConfig,
   folder: str,
   history: Sequence[Mapping[str, Any]] = (),
-) -> checkpoint.Description:
-  """What stands beside the arrays in the run's checkpoints.
+) -> metadata.Description:
+  """Returns what each checkpoint of the run stores next to the arrays.
 
   Args:
     config: The run's config.
-    prepared: Its contract and data.
-    encoder_config: Its encoder's.
+    prepared: The run's contract and data.
+    encoder_config: The encoder's shape.
     folder: The run's folder.
     history: From `workdir.read_history`.
   """
   values = config.to_dict()
   backbone = epath.Path(folder) / workdir.BACKBONE
   for name in ("root", "tatoeba_root"):
-    if values["data"][name]:  # Found from any directory.
+    if values["data"][name]:  # An absolute path is found from any folder.
       values["data"][name] = locations.absolute(values["data"][name])
-  return checkpoint.Description(
+  return metadata.Description(
     config=values,
     contract=prepared.contract,
     encoder=architecture.shape_of(encoder_config),
     provenance={
-      **provenance.describe(
+      **provenance.gather(
         prepared.store.fingerprint,
         reading.read_json(backbone) if backbone.exists() else None,
         history,
+        _user_code(config),
       ),
-      # What training had of each language, for tests of other collections.
+      # The groups of languages, for tests on other collections.
       "groups": dict(prepared.collection.groups),
     },
   )
+
+
+def _user_code(config: ml_collections.ConfigDict) -> dict[str, str]:
+  """Returns module to hash of the user's code that the config names."""
+  return extensions.fingerprints(*extensions.named_by(config.to_dict()))

@@ -1,4 +1,4 @@
-"""Refuses a config that cannot be trained, before anything is read."""
+"""Refuses a run that cannot be trained, before texts are tokenized."""
 
 import dataclasses
 import os
@@ -6,23 +6,28 @@ from collections.abc import Mapping
 
 import jax
 import ml_collections
+import tokenizers
+from etils import epath
 
-from mlir_jax import config as run_config
+from mlir_jax import config_checks, sharding, workdir
 from mlir_jax import contract as contract_lib
-from mlir_jax import sharding
+from mlir_jax.batches import masking
+from mlir_jax.data import preparation
+from mlir_jax.evals import evaluators
 from mlir_jax.hub import warm_start
 from mlir_jax.losses import base, registry
+from mlir_jax.models import pretrained
 from mlir_jax.training import build, chunking, initial_state
 
 
 def check_settings(config: ml_collections.ConfigDict) -> None:
-  """Refuses a config that cannot be trained, before anything is read.
+  """Refuses a config that cannot be trained, before any file is read.
 
   Raises:
     ValueError: naming the field.
   """
-  run_config.check(config)
-  build.find_evaluators(config)
+  config_checks.check(config)
+  evaluators.find(config.eval.extra)
   losses = registry.make(config.loss)
   registry.check(losses, dataclasses.asdict(build.batch_spec(config)))
   _check_shape(config, losses)
@@ -44,14 +49,14 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
   if decay >= 1:
     raise ValueError(
       f"optim.learning_rate x optim.weight_decay is {decay}: the decay of one"
-      " step would change the sign of a weight; their product must be below 1."
+      " step would change the sign of a weight. The product must be below 1."
     )
 
 
 def _check_shape(
   config: ml_collections.ConfigDict, losses: Mapping[str, base.Loss]
 ) -> None:
-  """Refuses a shape that a model from scratch, or its vectors, cannot have."""
+  """Refuses an encoding, or a shape of a new model, that cannot work."""
   model = config.model
   if config.encoding.normalize is False and registry.need_unit_vectors(losses):
     raise ValueError(
@@ -63,7 +68,7 @@ def _check_shape(
     if prefix and not prefix.strip():
       raise ValueError(
         f"encoding.{role}.prefix is {prefix!r}: white space alone adds nothing;"
-        " give a word, or an empty text."
+        " give a word or an empty text."
       )
   if model.pretrained:
     return
@@ -72,18 +77,19 @@ def _check_shape(
       f"model.hidden_size is {model.hidden_size}, which model.num_heads,"
       f" {model.num_heads}, does not divide."
     )
+  # From scratch, no model's folder says how texts are encoded.
+  contract = preparation.resolve_encoding(config, None).complete(None)
   for role in contract_lib.ROLES:
-    name = f"{role}.max_length"
-    length = config.encoding[role].max_length or run_config.ENCODING[name]
+    length = contract.role(role).max_length
     if length > model.max_positions:
       raise ValueError(
-        f"encoding.{name} is {length}, but model.max_positions is"
-        f" {model.max_positions}: lower the one or raise the other."
+        f"encoding.{role}.max_length is {length}, but model.max_positions is"
+        f" {model.max_positions}: lower the length or raise the positions."
       )
 
 
 def _check_sources(config: ml_collections.ConfigDict) -> None:
-  """Refuses what says where something is, but is not read."""
+  """Refuses a field that names a place but is never read."""
   data, model = config.data, config.model
   for name in ("root", "tatoeba_root"):
     if data.collection == "cldr" and data[name]:
@@ -114,7 +120,7 @@ def _check_attention(config: ml_collections.ConfigDict) -> None:
     missing.append("a GPU")
   if model.dtype != "bfloat16":
     missing.append("model.dtype=bfloat16")
-  if initial_state.dropout_rates(config)["attention_dropout"]:
+  if initial_state.dropout_rates(model)["attention_dropout"]:
     missing.append("model.attention_dropout=0.0")
   for role in contract_lib.ROLES:
     if (config.encoding[role].max_length or 0) % 2:
@@ -128,7 +134,50 @@ def _check_attention(config: ml_collections.ConfigDict) -> None:
 def check_mesh(
   config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
 ) -> None:
-  """Raises ValueError if a batch or chunk does not divide over the mesh."""
+  """Raises ValueError if the mesh does not divide a batch or the chunk."""
   for name, size in build.batch_sizes(config).items():
     sharding.check_divides(mesh, size, f"batch.{name}")
   chunking.check_chunk(config.batch.chunk_rows, mesh.shape[sharding.DATA])
+
+
+def check_fits(
+  config: ml_collections.ConfigDict,
+  folder: str,
+  tokenizer: tokenizers.Tokenizer,
+  contract: contract_lib.EncodingContract,
+) -> None:
+  """Refuses a tokenizer and a contract that the run's encoder cannot use.
+
+  It is called before texts are tokenized, which may take hours.
+
+  Args:
+    config: The run's config.
+    folder: The run's folder.
+    tokenizer: The run's tokenizer.
+    contract: The run's contract.
+
+  Raises:
+    ValueError: naming the field or the tensor.
+  """
+  if not contract.normalize and registry.need_unit_vectors(
+    registry.make(config.loss)
+  ):
+    raise ValueError(
+      "encoding.normalize is False, but the losses are written for cosines:"
+      " set it to True."
+    )
+  contract_lib.check_prefixes(contract, tokenizer)
+  if config.batch.masked:
+    masking.make_masker(tokenizer, **config.data.masking)
+  if workdir.is_trained(epath.Path(folder)):
+    return  # The encoder is the checkpoint's.
+  backbone = preparation.fetch_backbone(config, folder)
+  encoder_config = initial_state.initial_config(
+    config.model, tokenizer, backbone
+  )
+  initial_state.check_lengths(encoder_config, contract)
+  if backbone:
+    *_, last = towers = warm_start.towers(backbone)
+    for tower, path in towers.items():
+      # The last tower reads sentences, so it needs the head.
+      pretrained.check(path, bool(config.batch.masked) and tower == last)

@@ -1,8 +1,9 @@
-"""The state that a run starts from: drawn, pretrained, or its last one's."""
+"""The state that a run starts from: random, pretrained or a checkpoint's."""
 
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,23 +11,21 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 import tokenizers
-from etils import epath
 from flax import traverse_util
 
-from mlir_jax import checkpoint, sharding, workdir
 from mlir_jax import contract as contract_lib
-from mlir_jax.batches import masking
+from mlir_jax import sharding
+from mlir_jax.checkpoints import manager
 from mlir_jax.data import preparation
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.hub import warm_start
-from mlir_jax.losses import registry
 from mlir_jax.models import architecture, encoder, pretrained
 from mlir_jax.training import resume, step
 
 
-def dropout_rates(config: ml_collections.ConfigDict) -> dict[str, float]:
-  """The rates by their names in the model's part of the config."""
-  rate, attention = config.model.dropout, config.model.attention_dropout
+def dropout_rates(model: ml_collections.ConfigDict) -> dict[str, float]:
+  """Returns the rates by their names in the part `model` of a config."""
+  rate, attention = model.dropout, model.attention_dropout
   return {
     "dropout": rate,
     "attention_dropout": rate if attention is None else attention,
@@ -34,24 +33,24 @@ def dropout_rates(config: ml_collections.ConfigDict) -> dict[str, float]:
 
 
 def initial_config(
-  config: ml_collections.ConfigDict,
+  model: ml_collections.ConfigDict,
   tokenizer: tokenizers.Tokenizer,
   backbone: pathlib.Path | None,
 ) -> architecture.EncoderConfig:
-  """The shape of the encoder, pretrained or from scratch.
+  """Returns the shape of the encoder, pretrained or from scratch.
 
   Args:
-    config: The run's config.
-    tokenizer: It says how large the vocabulary is.
-    backbone: The pretrained model's folder.
+    model: The part `model` of the run's config.
+    tokenizer: Its largest id gives the size of the vocabulary.
+    backbone: The folder of the pretrained model; None from scratch.
 
   Raises:
-    ValueError: if the pretrained model and the config do not fit.
+    ValueError: if the pretrained model, the config and the tokenizer do not fit
+      together.
   """
-  model = config.model
   vocab_size = 1 + tokenizer_lib.largest_id(tokenizer)
   pad_id = tokenizer_lib.pad_id(tokenizer)
-  rates = dropout_rates(config)
+  rates = dropout_rates(model)
   if not backbone:
     return architecture.EncoderConfig(
       vocab_size=vocab_size,
@@ -100,49 +99,11 @@ def initial_config(
   )
 
 
-def check_fits(
-  config: ml_collections.ConfigDict,
-  folder: str,
-  tokenizer: tokenizers.Tokenizer,
-  contract: contract_lib.EncodingContract,
-) -> None:
-  """Refuses what the run's encoder cannot do, before any text is tokenized.
-
-  Args:
-    config: The run's config.
-    folder: The run's folder.
-    tokenizer: Its tokenizer.
-    contract: Its contract.
-
-  Raises:
-    ValueError: naming the field or the tensor.
-  """
-  if not contract.normalize and registry.need_unit_vectors(
-    registry.make(config.loss)
-  ):
-    raise ValueError(
-      "encoding.normalize is False, but the losses are written for cosines:"
-      " set it to True."
-    )
-  contract_lib.check_prefixes(contract, tokenizer)
-  if config.batch.masked:
-    masking.make_masker(tokenizer, **config.data.masking)
-  if workdir.is_trained(epath.Path(folder)):
-    return  # The encoder is the checkpoint's.
-  backbone = preparation.fetch_backbone(config, folder)
-  encoder_config = initial_config(config, tokenizer, backbone)
-  check_lengths(encoder_config, contract)
-  if backbone:
-    *_, last = towers = warm_start.towers(backbone)
-    for tower, path in towers.items():  # The last one reads sentences.
-      pretrained.check(path, bool(config.batch.masked) and tower == last)
-
-
 def check_lengths(
   encoder_config: architecture.EncoderConfig,
   contract: contract_lib.EncodingContract,
 ) -> None:
-  """Raises ValueError if a role's texts may be longer than the encoder's."""
+  """Raises ValueError if a role's max_length is too long for the encoder."""
   architecture.check_lengths(
     encoder_config,
     {name: contract.role(name).max_length for name in contract_lib.ROLES},
@@ -150,52 +111,45 @@ def check_lengths(
 
 
 def initial_params(
-  config: ml_collections.ConfigDict,
+  model: ml_collections.ConfigDict,
   encoder_config: architecture.EncoderConfig,
   shardings: Any,
   backbone: pathlib.Path | None,
+  seed: int,
 ) -> Any:
-  """The parameters before training, each put on its devices as it is read.
+  """Returns the parameters before training, each array on its devices.
 
   Args:
-    config: The run's config.
+    model: The part `model` of the run's config.
     encoder_config: From `initial_config`.
-    shardings: Of the parameters, a tree like them.
-    backbone: The pretrained model's folder.
+    shardings: A tree like the parameters.
+    backbone: The folder of the pretrained model; None from scratch.
+    seed: For all parameters that are drawn.
 
   Returns:
     float32 parameters of the towers, and of the head for masked language
-    modelling if the run has it.
+    modelling if `shardings` has it.
   """
-  model = config.model
   with_head = encoder.MASKED_LM in shardings
-
-  def place_as(shardings):
-    by_path: Any = traverse_util.flatten_dict(shardings, sep="/")
-    # Each process has the whole array; device_put would compare them first.
-    return lambda path, array: jax.make_array_from_callback(
-      array.shape, by_path[path], array.__getitem__
-    )
-
-  def draw(init, shardings):
-    return jax.jit(init, out_shardings=shardings)(jax.random.key(config.seed))
-
+  key = jax.random.key(seed)
   if not backbone:
-    return draw(
+    return _draw(
       lambda key: encoder.init_params(
         encoder_config, model.towers, key, with_head
       ),
       shardings,
+      key,
     )
 
   def load(path, shardings):
     _, params = pretrained.load(
-      str(path), dtype=model.dtype, place=place_as(shardings)
+      str(path), dtype=model.dtype, place=_place_as(shardings)
     )
     if encoder_config.projection_size and encoder.PROJECTION not in params:
-      params[encoder.PROJECTION] = draw(
+      params[encoder.PROJECTION] = _draw(
         functools.partial(encoder.init_projection, encoder_config),
         shardings[encoder.PROJECTION],
+        key,
       )
     return params
 
@@ -210,32 +164,45 @@ def initial_params(
     }
   if with_head:
     head_shardings = shardings[encoder.MASKED_LM]
-    *_, sentences = towers.values()  # The tower that reads them has it.
+    *_, sentences = towers.values()  # The last tower reads sentences.
     head = pretrained.load_masked_lm(
-      str(sentences), place=place_as(head_shardings)
+      str(sentences), place=_place_as(head_shardings)
     )
     if head is None:
       print(
         f"{model.pretrained} has no head for masked language modelling: a new"
         " one is drawn."
       )
-      head = draw(
-        functools.partial(encoder.init_head, encoder_config), head_shardings
+      head = _draw(
+        functools.partial(encoder.init_head, encoder_config),
+        head_shardings,
+        key,
       )
     params[encoder.MASKED_LM] = head
   return params
 
 
+def _draw(init: Callable[[Any], Any], shardings: Any, key: jax.Array) -> Any:
+  """Draws parameters on their devices; compiled, since eager init is slow."""
+  return jax.jit(init, out_shardings=shardings)(key)
+
+
+def _place_as(shardings: Any) -> Callable[[str, Any], jax.Array]:
+  """Returns a function (path, array) that puts the array on its devices."""
+  by_path: Any = traverse_util.flatten_dict(shardings, sep="/")
+  # Each process has the whole array. `device_put` would compare these first.
+  return lambda path, array: jax.make_array_from_callback(
+    array.shape, by_path[path], array.__getitem__
+  )
+
+
 def check_same_data(ours: str, theirs: str, where: str) -> None:
-  """Refuses to go on with other data than a checkpoint was trained on.
+  """Raises ValueError if a checkpoint was trained on other data.
 
   Args:
-    ours: The token store's fingerprint.
-    theirs: That in the checkpoint's provenance.
+    ours: The fingerprint of the run's token store.
+    theirs: The fingerprint in the checkpoint's provenance.
     where: The checkpoint, for the message.
-
-  Raises:
-    ValueError: if they differ.
   """
   if ours != theirs:
     raise ValueError(
@@ -245,40 +212,32 @@ def check_same_data(ours: str, theirs: str, where: str) -> None:
     )
 
 
-def start_state(
-  config: ml_collections.ConfigDict,
+def start_config(
+  model: ml_collections.ConfigDict,
   prepared: preparation.Prepared,
-  optimizer: optax.GradientTransformation,
-  mesh: jax.sharding.Mesh,
-  checkpoints: checkpoint.Checkpoints,
-  folder: str,
+  backbone: pathlib.Path | None,
+  checkpoints: manager.Checkpoints,
   begin: resume.Start,
-) -> tuple[architecture.EncoderConfig, step.TrainState, Any]:
-  """The state to go on from: a checkpoint's, or a new one.
+) -> architecture.EncoderConfig:
+  """Returns the encoder's shape, of a new run or of a checkpoint.
 
   Args:
-    config: The run's config.
-    prepared: Its contract and data.
-    optimizer: Its optimizer.
-    mesh: Where the state shall live.
-    checkpoints: The run's.
-    folder: The run's folder.
+    model: The part `model` of the run's config.
+    prepared: The run's contract and data.
+    backbone: The folder of the pretrained model of a new run, if it has one.
+    checkpoints: The run's checkpoints.
     begin: From `resume.choose`.
 
-  Returns:
-    The encoder's config, the state, and the state's shardings.
-
   Raises:
-    ContractMismatchError: if the checkpoint's contract is another.
-    ValueError: if the checkpoint is of other data, or the model and the
-      tokenizer, or the model and the lengths, do not fit.
+    ContractMismatchError: if the checkpoint has another contract.
+    ValueError: if the checkpoint was trained on other data; or if the model
+      does not fit the tokenizer or the lengths.
   """
   if begin.step is None:
-    backbone = preparation.fetch_backbone(config, folder)
-    encoder_config = initial_config(config, prepared.tokenizer, backbone)
+    encoder_config = initial_config(model, prepared.tokenizer, backbone)
   else:
-    where = f"step {begin.step} in {checkpoints.directory}"
-    found = checkpoints.describe(begin.step)
+    where = _name(checkpoints, begin)
+    found = checkpoints.read_description(begin.step)
     contract_lib.check_same(prepared.contract, found.contract, where)
     check_same_data(
       prepared.store.fingerprint,
@@ -287,33 +246,65 @@ def start_state(
     )
     encoder_config = architecture.of_checkpoint(found.encoder, where)
   check_lengths(encoder_config, prepared.contract)
-  encoder_config = dataclasses.replace(
+  return dataclasses.replace(
     encoder_config,
-    dtype=config.model.dtype,
-    remat=config.model.remat,
-    attention=config.model.attention,
+    dtype=model.dtype,
+    remat=model.remat,
+    attention=model.attention,
   )
+
+
+def start_state(
+  encoder_config: architecture.EncoderConfig,
+  optimizer: optax.GradientTransformation,
+  mesh: jax.sharding.Mesh,
+  checkpoints: manager.Checkpoints,
+  begin: resume.Start,
+  make_params: Callable[[Any], Any],
+  *,
+  towers: str,
+  with_head: bool,
+  fsdp: bool,
+) -> tuple[step.TrainState, Any]:
+  """Returns the state to go on from, a checkpoint's or a new one.
+
+  Args:
+    encoder_config: From `start_config`.
+    optimizer: The run's optimizer.
+    mesh: The state is placed on it.
+    checkpoints: The run's checkpoints.
+    begin: From `resume.choose`.
+    make_params: Shardings of the parameters -> parameters of a new run.
+    towers: "tied" or "separate".
+    with_head: Whether there is a head for masked language modelling.
+    fsdp: Whether the state is sharded over "data".
+
+  Returns:
+    The state and its shardings.
+  """
 
   def init(params):
     return step.init_state(params, optimizer)
 
   abstract = jax.eval_shape(
-    init,
-    encoder.abstract_params(
-      encoder_config, config.model.towers, bool(config.batch.masked)
-    ),
+    init, encoder.abstract_params(encoder_config, towers, with_head)
   )
-  shardings = sharding.state_shardings(abstract, mesh, config.mesh.fsdp)
-  print(sharding.describe(abstract.params, shardings.params))
+  shardings = sharding.state_shardings(abstract, mesh, fsdp)
+  print(sharding.parameter_summary(abstract.params, shardings.params))
   if begin.step is None:
-    params = initial_params(config, encoder_config, shardings.params, backbone)
+    params = make_params(shardings.params)
     state = jax.jit(init, out_shardings=shardings, donate_argnums=0)(params)
-  else:
-    state = checkpoints.restore(
-      begin.step, checkpoint.abstract(abstract, shardings)
-    )
-    if begin.from_step:  # What was changed shall have its chance.
-      zero = jax.jit(jnp.zeros_like, out_shardings=shardings.skipped_in_a_row)
-      state = state.replace(skipped_in_a_row=zero(state.skipped_in_a_row))
-    print(f"Going on from {where}.")
-  return encoder_config, state, shardings
+    return state, shardings
+  state = checkpoints.restore(
+    begin.step, sharding.abstract(abstract, shardings)
+  )
+  if begin.from_step:  # Settings may have changed, so the count starts again.
+    zero = jax.jit(jnp.zeros_like, out_shardings=shardings.skipped_in_a_row)
+    state = state.replace(skipped_in_a_row=zero(state.skipped_in_a_row))
+  print(f"Going on from {_name(checkpoints, begin)}.")
+  return state, shardings
+
+
+def _name(checkpoints: manager.Checkpoints, begin: resume.Start) -> str:
+  """Returns a checkpoint's name for messages."""
+  return f"step {begin.step} in {checkpoints.directory}"

@@ -15,14 +15,14 @@ def make_schedule(
   final_fraction: float,
   steps: int,
 ) -> optax.Schedule:
-  """Linear warm-up to `learning_rate`, then decay until the last step.
+  """Returns a linear warm-up to `learning_rate`, then a decay.
 
   Args:
     learning_rate: The peak.
     warmup_steps: Steps from 0 to the peak.
     decay: "cosine", "linear" or "constant".
-    final_fraction: Of the peak, what is left at `steps`.
-    steps: Steps of the whole run, at least `warmup_steps`.
+    final_fraction: The share of the peak that is left at `steps`.
+    steps: Steps of the whole run, at least `warmup_steps`; the decay ends here.
   """
   decay_steps = max(1, steps - warmup_steps)
   after = {
@@ -39,7 +39,7 @@ def make_schedule(
 
 
 def is_decayed(params: Any) -> Any:
-  """The decay mask: all but biases, layer-norm scales and other vectors."""
+  """Returns which parameters decay: not biases, norm scales, other vectors."""
   return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
@@ -52,32 +52,32 @@ def make_optimizer(
   weight_decay: float,
   clip_norm: float,
 ) -> optax.GradientTransformationExtraArgs:
-  """AdamW (Loshchilov & Hutter 2019) after clipping the global norm.
+  """Returns AdamW (Loshchilov & Hutter 2019) after clipping the global norm.
 
-  It computes what `optax.chain(clip_by_global_norm, adamw)` does, and its state
-  is that chain's, but each of a parameter's arrays is read and written once,
-  in place: the chain keeps the clipped gradient, and, where its results are
-  selected afterwards, copies both moments. For a table of 250,000 tokens that
-  is more than a small batch's forward pass.
+  It computes the same as `optax.chain(clip_by_global_norm, adamw)` and has the
+  same state. But it reads and writes each array of a parameter once, in place.
+  The chain keeps the clipped gradient, and it copies both moments if its
+  results are selected afterwards. For a table of 250,000 tokens these copies
+  cost more than the forward pass of a small batch.
 
-  A gradient whose norm is finite gives a finite update, so nobody has to look
-  at the update before it is taken. The norm's square is a float32, so no slope
-  is above 1.9e19. Neither is the first moment: with its bias corrected, it is a
+  A gradient with a finite norm gives a finite update, so the update needs no
+  check. The norm's square is a float32, so no slope is above 1.9e19. The first
+  moment is not above it either: after the correction of its bias it is a
   weighted mean of slopes. The update is at most learning rate * 1.9e19 / eps +
-  learning rate * weight decay * parameter, which the ranges in `config.RANGES`
-  keep finite.
+  learning rate * weight decay * parameter. The ranges in `config.RANGES` keep
+  this finite.
 
   Args:
     schedule: Step to learning rate.
     b1: Decay of the first moment.
     b2: Decay of the second moment.
     eps: Added to the denominator.
-    weight_decay: Decoupled, of matrices and embeddings alone.
+    weight_decay: Decoupled; for matrices and embeddings only.
     clip_norm: The largest global gradient norm; 0 for no clipping.
 
   Returns:
-    Its `update` takes `finite`, bool []: False gives updates of 0 and the state
-    as it was, whatever the gradient. It is True by default.
+    An optimizer whose `update` also takes `finite`, bool [], True by default.
+    With False, updates are 0 and the state stays the same for any gradient.
   """
   adamw = optax.adamw(
     schedule,
@@ -87,8 +87,8 @@ def make_optimizer(
     weight_decay=weight_decay,
     mask=is_decayed,
   )
-  # The state has one form whether or not there is clipping, so that a run can
-  # go on from a checkpoint with another clip_norm.
+  # The state has the same form with and without clipping, so that a run can go
+  # on from a checkpoint with another clip_norm.
   init = optax.chain(optax.identity(), adamw).init
 
   def update(gradient, state, params, *, finite=True):
@@ -101,7 +101,7 @@ def make_optimizer(
     if clip_norm:
       factor = clip_norm / jnp.maximum(optax.tree.norm(gradient), clip_norm)
 
-    # Kept at once: the update then reads the new moments, not the old ones.
+    # Select the moments here: the update then reads the new ones only.
     def first_moment(moment, slope):
       return keep(b1 * moment + (1 - b1) * (factor * slope), moment)
 
@@ -133,7 +133,7 @@ def make_optimizer(
     )
     return changes, (unclipped, new)
 
-  # optax types it as an update that takes no more arguments.
+  # optax's type does not allow the argument `finite`.
   return optax.GradientTransformationExtraArgs(
     init,
     update,  # pyright: ignore[reportArgumentType]

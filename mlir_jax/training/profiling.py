@@ -1,4 +1,4 @@
-"""A trace of a few training steps, for TensorBoard, XProf or Perfetto."""
+"""Traces a few training steps, for TensorBoard, XProf or Perfetto."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -17,17 +17,17 @@ def traced(
   first: int = 0,
   say: Callable[[str], None] = print,
 ) -> Iterator[Callable]:
-  """The step, of which some calls are traced.
+  """Wraps the train step so that some of its calls are traced.
 
   Args:
     train_step: (state, batch) -> (state, metrics).
-    folder: Where the trace goes.
+    folder: The folder of the trace.
     first: The number of the step that is taken first.
-    say: Told where it is.
+    say: Prints where the trace is.
 
   Yields:
-    The same function. Its traced calls are waited for, so that the trace is
-    whole; if the run ends before them, there is a shorter trace or none.
+    The wrapped function. A traced call waits for the device, so that the trace
+    is complete. If the run ends early, the trace is shorter or missing.
   """
   calls = 0
   running = False
@@ -42,7 +42,7 @@ def traced(
   def step(state, batch):
     nonlocal calls, running
     if calls == _BEFORE:
-      jax.block_until_ready(state)  # Or else the trace has their rest, too.
+      jax.block_until_ready(state)  # Earlier steps are not in the trace.
       jax.profiler.start_trace(folder)
       running = True
     with jax.profiler.StepTraceAnnotation("train", step_num=first + calls):

@@ -1,13 +1,13 @@
-"""What a run tells while it runs: progress bar, metrics.jsonl, TensorBoard."""
+"""What a run shows while it trains: bar, metrics.jsonl, TensorBoard."""
 
 import json
 import math
 import sys
 import time
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
-import tensorboardX
 from etils import epath
 
 from mlir_jax import bars
@@ -19,7 +19,7 @@ EVENTS = "tensorboard"
 
 
 def read_metrics(folder: str) -> list[dict[str, Any]]:
-  """Reads metrics.jsonl; a last line that was cut short is left out.
+  """Reads metrics.jsonl; an incomplete last line is ignored.
 
   Raises:
     UnreadableError: if another line is damaged; it names the file and the line.
@@ -27,12 +27,29 @@ def read_metrics(folder: str) -> list[dict[str, Any]]:
   return reading.read_json_lines(epath.Path(folder) / METRICS_FILE, cut=True)
 
 
+def _import_tensorboard() -> ModuleType:
+  """Imports tensorboardX, but not torch.
+
+  Where torch is installed, tensorboardX imports it to name one type. That
+  takes seconds at each start of a run.
+  """
+  hides_torch = "torch" not in sys.modules
+  if hides_torch:
+    sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]
+  try:
+    import tensorboardX
+  finally:
+    if hides_torch:
+      del sys.modules["torch"]
+  return tensorboardX
+
+
 class Progress:
-  """Writes metrics once each, however often the run is killed and resumed.
+  """Writes each metric once, even if the run is killed and resumed.
 
   A line of metrics.jsonl is {"step": steps taken, "kind": "train" or "eval",
-  metrics}. On resuming, lines of steps after the checkpoint are dropped, since
-  these steps are taken again.
+  metrics}. A run that resumes takes the steps after the checkpoint again, so
+  the lines of these steps are removed first.
   """
 
   def __init__(
@@ -49,11 +66,12 @@ class Progress:
 
     Args:
       folder: The run's folder.
-      first_step: Steps taken before this start.
+      first_step: Steps that were taken before this start.
       last_step: Steps of the whole run.
-      sequences_per_step: Texts encoded in a step, for the rate.
+      sequences_per_step: Texts that a step encodes, for the rate.
       tensorboard: Whether to write TensorBoard events.
-      local_dir: Where the files grow, if the folder is on object storage.
+      local_dir: Where the files are written first, if the folder is on object
+        storage.
     """
     self._folder = folder
     self._local = copies.local_copy(folder, local_dir)
@@ -82,12 +100,12 @@ class Progress:
     )
     self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
     if tensorboard:
-      self._events = tensorboardX.SummaryWriter(
+      self._events = _import_tensorboard().SummaryWriter(
         f"{self._local}/{EVENTS}", purge_step=first_step + 1
       )
 
   def train(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Writes the metrics of the step that made `step` steps taken."""
+    """Writes the metrics of the last of `step` steps."""
     now = time.perf_counter()
     rate = (step - self._at) / max(now - self._time, 1e-9)
     self._at, self._time = step, now
@@ -105,7 +123,7 @@ class Progress:
   def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
     """Writes the results of an evaluation."""
     self._write(step, "eval", metrics)
-    # Evaluating is not training time.
+    # The rate of training does not count the time of an evaluation.
     self._at, self._time = step, time.perf_counter()
 
   def advance(self) -> None:
@@ -118,16 +136,16 @@ class Progress:
     sys.stdout.flush()
 
   def keep(self) -> None:
-    """Takes the files to the run's folder, if it is on object storage."""
+    """Copies the files to the run's folder, if it is on object storage."""
     if self._file and self._local != self._folder:
       if self._events:
         self._events.flush()
       events = (epath.Path(self._local) / EVENTS).glob("*")
       names = [METRICS_FILE, *(f"{EVENTS}/{path.name}" for path in events)]
-      copies.keep(self._folder, self._local, *names)
+      copies.upload(self._folder, self._local, *names)
 
   def close(self) -> None:
-    """Keeps and closes the files."""
+    """Copies the files to the run's folder and closes them."""
     self._bar.close()
     self.keep()
     if self._file:
@@ -137,7 +155,7 @@ class Progress:
 
   def _write(self, step: int, kind: str, metrics: Mapping[str, float]) -> None:
     values = {name: float(value) for name, value in metrics.items()}
-    # JSON has no NaN; null says that the number was not finite.
+    # JSON has no NaN and no infinity, so these are written as null.
     record = {
       name: value if math.isfinite(value) else None
       for name, value in values.items()

@@ -1,4 +1,4 @@
-"""Where a checkpoint comes from: versions, commit, machine, data."""
+"""Where a checkpoint comes from: versions, code, machine, data."""
 
 import hashlib
 import importlib.metadata
@@ -6,6 +6,7 @@ import pathlib
 import platform
 import shutil
 import subprocess
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,10 +28,10 @@ PACKAGES = (
 
 
 def code() -> dict[str, str]:
-  """What the processes of a run must have in common, beside its config.
+  """Returns versions and hashes that all processes of a run must share.
 
   Returns:
-    What it is, for a message, to its version, commit or SHA-256.
+    A description, for an error message, to a version, commit or SHA-256.
   """
   root = pathlib.Path(mlir_jax.__file__).parent
   source = hashlib.sha256()
@@ -48,20 +49,22 @@ def code() -> dict[str, str]:
   }
 
 
-def describe(
+def gather(
   store_fingerprint: str,
   backbone: Mapping[str, str] | None = None,
   history: Sequence[Mapping[str, Any]] = (),
+  user_code: Mapping[str, str] = types.MappingProxyType({}),
 ) -> dict[str, Any]:
   """Gathers the provenance of a run.
 
   Args:
-    store_fingerprint: Of the token store that is trained on.
+    store_fingerprint: The fingerprint of the token store.
     backbone: The pretrained model's name, revision and commit.
-    history: From which checkpoints the run went on with other settings.
+    history: The checkpoints from which the run went on with other settings.
+    user_code: Module of the user to the SHA-256 of its file.
 
   Returns:
-    A tree that JSON can hold.
+    A tree for JSON.
   """
   return {
     "mlir_jax": mlir_jax.__version__,
@@ -75,11 +78,12 @@ def describe(
     "token_store": store_fingerprint,
     "backbone": backbone,
     "history": list(history),
+    "user_code": dict(user_code),
   }
 
 
 def _commit() -> str:
-  """The checkout's commit, "-dirty" if changed; "" outside a checkout."""
+  """Returns the clone's commit, "-dirty" if changed; "" without a clone."""
   root = pathlib.Path(mlir_jax.__file__).parents[1]
   if not (root / ".git").exists() or not shutil.which("git"):
     return ""

@@ -1,4 +1,4 @@
-"""From which checkpoint a run goes on, and what it keeps of a change there."""
+"""Chooses the checkpoint that a run goes on from, and records the choice."""
 
 import dataclasses
 import json
@@ -6,25 +6,23 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import ml_collections
 from etils import epath
 
-from mlir_jax import checkpoint, workdir
-from mlir_jax import config as config_lib
+from mlir_jax import workdir
+from mlir_jax.checkpoints import manager
 from mlir_jax.hosts import multihost
 from mlir_jax.storage import reading, writing
 
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-  """Where a run goes on.
+  """Where a run starts or goes on.
 
   Attributes:
     step: The checkpoint's step; None for a new run.
-    from_step: Whether it was named and the run goes back to it; then later
-      checkpoints are removed.
-    changed: Field to [value before, value now]; before is what the step was
-      trained with.
+    from_step: Whether --from_step named it. The run then goes back to it, and
+      later checkpoints are removed.
+    changed: Field to [value that the checkpoint was trained with, value now].
   """
 
   step: int | None
@@ -33,42 +31,44 @@ class Start:
 
 
 def choose(
-  config: ml_collections.ConfigDict,
+  config: Mapping[str, Any],
+  defaults: Mapping[str, Any],
   folder: str,
-  checkpoints: checkpoint.Checkpoints,
+  checkpoints: manager.Checkpoints,
   from_step: int | None,
 ) -> Start:
-  """Chooses the checkpoint to go on from; changes nothing.
+  """Chooses the checkpoint to go on from; it changes nothing.
 
-  A launcher gives the same command again, with --from_step. So where the run
-  has gone on from that step with this config before, it goes on from its last
-  checkpoint.
+  A launcher restarts a run with the same command, --from_step included. So if
+  the run already went on from that step with this config, the last checkpoint
+  is chosen.
 
   Args:
-    config: The run's config, which `workdir.claim` has passed.
+    config: The run's config as a plain dict; `workdir.claim` accepted it.
+    defaults: The default config as a plain dict.
     folder: The run's folder.
-    checkpoints: Its checkpoints.
-    from_step: The step that was named, if one was.
+    checkpoints: The run's checkpoints.
+    from_step: The step that --from_step names, or None.
 
   Raises:
-    ValueError: if there is no such checkpoint, or the last one is of another
-      config than the folder's.
+    ValueError: if there is no such checkpoint, or if the chosen one was trained
+      with another config.
   """
   last = checkpoints.last_step()
   if last is None:
     return Start(None)
-  values, defaults = config.to_dict(), config_lib.default().to_dict()
   kept = reading.read_json(epath.Path(folder) / workdir.CONFIG_FILE)
-  changed = workdir.differences(values, kept, defaults)
+  changed = workdir.differences(config, kept, defaults)
   history = workdir.read_history(folder)
   step = last
   if from_step is not None and (
     changed or not history or not _is_from(history[-1], from_step)
   ):
     step = checkpoints.find(from_step)
-    if step > config.train.steps:
+    steps = config["train"]["steps"]
+    if step > steps:
       raise ValueError(
-        f"train.steps is {config.train.steps}, less than --from_step={step}:"
+        f"train.steps is {steps}, less than --from_step={step}:"
         " there would be nothing to train."
       )
   elif from_step is not None:
@@ -77,14 +77,14 @@ def choose(
       " it goes on from its last checkpoint."
     )
     from_step = None
-  # config.json may have been exchanged, and may be of later steps: the
-  # checkpoint has what it was trained with.
+  # config.json may have been replaced, or may belong to later steps. The
+  # checkpoint itself says what it was trained with.
   trained_with = workdir.differences(
-    values, checkpoints.describe(step).config, defaults
+    config, checkpoints.read_description(step).config, defaults
   )
   if from_step is not None:
     changed = trained_with
-  else:  # But for what changed just there.
+  else:  # The history already records the changes at this very step.
     known = {
       name
       for record in history
@@ -95,43 +95,44 @@ def choose(
       name: pair for name, pair in trained_with.items() if name not in known
     }
   where = f"The checkpoint of step {step} in {checkpoints.directory}"
-  workdir.refuse_changes(values, trained_with, where, from_step)
+  workdir.refuse_changes(config, trained_with, where, from_step)
   return Start(step, from_step is not None, changed)
 
 
 def _is_from(record: Mapping[str, Any], step: int) -> bool:
-  """Whether a line of the history says that step, and that it was named."""
+  """Whether a line of the history says that --from_step named this step."""
   return record["from_step"] and record["step"] == step
 
 
 def go_on(
   start: Start,
-  config: ml_collections.ConfigDict,
+  config: Mapping[str, Any],
   folder: str,
-  checkpoints: checkpoint.Checkpoints,
+  checkpoints: manager.Checkpoints,
 ) -> list[dict[str, Any]]:
-  """Makes the folder one of a run that goes on there; its start is certain.
+  """Records in the folder that the run goes on; all processes call it.
 
-  All processes of a run call it. Later checkpoints and results go first, and
-  the config is kept last: killed in between, the same command does it again.
+  It is called when nothing can refuse the run any more. It removes later
+  checkpoints and results first and writes the config last. If it is killed in
+  between, the same command does it again.
 
   Args:
     start: From `choose`.
-    config: The run's config.
+    config: The run's config as a plain dict.
     folder: The run's folder.
-    checkpoints: Its checkpoints.
+    checkpoints: The run's checkpoints.
 
   Returns:
     The run's history.
   """
   history = workdir.read_history(folder)
-  # All have read it, and the config, before it is written anew.
+  # All processes have read the history and the config before process 0 writes.
   multihost.check_in(
     "going on", {"from step": start.step, "changed": dict(start.changed)}
   )
   if not start.from_step and not start.changed:
     return history
-  assert start.step is not None  # A new run has neither.
+  assert start.step is not None  # A new run has no changes.
   removed = checkpoints.remove_after(start.step) if start.from_step else []
   history.append(
     {
@@ -151,7 +152,7 @@ def go_on(
     )
     writing.write_aside(
       f"{folder}/{workdir.CONFIG_FILE}",
-      json.dumps(config.to_dict(), indent=2) + "\n",
+      json.dumps(config, indent=2) + "\n",
     )
   for name, (before, now) in start.changed.items():
     print(f"From step {start.step} on, {name} is {now!r}; it was {before!r}.")
@@ -161,7 +162,7 @@ def go_on(
 
 
 def _remove_results(folder: epath.Path, step: int) -> None:
-  """Removes the tables of steps that are taken again."""
+  """Removes the result tables of steps that will be taken again."""
   for path in list(folder.glob("step-*")):
     number = path.name.removeprefix("step-").removesuffix(".json")
     if number.isdecimal() and int(number) > step:

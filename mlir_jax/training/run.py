@@ -5,21 +5,20 @@ import functools
 from collections.abc import Callable, Generator
 from typing import Any
 
+import jax
 import ml_collections
 
-from mlir_jax import checkpoint, lock, sharding, workdir
-from mlir_jax import config as run_config
-from mlir_jax.batches import reader
+from mlir_jax import config as config_lib
+from mlir_jax import config_checks, lock, sharding, workdir
+from mlir_jax.checkpoints import damage, manager, metadata
 from mlir_jax.data import preparation
 from mlir_jax.evals import suite
 from mlir_jax.hosts import multihost
-from mlir_jax.retrieval import encoding
 from mlir_jax.storage import locations
 from mlir_jax.training import (
   build,
   checks,
   compiled_step,
-  initial_state,
   loop,
   profiling,
   progress,
@@ -27,6 +26,7 @@ from mlir_jax.training import (
   selfcheck,
   step,
   stopping,
+  timetable,
 )
 
 
@@ -41,12 +41,12 @@ def train(
   """Trains, or goes on training, until `train.steps` steps are taken.
 
   Args:
-    config: From `config.default` and a config file. Losses of the user get the
-      fields that it leaves out.
+    config: From `config.default` and a config file. The fields that it leaves
+      out of a user's losses are added.
     folder: The run's folder: checkpoints, metrics, results.
     profile: Whether to write a trace of some steps.
     from_step: The checkpoint to go back to; None for the last one.
-    stop: What looks for signals already; None for one of its own.
+    stop: A stop signal that is already open; None to open a new one.
 
   Returns:
     The final results, {"test/de/mrr@100": value}, as in the report.
@@ -59,99 +59,28 @@ def train(
   """
   folder = locations.absolute(folder)
   locations.check_packages(folder)
-  run_config.complete(config)
+  config_checks.complete(config)
   checks.check_settings(config)
   compiled_step.keep_compiled(config.train.compilation_cache, folder)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.model)
   checks.check_mesh(config, mesh)
-  schedule, optimizer = build.make_optimizer(config)
-  spec = build.batch_spec(config)
   with contextlib.ExitStack() as held:
     stop = stop or held.enter_context(stopping.StopSignal())
-    if multihost.is_first():  # For all; they follow it into the folder.
+    if multihost.is_first():  # It holds the folder for all processes.
       held.enter_context(lock.hold(folder))
     prepared = preparation.prepare_together(
       config,
       folder,
-      functools.partial(initial_state.check_fits, config, folder),
+      functools.partial(checks.check_fits, config, folder),
       from_step,
     )
-    plans = build.make_plans(config, prepared.store, mesh)
-    print(plans)
-    masker = build.make_masker(config, prepared)
-    directory = f"{folder}/{workdir.CHECKPOINTS}"
-    if from_step is not None:
-      with multihost.first("it looks for damaged checkpoints"):
-        if multihost.is_first():
-          checkpoint.set_aside(directory, from_step)
     with contextlib.closing(
-      checkpoint.Checkpoints(directory, config.train.keep)
+      _open_checkpoints(folder, config.train.keep, from_step)
     ) as checkpoints:
-      begin = resume.choose(config, folder, checkpoints, from_step)
-      encoder_config, state, shardings = initial_state.start_state(
-        config, prepared, optimizer, mesh, checkpoints, folder, begin
+      state, evaluation = _train(
+        config, folder, mesh, prepared, checkpoints, from_step, stop, profile
       )
-      embed = encoding.make_embed(encoder_config, prepared.contract)
-      evaluation = build.make_suite(config, prepared, embed, mesh, folder)
-      if notes := evaluation.notes():
-        print(notes)
-      if config.train.self_check:
-        print(selfcheck.check(encoder_config, prepared.contract, mesh))
-      train_step = compiled_step.CompiledStep(
-        build.jit_step(
-          config, prepared.contract, schedule, optimizer, mesh, shardings,
-          encoder_config,
-        ),
-        state,
-        [
-          compiled_step.abstract_batch(
-            spec, plan, mesh,
-            positives=prepared.store.max_positives,
-          )
-          for plan in plans.plans
-        ],
-        ahead=len(plans.plans) - plans.last_resort,
-      )  # fmt: skip
-      operations = compiled_step.step_flops(config, encoder_config, plans)
-      print(f"A step takes {operations} over {mesh.size} devices.")
-      if config.eval.at_start and not int(state.step):
-        evaluation.table(state.params, 0)
-      history = resume.go_on(begin, config, folder, checkpoints)
-      description = build.describe(
-        config, prepared, encoder_config, folder, history
-      )
-
-      def place(batch):
-        return sharding.place_batch(batch, mesh)
-
-      def save(taken, state, dev):
-        checkpoints.save(taken, state, description, dev)
-
-      kind = reader.choose(config.data.reader)
-      print(f"Batches: {reader.KINDS[kind]} (data.reader={kind}).")
-      batches = reader.batches(
-        kind,
-        prepared.store,
-        spec,
-        plans.plans,
-        seed=config.seed,
-        temperature=config.data.language_temperature,
-        start=int(state.step),
-        stop=config.train.steps,
-        host_rows=functools.partial(sharding.host_rows, mesh),
-        prefetch=config.data.prefetch,
-        masker=masker,
-      )
-      with contextlib.ExitStack() as stack:
-        if profile:
-          train_step = stack.enter_context(
-            profiling.traced(train_step, f"{folder}/profile", int(state.step))
-          )
-        state = take_steps(
-          config, folder, train_step, state, batches, place, save, evaluation,
-          stop, checkpoints,
-        )  # fmt: skip
-    # Closed, hence saved, before the table is made.
+    # Closing has saved everything. Only then the table is made.
     stop.saved()
     multihost.report("evaluating")
     results = evaluation.table(state.params, config.train.steps)
@@ -159,51 +88,131 @@ def train(
   return results
 
 
-def take_steps(
+def _open_checkpoints(
+  folder: str, keep: int, from_step: int | None
+) -> manager.Checkpoints:
+  """Opens the run's checkpoints, with damaged later ones set aside.
+
+  Args:
+    folder: The run's folder.
+    keep: How many of the last checkpoints to keep.
+    from_step: The step that --from_step names, or None.
+  """
+  directory = f"{folder}/{workdir.CHECKPOINTS}"
+  if from_step is not None:
+    with multihost.first("it looks for damaged checkpoints"):
+      if multihost.is_first():
+        damage.move_away(directory, from_step)
+  return manager.Checkpoints(directory, keep)
+
+
+def _train(
   config: ml_collections.ConfigDict,
   folder: str,
+  mesh: jax.sharding.Mesh,
+  prepared: preparation.Prepared,
+  checkpoints: manager.Checkpoints,
+  from_step: int | None,
+  stop: stopping.StopSignal,
+  profile: bool,
+) -> tuple[step.TrainState, suite.Suite]:
+  """Builds the parts of a run and takes its steps.
+
+  Returns:
+    The state after the last step, and the run's evaluations.
+  """
+  plans = build.make_plans(config, prepared.store, mesh)
+  print(plans)
+  masker = build.make_masker(config, prepared)
+  schedule, optimizer = build.make_optimizer(config)
+  values = config.to_dict()
+  begin = resume.choose(
+    values, config_lib.default().to_dict(), folder, checkpoints, from_step
+  )
+  encoder_config, state, shardings = build.start_state(
+    config, prepared, optimizer, mesh, checkpoints, folder, begin
+  )
+  first_step = int(state.step)
+  evaluation = build.make_suite(config, prepared, encoder_config, mesh, folder)
+  if notes := evaluation.notes():
+    print(notes)
+  if config.train.self_check:
+    print(selfcheck.check(encoder_config, prepared.contract, mesh))
+  jitted = build.jit_step(
+    config, prepared.contract, schedule, optimizer, mesh, shardings,
+    encoder_config,
+  )  # fmt: skip
+  train_step = build.compile_step(
+    config, prepared, encoder_config, jitted, state, plans, mesh
+  )
+  if config.eval.at_start and not first_step:
+    evaluation.table(state.params, 0)
+  history = resume.go_on(begin, values, folder, checkpoints)
+  description = build.make_description(
+    config, prepared, encoder_config, folder, history
+  )
+  batches = build.make_batches(
+    config, prepared.store, plans, masker, mesh, first_step
+  )
+  with contextlib.ExitStack() as stack:
+    if profile:
+      train_step = stack.enter_context(
+        profiling.traced(train_step, f"{folder}/profile", first_step)
+      )
+    state = take_steps(
+      train_step,
+      state,
+      batches,
+      build.make_timetable(config),
+      log=build.make_progress(config, folder, first_step),
+      checkpoints=checkpoints,
+      description=description,
+      evaluation=evaluation,
+      stop=stop,
+    )
+  return state, evaluation
+
+
+def take_steps(
   train_step: Callable,
   state: step.TrainState,
   batches: Generator[tuple[int, Any]],
-  place: Callable,
-  save: Callable,
+  times: timetable.Timetable,
+  *,
+  log: progress.Progress,
+  checkpoints: manager.Checkpoints,
+  description: metadata.Description,
   evaluation: suite.Suite,
   stop: stopping.StopSignal,
-  checkpoints: checkpoint.Checkpoints,
 ) -> step.TrainState:
   """Takes the steps that are left, with a progress bar and a log.
 
   Args:
-    config: The run's config.
-    folder: The run's folder.
-    train_step: As in `loop.train_loop`, like the next two.
-    state: Before the first of the batches.
-    batches: (step, host batch), in order.
-    place: Puts a host batch on the devices.
-    save: (steps taken, state, dev metric or None).
+    train_step: (state, batch) -> (state, metrics).
+    state: The state before the first of the batches.
+    batches: (step, batch on the devices), in order; closed at the end.
+    times: When to log, evaluate, save and fail.
+    log: Receives metrics and lines; closed at the end.
+    checkpoints: The run's checkpoints.
+    description: What each checkpoint stores next to the arrays.
     evaluation: Its dev results are logged and select the best checkpoint.
-    stop: Asked after each step.
-    checkpoints: The run's.
+    stop: The stop signal.
 
   Returns:
     The state after the last step.
   """
-  log = progress.Progress(
-    folder,
-    first_step=int(state.step),
-    last_step=config.train.steps,
-    sequences_per_step=sequences_per_step(config.batch),
-    local_dir=config.hosts.local_dir,
-  )
+
+  def save(taken, state, dev):
+    checkpoints.save(taken, state, description, dev)
 
   def evaluate_dev(state, taken):
     results = {}
-    with stop.breaking_off():
-      # It may have come just before, while the step was waited for.
+    with stop.interruptible():
+      # The signal may have come after the loop asked for it.
       if multihost.joined() or not stop.requested:
         results = evaluation.dev(state.params)
-    # A stop may have been lost on its way through what was called: what came
-    # of it is not trusted. Several processes are never broken off.
+    # A library may have lost the stop signal, so the results may be wrong.
+    # Only a process that runs alone breaks an evaluation off.
     if not results or (stop.requested and not multihost.joined()):
       return None
     log.evaluation(taken, results)
@@ -214,10 +223,10 @@ def take_steps(
     taken = int(state.step)
     if (
       taken
-      and loop.is_evaluated(taken, config.train.steps, config.eval.every)
+      and times.evaluates(taken)
       and not checkpoints.evaluated(taken)
       and evaluation.selects
-    ):  # It was broken off by a stop.
+    ):  # A stop signal broke the evaluation of this checkpoint off.
       dev = evaluate_dev(state, taken)
       stop.saved()
       if dev is not None:
@@ -226,21 +235,10 @@ def take_steps(
       train_step,
       state,
       batches,
-      place=place,
-      last_step=config.train.steps,
+      times,
       progress=log,
       save=save,
       evaluate_dev=evaluate_dev,
       stop=stop,
-      log_every=config.train.log_every,
-      eval_every=config.eval.every,
-      checkpoint_every=config.train.checkpoint_every,
-      max_nonfinite_steps=config.train.max_nonfinite_steps,
       check_saved=checkpoints.check_saved,
     )
-
-
-def sequences_per_step(batch: ml_collections.ConfigDict) -> int:
-  """How many texts a step encodes."""
-  pairs = batch.retrieval * (2 + batch.hard_negatives)
-  return pairs + 2 * batch.parallel + batch.monolingual + batch.masked

@@ -1,12 +1,14 @@
-"""Are gradients in chunks over these devices what they are without either?
+"""Checks that chunked, sharded gradients equal the plain ones.
 
-A compiler can be wrong on one kind of device alone: a loop over a sharded
-batch that reads an embedding table split by vocabulary was, on TPUs
-(openxla/xla#49143). So a small model is asked before a run's first step.
+A compiler can be wrong on one kind of device only. On TPUs it miscompiled a
+loop over a sharded batch that reads an embedding table split by vocabulary
+(openxla/xla#49143). So each run checks a small model before its first step.
 """
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +21,11 @@ from mlir_jax.models import architecture, encoder
 from mlir_jax.models import rows as rows_lib
 from mlir_jax.training import build, chunking
 
-# What the model has, of the run's shape, at most.
+# The small model has the run's shape, but at most these sizes.
 _LAYERS = 2
 _VOCABULARY = 2**14
 _LENGTH = 16
-# float32 differs by some 1e-6 of a leaf's largest gradient.
+# In float32 the difference is about 1e-6 of a leaf's largest gradient.
 TOLERANCE = 1e-4
 
 
@@ -32,23 +34,51 @@ def largest_difference(
   contract: contract_lib.EncodingContract,
   mesh: jax.sharding.Mesh,
 ) -> tuple[float, str]:
-  """Compares the gradients of a small model of the run's kind.
+  """Compares the gradients of a small model with the run's kind of encoder.
 
-  On one side every device encodes its rows in two chunks, with parameters
-  split as under FSDP; on the other everything is encoded at once, by
-  parameters that are whole. Both are float32, with dropout.
-
-  Args:
-    encoder_config: The run's.
-    contract: The run's.
-    mesh: The run's.
+  First, every device encodes its rows in two chunks, with parameters that are
+  sharded as with FSDP. Second, all rows are encoded at once, with parameters
+  that are whole on every device. Both use float32 and dropout.
 
   Returns:
-    The largest difference of a leaf's gradients, as a share of the largest
-    gradient in that leaf, and the leaf's name.
+    The largest difference between the gradients of a leaf, as a share of the
+    largest gradient in that leaf; and the name of that leaf.
   """
+  small = _shrink(encoder_config)
+  rows = 2 * mesh.shape[sharding.DATA]
+  shardings = sharding.state_shardings(
+    encoder.abstract_params(small, "tied"), mesh, fsdp=True
+  )
+  params = jax.jit(
+    lambda: encoder.init_params(small, "tied", jax.random.key(0)),
+    out_shardings=shardings,
+  )()
+  placed = sharding.place_batch(
+    jax.tree.map(
+      lambda x: x[sharding.host_rows(mesh, rows)], _draw_batch(small, rows)
+    ),
+    mesh,
+  )
+  compare = _make_comparison(build.make_read(small, contract), mesh, shardings)
+  with jax.default_matmul_precision("highest"):
+    compiled = jax.jit(compare, out_shardings=sharding.replicated(mesh))
+    compiled = compiled.lower(params, *placed).compile()
+    multihost.check_in("self-check", {})  # See `compiled_step.CompiledStep`.
+    differences = jax.device_get(compiled(params, *placed))
+  by_name = {
+    jax.tree_util.keystr(path, simple=True, separator="/"): float(value)
+    for path, value in jax.tree_util.tree_leaves_with_path(differences)
+  }
+  name = max(by_name, key=by_name.__getitem__)
+  return by_name[name], name
+
+
+def _shrink(
+  encoder_config: architecture.EncoderConfig,
+) -> architecture.EncoderConfig:
+  """Returns the shape of the small model."""
   layers = min(_LAYERS, encoder_config.num_layers)
-  small = dataclasses.replace(
+  return dataclasses.replace(
     encoder_config,
     num_layers=layers,
     layer_types=encoder_config.layer_types[:layers],
@@ -57,11 +87,15 @@ def largest_difference(
     dtype="float32",
     attention="xla",
   )
-  read = build.make_read(small, contract)
-  devices = mesh.shape[sharding.DATA]
-  rows = 2 * devices
+
+
+def _draw_batch(
+  small: architecture.EncoderConfig, rows: int
+) -> tuple[rows_lib.Rows, np.ndarray]:
+  """Draws packed texts, and weights of their vectors, float32 [rows, 2, D]."""
   length = min(_LENGTH, small.max_length)
   random = np.random.default_rng(0)
+  # A row has two texts; the second begins at `cut`.
   cut, end = np.sort(random.integers(1, length + 1, (2, rows, 1)), axis=0)
   places = np.arange(length, dtype=np.int32)
   second = places >= cut
@@ -75,8 +109,13 @@ def largest_difference(
     texts=2,
   )
   weights = random.normal(size=(rows, 2, small.output_size)).astype(np.float32)
-  abstract = encoder.abstract_params(small, "tied")
-  shardings = sharding.state_shardings(abstract, mesh, fsdp=True)
+  return texts, weights
+
+
+def _make_comparison(
+  read: chunking.Read, mesh: jax.sharding.Mesh, shardings: Any
+) -> Callable:
+  """Returns (params, texts, weights) -> the largest difference of each leaf."""
   whole = sharding.replicated(mesh)
 
   def gradient(encode, params, texts, weights):
@@ -86,9 +125,11 @@ def largest_difference(
 
     return jax.grad(total)(params)
 
-  def differences(params, texts, weights):
+  def compare(params, texts, weights):
     found = gradient(
-      chunking.make_encode(read, mesh, shardings, chunk_rows=devices),
+      chunking.make_encode(
+        read, mesh, shardings, chunk_rows=mesh.shape[sharding.DATA]
+      ),
       params, texts, weights,
     )  # fmt: skip
     replicate = functools.partial(
@@ -99,36 +140,18 @@ def largest_difference(
     )
     expected = replicate(expected)
     largest = jax.tree.map(lambda x: jnp.abs(x).max(), expected)
-    # Of some leaves the gradient is zero, but for rounding: attention's key
-    # biases.
-    least = 1e-3 * jnp.stack(jax.tree.leaves(largest)).max()
+    # The gradient of some leaves (attention's key biases) is zero, except for
+    # rounding.
+    smallest = 1e-3 * jnp.stack(jax.tree.leaves(largest)).max()
 
     def difference(found, expected, largest):
-      share = jnp.abs(found - expected).max() / jnp.maximum(largest, least)
-      # Where devices take a maximum together, a NaN may be lost.
+      share = jnp.abs(found - expected).max() / jnp.maximum(largest, smallest)
+      # A maximum over devices may lose a NaN.
       return jnp.where(jnp.isfinite(found).all(), share, jnp.inf)
 
     return jax.tree.map(difference, found, expected, largest)
 
-  params = jax.jit(
-    lambda: encoder.init_params(small, "tied", jax.random.key(0)),
-    out_shardings=shardings,
-  )()
-  placed = sharding.place_batch(
-    jax.tree.map(lambda x: x[sharding.host_rows(mesh, rows)], (texts, weights)),
-    mesh,
-  )
-  with jax.default_matmul_precision("highest"):
-    compared = jax.jit(differences, out_shardings=whole)
-    compared = compared.lower(params, *placed).compile()
-    multihost.check_in("self-check", {})  # See `compiled_step.CompiledStep`.
-    found = jax.device_get(compared(params, *placed))
-  named = {
-    jax.tree_util.keystr(path, simple=True, separator="/"): float(value)
-    for path, value in jax.tree_util.tree_leaves_with_path(found)
-  }
-  name = max(named, key=named.__getitem__)
-  return named[name], name
+  return compare
 
 
 def check(
@@ -136,28 +159,23 @@ def check(
   contract: contract_lib.EncodingContract,
   mesh: jax.sharding.Mesh,
 ) -> str:
-  """Refuses to train where gradients come out wrong.
-
-  Args:
-    encoder_config: The run's.
-    contract: The run's.
-    mesh: The run's.
+  """Refuses to train on devices that compute wrong gradients.
 
   Returns:
-    What was found, in a line.
+    The result, in one line.
 
   Raises:
-    ArithmeticError: if they differ by more than `TOLERANCE`.
+    ArithmeticError: if gradients differ by more than `TOLERANCE`.
   """
   difference, name = largest_difference(encoder_config, contract, mesh)
   if not difference <= TOLERANCE:
     raise ArithmeticError(
-      f"Gradients in chunks over {mesh.size} devices differ from those of one"
-      f" piece by {difference:.1e} of the largest, in {name}: the compiler is"
-      " wrong on these devices. Try another version of jax, or, if you know"
-      " better, train.self_check=False."
+      f"Chunked gradients over {mesh.size} devices differ from the plain ones"
+      f" by {difference:.1e} of the largest gradient, in {name}: the compiler"
+      " is wrong on these devices. Try another version of jax; or, to train all"
+      " the same, set train.self_check=False."
     )
   return (
-    "Self-check: gradients in chunks over the devices are those of one piece,"
-    f" to {difference:.0e} of the largest."
+    "Self-check: chunked, sharded gradients equal the plain ones to"
+    f" {difference:.0e} of the largest gradient."
   )

@@ -1,15 +1,15 @@
 """SIGTERM and Ctrl-C end a run within seconds, at any moment, with a status.
 
-What a signal's handler raises may be lost: Python prints and drops it where
-the handler happens to run in a callback (JAX has one for the garbage
-collector). And no handler runs while the main thread is in compiled code. So a
-thread looks after it. The system tells the thread of each signal through a
-socket, whatever the main thread does. If the main thread has not ended the run
-in a few seconds the thread does. Nothing is half written then, since
-everything is written aside and renamed.
+The exception of a signal handler may be lost: if the handler runs in a callback
+(JAX has one for the garbage collector), Python prints the exception and drops
+it. Also, no handler runs while the main thread is in compiled code. So a thread
+watches for signals, too. The system sends it each signal through a socket,
+whatever the main thread does. If the main thread does not end the run in a few
+seconds, the thread ends it. No file is then half written, since all files are
+written aside and renamed.
 
-While there are steps that are not saved yet, nothing is raised: the loop asks
-after each step, saves, and stops.
+While there are unsaved steps, nothing is raised: the loop asks after each step,
+saves, and stops.
 """
 
 import contextlib
@@ -23,9 +23,9 @@ import weakref
 from collections.abc import Mapping
 from typing import NoReturn
 
-# The exit status that says: saved, start me again (BSD's EX_TEMPFAIL).
+# This exit status says: saved, start me again (EX_TEMPFAIL of sysexits.h).
 EXIT_PREEMPTED = 75
-# Of Ctrl-C, as shells have it: no launcher starts the run again.
+# The exit status of Ctrl-C in shells. No launcher starts the run again.
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 _STATUS: Mapping[int, int] = {
@@ -33,15 +33,15 @@ _STATUS: Mapping[int, int] = {
   signal.SIGINT: EXIT_INTERRUPTED,
 }
 
-# Seconds in which the main thread must have ended the run.
+# The main thread must end the run within this many seconds.
 GRACE = 5.0
-_LOOK_EVERY = 0.5
+_CHECK_SECONDS = 0.5
 
-_open_fd = -1  # Through which signals reach the thread, while there is one.
+_open_fd = -1  # Signals reach the thread through it; -1 without a thread.
 
 
 def _after_fork() -> None:
-  """The signals of a forked child, such as a worker, are not the run's."""
+  """A forked child, such as a worker, must not send its signals to the run."""
   before = signal.set_wakeup_fd(-1)
   if before != _open_fd:
     signal.set_wakeup_fd(before)
@@ -63,15 +63,15 @@ class Preempted(SystemExit):
 
 
 class StopSignal:
-  """SIGTERM and SIGINT as a wish to stop, while this context is open.
+  """While this context is open, SIGTERM and SIGINT ask the run to stop.
 
-  Python runs handlers in the main thread only. Where a program opens this
-  context in another thread, that program's own handlers stay. An interactive
-  session, such as a notebook, is never ended: it holds more than the run.
+  Python runs handlers only in the main thread. If a program opens this context
+  in another thread, the program's own handlers stay. An interactive session,
+  such as a notebook, is never ended: it holds more than the run.
 
   Attributes:
-    requested: Whether one of them came.
-    status: The exit status that says which one came first.
+    requested: Whether a signal came.
+    status: The exit status, which says which signal came first.
   """
 
   def __init__(self):
@@ -79,22 +79,22 @@ class StopSignal:
     self.status = EXIT_PREEMPTED
     self._unsaved = False  # Whether there are steps to save.
     self._raises = True  # Whether a signal raises at once.
-    self._raised = None  # A weak reference to what was raised last.
+    self._raised = None  # A weak reference to the last exception.
     self._interrupts = 0
     self._before = {}
 
   def __enter__(self) -> "StopSignal":
     self._main = threading.get_ident()
-    self._looks = threading.current_thread() is threading.main_thread()
-    if not self._looks:
+    self._is_active = threading.current_thread() is threading.main_thread()
+    if not self._is_active:
       return self
-    self._ends = not hasattr(sys, "ps1")  # IPython sets it, too.
+    self._may_end = not hasattr(sys, "ps1")  # IPython sets it, too.
     self._reading, self._writing = socket.socketpair()
-    self._reading.settimeout(_LOOK_EVERY)
+    self._reading.settimeout(_CHECK_SECONDS)
     self._writing.setblocking(False)
     self._closed = False
     self._thread = threading.Thread(
-      target=self._look_after, name="stop", daemon=True
+      target=self._watch, name="stop", daemon=True
     )
     self._thread.start()
     global _open_fd
@@ -103,13 +103,13 @@ class StopSignal:
     self._before = {
       number: signal.signal(number, self._receive) for number in _STATUS
     }
-    self._hook_before, sys.unraisablehook = sys.unraisablehook, self._dropped
+    self._hook_before, sys.unraisablehook = sys.unraisablehook, self._on_dropped
     return self
 
   def __exit__(self, kind, error, _):
-    if not self._looks:
+    if not self._is_active:
       return
-    # The thread ends first: it may send a signal, which is for our handlers.
+    # The thread ends first: it may send a signal, which our handlers must get.
     signal.set_wakeup_fd(self._fd_before)
     self._closed = True
     self._writing.close()
@@ -122,27 +122,27 @@ class StopSignal:
       print(f"Asked to stop ({self._name()}).", file=sys.stderr)
 
   def save_first(self) -> None:
-    """From here on there are steps to save: nothing is raised, nor in haste."""
+    """From now on there are unsaved steps: a signal raises nothing."""
     self._unsaved, self._raises = True, False
     if self.requested and (multihost := _joined()):
-      multihost.ask_to_stop()  # What the signal raised was lost.
+      multihost.ask_to_stop()  # The exception of the signal was lost.
 
   def saved(self) -> None:
-    """All is saved: from here on a signal ends the run at once.
+    """All steps are saved: from now on a signal ends the run at once.
 
     Raises:
-      Preempted: if one came before.
+      Preempted: if a signal came before.
     """
     self._unsaved, self._raises = False, True
     if self.requested:
       raise Preempted(self.status)
 
   @contextlib.contextmanager
-  def breaking_off(self):
-    """Within this context a signal breaks work off; what follows is done.
+  def interruptible(self):
+    """Within this context, a signal ends the work; what follows is still done.
 
-    Of several processes none may leave what the others wait for: there the
-    work is finished.
+    With several processes, the work is finished: none may leave it while the
+    others wait for it.
     """
     if _joined():
       yield
@@ -153,11 +153,11 @@ class StopSignal:
     self._raises = before
 
   def reached(self, step: int) -> bool:
-    """Whether to save and stop after this step, the same in all processes.
+    """Whether to save and stop after this step; all processes get one answer.
 
-    One that is alone stops when it was asked to. Several stop after a step
-    that they agree on, soon after one of them was asked; each must ask this
-    once after every step.
+    A single process stops when it was asked to. Several processes agree on a
+    step, soon after one of them was asked. Each must call this once after every
+    step.
     """
     if multihost := _joined():
       return multihost.reached_stop(step)
@@ -168,19 +168,23 @@ class StopSignal:
     if self._raises:
       raise self._stopped()
 
-  def _dropped(self, dropped) -> None:
-    """Python calls it with what it drops; a stop is raised again, silently."""
+  def _on_dropped(self, dropped) -> None:
+    """Python calls it with an exception that it drops.
+
+    It does not print a `Preempted`: the thread has it raised again.
+    """
     if not isinstance(dropped.exc_value, Preempted):
       self._hook_before(dropped)
 
   def _stopped(self) -> Preempted:
-    # No variable of the handler's frame holds it, which it would hold in turn.
+    # A variable of the handler's frame must not hold the exception: the
+    # exception holds the frame, so it would never be freed.
     stopped = Preempted(self.status)
     self._raised = weakref.ref(stopped)
     return stopped
 
   def _note(self, number: int) -> None:
-    """Takes note of a signal; both threads may."""
+    """Notes a signal; both threads may call it."""
     if self.requested:
       return
     self.status = _STATUS[number]
@@ -188,8 +192,8 @@ class StopSignal:
     if self._unsaved and (multihost := _joined()):
       multihost.ask_to_stop()
 
-  def _look_after(self) -> None:
-    """What the thread does."""
+  def _watch(self) -> None:
+    """The thread: it notes each signal, and ends the run when it is late."""
     deadline = None
     while not self._closed:
       try:
@@ -200,7 +204,7 @@ class StopSignal:
         if number in _STATUS:
           self._note(number)
       self._interrupts += numbers.count(signal.SIGINT)
-      if self._interrupts > 1 and self._ends:
+      if self._interrupts > 1 and self._may_end:
         self._end("interrupted twice")
       if not self.requested:
         continue
@@ -208,10 +212,11 @@ class StopSignal:
         deadline = None
       elif deadline is None:
         deadline = time.monotonic() + GRACE
-      elif time.monotonic() > deadline and self._ends:
+      elif time.monotonic() > deadline and self._may_end:
         self._end("asked to stop")
       if self._raises and self._raised and not self._raised():
-        # It was lost: nothing holds it any more. The handler runs again.
+        # Nothing holds the exception any more: it was lost. Run the handler
+        # again.
         self._raised = None
         signal.pthread_kill(self._main, signal.SIGTERM)
 
@@ -230,8 +235,8 @@ class StopSignal:
 
 
 def _joined():
-  """`multihost`, if this is one of several processes; else None."""
-  # Imported by whoever joins: before that it would take seconds.
+  """Returns `multihost` if this is one of several processes, else None."""
+  # A process that joins others has imported it. An import here takes seconds.
   multihost = sys.modules.get("mlir_jax.hosts.multihost")
   joined = getattr(multihost, "joined", None)  # None while it is imported.
   return multihost if joined and joined() else None

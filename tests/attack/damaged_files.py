@@ -1,4 +1,4 @@
-"""What a run leaves, damaged, and then read by each main that reads it."""
+"""Each file of a run is damaged, then read by each main that reads it."""
 
 import atexit
 import contextlib
@@ -20,7 +20,7 @@ from unittest import mock
 
 import conftest  # noqa: F401  Offline, on the CPU, before jax is imported.
 import jax
-import jax.numpy as jnp
+import light_step
 import numpy as np
 import safetensors.numpy
 import tiny
@@ -32,7 +32,7 @@ from mlir_jax import evaluate as evaluate_main
 from mlir_jax import export as export_main
 from mlir_jax import lock as lock_lib
 from mlir_jax import sharding
-from mlir_jax.models import layout
+from mlir_jax.models import sealed
 from mlir_jax.retrieval import encoding, runs
 from mlir_jax.storage import full_disk, writing
 from mlir_jax.training import build
@@ -52,30 +52,13 @@ LFS = (
 
 @functools.cache
 def session() -> pathlib.Path:
-  """A folder for what all cases share; it goes when the process ends."""
+  """A folder that all cases share; it is removed when the process ends."""
   folder = tempfile.mkdtemp(prefix="mlir_jax_attack_")
   atexit.register(shutil.rmtree, folder, ignore_errors=True)
   return pathlib.Path(folder)
 
 
-def make_light_step(config, contract, schedule, optimizer, mesh, shardings, _):
-  """A step that compiles at once; it depends on all that a batch holds."""
-  del config, contract, schedule, optimizer
-
-  def step(state, batch):
-    numbers = [leaf.astype(jnp.int32) for leaf in jax.tree.leaves(batch)]
-    seen = sum((leaf * (7 + leaf)).sum() for leaf in numbers) % 1009
-    params = jax.tree.map(
-      lambda leaf: leaf + 0.01 * jnp.sin(100 * leaf + seen), state.params
-    )
-    metrics = {"loss/total": jnp.float32(seen), "skipped_in_a_row": 0}
-    return state.replace(step=state.step + 1, params=params), metrics
-
-  out = (shardings, sharding.replicated(mesh))
-  return jax.jit(step, donate_argnums=0, out_shardings=out)
-
-
-# Equal encoders share what was compiled.
+# Equal encoders share their compiled program.
 make_embed = functools.cache(encoding.make_embed)
 
 
@@ -85,12 +68,12 @@ def one_device(data=-1, model=1, devices=None, make=sharding.make_mesh):
 
 @contextlib.contextmanager
 def light() -> Iterator[None]:
-  """In the block nothing is compiled that a damaged file cannot reach."""
+  """In the block, a damaged file cannot make anything compile again."""
   cache = {"XDG_CACHE_HOME": str(session() / "cache")}
   with (
     mock.patch.dict(os.environ, cache),  # It remembers what was checked.
     mock.patch.object(sharding, "make_mesh", one_device),
-    mock.patch.object(build, "jit_step", make_light_step),
+    mock.patch.object(build, "jit_step", light_step.make),
     mock.patch.object(encoding, "make_embed", make_embed),
   ):
     yield
@@ -102,8 +85,8 @@ def make_config(seed: int = 0):
   c.loss.masked_lm.weight = 0.0
   c.train.steps = STEPS
   c.eval.every = 2
-  c.encoding.title_joiner = " | "  # Not as other models have it.
-  # Else each copy of the workdir would be filled with them.
+  c.encoding.title_joiner = " | "  # Other models have another joiner.
+  # Otherwise each copy of the workdir would have them.
   c.train.compilation_cache = ""
   c.seed = seed
   return c
@@ -154,9 +137,9 @@ def expect_vectors(folder: pathlib.Path, checkpoint="last", right=None) -> None:
 
 
 def flip(path):
-  """One bit, in the middle."""
+  """Flips one bit in the middle."""
   content = bytearray(path.read_bytes())
-  # An array's numbers begin behind its header.
+  # The numbers of an array begin after its header.
   first = 128 if path.suffix == ".npy" else 0
   content[first + (len(content) - first) // 2] ^= 4
   path.write_bytes(bytes(content))
@@ -246,7 +229,7 @@ def edits(**fields) -> Callable:
 
 
 def contract_edits(**fields) -> Callable:
-  """The same, of the contract in a checkpoint's description."""
+  """Sets fields of the contract in a checkpoint's description."""
 
   def damage(path):
     value = json.loads(path.read_text())
@@ -270,19 +253,19 @@ def by_load(folder):
 
 
 def by_load_of_the_first(folder):
-  """The older checkpoint, which is whole."""
+  """Reads the older checkpoint, which is whole."""
   expect_vectors(folder, 2, vectors(2))
 
 
 def by_load_of_the_best(folder):
-  """The last one is damaged, so that the other one may be the best."""
+  """The last checkpoint is damaged, so the other one may be the best."""
   model = mlir_jax.load(str(folder), "best")
   right = vectors(model.step)
   expect_vectors(folder, model.step, right)
 
 
 def by_resume(folder):
-  """All steps are taken already: nothing may change."""
+  """Goes on after the last step: nothing may change."""
   run_lib.train(make_config(), str(folder))
   expect_vectors(folder)
 
@@ -297,7 +280,7 @@ def by_going_on(folder):
 
 
 def by_going_back(folder):
-  """As the advice beside a damaged checkpoint says."""
+  """Does what the message about a damaged checkpoint says."""
   run_lib.train(make_config(), str(folder), from_step=2)
   expect_vectors(folder)
 
@@ -333,8 +316,10 @@ READERS = {
   "evaluate": by_evaluate,
   "export": by_export,
 }
-TOLD = "It is told, with the file; or the result is the undamaged one."
-ONLY_TOLD = "It is told, with the file."
+REFUSED_OR_SAME = (
+  "It is refused, with the file's name; or the result is the undamaged one."
+)
+REFUSED = "It is refused, with the file's name."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -342,14 +327,15 @@ class Damage:
   """A damaged file of a workdir or an export.
 
   Attributes:
-    file: In the folder.
-    kind: Of the damage, in words.
-    do: Receives the file's path.
-    readers: Which try it, of `READERS`.
+    file: The path in the folder.
+    kind: The damage, in words.
+    do: Damages the file at the path that it receives.
+    readers: Which of `READERS` try it.
     names: What a refusal must contain; by default the file's name.
-    refuse: Whether only a refusal is right; else the undamaged result, too.
+    refuse: Whether only a refusal is right. By default, the undamaged result is
+      right, too.
     same: Whether only the undamaged result is right.
-    of: Gives the folder that is copied.
+    of: Returns the folder to copy.
   """
 
   file: str
@@ -376,9 +362,9 @@ def attack(damage: Damage, reader: str, folder: pathlib.Path) -> None:
 
 
 def unlisted(do: Callable) -> Callable:
-  """The damage, of a checkpoint without the list of its files.
+  """Also removes the list of the checkpoint's files.
 
-  So are those of older versions, and those on object storage.
+  Checkpoints of older versions and on object storage have no list.
   """
 
   def damage(path):
@@ -432,7 +418,7 @@ def configs() -> Iterator[Damage]:
       f"{name} = {new}",
       edits(**{name: new}),
       ("resume",),
-      # Whether the file or the command is wrong, nobody knows.
+      # Nobody knows whether the file or the command is wrong.
       ("config.", name.rpartition("__")[2].strip()),
       refuse=True,
     )
@@ -463,7 +449,7 @@ def configs() -> Iterator[Damage]:
 
 
 def logs() -> Iterator[Damage]:
-  """metrics.jsonl and what else grows."""
+  """metrics.jsonl and other files that grow."""
   for kind, do in {
     "a bad byte": lambda path: path.write_bytes(
       path.read_bytes().replace(b"{", b"{\xff", 1)
@@ -526,7 +512,7 @@ def logs() -> Iterator[Damage]:
     )
   yield Damage(
     "results",
-    "a file of the user's beside them",
+    "a file of the user next to them",
     lambda path: (path / "step-final.json").write_text("{}"),
     ("resume",),
     same=True,
@@ -548,7 +534,7 @@ def logs() -> Iterator[Damage]:
 
 
 def held(text: bytes, folder: pathlib.Path) -> None:
-  """Another run holds the folder, and its lock's text is this."""
+  """Another run uses the folder, and its lock has this text."""
   copy = pathlib.Path(shutil.copytree(whole(), folder / "copy"))
   path = copy / lock_lib.FILE
   path.write_bytes(text)
@@ -576,7 +562,7 @@ def locks() -> Iterator[scoreboard.Case]:
   }.items():
     yield scoreboard.Case(
       f"held/{lock_lib.FILE}: {kind}",
-      ONLY_TOLD,
+      REFUSED,
       functools.partial(held, text),
       ("copy", "--workdir"),
     )
@@ -603,9 +589,9 @@ def tokenizers() -> Iterator[Damage]:
 
 
 def stores() -> Iterator[Damage]:
-  """The token store, which training reads and nothing else."""
+  """The token store, which only training reads."""
   meta = "tokens/meta.json"
-  # What cannot be read may be made again, where it is the same then.
+  # A store that cannot be read may be built again, if it is then the same.
   for kind, do in JSON_DAMAGE.items():
     yield Damage(
       meta, kind, do, ("going on",) if kind == "cut" else ("resume",)
@@ -728,7 +714,7 @@ def checkpoints() -> Iterator[Damage]:
       step,
       refuse=True,
     )
-    # Descriptions of before have no hash of themselves, too.
+    # Early descriptions also have no hash.
     if name not in ("layer_norm_eps", "hidden_act", "num_heads", "dtype"):
       yield Damage(
         DESCRIPTION,
@@ -885,7 +871,7 @@ def checkpoints() -> Iterator[Damage]:
     missing(path)
     shutil.copytree(whole(1) / last, path)
 
-  # Its seed is another; the parameters of another run are not this run's.
+  # It has another seed: its parameters are not those of this run.
   yield Damage(
     last, "another run's", of_another_run, ("resume",), (), refuse=True
   )
@@ -976,15 +962,15 @@ def exports() -> Iterator[Damage]:
     lambda path: path.write_text(json.dumps(json.loads(path.read_text())[:2])),
     names=(),
   )
-  # The rest of the folder says it all.
+  # The other files of the folder say the same.
   yield at("mlir_jax.json", "missing", missing, same=True)
 
   def forged(**fields):
-    """Changed by one who mends the hash, too."""
+    """The file is changed, and so is its hash."""
 
     def damage(path):
       edits(**fields)(path)
-      path.write_text(json.dumps(layout.seal(json.loads(path.read_text()))))
+      path.write_text(json.dumps(sealed.seal(json.loads(path.read_text()))))
 
     return damage
 
@@ -1034,7 +1020,7 @@ def trec() -> Iterator[scoreboard.Case]:
         scoreboard.expect(False, f"accepted: {read}")
       scoreboard.expect(read == right, read)
 
-    return scoreboard.Case(f"trec/{name}", ONLY_TOLD, attack, names)
+    return scoreboard.Case(f"trec/{name}", REFUSED, attack, names)
 
   line = b"q1 Q0 d1 1 0.5 tag\n"
   yield case("whole", line, right={"q1": {"d1": 0.5}})
@@ -1064,7 +1050,7 @@ def outputs() -> Iterator[scoreboard.Case]:
   """Outputs that cannot be written, and vectors that must not be."""
 
   def embed(*values):
-    """A vector after the other, of these numbers in turn."""
+    """Writes one vector after the other, of these numbers in turn."""
 
     def rows(texts):
       for _, value in zip(texts, itertools.cycle(values), strict=False):
@@ -1072,7 +1058,7 @@ def outputs() -> Iterator[scoreboard.Case]:
 
     return rows
 
-  def case(name, do, names=(), right=ONLY_TOLD):
+  def case(name, do, names=(), right=REFUSED):
     return scoreboard.Case(f"output/{name}", right, do, names)
 
   def texts(folder, lines=3):
@@ -1081,7 +1067,7 @@ def outputs() -> Iterator[scoreboard.Case]:
     return [str(path)]
 
   def write(folder, output, value=1.0, lines=3):
-    """Refused or not, no half of a file may stay."""
+    """No half of a file may stay, whether it is refused or not."""
     before = sorted(folder.rglob("*"))
     try:
       encode_main.encode_files(
@@ -1197,7 +1183,7 @@ def outputs() -> Iterator[scoreboard.Case]:
   yield case(
     "going on on a full disk, and when there is room again",
     full_go_on,
-    right="The first is told; the second ends as it would have.",
+    right="The first run is refused; the second ends as if nothing happened.",
   )
 
 
@@ -1206,7 +1192,7 @@ def whole_in(folder: pathlib.Path) -> pathlib.Path:
 
 
 class disk_of:  # noqa: N801  Reads as a sentence.
-  """Files in the block cannot grow beyond so many bytes."""
+  """In the block, files cannot grow beyond this many bytes."""
 
   def __init__(self, size):
     self.size = size
@@ -1220,9 +1206,9 @@ class disk_of:  # noqa: N801  Reads as a sentence.
     del trace
     resource.setrlimit(resource.RLIMIT_FSIZE, self.limits)
     signal.signal(signal.SIGXFSZ, self.handler)
-    # What a main says of it.
+    # The message of a main.
     if cause := full_disk.find(error):
-      raise OSError(full_disk.describe(cause)) from error
+      raise OSError(full_disk.message(cause)) from error
 
 
 def damages() -> Iterator[Damage]:
@@ -1231,7 +1217,7 @@ def damages() -> Iterator[Damage]:
 
 
 def cases() -> list[scoreboard.Case]:
-  """Every damage by each of its readers, runs, and outputs."""
+  """Yields each damage with each of its readers; also runs and outputs."""
   made = []
   with light():
     all_damages = list(damages())
@@ -1243,7 +1229,7 @@ def cases() -> list[scoreboard.Case]:
       made.append(
         scoreboard.Case(
           f"{reader}/{damage.file}: {damage.kind}",
-          ONLY_TOLD if damage.refuse else TOLD,
+          REFUSED if damage.refuse else REFUSED_OR_SAME,
           functools.partial(attack, damage, reader),
           names,
           seconds=120,

@@ -1,4 +1,4 @@
-"""Hostile names and numbers in all that reaches a launcher's shell."""
+"""Hostile names and numbers in all input of the launchers' shells."""
 
 import functools
 import json
@@ -17,7 +17,7 @@ LAUNCH = ROOT / "launch"
 FAKES = ROOT / "tests" / "fakes"
 RUN = "touch EXECUTED"
 
-# What a shell may take for more than a number.
+# A shell may read these as more than a number.
 NUMBERS = {
   "an array's index": f"HOME[$({RUN})0]",
   "a substitution": f"$({RUN})",
@@ -40,7 +40,7 @@ NUMBERS = {
   "a name": "PATH",
   "an assignment": "x=1",
 }
-# What a shell may take for more than a name. None has a "/".
+# A shell may read these as more than a name. None has a "/".
 NAMES = {
   "an array's index": f"a[$({RUN})0]",
   "a substitution": f"$({RUN})",
@@ -63,7 +63,7 @@ NAMES = {
 }
 
 
-# The names that arithmetic reads otherwise, or not at all.
+# Arithmetic reads these names as something else, or not at all.
 TO_ARITHMETIC = (
   "an array's index",
   "a second line",
@@ -109,7 +109,7 @@ def fake(name: str) -> str:
 def run(
   folder: pathlib.Path, words: list, plan: str = "0", **variables: str
 ) -> subprocess.CompletedProcess:
-  """A launcher in this folder, come to its end."""
+  """Runs a launcher in this folder to its end."""
   return subprocess.run(
     words,
     capture_output=True,
@@ -161,7 +161,7 @@ def tpu_vm(
     arguments: The trainer's.
     plan: How the trainers of the hosts end.
     gcloud: Lines of sh before the fake's.
-    more: Flags beside the named ones.
+    more: Other flags.
     trainer: A line of sh in the place of the fake trainer.
     **flags: The launcher's.
   """
@@ -176,7 +176,7 @@ def tpu_vm(
 
 
 def calls(workdir: pathlib.Path) -> list[dict]:
-  """How the trainer was called; none where it was not."""
+  """Returns the calls of the trainer."""
   path = workdir / "calls.jsonl"
   if not path.exists():
     return []
@@ -190,7 +190,7 @@ def check_ran(
   processes: int = 1,
   names: tuple[str, ...] = (),
 ) -> list[dict]:
-  """It is refused, or the trainer had these arguments, to the letter."""
+  """Checks that it was refused, or the trainer had just these arguments."""
   scoreboard.check_ended(ended, names)
   found = calls(workdir)
   scoreboard.expect(found, f"the trainer did not run: {ended.stderr[-500:]}")
@@ -205,7 +205,7 @@ def check_ran(
 
 
 def refused(start: Callable, names: tuple[str, ...] = ()) -> Callable:
-  """An attack that can only be refused."""
+  """An attack that must be refused."""
 
   def attack(folder):
     ended = start(folder)
@@ -279,7 +279,7 @@ def local_cases() -> Iterator[scoreboard.Case]:
     for kind in ("an array's index", "a second line"):
       yield scoreboard.Case(
         f"local {variable}/{kind}",
-        "it is no command; it is refused, or the trainer runs",
+        "it is not run; it is refused, or the trainer runs",
         functools.partial(_local_variable, variable, NAMES[kind]),
       )
 
@@ -293,7 +293,7 @@ def local_cases() -> Iterator[scoreboard.Case]:
 
     yield scoreboard.Case(
       f"local nvidia-smi/{kind}",
-      "what it prints is no command, and the trainer runs",
+      "what it prints is not run, and the trainer runs",
       smi,
     )
 
@@ -342,7 +342,7 @@ SAME_WORKDIR = "launcher and trainer mean the same workdir, or it is refused"
 def flags_of_workdir(
   root: str, one: str, other: str
 ) -> Iterator[tuple[str, tuple[str, ...], str]]:
-  """Ways to give the workdir, and the one that the trainer takes."""
+  """Yields ways to give the workdir, and the workdir that the trainer uses."""
   one, other = f"{root}{one}", f"{root}{other}"
   yield "none", ("--config=x",), ""
   yield "empty", ("--workdir=",), ""
@@ -373,7 +373,7 @@ def _local_variable(variable, value, folder):
 
 
 def slurm_cases() -> Iterator[scoreboard.Case]:
-  right = "it is no command; it is refused, or the trainer runs"
+  right = "it is not run; it is refused, or the trainer runs"
   for variable in (
     "SLURM_JOB_ID",
     "SLURM_NTASKS_PER_NODE",
@@ -434,7 +434,7 @@ def slurm_cases() -> Iterator[scoreboard.Case]:
 
     yield scoreboard.Case(
       f"slurm stalled file/{kind}",
-      "what is in it is no command; the count begins again, or is refused",
+      "its content is not run; the count begins again, or is refused",
       stalled,
     )
 
@@ -496,7 +496,7 @@ def tpu_cases() -> Iterator[scoreboard.Case]:
         flags = NEW | {flag: value}
       start = functools.partial(tpu_vm, **flags)
       if kind in ("08", "200 digits", "an equals sign"):
-        continue  # gcloud's own matter.
+        continue  # This is gcloud's task.
       yield scoreboard.Case(
         f"tpu_vm --{flag}/{kind}", right, refused(start, (flag,))
       )
@@ -541,7 +541,7 @@ def tpu_cases() -> Iterator[scoreboard.Case]:
       (folder / "said").write_text(value)
       says = 'case "$*" in *networkEndpoints*) cat "$FAKE_CLOUD/said"; exit;;'
       ended = tpu_vm(folder, gcloud=f"{says} esac")
-      # Without an answer the slice may have gone: it tries again, 3 times.
+      # Without an answer, the slice may be gone. The launcher tries 3 times.
       scoreboard.expect(
         ended.returncode == (2 if value else 69), ended.stderr[-300:]
       )
@@ -555,13 +555,13 @@ def tpu_cases() -> Iterator[scoreboard.Case]:
 
     yield scoreboard.Case(
       f"tpu_vm number of hosts/{kind}",
-      "what gcloud prints is no command; the launcher gives up",
+      "what gcloud prints is not run; the launcher gives up",
       hosts,
     )
     if kind in ("an array's index", "a second line", "-1", "5,000 digits"):
       yield scoreboard.Case(
         f"tpu_vm file on a host/{kind}",
-        "what is in it is no command; the run is done",
+        "its content is not run; the run is done",
         host_files,
       )
 
@@ -571,7 +571,7 @@ def tpu_cases() -> Iterator[scoreboard.Case]:
     scoreboard.expect(ended.returncode, "it says that all is well")
 
   def setup_once(folder):
-    """--setup is a command; all that is in it is the user's own."""
+    """--setup is a command: the user may write anything in it."""
     line = "printf '%s\\n' \"it's\" '$HOME' >'set up'; false || true"
     ended = tpu_vm(folder, setup=line)
     check_ran(ended, folder / "bucket" / "run", arguments, 2)
@@ -584,7 +584,7 @@ def tpu_cases() -> Iterator[scoreboard.Case]:
     scoreboard.expect(not calls(folder / "bucket" / "run"), "it ran")
 
   def link_on_host(folder):
-    """A link where the secret goes is not followed."""
+    """A link at the path of the secret is not followed."""
     for host in ("host-0", "host-1"):
       (folder / host).mkdir()
       (folder / host / "precious").write_text("kept")
@@ -608,7 +608,7 @@ def tpu_cases() -> Iterator[scoreboard.Case]:
     scoreboard.expect(mode == 0o600 and secret != "x" * 64, (secret, mode))
 
   def secret_in_words(folder):
-    """The secret is in no command line, which all users of a host see."""
+    """The secret is not on a command line, which all users of a host see."""
     ended = tpu_vm(folder)
     found = check_ran(ended, folder / "bucket" / "run", arguments, 2)
     secret, _ = found[0]["secret"]
@@ -616,7 +616,7 @@ def tpu_cases() -> Iterator[scoreboard.Case]:
     scoreboard.expect(secret not in words, "the secret can be seen")
 
   for name, right, attack in (
-    ("gcloud's state/hostile", "it is no command, and not ready", state),
+    ("gcloud's state/hostile", "it is not run, and not ready", state),
     ("--setup/quotes", "it runs on each host as it is", setup_once),
     ("--setup/fails", "the run is not started", setup_fails),
     ("secret/a link", "the link is not followed", link_on_host),
@@ -702,7 +702,7 @@ def gke_cases() -> Iterator[scoreboard.Case]:
     )
 
   def make_secret(folder):
-    """The first command of its head, as the user copies it."""
+    """Returns the first command in the file's head, as the user copies it."""
     (line,) = [
       line.removeprefix("#").strip()
       for line in text.splitlines()
@@ -725,7 +725,7 @@ def gke_cases() -> Iterator[scoreboard.Case]:
   )
 
   def no_shell(folder):
-    """Whatever is filled in reaches no shell."""
+    """No shell reads the filled-in values."""
     del folder
     job = yaml.safe_load(text)
     container = job["spec"]["replicatedJobs"][0]["template"]["spec"][
@@ -740,7 +740,7 @@ def gke_cases() -> Iterator[scoreboard.Case]:
 
 
 def cases() -> list[scoreboard.Case]:
-  """All of them."""
+  """Yields all attacks."""
   return [*local_cases(), *slurm_cases(), *tpu_cases(), *gke_cases()]
 
 

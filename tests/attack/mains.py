@@ -1,7 +1,7 @@
-"""Runs the mains in forks of one process, so that an attack starts many.
+"""Runs programs in forks of one process, so that an attack starts many.
 
-Importing JAX takes seconds, and a refusal milliseconds. The process that forks
-never uses a device, so its forks may.
+Importing JAX takes seconds, and a refusal takes milliseconds. The process that
+forks never uses a device, so its forks may use one.
 """
 
 import atexit
@@ -23,7 +23,7 @@ import jax
 from attack import scoreboard
 
 DEVICES = 2
-LIMIT = 120  # Seconds, of machines that others use, too.
+LIMIT = 120  # Seconds; others may use the machine, too.
 
 
 def _environment() -> dict[str, str]:
@@ -65,13 +65,13 @@ def run(
 
   Args:
     main: "train", "encode", ....
-    arguments: Behind it.
+    arguments: Its arguments.
     folder: The working directory.
     environment: Variables that are added.
-    seconds: The limit; less than the case's.
+    seconds: The time limit; less than that of the case.
 
   Returns:
-    How it ended, with text.
+    The exit status and the output as text.
 
   Raises:
     scoreboard.HungError: if it does not end in time; it is killed.
@@ -92,7 +92,7 @@ def run(
 
 
 def _become(task: dict, streams: Mapping[str, int]) -> None:
-  """Turns this fork into the main; never returns."""
+  """Turns this fork into the program; it never returns."""
   code = 1
   try:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -122,9 +122,10 @@ def _become(task: dict, streams: Mapping[str, int]) -> None:
 
 
 def _serve() -> None:
-  """Answers each line of standard input with how the main ended."""
-  # What the mains import anyway. They themselves define flags, once.
-  for name in ("training.run", "retrieval.model", "command_line"):
+  """Reads tasks from standard input and answers how each program ended."""
+  # The programs import these modules. A program itself is imported once only,
+  # since it defines flags.
+  for name in ("training.run", "retrieval.model", "command_line.program"):
     __import__(f"mlir_jax.{name}")
   answers = os.fdopen(os.dup(1), "w")
   os.dup2(2, 1)
@@ -135,7 +136,7 @@ def _serve() -> None:
         name: os.open(f"{folder}/{name}", os.O_RDWR | os.O_CREAT)
         for name in ("stdout", "stderr")
       }
-      with warnings.catch_warnings(action="ignore"):  # Of JAX, on forks.
+      with warnings.catch_warnings(action="ignore"):  # JAX warns of forks.
         process = os.fork()
       if not process:
         _become(task, streams)

@@ -1,4 +1,4 @@
-"""A model folder that is damaged, strange or hostile, at each reader's door."""
+"""Attacks with a model folder that is damaged, strange or hostile."""
 
 import atexit
 import contextlib
@@ -31,7 +31,7 @@ from mlir_jax import sharding
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.training import run
 
-# Short and lower case, unless a case says otherwise.
+# Short and lower case; a case may have its own texts.
 TEXTS = ["apple river", "stone", "cloud garden window"]
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -51,7 +51,7 @@ FAMILIES = {
 
 @functools.cache
 def session() -> pathlib.Path:
-  """A folder for what all cases share; it goes when the process ends."""
+  """Makes a folder for what all cases share, until the process ends."""
   folder = tempfile.mkdtemp(prefix="mlir_jax_attack_")
   atexit.register(shutil.rmtree, folder, ignore_errors=True)
   return pathlib.Path(folder)
@@ -59,7 +59,7 @@ def session() -> pathlib.Path:
 
 @functools.cache
 def whole(family: str) -> pathlib.Path:
-  """An undamaged sentence-transformers folder of a family."""
+  """Makes an undamaged sentence-transformers folder of a family."""
   import sentence_transformers
   import transformers
   from sentence_transformers.sentence_transformer import modules
@@ -89,7 +89,7 @@ def whole(family: str) -> pathlib.Path:
     prompts=sentence_models.PROMPTS,
     default_prompt_name="sentence",
   ).save(str(folder), create_model_card=False)
-  # Older folders say the length here; both words are read.
+  # Older folders have the length here; both words are read.
   edit(folder / LENGTHS, max_seq_length=sentence_models.LENGTH)
   return folder
 
@@ -111,7 +111,7 @@ def vectors(family: str) -> np.ndarray:
 
 
 def oracle(folder: pathlib.Path, texts=TEXTS) -> np.ndarray:
-  """What sentence-transformers reads in a folder, without its code."""
+  """Encodes with sentence-transformers, without the folder's code."""
   import sentence_transformers
 
   model = sentence_transformers.SentenceTransformer(
@@ -261,7 +261,7 @@ def cut(path):
 
 
 def double_key(path):
-  """The first key once more, before it, with another value."""
+  """Adds the first key a second time, with another value."""
   text = path.read_text().strip()
   if text.startswith("["):
     text = text.replace('"path": ""', '"path": "elsewhere", "path": ""', 1)
@@ -272,7 +272,7 @@ def double_key(path):
 
 
 def add_number(path, number):
-  """A number, spelled so, in a field that nobody asks for."""
+  """Adds a number, spelled like this, in a field that is never read."""
   text = path.read_text().strip()
   if text.startswith("["):
     text = text.replace('"idx": 0', f'"idx": {number}', 1)
@@ -293,7 +293,7 @@ def not_utf8(path):
   path.write_bytes(path.read_bytes().replace(b'"', b'"\xff', 1))
 
 
-# Damage of any JSON file. "Not needed" is never an excuse to read half of one.
+# Damage of any JSON file. A damaged file is refused even if it is not needed.
 FILE_DAMAGE = {
   "cut": cut,
   "empty": lambda path: path.write_bytes(b""),
@@ -330,12 +330,12 @@ class Damage:
     do: Receives the copy of the folder.
     names: What a refusal must contain.
     family: Of the folder.
-    refuse: Whether only a refusal is right; else the undamaged vectors, to
+    refuse: Whether only a refusal is right. If not, the undamaged vectors, to
       `tolerance`, are right, too.
     same: Whether only the undamaged vectors are right.
-    by_oracle: Whether what sentence-transformers reads is right, too.
+    by_oracle: Whether the vectors of sentence-transformers are right, too.
     tolerance: Largest difference of the vectors.
-    trains: Whether the training is tried, too.
+    trains: Whether a training from the folder is tried, too.
   """
 
   name: str
@@ -383,7 +383,7 @@ def judge_train(damage: Damage, folder: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def consent() -> Iterator[None]:
-  """Whatever asks on the standard input is told yes."""
+  """Answers yes to every question on the standard input."""
   before, sys.stdin = sys.stdin, io.StringIO("yes\ny\n" * 50)
   try:
     yield
@@ -392,14 +392,14 @@ def consent() -> Iterator[None]:
 
 
 def files() -> Iterator[Damage]:
-  """Each JSON file of a folder, damaged in each way."""
+  """Yields each JSON file of a folder, damaged in each way."""
   for file in JSON_FILES:
     for kind, damage in FILE_DAMAGE.items():
       yield Damage(
         f"{file}: {kind}",
         lambda folder, file=file, damage=damage: damage(folder / file),
         (pathlib.Path(file).name,),
-        # A number in a field that we never read may stand there.
+        # A field that we never read may have any number.
         refuse=kind not in ("NaN", "5,000 digits"),
         trains=kind in ("cut", "deep", "double key")
         and file not in (LENGTHS, POOLING),
@@ -418,7 +418,7 @@ def files() -> Iterator[Damage]:
       lambda folder, file=file: (folder / file).unlink(),
       (file,),
     )
-  # Older folders lack it: they have no prompts.
+  # Older folders do not have it: they have no prompts.
   yield Damage(
     f"{SETTINGS}: missing",
     lambda folder: (folder / SETTINGS).unlink(),
@@ -429,12 +429,12 @@ def files() -> Iterator[Damage]:
 
 
 def is_shape(value) -> bool:
-  """Whether a field could have the value, in another model."""
+  """Returns whether a field of another model could have the value."""
   return type(value) is int and value in (0, 1, 3, *range(22, 59), 10**12)
 
 
 def shapes() -> Iterator[Damage]:
-  """Fields of config.json that shape the encoder."""
+  """Yields wrong fields of config.json that shape the encoder."""
   heads, wide = "num_attention_heads", "hidden_size"
   values = {
     wide: (10**12, -1, 0, 1.5, "24", True, None, [24], 48),
@@ -455,7 +455,7 @@ def shapes() -> Iterator[Damage]:
   }
   for field, wrong in values.items():
     for value in wrong:
-      # What only training or nobody uses may be passed over.
+      # A field that only training uses, or nothing, may be ignored.
       may_pass = field == "initializer_range" or (field, value) in (
         ("pad_token_id", -1),
         ("add_cross_attention", True),
@@ -463,13 +463,13 @@ def shapes() -> Iterator[Damage]:
       yield Damage(
         f"config.json: {field} = {value!r}",
         sets("config.json", **{field: value}),
-        # Of a shape that the weights do not have, the tensor is named.
+        # If the weights have another shape, the tensor is named.
         ("model",) if is_shape(value) else ("config.json", field),
         refuse=not may_pass,
         trains=value in (10**12, "unknown") and field != "initializer_range",
       )
   for field in ("hidden_size", "num_attention_heads", "model_type"):
-    # transformers has defaults, which are not this folder's.
+    # The defaults of transformers are not this folder's values.
     yield Damage(
       f"config.json: without {field}",
       drops("config.json", field),
@@ -541,17 +541,17 @@ def shapes() -> Iterator[Damage]:
         sets("config.json", **{field: value}),
         ("config.json",),
         family="modernbert",
-        # Without rope_parameters transformers has its own.
+        # Without rope_parameters, transformers has its own defaults.
         refuse=value not in (10**12, 0, {}),
         by_oracle=True,
       )
 
 
 def weights() -> Iterator[Damage]:
-  """Weights that are not whole, not there, not numbers."""
+  """Yields weights that are damaged, missing, or not numbers."""
 
-  def told(name, do, *names, **more):
-    # Of a tensor that does not fit, the folder and the tensor are named.
+  def refused(name, do, *names, **more):
+    # If a tensor does not fit, the folder and the tensor are named.
     return Damage(
       f"weights: {name}",
       do,
@@ -567,21 +567,21 @@ def weights() -> Iterator[Damage]:
     arrays[name] = shape_of(arrays[name])
 
   for family in FAMILIES:
-    yield told(
+    yield refused(
       f"{family}: one is missing",
       tensors(lambda arrays: arrays.pop(a_tensor(arrays))),
       "weight",
       family=family,
       trains=True,
     )
-    yield told(
+    yield refused(
       f"{family}: another shape",
       tensors(lambda arrays: reshape(arrays, lambda x: x[:-1].copy())),
       "weight",
       family=family,
       trains=True,
     )
-    yield told(
+    yield refused(
       f"{family}: NaN",
       tensors(lambda arrays: reshape(arrays, lambda x: x * np.nan)),
       "weight",
@@ -602,10 +602,10 @@ def weights() -> Iterator[Damage]:
     tolerance=5e-2,
   )
   yield Damage("weights: float64", torch_tensors(torch.float64), ("weight",))
-  yield told("int8", torch_tensors(torch.int8), "weight", trains=True)
-  yield told("float8", torch_tensors(torch.float8_e4m3fn), "weight")
-  yield told("bool", torch_tensors(torch.bool), "weight")
-  yield told(
+  yield refused("int8", torch_tensors(torch.int8), "weight", trains=True)
+  yield refused("float8", torch_tensors(torch.float8_e4m3fn), "weight")
+  yield refused("bool", torch_tensors(torch.bool), "weight")
+  yield refused(
     "one infinity in a bias",
     tensors(
       lambda arrays: arrays[a_tensor(arrays, "query.bias")].__setitem__(
@@ -614,7 +614,7 @@ def weights() -> Iterator[Damage]:
     ),
     "query.bias",
   )
-  yield told(
+  yield refused(
     "a float16 of which one is NaN",
     tensors(
       lambda arrays: arrays.update(
@@ -627,7 +627,7 @@ def weights() -> Iterator[Damage]:
       )
     ),
   )
-  yield told(
+  yield refused(
     "a table without its last rows",
     tensors(
       lambda arrays: arrays.update(
@@ -640,17 +640,17 @@ def weights() -> Iterator[Damage]:
     ),
     "word_embeddings.weight",
   )
-  yield told(
+  yield refused(
     "a third axis",
     tensors(lambda arrays: reshape(arrays, lambda x: x[None].copy())),
     "query.weight",
   )
-  yield told(
+  yield refused(
     "a bias in the place of a matrix",
     tensors(lambda arrays: reshape(arrays, lambda x: x[0].copy())),
     "query.weight",
   )
-  yield told(
+  yield refused(
     "an adapter beside a layer",
     tensors(
       lambda arrays: arrays.update(
@@ -663,7 +663,7 @@ def weights() -> Iterator[Damage]:
     ),
     "lora_A",
   )
-  yield told(
+  yield refused(
     "a layer that the config does not count",
     tensors(
       lambda arrays: arrays.update(
@@ -688,7 +688,7 @@ def weights() -> Iterator[Damage]:
     ),
     (WEIGHTS,),
   )
-  yield told(
+  yield refused(
     "names of another model",
     tensors(
       lambda arrays: [
@@ -697,28 +697,28 @@ def weights() -> Iterator[Damage]:
       ]
     ),
   )
-  yield told(
+  yield refused(
     "no tensor at all", lambda f: safetensors.numpy.save_file({}, f / WEIGHTS)
   )
-  yield told("cut", at(WEIGHTS, cut), trains=True)
-  yield told(
+  yield refused("cut", at(WEIGHTS, cut), trains=True)
+  yield refused(
     "cut by a byte",
     at(WEIGHTS, lambda path: path.write_bytes(path.read_bytes()[:-1])),
   )
-  yield told(
+  yield refused(
     "a byte too many",
     at(WEIGHTS, lambda path: path.write_bytes(path.read_bytes() + b"\0")),
   )
-  yield told("empty", at(WEIGHTS, lambda path: path.write_bytes(b"")))
-  yield told(
+  yield refused("empty", at(WEIGHTS, lambda path: path.write_bytes(b"")))
+  yield refused(
     "Git LFS", at(WEIGHTS, lambda path: path.write_text(LFS)), trains=True
   )
-  yield told("a folder", at(WEIGHTS, in_place_of(lambda path: path.mkdir())))
-  yield told(
+  yield refused("a folder", at(WEIGHTS, in_place_of(lambda path: path.mkdir())))
+  yield refused(
     "a dangling link",
     at(WEIGHTS, in_place_of(lambda path: path.symlink_to("nowhere"))),
   )
-  yield told(
+  yield refused(
     "a header of 2**62 bytes",
     at(
       WEIGHTS,
@@ -727,27 +727,27 @@ def weights() -> Iterator[Damage]:
       ),
     ),
   )
-  yield told(
+  yield refused(
     "a header that is not JSON",
     at(WEIGHTS, lambda path: put_header(path, "{not json", b"")),
   )
-  yield told(
+  yield refused(
     "a deep header",
     at(WEIGHTS, lambda path: put_header(path, '{"a":' * 50_000, b"")),
   )
-  yield told(
+  yield refused(
     "a header that is a list",
     at(WEIGHTS, lambda path: put_header(path, "[]", b"")),
   )
-  yield told(
+  yield refused(
     "offsets behind the end",
     header(lambda h: h[a_tensor(h)].update(data_offsets=[0, 10**15])),
   )
-  yield told(
+  yield refused(
     "offsets below 0",
     header(lambda h: h[a_tensor(h)].update(data_offsets=[-2304, 0])),
   )
-  yield told(
+  yield refused(
     "two tensors in one place",
     header(
       lambda h: h[a_tensor(h)].update(
@@ -755,17 +755,17 @@ def weights() -> Iterator[Damage]:
       )
     ),
   )
-  yield told(
+  yield refused(
     "a shape of 10**30",
     header(lambda h: h[a_tensor(h)].update(shape=[10**30, 24])),
   )
-  yield told(
+  yield refused(
     "a shape below 0", header(lambda h: h[a_tensor(h)].update(shape=[-24, -24]))
   )
-  yield told(
+  yield refused(
     "an unknown dtype", header(lambda h: h[a_tensor(h)].update(dtype="F7"))
   )
-  yield told("no dtype", header(lambda h: h[a_tensor(h)].pop("dtype")))
+  yield refused("no dtype", header(lambda h: h[a_tensor(h)].pop("dtype")))
 
   def twice(path):
     value, rest = split_header(path)
@@ -776,13 +776,13 @@ def weights() -> Iterator[Damage]:
       path, '{"' + name + '": ' + json.dumps(other) + "," + text[1:], rest
     )
 
-  yield told("a tensor named twice", at(WEIGHTS, twice))
+  yield refused("a tensor named twice", at(WEIGHTS, twice))
 
 
 def indexes() -> Iterator[Damage]:
-  """Weights in several files."""
+  """Yields damaged indexes of weights in several files."""
 
-  def told(name, change, *names, **more):
+  def refused(name, change, *names, **more):
     return Damage(
       f"index: {name}",
       shards(change),
@@ -804,16 +804,16 @@ def indexes() -> Iterator[Damage]:
     return change
 
   yield Damage("index: whole", shards(lambda *_: None), same=True)
-  yield told("../", point(lambda _: "../outside.safetensors"), trains=True)
-  yield told(
+  yield refused("../", point(lambda _: "../outside.safetensors"), trains=True)
+  yield refused(
     "an absolute path", point(lambda f: str(f.parent / "outside.safetensors"))
   )
-  yield told("a name with NUL", point(lambda _: "a\0b.safetensors"))
-  yield told("a number for a name", point(lambda _: 5))
-  yield told("an empty name", point(lambda _: ""))
-  yield told("a folder for a name", point(lambda _: "1_Pooling"))
-  yield told("a pickle for a name", point(lambda _: "pytorch_model.bin"))
-  yield told(
+  yield refused("a name with NUL", point(lambda _: "a\0b.safetensors"))
+  yield refused("a number for a name", point(lambda _: 5))
+  yield refused("an empty name", point(lambda _: ""))
+  yield refused("a folder for a name", point(lambda _: "1_Pooling"))
+  yield refused("a pickle for a name", point(lambda _: "pytorch_model.bin"))
+  yield refused(
     "a file that is not there",
     point(lambda _: "b.safetensors"),
     INDEX,
@@ -824,12 +824,14 @@ def indexes() -> Iterator[Damage]:
     (folder / "link.safetensors").symlink_to("../outside.safetensors")
     return "link.safetensors"
 
-  yield told("a link that leaves the folder", point(linked))
-  yield told("no weight_map", lambda f, index: index.pop("weight_map") and None)
-  yield told("a list", lambda f, index: index.update(weight_map=["a"]))
-  yield told("no names", lambda f, index: index["weight_map"].clear())
-  yield told("null", lambda f, index: index.update(weight_map=None))
-  yield told(
+  yield refused("a link that leaves the folder", point(linked))
+  yield refused(
+    "no weight_map", lambda f, index: index.pop("weight_map") and None
+  )
+  yield refused("a list", lambda f, index: index.update(weight_map=["a"]))
+  yield refused("no names", lambda f, index: index["weight_map"].clear())
+  yield refused("null", lambda f, index: index.update(weight_map=None))
+  yield refused(
     "a tensor that its file lacks",
     lambda f, index: index["weight_map"].update(
       {
@@ -839,7 +841,7 @@ def indexes() -> Iterator[Damage]:
     ),
     "is missing",
   )
-  yield told(
+  yield refused(
     "a tensor left out",
     lambda f, index: (
       index["weight_map"].pop(a_tensor(index["weight_map"])) and None
@@ -867,9 +869,9 @@ def indexes() -> Iterator[Damage]:
 
 
 def module_lists() -> Iterator[Damage]:
-  """modules.json, pooling, lengths and prompts."""
+  """Yields damaged modules, poolings, lengths and prompts."""
 
-  def told(name, do, *names, **more):
+  def refused(name, do, *names, **more):
     return Damage(
       f"modules: {name}",
       do,
@@ -902,41 +904,45 @@ def module_lists() -> Iterator[Damage]:
 
     return damage
 
-  yield told("../", outside(lambda _: "../elsewhere"), trains=True)
-  yield told("an absolute path", outside(lambda f: str(f.parent / "elsewhere")))
-  yield told(
+  yield refused("../", outside(lambda _: "../elsewhere"), trains=True)
+  yield refused(
+    "an absolute path", outside(lambda f: str(f.parent / "elsewhere"))
+  )
+  yield refused(
     "first module elsewhere",
     lambda folder: (
       shutil.copytree(folder, folder.parent / "other"),
       module(0, path="../other")(folder),
     ),
   )
-  yield told("a path that is a number", module(1, path=1))
-  yield told("a path that is null", module(1, path=None))
-  yield told("a path with NUL", module(1, path="a\0b"))
-  yield told("a path that is a file", module(1, path="config.json"), "config")
-  yield told(
+  yield refused("a path that is a number", module(1, path=1))
+  yield refused("a path that is null", module(1, path=None))
+  yield refused("a path with NUL", module(1, path="a\0b"))
+  yield refused(
+    "a path that is a file", module(1, path="config.json"), "config"
+  )
+  yield refused(
     "a path that is not there", module(1, path="7_Pooling"), "7_Pooling"
   )
-  yield told("no type", changes("modules.json", lambda v: v[1].pop("type")))
-  yield told("a type that is a list", module(1, type=["a"]))
-  yield told("an unknown type", module(1, type="sentence_transformers.Evil"))
-  yield told(
+  yield refused("no type", changes("modules.json", lambda v: v[1].pop("type")))
+  yield refused("a type that is a list", module(1, type=["a"]))
+  yield refused("an unknown type", module(1, type="sentence_transformers.Evil"))
+  yield refused(
     "an entry that is a word",
     changes("modules.json", lambda v: v.__setitem__(1, "Pooling")),
   )
-  yield told("an empty list", puts("modules.json", []))
-  yield told("an object", puts("modules.json", {"0": {}}))
-  yield told("no pooling", changes("modules.json", lambda v: v.pop(1)))
-  yield told("no transformer", changes("modules.json", lambda v: v.pop(0)))
-  yield told(
+  yield refused("an empty list", puts("modules.json", []))
+  yield refused("an object", puts("modules.json", {"0": {}}))
+  yield refused("no pooling", changes("modules.json", lambda v: v.pop(1)))
+  yield refused("no transformer", changes("modules.json", lambda v: v.pop(0)))
+  yield refused(
     "pooling twice", add("sentence_transformers.models.Pooling", "1_Pooling")
   )
-  yield told(
+  yield refused(
     "normalized before the pooling",
     changes("modules.json", lambda v: v.insert(1, v.pop(2))),
   )
-  yield told(
+  yield refused(
     "a CNN",
     add(
       "sentence_transformers.models.CNN",
@@ -946,8 +952,10 @@ def module_lists() -> Iterator[Damage]:
     ),
     trains=True,
   )
-  yield told("an LSTM", add("sentence_transformers.models.LSTM", "3_LSTM", 1))
-  yield told(
+  yield refused(
+    "an LSTM", add("sentence_transformers.models.LSTM", "3_LSTM", 1)
+  )
+  yield refused(
     "dropout",
     add(
       "sentence_transformers.models.Dropout",
@@ -979,36 +987,36 @@ def module_lists() -> Iterator[Damage]:
 
     return damage
 
-  yield told(
+  yield refused(
     "dense: a class of its own",
     projection(activation_function="evil.Evil"),
     "activation_function",
     trains=True,
   )
-  yield told(
+  yield refused(
     "dense: no such class",
     projection(activation_function="torch.nn.modules.activation.Evil"),
     "activation_function",
   )
-  yield told("dense: another width", projection(out_features=9), "3_Dense")
-  yield told("dense: other input", projection(in_features=23), "3_Dense")
-  yield told(
+  yield refused("dense: another width", projection(out_features=9), "3_Dense")
+  yield refused("dense: other input", projection(in_features=23), "3_Dense")
+  yield refused(
     "dense: a width of 10**12", projection(out_features=10**12), "3_Dense"
   )
-  yield told(
+  yield refused(
     "dense: a width that is a word",
     projection(out_features="8"),
     "out_features",
   )
-  yield told(
+  yield refused(
     "dense: bias says no, file says yes", projection(bias=False), "bias"
   )
-  yield told(
+  yield refused(
     "dense: no bias in the file",
     projection({"linear.weight": np.ones((8, 24), np.float32)}),
     "linear.bias",
   )
-  yield told(
+  yield refused(
     "dense: NaN",
     projection(
       {
@@ -1018,7 +1026,7 @@ def module_lists() -> Iterator[Damage]:
     ),
     "linear.weight",
   )
-  yield told(
+  yield refused(
     "dense: no weights",
     lambda folder: (
       projection()(folder),
@@ -1026,7 +1034,7 @@ def module_lists() -> Iterator[Damage]:
     ),
     "3_Dense",
   )
-  yield told(
+  yield refused(
     "dense: its config missing",
     lambda folder: (
       projection()(folder),
@@ -1037,27 +1045,27 @@ def module_lists() -> Iterator[Damage]:
 
   pooling = functools.partial(sets, POOLING)
   for value in ("evil", "", None, 5, ["mean", "cls"], "max", "lasttoken "):
-    yield told(
+    yield refused(
       f"pooling_mode = {value!r}",
       pooling(pooling_mode=value),
       "pooling_mode",
       trains=value == "evil",
     )
-  yield told(
+  yield refused(
     "a width that is not the model's",
     pooling(embedding_dimension=25),
     "embedding_dimension",
     refuse=False,  # The vectors do not depend on it.
   )
-  yield told(
+  yield refused(
     "a pooling field that nobody knows",
     pooling(pooling_mode_evil_tokens=True),
     "pooling_mode_evil_tokens",
   )
-  yield told(
+  yield refused(
     "the prompt is left out", pooling(include_prompt=False), "include_prompt"
   )
-  yield told(
+  yield refused(
     "the prompt is left out, maybe",
     pooling(include_prompt="no"),
     "include_prompt",
@@ -1071,7 +1079,7 @@ def module_lists() -> Iterator[Damage]:
     {"pooling_mode_mean_tokens": False, "pooling_mode_max_tokens": True},
     {"pooling_mode": "cls"},
   ):
-    yield told(
+    yield refused(
       f"pooling in old words: {more}", puts(POOLING, old | more), POOLING
     )
 
@@ -1119,7 +1127,7 @@ def module_lists() -> Iterator[Damage]:
       sets(SETTINGS, prompts=value, default_prompt_name=None),
       (SETTINGS,) if "half" in name else (SETTINGS, "prompts"),
       refuse=name != "null inside",
-      by_oracle=True,  # It reads null as no prompt.
+      by_oracle=True,  # sentence-transformers reads null as no prompt.
       trains=name == "a list",
     )
   for value in ("nobody", 5, ["query"]):
@@ -1145,10 +1153,10 @@ def module_lists() -> Iterator[Damage]:
 
 
 def tokenizers() -> Iterator[Damage]:
-  """Tokenizers that are not the model's, or not whole."""
+  """Yields tokenizers that are damaged or of another model."""
   file = "tokenizer.json"
 
-  def told(name, do, *names, **more):
+  def refused(name, do, *names, **more):
     return Damage(
       f"tokenizer: {name}", do, names or (file,), **({"refuse": True} | more)
     )
@@ -1156,13 +1164,13 @@ def tokenizers() -> Iterator[Damage]:
   def model(change):
     return changes(file, lambda value: change(value["model"]))
 
-  yield told(
+  yield refused(
     "more pieces than the table has",
     model(lambda m: m["vocab"].extend([[f"▁more{n}", -9.0] for n in range(9)])),
     "tokenizer",
     trains=True,
   )
-  yield told(
+  yield refused(
     "an added token behind the table",
     changes(
       file,
@@ -1171,18 +1179,20 @@ def tokenizers() -> Iterator[Damage]:
       ),
     ),
   )
-  yield told(
+  yield refused(
     "a piece twice",
     model(lambda m: m["vocab"].insert(9, list(m["vocab"][9]))),
   )
-  yield told("no pieces", model(lambda m: m["vocab"].clear()))
-  yield told(
+  yield refused("no pieces", model(lambda m: m["vocab"].clear()))
+  yield refused(
     "a score that is a word",
     model(lambda m: m["vocab"].__setitem__(9, ["a", "b"])),
   )
-  yield told("an unknown kind", model(lambda m: m.update(type="Evil")))
-  yield told("unk_id behind the pieces", model(lambda m: m.update(unk_id=999)))
-  yield told(
+  yield refused("an unknown kind", model(lambda m: m.update(type="Evil")))
+  yield refused(
+    "unk_id behind the pieces", model(lambda m: m.update(unk_id=999))
+  )
+  yield refused(
     "no padding token",
     changes(
       file,
@@ -1237,31 +1247,31 @@ def tokenizers() -> Iterator[Damage]:
     (file,),
     refuse=True,
   )
-  yield told(
+  yield refused(
     "pads with a token that it lacks",
     sets("tokenizer_config.json", pad_token="<nobody>"),
     "tokenizer_config.json",
     "pad_token",
     refuse=False,  # Padding is masked, whatever its id.
   )
-  yield told(
+  yield refused(
     "pads with a number",
     sets("tokenizer_config.json", pad_token=5),
     "tokenizer_config.json",
     "pad_token",
   )
-  yield told(
+  yield refused(
     "pads with another word than the model",
     sets("tokenizer_config.json", pad_token="</s>"),
     "pad",
     refuse=False,  # Padding is masked, whatever its id.
   )
-  yield told(
+  yield refused(
     "only a sentencepiece file",
     lambda folder: (folder / file).rename(folder / "sentencepiece.bpe.model"),
     "tokenizer",
   )
-  yield told(
+  yield refused(
     "of another model",
     lambda folder: tokenizer_lib.train(
       ["other words entirely", "of a larger set", *map(chr, range(65, 200))],
@@ -1290,7 +1300,7 @@ class Evil(torch.nn.Module):
 
 
 class Touch:
-  """A pickle of it touches a file when it is read."""
+  """Makes a folder when its pickle is read."""
 
   def __init__(self, path):
     self.path = str(path)
@@ -1300,7 +1310,7 @@ class Touch:
 
 
 def plant(folder: pathlib.Path, *files: str) -> None:
-  """Code and pickles that leave a marker beside the folder."""
+  """Adds code and pickles that leave a marker next to the folder."""
   marker = folder.parent / scoreboard.MARKER
   for file in files:
     path = folder / file
@@ -1319,7 +1329,7 @@ AUTO_MAP = {
 
 
 def hostile(folder: pathlib.Path, model_type: str) -> None:
-  """All the ways at once in which a folder may ask to run its code."""
+  """Combines all ways in which a folder may ask to run its code."""
   plant(
     folder,
     "evil.py",
@@ -1344,7 +1354,7 @@ def hostile(folder: pathlib.Path, model_type: str) -> None:
 
 
 def code() -> Iterator[Damage]:
-  """Folders with code; the scoreboard looks for what it leaves."""
+  """Yields folders with code; the scoreboard looks for its marker."""
   yield Damage(
     "code: auto_map of an unknown model",
     lambda folder: hostile(folder, "evil"),
@@ -1477,7 +1487,7 @@ def code() -> Iterator[Damage]:
 
 
 def folders() -> Iterator[scoreboard.Case]:
-  """What stands in the place of a folder."""
+  """Yields paths that are not a model's folder."""
 
   def case(name, make, *names):
     def attack(folder):
@@ -1517,7 +1527,7 @@ def folders() -> Iterator[scoreboard.Case]:
 
 
 def in_the_hub_cache(folder: pathlib.Path) -> None:
-  """A folder of the hub's cache is one of links, which lead out of it."""
+  """Encodes with a folder of the hub's cache, whose files are links."""
   cache = folder / "models--a--b"
   snapshot = cache / "snapshots" / "abc"
   (cache / "blobs").mkdir(parents=True)
@@ -1534,7 +1544,7 @@ def in_the_hub_cache(folder: pathlib.Path) -> None:
 
 
 def in_a_process(folder: pathlib.Path) -> None:
-  """`encode` reads texts from the input, of which the first is "yes"."""
+  """Runs `encode` with "yes" as the first text on the standard input."""
   copy = folder / "model"
   shutil.copytree(whole("bert"), copy)
   hostile(copy, "evil")
@@ -1564,7 +1574,7 @@ def damages() -> Iterator[Damage]:
 
 
 def cases() -> list[scoreboard.Case]:
-  """Every damage by `load`, some by training, one in a process."""
+  """Returns all cases: each with `load`, some with a training, too."""
   made = []
   for damage in damages():
     right = "It is refused, with file and field."

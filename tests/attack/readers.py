@@ -1,4 +1,4 @@
-"""Attacks the readers with bad files: none may be misread in silence."""
+"""Attacks the readers with bad files. None may be read wrongly in silence."""
 
 import bz2
 import contextlib
@@ -43,7 +43,7 @@ LFS_POINTER = (
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """What a reader made of a file: its records' values, and what it counted."""
+  """The values that a reader made of a file's records, and its counts."""
 
   values: list
   count: int
@@ -51,7 +51,7 @@ class Result:
 
 
 def load(folder: pathlib.Path, policy: str, tatoeba: bool = False):
-  """The collection of a case's folder, and its bad records."""
+  """Returns the collection of a case's folder, and its bad records."""
   bad = records.BadRecords(policy)
   root = str(folder / "tatoeba") if tatoeba else ""
   return collections.load("folder", str(folder / "data"), bad, root), bad
@@ -66,7 +66,7 @@ def write(path: pathlib.Path, data: bytes | str) -> None:
 
 
 def escape_json(text: str) -> bytes:
-  """A text as it stands between the quotes of a JSON string."""
+  """Encodes a text for the place between the quotes of a JSON string."""
   quoted = json.dumps(text, ensure_ascii=False)[1:-1]
   return quoted.encode("utf-8", "surrogatepass")
 
@@ -138,7 +138,7 @@ def read_negatives(folder, policy) -> Result:
   scoreboard.expect(
     questions == [f"asked {number}" for number in range(4)], questions
   )
-  # A reader may leave an empty text to the token store, which drops it.
+  # A reader may keep an empty text: the token store drops it.
   values = [p.text for record in read for p in record.hard_negatives if p.text]
   return Result(values, bad.count)
 
@@ -151,7 +151,7 @@ def read_parallel(side, folder, policy) -> Result:
 
 
 def check_aligned(pairs, side) -> None:
-  """Each damaged sentence stands beside its own translation."""
+  """Checks that each damaged sentence has its own translation."""
   for pair in pairs:
     if pair[side] in TEXTS:
       number = TEXTS.index(pair[side])
@@ -174,11 +174,11 @@ def read_tatoeba(side, folder, policy) -> Result:
 def read_test(pick, folder, policy) -> Result:
   collection, bad = load(folder, policy)
   (test,) = collection.tests()
-  return Result(pick(test), bad.count, "\n".join(told_of(test)))
+  return Result(pick(test), bad.count, "\n".join(printed_about(test)))
 
 
-def told_of(test) -> list[str]:
-  """The lines that are printed about a test before it is used."""
+def printed_about(test) -> list[str]:
+  """Returns the lines that are printed about a test before it is used."""
   return [*test.notes, *ranking.describe_unfindable([test])]
 
 
@@ -191,32 +191,33 @@ def judgements_of(test) -> list:
 
 
 def read_to_encode(folder, policy) -> Result:
-  del policy  # A line that is left out would move the rows behind it.
+  del policy  # Each line is a row, so none may be skipped.
   (path,) = folder.glob("texts.txt*")
   return Result(list(encode.read_texts([str(path)])), 0)
 
 
 def read_run(folder, policy) -> Result:
-  del policy  # A run is read by the program that wrote it: no record may miss.
+  del policy  # A run is complete or refused.
   run = runs.read_run(folder / "run.trec")
   return Result([(q, p, s) for q in run for p, s in run[q].items()], 0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-  """A file of four records, and what reads it.
+  """A file of four records, and the function that reads it.
 
   Attributes:
-    name: Of the file and the field that is damaged.
+    name: Names the file and the field that is damaged.
     path: The file, below the case's folder.
     record: (number, raw text) -> a record's bytes.
     read: (folder, policy) -> result.
-    escape: A text as its field holds it.
-    frame: What stands before, between, and after the records.
+    escape: Encodes a text for its field.
+    frame: The bytes before, between and after the records.
     others: The other files, path to content.
-    values: What must be read.
-    empty: What a text without a visible character is: "bad" or "dropped".
-    strict: There is no policy "skip".
+    values: The right values.
+    empty: What a text without a visible character is: "bad", "dropped", "kept"
+      or "no title".
+    strict: The reader has no policy "skip".
   """
 
   name: str
@@ -242,7 +243,7 @@ class Reader:
     return 1 + self.frame[0].count(b"\n") + number
 
   def prepare(self, folder: pathlib.Path) -> pathlib.Path:
-    """Writes the other files; returns the path of the one to damage."""
+    """Writes the other files; returns the path of the file to damage."""
     others = {"data/ir/other.json": GOOD_PAIRS} | dict(self.others)
     if self.path.startswith("data/ir/"):
       del others["data/ir/other.json"]
@@ -393,7 +394,7 @@ def _readers() -> dict[str, Reader]:
 
 
 READERS = _readers()
-# Those with a text of their own to damage, and one for each kind of file.
+# Readers of a text that can be damaged; and one reader for each kind of file.
 TEXT_READERS = [r for n, r in READERS.items() if n not in ("qrels", "run")]
 FILE_READERS = [
   READERS[name]
@@ -413,11 +414,11 @@ FILE_READERS = [
 ]
 
 
-# --- What may be right. ---
+# --- What is right. ---
 
 
 def plain(value: Any) -> Any:
-  """A text with single spaces: white space of any kind parts words."""
+  """Puts single spaces between words, whatever white space is there."""
   return " ".join(value.split()) if isinstance(value, str) else value
 
 
@@ -442,7 +443,7 @@ def read_skipping(read, folder) -> Result:
 
 
 def refuse_both(read, folder) -> None:
-  """Both policies must refuse; the second error is let through."""
+  """Checks that both policies refuse, and raises the error of "error"."""
   try:
     result = read(folder, "skip")
   except UnicodeError:
@@ -453,7 +454,7 @@ def refuse_both(read, folder) -> None:
 
 
 def accepts(attack):
-  """The attack, where an error is not right."""
+  """Wraps an attack for which an error is wrong."""
 
   @functools.wraps(attack)
   def accepted(folder):
@@ -477,10 +478,11 @@ def file_case(name, reader, damage, right, values=None, path=None):
   Args:
     name: The kind of damage.
     reader: The reader.
-    damage: Reader -> the file's bytes, or None: the damage writes the file.
+    damage: (reader, path) -> the file's bytes, or None if it writes the file
+      itself.
     right: "refused" under both policies, "read" as `values`, or "either".
-    values: What is right to read; the reader's own if None.
-    path: The file's name, if another than the reader's.
+    values: The right values; None for the reader's own.
+    path: An ending that is added to the file's name.
   """
 
   def attack(folder):
@@ -499,7 +501,7 @@ def file_case(name, reader, damage, right, values=None, path=None):
     else:
       check_values(reader.read(folder, "error"), wanted, 0)
 
-  # A link or folder is named as it stands; a side may be named by its pair.
+  # The message may name the link or the folder, or a side's pair.
   return scoreboard.Case(
     f"{reader.name}/{name}",
     {"refused": "refused under both policies, naming the file"}.get(
@@ -517,11 +519,11 @@ def record_case(name, reader, bad_record, right="bad", value=None, names=()):
     name: The kind of damage.
     reader: The reader.
     bad_record: The record's bytes.
-    right: "bad": refused by file and line under "error", skipped and counted
-      under "skip"; "read": as `value`; "dropped": not a record, not counted;
-      "either": bad, or read as `value`.
-    value: What the record must be.
-    names: What an error must name beside file and line.
+    right: "bad": under "error" refused with file and line, under "skip" skipped
+      and counted; "read": read as `value`; "dropped": not a record and not
+      counted; "either": bad, or read as `value`.
+    value: The record's right value.
+    names: What an error must name in addition to file and line.
   """
 
   def attack(folder):
@@ -611,9 +613,9 @@ def text_cases() -> Iterator[scoreboard.Case]:
         yield case(f"invisible: {name}", reader.escape(text), right, value)
     for name, raw in bad_bytes.items():
       if reader.name == "dpr lines negative":
-        continue  # The line is bad, and with it the record: as above.
+        continue  # The whole line is bad, as in the cases above.
       if reader.frame == ARRAY and name in ("NUL", "a lone CR"):
-        # Not JSON: an array cannot be read behind it.
+        # This is not JSON: the array cannot be read after it.
         lines = reader.records()
         lines[BAD] = reader.record(BAD, raw)
         yield file_case(
@@ -669,7 +671,7 @@ def make_link_to_device(reader, path):
 
 
 def make_failing_disk(reader, path):
-  # A regular file that can be opened, and whose first byte cannot be read.
+  # It can be opened like a regular file, but its first byte cannot be read.
   path.symlink_to("/proc/self/mem")
 
 
@@ -688,7 +690,7 @@ def make_pipe(reader, path):
 
 
 def make_socket(reader, path):
-  # A socket's path is bounded: it is bound by a short one.
+  # The path of a socket may not be long, so a relative path is used.
   with socket.socket(socket.AF_UNIX) as bound, contextlib.chdir(path.parent):
     bound.bind(path.name)
 
@@ -714,10 +716,10 @@ def encoding_cases() -> Iterator[scoreboard.Case]:
       "random bytes": lambda reader, path: bytes(range(128, 256)) * 4,
       "HTML": lambda reader, path: b"<html>404</html>\n",
     }.items():
-      # A line of HTML is a sentence as good as any.
+      # A line of HTML is a valid sentence.
       if name == "HTML" and reader.name in ("mono", "encode"):
         continue
-      # Each line is a text, blank ones too; whoever calls refuses none.
+      # Each line is a text, a blank line too.
       if reader.name == "encode" and name in ("empty", "blank lines alone"):
         rows = [""] * damage(reader, None).count(b"\n")
         yield file_case(name, reader, damage, "read", rows)
@@ -761,7 +763,7 @@ def encoding_cases() -> Iterator[scoreboard.Case]:
 
 
 def many_zeros(reader):
-  """A file whose room was taken before it was written, as downloaders do."""
+  """A file with zeros after its content, as interrupted downloads have."""
 
   def attack(folder):
     path = reader.prepare(folder)
@@ -788,7 +790,7 @@ def many_zeros(reader):
 
 
 def zeros_at_end(reader):
-  """What a crash leaves in a file: a line of zeros is a bad line."""
+  """A crash may leave zeros in a file: a line of zeros is a bad line."""
 
   def attack(folder):
     reader.prepare(folder).write_bytes(reader.content() + b"\0" * 512)
@@ -797,7 +799,7 @@ def zeros_at_end(reader):
     except UnicodeError:
       raise
     except ValueError:
-      pass  # A file with zeros may be refused whole, as a run is.
+      pass  # The whole file may be refused, as a run is.
     else:
       check_values(result, reader.values, 1)
     result = reader.read(folder, "error")
@@ -866,7 +868,7 @@ def gzip_cases() -> Iterator[scoreboard.Case]:
       path.with_name(path.name + ".gz").write_bytes(pack(reader.content()))
       return reader.content()
 
-    if reader.name != "encode":  # It is given the file's name.
+    if reader.name != "encode":  # It receives the file's name.
       yield file_case("both plain and .gz", reader, both, "refused")
 
 
@@ -885,7 +887,8 @@ def kind_cases() -> Iterator[scoreboard.Case]:
       "a socket": make_socket,
       "on a disk that fails": make_failing_disk,
     }.items():
-      # These are given by name: a pipe of the shell, or no text at all.
+      # The user names these files: a pipe of the shell and an empty file are
+      # valid.
       if name not in _DEVICES or reader.name not in ("run", "encode"):
         yield file_case(name, reader, damage, "refused")
     yield file_case("a link to a file", reader, make_link, "read")
@@ -894,7 +897,7 @@ def kind_cases() -> Iterator[scoreboard.Case]:
 
 @contextlib.contextmanager
 def as_nobody(folder: pathlib.Path) -> Iterator[None]:
-  """Root reads everything: another user does not."""
+  """Runs the block as another user, because root may read every file."""
   is_root = os.geteuid() == 0
   folder.chmod(0o755)
   if is_root:
@@ -910,7 +913,7 @@ def unreadable(reader):
   def attack(folder):
     path = reader.prepare(folder)
     path.write_bytes(reader.content())
-    reader.read(folder, "error")  # What is loaded late is loaded as root.
+    reader.read(folder, "error")  # So that root does all late imports.
     path.chmod(0)
     with as_nobody(folder):
       refuse_both(reader.read, folder)
@@ -945,7 +948,7 @@ def json_cases() -> Iterator[scoreboard.Case]:
       assert quoted in good
       return good.replace(quoted, value)
 
-    # Values: the record is bad, and where it ends is plain.
+    # Values: the record is bad, but its end is clear.
     for kind, value in {
       "NaN": b"NaN",
       "Infinity": b"-Infinity",
@@ -960,7 +963,7 @@ def json_cases() -> Iterator[scoreboard.Case]:
       "an empty text": b'""',
     }.items():
       if kind == "deep nesting":
-        # No field of it can be read; an array cannot be read behind it.
+        # No field of the record can be read, and nothing after it in an array.
         yield nested_case(f"text is {kind}", reader, with_text(value))
         continue
       yield record_case(
@@ -996,7 +999,7 @@ def json_cases() -> Iterator[scoreboard.Case]:
       good.replace(text, text.upper()),
       names=(text.decode(),),
     )
-    # What stands in fields that are not read has no say.
+    # Fields that are not read may hold anything.
     for kind, value in {
       "NaN": b"NaN",
       "Infinity": b"Infinity",
@@ -1012,7 +1015,7 @@ def json_cases() -> Iterator[scoreboard.Case]:
       yield record_case(
         f"an extra field is {kind}", reader, extra(value), "either"
       )
-    # Syntax: an array is lost from there on, a line is not.
+    # Syntax: in an array all that follows is lost, in lines only this record.
     for kind, value in {
       "a comma at its end": good[:-1] + b",}",
       "single quotes": good.replace(b'"', b"'"),
@@ -1138,7 +1141,7 @@ def json_file_cases() -> Iterator[scoreboard.Case]:
 
 
 def lines_case(name, reader, damage):
-  """An array that is read as lines: each that is not a record is counted."""
+  """An array that is read as lines: each line without a record is counted."""
 
   def attack(folder):
     path = reader.prepare(folder)
@@ -1183,7 +1186,16 @@ def read_whole(folder, policy) -> Result:
 
 
 def dpr_case(name, record, right, value=None, names=()):
-  """A record among three good ones: right is "bad", "read" or "either"."""
+  """A record among three good ones.
+
+  Args:
+    name: The kind of damage.
+    record: The record, or its JSON.
+    right: "bad", "read" or "either"; or "negative" or "positive" if only one
+      passage is bad.
+    value: The record's right value.
+    names: What an error must name.
+  """
 
   def attack(folder):
     lines = [
@@ -1204,7 +1216,7 @@ def dpr_case(name, record, right, value=None, names=()):
       result = read_whole(folder, "error")
       scoreboard.expect(False, f"accepted: {result.values[BAD]}")
     if right == "positive":
-      # The good positive is kept, or the record goes: one is counted.
+      # The good positive stays, or the record is skipped: one is counted.
       result = read_skipping(read_whole, folder)
       kept = whole if len(result.values) == 4 else without(whole)
       check_values(result, kept, 1)
@@ -1326,7 +1338,7 @@ def dpr_cases() -> Iterator[scoreboard.Case]:
     "either",
     ("asked", (("T", "good one"),) * 2, ()),
   )
-  # Negatives: a bad one goes alone.
+  # Negatives: a bad one does not cost the record.
   other = {"title": "N", "text": "wrong one"}
   kept = (("N", "wrong one"),)
   for kind, negative in {
@@ -1363,7 +1375,7 @@ def dpr_cases() -> Iterator[scoreboard.Case]:
     "an empty text": {"title": "N", "text": ""},
     "an invisible text": {"title": "N", "text": "\u200b"},
   }.items():
-    # No text is no negative; the token store counts it.
+    # A negative without text is dropped and counted by the token store.
     yield dpr_case(
       f"a negative has {kind}",
       record(hard_negative_ctxs=[negative, other]),
@@ -1403,7 +1415,7 @@ def dpr_cases() -> Iterator[scoreboard.Case]:
     "bad",
     names=("positive_ctxs[0]",),
   )
-  # To find it must not take the square of the time.
+  # Finding it must not take quadratic time.
   keys = "".join(f'"{number}": 0, ' for number in range(100_000))
   yield dpr_case(
     "a key is given twice behind 100,000 others",
@@ -1430,10 +1442,10 @@ def make_contract():
     "abcdefghijklmnopqrstuvwxyz",
   ]
   trained = tokenizer.train(texts * 3, 120)
-  roles = dict.fromkeys(("query", "passage", "sentence"), ("", 16))
-  made = contracts.make_contract(
-    trained, pooling="mean", normalize=True, title_joiner=" ", roles=roles
-  )
+  roles = dict.fromkeys(contracts.ROLES, contracts.PartialRole("", 16))
+  made = contracts.PartialContract(
+    pooling="mean", normalize=True, title_joiner=" ", **roles
+  ).complete(trained)
   return trained, made
 
 
@@ -1467,16 +1479,16 @@ def pair(question, text, number=None, negatives=(), title=""):
   }
 
 
-def store_case(name, right, rows, files, names=(), told=""):
-  """Builds the store.
+def store_case(name, right, rows, files, names=(), summary=""):
+  """A case of a token store that is built.
 
   Args:
-    name: The kind.
+    name: The kind of damage.
     right: "refused" under "error" and kept under "skip", or "read".
-    rows: What the store must hold under "skip", stream to rows.
+    rows: The right numbers of rows under "skip", by stream.
     files: Path to content; a list is written as JSON lines.
     names: What the error must name.
-    told: What the summary must say.
+    summary: What the store's summary must say.
   """
 
   def attack(folder):
@@ -1493,7 +1505,7 @@ def store_case(name, right, rows, files, names=(), told=""):
         scoreboard.expect(right == "read", f"accepted: {result.values}")
       seen = {key: result.values[0][key] for key in rows}
       scoreboard.expect(seen == rows, f"{seen} for {rows}")
-      scoreboard.expect(told in result.notes, result.notes)
+      scoreboard.expect(summary in result.notes, result.notes)
 
   return scoreboard.Case(
     f"store/{name}",
@@ -1583,7 +1595,7 @@ def store_cases() -> Iterator[scoreboard.Case]:
         )
       ]
     },
-    told="dropped hard negatives without text: 2",
+    summary="dropped hard negatives without text: 2",
   )
   yield store_case(
     "a negative that is the positive",
@@ -1594,7 +1606,7 @@ def store_cases() -> Iterator[scoreboard.Case]:
         pair("q a", "one two", "p", [{"title": "one", "text": "two"}])
       ]
     },
-    told="dropped hard negatives that are positives: 1",
+    summary="dropped hard negatives that are positives: 1",
   )
   yield store_case(
     "a negative that is another row's positive of the question",
@@ -1606,7 +1618,7 @@ def store_cases() -> Iterator[scoreboard.Case]:
         pair("q a", "two", "r", [{"title": "", "text": "one"}]),
       ]
     },
-    told="dropped hard negatives that are positives: 1",
+    summary="dropped hard negatives that are positives: 1",
   )
   yield store_case(
     "bad records of all streams",
@@ -1629,7 +1641,7 @@ def store_cases() -> Iterator[scoreboard.Case]:
       "parallel/a.en-de.en": "one\ntwo\n",
       "parallel/a.en-de.de": "one\nzwei\n",
     },
-    told="dropped parallel pairs with identical sides: 1",
+    summary="dropped parallel pairs with identical sides: 1",
   )
 
 
@@ -1841,21 +1853,21 @@ def read_all_of_test(folder, policy) -> Result:
     # A query's judgements have no order.
     sorted(judgements_of(test)),
   ]
-  notes = [*told_of(test), *collection.notes()]
+  notes = [*printed_about(test), *collection.notes()]
   return Result(values, bad.count, "\n".join(notes))
 
 
 def eval_case(name, file, line, right, value=None, names=(), noted=""):
-  """A line behind the four good ones of a file of a test.
+  """A line after the four good lines of a test's file.
 
   Args:
-    name: The kind.
+    name: The kind of damage.
     file: "docs", "topic" or "qrels".
-    line: The line; several with line ends between.
+    line: The line, or several lines.
     right: "bad", "read", "either" (bad or read) or "refused".
-    value: What is read of it, if it is read; a list of records.
-    names: What an error must name beside the file and the line.
-    noted: What the test's notes must say, if it is read.
+    value: The right records, if the line is read.
+    names: What an error must name in addition to file and line.
+    noted: What the test's notes must say, if the line is read.
   """
   reader = READERS[file]
   number = ("docs", "topic", "qrels").index(file)
@@ -2008,7 +2020,7 @@ def document_cases() -> Iterator[scoreboard.Case]:
 
 
 def case_of_text(kind, contents, value):
-  """Contents whose text has line ends, which `plain` does not see in tuples."""
+  """A case of contents with line ends: `plain` does not look into tuples."""
 
   def attack(folder):
     reader = READERS["docs"]
@@ -2060,14 +2072,15 @@ def topic_cases() -> Iterator[scoreboard.Case]:
 
 
 def header_case(file, kind, header):
-  """A header may be refused or known, but is not a record."""
+  """A case of a header: it may be refused or recognised, but is no record."""
   reader = READERS[file]
 
   def attack(folder):
     target = reader.prepare(folder)
     target.write_bytes(header.encode() + b"\n" + reader.content())
     result = reader.read(folder, "error")
-    # A query that is not judged is in no mean, and the notes say so.
+    # It may be read as a query without judgement, which no mean contains. The
+    # notes say so.
     if "Queries without judgements" not in result.notes:
       check_values(result, reader.values, 0)
 
@@ -2243,14 +2256,14 @@ def run_cases() -> Iterator[scoreboard.Case]:
 
 
 def name_case(name, files, right, names=(), check=None, tatoeba=False):
-  """Files by name beside a good ir/other.json.
+  """A case of files' names, next to a good ir/other.json.
 
   Args:
-    name: The kind.
-    files: Path to content below the case's folder; None is a folder.
+    name: The kind of name.
+    files: Path below the case's folder to content; None makes a folder.
     right: "refused" or "noted", or "read" as `check` says.
     names: What the error or the notes must name.
-    check: Raises unless the collection's records are right.
+    check: The place in the result, and the right value there.
     tatoeba: Whether the folder tatoeba/ is read.
   """
 
@@ -2282,7 +2295,7 @@ def name_case(name, files, right, names=(), check=None, tatoeba=False):
       refuse_both(read, folder)
     result = read(folder, "error")
     if right == "noted":
-      # Refused is good as well; then the error names it.
+      # It may be refused, too; then the error must have the name.
       missing = [name for name in names if name not in result.notes]
       scoreboard.expect(not missing, f"not in the notes: {missing}")
     if check is not None:
@@ -2377,7 +2390,7 @@ def name_cases() -> Iterator[scoreboard.Case]:
     part = pathlib.Path(path).parts
     hidden = [p for p in part if p.startswith(".") or p == "pool"]
     yield name_case(
-      f"passed over: {kind}",
+      f"not read: {kind}",
       files,
       "noted",
       (hidden[0] if hidden else part[-1],),
@@ -2783,7 +2796,7 @@ def root_cases() -> Iterator[scoreboard.Case]:
   ):
     yield of_folder(kind, make, "refused", (name,))
 
-  # Names of this kind may not reach the terminal as they are.
+  # Such names may not reach the terminal unchanged.
   def unprintable(name, file_name, content, shown):
     def attack(folder):
       path = os.fsencode(folder / "data/ir") + b"/" + file_name
@@ -2793,7 +2806,7 @@ def root_cases() -> Iterator[scoreboard.Case]:
       try:
         read_everything(folder, "error")
       except (ValueError, OSError) as error:
-        # The layout, which some messages show, is of several lines.
+        # Some messages show the layout, which has several lines.
         message = str(error).replace(f"\n{folder_collection.LAYOUT}", "")
         scoreboard.expect(message.isprintable(), repr(message))
         raise
@@ -2828,7 +2841,7 @@ def root_cases() -> Iterator[scoreboard.Case]:
 
 
 def parts_cases() -> Iterator[scoreboard.Case]:
-  """What a collection may lack, for training and for evaluating."""
+  """Cases of parts that a collection lacks, in training and evaluating."""
   tests = eval_files()
   mono = {"data/mono/a.fi.txt": b"a\n"}
   hidden = {"data/ir/.a.json": GOOD_PAIRS}
@@ -2876,7 +2889,7 @@ def read_everything(folder, policy) -> Result:
 
 
 def collection_cases() -> Iterator[scoreboard.Case]:
-  """The folder of a test's passages may be no folder."""
+  """Cases in which the folder of a test's passages is not a folder."""
 
   def case(name, make, right="refused"):
     def attack(folder):
@@ -2910,7 +2923,7 @@ def collection_cases() -> Iterator[scoreboard.Case]:
 
 
 def bad_while_training(policy):
-  """The first pass is within the tokenizer's training, which is not Python."""
+  """The tokenizer's Rust code makes the first pass and must pass errors on."""
 
   def attack(folder):
     write(folder / "data/ir/a.json", GOOD_PAIRS)
@@ -2952,7 +2965,7 @@ def many_bad():
     scoreboard.expect(0 < len(drained["first"]) < 100, len(drained["first"]))
     scoreboard.expect("a.fi.txt:2" in str(drained["first"][0]), drained)
     scoreboard.expect(bad.drain()["count"] == 0, "drained once")
-    for _ in range(2):  # Each pass counts anew.
+    for _ in range(2):  # Each pass counts them again.
       list(collection.monolingual())
     scoreboard.expect(bad.count == 20_000, bad.count)
 
@@ -2991,7 +3004,7 @@ def changes_of(stream, path, record):
     return load(folder, "error")[0], folder / path
 
   def rewrite(file):
-    """Other bytes of the same size and time."""
+    """Writes other bytes of the same size and time."""
     before = file.stat()
     file.write_bytes(file.read_bytes().replace(b"old", b"new"))
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -3064,7 +3077,7 @@ def changes_of(stream, path, record):
     seen = [next(stream_of_records)]
     os.truncate(file, file.stat().st_size // 2)
     seen += stream_of_records
-    # What was read is what is hashed, or it is told.
+    # The hash is that of the records that were read, or there is an error.
     again = load(folder, "error")[0]
     scoreboard.expect(
       collection.fingerprint() == again.fingerprint()
@@ -3120,7 +3133,7 @@ def dataclass_texts(record) -> Iterator[str]:
 
 
 def quiet(attack):
-  """The attack without progress bars."""
+  """Wraps an attack to hide progress bars."""
 
   @functools.wraps(attack)
   def without_bars(folder):

@@ -19,24 +19,24 @@ from collections.abc import Callable, Iterator
 
 from attack import scoreboard
 
-from mlir_jax.hosts import links, roll_call
+from mlir_jax.hosts import calling, links, roll_call, run_secret
 
 KEY = b"a secret of the attack's own run"
 OTHER_KEY = b"another secret, of another run's"
 ESCAPE = "\x1b[31mred\x07\x9b2J\r\u202e"
-# What a terminal would obey. A newline and a tab are the log's own.
+# A terminal would obey these. (The log itself has newlines and tabs.)
 RAW = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-SECONDS = 2.5  # How long the real processes wait for one another.
+SECONDS = 2.5  # How long the real processes wait for each other.
 
 
 # --- The real processes -------------------------------------------------------
 
 
 def take_part(process, processes, port, key, log, seconds):
-  """A real process of a run that has nothing to compute; it exits."""
+  """Is a real process of a run without any work; then exits."""
   from mlir_jax.hosts import member
 
-  roll_call.HANDSHAKE_SECONDS = seconds  # So that an attack is quick.
+  links.HANDSHAKE_SECONDS = seconds  # So that an attack is quick.
   file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
   os.dup2(file, 1)
   os.dup2(file, 2)
@@ -62,7 +62,7 @@ def take_part(process, processes, port, key, log, seconds):
 
 
 def starter():
-  """Starts such a process within milliseconds: its imports are done."""
+  """Returns a context that starts such a process within milliseconds."""
   context = multiprocessing.get_context("forkserver")
   context.set_forkserver_preload(["mlir_jax.hosts.multihost"])
   return context
@@ -75,7 +75,7 @@ def free_port() -> int:
 
 
 class Meeting:
-  """A run of real processes on loopback; ends them at the block's end."""
+  """A run of real processes on loopback; they end with the block."""
 
   def __init__(
     self, folder: pathlib.Path, processes: int = 2, seconds: float = SECONDS
@@ -110,7 +110,7 @@ class Meeting:
     return self.folder / f"process-{process}.log"
 
   def connect(self) -> socket.socket:
-    """A stranger's connection to process 0."""
+    """Connects a stranger to process 0."""
     return self.strangers.enter_context(connected(self.port))
 
   def ends(self, seconds: float = 4 * SECONDS) -> dict[int, int | None]:
@@ -130,7 +130,7 @@ class Meeting:
     return statuses
 
   def check_done(self):
-    """The real processes have met, and all ended with 0."""
+    """Checks that the real processes have met, and all ended with 0."""
     statuses = self.ends()
     scoreboard.expect(
       len(statuses) == self.processes and set(statuses.values()) == {0},
@@ -138,7 +138,7 @@ class Meeting:
     )
 
   def check_lost(self):
-    """Each real process ended with 2 or 69, and said why."""
+    """Checks that each real process ended with 2 or 69, and said why."""
     statuses = self.ends()
     for process, status in statuses.items():
       said = self.log(process).read_text("utf-8")
@@ -149,7 +149,7 @@ class Meeting:
 
 
 def check_printed(text: str) -> None:
-  """Raises if something was printed raw, or nobody wrote it."""
+  """Raises if a text was printed raw, or has no known writer."""
   if "Traceback" in text:
     raise RuntimeError(text)
   found = RAW.search(text)
@@ -158,7 +158,7 @@ def check_printed(text: str) -> None:
 
 
 def connected(port: int) -> socket.socket:
-  """Connects, once somebody listens there."""
+  """Connects as soon as somebody listens there."""
   until = time.monotonic() + 10
   while True:
     try:
@@ -183,7 +183,7 @@ def read(connection: socket.socket, size: int) -> bytes:
 
 
 class Caller:
-  """A caller that knows the secret, and says what it likes."""
+  """A caller that knows the secret, and sends anything."""
 
   def __init__(self, connection: socket.socket, key: bytes = KEY):
     self.connection = connection
@@ -191,13 +191,13 @@ class Caller:
     callers = b"\x07" * links.SIZE
     connection.sendall(callers + links.proof(key, b"caller", ours, callers))
     read(connection, links.SIZE)
-    # Of the link only the key is used: it would check what it sends.
+    # Only the link's key is used, since the link checks what it sends.
     link = links.Link(connection, key, ours, callers, is_caller=True)
     self.key = link._send_key
     self.sent = 0
 
   def frame(self, body: bytes, length: int | None = None) -> bytes:
-    """A frame that is signed as it should be."""
+    """Returns a frame with a good signature."""
     size = struct.pack(">I", len(body) if length is None else length)
     number = struct.pack(">Q", self.sent)
     self.sent += 1
@@ -222,12 +222,12 @@ LONG_NUMBER = b"1" * 5000
 
 
 def bent(message: dict, field: str, value: str) -> bytes:
-  """The message's JSON with a field replaced by this JSON."""
+  """Returns the message's JSON with a field replaced by this JSON."""
   body = json.dumps(message | {field: "@"})
   return body.replace('"@"', value).encode("utf-8", "surrogatepass")
 
 
-# JSON that no field of a message may have, whatever its type.
+# No field of a message may have these values, whatever its type.
 WRONG_VALUES = {
   "null": "null",
   "a list": "[0]",
@@ -246,7 +246,7 @@ WRONG_VALUES = {
 
 
 def payloads() -> dict[str, bytes]:
-  """What strangers send at once."""
+  """Yields what strangers send at once."""
   noise = random.Random(0).randbytes(4096)
   zeros = bytes(links.SIZE)
   return {
@@ -290,24 +290,24 @@ def send_and_reset(connection: socket.socket) -> None:
 
 
 def send_and_shut(connection: socket.socket) -> None:
-  """Says that no more comes, and keeps the other direction open."""
+  """Closes its own direction, and keeps the other one open."""
   send(b"x" * 40, connection)
   connection.shutdown(socket.SHUT_WR)
 
 
 def prove(key: bytes, connection: socket.socket) -> None:
-  """Comes with another secret."""
+  """Proves that it knows another secret."""
   Caller(connection, key).hello()
 
 
 def reflect(connection: socket.socket) -> None:
-  """Sends process 0's own words back."""
+  """Sends the bytes of process 0 back."""
   ours = read(connection, len(links.BANNER) + links.SIZE)
   send(ours[-links.SIZE :] * 2, connection)
 
 
 def reflect_from_another(connection: socket.socket, port: int) -> None:
-  """Proves with what process 0 said on another connection."""
+  """Uses the proof of process 0 from another connection."""
   other = connected(port)
   with other:
     ours = read(other, len(links.BANNER) + links.SIZE)[-links.SIZE :]
@@ -358,10 +358,10 @@ class RollCall:
     return self.strangers.enter_context(connected(self.port))
 
   def check_joined(self) -> None:
-    """Process 1 comes, and nobody else is counted."""
+    """Checks that process 1 is admitted, and nobody else."""
     begun = time.monotonic()
     try:
-      link = roll_call.call(
+      link = calling.call(
         *(f"127.0.0.1:{self.port}", 2, 1, "one"),
         seconds=SECONDS,
         secret=self.key,
@@ -384,7 +384,7 @@ class RollCall:
 
 
 def turned_away(stranger: Callable, folder: pathlib.Path) -> None:
-  """The stranger comes first; process 1 must join all the same."""
+  """The stranger comes first; process 1 must still join."""
   del folder
   with RollCall() as meeting:
     stranger(meeting.connect())
@@ -393,7 +393,7 @@ def turned_away(stranger: Callable, folder: pathlib.Path) -> None:
 
 
 def liar(bodies: list, folder: pathlib.Path) -> None:
-  """A caller with the secret says these as its first words."""
+  """A caller with the secret sends these as its first messages."""
 
   def say(connection):
     caller = Caller(connection)
@@ -531,7 +531,7 @@ def drip(connection: socket.socket, words: bytes, over: threading.Event):
 
 
 def crowd(folder: pathlib.Path, make: Callable, count: int) -> None:
-  """So many strangers are there, and stay, when process 1 comes."""
+  """This many strangers are connected, and stay, when process 1 comes."""
   with Meeting(folder) as meeting:
     meeting.start(0)
     over = threading.Event()
@@ -578,7 +578,7 @@ def crowd_cases() -> Iterator[scoreboard.Case]:
     yield scoreboard.Case(f"crowd/{name}", right, attack)
 
   def always_new(folder):
-    """A stranger that comes again for as long as the run lasts."""
+    """A stranger that calls again until the run ends."""
     with Meeting(folder) as meeting:
       meeting.start(0)
       meeting.connect()
@@ -707,7 +707,7 @@ def damaged_cases() -> Iterator[scoreboard.Case]:
     send(size + bytes(2_000_000), caller.connection)
 
   def too_long(caller):
-    send(struct.pack(">I", links.LONGEST + 1), caller.connection)
+    send(struct.pack(">I", links.MAX_BYTES + 1), caller.connection)
 
   def cut(caller):
     send(caller.frame(json.dumps(MEET).encode())[:20], caller.connection)
@@ -725,7 +725,7 @@ def damaged_cases() -> Iterator[scoreboard.Case]:
     send(frame, caller.connection)
 
   def never_whole(caller):
-    """A byte now and then of a frame that never ends is no life."""
+    """Single bytes of a frame that never ends do not count as life."""
     send(struct.pack(">I", 1000), caller.connection)
     drip(caller.connection, bytes(100), threading.Event())
 
@@ -747,7 +747,7 @@ def damaged_cases() -> Iterator[scoreboard.Case]:
     yield scoreboard.Case(f"damaged/{name}", right, attack)
 
   def claimed_twice(folder):
-    """Both know the secret; one of the two is a mistake of the start."""
+    """Both know the secret; one of them was started by mistake."""
     with Meeting(folder, 3) as meeting:
       meeting.start(0)
       Caller(meeting.connect()).hello(1, 3)
@@ -821,7 +821,7 @@ class Relay:
 
 def in_the_middle(folder: pathlib.Path, bend: Callable, done: bool) -> None:
   """A run of two over a relay."""
-  # Those that cannot meet take all of their time.
+  # Processes that cannot meet use all of their time.
   meeting = Meeting(folder, seconds=SECONDS if done else SECONDS / 2)
   with meeting, Relay(meeting.port, bend) as port:
     meeting.start(0)
@@ -833,7 +833,7 @@ def in_the_middle(folder: pathlib.Path, bend: Callable, done: bool) -> None:
     )
 
 
-# Where things lie in what a side says; the hello has 61 bytes of JSON.
+# Offsets in the bytes of a side. The hello has 61 bytes of JSON.
 HELLO_AT = 2 * links.SIZE
 MEET_AT = HELLO_AT + 4 + 61 + links.SIZE
 WELCOME_AT = len(links.BANNER) + 2 * links.SIZE
@@ -901,7 +901,7 @@ def middle_cases() -> Iterator[scoreboard.Case]:
     )
 
   def replay_to_process_0(folder):
-    """What process 1 said in a good run, to process 0 of the next."""
+    """Sends process 1's bytes of a good run to process 0 of the next."""
     said = record(folder)["caller"]
     with Meeting(folder / "second") as meeting:
       meeting.start(0)
@@ -916,7 +916,7 @@ def middle_cases() -> Iterator[scoreboard.Case]:
   )
 
   def replay_to_process_1(folder):
-    """What process 0 said in a good run, to process 1 of the next."""
+    """Sends process 0's bytes of a good run to process 1 of the next."""
     said = record(folder)["process 0"]
     with Meeting(folder / "second") as meeting:
       serve(meeting, functools.partial(send, said))
@@ -929,7 +929,7 @@ def middle_cases() -> Iterator[scoreboard.Case]:
 
 
 def record(folder: pathlib.Path) -> dict[str, bytes]:
-  """What both sides of a good run said."""
+  """Returns the bytes of both sides of a good run."""
   (folder / "first").mkdir()
   (folder / "second").mkdir()
   with Meeting(folder / "first") as meeting:
@@ -1063,7 +1063,7 @@ def secret_cases() -> Iterator[scoreboard.Case]:
       path = folder / "secret"
       path.write_bytes(content)
       path.chmod(mode)
-      found = links.secret({links.SECRET_FILE: str(path)})
+      found = run_secret.read({run_secret.FILE_VARIABLE: str(path)})
       scoreboard.expect(False, f"accepted as {found!r}")
 
     return attack
@@ -1085,51 +1085,57 @@ def secret_cases() -> Iterator[scoreboard.Case]:
     )
 
   def missing(folder):
-    found = links.secret({links.SECRET_FILE: str(folder / "missing")})
+    found = run_secret.read({run_secret.FILE_VARIABLE: str(folder / "missing")})
     scoreboard.expect(False, found)
 
   def a_folder(folder):
     folder.chmod(0o700)
-    scoreboard.expect(False, links.secret({links.SECRET_FILE: str(folder)}))
+    scoreboard.expect(
+      False, run_secret.read({run_secret.FILE_VARIABLE: str(folder)})
+    )
 
   def a_pipe(folder):
     os.mkfifo(folder / "pipe", 0o600)
-    found = links.secret({links.SECRET_FILE: str(folder / "pipe")})
+    found = run_secret.read({run_secret.FILE_VARIABLE: str(folder / "pipe")})
     scoreboard.expect(False, found)
 
   def endless(folder):
     del folder
-    scoreboard.expect(False, links.secret({links.SECRET_FILE: "/dev/zero"}))
+    scoreboard.expect(
+      False, run_secret.read({run_secret.FILE_VARIABLE: "/dev/zero"})
+    )
 
   def nul_in_path(folder):
-    found = links.secret({links.SECRET_FILE: f"{folder}/a\0b"})
+    found = run_secret.read({run_secret.FILE_VARIABLE: f"{folder}/a\0b"})
     scoreboard.expect(False, found)
 
   def both(folder):
     path = folder / "secret"
     path.write_text(good)
     path.chmod(0o600)
-    found = links.secret({links.SECRET: "f" * 32, links.SECRET_FILE: str(path)})
+    found = run_secret.read(
+      {run_secret.VARIABLE: "f" * 32, run_secret.FILE_VARIABLE: str(path)}
+    )
     scoreboard.expect(False, f"took one of two: {found!r}")
 
   for name, attack, names in (
     ("a missing file", missing, ("missing",)),
-    ("a folder", a_folder, (links.SECRET_FILE,)),
+    ("a folder", a_folder, (run_secret.FILE_VARIABLE,)),
     ("a pipe", a_pipe, ("pipe",)),
     ("/dev/zero", endless, ("/dev/zero",)),
-    ("a NUL in the path", nul_in_path, (links.SECRET_FILE,)),
-    ("two that differ", both, (links.SECRET,)),
+    ("a NUL in the path", nul_in_path, (run_secret.FILE_VARIABLE,)),
+    ("two that differ", both, (run_secret.VARIABLE,)),
   ):
     yield scoreboard.Case(
       f"secret/{name}", "it is refused and named", attack, names, seconds=10
     )
 
   def bytes_kept(folder):
-    """A secret that is not UTF-8 is itself, or is refused."""
+    """A secret that is not UTF-8 is read as it is, or refused."""
     path = folder / "secret"
     path.write_bytes(bytes(range(128, 192)))
     path.chmod(0o600)
-    found = links.secret({links.SECRET_FILE: str(path)})
+    found = run_secret.read({run_secret.FILE_VARIABLE: str(path)})
     scoreboard.expect(found == bytes(range(128, 192)), found)
 
   yield scoreboard.Case(
@@ -1138,25 +1144,25 @@ def secret_cases() -> Iterator[scoreboard.Case]:
 
   def short_in_environment(folder):
     del folder
-    scoreboard.expect(False, links.secret({links.SECRET: "short"}))
+    scoreboard.expect(False, run_secret.read({run_secret.VARIABLE: "short"}))
 
   yield scoreboard.Case(
     "secret/short in the environment",
     "it is refused, and the variable is named",
     short_in_environment,
-    (links.SECRET,),
+    (run_secret.VARIABLE,),
   )
 
   def empty_in_environment(folder):
     del folder
-    found = links.secret({links.SECRET: ""})
+    found = run_secret.read({run_secret.VARIABLE: ""})
     scoreboard.expect(found is None, found)
 
   yield scoreboard.Case(
     "secret/empty in the environment",
     "it is refused, or counts as none: never as a key",
     empty_in_environment,
-    (links.SECRET,),
+    (run_secret.VARIABLE,),
   )
 
 
@@ -1179,7 +1185,7 @@ def address_cases() -> Iterator[scoreboard.Case]:
   def calls(coordinator):
     def attack(folder):
       del folder
-      found = roll_call.call(
+      found = calling.call(
         coordinator.replace("PORT", str(free_port())), 2, 1, "one", seconds=1
       )
       scoreboard.expect(False, found)
@@ -1211,7 +1217,7 @@ def address_cases() -> Iterator[scoreboard.Case]:
       (flag,),
     )
 
-  # 192.0.2.0/24 and 2001:db8::/32 are for examples: nobody has them.
+  # 192.0.2.0/24 and 2001:db8::/32 are reserved for examples.
   for name, attack, flag in (
     ("listens at a network's", listens("192.0.2.1:PORT"), "--coordinator="),
     ("listens at IPv6's", listens("[2001:db8::1]:PORT"), "--coordinator="),
@@ -1261,7 +1267,7 @@ def address_cases() -> Iterator[scoreboard.Case]:
 
 
 def clean(attack: Callable) -> Callable:
-  """The attack, whose error may have no control character either."""
+  """Returns the attack; its error must not have control characters."""
 
   def checked(folder):
     try:
@@ -1274,7 +1280,7 @@ def clean(attack: Callable) -> Callable:
 
 
 def cases() -> list[scoreboard.Case]:
-  """All of them."""
+  """Yields all attacks."""
   return [
     *stranger_cases(),
     *liar_cases(),

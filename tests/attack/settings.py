@@ -1,4 +1,4 @@
-"""Settings and command lines that make no sense, tried on every field."""
+"""Tries settings and command lines that make no sense, on every field."""
 
 import contextlib
 import functools
@@ -26,7 +26,7 @@ NAN, INF = float("nan"), float("inf")
 
 # --- Values, field by field: in process, as a config file sets them. ---
 
-# Beside a negative number, 2**63 and True, which no whole number may be.
+# Values for whole numbers, in addition to -5, 2**63 and True.
 WHOLE = {
   "seed": [],
   "data.prefetch": [],
@@ -58,7 +58,7 @@ WHOLE = {
   "eval.batch_size": [0],
   "eval.top_k": [0],
 }
-# Beside NaN, both infinities, a negative number and 1e30.
+# Values for numbers, in addition to NaN, both infinities, -1 and 1e30.
 REAL = {
   "data.masking.rate": [0.0, 1.5],
   "model.dropout": [1.0],
@@ -74,10 +74,13 @@ REAL = {
   "loss.language.monolingual": [],
   "loss.masked_lm.weight": [],
   "optim.learning_rate": [],
-  "optim.final_fraction": [1.5],  # It is a decay.
+  "optim.final_fraction": [1.5],  # The learning rate would grow.
   "optim.b1": [1.0, 1.5],
   "optim.b2": [1.0, 1.5],
-  "optim.eps": [0.0, 1e-50],  # 0 in float32: 0 / 0 for a weight without use.
+  "optim.eps": [
+    0.0,
+    1e-50,
+  ],  # In float32 it is 0: 0 / 0 for a weight that is not used.
   "optim.weight_decay": [],
   "optim.clip_norm": [1e-50],
   "hosts.check_in_seconds": [0.0],
@@ -96,7 +99,7 @@ CHOICES = {
   "optim.decay": "exponential",
 }
 
-# Fields that make no sense together: name -> (fields, what is named).
+# Fields that do not fit together: name -> (fields, text in the error).
 TOGETHER = {
   "no pairs for the IR loss": ({"batch.retrieval": 0}, "batch.retrieval"),
   "no negatives": ({"batch.retrieval": 1}, "batch.retrieval"),
@@ -169,7 +172,7 @@ TOGETHER = {
     },
     "model.attention",
   ),
-  "a folder beside cldr": ({"data.collection": "cldr"}, "data.root"),
+  "a root for cldr": ({"data.collection": "cldr"}, "data.root"),
   "a revision of nothing": ({"model.revision": "main"}, "model.revision"),
   "a prefix of spaces": (
     {"encoding.query.prefix": "   "},
@@ -189,7 +192,7 @@ TOGETHER = {
   ),
 }
 
-# Paths: name -> (field, value, what is named).
+# Paths: name -> (field, value, text in the error).
 PATHS = {
   "no root": ("data.root", "", "data.root"),
   "a root of spaces": ("data.root", "  ", "data.root"),
@@ -236,7 +239,7 @@ PATHS = {
 
 @functools.cache
 def shared() -> pathlib.Path:
-  """A folder for what cases read but do not change."""
+  """Returns a folder of files that cases read but do not change."""
   return pathlib.Path(_kept_folder().name)
 
 
@@ -247,13 +250,13 @@ def _kept_folder() -> tempfile.TemporaryDirectory:
 
 @functools.cache
 def collection() -> pathlib.Path:
-  """A tiny collection."""
+  """Makes a tiny collection."""
   return tiny.write_folder(shared() / "collection")
 
 
 @functools.cache
 def training_files() -> pathlib.Path:
-  """A collection of training files alone."""
+  """Makes a collection without tests."""
   folder = shared() / "training"
   folder.mkdir()
   (folder / "ir").symlink_to(collection() / "ir")
@@ -261,7 +264,7 @@ def training_files() -> pathlib.Path:
 
 
 def furnish(folder: pathlib.Path) -> None:
-  """Makes what the cases' paths lead to."""
+  """Makes the files and folders that the cases' paths name."""
   (folder / "empty").mkdir()
   (folder / "file").write_text("A text.\n")
   (folder / "dangling").symlink_to(folder / "nowhere")
@@ -274,7 +277,7 @@ def filled(value: object, folder: pathlib.Path) -> object:
 
 
 def check_untouched(workdir: pathlib.Path, nothing: bool = True) -> None:
-  """A refused run has left nothing, or at most no checkpoint and no tokens."""
+  """Checks that a refused run left nothing, or no checkpoint and no tokens."""
   left = [path.name for path in workdir.rglob("*")] if workdir.is_dir() else []
   if not nothing:
     left = [name for name in left if name in ("checkpoints", "tokens")]
@@ -287,13 +290,13 @@ def refused(
   root: pathlib.Path | None = None,
   reads: bool = False,
 ) -> Callable[[pathlib.Path], None]:
-  """An attack that trains with these fields.
+  """Returns an attack that trains with these fields.
 
   Args:
-    fields: Name -> value; {folder} stands for the case's.
-    root: The collection; None for an empty folder, so that settings that are
-      accepted end soon, at the data.
-    reads: Whether files must be read to see that the value is wrong.
+    fields: Name -> value; {folder} is replaced by the case's folder.
+    root: The collection; None for an empty folder, so that accepted settings
+      soon end in an error at the data.
+    reads: Whether the error appears only after files are read.
   """
 
   def attack(folder: pathlib.Path) -> None:
@@ -318,7 +321,7 @@ def refused(
 
 
 def field_cases() -> Iterator[Case]:
-  """Each field with each kind of value that it cannot have."""
+  """Yields each field with each kind of wrong value."""
 
   def case(name, value):
     text = repr(value) if abs(value) < 2**60 or value != value else f"{value:g}"
@@ -326,13 +329,13 @@ def field_cases() -> Iterator[Case]:
 
   for name, more in WHOLE.items():
     for value in (-5, 2**63, True, *more):
-      # True is one word for 1 to Python; to a user it is a slip.
+      # In Python True is 1; from a user it is a mistake.
       yield case(name, value)
   for name, more in REAL.items():
     for value in (NAN, INF, -INF, -1.0, 1e30, *more):
       yield case(name, value)
   for value in (NAN, 0.0, -1.0):
-    # Infinity is a uniform choice of languages, and 1e30 nearly so.
+    # A large temperature is fine: languages are then drawn uniformly.
     yield case("data.language_temperature", value)
   yield case("optim.warmup_steps", -5)
   yield case("optim.warmup_steps", 2**63)
@@ -377,7 +380,7 @@ def get_config(root):
 
 @functools.cache
 def tiny_config(line: str = "pass") -> pathlib.Path:
-  """A config file; its argument is the collection's folder."""
+  """Writes a config file; its argument is the collection's folder."""
   number = len(list(shared().glob("config_*.py")))
   path = shared() / f"config_{number}.py"
   path.write_text(CONFIG.format(line=line))
@@ -391,7 +394,7 @@ def call(
   names: Sequence[str] = (),
   **options,
 ) -> None:
-  """Runs a main; a refusal is one line, and leaves nothing."""
+  """Runs a program; a refusal must be one line and leave nothing."""
   ended = mains.run(main, arguments, folder, **options)
   if not ended.returncode:
     return
@@ -404,7 +407,7 @@ def call(
     scoreboard.check_ended(ended, names)
   except ValueError:
     first, *others = ended.stderr.rstrip().splitlines()
-    # Below it there may be the fields that differ, or a folder's layout.
+    # More lines may show the fields that differ, or the layout of a folder.
     if not first.startswith(f"mlir-jax {main}: ") or len(others) > 15:
       raise RuntimeError(
         f"not one line of the main's: {ended.stderr}"
@@ -421,16 +424,16 @@ def command(
   right: str = "Exit status 2 and one line; nothing is written.",
   **options,
 ) -> Case:
-  """A command line that must be refused.
+  """Returns a case of a command line that must be refused.
 
   Args:
-    name: The case's, behind the main's.
-    main: Its name.
+    name: The name of the case, after that of the program.
+    main: The program.
     arguments: {folder} and {root} are replaced.
-    names: What the line must contain.
+    names: Texts that the line must contain.
     prepare: Makes the input.
-    right: What is right.
-    **options: Of `mains.run`.
+    right: The right behaviour, in words.
+    **options: Options of `mains.run`.
   """
 
   def attack(folder: pathlib.Path) -> None:
@@ -453,7 +456,7 @@ def trained(
   prepare: Callable[[pathlib.Path], object] = furnish,
   environment: Mapping[str, str] | None = None,
 ) -> Case:
-  """A command line that must be accepted, and its effect."""
+  """Returns a case of a command line that must have its effect."""
 
   def attack(folder: pathlib.Path) -> None:
     prepare(folder)
@@ -468,7 +471,7 @@ def trained(
 
 
 def base(*more: str, line: str = "pass", empty: bool = True) -> list[str]:
-  """The flags of a run on an empty folder, or on the collection."""
+  """Returns the flags of a run on an empty folder, or on the collection."""
   root = "{folder}/empty" if empty else "{root}"
   return [f"--config={tiny_config(line)}:{root}", "--workdir={folder}/w", *more]
 
@@ -495,7 +498,7 @@ def folder_config(folder: pathlib.Path) -> None:
 
 
 def in_config(body: str) -> str:
-  """A config file on an empty folder, with a line or two more."""
+  """Returns a config file for an empty folder, with some more code."""
   return (
     "import pathlib\nfrom mlir_jax import config\n\ndef get_config():\n"
     "  c = config.default()\n"
@@ -575,7 +578,7 @@ CONFIG_FILES = {
 
 
 def config_cases() -> Iterator[Case]:
-  """Configs by name or path, and what stands in a config file."""
+  """Yields wrong names, paths and contents of config files."""
   for name, (text, names) in CONFIG_FILES.items():
     yield command(
       f"a config file that {name}",
@@ -635,14 +638,14 @@ def config_cases() -> Iterator[Case]:
   )
 
 
-# What a flag says for a field of each type, and cannot be.
+# Texts of flags that are not values of a field's type.
 NOT_WHOLE = ("ten", "", "1.5", "nan", "[1]", "1e3", "None")
 NOT_REAL = ("fast", "", "[0.1]", "0,1", "1/2", "None")
 NOT_BOOL = ("maybe", "", "2", "None", "-1")
 
 
 def flag_cases() -> Iterator[Case]:
-  """Fields by flags: each once with a value of another type, and the flags."""
+  """Yields each field with a value of another type, and other wrong flags."""
   flat = dict(_leaves(config_lib.default()))
   counts = dict.fromkeys(("int", "float", "bool"), 0)
   for name, kind in flat.items():
@@ -685,7 +688,7 @@ def flag_cases() -> Iterator[Case]:
     "a missing flagfile": ("--flagfile={folder}/none", "none"),
     "a flagfile that is a folder": ("--flagfile={folder}/empty", "empty"),
     "--profile of no kind": ("--profile=maybe", "profile"),
-    "--distributed alone": ("--distributed", "distributed"),
+    "--distributed without a coordinator": ("--distributed", "distributed"),
     "--processes without --distributed": ("--processes=2", "processes"),
     "--processes=x": ("--processes=x", "processes"),
     "bytes in a prefix": (
@@ -782,12 +785,12 @@ def _listener() -> socket.socket:
 
 
 def taken() -> str:
-  """An address on which another program listens."""
+  """Returns an address on which another program listens."""
   return "{}:{}".format(*_listener().getsockname())
 
 
 def _leaves(section, prefix: str = "") -> Iterator[tuple[str, str]]:
-  """(field, name of its type), of all fields."""
+  """Yields (field, name of its type) of all fields."""
   for name in section:
     kind = section.get_type(name)
     if kind.__name__ == "ConfigDict":
@@ -858,7 +861,7 @@ def workdir_cases() -> Iterator[Case]:
   )
 
 
-# --- What makes sense, and its effect. ---
+# --- Right command lines, and their effect. ---
 
 
 def stored(folder: pathlib.Path, *path: str) -> object:
@@ -921,7 +924,7 @@ def right_cases() -> Iterator[Case]:
       "--config.train.self_check=false",
     ],
     separate,
-    "A flag's value may stand behind it.",
+    "A flag's value may be the next argument.",
   )
 
   def streams_stay(folder):
@@ -942,7 +945,7 @@ def right_cases() -> Iterator[Case]:
       empty=False,
     ),
     streams_stay,
-    "Accepted: the loss is measured alone, so its stream is read.",
+    "Accepted: the loss is only measured, so its stream is read.",
   )
 
   def after_a_refusal(folder):
@@ -960,12 +963,12 @@ def right_cases() -> Iterator[Case]:
 
   yield Case(
     "prepare/a workdir after a refusal",
-    "A refusal does not claim the workdir: the mended command runs.",
+    "A refusal does not claim the workdir: the corrected command runs.",
     after_a_refusal,
   )
 
 
-# --- Environment: what JAX reads of it. ---
+# --- Environment variables that JAX reads. ---
 
 ENVIRONMENTS = {
   "JAX_NUM_CPU_DEVICES": ("0", "abc", "-3"),
@@ -1000,10 +1003,10 @@ def environment_cases() -> Iterator[Case]:
       )
 
 
-# --- The other mains, on a run of four steps. ---
+# --- The other programs, on a run of four steps. ---
 
 
-# Of the losses the IR loss alone, in one shape: soon compiled.
+# Only the IR loss, in one shape, so that it compiles fast.
 LEAN = (
   "c.batch.parallel = c.batch.monolingual = c.batch.masked = 0;"
   " c.loss.semantic.weight = c.loss.language.weight = 0.0;"
@@ -1014,7 +1017,7 @@ RUN_LIMIT = 400  # Seconds.
 
 @functools.cache
 def _trained() -> tuple[pathlib.Path, str]:
-  """A run of four steps, and why it failed."""
+  """Trains a run of four steps; returns its folder and why it failed."""
   folder = shared() / "run"
   try:
     ended = mains.run(
@@ -1033,7 +1036,7 @@ def _trained() -> tuple[pathlib.Path, str]:
 
 
 def trained_run() -> pathlib.Path:
-  """A run of four steps that no case changes; it takes seconds, once."""
+  """Returns a run of four steps that no case changes; trained once."""
   folder, failed = _trained()
   if failed:
     raise RuntimeError(f"The run failed: {failed}")
@@ -1053,7 +1056,7 @@ NO_CHECKPOINTS = (
 
 
 def main_cases() -> Iterator[Case]:
-  """evaluate, encode, export, plan: their flags."""
+  """Yields wrong flags of evaluate, encode, export and plan."""
 
   def on_run(name, main, arguments, names=(), prepare=furnish):
     def attack(folder):
@@ -1129,7 +1132,7 @@ def main_cases() -> Iterator[Case]:
       ("--collection=folder", "--root={folder}/none"),
       "--root=",
     ),
-    "a root beside cldr": (
+    "a root for cldr": (
       ("--collection=cldr", "--root={folder}/empty"),
       "root",
     ),
@@ -1250,7 +1253,7 @@ def main_cases() -> Iterator[Case]:
     "no sharding": ([*plan, "--sharding="], "sharding"),
     "a missing encoder": ([*plan, "--encoder={folder}/none"], "none"),
     "an encoder that is not JSON": ([*plan, "--encoder={folder}/file"], "file"),
-    "an encoder beside a model from scratch that is a folder": (
+    "an encoder that is a folder, for a model from scratch": (
       [*plan, "--encoder={folder}/empty"],
       "empty",
     ),
@@ -1302,21 +1305,21 @@ def main_cases() -> Iterator[Case]:
 
 
 def _files(folder: pathlib.Path) -> dict[str, int]:
-  """Each file's size, but for what any start writes."""
+  """Returns each file's size, without the files that every start writes."""
   return {
     str(path.relative_to(folder)): path.stat().st_size
     for path in sorted(folder.rglob("*"))
     if path.is_file()
     and "compiled" not in path.parts
-    and path.name != "run.lock"  # It says which process held it last.
+    and path.name != "run.lock"  # It names the last process that held it.
   }
 
 
-# --- Runs that go wrong. ---
+# --- Runs that fail. ---
 
 
 def write_bert(folder: pathlib.Path, scale: float) -> pathlib.Path:
-  """A BERT of one layer in the hub's layout, its weights times `scale`."""
+  """Writes a BERT of one layer in the hub's layout, with scaled weights."""
   import tokenizers
   from safetensors import numpy as safetensors
 
@@ -1405,8 +1408,8 @@ def wrong_run_config(root):
 
 
 @contextlib.contextmanager
-def soon_compiled() -> Iterator[None]:
-  """Within this context XLA compiles for a fraction of the time."""
+def fast_compilation() -> Iterator[None]:
+  """Within this context XLA compiles in a fraction of the time."""
   name = "jax_disable_most_optimizations"
   before = jax.config.values[name]
   jax.config.update(name, True)
@@ -1417,7 +1420,7 @@ def soon_compiled() -> Iterator[None]:
 
 
 def check_all_saved_is_finite(run_folder: pathlib.Path) -> list[int]:
-  """The steps of a run's checkpoints, of which each number is finite."""
+  """Checks that all numbers of checkpoints are finite; returns the steps."""
   directory = run_folder / "checkpoints"
   steps = sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit())
   for step in steps:
@@ -1431,7 +1434,7 @@ def check_all_saved_is_finite(run_folder: pathlib.Path) -> list[int]:
 
 def run_cases() -> Iterator[Case]:
   def explodes(folder):
-    """Updates m / sqrt(v) without bound: v forgets at once, m does not."""
+    """Updates m / sqrt(v) have no bound: v forgets at once, m does not."""
     c = wrong_run_config(collection())
     c.optim.learning_rate = 10.0
     c.optim.b1, c.optim.b2, c.optim.eps = 0.99, 0.0, 1e-16
@@ -1443,14 +1446,14 @@ def run_cases() -> Iterator[Case]:
     c.train.keep = 2
     c.train.max_nonfinite_steps = 3
     try:
-      with soon_compiled():
+      with fast_compilation():
         run.train(c, str(folder / "w"))
     except FloatingPointError as error:
       kept = check_all_saved_is_finite(folder / "w")
       scoreboard.expect(kept, "no checkpoint is left")
       scoreboard.expect(str(kept[-1]) in str(error), f"{kept}, {error}")
       model = mlir_jax.load(str(folder / "w"), "last")
-      # Its weights are finite; its vectors need not be, but then it says so.
+      # The weights are finite. Vectors that are not finite must be refused.
       try:
         vectors = model.encode(["apple"], role="query")
         scoreboard.expect(np.isfinite(vectors).all(), "vectors are NaN")
@@ -1461,8 +1464,8 @@ def run_cases() -> Iterator[Case]:
 
   yield Case(
     "run/the largest learning rate explodes",
-    "It ends by the non-finite error, which names the last good checkpoint; of"
-    " all checkpoints each number is finite.",
+    "It ends with NonFiniteError, which names the last good checkpoint. All"
+    " numbers of all checkpoints are finite.",
     explodes,
     ("checkpoint",),
     RUN_LIMIT,
@@ -1475,7 +1478,7 @@ def run_cases() -> Iterator[Case]:
     c.train.steps = 3
     c.train.max_nonfinite_steps = 10
     try:
-      with soon_compiled():
+      with fast_compilation():
         run.train(c, str(folder / "w"))
     except FloatingPointError:
       checkpoints = folder / "w/checkpoints"
@@ -1492,7 +1495,7 @@ def run_cases() -> Iterator[Case]:
 
   yield Case(
     "run/fewer steps than max_nonfinite_steps, none of them finite",
-    "It fails, and keeps no checkpoint of it.",
+    "It fails and keeps no checkpoint.",
     overflows,
     (),
     RUN_LIMIT,
@@ -1518,7 +1521,7 @@ def run_cases() -> Iterator[Case]:
 
     yield Case(
       f"run/{name} in the weights of the pretrained model",
-      "Refused when read, by the array's or the file's name.",
+      "Refused when it is read; the array or the file is named.",
       reads,
       ("model.safetensors",),
       RUN_LIMIT,
@@ -1537,7 +1540,7 @@ def run_cases() -> Iterator[Case]:
 
   yield Case(
     "run/texts beyond the pretrained model's positions",
-    "Refused, by the field.",
+    "Refused; the field is named.",
     too_long,
     ("encoding.query.max_length",),
   )
@@ -1563,7 +1566,7 @@ def run_cases() -> Iterator[Case]:
 
 
 def cases() -> list[Case]:
-  """All of them; the fast ones first."""
+  """Returns all cases, the fast ones first."""
   return [
     *field_cases(),
     *config_cases(),

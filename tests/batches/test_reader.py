@@ -77,13 +77,14 @@ MASKER = masking.make_masker(TOKENIZER, "word", 0.3)
 
 def make_store(path, **streams):
   """A store of the streams given."""
-  contract = contract_lib.make_contract(
-    TOKENIZER,
+  contract = contract_lib.PartialContract(
     pooling="mean",
     normalize=True,
     title_joiner=" ",
-    roles={"query": ("", 4), "passage": ("", 5), "sentence": ("", 6)},
-  )
+    query=contract_lib.PartialRole("", 4),
+    passage=contract_lib.PartialRole("", 5),
+    sentence=contract_lib.PartialRole("", 6),
+  ).complete(TOKENIZER)
   nothing = dict.fromkeys(token_store.STREAMS, tuple)
   data = records.Collection(
     name="made",

@@ -15,7 +15,7 @@ from babel import localedata
 
 from mlir_jax.data.collections import cldr
 
-# Written apart from the code's own check, which goes by letters' names.
+# The code checks scripts in another way: by the names of letters.
 SCRIPTS = {
   "ru": "[\u0400-\u04ff]",
   "ar": "[\u0600-\u06ff]",
@@ -120,7 +120,7 @@ def test_latin_names_are_from_the_languages_own_sheet(language):
   }
   assert names_by_language()[language] <= own
   assert cities and not cities & root
-  # Named as in English by no entry of their own: the zone's id would do.
+  # No entry of these languages names it: the zone's id would be its name.
   assert "Berlin" not in names_by_language()[language]
 
 
@@ -253,7 +253,7 @@ def test_what_was_left_out_is_counted():
   missing = "names missing (English or root would stand in)"
   assert counts["sw"][missing] > 700  # Few cities, no former currencies.
   assert missing not in counts["en"]
-  # Finnish writes a language as its country, but for the capital letter.
+  # In Finnish a language has its country's name, without the capital letter.
   own = "answers with the question's name"
   assert counts["fi"][own] > counts["en"][own] > 100
   counts["en"].clear()
@@ -261,7 +261,7 @@ def test_what_was_left_out_is_counted():
 
 
 def test_another_process_makes_the_same_collection():
-  # Strings hash otherwise there, so an order by hash would show.
+  # Strings have other hashes there, so an order by hash would differ.
   code = (
     f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r});"
     " import test_cldr; print(test_cldr.digest())"

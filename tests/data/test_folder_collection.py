@@ -1,4 +1,4 @@
-"""A folder of one's own files is a collection, or an error says why not."""
+"""A folder of the user's files is a collection, or the error says why not."""
 
 import gzip
 import json
@@ -143,9 +143,7 @@ def test_tests_alone_are_enough_for_evaluating(root, tmp_path):
     folder.load("", bad)  # Not the working directory.
 
 
-def test_the_fingerprint_is_of_the_training_files_wherever_they_stand(
-  root, tmp_path
-):
+def test_the_fingerprint_is_of_the_training_files_in_any_folder(root, tmp_path):
   before = _load(root).fingerprint()
   assert _load(root).fingerprint() == before
   assert _load(shutil.copytree(root, tmp_path / "moved")).fingerprint() == (
@@ -167,7 +165,7 @@ def test_the_fingerprint_is_of_the_training_files_wherever_they_stand(
   assert len(found) == 6
 
 
-def test_a_folder_laid_out_otherwise_is_told_the_layout(root, tmp_path):
+def test_the_error_for_another_layout_shows_the_layout(root, tmp_path):
   shutil.rmtree(root / "ir")
   for wrong in (root, tmp_path / "missing", ""):
     with pytest.raises(ValueError, match=r"data\.root") as error:
@@ -186,8 +184,8 @@ def test_a_folder_laid_out_otherwise_is_told_the_layout(root, tmp_path):
     ("parallel/a.en-en.en", r"a\.en-en\.en lacks its other side"),
     ("mono/web.de.txt.gz", r"both web\.de\.txt and web\.de\.txt\.gz"),
     ("eval/de/topic.dev.tsv.gz", r"topic\.dev\.tsv\.gz: only English may"),
-    ("eval/german/topic.test.tsv", "not named by a language code"),
-    ("eval/deu/topic.test.tsv", r"eval/de and .*eval/deu are both of 'de'"),
+    ("eval/german/topic.test.tsv", "not named with a language code"),
+    ("eval/deu/topic.test.tsv", r"eval/de and .*eval/deu are both in 'de'"),
     ("eval/notes.txt", r"eval/notes\.txt is not named as the layout says"),
     ("eval/de/topic.tset.tsv", r"topic\.tset\.tsv is not named as the layout"),
     (
@@ -260,7 +258,7 @@ def test_a_home_is_expanded(root, monkeypatch):
 def test_a_part_that_is_a_file_is_refused(root):
   shutil.rmtree(root / "mono")
   (root / "mono").write_text("x\n")
-  with pytest.raises(ValueError, match="mono should be a folder; it is a file"):
+  with pytest.raises(ValueError, match="mono should be a folder, but it is"):
     _load(root)
   (root / "mono").unlink()
   shutil.rmtree(root / "eval/de/collection")
@@ -269,9 +267,9 @@ def test_a_part_that_is_a_file_is_refused(root):
     _load(root)
 
 
-def test_companions_are_passed_over_and_listed(root):
+def test_companions_are_not_read_but_listed(root):
   assert _load(root).notes() == [
-    "Languages read as others: pt_BR as pt, swa as sw"
+    "Language codes read as others: pt_BR as pt, swa as sw"
   ]
   companions = [
     ".git/config",
@@ -323,7 +321,7 @@ def test_files_of_one_language_are_merged(root):
 
 
 def test_streams_and_fingerprint_are_of_the_same_bytes(root):
-  """One that changes is refused, whichever was read first."""
+  """A file that changes is refused, whichever of them was first."""
   for name, stream in (
     ("ir/b.json", "retrieval"),
     ("parallel/news.en-de.de.gz", "parallel"),
@@ -362,8 +360,8 @@ def test_a_test_that_lacks_a_file_is_an_error_before_anything_is_read(
     _load(root)
 
 
-# What each of the shared cases of faults gives: rows of the three streams and
-# queries, or what the error says.
+# The result of each shared case of faults: the rows of the three streams and
+# the queries, or the error's message.
 CASES = {
   "blank_last_line": (16, 0, 0, 0),
   "invisible": (0, 0, 2, 0),

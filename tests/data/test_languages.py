@@ -1,4 +1,4 @@
-"""Every reader calls a language by the same code."""
+"""Every reader uses the same code for a language."""
 
 import pytest
 

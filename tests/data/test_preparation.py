@@ -14,15 +14,15 @@ from mlir_jax import prepare as prepare_lib
 from mlir_jax.data import preparation, records
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.models import pretrained
-from mlir_jax.training import initial_state
+from mlir_jax.training import checks
 
 
 def prepare(c, folder):
-  check = functools.partial(initial_state.check_fits, c, folder)
+  check = functools.partial(checks.check_fits, c, folder)
   return preparation.prepare(c, folder, check)
 
 
-def test_data_are_prepared_once(tmp_path):
+def test_data_is_prepared_once(tmp_path):
   root = tiny.write_folder(tmp_path / "data")
   c = tiny.make_config(root)
   first = prepare(c, str(tmp_path / "run"))
@@ -32,15 +32,16 @@ def test_data_are_prepared_once(tmp_path):
   assert [test.split for test in first.tests].count("dev") == 1
 
 
-def test_what_a_kill_left_is_no_tokenizer_and_no_store(tmp_path):
+def test_the_rest_of_a_killed_preparation_is_not_used(tmp_path):
   c = tiny.make_config(tiny.write_folder(tmp_path / "data"))
   run = tmp_path / "run"
   (run / "tokenizer").mkdir(parents=True)
   (run / "tokenizer/tokenizer.json.tmp").write_text("{")
-  (run / "tokens.tmp-1234abcd").mkdir()
+  left = run / ".tokens.0123456789abcdef.tmp"
+  left.mkdir()
   prepared = prepare(c, str(run))
   assert prepared.store.rows("retrieval") == 120
-  assert not (run / "tokens.tmp-1234abcd").exists()
+  assert not left.exists()
 
 
 def test_changed_files_are_refused(tmp_path):
@@ -50,17 +51,17 @@ def test_changed_files_are_refused(tmp_path):
   path = root / "mono/made.fi.txt"
   text = path.read_text()
   path.write_text(text.replace("e", "o"))  # As many bytes as before.
-  with pytest.raises(ValueError, match=r"files under data\.root are not those"):
+  with pytest.raises(ValueError, match=r"files under data\.root have changed"):
     prepare(c, str(tmp_path / "run"))
   path.write_text(text)
   moved = tmp_path / "moved"
   shutil.move(root, moved)
-  c.data.root = str(moved)  # The same files elsewhere are the same data.
+  c.data.root = str(moved)  # The same files in another folder: the same data.
   prepare(c, str(tmp_path / "run"))
 
 
 def test_a_file_that_changes_while_it_is_prepared_leaves_no_store(tmp_path):
-  """Between its hash and its tokens, a file of aligned lines shifts by one."""
+  """A file of aligned lines shifts by a line after it was hashed."""
   c = tiny.make_config(tiny.write_folder(tmp_path / "data"))
   path = tmp_path / "data/parallel/made.en-de.de"
   first, *others = path.read_text().splitlines(keepends=True)
@@ -122,7 +123,7 @@ def test_another_experiment_in_the_same_folder_is_refused(tmp_path):
     ("model.num_heads", 3, 2, "num_heads, 3"),
   ],
 )
-def test_what_cannot_be_trained_is_refused_before_and_can_be_mended(
+def test_settings_that_cannot_be_trained_are_refused_and_can_be_mended(
   field, wrong, right, named, tmp_path
 ):
   c = tiny.make_config(tiny.write_folder(tmp_path / "data"))
@@ -134,7 +135,7 @@ def test_what_cannot_be_trained_is_refused_before_and_can_be_mended(
   prepare(c, str(tmp_path / "run"))
 
 
-def test_a_backbone_that_cannot_be_read_is_refused_before(tmp_path):
+def test_a_backbone_that_cannot_be_read_is_refused_before_tokenizing(tmp_path):
   c = tiny.make_config(tiny.write_folder(tmp_path / "data"))
   folder = hf_models.random_model(tmp_path / "bert", "bert")
   tokenizer_lib.train(tiny.WORDS, 100).save(str(folder / "tokenizer.json"))
@@ -148,7 +149,7 @@ def test_a_backbone_that_cannot_be_read_is_refused_before(tmp_path):
   assert not (tmp_path / "run" / "tokens").exists()
 
 
-def test_what_is_prepared_needs_its_backbones_settings_no_more(tmp_path):
+def test_prepared_data_does_not_need_its_backbone_any_more(tmp_path):
   c = tiny.make_config(tiny.write_folder(tmp_path / "data"))
   folder = tmp_path / "sentences"
   sentence_models.save(folder)
@@ -166,7 +167,7 @@ def test_what_is_prepared_needs_its_backbones_settings_no_more(tmp_path):
     prepare(c, str(tmp_path / "run"))
 
 
-def test_a_tokenizer_that_is_gone_is_the_backbones_again(tmp_path):
+def test_a_lost_tokenizer_is_read_from_the_backbone_again(tmp_path):
   c = tiny.make_config(tiny.write_folder(tmp_path / "data"))
   sentence_models.save(tmp_path / "sentences")
   c.model.pretrained = str(tmp_path / "sentences")

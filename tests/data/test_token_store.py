@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 
 import numpy as np
@@ -10,7 +11,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
 from mlir_jax import contract as contract_lib
-from mlir_jax.data import records, store_writer, token_store
+from mlir_jax.data import records, store_texts, store_writer, token_store
 from mlir_jax.storage import digests
 
 PAD, CLS, SEP, UNK = range(4)
@@ -32,13 +33,14 @@ def make_tokenizer():
 
 
 TOKENIZER = make_tokenizer()
-CONTRACT = contract_lib.make_contract(
-  TOKENIZER,
+CONTRACT = contract_lib.PartialContract(
   pooling="mean",
   normalize=True,
   title_joiner=" ",
-  roles={"query": ("query: ", 6), "passage": ("", 5), "sentence": ("", 8)},
-)
+  query=contract_lib.PartialRole("query: ", 6),
+  passage=contract_lib.PartialRole("", 5),
+  sentence=contract_lib.PartialRole("", 8),
+).complete(TOKENIZER)
 
 
 def collection(retrieval=(), parallel=(), monolingual=()):
@@ -67,7 +69,7 @@ RETRIEVAL = (
   ),
   records.RetrievalRecord("what", (passage("garden", "n1"),)),
   records.RetrievalRecord("pilvi", (passage("pilvi pilvi"),), language="fi"),
-  # The same question: what it has is no negative of the first row.
+  # The same question: its positive is not a negative of the first row.
   records.RetrievalRecord(
     " who ",
     (passage("garden garden", "p3"),),
@@ -168,7 +170,7 @@ def test_long_texts_are_cut_before_the_special_tokens_and_counted(store):
   assert "fi 50.0%" in store.summary()
 
 
-def test_padding_fills_the_length_that_is_asked_for(store):
+def test_padding_fills_the_given_length(store):
   texts = np.array([[store.arrays["parallel_texts"][0, 0], -1]])
   ids, mask = store.sequences("sentence", texts, 8)
   assert ids.shape == mask.shape == (1, 2, 8)
@@ -181,13 +183,14 @@ def test_padding_fills_the_length_that_is_asked_for(store):
 
 
 def test_a_long_max_length_costs_nothing_where_texts_are_short(tmp_path):
-  contract = contract_lib.make_contract(
-    TOKENIZER,
+  contract = contract_lib.PartialContract(
     pooling="mean",
     normalize=True,
     title_joiner=" ",
-    roles={"query": ("", 12), "passage": ("", 5), "sentence": ("", 512)},
-  )
+    query=contract_lib.PartialRole("", 12),
+    passage=contract_lib.PartialRole("", 5),
+    sentence=contract_lib.PartialRole("", 512),
+  ).complete(TOKENIZER)
   store = store_writer.build(
     tmp_path / "store",
     collection(RETRIEVAL, PARALLEL, MONOLINGUAL),
@@ -266,7 +269,7 @@ def test_hard_negatives_that_are_positives_are_dropped(store):
 
 
 def make_folding_tokenizer():
-  """One that makes full-width and upper-case letters plain ones."""
+  """A tokenizer that makes full-width and upper-case letters plain."""
   tokenizer = make_tokenizer()
   tokenizer.normalizer = tokenizers.normalizers.Sequence(
     [tokenizers.normalizers.NFKC(), tokenizers.normalizers.Lowercase()]
@@ -282,13 +285,12 @@ def wide(text):
 @pytest.mark.parametrize("prefix", ["", "query : "])
 def test_equal_tokens_are_one_text_in_all_roles(tmp_path, prefix):
   tokenizer = make_folding_tokenizer()
-  contract = contract_lib.make_contract(
-    tokenizer,
+  contract = contract_lib.PartialContract(
     pooling="mean",
     normalize=True,
     title_joiner=" ",
-    roles=dict.fromkeys(contract_lib.ROLES, (prefix, 8)),
-  )
+    **dict.fromkeys(contract_lib.ROLES, contract_lib.PartialRole(prefix, 8)),
+  ).complete(tokenizer)
   data = collection(
     [
       records.RetrievalRecord(
@@ -328,7 +330,7 @@ def test_equal_tokens_are_one_text_in_all_roles(tmp_path, prefix):
   # One question, of which each row knows both positives.
   assert store.max_positives == 2
   assert store.dropped["hard negatives that are positives"] == 2
-  # What is encoded is what a text's own encoding would be.
+  # The stored tokens are those of encoding the text itself.
   for role in contract_lib.ROLES:
     for text in np.flatnonzero(arrays[f"{role}_sequences"] >= 0):
       ids, mask = store.sequences(role, text, 8)
@@ -365,14 +367,14 @@ def test_texts_that_are_cut_alike_share_a_sequence_in_that_role(tmp_path):
   assert sentences[0] != sentences[1]
   assert sentences[2] == -1
   # A negative that is encoded like the positive is a positive. But a question
-  # knows no positive of others, of which very many may be cut alike.
+  # does not know the positives of questions that are only cut alike.
   assert store.max_positives == 1
   assert store.dropped["hard negatives that are positives"] == 1
   assert len(store.arrays["retrieval_negatives"]) == 1
 
 
 def test_no_prefix_and_a_prefix_give_the_tokens_of_the_whole_text(tmp_path):
-  """Tokens made in two steps are those made in one, for any post-processor."""
+  """Two steps and one step give the same tokens, for any post-processor."""
   texts = [f"{'river stone ' * n}cloud" for n in range(5)] + ["[SEP] who", "?"]
   for post_processor in (
     TOKENIZER.post_processor,
@@ -382,13 +384,14 @@ def test_no_prefix_and_a_prefix_give_the_tokens_of_the_whole_text(tmp_path):
     tokenizer = make_tokenizer()
     tokenizer.add_special_tokens(["[SEP]"])
     tokenizer.post_processor = post_processor
-    contract = contract_lib.make_contract(
-      tokenizer,
+    contract = contract_lib.PartialContract(
       pooling="mean",
       normalize=True,
       title_joiner=" ",
-      roles={"query": ("", 6), "passage": ("", 6), "sentence": ("", 6)},
-    )
+      query=contract_lib.PartialRole("", 6),
+      passage=contract_lib.PartialRole("", 6),
+      sentence=contract_lib.PartialRole("", 6),
+    ).complete(tokenizer)
     store = store_writer.build(
       tmp_path / type(post_processor).__name__,
       collection(
@@ -465,7 +468,7 @@ def test_a_negative_with_the_id_of_a_positive_is_an_id_with_two_texts(tmp_path):
   assert len(store.arrays["retrieval_negatives"]) == 1
 
 
-def test_ids_count_in_their_file_alone_and_where_the_text_differs(tmp_path):
+def test_an_id_clashes_only_within_its_file_and_with_another_text(tmp_path):
   rows = [
     row("who", "river stone", "0", place=place(1)),
     row("what", "river  stone", "0", place=place(2)),  # Equal tokens.
@@ -575,7 +578,7 @@ def test_pairs_too_alike_to_be_shuffled_are_an_error(tmp_path):
 
 def test_equal_input_gives_an_equal_fingerprint(store, tmp_path):
   assert build(tmp_path / "same").fingerprint == store.fingerprint
-  # The seed is of the shuffling alone.
+  # The seed only matters for shuffling.
   assert build(tmp_path / "seed", seed=5).fingerprint == store.fingerprint
   fewer = collection(RETRIEVAL, PARALLEL, MONOLINGUAL[:-1])
   assert build(tmp_path / "fewer", fewer).fingerprint != store.fingerprint
@@ -615,7 +618,7 @@ def test_the_bad_records_of_the_build_are_kept_and_drained(tmp_path):
 
 
 def test_chunks_do_not_show(store, tmp_path, monkeypatch):
-  monkeypatch.setattr(store_writer, "_CHUNK_CHARACTERS", 12)
+  monkeypatch.setattr(store_texts, "_CHUNK_CHARACTERS", 12)
   assert build(tmp_path / "chunked").fingerprint == store.fingerprint
 
 
@@ -645,9 +648,7 @@ def test_a_build_that_dies_leaves_no_store(tmp_path, stream, monkeypatch):
     raise KeyboardInterrupt
 
   streams = {name: getattr(EVERYTHING, name) for name in token_store.STREAMS}
-  monkeypatch.setattr(
-    store_writer, "_CHUNK_CHARACTERS", 1
-  )  # Files are written.
+  monkeypatch.setattr(store_texts, "_CHUNK_CHARACTERS", 1)  # Files are written.
   data = records.Collection(
     name="made",
     tests=tuple,
@@ -665,9 +666,9 @@ def test_a_build_that_dies_leaves_no_store(tmp_path, stream, monkeypatch):
   build(tmp_path / "store")
 
 
-def test_what_a_killed_build_leaves_is_no_store(tmp_path, monkeypatch):
-  # SIGKILL runs no clean-up: neither rename nor removal.
-  monkeypatch.setattr(store_writer, "_publish", lambda *_: None)
+def test_the_rest_of_a_killed_build_is_not_a_store(tmp_path, monkeypatch):
+  # After SIGKILL nothing is renamed or removed.
+  monkeypatch.setattr(os, "rename", lambda *_: None)
   monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
   with pytest.raises(FileNotFoundError):
     build(tmp_path / "store")
@@ -680,7 +681,7 @@ def test_what_a_killed_build_leaves_is_no_store(tmp_path, monkeypatch):
 
 def test_two_builds_at_once_end_in_one_store(tmp_path, store):
   def slow():
-    build(tmp_path / "store")  # Another process is faster.
+    build(tmp_path / "store")  # Like another process that is faster.
     yield from MONOLINGUAL
 
   data = records.Collection(
@@ -795,13 +796,12 @@ def test_another_tokenizers_contract_is_refused(tmp_path):
 def test_a_tokenizer_without_special_tokens_cannot_hide_empty_texts(tmp_path):
   tokenizer = tokenizers.Tokenizer(models.WordLevel({"[PAD]": 0}, "[PAD]"))
   tokenizer.normalizer = tokenizers.normalizers.Replace("x", "")
-  contract = contract_lib.make_contract(
-    tokenizer,
+  contract = contract_lib.PartialContract(
     pooling="mean",
     normalize=True,
     title_joiner=" ",
-    roles=dict.fromkeys(contract_lib.ROLES, ("", 8)),
-  )
+    **dict.fromkeys(contract_lib.ROLES, contract_lib.PartialRole("", 8)),
+  ).complete(tokenizer)
   data = collection(monolingual=[records.MonolingualRecord("xx", "en")])
   with pytest.raises(ValueError, match="no tokens of 'xx'"):
     store_writer.build(

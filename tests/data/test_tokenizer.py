@@ -19,7 +19,7 @@ from mlir_jax.data import tokenizer as tokenizer_lib
 
 TEXTS = ["the river runs by the garden", "a garden by the river"] * 5
 
-# Many characters that are rare, many pieces that are as good as another.
+# Many characters are rare, and many pieces are equally good.
 TRAIN_ON_NAMES = """
 import babel
 from mlir_jax import contract
@@ -146,7 +146,7 @@ def test_a_hub_name_is_fetched_at_its_revision(tmp_path, monkeypatch):
     (errors.HFValidationError("bad name"), "neither a folder"),
   ],
 )
-def test_a_path_that_is_nowhere_is_an_error(monkeypatch, error, message):
+def test_a_path_that_does_not_exist_is_an_error(monkeypatch, error, message):
   def download(*_, **__):
     raise error
 
@@ -177,7 +177,7 @@ def test_the_mask_token_is_found_in_both_families():
 def test_a_tokenizer_without_mask_token_is_refused():
   with pytest.raises(ValueError, match=r"no mask token.*batch\.masked=0"):
     tokenizer_lib.mask_id(word_level(["x", "y"]))
-  # An ordinary word of that name may occur in texts.
+  # Texts may contain an ordinary word of that name.
   tokenizer = word_level(["x", "[MASK]"])
   for _ in range(2):
     with pytest.raises(ValueError, match="no mask token"):
@@ -186,7 +186,7 @@ def test_a_tokenizer_without_mask_token_is_refused():
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
-  # Of config.json alone, transformers makes one that knows no text.
+  # From config.json alone, transformers makes a tokenizer without pieces.
   (tmp_path / "config.json").write_text('{"model_type": "bert"}')
   with pytest.raises(FileNotFoundError, match="There is no tokenizer in"):
     tokenizer_lib.load(str(tmp_path))
@@ -215,7 +215,7 @@ def set_fields(path, **fields):
     ({"truncation_side": "left"}, "truncation_side is 'left'"),
   ],
 )
-def test_settings_beside_tokenizer_json_that_change_it_are_refused(
+def test_settings_outside_tokenizer_json_that_change_it_are_refused(
   fields, named, minilm_copy
 ):
   set_fields(minilm_copy / "tokenizer_config.json", **fields)
@@ -227,7 +227,7 @@ def test_settings_beside_tokenizer_json_that_change_it_are_refused(
   assert str(minilm_copy / "tokenizer_config.json") in str(error.value)
 
 
-def test_what_tokenizer_json_says_of_its_sides_is_seen(minilm_copy):
+def test_the_truncation_side_in_tokenizer_json_is_checked(minilm_copy):
   tokenizer = tokenizer_lib.load(str(minilm_copy))
   path = minilm_copy / "tokenizer.json"
   truncation = json.loads(path.read_text())["truncation"] or {

@@ -1,4 +1,4 @@
-"""Translations are found by cosine, both ways."""
+"""Translations are found by cosine, in both directions."""
 
 import jax
 import numpy as np
@@ -26,7 +26,7 @@ def translation_test(sources, targets):
   return records.TranslationTest("de", "en", tuple(sources), tuple(targets))
 
 
-def test_each_way_has_its_own_accuracy(mesh):
+def test_each_direction_has_its_own_accuracy(mesh):
   vectors = {
     "eins": [1, 0, 0],
     "zwei": [1, 0.5, 0],  # Nearer to "one" than to "two".
@@ -49,7 +49,7 @@ def test_lengths_of_vectors_do_not_matter():
   assert [value for _, value in results] == [1, 1]
 
 
-def test_a_text_that_stands_twice_is_right_in_either_line(mesh):
+def test_a_text_in_two_lines_is_right_in_both(mesh):
   vectors = {"du": [1, 0], "ihr": [1, 0.01], "sie": [0, 1]}
   vectors |= {"you": [1, 0], "she": [0, 1]}
   test = translation_test(["du", "ihr", "sie"], ["you", "you", "she"])

@@ -1,4 +1,4 @@
-"""mteb's scores of our vectors are those of sentence-transformers."""
+"""mteb scores our vectors as it scores those of sentence-transformers."""
 
 import json
 import random
@@ -25,7 +25,7 @@ from mlir_jax.training import run
 
 
 def write_task(folder):
-  """A corpus with titles, queries of its words, and their judgements."""
+  """Writes a corpus with titles, queries from its words, and judgements."""
   generator = random.Random(0)
   corpus = [
     {
@@ -59,7 +59,7 @@ def write_task(folder):
 
 
 class LocalTask(AbsTaskRetrieval):
-  """A retrieval task from three files of a folder."""
+  """A retrieval task that reads three files of a folder."""
 
   folder = None
   metadata = TaskMetadata(
@@ -106,14 +106,14 @@ def task(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-  """Our model and sentence-transformers' of one folder."""
+  """One folder, loaded by us and by sentence-transformers."""
   folder = tmp_path_factory.mktemp("models") / "tiny"
   theirs = sentence_models.save(folder)
   return mlir_jax.load(str(folder), batch_size=32), theirs
 
 
 def scores(model, task):
-  """All numbers that mteb gives."""
+  """Returns all numbers that mteb measures."""
   result = mteb.evaluate(
     model, task, cache=None, co2_tracker=False, show_progress_bar=False
   )
@@ -157,9 +157,11 @@ def test_mteb_scores_a_model_as_sentence_transformers(models, task):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_device")
 @pytest.mark.filterwarnings("ignore:The fill_missing:DeprecationWarning")
 def test_mteb_scores_a_checkpoint_as_its_export(task, tmp_path):
   c = tiny.make_config(tiny.write_folder(tmp_path / "data", pairs=40))
+  tiny.train_pairs_alone(c)
   c.encoding.query.prefix, c.encoding.passage.prefix = "apple: ", "river: "
   c.encoding.query.max_length = 8
   c.train.steps = 4
@@ -192,7 +194,7 @@ def test_each_kind_of_text_goes_to_its_role(models, task, monkeypatch):
   passages, queries = sorted(calls)
   assert (passages[0], queries[0]) == ("passage", "query")
   corpus = task.read("corpus")
-  # Apart, so that the contract joins them.
+  # Titles come separately, because the contract joins them.
   assert passages[1] == [row["text"] for row in corpus]
   assert passages[2] == [row["title"] for row in corpus]
   assert queries[1] == [row["text"] for row in task.read("queries")]
@@ -216,7 +218,7 @@ def test_each_kind_of_text_goes_to_its_role(models, task, monkeypatch):
     )
 
 
-def test_mteb_is_told_what_the_model_is(models, tmp_path):
+def test_mteb_receives_a_description_of_the_model(models, tmp_path):
   ours, _ = models
   encoder = mteb_encoder.MtebEncoder(ours)
   assert isinstance(encoder, EncoderProtocol)
@@ -229,7 +231,7 @@ def test_mteb_is_told_what_the_model_is(models, tmp_path):
   a, b = np.array([[3.0, 4.0]]), np.array([[3.0, 4.0], [4.0, -3.0]])
   np.testing.assert_allclose(encoder.similarity(a, b), [[1, 0]], atol=1e-6)
   np.testing.assert_allclose(encoder.similarity_pairwise(b, b), [1, 1])
-  # Results are cached by name and revision: other weights are another one.
+  # Results are cached by name and revision: other weights, other revision.
   sentence_models.save(tmp_path / "tiny", normalize=False)
   other = mteb_encoder.MtebEncoder(mlir_jax.load(str(tmp_path / "tiny")))
   assert other.mteb_model_meta.name == meta.name

@@ -1,4 +1,4 @@
-"""Every test text that training saw is counted, from what was trained on."""
+"""Counts every test text that is in the streams that were trained on."""
 
 import dataclasses
 
@@ -10,13 +10,12 @@ from mlir_jax import contract as contract_lib
 from mlir_jax.data import records
 from mlir_jax.evals import overlap
 
-CONTRACT = contract_lib.make_contract(
-  tokenizers.Tokenizer(models.WordLevel({"[UNK]": 0}, "[UNK]")),
+CONTRACT = contract_lib.PartialContract(
   pooling="mean",
   normalize=True,
   title_joiner=" ",
-  roles=dict.fromkeys(contract_lib.ROLES, ("", 8)),
-)
+  **dict.fromkeys(contract_lib.ROLES, contract_lib.PartialRole("", 8)),
+).complete(tokenizers.Tokenizer(models.WordLevel({"[UNK]": 0}, "[UNK]")))
 COLLECTION = records.Collection(
   name="made",
   retrieval=lambda: iter(
@@ -53,7 +52,7 @@ TESTS = (
   make_test(
     "en",
     ["question", " question ", "source", "unseen", "positive"],
-    # A title and a text are one body, wherever they part.
+    # A title and a text make one body, wherever the title ends.
     [("title positive",), ("positive", "title"), ("negative",), ("title",)],
   ),
   make_test("de", ["Ziel", "Ziel?"], [("source",), ("teksti",)]),

@@ -1,4 +1,4 @@
-"""The plot is there when there is something to draw, and only then."""
+"""A plot is written if, and only if, there is something to draw."""
 
 import itertools
 
@@ -48,8 +48,8 @@ def test_without_a_language_to_draw_nothing_is_written(
 
 def test_rows_do_not_overlap_and_dev_is_left_out():
   ends = {"step 0": BEFORE, "step 100": AFTER}
-  ways, headings = plot._lay_out(ends, GROUPS, "mrr@100")
-  assert [(way.row.group, way.row.label) for way in ways] == [
+  changes, headings = plot._lay_out(ends, GROUPS, "mrr@100")
+  assert [(change.row.group, change.row.label) for change in changes] == [
     ("English", "en"),
     ("parallel", "de"),
     ("parallel", "da"),
@@ -57,8 +57,8 @@ def test_rows_do_not_overlap_and_dev_is_left_out():
     ("neither", "fi"),
     ("all but English", "mean"),
   ]
-  assert ways[4].before == pytest.approx(30)
-  assert ways[4].after == pytest.approx(20)
-  places = sorted(item.place for item in (*ways, *headings))
+  assert changes[4].before == pytest.approx(30)
+  assert changes[4].after == pytest.approx(20)
+  places = sorted(item.place for item in (*changes, *headings))
   gaps = [b - a for a, b in itertools.pairwise(places)]
   assert len(headings) == 4 and min(gaps) >= 1

@@ -1,4 +1,4 @@
-"""Measures are trec_eval's, and an evaluation measures what it wrote."""
+"""Measures equal those of trec_eval, for the TREC runs that are written."""
 
 import jax
 import numpy as np
@@ -57,20 +57,20 @@ def test_measures_equal_trec_eval_on_ties():
     qrels, {"recip_rank", "recall.100", "ndcg_cut.10", "success.1"}
   ).evaluate(run)
 
-  def mean(name, least=0.0):
+  def mean(name, minimum=0.0):
     values = [query[name] for query in evaluated.values()]
-    return np.mean([value if value >= least else 0.0 for value in values])
+    return np.mean([value if value >= minimum else 0.0 for value in values])
 
   assert ranking.measures(qrels, run) == pytest.approx(
     {
-      "mrr@100": mean("recip_rank", least=1 / 100.5),
+      "mrr@100": mean("recip_rank", minimum=1 / 100.5),
       "r@100": mean("recall_100"),
       "ndcg@10": mean("ndcg_cut_10"),
       "success@1": mean("success_1"),
     }
   )
-  # The ties and the cut matter: without either these would be equal.
-  assert mean("recip_rank", least=1 / 100.5) != mean("recip_rank")
+  # The cut and the ties matter here: without them these would be equal.
+  assert mean("recip_rank", minimum=1 / 100.5) != mean("recip_rank")
   assert mean("success_1") > 0
 
 
@@ -111,7 +111,7 @@ def test_evaluate_names_its_values_and_measures_the_runs_it_writes(
     ),
     make_test({"q1": "1"}, {"a": "1"}, {"q1": {"a": 1}}, "en", "dev"),
   ]
-  results = dict(ranking.evaluate(one_hot, tests, mesh, run_dir=tmp_path))
+  results = dict(ranking.evaluate(one_hot, tests, mesh, trec_folder=tmp_path))
   assert results == pytest.approx(
     {
       # q1 finds b, a; q2 finds d, b; q3 finds e; q4 has no text.
@@ -136,7 +136,7 @@ def test_evaluate_names_its_values_and_measures_the_runs_it_writes(
 
 
 def test_a_judged_passage_that_is_missing_counts_as_not_found(mesh):
-  """beir#101: as trec_eval, which sees the qrels and the run alone."""
+  """beir#101: so does trec_eval, which has only the qrels and the run."""
   passages = {"a": "1", "b": "2", "c": "3"}
   qrels = {
     "q1": {"a": 1, "gone": 1},
@@ -173,13 +173,15 @@ def test_a_judged_passage_that_is_missing_counts_as_not_found(mesh):
   )
 
 
-def test_a_query_without_judgements_has_a_run_and_no_part_in_means(
+def test_a_query_without_judgements_is_in_the_run_but_not_in_means(
   mesh, tmp_path
 ):
   queries = {"q1": "1", "q2": "2", "q3": "2"}
   passages = {"a": "1", "b": "2"}
   judged = make_test(queries, passages, {"q1": {"a": 1}, "q3": {}})
-  results = dict(ranking.evaluate(one_hot, [judged], mesh, run_dir=tmp_path))
+  results = dict(
+    ranking.evaluate(one_hot, [judged], mesh, trec_folder=tmp_path)
+  )
   assert set(results.values()) == {1.0}
   run = runs.read_run(tmp_path / "test.de.trec")
   assert {query: set(found) for query, found in run.items()} == {
@@ -187,7 +189,7 @@ def test_a_query_without_judgements_has_a_run_and_no_part_in_means(
   }
 
 
-def test_what_cannot_be_found_or_is_not_judged_is_told():
+def test_missing_passages_and_queries_without_judgements_are_described():
   passages = {"a": "1", "b": "2"}
   tests = [
     make_test({"q1": "1"}, passages, {"q1": {"a": 1, "b": 0}}),
@@ -224,12 +226,12 @@ def test_passages_are_encoded_with_their_titles_in_their_role():
 
 
 def test_a_query_does_not_find_itself(mesh, tmp_path):
-  """beir#91: a query that is in the corpus would be its own best answer."""
+  """beir#91: otherwise a query in the corpus is its own best answer."""
   passages = {f"p{number:03}": "1" for number in range(101)} | {"q": "1"}
   test = make_test(
     {"q": "1", "r": "1"}, passages, {"q": {"p100": 1}}, own_passages=["q"]
   )
-  results = dict(ranking.evaluate(one_hot, [test], mesh, run_dir=tmp_path))
+  results = dict(ranking.evaluate(one_hot, [test], mesh, trec_folder=tmp_path))
   assert results["test/de/mrr@100"] == 1
   run = runs.read_run(tmp_path / "test.de.trec")
   assert "q" not in run["q"] and len(run["q"]) == 100
@@ -252,7 +254,7 @@ def test_another_passage_with_the_querys_id_is_found():
 
 
 def test_a_judged_passage_that_is_missing_was_not_found():
-  """beir#101; a query without a judgement takes part in no mean."""
+  """beir#101; a query without judgements is not in the means."""
   test = make_test(
     {"a": "1", "b": "2", "c": "3"},
     {"p": "1", "q": "2"},

@@ -1,4 +1,4 @@
-"""The report says what was measured: rows, groups, means, and nothing else."""
+"""The report has all that was measured: rows, groups and means."""
 
 import json
 
@@ -50,7 +50,7 @@ def rows(table):
   return {(row.group, row.label): row.values for row in table.rows}
 
 
-def test_rows_stand_by_group_in_the_groups_order():
+def test_rows_are_sorted_by_group_in_the_order_of_the_groups():
   table = report.make_table(COLUMNS, GROUPS)
   assert [(row.group, row.label) for row in table.rows] == [
     ("English", "en (dev)"),
@@ -101,7 +101,7 @@ def test_without_groups_there_is_one_mean_of_all_languages():
     assert mean.values["mrr@100"] == pytest.approx(((0.01 + 0.5 + 0.3) / 4,))
 
 
-def test_notes_stand_below_the_table():
+def test_notes_are_below_the_table():
   table = report.make_table(COLUMNS, GROUPS)
   notes = ["One note.", "Another."]
   text = rendering.to_text(table, notes=notes)
@@ -122,7 +122,7 @@ def test_languages_without_a_group_come_last():
 
 
 def test_names_without_a_place_and_empty_results_are_refused():
-  for name in ("loss", "train/de/mrr@100", "test/de"):
+  for name in ("loss", "Train/de/mrr@100", "test/de", "test/de/mrr@100/1"):
     with pytest.raises(ValueError, match="no place in the table"):
       report.make_table({"now": {name: 1.0}}, GROUPS)
   with pytest.raises(ValueError, match="no results"):
@@ -134,7 +134,7 @@ def test_text_is_aligned_and_no_line_is_too_long(monkeypatch):
   text = rendering.to_text(report.make_table(COLUMNS, GROUPS), SHARED)
   assert text.startswith(TEXT)
   assert max(map(len, text.splitlines())) <= 80
-  # What does not fit stands below, with the rows that have anything in it.
+  # Blocks that do not fit are below, with only the rows that have values.
   _, below, note, *_ = text.split("\n\n")
   assert "Tatoeba en →" in below and "3 of 500" in below
   assert "12 of 6,000" in below and "  da" not in below

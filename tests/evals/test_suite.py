@@ -1,6 +1,7 @@
-"""While training, dev may be searched in a sample; the table never is."""
+"""Dev may be searched in a sample while training, the table in all passages."""
 
 import json
+import re
 
 import jax.numpy as jnp
 import pytest
@@ -45,13 +46,12 @@ def test_a_sample_holds_the_judged_passages_and_is_the_same_in_any_order():
 @pytest.fixture
 def encoder():
   tokenizer = tokenizer_lib.train(tiny.WORDS, 120)
-  contract = contract_lib.make_contract(
-    tokenizer,
+  contract = contract_lib.PartialContract(
     pooling="mean",
     normalize=True,
     title_joiner=" ",
-    roles=dict.fromkeys(contract_lib.ROLES, ("", 4)),
-  )
+    **dict.fromkeys(contract_lib.ROLES, contract_lib.PartialRole("", 4)),
+  ).complete(tokenizer)
 
   def embed(params, tower, blocks):
     del params, tower
@@ -77,12 +77,12 @@ def test_dev_is_searched_in_a_sample_and_the_table_says_so(
   assert encoder.truncation["passage"][1] == 20 + 400
   assert "passage texts cut to 4 tokens: " in capsys.readouterr().out
   text = made.report()
-  for told in (
+  for note in (
     "While training, dev is searched in 20 of its 200 passages",
     "count as not found: en (dev) 1 of 3, en 1 of 3.",
     "not in the means: en (dev) 1 of 3, en 1 of 3.",
   ):
-    assert told in text
+    assert note in text
   assert len(json.loads((tmp_path / "report.json").read_text())["notes"]) == 3
 
 
@@ -105,6 +105,30 @@ def test_the_report_is_written_though_the_training_files_have_changed(
   assert f"Texts shared with training are not counted: {file} has ch" in text
   table = json.loads((tmp_path / "results/report.json").read_text())
   assert table["rows"] and table["shared_with_training"] == {}
+
+
+def test_evaluators_of_the_user_are_called_for_dev_and_for_the_table(
+  encoder, tmp_path
+):
+  called = []
+
+  def gap(embed):
+    called.append(embed("sentence", ["apple", "river"]).shape)
+    return {"rivers": float(len(called))}
+
+  made = suite.Suite(
+    *([make_test("test")], (), {}, encoder, str(tmp_path)),
+    extra={"gap": gap},
+  )
+  assert made.table({}, 0)["gap/rivers"] == 1
+  assert made.dev({}) == {"gap/rivers": 2}
+  assert made.table({}, 8)["gap/rivers"] == 3
+  assert called == [(2, 2)] * 3
+  assert re.search(r"^gap\n  rivers +1 +3$", made.report(), re.M)
+  table = json.loads((tmp_path / "report.json").read_text())
+  assert table["extra"] == {"gap": {"rivers": {"step 0": 1.0, "step 8": 3.0}}}
+  assert [row["label"] for row in table["rows"]] == ["en"]
+  assert "| rivers | 1 | 3 |" in (tmp_path / "report.md").read_text("utf-8")
 
 
 def test_configs_of_large_models_encode_no_whole_corpus_while_training():

@@ -1,4 +1,4 @@
-"""Only signed messages of a known form are read; only a good secret is one."""
+"""Only signed messages of a known form are read; a bad secret is refused."""
 
 import json
 import os
@@ -7,14 +7,14 @@ import threading
 
 import pytest
 
-from mlir_jax.hosts import links
+from mlir_jax.hosts import links, run_secret
 
 KEY = b"a secret of enough bytes"
 
 
 @pytest.fixture
 def pair():
-  """The two ends of a link: of process 1, and of process 0."""
+  """The two ends of a link: process 1's and process 0's."""
   ends = socket.socketpair()
   numbers = links.random_number(), links.random_number()
   caller = links.Link(ends[0], KEY, *numbers, is_caller=True)
@@ -41,7 +41,7 @@ def test_messages_arrive_in_order_in_both_directions(pair):
   assert hub.receive() is None
 
 
-def test_what_is_long_arrives_in_parts(pair):
+def test_a_long_message_arrives_whole(pair):
   caller, hub = pair
   items = {f"file {n}": n for n in range(10_000)}
   hub.connection.settimeout(5.0)
@@ -52,11 +52,11 @@ def test_what_is_long_arrives_in_parts(pair):
     found.extend(hub.receive())
   assert found == [sent]
   with pytest.raises(ValueError, match="files"):
-    caller.send(sent | {"items": {"text": "x" * links.LONGEST}})
+    caller.send(sent | {"items": {"text": "x" * links.MAX_BYTES}})
 
 
 def sign(link, payload):
-  """A whole frame with these bytes in the place of JSON."""
+  """Returns a whole, signed frame with these bytes instead of JSON."""
   frame = len(payload).to_bytes(4, "big") + payload
   number = link._sent.to_bytes(8, "big")
   return frame + links._sign(link._send_key, number, frame)
@@ -92,20 +92,20 @@ def sign(link, payload):
     % (b"[" * 100, b"]" * 100),
   ],
 )
-def test_a_signed_message_of_no_known_form_is_not_read(pair, payload):
+def test_a_signed_message_of_an_unknown_form_is_not_read(pair, payload):
   caller, hub = pair
   caller.connection.sendall(sign(caller, payload))
   with pytest.raises(links.DamagedError):
     list(hub.receive())
 
 
-def test_what_another_one_sends_is_not_read(pair):
+def test_a_message_that_the_other_process_did_not_sign_is_not_read(pair):
   caller, hub = pair
   right = sign(caller, json.dumps(at(1)).encode())
   changed = bytearray(right)
   changed[20] ^= 1
   mirrored = sign(hub, json.dumps(at(1)).encode())
-  too_long = (links.LONGEST + 1).to_bytes(4, "big")  # And nothing behind it.
+  too_long = (links.MAX_BYTES + 1).to_bytes(4, "big")  # Only the length.
   for sent in (right + right, right[:-1] + b"\0", changed, mirrored, too_long):
     caller.connection.sendall(sent)
     hub._received, hub._buffer = 0, bytearray()
@@ -113,7 +113,7 @@ def test_what_another_one_sends_is_not_read(pair):
       list(hub.receive())
 
 
-def test_what_is_printed_of_another_one_has_no_control_characters(pair):
+def test_printed_text_of_another_process_has_no_control_characters(pair):
   caller, hub = pair
   text = "lines\nstay\r\x1b[2J\x9b\u202e\ud800 größe 日本"
   caller.send(links.end(2, text))
@@ -123,7 +123,7 @@ def test_what_is_printed_of_another_one_has_no_control_characters(pair):
   assert where["phase"] == "a\\nb\\x07"
 
 
-def test_no_process_ends_the_others_as_if_the_run_were_done():
+def test_no_process_ends_the_others_with_0():
   assert links.end(0, "bye")["status"] == 1
   assert links.end(-1, "bye")["status"] == 255
   assert links.end(75, "bye")["status"] == 75
@@ -148,17 +148,17 @@ def test_a_secret_is_long_and_in_a_private_file(
   path.chmod(mode)
   environment = {"MLIR_JAX_SECRET_FILE": str(path)}
   if not message:
-    assert links.secret(environment) == b"0123456789abcdef"
+    assert run_secret.read(environment) == b"0123456789abcdef"
     return
   with pytest.raises(ValueError, match=message) as error:
-    links.secret(environment)
+    run_secret.read(environment)
   assert str(path) in str(error.value)
   assert "0123456789abcde" not in str(error.value)
 
 
-def test_a_secret_that_is_not_one_is_refused(tmp_path):
-  assert links.secret({}) is None
-  assert links.secret({"MLIR_JAX_SECRET": "x" * 16}) == b"x" * 16
+def test_a_bad_secret_is_refused(tmp_path):
+  assert run_secret.read({}) is None
+  assert run_secret.read({"MLIR_JAX_SECRET": "x" * 16}) == b"x" * 16
   os.mkfifo(tmp_path / "pipe", 0o600)
   for environment, message in (
     ({"MLIR_JAX_SECRET": ""}, "MLIR_JAX_SECRET has 0 bytes"),
@@ -171,4 +171,4 @@ def test_a_secret_that_is_not_one_is_refused(tmp_path):
     ),
   ):
     with pytest.raises(ValueError, match=message):
-      links.secret(environment)
+      run_secret.read(environment)

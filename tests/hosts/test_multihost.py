@@ -1,4 +1,4 @@
-"""Several processes: who is missing, different, stuck or dead is named."""
+"""A process that is missing, different, stuck or dead is named."""
 
 import contextlib
 import json
@@ -8,7 +8,6 @@ import re
 import socket
 import subprocess
 import sys
-import threading
 import time
 import types
 
@@ -17,13 +16,14 @@ import pytest
 import tiny
 from absl import flags
 
-from mlir_jax import command_line, config, config_files, workdir
-from mlir_jax.hosts import cluster, links, member, multihost
+from mlir_jax import config, config_files, workdir
+from mlir_jax.command_line import process_flags
+from mlir_jax.hosts import cluster, multihost
 from mlir_jax.retrieval import model
-from mlir_jax.training import loop, progress, run, stopping
+from mlir_jax.training import loop, progress, run, stopping, timetable
 
 LIGHT = pathlib.Path(tiny.__file__).parent / "light_run.py"
-# A machine at work on other things is slow; each step of a test ends by then.
+# Seconds. A busy machine is slow, but each step of a test ends by then.
 LIMIT = 240
 
 
@@ -35,7 +35,7 @@ def free_port():
 
 @contextlib.contextmanager
 def processes(command, numbers=(0, 1), count=2, devices=2):
-  """Starts processes of one run; none outlives the test."""
+  """Starts processes of one run; all end with the test."""
   port = free_port()
   started = {}
   try:
@@ -63,13 +63,13 @@ def processes(command, numbers=(0, 1), count=2, devices=2):
 
 
 def ends(process):
-  """Waits for a process: its exit status, what it printed, and warned."""
+  """Waits for a process; returns its exit status, stdout and stderr."""
   output, errors = process.communicate(timeout=LIMIT)
   return process.returncode, output, errors
 
 
 def light(moment, who, mishap, *flags, **settings):
-  """Runs light_run.py to its end: process to (status, output, errors)."""
+  """Runs light_run.py; returns process to (status, stdout, stderr)."""
   command = [str(LIGHT), str(moment), str(who), mishap, *flags]
   with processes(command, **settings) as started:
     return {number: ends(process) for number, process in started.items()}
@@ -90,7 +90,7 @@ def test_a_wrong_flag_is_named(given, message):
     cluster.address(*given)
 
 
-def test_other_flags_than_the_config_must_be_the_same_too(monkeypatch):
+def test_flags_outside_the_config_must_be_the_same_too(monkeypatch):
   values = flags.FlagValues()
   flags.DEFINE_bool("distributed", False, "", flag_values=values)
   flags.DEFINE_bool("insecure_check_in", False, "", flag_values=values)
@@ -113,88 +113,13 @@ def test_other_flags_than_the_config_must_be_the_same_too(monkeypatch):
     settings.update(others)
 
   monkeypatch.setattr(multihost, "join", join)
-  command_line.join_processes(config.default())
+  process_flags.join(config.default())
   assert compared["--workdir"] == "/a"
   assert compared["config.seed"] == config.default().seed
   own = {"--process", "--coordinator_bind_address", "--config.seed"}
   assert not own & compared.keys()
   assert settings["insecure"] is True
   assert settings["bind"] == "10.0.0.1"
-
-
-def test_a_process_that_hangs_is_named_though_its_beats_falter():
-  run = member.Member.__new__(member.Member)
-  link = types.SimpleNamespace(
-    number=1, host="there", quiet=0.0, state=(member.STEP, 8), ended=False
-  )
-  run.process, run._links, run._behind = 0, {1: link}, {}
-  run._state, run._name = (member.STEP, 9), "here"
-  run._silent_seconds, run._beat = 10.0, 1.0
-  lost = []
-  run._lost = lost.append
-  for tick in range(15):
-    link.quiet = 3.0 if tick == 6 else 0.0
-    run._judge(1.0)
-  assert lost
-  assert "process 1 (there) is stuck" in lost[0]
-
-
-def watched(monkeypatch):
-  """Process 0 with a link from process 1, and a list of what ended it."""
-  run = member.Member.__new__(member.Member)
-  ends = socket.socketpair()
-  numbers = links.random_number(), links.random_number()
-  theirs, ours = (
-    links.Link(end, b"", *numbers, is_caller=end is ends[0]) for end in ends
-  )
-  ours.admit(1, "there")
-  run.process, run._links, run._name = 0, {1: ours}, "here"
-  run._silent_seconds, run._beat, run._closing = 60.0, 1.0, False
-  run._state, run._behind, run._came = ("preparing", -1), {}, {}
-  run._messages, run._ending = threading.Condition(), threading.Lock()
-  ended = []
-
-  def end(status):
-    ended.append(status)
-    run._closing = True
-
-  monkeypatch.setattr(member, "_exit", end)
-  return run, theirs, ended
-
-
-@pytest.mark.parametrize(
-  "message, reason",
-  [
-    (b"\0\0\0\x02{}" + bytes(32), "the signature of a message is wrong"),
-    (b"\xff\xff\xff\xff", "a message has 4294967295 bytes"),
-    (
-      {"kind": "hello", "process": 1, "processes": 2, "name": "x"},
-      "'hello' came in the middle of the run",
-    ),
-    ({"kind": "end", "status": 0, "text": "bye"}, "end.status is out of range"),
-  ],
-)
-def test_what_no_process_sends_is_the_loss_of_the_connection(
-  monkeypatch, capfd, message, reason
-):
-  run, theirs, ended = watched(monkeypatch)
-  if isinstance(message, bytes):
-    theirs.connection.sendall(message)
-  else:
-    theirs.send(message)
-  run._watch()
-  assert ended == [multihost.EXIT_LOST]
-  said = capfd.readouterr().err
-  assert "process 1 (there) is gone: its connection is damaged, " in said
-  assert reason in said
-
-
-def test_a_process_that_leaves_with_0_does_not_end_the_run_with_0(monkeypatch):
-  run, theirs, ended = watched(monkeypatch)
-  run.fail(0, "bye")
-  assert ended == [1]
-  (message,) = theirs.receive()
-  assert message["status"] == 1
 
 
 def test_between_saving_and_the_next_step_a_process_may_be_stuck(monkeypatch):
@@ -209,7 +134,7 @@ def test_between_saving_and_the_next_step_a_process_may_be_stuck(monkeypatch):
   def batches():
     for step in range(3):
       if step == 2:
-        assert phases[-2:] == [("saving", -1), (member.STEP, 1)]
+        assert phases[-2:] == [("saving", -1), (multihost.STEP, 1)]
       yield step, None
 
   with stopping.StopSignal() as stop:
@@ -217,22 +142,19 @@ def test_between_saving_and_the_next_step_a_process_may_be_stuck(monkeypatch):
       lambda state, _: (state, {"skipped_in_a_row": 0}),
       None,
       batches(),
-      place=lambda batch: batch,
-      last_step=3,
+      timetable.Timetable(
+        3, log_every=3, eval_every=0, save_every=2, max_nonfinite_steps=1
+      ),
       progress=nothing,
       save=lambda *_: None,
       evaluate_dev=lambda *_: None,
       stop=stop,
-      log_every=3,
-      eval_every=0,
-      checkpoint_every=2,
-      max_nonfinite_steps=1,
     )
-  assert phases[-2:] == [("saving", -1), (member.STEP, 2)]
+  assert phases[-2:] == [("saving", -1), (multihost.STEP, 2)]
 
 
-def test_what_is_told_of_a_process_is_not_asked_of_the_cluster():
-  # As in a shell that SLURM gave: its number on the node is not this run's.
+def test_the_cluster_is_not_asked_for_what_flags_say():
+  # As in a shell of SLURM, whose task number is not the number in this run.
   slurm = {
     "SLURM_JOB_ID": "7",
     "SLURM_STEP_NODELIST": "here",
@@ -322,16 +244,16 @@ def test_a_killed_or_stopped_process_is_named_and_the_others_end(
         break
     since = time.monotonic()
     status, _, errors = ends(started[1 - who])
-    assert time.monotonic() - since < 40  # Of the 1000 s and more of a hang.
+    assert time.monotonic() - since < 40  # A hang takes over 1000 s.
   assert status == multihost.EXIT_LOST, errors
   assert re.search(rf"process {who} \(\S+\) {message}", errors)
   assert re.search(r"last known at step \d+", errors)
 
 
 @pytest.mark.slow
-def test_whatever_the_others_wait_for_they_name_who_died():
-  # With three, a survivor may see another's connection close before it has
-  # heard that one died.
+def test_the_others_name_who_died_whatever_they_wait_for():
+  # With three processes, a survivor may see the connection of another survivor
+  # close before it hears which process died.
   ended = light(15, 2, "SIGKILL", numbers=(0, 1, 2), count=3, devices=1)
   for who in (0, 1):
     status, _, errors = ended[who]
@@ -353,7 +275,7 @@ def test_a_slow_process_is_not_called_stuck():
     assert status == 0, errors
     assert "Saved 60." in errors
   assert "Waiting for process 0" in ended[1][2]
-  # Only process 0 prints; Gloo's own lines are written past Python.
+  # Only process 0 prints. (Gloo writes its lines without Python.)
   assert "Steps are taken." in ended[0][1]
   assert "Steps are taken." not in ended[1][1]
 
@@ -384,8 +306,8 @@ def test_a_stop_of_one_process_stops_all(moment):
   assert all(15 < int(step) < 60 for step in saved)
 
 
-# A config file; where the environment says "PROCESS STEP", that process gets a
-# SIGTERM after that step, and steps take long from there on.
+# A config file. If STOP in the environment is "PROCESS STEP", this process gets
+# a SIGTERM after this step, and later steps are slow.
 CONFIG = """
 import os, pathlib, signal, sys, time
 sys.path.insert(0, {tests!r})
@@ -419,7 +341,7 @@ def get_config():
 
 
 def metrics(folder):
-  """Lines of metrics.jsonl without what a clock put there."""
+  """Reads metrics.jsonl, without the numbers that depend on time."""
   return [
     {k: v for k, v in record.items() if not k.endswith("per_second")}
     for record in progress.read_metrics(str(folder))
@@ -427,7 +349,7 @@ def metrics(folder):
 
 
 @pytest.mark.slow
-def test_two_processes_stop_go_back_go_on_and_do_as_one_does(
+def test_two_processes_stop_go_back_go_on_and_agree_with_one(
   tmp_path, monkeypatch
 ):
   root = tiny.write_folder(tmp_path / "collection")
@@ -440,7 +362,7 @@ def test_two_processes_stop_go_back_go_on_and_do_as_one_does(
     f"--config.train.compilation_cache={tmp_path / 'compiled'}",
   ]
   monkeypatch.setenv("STOP", "1 4")
-  with processes(command, devices=4) as started:
+  with processes(command) as started:
     for process in started.values():
       status, _, errors = ends(process)
       assert status == stopping.EXIT_PREEMPTED, errors
@@ -448,14 +370,14 @@ def test_two_processes_stop_go_back_go_on_and_do_as_one_does(
   assert 3 in saved
   assert 4 <= max(saved) < 12
   monkeypatch.delenv("STOP")
-  with processes([*command, "--from_step=3"], devices=4) as started:
+  with processes([*command, "--from_step=3"]) as started:
     ended = {number: ends(process) for number, process in started.items()}
   for status, _, errors in ended.values():
     assert status == 0, errors
   assert "Going on from step 3" in ended[0][1]
   (record,) = workdir.read_history(str(together))
   assert record["removed"] == sorted(saved - {3})
-  assert "English" in ended[0][1]  # The report, which one process writes.
+  assert "English" in ended[0][1]  # One process writes the report.
   assert "English" not in ended[1][1]
 
   run.train(config_files.load(str(path)), str(alone))

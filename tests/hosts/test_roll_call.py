@@ -1,4 +1,4 @@
-"""At the roll call the run's own processes are heard, and nobody else."""
+"""At the roll call, only the processes of the run are admitted."""
 
 import contextlib
 import json
@@ -9,10 +9,10 @@ import time
 
 import pytest
 
-from mlir_jax.hosts import links, roll_call
+from mlir_jax.hosts import addresses, calling, links, roll_call, run_secret
 
 SECRET = b"a secret of enough bytes"
-LIMIT = 60  # Seconds; far more than any of these takes.
+LIMIT = 60  # Seconds; far more than a test takes.
 
 
 def free_port():
@@ -22,7 +22,7 @@ def free_port():
 
 
 class Started:
-  """A function that runs in a thread: its result, or what it raised."""
+  """A function in a thread; gives its result, or raises its exception."""
 
   def __init__(self, function, *arguments, **settings):
     self._result = self._error = None
@@ -45,7 +45,7 @@ class Started:
 
 
 def hub(port, processes=3, **settings):
-  """Process 0, once it listens."""
+  """Starts process 0; returns when it listens."""
   settings = {"seconds": LIMIT, "secret": SECRET} | settings
   started = Started(
     roll_call.listen, f"127.0.0.1:{port}", processes, "here", **settings
@@ -57,7 +57,7 @@ def hub(port, processes=3, **settings):
 def caller(port, process, processes=3, **settings):
   settings = {"seconds": LIMIT, "secret": SECRET} | settings
   return Started(
-    *(roll_call.call, f"127.0.0.1:{port}", processes, process, "there"),
+    *(calling.call, f"127.0.0.1:{port}", processes, process, "there"),
     **settings,
   )
 
@@ -73,15 +73,15 @@ def connected(port, host="127.0.0.1"):
 
 
 def hello(port, number, key=SECRET, **changes):
-  """The link of a process that has said who it is, without waiting on."""
-  link = roll_call._introduce(connected(port), "there", key)
+  """Sends the hello of a process; returns its link without waiting."""
+  link = calling._introduce(connected(port), "there", key)
   said = {"process": number, "processes": 3, "name": "there"} | changes
   link.send({"kind": "hello", **said})
   return link
 
 
 def record(port):
-  """A port that passes one connection on; and what the caller sent over it."""
+  """Opens a port that relays one connection, and records the caller's bytes."""
   sent = bytearray()
   server = socket.create_server(("127.0.0.1", 0))
 
@@ -125,12 +125,12 @@ GARBAGE = (
 )
 
 
-def test_garbage_neither_ends_the_roll_call_nor_keeps_others_waiting(
+def test_garbage_does_not_end_the_roll_call_or_delay_the_others(
   monkeypatch, capsys
 ):
-  monkeypatch.setattr(roll_call, "HANDSHAKE_SECONDS", 2.0)
+  monkeypatch.setattr(links, "HANDSHAKE_SECONDS", 2.0)
   port = free_port()
-  # What a process of an earlier run sent.
+  # Record what a process of an earlier run sends.
   earlier = hub(port, processes=2)
   between, recorded = record(port)
   link = caller(between, 1, processes=2).result()
@@ -142,7 +142,7 @@ def test_garbage_neither_ends_the_roll_call_nor_keeps_others_waiting(
   strangers = []
   for data in (*GARBAGE, os.urandom(5000), bytes(recorded), b"", b"\0" * 63):
     strangers.append(connected(port))
-    # It may already be turned away.
+    # Process 0 may have turned it away already.
     with contextlib.suppress(OSError):
       strangers[-1].sendall(data)
   slow, stop = connected(port), threading.Event()
@@ -156,7 +156,7 @@ def test_garbage_neither_ends_the_roll_call_nor_keeps_others_waiting(
   liar = caller(port, 1, secret=b"another secret of enough bytes")
   with pytest.raises(links.LostError, match="has another secret"):
     liar.result()
-  # A first message that is wrong, of one that knows the secret.
+  # Wrong first messages of a caller that knows the secret.
   for wrong in ({"process": 0}, {"process": 2.0}, {"name": "x" * 5000}):
     strangers.append(hello(port, 1, **wrong).connection)
   since = time.monotonic()
@@ -172,7 +172,7 @@ def test_garbage_neither_ends_the_roll_call_nor_keeps_others_waiting(
 
 
 def test_one_byte_at_a_time_is_turned_away_in_time(monkeypatch):
-  monkeypatch.setattr(roll_call, "HANDSHAKE_SECONDS", 1.0)
+  monkeypatch.setattr(links, "HANDSHAKE_SECONDS", 1.0)
   port = free_port()
   listening = hub(port)
   slow = connected(port)
@@ -182,7 +182,7 @@ def test_one_byte_at_a_time_is_turned_away_in_time(monkeypatch):
       slow.sendall(b"x")
       time.sleep(0.1)
   assert time.monotonic() - since < 20
-  # Process 0 may take as long, too: callers give up and call again.
+  # Process 0 may be as slow: callers give up and call again.
   with socket.create_server(("127.0.0.1", 0)) as server:
 
     def serve():
@@ -201,25 +201,25 @@ def test_one_byte_at_a_time_is_turned_away_in_time(monkeypatch):
 
 
 def test_a_crowd_that_says_nothing_does_not_keep_a_process_out(monkeypatch):
-  monkeypatch.setattr(roll_call, "MOST_WAITING", 4)
+  monkeypatch.setattr(roll_call, "MAX_WAITING", 4)
   port = free_port()
   listening = hub(port, processes=2)
   crowd = [connected(port) for _ in range(20)]
   since = time.monotonic()
   caller(port, 1, processes=2).result()
-  assert time.monotonic() - since < roll_call.HANDSHAKE_SECONDS
+  assert time.monotonic() - since < links.HANDSHAKE_SECONDS
   (link,) = listening.result()
   assert link.number == 1
   assert all(closed(one) for one in crowd)
 
 
-def test_what_answers_in_the_place_of_process_0_is_not_taken_for_it():
+def test_something_else_that_answers_is_not_taken_for_process_0():
   for answer, message in (
     (b"220 mail.example ready\r\n", "is not process 0"),
     (b"[1, 2]\n", "is not process 0"),
     (b'{"name": "here"}\n', "is not process 0"),
     (b"\x1b[2J\n", r"is not process 0, .*\\x1b\[2J"),
-    # One that does not know the secret.
+    # It does not know the secret.
     (links.BANNER + bytes(range(64)), "does not know the secret"),
   ):
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -235,7 +235,7 @@ def test_what_answers_in_the_place_of_process_0_is_not_taken_for_it():
         caller(server.getsockname()[1], 1).result()
 
 
-def test_one_that_died_at_the_roll_call_may_come_again():
+def test_a_process_that_died_at_the_roll_call_may_come_again():
   port = free_port()
   listening = hub(port)
   hello(port, 1).connection.close()
@@ -265,7 +265,7 @@ def test_processes_that_do_not_fit_are_named_to_all(
       started.result()
 
 
-def test_who_is_missing_is_named_and_who_was_turned_away():
+def test_missing_processes_and_the_last_stranger_are_named():
   port = free_port()
   listening = hub(port, seconds=1.0)
   ours = caller(port, 2)
@@ -278,7 +278,7 @@ def test_who_is_missing_is_named_and_who_was_turned_away():
       started.result()
 
 
-def test_it_listens_at_its_own_address_alone():
+def test_process_0_listens_only_at_its_address():
   port = free_port()
   listening = hub(port)
   for host in ("127.0.0.2", "::1"):
@@ -287,7 +287,7 @@ def test_it_listens_at_its_own_address_alone():
   for number in (1, 2):
     hello(port, number)
   listening.result()
-  # Where the coordinator's address is not one of this machine.
+  # The coordinator's address is not an address of this machine.
   elsewhere = f"203.0.113.77:{port}"
   with pytest.raises(ValueError, match="--coordinator_bind_address"):
     roll_call.listen(elsewhere, 2, "here", seconds=LIMIT, secret=SECRET)
@@ -299,22 +299,24 @@ def test_it_listens_at_its_own_address_alone():
   )
   hello(port, 1, processes=2)
   listening.result()
-  assert roll_call.bind_address(elsewhere, "::1") == f"[::1]:{port}"
-  assert roll_call.bind_address(elsewhere, None) == elsewhere
+  assert addresses.bind_address(elsewhere, "::1") == f"[::1]:{port}"
+  assert addresses.bind_address(elsewhere, None) == elsewhere
 
 
 @pytest.mark.parametrize("host", ["", "[::1", "a b", "127.0.0.1\0", "\x1b[2J"])
-def test_what_is_not_an_address_is_refused_and_not_printed_raw(host):
+def test_a_bad_address_is_refused_and_not_printed_raw(host):
   for coordinator, bind, flag in (
     (f"{host}:1234", None, "--coordinator="),
-    ("127.0.0.1:1234", host, f"{roll_call.BIND_FLAG}="),
+    ("127.0.0.1:1234", host, f"{addresses.BIND_FLAG}="),
   ):
     with pytest.raises(ValueError, match=f"^{flag}") as refused:
       roll_call.listen(coordinator, 2, "here", seconds=LIMIT, bind=bind)
     assert str(refused.value).isprintable()
 
 
-def test_a_name_that_other_machines_do_not_reach_is_told(monkeypatch, capsys):
+def test_a_warning_says_that_other_machines_do_not_reach_a_name(
+  monkeypatch, capsys
+):
   asked = socket.getaddrinfo
   monkeypatch.setattr(
     socket,
@@ -323,14 +325,14 @@ def test_a_name_that_other_machines_do_not_reach_is_told(monkeypatch, capsys):
   )
   with pytest.raises(links.LostError, match="--coordinator_bind_address"):
     roll_call.listen(f"node7:{free_port()}", 2, "here", seconds=0.1)
-  assert "which this machine has for node7" in capsys.readouterr().err
+  assert "the address of node7 on this machine" in capsys.readouterr().err
 
 
 def test_on_a_network_a_secret_is_needed(capsys):
   address = "203.0.113.77:1234"
   for start in (
     lambda: roll_call.listen(address, 2, "here", seconds=LIMIT),
-    lambda: roll_call.call(address, 2, 1, "here", seconds=LIMIT),
+    lambda: calling.call(address, 2, 1, "here", seconds=LIMIT),
     lambda: roll_call.listen(
       "127.0.0.1:1234", 2, "here", seconds=LIMIT, bind="0.0.0.0"
     ),
@@ -339,17 +341,17 @@ def test_on_a_network_a_secret_is_needed(capsys):
       start()
   with pytest.raises(ValueError, match="coordinator_bind_address=0"):
     roll_call.listen("127.0.0.1:1234", 2, "here", seconds=LIMIT, bind="0.0.0.0")
-  # It goes on to the next problem.
+  # With insecure=True, the next check refuses it.
   with pytest.raises(ValueError, match="not an address of this machine"):
     roll_call.listen(address, 2, "here", seconds=LIMIT, insecure=True)
-  roll_call.warn_if_insecure(SECRET, True)
-  roll_call.warn_if_insecure(None, False)
+  run_secret.warn_if_insecure(SECRET, True)
+  run_secret.warn_if_insecure(None, False)
   assert not capsys.readouterr().err
-  roll_call.warn_if_insecure(None, True)
+  run_secret.warn_if_insecure(None, True)
   assert "Warning: --insecure_check_in" in capsys.readouterr().err
 
 
-def test_on_one_machine_none_is_needed():
+def test_on_one_machine_no_secret_is_needed():
   port = free_port()
   listening = hub(port, processes=2, secret=None)
   link = caller(port, 1, processes=2, secret=None).result()
@@ -357,4 +359,4 @@ def test_on_one_machine_none_is_needed():
   link.send({"kind": "meet", "name": "start", "items": {"a": 1.5}})
   (message,) = other.receive()
   assert message["items"] == {"a": 1.5}
-  assert json.dumps(message)  # Of plain values alone.
+  assert json.dumps(message)  # It holds only plain values.

@@ -1,4 +1,4 @@
-"""Promises of the model card: valid, with the results there are, no more."""
+"""Promises of the model card: valid, with the run's results and no others."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ import tiny
 import yaml
 
 from mlir_jax import contract as contract_lib
-from mlir_jax.hub import card, check
+from mlir_jax.hub import card, check, run_facts
 from mlir_jax.models import architecture
 
 VERSIONS = {"jax": "0.10.2"}
@@ -63,7 +63,7 @@ def front_matter(text):
   return yaml.safe_load(text.split("---\n")[1])
 
 
-def test_changes_that_the_run_went_back_behind_are_not_told(config):
+def test_changes_before_which_the_run_went_back_are_left_out(config):
   def change(step, name, from_step=True):
     return {"step": step, "from_step": from_step, "changed": {name: [1, 2]}}
 
@@ -117,7 +117,9 @@ def test_languages_are_those_of_the_streams_that_took_part(config):
 
 def test_the_front_matter_is_what_the_hub_reads(config):
   values = {"test/de/mrr@100": 0.25, "tatoeba/de-en/accuracy": 0.5}
-  text = make(config, [card.Results("names", values, {"de": "taught"}, {})])
+  text = make(
+    config, [run_facts.Results("names", values, {"de": "taught"}, {})]
+  )
   data = huggingface_hub.ModelCard(text).data
   assert [
     (result.metric_type, result.metric_value, result.task_type)
@@ -155,7 +157,7 @@ def test_unequal_lengths_need_version_6(config):
   assert "sentence-transformers 6 or later" in make(config, contract=shorter)
 
 
-def test_what_a_server_does_otherwise_is_said_where_it_can_serve(config):
+def test_the_card_says_how_a_server_differs_if_it_can_serve(config):
   text = make(config)
   assert '`prompt_name` (`"query"`, `"document"`, `"sentence"`)' in text
   assert "a text is cut at 16 tokens. Its GELU is the tanh" in text
@@ -172,9 +174,9 @@ def test_what_a_server_does_otherwise_is_said_where_it_can_serve(config):
 
 def test_results_of_a_step_are_found_wherever_they_are(config, tmp_path):
   run = tmp_path / "run"
-  assert card.find_results(run, config, 3) == []
+  assert run_facts.find_results(run, config, 3) == []
   write(run / "results/step-2.json", {"test/en/mrr@100": 0.9})
-  assert card.find_results(run, config, 3) == []
+  assert run_facts.find_results(run, config, 3) == []
   write(run / "evaluate-more-names-best/step-3.json", {"test/en/mrr@100": 0.4})
   write(run / "evaluate-names-3/step-3.json", {"test/en/mrr@100": 0.3})
   write(run / "results/step-3.json", {"test/en/mrr@100": 0.2})
@@ -188,11 +190,11 @@ def test_results_of_a_step_are_found_wherever_they_are(config, tmp_path):
       "shared_with_training": {"en": {}},
     },
   )
-  assert card.find_results(run, config, 3) == [
-    card.Results(
+  assert run_facts.find_results(run, config, 3) == [
+    run_facts.Results(
       "names", {"test/en/mrr@100": 0.2}, {"en": "English"}, {"en": {}}
     ),
-    card.Results("more-names", {"test/en/mrr@100": 0.4}, {}, {}),
+    run_facts.Results("more-names", {"test/en/mrr@100": 0.4}, {}, {}),
   ]
 
 
@@ -220,9 +222,9 @@ def test_damaged_results_are_named(name, content, config, tmp_path):
   write(run / "results/step-3.json", {"test/en/mrr@100": 0.2})
   write(run / "results" / name, content)
   with pytest.raises(ValueError, match="make it again") as error:
-    card.find_results(run, config, 3)
+    run_facts.find_results(run, config, 3)
   assert str(run / "results" / name) in str(error.value)
   (run / "results" / name).unlink()
   (run / "results" / name).mkdir()
   with pytest.raises(ValueError, match="a folder"):
-    card.find_results(run, config, 3)
+    run_facts.find_results(run, config, 3)

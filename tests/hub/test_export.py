@@ -1,7 +1,7 @@
 """Promises of an export: other libraries give the run's vectors, or no folder.
 
 The libraries are the real ones. Runs are made without training: weights are
-drawn large enough to matter and saved as a checkpoint.
+drawn at random, large enough to matter, and saved as a checkpoint.
 """
 
 import contextlib
@@ -25,12 +25,20 @@ import torch
 import transformers
 from safetensors.numpy import load_file, save_file
 
-from mlir_jax import checkpoint, export, workdir
 from mlir_jax import contract as contract_lib
+from mlir_jax import export, workdir
+from mlir_jax.checkpoints import manager, metadata
 from mlir_jax.data import tokenizer as tokenizer_lib
-from mlir_jax.hub import check
+from mlir_jax.hub import check, settings_files
 from mlir_jax.hub import folder as folder_lib
-from mlir_jax.models import architecture, encoder, layout, pretrained
+from mlir_jax.models import (
+  architecture,
+  encoder,
+  hf_config,
+  layout,
+  sealed,
+  weights,
+)
 from mlir_jax.retrieval import encoding, model
 from mlir_jax.storage import writing
 from mlir_jax.training import provenance, run
@@ -60,11 +68,11 @@ MODERNBERT = {
   "hidden_size": 24,
   "num_heads": 2,
   "attention_window": 6,
-  # Not what transformers takes where it finds no words for them.
+  # Not the defaults of transformers.
   "full_rope_theta": 500.0,
   "sliding_rope_theta": 30.0,
 }
-# Read by both generations of transformers and sentence-transformers.
+# Both generations of transformers and sentence-transformers read these.
 SHAPES = {
   "projection": CLS_PROJECTION,
   "bfloat16": {
@@ -94,7 +102,7 @@ SHAPES = {
     "num_layers": 4,
   },
 }
-# Read by the newer generation alone: the older has no words for these.
+# Only the newer generation reads these: the older has no words for them.
 NEWER_SHAPES = {
   "lengths": {},
   "layers": MODERNBERT
@@ -113,7 +121,7 @@ def tokenizer():
 
 @pytest.fixture(scope="session")
 def make_run(tokenizer, tmp_path_factory):
-  """Makes run folders, each once: make_run(towers=..., lengths=..., ...)."""
+  """Makes each run folder once: make_run(towers=..., lengths=..., ...)."""
   made = {}
 
   def make(
@@ -140,13 +148,15 @@ def write_run(folder, tokenizer, towers, lengths, pooling, masked_lm, shape):
   c.batch.masked = 16 if masked_lm else 0
   c.loss.masked_lm.weight = 0.5 if masked_lm else 0.0
   prefixes = {"query": "query: ", "passage": "passage: ", "sentence": "text: "}
-  contract = contract_lib.make_contract(
-    tokenizer,
+  contract = contract_lib.PartialContract(
     pooling=pooling,
     normalize=True,
     title_joiner=" | ",
-    roles={role: (prefixes[role], lengths[role]) for role in LENGTHS},
-  )
+    **{
+      role: contract_lib.PartialRole(prefixes[role], lengths[role])
+      for role in LENGTHS
+    },
+  ).complete(tokenizer)
   config = architecture.EncoderConfig(
     **{
       "vocab_size": tokenizer.get_vocab_size(),
@@ -173,16 +183,16 @@ def write_run(folder, tokenizer, towers, lengths, pooling, masked_lm, shape):
   results = folder / workdir.RESULTS / f"step-{STEP}.json"
   writing.write_aside(str(results), json.dumps(RESULTS))
   with contextlib.closing(
-    checkpoint.Checkpoints(str(folder / workdir.CHECKPOINTS))
+    manager.Checkpoints(str(folder / workdir.CHECKPOINTS))
   ) as checkpoints:
     checkpoints.save(
       STEP,
       {"params": params},
-      checkpoint.Description(
+      metadata.Description(
         c.to_dict(),
         contract,
         dataclasses.asdict(config),
-        provenance.describe("store"),
+        provenance.gather("store"),
       ),
       dev=0.75,
     )
@@ -190,7 +200,7 @@ def write_run(folder, tokenizer, towers, lengths, pooling, masked_lm, shape):
 
 @pytest.fixture(scope="session")
 def exported(make_run, tmp_path_factory):
-  """Exports runs, each once: (the run's folder, the export's)."""
+  """Exports each run once; returns the run's folder and the export."""
   made = {}
 
   def make(one_length=False, **settings):
@@ -206,7 +216,7 @@ def exported(make_run, tmp_path_factory):
 
 
 def vectors_of(folder, tower="both"):
-  """Role to sentence-transformers' vectors of TEXTS."""
+  """Returns role to sentence-transformers' vectors of TEXTS."""
   loaded = sentence_transformers.SentenceTransformer(
     str(folder), device="cpu", trust_remote_code=False
   )
@@ -220,15 +230,15 @@ def vectors_of(folder, tower="both"):
 
 
 def contract_of(folder):
-  """The contract of an export."""
+  """Returns the contract of an export."""
   return contract_lib.EncodingContract.from_json(
-    json.dumps(read_json(folder / layout.OURS)["contract"])
+    json.dumps(read_json(folder / sealed.FILE)["contract"])
   )
 
 
 @functools.cache
 def run_vectors(run_folder, contract):
-  """Role to the run's vectors of TEXTS under a contract, in float32."""
+  """Returns role to the run's vectors of TEXTS by a contract, in float32."""
   loaded = model.load(str(run_folder))
   tokenizer = tokenizer_lib.load(str((run_folder / workdir.TOKENIZER).parent))
   text_encoder = encoding.TextEncoder(
@@ -246,7 +256,7 @@ def run_vectors(run_folder, contract):
 
 
 def assert_same(found, run_folder, contract):
-  """Compares vectors with those of the run under a contract."""
+  """Compares vectors with the run's vectors by a contract."""
   expected = run_vectors(run_folder, contract)
   for role, vectors in found.items():
     np.testing.assert_allclose(vectors, expected[role], atol=1e-5)
@@ -265,20 +275,23 @@ def test_sentence_transformers_gives_the_runs_vectors(
 ):
   run_folder, folder = exported(lengths=lengths, one_length=one_length)
   contract = model.load(str(run_folder)).contract
-  contract = layout.exported_contract(contract, one_length)
+  contract = settings_files.exported_contract(contract, one_length)
   found = vectors_of(folder)
   assert_same(found, run_folder, contract)
   settings = read_json(folder / "sentence_bert_config.json")
   # Version 5 refuses keys that it doesn't know.
   assert ("query_length" in settings) == (lengths is LENGTHS and not one_length)
-  assert layout.read(folder).max_lengths == {
+  encoding = layout.read(folder).encoding
+  assert {role: encoding.role(role).max_length for role in LENGTHS} == {
     role: contract.role(role).max_length for role in LENGTHS
   }
 
 
 def test_separate_towers_are_a_folder_each(exported):
   run_folder, folder = exported(towers="separate")
-  contract = layout.exported_contract(model.load(str(run_folder)).contract)
+  contract = settings_files.exported_contract(
+    model.load(str(run_folder)).contract
+  )
   found = {}
   for tower in ("query", "passage"):
     assert layout.read(folder / tower).ours["tower"] == tower
@@ -299,14 +312,14 @@ def test_every_shape_of_encoder_passes_the_check(settings, exported):
 
 
 def test_an_export_loads_as_a_model_of_ours(exported):
-  """The road back: mlir_jax.load and model.pretrained read the folder."""
+  """Both mlir_jax.load and model.pretrained read the folder."""
   run_folder, folder = exported()
   loaded = model.load(str(folder))
   assert loaded.step == STEP
   for role, vectors in vectors_of(folder).items():
     np.testing.assert_allclose(loaded.encode(TEXTS, role), vectors, atol=1e-5)
   ours, theirs = (
-    pretrained.to_hf(found.params["encoder"], found.encoder_config)
+    weights.to_hf(found.params["encoder"], found.encoder_config)
     for found in (loaded, model.load(str(run_folder)))
   )
   assert ours.keys() == theirs.keys()
@@ -337,7 +350,7 @@ def test_a_head_goes_with_the_tower_that_was_trained_with_it(exported):
   }
 
 
-def test_nothing_is_drawn_anew_when_transformers_loads_it(exported):
+def test_transformers_draws_no_weight_at_random(exported):
   _, folder = exported()
   loaded, info = transformers.AutoModel.from_pretrained(
     folder, output_loading_info=True, trust_remote_code=False
@@ -372,7 +385,7 @@ def test_bert_special_tokens_are_recognised():
     )
   )
   bert.add_special_tokens(pieces[:4])  # [MASK] is an ordinary word here.
-  tokens = folder_lib.tokenizer_to_json(bert, 9)["special_tokens_map.json"]
+  tokens = settings_files.of_tokenizer(bert, 9)["special_tokens_map.json"]
   assert tokens == {
     "pad_token": "[PAD]",
     "unk_token": "[UNK]",
@@ -381,7 +394,7 @@ def test_bert_special_tokens_are_recognised():
   }
 
 
-# What the modules of version 5.1.2 take; they refuse any other key.
+# The keys of the modules of version 5.1.2, which refuse any other key.
 TRANSFORMER_5 = {
   *("max_seq_length", "model_args", "tokenizer_args", "config_args"),
   *("cache_dir", "do_lower_case", "tokenizer_name_or_path", "backend"),
@@ -420,8 +433,8 @@ def test_one_length_is_a_folder_that_version_5_reads(exported):
   assert settings["default_prompt_name"] == "sentence"
 
 
-# Run by a Python that has other versions: the folders' vectors, what the
-# libraries said of them, and errors.
+# Runs in a Python with other versions. Prints the vectors of the folders, what
+# the libraries logged, and errors.
 READER = """
 import json
 import logging
@@ -434,11 +447,11 @@ import transformers
 
 class Listener(logging.Handler):
   def emit(self, record):
-    # That there is a default prompt is told on every such model.
+    # Every model with a default prompt logs this.
     if not record.getMessage().startswith("Default prompt name is set"):
-      said.append(record.getMessage())
+      logged.append(record.getMessage())
 
-said = []
+logged = []
 for name in ("transformers", "sentence_transformers"):
   logging.getLogger(name).addHandler(Listener(logging.WARNING))
 
@@ -454,12 +467,12 @@ def read(folder, texts):
       folder, output_loading_info=True, trust_remote_code=False
     )
     missing = sorted(info["missing_keys"])
-  return {"vectors": vectors, "missing": missing, "said": list(said)}
+  return {"vectors": vectors, "missing": missing, "logged": list(logged)}
 
 found = {}
 folders, texts = json.load(sys.stdin)
 for name, folder in folders.items():
-  said.clear()
+  logged.clear()
   try:
     found[name] = read(folder, texts)
   except Exception as error:
@@ -502,10 +515,10 @@ def test_both_generations_give_the_runs_vectors_without_this_package(
   for name in readable:
     assert "error" not in found[name], (name, found[name]["error"])
     assert not found[name]["missing"], name
-    # A head has no use where vectors are wanted.
+    # Vectors do not need the head, so it may be reported as not used.
     assert not [
       line
-      for line in found[name]["said"]
+      for line in found[name]["logged"]
       if not re.search("UNEXPECTED|were not used", line) or "MISSING" in line
     ], name
     run_folder, folder = made[name]
@@ -515,7 +528,7 @@ def test_both_generations_give_the_runs_vectors_without_this_package(
       run_folder,
       contract_of(folder),
     )
-  if generation == "older":  # What it cannot read, it does not read otherwise.
+  if generation == "older":  # It fails on the others; it does not misread them.
     assert "query_length" in found["lengths"]["error"]
     assert "unsupported operand" in found["layers"]["error"]
 
@@ -542,9 +555,9 @@ def fields(kind, names):
   return dict.fromkeys(names.split(), kind)
 
 
-# What text-embeddings-inference 1.9 cannot do without in config.json: the
-# fields of its BertConfig, DistilBertConfig and ModernBertConfig that are not
-# an Option.
+# The fields that text-embeddings-inference 1.9 requires in config.json: those
+# of its BertConfig, DistilBertConfig and ModernBertConfig that are not an
+# Option.
 SERVED_BERT = (
   fields(
     int,
@@ -594,7 +607,7 @@ def test_the_fields_that_text_embeddings_inference_requires_are_there(
     assert type(pooling[f"pooling_mode_{mode}"]) is bool
   settings = read_json(folder / "sentence_bert_config.json")
   assert settings["max_seq_length"] == 24
-  if name == "modernbert":  # What the tokenizer puts around a text.
+  if name == "modernbert":  # The tokens before and after a text.
     tokenizer = tokenizer_lib.load(str(folder))
     first, last = tokenizer.encode("").ids
     assert hf["bos_token_id"] == hf["cls_token_id"] == first
@@ -610,13 +623,14 @@ def test_the_words_of_either_generation_alone_say_a_modernbert(
 ):
   _, folder = exported(**SHAPES["modernbert"])
   hf = read_json(folder / "config.json")
-  expected = architecture.EncoderConfig.from_hf(hf)
+  expected = hf_config.from_dict(hf)
   for word in newer_words:
     del hf[word]
-  assert architecture.EncoderConfig.from_hf(hf) == expected
+  assert hf_config.from_dict(hf) == expected
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_device")
 def test_the_command_exports_what_training_left(tmp_path):
   c = tiny.make_config(tiny.write_folder(tmp_path / "names"))
   c.train.steps = 2
@@ -643,7 +657,7 @@ def test_the_command_exports_what_training_left(tmp_path):
   assert "| **with parallel text** |" in card.text
   assert str(tmp_path) not in card.text
   modes = {path.stat().st_mode for path in (tmp_path / "model").glob("*.*")}
-  assert len(modes) == 1  # Others may read all of it.
+  assert len(modes) == 1  # Other users may read every file, or none.
 
 
 @pytest.mark.parametrize(
@@ -656,7 +670,7 @@ def test_the_command_exports_what_training_left(tmp_path):
   ids=["separate", "cls", "last"],
 )
 def test_the_code_in_the_card_runs(settings, exported, monkeypatch):
-  """And with transformers alone it gives the same vectors."""
+  """The code for transformers alone gives the same vectors."""
   _, folder = exported(**settings)
   monkeypatch.chdir(folder.parent)
   towers = {"": "query"}
@@ -700,7 +714,7 @@ def test_the_card_has_the_runs_results_and_contract(exported):
 
 
 def spoil(monkeypatch, change):
-  """Has the export's folder changed between writing and checking."""
+  """Changes the export's folder between writing and checking."""
   write = folder_lib.write
 
   def spoiled(folder, *args, **kwargs):
@@ -747,8 +761,8 @@ def no_numbers(folder):
 @pytest.mark.parametrize(
   "change, named",
   [
-    (other_pooling, "pooling_mode is cls, but the flags beside it say mean"),
-    (other_weights, r"In the role query, .* encodes '.+' otherwise .* by 0\.0"),
+    (other_pooling, "pooling_mode is cls, but the flags next to it say mean"),
+    (other_weights, r"In the role query, .* not encode '.+' like .* by 0\.0"),
     (no_numbers, "In the role query, .* differs by nan"),
     (fewer_weights, r"finds no \['encoder\.layer\.1\.output\.dense\.bias'\]"),
     (other_tokenizer, "tokenizer_fingerprint"),
@@ -804,7 +818,7 @@ def test_without_sentence_transformers_the_extra_is_named_first(
     export.export("no run at all", "last", str(tmp_path / "model"))
 
 
-def test_an_export_is_no_run_to_export(exported, tmp_path):
+def test_an_export_cannot_be_exported(exported, tmp_path):
   _, folder = exported()
   with pytest.raises(ValueError, match="is not a run's folder"):
     export.export(str(folder), "last", str(tmp_path / "again"))

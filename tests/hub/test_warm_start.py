@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import tiny
 
-from mlir_jax import checkpoint, sharding, workdir
+from mlir_jax import sharding, workdir
+from mlir_jax.checkpoints import damage, manager
 from mlir_jax.data import preparation
 from mlir_jax.hub import warm_start
 from mlir_jax.models import encoder
-from mlir_jax.training import build, initial_state, resume
+from mlir_jax.training import build, checks, resume
 
 
 def make_config(root, towers, **changes):
@@ -28,7 +29,7 @@ def make_config(root, towers, **changes):
 
 
 def from_it(root, pretrained, towers, **changes):
-  """A config that leaves all to the pretrained model."""
+  """Returns a config that leaves all settings to the pretrained model."""
   c = make_config(root, towers, **{"model.pretrained": str(pretrained)})
   c.model.projection_size = 0
   c.encoding.update(
@@ -41,22 +42,22 @@ def from_it(root, pretrained, towers, **changes):
 
 
 def begin(c, folder, save=False):
-  """The contract and the parameters before the first step.
+  """Returns the contract and the parameters before the first step.
 
   Args:
     c: The run's config.
     folder: Its folder.
-    save: Whether to save them, the query tower's changed, as step 1.
+    save: Whether to save them as step 1, with a changed query tower.
   """
   folder = str(folder)
   prepared = preparation.prepare(
-    c, folder, functools.partial(initial_state.check_fits, c, folder)
+    c, folder, functools.partial(checks.check_fits, c, folder)
   )
   _, optimizer = build.make_optimizer(c)
   with contextlib.closing(
-    checkpoint.Checkpoints(f"{folder}/{workdir.CHECKPOINTS}")
+    manager.Checkpoints(f"{folder}/{workdir.CHECKPOINTS}")
   ) as checkpoints:
-    encoder_config, state, _ = initial_state.start_state(
+    encoder_config, state, _ = build.start_state(
       c, prepared, optimizer, sharding.make_mesh(), checkpoints, folder,
       resume.Start(None),
     )  # fmt: skip
@@ -64,13 +65,15 @@ def begin(c, folder, save=False):
       first = next(name for name in state.params if name != encoder.MASKED_LM)
       changed = jax.tree.map(lambda x: x * 2, state.params[first])
       state = state.replace(params={**state.params, first: changed})
-      description = build.describe(c, prepared, encoder_config, folder)
+      description = build.make_description(c, prepared, encoder_config, folder)
       checkpoints.save(1, state, description)
   return prepared.contract, jax.device_get(state.params)
 
 
 @pytest.mark.slow
-def test_separate_towers_come_along_whole(tmp_path, monkeypatch):
+def test_separate_towers_start_a_run_with_separate_towers(
+  tmp_path, monkeypatch
+):
   for name in ("sentence_transformers", "torch"):
     monkeypatch.setitem(sys.modules, name, None)
   root = tiny.write_folder(tmp_path / "data")
@@ -86,12 +89,12 @@ def test_separate_towers_come_along_whole(tmp_path, monkeypatch):
   found = begin(from_it(root, first, "separate"), second)
   assert found[0] == contract
   jax.tree.map(np.testing.assert_array_equal, found[1], params)
-  # Where the other run has gone, the same command finds the same start.
+  # The same command finds the same start after the other run has moved away.
   first.rename(tmp_path / "gone")
   found = begin(from_it(root, first, "separate"), second)
   jax.tree.map(np.testing.assert_array_equal, found[1], params)
 
-  # What was written there is an export of two towers.
+  # The copy of the other run is an export of two towers.
   (folder,) = (second / warm_start.FOLDER).iterdir()
   found = begin(from_it(root, folder, "separate"), tmp_path / "third")
   assert found[0] == contract
@@ -113,10 +116,10 @@ def test_a_damaged_best_checkpoint_is_refused_not_replaced_by_the_last(
   tmp_path, monkeypatch
 ):
   def load_run(run, which, mesh):
-    raise checkpoint.DamagedError(f"{which} is damaged")
+    raise damage.DamagedError(f"{which} is damaged")
 
   monkeypatch.setattr(warm_start.model, "load_run", load_run)
-  with pytest.raises(checkpoint.DamagedError, match="best is damaged"):
+  with pytest.raises(damage.DamagedError, match="best is damaged"):
     warm_start.of_run(str(tmp_path), "", str(tmp_path / "local"))
 
 

@@ -1,9 +1,9 @@
-"""The losses against loops over the formulas, and what they promise.
+"""The losses equal loops over their formulas, and keep their promises.
 
-The references are float64 NumPy, written from the formulas one candidate at a
-time: a masked candidate is one that is left out of a list. They use analytic
-functions only, so the complex step gives their gradients to rounding error
-(Squire and Trapp, 1998), by a route that shares nothing with JAX.
+The references are float64 NumPy. They follow the formulas one candidate at a
+time: a masked candidate is left out of a list. They use analytic functions
+only, so the complex step gives their gradients to rounding error (Squire and
+Trapp, 1998). This shares nothing with JAX.
 """
 
 import cmath
@@ -23,31 +23,31 @@ from mlir_jax.losses import semantic as semantic_lib
 from mlir_jax.losses import similarity
 
 DIMENSIONS = 5
-PAD = (-1, -1)  # Text and sequence of a passage that only fills its row.
+PAD = (-1, -1)  # Text and sequence of a passage that is padding.
 
-# A batch with every case that a mask has to get right. Of each row: the
-# question's sequence, its passages as (text id, sequence), the positive first,
-# and the sequences of the known positives. Sequences are numbered apart from
-# text ids: equal texts have one sequence, and so have texts cut alike.
+# A batch with all cases for the mask. Each row has the question's sequence, the
+# passages as (text id, sequence) with the positive first, and the sequences of
+# the known positives. Sequences and text ids are separate numbers. Equal texts
+# have the same sequence; so have texts that become equal when they are cut.
 ROWS = (
-  # Its positive is missing among its known ones, and a text cut like it is
-  # another row's hard negative.
+  # The positive is not among the known positives. Another row has a hard
+  # negative that is cut to the same sequence.
   (0, [(100, 0), (101, 1), (102, 2)], []),
-  # The same question twice, each row knowing its own positive alone. The
-  # second has another row's positive among its known ones.
+  # The same question twice. Each row knows its own positive; the second also
+  # knows the positive of another row.
   (1, [(110, 10), (111, 0), PAD], [10]),
   (1, [(120, 12), PAD, PAD], [12, 0]),
-  # Two texts that are cut alike.
+  # Two texts that are cut to the same sequence.
   (3, [(130, 20), (131, 21), (132, 22)], [20]),
   (4, [(140, 20), (141, 23), (142, 24)], [20]),
-  # One text.
+  # The same text twice.
   (5, [(150, 30), (151, 31), (152, 32)], [30]),
   (6, [(150, 30), (160, 33), (170, 34)], [30]),
-  # The known positives are other rows' hard negatives and a hard negative of
-  # its own; its positive is again missing among them.
+  # The known positives are hard negatives of other rows and of this row. The
+  # positive is not among them.
   (7, [(170, 34), (171, 40), (172, 41)], [1, 22, 40]),
 )
-# What that comes to, by hand: query -> (row, column) of what is no negative.
+# Counted by hand: query -> (row, column) of passages that are not negatives.
 MASKED_PASSAGES = {
   0: [(1, 1)],
   1: [(2, 0)],
@@ -65,9 +65,9 @@ PAIRS = (
   (3, 3),  # Two identical sides.
   (4, 5),
   (6, 5),  # Two sentences with one translation.
-  (5, 4),  # A copy of a pair, its sides swapped.
-  (7, 2),  # Two hops from the first pair: still its negative.
-  (8, 101),  # A side that is also a passage; the other is cut like text 7.
+  (5, 4),  # A copy of a pair with swapped sides.
+  (7, 2),  # Two hops from the first pair: still a negative of it.
+  (8, 101),  # Text 101 is also a passage; text 8 is cut like text 7.
 )
 RELATED_PAIRS = [(0, 1), (1, 6), (3, 4), (3, 5), (4, 5), (6, 7)]  # By hand.
 
@@ -87,7 +87,7 @@ def labels_of_batch() -> dict[str, np.ndarray]:
   def padded(values):
     return values + [-1] * (3 - len(values))
 
-  def sequence(texts):  # Sentences' sequences are apart from their texts, too.
+  def sequence(texts):  # Sequences differ from text ids here, too.
     cut = np.vectorize(lambda text: CUT_ALIKE.get(text, text))
     return (1000 + cut(texts)).astype(np.int32)
 
@@ -107,10 +107,10 @@ def labels_of_batch() -> dict[str, np.ndarray]:
 
 
 def embeddings_of_batch(dtype=np.float64) -> dict[str, np.ndarray]:
-  """Unit vectors, also where the passage is padding: a leak would show.
+  """Returns unit vectors, also for padding, so that a leak would show.
 
-  What belongs together lies a little closer, false negatives closest: some
-  queries and sentences find their own, and only thanks to the mask.
+  Positives are a little closer than others, and false negatives are closest. So
+  some queries and sentences find their positives, but only with the mask.
   """
   generator = np.random.default_rng(0)
   shapes = {
@@ -218,7 +218,7 @@ def value_and_gradients(embeddings, labels, *, loss, devices, **settings):
 
 
 def evaluate(loss, embeddings, labels, *, devices=1, **settings):
-  """Loss, metrics and gradients, the batch lying over so many devices."""
+  """Returns loss, metrics and gradients, with the batch over some devices."""
   by_row = NamedSharding(batch_mesh(devices), P("data"))
   (value, metrics), gradients = jax.device_get(
     value_and_gradients(
@@ -363,7 +363,7 @@ def reference_language(
 
 
 def complex_step(reference, embeddings, labels, **settings):
-  """The reference's gradients: Im f(x + ih) / h, free of cancellation."""
+  """Returns a reference's gradients, Im f(x + ih) / h, without cancellation."""
   step = 1e-30
   stepped = {name: array.astype(complex) for name, array in embeddings.items()}
   gradients = {}
@@ -413,7 +413,7 @@ CASES = {
 
 @functools.cache
 def by_formula(case):
-  """The reference's loss, metrics and gradients."""
+  """Returns the reference's loss, metrics and gradients."""
   _, reference, settings = CASES[case]
   embeddings, labels = embeddings_of_batch(), labels_of_batch()
   value, metrics = reference(embeddings, labels, **settings)
@@ -432,7 +432,7 @@ def test_losses_metrics_and_gradients_are_those_of_the_formulas(case, devices):
   embeddings, labels = embeddings_of_batch(), labels_of_batch()
   result = evaluate(loss, embeddings, labels, devices=devices, **settings)
   assert_same(result, by_formula(case))
-  if loss is not language:  # Else the accuracy would say little.
+  if loss is not language:  # It has no accuracy. 0 or 1 would test little.
     assert 0 < result[1]["accuracy"] < 1
 
 
@@ -450,15 +450,16 @@ def test_float32_agrees_with_float64_and_eight_devices_with_one(case):
       np.testing.assert_allclose(gradient, exact[2][name], 0, 1e-5 * largest)
 
 
-# --- What is masked, seen from outside. ---
+# --- The mask, seen from outside. ---
 
 
 @functools.partial(jax.jit, static_argnames="loss")
 def influence(anchors, candidates, *, loss):
-  """bool [anchors, candidates]: which candidates move an anchor's gradient.
+  """Returns which candidates change an anchor's gradient, bool [A, C].
 
-  The gradient of -log softmax to its anchor is a weighted sum of the allowed
-  candidates, so the mask is what is not zero in the mixed second derivative.
+  The gradient of -log softmax with respect to the anchor is a weighted sum of
+  the allowed candidates. So the mixed second derivative is zero for exactly the
+  masked candidates.
   """
   mixed = jax.jacfwd(jax.grad(loss), argnums=1)(anchors, candidates)
   return jnp.any(mixed != 0, axis=(1, -1))
@@ -504,7 +505,7 @@ def test_passage_to_query_masks_the_questions_a_passage_answers():
 
 
 def in_place_of_candidates(vectors):
-  """A `replicate` that makes anchors and candidates two arguments."""
+  """Returns a `replicate` that replaces the candidates by these vectors."""
   return lambda x: vectors if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
@@ -516,8 +517,8 @@ def test_semantic_masks_copies_and_other_translations_at_one_hop_only():
   for first, second in RELATED_PAIRS:
     expected[first, second] = expected[second, first] = False
   expected = expected.repeat(2, axis=0).repeat(2, axis=1)
-  # Not against itself. Its translation, beside the diagonal, is never masked,
-  # also not that of the pair with identical sides.
+  # A sentence is not its own candidate. Its translation, next to the diagonal,
+  # is never masked, not even in the pair with identical sides.
   np.fill_diagonal(expected, False)
 
   def loss(anchors, candidates):
@@ -533,7 +534,7 @@ def test_semantic_masks_copies_and_other_translations_at_one_hop_only():
 
 
 @pytest.mark.usefixtures("x64")
-def test_masked_counts_are_those_counted_by_hand():
+def test_masked_counts_equal_counts_by_hand():
   embeddings, labels = embeddings_of_batch(), labels_of_batch()
 
   def masked(loss, **settings):
@@ -541,7 +542,7 @@ def test_masked_counts_are_those_counted_by_hand():
     return metrics["masked"]
 
   assert masked(ir, temperature=0.05, symmetric=False) == 13
-  # Two sides against two sides, in both directions.
+  # Each pair has two sides, and masks the two sides of the other pair.
   assert masked(semantic, temperature=0.7) == 8 * len(RELATED_PAIRS)
   parallel = 3 + 4 + 2 + 5 + 4 + 5 + 4 + 3  # Pair by pair, with its own sides.
   passages = 1  # Text 101, of the last pair.
@@ -575,7 +576,7 @@ def test_ir_does_not_change_when_a_masked_candidate_is_deleted(reason):
 
 @jax.jit
 def anchor_gradients(sentences, sequence):
-  """Of the sum of the sentences' losses, to them as anchors alone."""
+  """Returns gradients of the summed losses, for the anchors only."""
   candidates = sentences.reshape(-1, DIMENSIONS)
 
   def total(anchors):
@@ -592,7 +593,7 @@ def anchor_gradients(sentences, sequence):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("deleted", range(len(PAIRS)))
-def test_semantic_changes_for_no_sentence_that_masks_a_deleted_pair(deleted):
+def test_semantic_stays_the_same_where_a_deleted_pair_was_masked(deleted):
   sentences = embeddings_of_batch()["sentences"]
   sequence = labels_of_batch()["sentence_sequence"]
   keep = np.delete(np.arange(len(PAIRS)), deleted)
@@ -617,7 +618,7 @@ def test_language_does_not_change_when_masked_third_points_are_deleted():
   assert {kind: len(arrays[0]) for kind, arrays in fewer.items()} == {
     "parallel": 16 - 4,
     "passages": 24 - 3,
-    "monolingual": 8 - 3,  # One of them padding, one cut alike.
+    "monolingual": 8 - 3,  # One is padding, one is cut alike.
   }
 
   @jax.jit
@@ -740,7 +741,7 @@ def test_the_order_of_hard_negatives_changes_nothing():
 
 @jax.jit
 def one_third_point(pair, third):
-  """Excess, loss, gradients to pair [2, D] and third [D]; temperature 0.2."""
+  """Returns excess, loss and gradients of pair [2, D] and third [D]."""
 
   def loss(pair, third):
     point = language_lib.ThirdPoints(
@@ -827,7 +828,7 @@ def test_the_excess_is_exactly_zero_where_no_side_is_preferred(dtype, sides):
 
 
 def exact_excess(d):
-  """2 log cosh(d / 2) of float64 d: by its series near 0."""
+  """Computes 2 log cosh(d / 2) in float64, by its series near 0."""
   d = np.abs(d)
   near = d**2 / 4 - d**4 / 96 + d**6 / 1440
   far = d + 2 * np.log1p(np.exp(-d)) - 2 * math.log(2)
@@ -849,7 +850,7 @@ def test_the_excess_is_finite_and_right_at_any_d_in_bfloat16():
   d, excess, slope = (np.asarray(x, np.float64) for x in (every, excess, slope))
   assert np.isfinite(excess).all()
   assert np.isfinite(slope).all()
-  tiny = 1e-37  # Below, numbers may be flushed to 0.
+  tiny = 1e-37  # Smaller numbers may become 0.
   np.testing.assert_allclose(excess, exact_excess(d), 0.02, tiny)
   np.testing.assert_allclose(slope, np.tanh(d / 2), 0.01, tiny)
 
@@ -872,7 +873,7 @@ def test_losses_of_bfloat16_embeddings_are_computed_in_float32(case):
   exact = {name: x.astype(np.float64) for name, x in embeddings.items()}
   expected, _ = reference(exact, labels, **settings)
   expected_gradients = complex_step(reference, exact, labels, **settings)
-  # The language loss takes the difference of two sides in their own type.
+  # The language loss subtracts the two sides in bfloat16.
   tolerance = 1e-2 if loss is language else 1e-5
   np.testing.assert_allclose(value, expected.real, tolerance)
   for name, gradient in gradients.items():

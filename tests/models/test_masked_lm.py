@@ -14,6 +14,7 @@ from mlir_jax.models import (
   families,
   masked_lm,
   pretrained,
+  weights,
 )
 from mlir_jax.models import rows as rows_lib
 
@@ -77,7 +78,7 @@ def test_the_scores_equal_pytorchs(path):
 
 def test_what_we_write_is_read_by_pytorch_and_by_us(path, tmp_path):
   config, params, head = load(path)
-  tensors = pretrained.to_hf(params, config, head)
+  tensors = weights.to_hf(params, config, head)
   save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
   transformers.AutoConfig.from_pretrained(
     path, trust_remote_code=False
@@ -107,7 +108,7 @@ def test_a_part_of_a_head_is_refused(bert_path):
   del tensors["cls.predictions.transform.dense.bias"]
   save_file(tensors, file)
   with pytest.raises(
-    pretrained.WeightsError, match=r"transform\.dense\.bias \[24\] is missing"
+    weights.WeightsError, match=r"transform\.dense\.bias \[24\] is missing"
   ):
     pretrained.load_masked_lm(str(bert_path))
 
@@ -133,7 +134,7 @@ def test_a_head_with_a_table_or_bias_of_its_own_is_refused(path):
   )
   for name, array in changes.items():
     change(path, **{name: array})
-    with pytest.raises(pretrained.WeightsError, match=name.replace(".", r"\.")):
+    with pytest.raises(weights.WeightsError, match=name.replace(".", r"\.")):
       pretrained.load_masked_lm(str(path))
     change(path, **{name: None})
   copies = dict.fromkeys(names.table_copies, stored[table])
@@ -146,10 +147,10 @@ def test_an_untied_head_is_refused(tmp_path):
   folder = hf_models.random_model(
     tmp_path, "bert", masked_lm=True, tie_word_embeddings=False
   )
-  with pytest.raises(pretrained.WeightsError, match=r"decoder\.weight"):
+  with pytest.raises(weights.WeightsError, match=r"decoder\.weight"):
     pretrained.load_masked_lm(str(folder))
   change(folder, **{"cls.predictions.decoder.weight": None})
-  with pytest.raises(pretrained.WeightsError, match="tie_word_embeddings"):
+  with pytest.raises(weights.WeightsError, match="tie_word_embeddings"):
     pretrained.load_masked_lm(str(folder))
 
 

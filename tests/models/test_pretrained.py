@@ -23,7 +23,15 @@ from flax import traverse_util
 from safetensors.numpy import load_file, save_file
 
 from mlir_jax import contract
-from mlir_jax.models import architecture, encoder, families, layout, pretrained
+from mlir_jax.models import (
+  architecture,
+  encoder,
+  families,
+  hf_config,
+  layout,
+  pretrained,
+  weights,
+)
 from mlir_jax.models import rows as rows_lib
 
 TABLE = "embeddings.word_embeddings.weight"
@@ -57,7 +65,7 @@ def minilm_path():
 
 
 def change_tensors(folder, change):
-  """Rewrites model.safetensors with change(tensors)."""
+  """Replaces the tensors of model.safetensors by change(tensors)."""
   file = folder / "model.safetensors"
   save_file(change(load_file(file)), file)
 
@@ -82,7 +90,7 @@ def our_hidden(config, params, tokens):
 
 
 def relative_error(ours, theirs) -> float:
-  """The largest error, relative to max(1, |theirs|)."""
+  """Returns the largest error, relative to max(1, |theirs|)."""
   ours, theirs = np.asarray(ours), np.asarray(theirs)
   assert ours.shape == theirs.shape
   assert theirs.size
@@ -90,7 +98,7 @@ def relative_error(ours, theirs) -> float:
 
 
 def padded(texts_ids, pad_id=0, left=False):
-  """Ids of texts as a padded batch."""
+  """Returns the ids of texts as a padded batch."""
   length = max(map(len, texts_ids))
   ids = np.full((len(texts_ids), length), pad_id, np.int32)
   mask = np.zeros(ids.shape, bool)
@@ -101,7 +109,7 @@ def padded(texts_ids, pad_id=0, left=False):
 
 
 def tokenized(folder, prefix=""):
-  """The contract's texts, in many scripts, by the folder's tokenizer."""
+  """Returns the golden texts, in many scripts, as the folder cuts them."""
   tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
   tokenizer.no_padding()
   texts = [prefix + text for text in contract.GOLDEN_TEXTS]
@@ -123,7 +131,7 @@ def test_a_random_model_of_each_family_equals_pytorch(
   family_path, lengths, left
 ):
   config, params = pretrained.load(str(family_path))
-  # Real ids are not the pad id, from which XLM-R tells positions.
+  # Real ids are not the pad id: XLM-R finds the positions with it.
   texts = random_texts(lengths, least=4)
   tokens = padded(texts, config.pad_token_id, left)
   ours = our_hidden(config, params, tokens)
@@ -141,7 +149,7 @@ def test_a_random_model_of_each_family_equals_pytorch(
   ],
   ids=str,
 )
-def test_what_a_config_says_is_honoured(tmp_path, change):
+def test_the_settings_of_a_config_are_used(tmp_path, change):
   folder = random_bert(tmp_path / "bert", **change)
   config, params = pretrained.load(str(folder))
   tokens = padded(random_texts((3, 9)))
@@ -171,15 +179,15 @@ embed = jax.jit(
 
 
 def check_vectors(folder, tokens):
-  """Hidden states and vectors against PyTorch's to 1e-5; bfloat16's near."""
+  """Compares states and vectors with PyTorch's: to 1e-5, bfloat16 roughly."""
   config, params = pretrained.load(str(folder))
   mask = tokens["mask"]
   ours = our_hidden(config, params, tokens)
   theirs = pytorch_hidden(folder, tokens)
   assert relative_error(ours[mask], theirs[mask]) < 1e-5
 
-  weights = torch.from_numpy(mask)[:, :, None].float()
-  means = (theirs * weights).sum(1) / weights.sum(1)
+  mask = torch.from_numpy(mask)[:, :, None].float()
+  means = (theirs * mask).sum(1) / mask.sum(1)
   for pooling, expected in (("mean", means), ("cls", theirs[:, 0])):
     pooled = encoder.pool(ours, mask.astype(int), 1, pooling)
     assert relative_error(pooled[:, 0], expected) < 1e-5
@@ -207,7 +215,7 @@ def test_minilm_equals_pytorch(minilm_path):
 
 
 def shapes_of(config):
-  """Each parameter's shape, by its path in one encoder's tree."""
+  """Returns the shape of each parameter, by its path in an encoder's tree."""
   tree = encoder.abstract_params(config, "tied")["encoder"]
   return jax.tree.map(
     lambda leaf: leaf.shape, traverse_util.flatten_dict(tree, sep="/")
@@ -232,7 +240,7 @@ def test_minilms_round_trip_is_bit_exact(minilm_path):
 def check_round_trip(folder):
   config, params = pretrained.load(str(folder))
   stored = load_file(folder / "model.safetensors")
-  ours = pretrained.to_hf(params, config)
+  ours = weights.to_hf(params, config)
   dropped = stored.keys() - ours.keys()
   assert {name.split(".")[0] for name in dropped} <= {"pooler", "embeddings"}
   assert len(dropped) <= 3
@@ -247,9 +255,9 @@ def test_pytorch_loads_what_we_export(tmp_path):
     131, 24, 2, 3, 40, 23, pad_token_id=1, initializer_range=0.3
   )
   params = encoder.init_params(config, "tied", jax.random.key(0))["encoder"]
-  (tmp_path / "config.json").write_text(json.dumps(config.to_hf()))
+  (tmp_path / "config.json").write_text(json.dumps(hf_config.to_dict(config)))
   save_file(
-    pretrained.to_hf(params, config),
+    weights.to_hf(params, config),
     tmp_path / "model.safetensors",
     metadata={"format": "pt"},
   )
@@ -281,7 +289,7 @@ def test_parameters_are_float32_arrays_of_numpy_padded_with_zeros(bert_path):
 
 
 def assert_same_params(folder, other):
-  """Both folders hold the same parameters."""
+  """Checks that both folders hold the same parameters."""
   jax.tree.map(
     np.testing.assert_array_equal,
     pretrained.load(str(folder))[1],
@@ -289,7 +297,7 @@ def assert_same_params(folder, other):
   )
 
 
-def test_prefixes_old_names_and_heads_are_understood(bert_path, bert_copy):
+def test_prefixes_old_names_and_heads_are_read(bert_path, bert_copy):
   def as_in_pretraining(tensors):
     old = {
       "bert."
@@ -329,7 +337,7 @@ def test_shards_are_read_as_one_file(bert_path, bert_copy):
 def test_a_missing_shard_is_named(bert_copy):
   shard = split(bert_copy)[1]
   shard.unlink()
-  with pytest.raises(pretrained.WeightsError, match=shard.name):
+  with pytest.raises(weights.WeightsError, match=shard.name):
     pretrained.load(str(bert_copy))
 
 
@@ -337,12 +345,12 @@ def test_a_tensor_stored_twice_is_named(bert_copy):
   first, second = split(bert_copy)[:2]
   name = next(iter(load_file(first)))
   save_file(load_file(second) | {name: load_file(first)[name]}, second)
-  with pytest.raises(pretrained.WeightsError, match=f"{name} for a second"):
+  with pytest.raises(weights.WeightsError, match=f"{name} twice"):
     pretrained.load(str(bert_copy))
 
 
 def test_a_tensor_named_twice_in_a_header_is_named(bert_copy):
-  """Readers of safetensors take the last of two equal names, in silence."""
+  """Readers of safetensors silently take the last of two equal names."""
   path = bert_copy / "model.safetensors"
   content = path.read_bytes()
   size = int.from_bytes(content[:8], "little")
@@ -352,7 +360,7 @@ def test_a_tensor_named_twice_in_a_header_is_named(bert_copy):
   path.write_bytes(
     len(changed).to_bytes(8, "little") + changed + content[8 + size :]
   )
-  with pytest.raises(pretrained.WeightsError) as error:
+  with pytest.raises(weights.WeightsError) as error:
     pretrained.load(str(bert_copy))
   assert str(path) in str(error.value) and QUERY in str(error.value)
 
@@ -361,7 +369,7 @@ def test_a_folder_in_place_of_a_shard_is_named(bert_copy):
   shard = split(bert_copy)[0]
   shard.unlink()
   shard.mkdir()
-  with pytest.raises(pretrained.WeightsError, match=f"{shard.name}.*not files"):
+  with pytest.raises(weights.WeightsError, match=f"{shard.name}.*not files"):
     pretrained.load(str(bert_copy))
 
 
@@ -369,7 +377,7 @@ def test_more_layers_than_tensors_are_refused_at_once(bert_copy):
   path = bert_copy / "config.json"
   values = json.loads(path.read_text()) | {"num_hidden_layers": 10_000}
   path.write_text(json.dumps(values))
-  with pytest.raises(pretrained.WeightsError, match=r"10,000 layers, but"):
+  with pytest.raises(weights.WeightsError, match=r"10,000 layers, but"):
     pretrained.load(str(bert_copy))
 
 
@@ -403,7 +411,7 @@ def test_half_precision_files_are_read_exactly(bert_copy, dtype):
 )
 def test_each_tensor_that_does_not_fit_is_named(bert_copy, change, named):
   change_tensors(bert_copy, change)
-  with pytest.raises(pretrained.WeightsError) as error:
+  with pytest.raises(weights.WeightsError) as error:
     pretrained.load(str(bert_copy))
   assert named in str(error.value)
   assert str(error.value).count("\n") == 1, "only this one is at fault"
@@ -414,13 +422,13 @@ def test_all_tensors_that_do_not_fit_are_named_at_once(bert_copy):
     bert_copy,
     lambda t: {n: a for n, a in t.items() if n != QUERY} | {"x": t[TABLE]},
   )
-  with pytest.raises(pretrained.WeightsError) as error:
+  with pytest.raises(weights.WeightsError) as error:
     pretrained.load(str(bert_copy))
   assert f"{QUERY} [24, 24] is missing" in str(error.value)
   assert "x [131, 24] is not a tensor" in str(error.value)
 
 
-def test_a_config_that_cannot_be_honoured_names_its_file(bert_copy):
+def test_a_config_that_is_not_supported_names_its_file(bert_copy):
   path = bert_copy / "config.json"
   values = json.loads(path.read_text()) | {"is_decoder": True}
   path.write_text(json.dumps(values))
@@ -446,7 +454,7 @@ def test_a_pickle_is_refused_and_never_loaded(bert_copy, tmp_path, name):
   (bert_copy / "model.safetensors").unlink()
   trace = tmp_path / "unpickled"
   (bert_copy / name).write_bytes(pickle.dumps(Malicious(trace)))
-  with pytest.raises(pretrained.WeightsError) as error:
+  with pytest.raises(weights.WeightsError) as error:
     pretrained.load(str(bert_copy))
   assert not trace.exists()
   if name == "pytorch_model.bin":
@@ -487,13 +495,13 @@ def test_a_hub_name_fetches_its_revision_and_no_pickle(bert_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["some/bert", "no/such/folder", "./absent"])
-def test_a_model_that_is_nowhere_is_an_error(name):
-  with pytest.raises(pretrained.WeightsError, match=name):
+def test_a_model_that_does_not_exist_is_an_error(name):
+  with pytest.raises(weights.WeightsError, match=name):
     pretrained.fetch(name)
 
 
 def test_a_folder_has_no_revision(bert_path):
-  with pytest.raises(pretrained.WeightsError, match="revision is 'v2'"):
+  with pytest.raises(weights.WeightsError, match="revision is 'v2'"):
     pretrained.fetch(str(bert_path), "v2")
 
 
@@ -501,8 +509,8 @@ def test_a_folder_has_no_revision(bert_path):
   not pathlib.Path("/proc/self/status").exists(), reason="asks Linux for it"
 )
 def test_loading_takes_little_more_memory_than_the_parameters(tmp_path):
-  # A large table and many layers, 230 MB, put on a device one by one; also
-  # what is mapped of a file counts.
+  # A large table and many layers, 230 MB, go to a device one by one. The parts
+  # of a file that are mapped into memory count, too.
   config = architecture.EncoderConfig(60_000, 512, 8, 2, 2048, 100)
   params = traverse_util.unflatten_dict(
     {
@@ -510,8 +518,8 @@ def test_loading_takes_little_more_memory_than_the_parameters(tmp_path):
       for path, shape in shapes_of(config).items()
     }
   )
-  (tmp_path / "config.json").write_text(json.dumps(config.to_hf()))
-  save_file(pretrained.to_hf(params, config), tmp_path / "model.safetensors")
+  (tmp_path / "config.json").write_text(json.dumps(hf_config.to_dict(config)))
+  save_file(weights.to_hf(params, config), tmp_path / "model.safetensors")
   script = r"""
 import re, sys, jax
 from mlir_jax.models import pretrained

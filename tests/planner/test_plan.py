@@ -1,4 +1,4 @@
-"""The planner: a run's own step, for slices by name, and bounds by hand."""
+"""A plan has the run's own step, and bounds that are computed by hand here."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from flax import traverse_util
 
 from mlir_jax import config, config_files, sharding
 from mlir_jax.batches import packing
-from mlir_jax.models import encoder
+from mlir_jax.models import encoder, hf_config
 from mlir_jax.planner import backbones, chips, lowering, rows, table
 
 CHIP = chips.CHIPS["v5e"]
@@ -78,12 +78,12 @@ def test_a_slice_sends_by_its_links(topology, count, gigabytes):
   "topology",
   ["v9:2x2", "v5e", "v5e:2xtwo", "v5e:0x2", "v5e:4x4x4", "v6e:16x32"],
 )
-def test_a_slice_that_is_none_is_refused(topology):
+def test_a_slice_that_does_not_exist_is_refused(topology):
   with pytest.raises(ValueError, match=f"--topology={topology}"):
     chips.parse(topology)
 
 
-# As transformers counts them, less the pooler, a square and a row.
+# As transformers counts them, without the pooler: a square and a row.
 @pytest.mark.parametrize(
   "name, parameters",
   [
@@ -93,7 +93,7 @@ def test_a_slice_that_is_none_is_refused(topology):
     ("e5_small", 117_653_760 - 384 * 385),
   ],
 )
-def test_the_backbones_have_the_size_that_they_have(name, parameters):
+def test_the_backbones_have_the_size_that_transformers_counts(name, parameters):
   shape = backbones.encoder_config(config_files.load(name))
   params = traverse_util.flatten_dict(encoder.abstract_params(shape, "tied"))
   padding = (shape.padded_vocab_size - shape.vocab_size) * shape.hidden_size
@@ -101,19 +101,19 @@ def test_the_backbones_have_the_size_that_they_have(name, parameters):
   assert found - padding == parameters
 
 
-def test_a_backbone_that_is_not_known_takes_its_config(tmp_path):
+def test_an_unknown_backbone_needs_its_config(tmp_path):
   c = small()
   c.model.pretrained = "someone/encoder"
   with pytest.raises(ValueError, match="--encoder=FILE"):
     backbones.encoder_config(c)
   shape = backbones.encoder_config(config_files.load("mbert"))
   file = tmp_path / "config.json"
-  file.write_text(json.dumps(shape.to_hf()))
+  file.write_text(json.dumps(hf_config.to_dict(shape)))
   c.model.dtype = "bfloat16"
   assert backbones.encoder_config(c, str(file)) == shape
 
 
-def test_without_texts_each_is_as_long_as_it_may_be():
+def test_without_texts_each_has_the_maximum_length():
   c = config_files.load("xlmr_base")
   mesh = sharding.make_mesh(devices=jax.devices()[:8])
   full = lowering.full_plans(c, mesh)
@@ -143,7 +143,7 @@ def test_a_chunk_costs_turns_and_no_collective(compiled_rows):
 
 
 @pytest.mark.slow
-def test_what_several_chips_repeat_is_work_of_each(compiled_rows):
+def test_work_that_several_chips_repeat_counts_on_each(compiled_rows):
   whole = compiled_rows["whole"]
   repeated = cpu_row(rows.vary(small(), 32, 0, "replicated"), model=2)
   assert repeated.flops == 2 * whole.flops
@@ -174,7 +174,7 @@ def test_all_streams_of_a_batch_grow_alike():
     rows.vary(c, 33, 0, "fsdp")
 
 
-def test_a_batch_that_is_none_is_refused_before_any_is_compiled(monkeypatch):
+def test_an_impossible_batch_is_refused_before_any_is_compiled(monkeypatch):
   c = small()
   c.batch.parallel = 16
   mesh = sharding.make_mesh(devices=jax.devices()[:4])
@@ -188,7 +188,7 @@ def test_a_batch_that_is_none_is_refused_before_any_is_compiled(monkeypatch):
     )
 
 
-def test_what_cannot_be_run_is_a_row_that_says_why():
+def test_a_step_that_cannot_run_is_a_row_that_says_why():
   odd = cpu_row(rows.vary(small(), 33, 0, "replicated"))
   assert "batch.retrieval is 33" in odd.problem
   odd_chunk = cpu_row(rows.vary(small(), 32, 26, "replicated"))
@@ -207,12 +207,12 @@ def test_what_cannot_be_run_is_a_row_that_says_why():
     " for HLO temporaries (18.31G) exceeds available HBM (15.75G).",
   ],
 )
-def test_what_does_not_fit_says_by_how_much(message):
+def test_a_step_that_does_not_fit_says_by_how_much(message):
   found = rows.out_of_memory(message)
   assert found == "does not fit: 18.31 GiB of 15.75, 2.56 too many"
 
 
-# The words that a TPU's compiler uses are seen here alone.
+# Only this test sees the words of a TPU's compiler.
 @pytest.mark.slow
 def test_a_step_is_compiled_for_tpus_that_are_not_there(tmp_path):
   pytest.importorskip("libtpu")

@@ -22,13 +22,14 @@ PACKAGE = pathlib.Path(mlir_jax.__file__).parents[1]
 def make_encoder(max_length=8, batch_size=16):
   """Encodes a text as its length and the sum of its tokens' numbers."""
   tokenizer = tokenizer_lib.train(tiny.WORDS, 120)
-  contract = contract_lib.make_contract(
-    tokenizer,
+  contract = contract_lib.PartialContract(
     pooling="mean",
     normalize=True,
     title_joiner=" ",
-    roles=dict.fromkeys(contract_lib.ROLES, ("", max_length)),
-  )
+    **dict.fromkeys(
+      contract_lib.ROLES, contract_lib.PartialRole("", max_length)
+    ),
+  ).complete(tokenizer)
 
   def embed(params, tower, blocks):
     del params, tower

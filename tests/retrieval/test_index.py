@@ -1,4 +1,4 @@
-"""The index finds ids, and breaks ties as trec_eval does."""
+"""The index finds ids, with ties in the order of trec_eval."""
 
 import jax
 import numpy as np
@@ -23,7 +23,7 @@ def test_finds_the_nearest_ids(mesh):
 
 
 def test_ties_are_ranked_by_id_descending(mesh):
-  """As strings, by code point: what UTF-8 bytes compare as, too."""
+  """By code point, which is also the order of UTF-8 bytes."""
   ids = ["9", "10", "B", "a", "é", "z", "日", "\U0001f600", "\uffee"]
   passages = index.Index(ids, np.ones((9, 2), "f4"), mesh)
   _, found = passages.search(np.ones((1, 2), "f4"), 9)
@@ -31,7 +31,7 @@ def test_ties_are_ranked_by_id_descending(mesh):
 
 
 def test_results_are_ranked_and_cut_as_trec_eval_ranks_them(mesh):
-  """A passage's rank in our list is the rank that trec_eval gives it."""
+  """A passage has the same rank in our list and in trec_eval."""
   rng = np.random.default_rng(0)
   ids = [f"d{number}" for number in rng.permutation(300)]
   embeddings = rng.integers(-1, 2, (300, 3)).astype("f4")
@@ -47,7 +47,7 @@ def test_results_are_ranked_and_cut_as_trec_eval_ranks_them(mesh):
   assert scores[0].tolist() == [everything[name] for name in found[0]]
 
 
-def test_asking_for_more_than_there_is_gives_everything(mesh):
+def test_a_k_above_the_number_of_passages_gives_all(mesh):
   passages = index.Index(["a", "b"], np.eye(2, dtype="f4"), mesh)
   scores, ids = passages.search(np.eye(2, dtype="f4"), 100)
   assert ids == [["a", "b"], ["b", "a"]] and scores.shape == (2, 2)

@@ -1,4 +1,4 @@
-"""A model is loaded from a folder alone, and encodes as the folder says."""
+"""A folder is enough to load a model, which encodes as the folder says."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from mlir_jax import contract as contract_lib
 from mlir_jax import sharding
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.hub import folder as export_lib
-from mlir_jax.models import architecture, layout
+from mlir_jax.models import architecture, sealed
 from mlir_jax.models import encoder as encoder_lib
 from mlir_jax.retrieval import encoding
 
@@ -52,13 +52,14 @@ def exported(tmp_path_factory):
     projection_size=8,
     dtype="bfloat16",
   )
-  contract = contract_lib.make_contract(
-    tokenizer,
+  contract = contract_lib.PartialContract(
     pooling="cls",
     normalize=True,
     title_joiner=" apple ",
-    roles={"query": ("river ", 8), "passage": ("", 16), "sentence": ("", 16)},
-  )
+    query=contract_lib.PartialRole("river ", 8),
+    passage=contract_lib.PartialRole("", 16),
+    sentence=contract_lib.PartialRole("", 16),
+  ).complete(tokenizer)
   params = encoder_lib.init_params(config, "separate", jax.random.key(0))
   for tower in ("query", "passage"):
     export_lib.write(
@@ -170,7 +171,7 @@ def test_any_sequence_of_texts_is_encoded(loaded):
     (iter(["a", "b", "c\ud800"]), r"texts\[2\] is not Unicode.*character 2"),
   ],
 )
-def test_what_is_no_sequence_of_texts_is_refused_by_place(
+def test_values_that_are_not_texts_are_refused_by_their_place(
   loaded, texts, message
 ):
   with pytest.raises(ValueError, match=message):
@@ -203,7 +204,7 @@ def test_a_model_is_shown_in_a_line_and_says_what_it_cut(loaded):
 
 
 def test_a_length_beyond_the_positions_is_cut_to_them(saved, tmp_path):
-  """Folders say so; there sentence-transformers fails on a long text."""
+  """Some folders have such a length; sentence-transformers fails on a text."""
   folder = shutil.copytree(saved[0], tmp_path / "long")
   change(folder / "sentence_bert_config.json", max_seq_length=512)
   loaded = mlir_jax.load(str(folder), batch_size=8)
@@ -221,7 +222,7 @@ def test_a_folder_that_does_not_say_how_it_encodes_is_refused(saved, tmp_path):
   with pytest.raises(ValueError, match=r"(?s)clustering.*role 'passage'"):
     mlir_jax.load(str(folder))
   (folder / "modules.json").unlink()
-  with pytest.raises(ValueError, match=r"has no modules\.json.*not known"):
+  with pytest.raises(ValueError, match=r"has no modules\.json, which says"):
     mlir_jax.load(str(folder))
 
 
@@ -231,14 +232,14 @@ def add_pieces(tokenizer):
 
 
 def end_texts_with_another_id(tokenizer):
-  """No piece has the id: it is in no vocabulary."""
+  """The id is not in the vocabulary."""
   tokens = tokenizer["post_processor"]["special_tokens"]
   tokens["</s>"]["ids"] = [120]
 
 
 @pytest.mark.parametrize("damage", [add_pieces, end_texts_with_another_id])
 def test_ids_beyond_the_token_table_are_refused(damage, saved, tmp_path):
-  """XLA reads the table's last row for them, in silence."""
+  """XLA reads the table's last row for them, without an error."""
   folder = shutil.copytree(saved[0], tmp_path / "ids")
   path = folder / "tokenizer.json"
   tokenizer = json.loads(path.read_text())
@@ -247,13 +248,13 @@ def test_ids_beyond_the_token_table_are_refused(damage, saved, tmp_path):
   with pytest.raises(ValueError) as error:
     mlir_jax.load(str(folder))
   assert f"{path} has ids up to 120" in str(error.value)
-  assert "embeds 120" in str(error.value)
+  assert "has 120 tokens" in str(error.value)
 
 
-def test_what_is_no_model_is_refused(saved, tmp_path):
+def test_folders_that_are_not_models_are_refused(saved, tmp_path):
   with pytest.raises(ValueError, match="There is no folder"):
     mlir_jax.load(str(tmp_path / "missing"))
-  with pytest.raises(ValueError, match="no checkpoint 'best' to choose"):
+  with pytest.raises(ValueError, match="checkpoint is 'best', but"):
     mlir_jax.load(str(saved[0]), "best")
   begun = tmp_path / "run/tokenizer"
   begun.mkdir(parents=True)
@@ -297,11 +298,9 @@ def test_an_export_whose_parts_differ_is_refused(exported, tmp_path):
   path = folder / "passage/mlir_jax.json"
   before = path.read_text()
   change(path, step=8)
-  with pytest.raises(
-    layout.LayoutError, match=r"passage/mlir_jax\.json has ch"
-  ):
+  with pytest.raises(sealed.SealError, match=r"passage/mlir_jax\.json has ch"):
     mlir_jax.load(str(folder))
-  path.write_text(json.dumps(layout.seal(json.loads(before) | {"step": 8})))
+  path.write_text(json.dumps(sealed.seal(json.loads(before) | {"step": 8})))
   with pytest.raises(ValueError, match="are not of one export"):
     mlir_jax.load(str(folder))
   shutil.rmtree(folder / "passage")

@@ -1,4 +1,4 @@
-"""Run files keep every score, and say where they are broken."""
+"""Files of TREC runs keep every score; errors say where a file is broken."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_lines_are_in_the_order_of_trec_eval(tmp_path):
 
 
 def test_scores_are_compared_as_float32():
-  """trec_eval keeps float32 scores: 1e-9 apart, two passages tie."""
+  """trec_eval keeps float32 scores: a difference of 1e-9 is a tie."""
   assert [name for name, _ in runs.ranked({"a": 1 + 1e-9, "b": 1})] == [
     "b",
     "a",
@@ -69,7 +69,7 @@ def test_ids_that_would_break_the_line_are_refused(tmp_path, name):
     ("q Q0 d 1 1e300 tag", "score: '1e300'"),
     ("q Q0 d 1 0.5 tag\rq Q0 e 1 0.5 tag", "text: holds a carriage return"),
     ("q Q0 d\0 1 0.5 tag", "text: holds a NUL"),
-    ("q Q0 a 2 0.4 tag", "passage: 'a' stands twice for query 'q'"),
+    ("q Q0 a 2 0.4 tag", "passage: 'a' occurs twice for query 'q'"),
   ],
 )
 def test_a_bad_line_is_named_by_file_line_and_field(tmp_path, line, message):
@@ -80,7 +80,7 @@ def test_a_bad_line_is_named_by_file_line_and_field(tmp_path, line, message):
   assert str(error.value).startswith(f"{path}:2: {message}")
 
 
-def test_other_encodings_are_named_and_a_mark_is_no_part_of_an_id(tmp_path):
+def test_another_encoding_is_named_and_a_byte_order_mark_is_removed(tmp_path):
   path = tmp_path / "run.trec"
   path.write_text("q Q0 a 1 0.5 tag\n", encoding="utf-16")
   with pytest.raises(
@@ -91,7 +91,7 @@ def test_other_encodings_are_named_and_a_mark_is_no_part_of_an_id(tmp_path):
   assert runs.read_run(path) == {"q": {"a": 0.5}}
 
 
-def test_ranks_and_the_order_of_lines_say_nothing(tmp_path):
+def test_ranks_and_the_order_of_lines_are_ignored(tmp_path):
   path = tmp_path / "run.trec"
   path.write_text("q Q0 b 7 0.25 x\r\nr\tQ0\tc\t1\t-1e-3\ty\n\nq Q0 a 7 0.5 x")
   assert runs.read_run(path) == {"q": {"a": 0.5, "b": 0.25}, "r": {"c": -1e-3}}

@@ -1,4 +1,4 @@
-"""Top-k is exact, to the tie, on any number of devices."""
+"""Top-k is exact, including ties, on any number of devices."""
 
 import re
 
@@ -23,7 +23,7 @@ def mesh(request):
 
 @pytest.fixture
 def small_pieces(monkeypatch):
-  """Blocks, chunks and batches so small that a little data needs many."""
+  """Makes blocks, chunks and batches so small that little data needs many."""
   monkeypatch.setattr(topk, "BLOCK", 4)
   monkeypatch.setattr(topk, "CHUNK", 48)
   monkeypatch.setattr(topk, "QUERY_BATCH", 8)
@@ -33,12 +33,12 @@ def small_pieces(monkeypatch):
 
 
 def small_integers(rng, rows, width=4, low=-1, high=1):
-  """Embeddings whose float32 scores are exact and often equal."""
+  """Returns embeddings whose float32 scores are exact and often equal."""
   return rng.integers(low, high, (rows, width), endpoint=True).astype("f4")
 
 
 def brute_force(queries, passages, k):
-  """Rows sorted by score, descending, then by their number."""
+  """Returns rows sorted by score, descending, then by their number."""
   scores = queries.astype("f8") @ passages.T.astype("f8")
   order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
   return np.take_along_axis(scores, order, axis=1), order
@@ -102,8 +102,8 @@ def test_a_tie_goes_to_the_lower_row_though_its_block_is_worse(
   assert indices.tolist() == [[4, 0, 1]]
 
 
-def test_copies_of_a_passage_tie_wherever_they_stand(mesh):
-  """Real embeddings: a row's score must not depend on the row's place."""
+def test_copies_of_a_passage_tie_in_any_row(mesh):
+  """With real embeddings, a score must not depend on the row's number."""
   rng = np.random.default_rng(2)
   originals = rng.standard_normal((40, 96)).astype("f4")
   which = rng.integers(40, size=3000)
@@ -125,7 +125,7 @@ def test_zero_and_minus_zero_are_equal(mesh):
 
 
 def test_rows_may_be_placed_in_another_order(mesh, monkeypatch):
-  monkeypatch.setattr(topk, "CHUNK", 32)  # Gathered at once.
+  monkeypatch.setattr(topk, "CHUNK", 32)  # Rows that are copied at a time.
   rng = np.random.default_rng(0)
   passages, order = rng.normal(size=(301, 3)), rng.permutation(301)
   np.testing.assert_array_equal(
@@ -173,7 +173,7 @@ def test_passages_stay_on_their_device_and_dots_are_float32():
   dots = re.findall(r"dot_general.*", lowered.as_text())
   assert dots and all("HIGHEST, HIGHEST" in dot for dot in dots)
   text = lowered.compile().as_text()
-  # The k best scores and rows of each device, and nothing else.
+  # Only the k best scores and rows of each device are gathered.
   gathered = re.findall(r"= (.*) all-gather(?:-start)?\(", text)
   assert gathered and all("5,56" in shape for shape in gathered)
   assert not re.search(r"all-(reduce|to-all)|collective-permute", text)

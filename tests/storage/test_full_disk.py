@@ -1,4 +1,4 @@
-"""A full disk is one line, whichever library meets it, and leaves no part."""
+"""A full disk is reported in one line and leaves no half-written file."""
 
 import errno
 import os
@@ -24,9 +24,9 @@ trained = test_contract_refusals.trained
   ],
 )
 @pytest.mark.parametrize("wrapped", ["no", "as a cause", "as a context"])
-def test_a_full_disk_is_found_and_told_in_one_line(error, wrapped, capsys):
+def test_a_full_disk_is_found_and_reported_in_one_line(error, wrapped, capsys):
   said = []
-  with full_disk.told(said.append):
+  with full_disk.reported_once(said.append):
     try:
       raise error
     except Exception as cause:
@@ -43,7 +43,7 @@ def test_a_full_disk_is_found_and_told_in_one_line(error, wrapped, capsys):
   assert capsys.readouterr().err == ""
 
 
-def test_what_the_background_says_of_it_is_left_out(caplog, monkeypatch):
+def test_messages_of_background_threads_are_left_out(caplog, monkeypatch):
   full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
   other = KeyError("another fault")
   shown = []
@@ -54,7 +54,7 @@ def test_what_the_background_says_of_it_is_left_out(caplog, monkeypatch):
   def fail(error):
     raise error
 
-  with full_disk.told(pytest.fail):
+  with full_disk.reported_once(pytest.fail):
     for error in (full, other):
       logging.error("save failed: %s", error)
       thread = threading.Thread(target=fail, args=[error])
@@ -63,14 +63,14 @@ def test_what_the_background_says_of_it_is_left_out(caplog, monkeypatch):
   assert shown == [other]
   assert caplog.messages == [f"save failed: {other}"]
   before = threading.excepthook
-  with pytest.raises(KeyError), full_disk.told(pytest.fail):
+  with pytest.raises(KeyError), full_disk.reported_once(pytest.fail):
     raise other
   assert threading.excepthook is before
 
 
 @pytest.fixture
 def no_silence(monkeypatch):
-  """What a main does at its end would silence pytest at its own."""
+  """Keeps a main from silencing pytest at its end."""
   monkeypatch.setattr(full_disk.atexit, "register", lambda *_: None)
 
 
@@ -80,7 +80,7 @@ def no_silence(monkeypatch):
   "main, size",
   [("train", 3_000), ("train", 12_000), ("encode", 100), ("export", 9_000)],
 )
-def test_mains_end_in_one_line_and_leave_nothing(
+def test_mains_end_with_one_line_and_leave_nothing(
   main, size, trained, tmp_path, capsys, monkeypatch, no_silence
 ):
   workdir = tmp_path / "run" if main == "train" else trained / "run"

@@ -15,19 +15,20 @@ import tiny
 from absl import flags
 
 import mlir_jax
-from mlir_jax import checkpoint, encode, evaluate, workdir
+from mlir_jax import encode, evaluate, workdir
+from mlir_jax.checkpoints import damage, listing, manager
 from mlir_jax.data import collections, preparation, token_store, tokenizer
 from mlir_jax.models import pretrained
 from mlir_jax.planner import backbones, rows
 from mlir_jax.storage import copies, locations, writing
-from mlir_jax.training import initial_state, progress, run, stopping
+from mlir_jax.training import checks, progress, run, stopping
 
 URL = "gs://bucket/run"
 
 
 @pytest.fixture
 def store(monkeypatch, tmp_path):
-  monkeypatch.chdir(tmp_path)  # A URL taken for a path would appear here.
+  monkeypatch.chdir(tmp_path)  # A URL that is used as a path would be here.
   yield object_store.serve(monkeypatch)
   assert not (tmp_path / "gs:").exists()
 
@@ -39,7 +40,7 @@ def make_config(root, local_dir):
 
 
 def prepare(c):
-  check = functools.partial(initial_state.check_fits, c, URL)
+  check = functools.partial(checks.check_fits, c, URL)
   return preparation.prepare(c, URL, check)
 
 
@@ -47,7 +48,7 @@ def names(store):
   return {name.removeprefix(f"{URL}/") for name in store.objects}
 
 
-def test_a_file_on_object_storage_is_written_at_once(store):
+def test_a_file_on_object_storage_is_written_in_one_piece(store):
   writing.write_aside(f"{URL}/results/step-8.json", "{}")
   writing.write_aside(f"{URL}/results/report.png", b"\x89PNG")
   assert store.objects == {
@@ -70,7 +71,9 @@ def test_a_folder_on_object_storage_has_one_place_on_a_machine(
   assert copies.local_copy("/a/disk", "here") == "/a/disk"
 
 
-def test_what_one_machine_prepared_another_copies(store, tmp_path, monkeypatch):
+def test_a_machine_copies_what_another_one_prepared(
+  store, tmp_path, monkeypatch
+):
   root = tiny.write_folder(tmp_path / "data")
   first = prepare(make_config(root, tmp_path / "first"))
   assert {"config.json", workdir.TOKENIZER, "tokens/meta.json"} <= names(store)
@@ -83,7 +86,7 @@ def test_what_one_machine_prepared_another_copies(store, tmp_path, monkeypatch):
   assert second.store.path == tmp_path / "second" / "tokens"
   assert second.store.fingerprint == first.store.fingerprint
   assert second.contract == first.contract
-  # Of another run; it gives way to this one's.
+  # The files of another run are replaced.
   (tmp_path / "second" / "tokens" / "meta.json").write_text("{}")
   (tmp_path / "second" / workdir.TOKENIZER).write_text("{}")
   again = prepare(make_config(root, tmp_path / "second"))
@@ -100,34 +103,34 @@ def test_a_store_that_arrives_damaged_is_refused(store, tmp_path):
     prepare(make_config(root, tmp_path / "second"))
 
 
-def test_a_storage_that_does_not_answer_costs_no_checkpoint(
+def test_a_storage_that_does_not_answer_is_not_damage(
   store, tmp_path, monkeypatch
 ):
-  """Going back to an older checkpoint would remove this one."""
+  """If the run went back to an older checkpoint, it would remove this one."""
 
   def restore(*_, **__):
     raise ConnectionError("reset by peer")
 
-  monkeypatch.setattr(checkpoint.ocp.JsonCheckpointHandler, "restore", restore)
-  with pytest.raises(checkpoint.DamagedError, match="start the same command"):
-    checkpoint.describe(f"{URL}/checkpoints", 4)
+  monkeypatch.setattr(manager.ocp.JsonCheckpointHandler, "restore", restore)
+  with pytest.raises(damage.DamagedError, match="start the same command"):
+    manager.read_description(f"{URL}/checkpoints", 4)
 
 
-def test_a_step_whose_save_was_killed_is_none(store):
-  """There its folder has its name from the beginning."""
+def test_a_step_whose_save_was_killed_is_not_a_checkpoint(store):
+  """On object storage, its folder has its name from the beginning."""
   folder = f"{URL}/checkpoints"
   store.objects[f"{folder}/4/description/metadata"] = b"{}"
-  assert checkpoint.steps(folder) == []
+  assert listing.steps(folder) == []
   with pytest.raises(ValueError, match="no whole checkpoint"):
-    checkpoint.read_config(folder)
+    manager.read_config(folder)
   store.objects[f"{folder}/4/commit_success.txt"] = b""
-  assert checkpoint.steps(folder) == [4]
+  assert listing.steps(folder) == [4]
 
 
-def test_a_store_that_was_not_kept_whole_is_built_anew(store, tmp_path):
+def test_a_store_that_was_not_uploaded_whole_is_built_again(store, tmp_path):
   root = tiny.write_folder(tmp_path / "data")
   first = prepare(make_config(root, tmp_path / "first"))
-  del store.objects[f"{URL}/tokens/meta.json"]  # Written last: killed before.
+  del store.objects[f"{URL}/tokens/meta.json"]  # It is written last.
   again = prepare(make_config(root, tmp_path / "first"))
   assert again.store.fingerprint == first.store.fingerprint
   assert "tokens/meta.json" in names(store)
@@ -150,7 +153,7 @@ def test_metrics_go_on_on_another_machine(store, tmp_path):
     if taken == 2:
       log.keep()
   assert [r["step"] for r in progress.read_metrics(URL)] == [1, 2]
-  # Killed here, after a save at step 2; the disk is lost.
+  # The run is killed here, after a save at step 2. The disk is lost.
   log = open_log(2, tmp_path / "second")
   log.train(3, {"loss/total": 30.0})
   log.close()
@@ -160,6 +163,7 @@ def test_metrics_go_on_on_another_machine(store, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_device")
 def test_a_run_on_object_storage_goes_on_on_another_machine(
   store, tmp_path, monkeypatch, capsys
 ):
@@ -167,8 +171,7 @@ def test_a_run_on_object_storage_goes_on_on_another_machine(
 
   def train(local_dir):
     c = make_config(root, tmp_path / local_dir)
-    c.batch.masked, c.loss.masked_lm.weight = 0, 0.0
-    c.train.self_check = False
+    tiny.train_pairs_alone(c)
     c.train.steps = 4
     return run.train(c, URL)
 
@@ -199,14 +202,14 @@ import tiny
 def get_config():
   c = tiny.make_config({root!r})
   c.hosts.local_dir = {local!r}
-  c.batch.masked, c.loss.masked_lm.weight = 0, 0.0
+  tiny.train_pairs_alone(c)
   c.train.steps = 2
   return c
 """
 
 
 def call(monkeypatch, name, *arguments):
-  """Runs a main in this process, which has the store; it must end well."""
+  """Runs a main in this process, which has the store; it must succeed."""
   before, handler = set(flags.FLAGS), signal.getsignal(signal.SIGTERM)
   monkeypatch.setattr(sys, "argv", [name, *arguments])
   try:
@@ -221,11 +224,12 @@ def call(monkeypatch, name, *arguments):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_device")
 @pytest.mark.filterwarnings("ignore:.*load_module:DeprecationWarning")
 def test_every_main_reads_and_writes_object_storage(
   store, tmp_path, monkeypatch, capsys
 ):
-  """tensorpack#1317: a URL taken for a path becomes gs:/, a local folder."""
+  """tensorpack#1317: a URL used as a path becomes gs:/, a local folder."""
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
   root = tiny.write_folder(tmp_path / "data")
   config = tmp_path / "own.py"
@@ -271,7 +275,7 @@ def test_every_main_reads_and_writes_object_storage(
   assert "--output=gs://bucket/export exists" in capsys.readouterr().err
 
 
-def test_a_model_on_object_storage_is_read_from_a_copy_that_stays_right(
+def test_the_copy_of_a_model_on_object_storage_is_kept_up_to_date(
   store, tmp_path, monkeypatch
 ):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -287,7 +291,7 @@ def test_a_model_on_object_storage_is_read_from_a_copy_that_stays_right(
   put(tmp_path / "model")
   store.objects[f"{url}/pytorch_model.bin"] = b"a pickle"
   copy = pretrained.fetch(url)
-  assert not (copy / "pytorch_model.bin").exists()  # As from the hub.
+  assert not (copy / "pytorch_model.bin").exists()  # As in a copy from the hub.
   expected = mlir_jax.load(str(tmp_path / "model")).encode(["apple", "river"])
   found = mlir_jax.load(f"{url}/").encode(["apple", "river"])
   np.testing.assert_array_equal(found, expected)
@@ -306,11 +310,11 @@ def test_a_model_on_object_storage_is_read_from_a_copy_that_stays_right(
   assert not (copy / "config_sentence_transformers.json").exists()
   with pytest.raises(ValueError, match="no folder gs://bucket/none"):
     mlir_jax.load("gs://bucket/none")
-  with pytest.raises(ValueError, match="leave it empty"):
+  with pytest.raises(ValueError, match="leave the revision empty"):
     pretrained.fetch(url, "main")
 
 
-def test_a_folder_that_cannot_be_kept_whole_leaves_nothing(
+def test_a_folder_that_cannot_be_uploaded_whole_leaves_nothing(
   store, tmp_path, monkeypatch
 ):
   for name in ("modules.json", "a.json", "passage/modules.json", "z/z.json"):
@@ -318,7 +322,7 @@ def test_a_folder_that_cannot_be_kept_whole_leaves_nothing(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(name)
   url = "gs://bucket/folder"
-  copies.keep_folder(str(tmp_path / "folder"), url, "modules.json")
+  copies.upload_folder(str(tmp_path / "folder"), url, "modules.json")
   written = [name.removeprefix(f"{url}/") for name in store.objects]
   assert written == [
     *("a.json", "z/z.json"),
@@ -334,7 +338,7 @@ def test_a_folder_that_cannot_be_kept_whole_leaves_nothing(
 
   monkeypatch.setattr(store, "open", fail)
   with pytest.raises(OSError, match="no space"):
-    copies.keep_folder(str(tmp_path / "folder"), url, "modules.json")
+    copies.upload_folder(str(tmp_path / "folder"), url, "modules.json")
   assert not store.objects
 
 
@@ -361,11 +365,11 @@ def test_a_collection_on_object_storage_is_refused():
       collections.load("folder", **{"root": "/data"} | given)
 
 
-def test_what_is_missing_for_object_storage_is_named(monkeypatch):
+def test_a_missing_package_for_object_storage_is_named(monkeypatch):
   monkeypatch.setitem(sys.modules, "google.cloud.storage", None)
   with pytest.raises(ValueError, match="pip install google-cloud-storage"):
     locations.check_packages(URL)
-  # Before anything is read, encoded or asked of the storage.
+  # Refused before anything is read or encoded.
   c = tiny.make_config("data")
   c.model.pretrained = URL
   for start_of_main in (

@@ -1,4 +1,4 @@
-"""A run goes on from a checkpoint that is named, with settings that changed."""
+"""A run goes on from a named checkpoint, with changed settings."""
 
 import json
 import pathlib
@@ -8,13 +8,14 @@ import types
 import pytest
 import tiny
 
-from mlir_jax import checkpoint, workdir
+from mlir_jax import config, workdir
+from mlir_jax.checkpoints import damage, manager
 from mlir_jax.training import progress, resume, run
 
 
 def make_config(root, **changes):
   c = tiny.make_config(root)
-  c.batch.masked, c.loss.masked_lm.weight = 0, 0.0
+  tiny.train_pairs_alone(c)
   c.optim.decay = "constant"
   c.eval.every = 0
   c.train.steps = 6
@@ -24,7 +25,7 @@ def make_config(root, **changes):
 
 
 def losses(folder):
-  """The loss of each step, in the order of the file."""
+  """Returns the loss of each step, in the order of the file."""
   return [
     (record["step"], record["loss/total"])
     for record in progress.read_metrics(str(folder))
@@ -37,7 +38,7 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finished(root, tmp_path_factory):
+def finished(root, tmp_path_factory, one_device):
   """A run of 6 steps, with the checkpoints 2, 4 and 6."""
   folder = tmp_path_factory.mktemp("runs") / "finished"
   run.train(make_config(root), str(folder))
@@ -58,7 +59,7 @@ def test_it_goes_on_from_a_named_checkpoint(root, finished, tmp_path, capsys):
   folder = tmp_path / "run"
   shutil.copytree(finished, folder)
   damaged = flip(folder / "checkpoints/6")
-  with pytest.raises(checkpoint.DamagedError, match="--from_step=4") as error:
+  with pytest.raises(damage.DamagedError, match="--from_step=4") as error:
     run.train(make_config(root), str(folder))
   assert f"step 6 is damaged: {damaged} has changed" in str(error.value)
   assert "\n" not in str(error.value)
@@ -80,14 +81,14 @@ def test_it_goes_on_from_a_named_checkpoint(root, finished, tmp_path, capsys):
     "optim.clip_norm": [1.0, 0.0],
     "optim.learning_rate": [1e-3, 1e-4],
   }
-  checkpoints = checkpoint.Checkpoints(f"{folder}/checkpoints", read_only=True)
-  assert checkpoints.describe(6).provenance["history"] == [record]
+  checkpoints = manager.Checkpoints(f"{folder}/checkpoints", read_only=True)
+  assert checkpoints.read_description(6).provenance["history"] == [record]
   checkpoints.close()
   assert (folder / "checkpoints-damaged/6").is_dir()
   kept = json.loads((folder / "config.json").read_text())
   assert kept["optim"]["learning_rate"] == 1e-4
 
-  # A launcher gives the same command again.
+  # A launcher repeats the same command.
   capsys.readouterr()
   run.train(changed, str(folder), from_step=4)
   assert "Going on from step 6" in capsys.readouterr().out
@@ -97,7 +98,7 @@ def test_it_goes_on_from_a_named_checkpoint(root, finished, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_more_steps_of_a_constant_rate_are_as_if_they_were_planned(
+def test_more_steps_at_a_constant_rate_equal_a_longer_run(
   root, finished, tmp_path
 ):
   folder = str(tmp_path / "run")
@@ -120,14 +121,14 @@ def test_without_its_config_a_run_is_compared_with_its_checkpoint(
   config.unlink()
   with pytest.raises(ValueError, match=r"config\.seed: 1 here, 0 there"):
     run.train(other, str(folder))
-  # And if it is there, but of another run.
+  # The same if the file is there, but from another run.
   config.write_text(json.dumps(other.to_dict()))
   with pytest.raises(ValueError, match=r"step 6 .*\n.*seed: 1 here, 0 there"):
     run.train(other, str(folder))
 
 
 class Trained:
-  """Checkpoints of steps that were trained with other learning rates."""
+  """Checkpoints whose steps were trained with different learning rates."""
 
   directory = "checkpoints"
 
@@ -140,7 +141,7 @@ class Trained:
   def find(self, step):
     return step
 
-  def describe(self, step):
+  def read_description(self, step):
     c = make_config(self._root, **{"optim.learning_rate": self.rates[step]})
     return types.SimpleNamespace(config=c.to_dict())
 
@@ -150,8 +151,8 @@ class Trained:
     return later
 
 
-def test_a_run_that_went_back_behind_a_change_can_start_again(tmp_path):
-  """Its first start from there was killed before it saved anything."""
+def test_a_run_that_went_back_before_a_change_can_start_again(tmp_path):
+  """The first start from there was killed before it saved anything."""
   c = make_config(tmp_path, **{"optim.learning_rate": 0.5})
   checkpoints = Trained(tmp_path, {2: 0.25, 4: 0.25, 6: 0.5})
   (tmp_path / "config.json").write_text(json.dumps(c.to_dict()))
@@ -159,9 +160,10 @@ def test_a_run_that_went_back_behind_a_change_can_start_again(tmp_path):
   record["changed"] = {"optim.learning_rate": [0.25, 0.5]}
   (tmp_path / "history.jsonl").write_text(json.dumps(record) + "\n")
 
+  values, defaults = c.to_dict(), config.default().to_dict()
   for _ in range(2):
-    begin = resume.choose(c, str(tmp_path), checkpoints, 2)
-    resume.go_on(begin, c, str(tmp_path), checkpoints)
+    begin = resume.choose(values, defaults, str(tmp_path), checkpoints, 2)
+    resume.go_on(begin, values, str(tmp_path), checkpoints)
     assert begin.step == 2
   _, record = workdir.read_history(str(tmp_path))
   assert record["changed"] == {"optim.learning_rate": [0.25, 0.5]}

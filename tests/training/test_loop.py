@@ -1,4 +1,4 @@
-"""What the loop promises, with a step and a log that only take notes."""
+"""The promises of the loop, with a step and a log that only record calls."""
 
 import signal
 import subprocess
@@ -11,13 +11,13 @@ import jax
 import numpy as np
 import pytest
 
-from mlir_jax import checkpoint, config
-from mlir_jax.training import loop, progress, stopping
+from mlir_jax.checkpoints import manager
+from mlir_jax.training import loop, progress, stopping, timetable
 from mlir_jax.training import run as run_lib
 
 
 class Log:
-  """Takes the place of `progress.Progress`."""
+  """Replaces `progress.Progress`."""
 
   def __init__(self, events):
     self.events = events
@@ -29,6 +29,9 @@ class Log:
     pass
 
   def keep(self):
+    pass
+
+  def close(self):
     pass
 
   def say(self, text):
@@ -44,6 +47,7 @@ def run(
   stop_at_dev=False,
   without_negatives=(),
   events=None,
+  check_saved=lambda: None,
   **settings,
 ):
   events = [] if events is None else events
@@ -63,7 +67,7 @@ def run(
   settings = {
     "log_every": 2,
     "eval_every": 4,
-    "checkpoint_every": 3,
+    "save_every": 3,
     "max_nonfinite_steps": 3,
   } | settings
 
@@ -81,13 +85,12 @@ def run(
       train_step,
       {"in_a_row": 0},
       ((step, step) for step in range(first, steps)),
-      place=lambda batch: batch,
-      last_step=steps,
+      timetable.Timetable(steps, **settings),
       progress=Log(events),
       save=save,
       evaluate_dev=evaluate_dev,
       stop=stop,
-      **settings,
+      check_saved=check_saved,
     )
   except (stopping.Preempted, loop.NonFiniteError) as raised:
     error = raised
@@ -101,9 +104,9 @@ def test_metrics_are_fetched_once_a_step_after_the_next_was_dispatched(
   monkeypatch.setattr(
     jax, "device_get", lambda value: fetched.append(value) or value
   )
-  events, _ = run(steps=7, eval_every=0, checkpoint_every=100, log_every=2)
+  events, _ = run(steps=7, eval_every=0, save_every=100, log_every=2)
   assert len(fetched) == 7
-  # All metrics of steps that are logged; else only what is watched.
+  # All metrics at steps that are logged; else only those that are watched.
   assert ["loss/total" in value for value in fetched] == [
       False, True, False, True, False, True, True,
   ]  # fmt: skip
@@ -139,7 +142,7 @@ def test_a_stop_saves_and_exits_75():
 @pytest.mark.parametrize(
   "number, status", [(signal.SIGTERM, 75), (signal.SIGINT, 130)]
 )
-def test_a_signal_waits_for_steps_to_be_saved_and_else_ends_the_run(
+def test_a_signal_waits_for_unsaved_steps_and_otherwise_ends_the_run(
   number, status
 ):
   before = signal.getsignal(number)
@@ -157,7 +160,7 @@ def test_a_signal_waits_for_steps_to_be_saved_and_else_ends_the_run(
 
 
 def test_a_stop_that_a_callback_swallowed_is_raised_again(capsys):
-  """As in JAX's callback of the garbage collector."""
+  """JAX has such a callback for the garbage collector."""
 
   class Swallows:
     def __del__(self):
@@ -166,10 +169,10 @@ def test_a_stop_that_a_callback_swallowed_is_raised_again(capsys):
   with pytest.raises(stopping.Preempted), stopping.StopSignal():
     Swallows()
     time.sleep(stopping.GRACE)
-  # A stop that breaks work off, too.
+  # So is a stop that breaks work off.
   with stopping.StopSignal() as stop:
     stop.save_first()
-    with stop.breaking_off():
+    with stop.interruptible():
       Swallows()
       time.sleep(stopping.GRACE)
       pytest.fail("not broken off")
@@ -177,7 +180,7 @@ def test_a_stop_that_a_callback_swallowed_is_raised_again(capsys):
   assert "Exception ignored" not in capsys.readouterr().err
 
 
-def test_outside_the_main_thread_the_programs_handlers_stay():
+def test_in_another_thread_the_programs_handlers_stay():
   before = threading.active_count()
   entered = []
 
@@ -218,7 +221,7 @@ def test_an_interactive_session_is_not_ended(monkeypatch):
     stop.save_first()
     for _ in range(2):
       signal.raise_signal(signal.SIGINT)
-    stop._unsaved = False  # The main thread is slow to end the run.
+    stop._unsaved = False  # The main thread takes long to end the run.
     time.sleep(1.5)
     assert stop.requested
   assert not ended
@@ -234,8 +237,8 @@ def test_a_stop_that_was_lost_before_the_first_step_is_passed_on(monkeypatch):
   assert asked == [1]
 
 
-def test_a_run_that_does_not_end_by_itself_is_ended():
-  """Its main thread is in compiled code; a second Ctrl-C does not wait."""
+def test_a_run_whose_main_thread_hangs_is_ended():
+  """It hangs in compiled code. A second Ctrl-C ends the run at once."""
   script = (
     "import sys, time, ctypes; from mlir_jax.training import stopping\n"
     "with stopping.StopSignal() as stop:\n"
@@ -278,8 +281,8 @@ def test_a_stop_during_an_evaluation_takes_no_further_step():
   assert events[-2:] == [("save", 4, 0.4), ("say", "Asked")]
 
 
-def test_a_stop_just_before_an_evaluation_takes_no_time_for_it(tmp_path):
-  """While the step was waited for, the loop had asked already."""
+def test_a_stop_just_before_an_evaluation_skips_it():
+  """The signal comes after the loop asked for it."""
 
   class Late(stopping.StopSignal):
     def reached(self, step):
@@ -290,21 +293,24 @@ def test_a_stop_just_before_an_evaluation_takes_no_time_for_it(tmp_path):
     def dev(self, params):
       pytest.fail("evaluated")
 
-  c = config.default()
-  c.train.steps, c.eval.every = 4, 2
   state = types.SimpleNamespace(step=1, params={})
   saved = []
   with pytest.raises(stopping.Preempted):
     run_lib.take_steps(
-      c, str(tmp_path),
       lambda state, batch: (state, {"skipped_in_a_row": np.int32(0)}),
       state,
       (batch for batch in [(1, None)]),
-      lambda batch: batch,
-      lambda taken, state, dev: saved.append((taken, dev)),
-      Evaluation(), Late(),
-      types.SimpleNamespace(check_saved=lambda: None),
-    )  # fmt: skip
+      timetable.Timetable(4, 10, 2, 500, 10),
+      log=Log([]),
+      checkpoints=types.SimpleNamespace(
+        save=lambda taken, state, description, dev: saved.append((taken, dev)),
+        check_saved=lambda: None,
+        evaluated=lambda _: True,
+      ),
+      description=None,
+      evaluation=Evaluation(),
+      stop=Late(),
+    )
   assert saved == [(2, None)]
 
 
@@ -312,19 +318,19 @@ def test_many_nonfinite_steps_in_a_row_stop_the_run_with_a_message():
   _, error = run(steps=12, bad={2, 3, 5, 6, 7, 8})
   assert isinstance(error, loop.NonFiniteError)
   assert "up to step 8" in str(error)
-  assert "--from_step=6" in str(error)  # Saved; and step 8 is never saved.
+  assert "--from_step=6" in str(error)  # Step 6 was saved; step 8 is not.
   assert "learning_rate" in str(error)
 
 
-def test_the_first_step_with_queries_without_negatives_is_told():
+def test_the_first_step_with_queries_without_negatives_is_printed():
   events, _ = run(steps=6, without_negatives={2, 4}, log_every=100)
-  told = [e for e in events if e[0] == "say"]
-  assert told == [("say", "Step 3: ir/queries_without_negatives=3.")]
-  assert events.index(told[0]) < events.index(("step", 4))
+  said = [e for e in events if e[0] == "say"]
+  assert said == [("say", "Step 3: ir/queries_without_negatives=3.")]
+  assert events.index(said[0]) < events.index(("step", 4))
   assert not [e for e in run()[0] if e[0] == "say"]
 
 
-def test_few_nonfinite_steps_do_not():
+def test_few_nonfinite_steps_in_a_row_do_not_stop_the_run():
   _, error = run(steps=12, bad={2, 3, 5, 6, 8, 9})
   assert error is None
 
@@ -337,17 +343,17 @@ def test_a_short_run_that_skipped_all_of_its_steps_fails_and_is_not_saved():
   assert error is None
 
 
-def test_a_failed_save_is_told_at_the_next_step():
+def test_a_failed_save_is_raised_at_the_next_step():
   asked = []
 
   def check_saved():
     asked.append(None)
     if len(asked) == 5:
-      raise checkpoint.SaveError("the disk is full")
+      raise manager.SaveError("the disk is full")
 
   events = []
-  with pytest.raises(checkpoint.SaveError):
-    run(events=events, steps=20, checkpoint_every=3, check_saved=check_saved)
+  with pytest.raises(manager.SaveError):
+    run(events=events, steps=20, save_every=3, check_saved=check_saved)
   assert events[-1] == ("step", 4)
 
 

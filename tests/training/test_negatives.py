@@ -1,7 +1,8 @@
-"""From files to the losses: no true negative is lost, and no false one is kept.
+"""From files to losses, true negatives are kept and false ones dropped.
 
-An id that restarts once switched off all negatives (DPR#243), and one bad
-negative once cost its question (sentence-transformers#1346).
+In other trainers, ids that restart in each file switched off all negatives
+(DPR#243), and one bad negative removed its question
+(sentence-transformers#1346).
 """
 
 import itertools
@@ -63,7 +64,7 @@ def record(number, positive_id="", negatives=()):
 
 
 def build_store(tmp_path, policy="error", **files):
-  """The store of files in DPR's format, as a run builds it."""
+  """Builds the store of files in DPR's format, as a run does."""
   for name, rows in files.items():
     path = tmp_path / f"data/ir/{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,13 +74,12 @@ def build_store(tmp_path, policy="error", **files):
   return store_writer.build(
     tmp_path / "store",
     folder.load(tmp_path / "data", bad),
-    contract.make_contract(
-      tokenizer,
+    contract.PartialContract(
       pooling="mean",
       normalize=True,
       title_joiner=" ",
-      roles=dict.fromkeys(contract.ROLES, ("", 8)),
-    ),
+      **dict.fromkeys(contract.ROLES, contract.PartialRole("", 8)),
+    ).complete(tokenizer),
     tokenizer,
     0,
     shuffle_parallel=False,
@@ -90,7 +90,7 @@ def build_store(tmp_path, policy="error", **files):
 
 
 def ir_metrics(store, hard_negatives=0):
-  """What the IR loss says of a batch of all rows."""
+  """Returns the metrics of the IR loss on a batch of all rows."""
   spec = batch_lib.BatchSpec(store.rows("retrieval"), hard_negatives, 0, 0)
   fields = drawing.draw(store, spec, 0, 1.0, 0).fields["retrieval"]
   random = np.random.default_rng(0)
@@ -112,7 +112,7 @@ def ir_metrics(store, hard_negatives=0):
   return metrics | {"passages": int(fields["passage_valid"].sum())}
 
 
-def test_an_id_that_is_the_same_everywhere_is_refused_or_costs_no_negative(
+def test_an_id_with_several_texts_is_refused_or_removes_no_negative(
   tmp_path,
 ):
   rows = [
@@ -138,7 +138,7 @@ def test_two_files_whose_ids_both_start_at_0_keep_all_negatives(tmp_path):
   assert ir_metrics(store)["masked"] == 0
 
 
-def test_bad_negatives_cost_no_question(tmp_path):
+def test_bad_negatives_do_not_remove_their_question(tmp_path):
   good, copy = passage("Oslo", "n"), passage("Norway", "p")
   rows = [
     record(0, "p", [good, copy]),
@@ -152,7 +152,7 @@ def test_bad_negatives_cost_no_question(tmp_path):
   assert "dropped hard negatives that are positives: 1\n" in store.summary()
 
 
-def test_full_width_twins_are_no_negatives_of_each_other(tmp_path):
+def test_full_width_copies_are_not_negatives_of_each_other(tmp_path):
   rows = []
   for country, capital in FACTS:
     for text in (str, lambda t: "".join(chr(ord(c) + 0xFEE0) for c in t)):
@@ -161,12 +161,12 @@ def test_full_width_twins_are_no_negatives_of_each_other(tmp_path):
       )
   metrics = ir_metrics(build_store(tmp_path, a=rows))
   assert metrics["masked"] == len(rows)
-  # With one fact alone, there is nothing to tell apart.
-  alone = build_store(tmp_path / "alone", a=rows[:2])
-  assert ir_metrics(alone)["queries_without_negatives"] == 2
+  # With a single fact there is no negative.
+  single = build_store(tmp_path / "single", a=rows[:2])
+  assert ir_metrics(single)["queries_without_negatives"] == 2
 
 
-def test_batches_that_have_no_negatives_are_refused():
+def test_batches_without_negatives_are_refused():
   c = config.default()
   c.batch.retrieval = 1
   with pytest.raises(

@@ -1,4 +1,4 @@
-"""Promises of the optimizer: it is optax's AdamW, in fewer passes."""
+"""The optimizer computes optax's AdamW, with fewer passes over memory."""
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +53,7 @@ def test_it_is_adamw_after_clipping(clip_norm):
 
 
 @pytest.mark.parametrize("clip_norm", [0, 1.0])
-def test_what_is_not_finite_changes_nothing(clip_norm):
+def test_a_gradient_that_is_not_finite_changes_nothing(clip_norm):
   optimizer = make(clip_norm)
   params = jax.tree.map(jnp.float32, draw(0))
   _, state = optimizer.update(draw(1), optimizer.init(params), params)
@@ -98,7 +98,7 @@ def test_a_finite_gradient_norm_gives_a_finite_update(clip_norm, decay):
 
 
 def test_a_step_makes_no_copy_of_a_table():
-  """Neither the clipped gradient nor a moment is kept beside the state."""
+  """There is no copy of the clipped gradient or of a moment."""
   params = {"table": jax.ShapeDtypeStruct((1000, 64), jnp.float32)}
   optimizer = make(1.0)
   state = jax.eval_shape(optimizer.init, params)

@@ -1,4 +1,4 @@
-"""A trace covers some steps and is closed however the run ends."""
+"""A trace covers some steps, and every end of the run closes it."""
 
 import jax
 import pytest

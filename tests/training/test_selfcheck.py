@@ -1,4 +1,4 @@
-"""The self-check passes on devices that are right and on no others."""
+"""The self-check passes only on devices that compute right gradients."""
 
 import dataclasses
 
@@ -48,8 +48,8 @@ def test_a_wrong_gradient_of_one_leaf_is_found_and_named(factor, monkeypatch):
     selfcheck.check(rb.CONFIG, rb.CONTRACT, sharding.make_mesh())
 
 
-def test_large_models_are_asked_as_small_ones():
-  """A model of any size, with a family's habits, costs a moment."""
+def test_large_models_are_checked_as_small_ones():
+  """A large model of any family takes a moment to check."""
   large = architecture.EncoderConfig(
     vocab_size=300_000,
     hidden_size=16,

@@ -1,4 +1,4 @@
-"""Collections: what a run reads, found by name."""
+"""Finds the collection that a run reads, by its name."""
 
 import os
 
@@ -22,15 +22,15 @@ def load(
 
   Args:
     name: "cldr", the embedded names; "folder", files under `root`; or
-      "MODULE:FUNCTION", a user's own (root, bad_records) -> Collection, which
-      this command line names.
-    root: The folder of "folder"; "~" is the user's home.
-    bad_records: What to do with records that cannot be used.
-    tatoeba_root: A folder of translation tests in LASER's naming, "" for none.
-    require_pairs: Whether a folder without question-passage pairs is an error;
-      evaluating needs the tests alone.
-    prefix: Of the settings' names in messages: "data.", or "--" where they are
-      flags: "data.root", "--root".
+      "MODULE:FUNCTION", the user's own function (root, bad_records) ->
+      Collection. This command line must name the function.
+    root: The folder of the files; "~" is the user's home.
+    bad_records: Receives records that cannot be used.
+    tatoeba_root: A folder of translation tests, named as in LASER; "" for none.
+    require_pairs: Whether a folder without question-passage pairs is an error.
+      Evaluating needs only tests.
+    prefix: What precedes the settings' names in messages: "data." for fields
+      ("data.root"), "--" for flags ("--root").
 
   Raises:
     ValueError: if there is no such collection, or its folder cannot be used.
@@ -39,9 +39,9 @@ def load(
   for setting, folder in (("root", root), ("tatoeba_root", tatoeba_root)):
     if locations.is_url(str(folder)):
       raise ValueError(
-        f"{prefix}{setting}={folder} is a URL, and collections are read from a"
-        " disk: copy the folder to one and give its path. (A --workdir may be"
-        " on object storage.)"
+        f"{prefix}{setting}={folder} is a URL, but collections are read from a"
+        " disk: copy the folder to a disk and give its path. (A --workdir may"
+        " be on object storage.)"
       )
   if name == "cldr":
     from mlir_jax.data.collections import cldr

@@ -1,34 +1,36 @@
-"""The quick start's collection: names and facts of the Unicode CLDR.
+"""Makes the quick start's collection from names and facts of the Unicode CLDR.
 
 The names of territories, languages, currencies and cities were written by
-people of each language and come with the Babel library; nothing is
+speakers of each language. They come with the Babel library; nothing is
 downloaded. The facts are the same in every language: the languages,
 currencies and cities of a territory, and the territories of a language, a
-currency and a city. A question is an entity's name, a passage the names of
-what one relation leads to:
+currency and a city. A question is the name of an entity. A passage holds the
+names of the entities to which one relation leads:
 
   query    Finland
   passage  Finnish · English · Swedish · German · Skolt Sami
 
-Only English has question-passage pairs, so this measures how facts learned
-in English transfer to other languages, through names that are translated
-one by one (`PARALLEL`) or merely seen (`SAME_SCRIPT`, `OWN_SCRIPT`). Rules:
+Only English has question-passage pairs. So the collection measures how facts
+that are learned in English transfer to other languages, through names that are
+translated one by one (`PARALLEL`) or only seen (`SAME_SCRIPT`, `OWN_SCRIPT`).
+Rules:
 
-- A name is one that the language's own sheet has. Left out and counted:
-  codes in place of names, English or the root sheet standing in for a
-  missing name, and names that an earlier entity of the language has already.
-- A passage never contains its question's name, in any case: such answers are
-  left out. Lists longer than `MAX_NAMES` are cut into even parts, a passage
-  each. A single name would be the text of another question, so the first
-  language and currency of its territory follow it; what then is still a
-  single name is left out.
-- Equal texts are one passage, relevant for every question that it answers:
-  Russia's cities share one.
-- A tenth of the English passages, by a hash of their ids, is in no pair: the
-  English "dev" split asks for them. Many of these facts stand in training the
-  other way round (a currency's territory, a territory's currency), which
-  makes them answerable. The "test" splits, English too, ask for the facts
-  that were trained on, in each language, and hold no dev passage.
+- Each name is in the language's own sheet. These are left out and counted:
+  codes in place of names, names that are missing and would be filled in from
+  English or the root sheet, and names that an earlier entity of the language
+  has, too.
+- A passage never contains its question's name, in upper or lower case: such
+  answers are left out. Lists longer than `MAX_NAMES` are cut into even parts,
+  with a passage for each. A passage of a single name would be the text of
+  another question, so the first language and currency of its territory are
+  added. A passage that still has a single name is left out.
+- Equal texts are one passage, which is relevant for every question that it
+  answers: Russia's cities share one.
+- A tenth of the English passages, chosen by a hash of their ids, is in no pair:
+  the English "dev" split asks for them. They can be answered, because training
+  holds many of these facts in the other direction (a currency's territory, a
+  territory's currency). The "test" splits, English too, ask in each language
+  for the facts of training, and hold no dev passage.
 """
 
 import collections
@@ -43,8 +45,9 @@ from babel import core, localedata
 
 from mlir_jax.data import records
 
-# With translated names; unseen in pairs, in a script that some of those or
-# English use; in a script of their own: the negative control.
+# Languages with translated names; languages without pairs, whose script English
+# or one of the former uses; and languages without pairs in a script of their
+# own: the negative control.
 PARALLEL = ("de", "fr", "es", "ru", "ar", "ja")
 SAME_SCRIPT = ("fi", "id", "sw", "hu")
 OWN_SCRIPT = ("ko", "te", "th", "bn")
@@ -56,15 +59,16 @@ GROUPS = {
   **dict.fromkeys(OWN_SCRIPT, "monolingual names, own script"),
 }
 
-SEPARATOR = " · "  # Stands in no name.
+SEPARATOR = " · "  # No name contains it.
 MAX_NAMES = 8  # In a passage.
-# Of a territory's inhabitants, where a language is not official.
+# A language that is not official in a territory counts from this percentage of
+# the inhabitants.
 MIN_PERCENT_SPEAKERS = 1.0
-DEV_SHARE = 10  # One passage in so many.
-# Entities asked for in the tests, in each language those that it names.
+DEV_SHARE = 10  # One passage in so many is in dev.
+# Entities that the tests ask for. Each language asks for those that it names.
 MAX_TEST_QUERIES = 500
 
-# How the Unicode names of a script's letters begin; Latin for the rest.
+# The prefixes of the Unicode names of a script's letters; others have LATIN.
 _LETTERS = {
   "ru": ("CYRILLIC",),
   "ar": ("ARABIC",),
@@ -79,27 +83,27 @@ _SHEETS = {
   "language": "languages",
   "currency": "currency_names",
 }
-# CLDR's codes for "unknown", "several", "none" and for testing.
+# CLDR's codes for "unknown", "several", "none" and for tests.
 _PLACEHOLDERS = frozenset(
   ("ZZ", "XA", "XB", "und", "mul", "mis", "zxx", "XXX", "XTS")
 )
 
 
 class _Fact(NamedTuple):
-  """One relation of an entity, or a part of it; entities by their ids."""
+  """One relation of an entity, or a part of it. Entities have their ids."""
 
   entity: str
   answers: tuple[str, ...]
 
 
 class _Sheet(NamedTuple):
-  """What one language says.
+  """The names and passages of one language.
 
   Attributes:
     names: Entity id ("territory/CH") to its name.
     passages: Passage id ("territory/CH/languages") to its text, in the order
-      of ids; equal texts not yet merged.
-    dropped: Reason to count.
+      of ids. Equal texts are not merged yet.
+    dropped: The reason for leaving something out to its count.
   """
 
   names: Mapping[str, str]
@@ -108,7 +112,7 @@ class _Sheet(NamedTuple):
 
 
 def load() -> records.Collection:
-  """The collection, in the same order at every call and on every machine."""
+  """Returns the collection; its order is the same on every machine."""
   return records.Collection(
     name="cldr",
     retrieval=_retrieval,
@@ -123,24 +127,24 @@ def load() -> records.Collection:
 
 
 def drop_counts() -> dict[str, dict[str, int]]:
-  """What was left out: language to reason to count.
+  """Counts what was left out: language to reason to count.
 
-  "answers with the question's name" counts names within passages; "passages
-  of fewer than two names" the passages that were left out; "passages equal
-  to another" those that were merged.
+  "answers with the question's name" counts names in passages, "passages of
+  fewer than two names" counts passages that were left out, and "passages equal
+  to another" counts passages that were merged.
   """
   return {language: dict(_sheet(language).dropped) for language in LANGUAGES}
 
 
 def _fingerprint() -> str:
-  """Of the data's release; Babel may bring the same one in another form."""
+  """Hashes the data's release and Babel's, which may change the data's form."""
   release = f"CLDR {core.get_global('cldr')['version']}"
   text = f"{release}, Babel {babel.__version__}"
   return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _notes() -> tuple[str, ...]:
-  """`drop_counts` over all languages, a line for each reason."""
+  """Sums `drop_counts` over all languages; returns a line for each reason."""
   totals = sum(
     map(collections.Counter, drop_counts().values()), collections.Counter()
   )
@@ -155,9 +159,13 @@ def _is_code(name: str, code: str) -> bool:
 
 
 def _own_names(language: str) -> tuple[dict[str, str], collections.Counter]:
-  """Entity id to name, in the language's own words, and what was dropped."""
-  # Not merge_inherited=False: Babel caches both forms under one key. Merged
-  # data inherit from the root sheet alone, never from English.
+  """Reads a language's own names.
+
+  Returns:
+    Entity id to name; and the counts of names that were left out, by reason.
+  """
+  # Do not use merge_inherited=False: Babel caches both forms under one key.
+  # Merged data inherit only from the root sheet, never from English.
   sheet, root, english = map(localedata.load, (language, "root", "en"))
   territories = core.get_global("territory_languages")
   candidates = [
@@ -173,7 +181,7 @@ def _own_names(language: str) -> tuple[dict[str, str], collections.Counter]:
       data["time_zones"].get(zone, {}).get("city") for data in (sheet, root)
     )
     if language == "en":
-      # UTS #35: a city without an entry is named by its zone's English id.
+      # UTS #35: a city without an entry is named after its zone's English id.
       name = name or zone.rpartition("/")[2].replace("_", " ")
       inherited = None
     candidates.append((f"city/{zone}", zone, name, inherited))
@@ -201,7 +209,7 @@ def _own_names(language: str) -> tuple[dict[str, str], collections.Counter]:
 
 @functools.cache
 def _relations() -> Mapping[str, Mapping[str, tuple[str, ...]]]:
-  """Entity id to relation to the entities that it leads to."""
+  """Returns entity id to relation to the entities to which it leads."""
   spoken = core.get_global("territory_languages")
   tender = core.get_global("territory_currencies")
   related = collections.defaultdict(lambda: collections.defaultdict(list))
@@ -210,7 +218,7 @@ def _relations() -> Mapping[str, Mapping[str, tuple[str, ...]]]:
     languages = sorted(
       spoken[code].items(), key=lambda item: -item[1]["population_percent"]
     )
-    # "zh_Hant" is Chinese, too: the script is no other language.
+    # "zh_Hant" is Chinese, too: another script is not another language.
     for language in dict.fromkeys(
       tag.partition("_")[0]
       for tag, use in languages
@@ -235,7 +243,7 @@ def _relations() -> Mapping[str, Mapping[str, tuple[str, ...]]]:
 
 @functools.cache
 def _facts() -> Mapping[str, _Fact]:
-  """Passage id to fact, in the order of ids."""
+  """Returns passage id to fact, in the order of ids."""
   facts = {}
   for entity, relations in _relations().items():
     for relation, answers in relations.items():
@@ -249,6 +257,7 @@ def _facts() -> Mapping[str, _Fact]:
 
 @functools.cache
 def _sheet(language: str) -> _Sheet:
+  """Makes the names and passages of a language."""
   names, dropped = _own_names(language)
   passages = {}
   for passage_id, fact in _facts().items():
@@ -286,14 +295,14 @@ def _sheet(language: str) -> _Sheet:
 
 
 def _hash(text: str) -> int:
-  """A number that is the same on every machine and in every process."""
+  """Returns a number that is the same on every machine and in every process."""
   return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def _first_ids(
   passages: Mapping[str, str], passage_ids: Iterable[str]
 ) -> dict[str, str]:
-  """Text to the id of the passage it stands for: the first that has it."""
+  """Returns each text of the passages to the first id that has it."""
   first = {}
   for passage_id in passage_ids:
     first.setdefault(passages[passage_id], passage_id)
@@ -302,9 +311,9 @@ def _first_ids(
 
 @functools.cache
 def _split_english() -> tuple[tuple[str, ...], tuple[str, ...]]:
-  """The ids of the English passages that are trained on, and of dev's."""
+  """Returns the ids of the English passages of training, and of dev."""
   passages = _sheet("en").passages
-  # By the text's id, so that equal texts are on the same side.
+  # Split by the first id of the text, so that equal texts are on one side.
   first = _first_ids(passages, passages)
   split = ([], [])
   for passage_id, text in passages.items():
@@ -346,14 +355,14 @@ def _make_test(
   """Makes a test.
 
   Args:
-    language: Its language.
+    language: The test's language.
     split: "test" or "dev".
     asked: Ids of the passages whose entities are the queries.
     corpus: Ids of the passages to search.
 
   Returns:
-    The test. Relevant are all passages of the corpus that have the text of
-    a fact of the query, be it asked or not.
+    The test. A passage of the corpus is relevant for a query if it has the text
+    of any fact of the query's entity, also of one that is not in `asked`.
   """
   names, passages, _ = _sheet(language)
   facts = _facts()
@@ -377,10 +386,10 @@ def _make_test(
 
 
 def _make_dev() -> records.RetrievalTest:
-  """The English dev split.
+  """Makes the English dev split.
 
-  What training has shown of a dev question is not in its corpus: it would
-  be right, and is not what is asked.
+  Its corpus lacks the answers to dev questions that training holds. They would
+  be right, but the split asks for other ones.
   """
   passages = _sheet("en").passages
   trained, dev = _split_english()

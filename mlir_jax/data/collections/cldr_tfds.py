@@ -1,7 +1,7 @@
-"""The CLDR names as a TensorFlow dataset, for pipelines that want one.
+"""Offers the CLDR collection as a TensorFlow dataset, for other pipelines.
 
-Training does not need it: it reads `cldr.load()`, which this wraps. Importing
-the module registers the builder:
+Training does not need it, but reads `cldr.load()` itself. Importing this module
+registers the builder:
 
   tfds.load("mlir_jax_cldr/retrieval", split="train")
   tfds.load("mlir_jax_cldr/passages", split="test_de")
@@ -35,12 +35,12 @@ class MlirJaxCldr(tfds.core.GeneratorBasedBuilder):
 
   The configs "retrieval", "parallel" and "monolingual" have one split,
   "train". The configs "passages", "queries" and "qrels" have "dev_en" and,
-  for each language, "test_LANGUAGE". Examples stand in the order of the
-  collection; every feature is a text, but the relevance, which is an int32.
+  for each language, "test_LANGUAGE". Examples are in the order of the
+  collection. Every feature is a text, except the relevance: an int32.
   """
 
   builder_config: tfds.core.BuilderConfig  # One of those below.
-  # The names are CLDR's, so its release leads.
+  # The data are CLDR's, so its release is the version.
   VERSION = tfds.core.Version(f"{core.get_global('cldr')['version']}.0.0")
   BUILDER_CONFIGS = tuple(
     tfds.core.BuilderConfig(name=name, description=", ".join(fields))

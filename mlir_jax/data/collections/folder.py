@@ -1,4 +1,4 @@
-"""A collection of one's own files, in a folder laid out as `LAYOUT` says."""
+"""Finds the user's own files in a folder and makes a collection of them."""
 
 import hashlib
 import itertools
@@ -27,13 +27,13 @@ LAYOUT = """\
   eval/XX/topic.test.tsv         the passages, the queries,
   eval/XX/qrels.test.txt         and the judgements;
   eval/en/{topic.dev.tsv,qrels.dev.txt}  select models: in English only
-A, B and XX are codes like en, deu, zh_TW, eng_Latn; script and region do not
-count. Any file may be gzipped, with .gz after its name. Files named README… or
-LICENSE…, .ids, .xml, hidden files and a folder pool/ are passed over; anything
-else is an error. Training needs ir/ at least, evaluating eval/."""
+A, B and XX are codes like en, deu, zh_TW, eng_Latn; script and region are
+ignored. Any file may be gzipped, with .gz after its name. README…, LICENSE…,
+.ids, .xml and hidden files and a folder pool/ are not read; any other file is
+an error. Training needs at least ir/, evaluating needs eval/."""
 
 _PARTS = ("ir", "parallel", "mono", "eval")
-# Judgements over the passages of all languages (LAReQA); not read so far.
+# Judgements over the passages of all languages (LAReQA); not read yet.
 _POOL = "pool"
 
 _CODE = languages.PATTERN
@@ -41,7 +41,7 @@ _IR = re.compile(r".+\.jsonl?")
 _PARALLEL = re.compile(rf"(.+\.({_CODE})-({_CODE}))\.(\2|\3)")
 _MONO = re.compile(rf".+\.({_CODE})\.txt")
 _TEST = re.compile(r"(topic\.(dev|test)\.tsv)|(qrels\.(dev|test)\.txt)")
-# Mr. TyDi's training split, which stands beside the others.
+# Mr. TyDi's training split, which is next to the others.
 _TRAIN = re.compile(r"(topic\.train\.tsv)|(qrels\.train\.txt)")
 _DOCS = re.compile(r"docs\.jsonl")
 
@@ -58,15 +58,15 @@ def _not_of_layout(path: pathlib.Path) -> ValueError:
 
 
 class _Names:
-  """Reads the names of files and keeps what the notes say of them.
+  """Reads the names of files, and keeps what the notes say about them.
 
   Attributes:
-    passed_over: What is not read, for the notes.
-    codes: Each language code that was found to the one that is used.
+    not_read: Files that are not read.
+    codes: Each language code in a name to the code that is used.
   """
 
   def __init__(self):
-    self.passed_over: list[pathlib.Path] = []
+    self.not_read: list[pathlib.Path] = []
     self.codes: dict[str, str] = {}
 
   def code(self, name: str) -> str:
@@ -76,34 +76,32 @@ class _Names:
   def matches(
     self, listed: Mapping[str, pathlib.Path], pattern: re.Pattern
   ) -> Iterator[tuple[re.Match, pathlib.Path]]:
-    """The files that fit the layout; one named otherwise is an error."""
+    """Yields the files that fit the layout; any other name is an error."""
     for name, path in listed.items():
       match = pattern.fullmatch(name)
       if match:
         yield match, path
       elif files.is_companion(name):
-        self.passed_over.append(path)
+        self.not_read.append(path)
       else:
         raise _not_of_layout(path)
 
   def find(
     self, folder: pathlib.Path, pattern: re.Pattern
   ) -> Iterator[tuple[re.Match, pathlib.Path]]:
-    """`matches` of a folder; none where there is no such folder."""
+    """Yields the `matches` of a folder; none if there is no such folder."""
     if folder.is_dir():
-      yield from self.matches(
-        files.list_files(folder, self.passed_over), pattern
-      )
+      yield from self.matches(files.list_files(folder, self.not_read), pattern)
 
   def notes(self, root: pathlib.Path) -> list[str]:
-    """What was passed over, and which codes are read as others, in lines."""
+    """Describes in lines the files that are not read, and changed codes."""
     notes = []
-    if self.passed_over:
+    if self.not_read:
       names = [
         path.relative_to(root).as_posix()
         if path.is_relative_to(root)
         else str(path)
-        for path in self.passed_over
+        for path in self.not_read
       ]
       notes.append(records.printable(f"Not read: {', '.join(names)}"))
     renamed = [
@@ -112,28 +110,28 @@ class _Names:
       if name != code
     ]
     if renamed:
-      notes.append(f"Languages read as others: {', '.join(renamed)}")
+      notes.append(f"Language codes read as others: {', '.join(renamed)}")
     return notes
 
 
 def _find_parts(root: pathlib.Path, names: _Names) -> list[str]:
-  """The parts of the layout that a folder has; anything else is an error."""
-  parts, others = [], []
+  """Returns the parts of the layout in a folder; other files are an error."""
+  parts, misnamed = [], []
   for path in sorted(root.iterdir()) if root.is_dir() else ():
     if path.name.startswith("."):
-      names.passed_over.append(path)
+      names.not_read.append(path)
       continue
     is_folder = files.is_folder(path)
     if path.name in _PARTS:
       if not is_folder:
-        raise ValueError(f"{path} should be a folder; it is a file.")
+        raise ValueError(f"{path} should be a folder, but it is a file.")
       parts.append(path.name)
     elif path.name == _POOL if is_folder else files.is_companion(path.name):
-      names.passed_over.append(path)
+      names.not_read.append(path)
     else:
-      others.append(path)
-  if parts and others:
-    raise _not_of_layout(others[0])
+      misnamed.append(path)
+  if parts and misnamed:
+    raise _not_of_layout(misnamed[0])
   return parts
 
 
@@ -169,36 +167,36 @@ def _find_parallel(folder: pathlib.Path, names: _Names) -> list[_Pair]:
 def _find_tests(
   folder: pathlib.Path, names: _Names
 ) -> dict[str, tuple[pathlib.Path, tuple[str, ...]]]:
-  """Language to its folder and its splits."""
+  """Finds the tests: language to its folder and its splits."""
   tests = {}
   for path in sorted(folder.iterdir()) if folder.is_dir() else ():
     if path.name.startswith("."):
-      names.passed_over.append(path)
+      names.not_read.append(path)
       continue
     if not files.is_folder(path):
       if not files.is_companion(path.name):
         raise _not_of_layout(path)
-      names.passed_over.append(path)
+      names.not_read.append(path)
       continue
     if not re.fullmatch(_CODE, path.name):
       raise ValueError(
-        f"{path} is not named by a language code like en or swa; rename it."
+        f"{path} is not named with a language code like en or swa; rename it."
       )
     language = names.code(path.name)
     if language in tests:
       raise ValueError(
-        f"{tests[language][0]} and {path} are both of {language!r}; keep one."
+        f"{tests[language][0]} and {path} are both in {language!r}; keep one."
       )
-    listed = mr_tydi.list_files(path, names.passed_over)
+    listed = mr_tydi.list_files(path, names.not_read)
     for name in [name for name in listed if _TRAIN.fullmatch(name)]:
-      names.passed_over.append(listed.pop(name))
+      names.not_read.append(listed.pop(name))
     found = [file for _, file in names.matches(listed, _TEST)]
     dev = [file for file in found if ".dev." in file.name]
     if dev and language != "en":
       raise ValueError(
-        f"{dev[-1]}: only English may have a dev split. Models are"
-        " selected by it, so a language that has one is not zero-shot any"
-        " more; move it out of the collection."
+        f"{dev[-1]}: only English may have a dev split. It selects the model,"
+        " so a language with a dev split would not be zero-shot; move the file"
+        " out of the collection."
       )
     splits = ("dev", "test") if dev else ("test",)
     for split in splits:
@@ -209,7 +207,7 @@ def _find_tests(
 
 
 def _groups(pairs: Iterable[_Pair], others: Iterable[str]) -> dict[str, str]:
-  """Language to group: English, those with parallel text, the others."""
+  """Returns language to group: English, with parallel text, without it."""
   with_parallel = {language for pair in pairs for language in pair[2:]}
   groups = {"en": "English"}
   for language in sorted(with_parallel - {"en"}):
@@ -222,7 +220,7 @@ def _groups(pairs: Iterable[_Pair], others: Iterable[str]) -> dict[str, str]:
 def _fingerprint(
   folder: pathlib.Path, training_files: Iterable[files.UnchangedFile]
 ) -> str:
-  """SHA-256 over the files' names within the folder and their contents."""
+  """Returns SHA-256 of the files' contents and their names in the folder."""
   named = sorted(
     (pathlib.Path(file).relative_to(folder).as_posix(), file)
     for file in training_files
@@ -237,7 +235,7 @@ def _fingerprint(
 
 
 def _missing(folder: pathlib.Path, setting: str, wanted: str) -> ValueError:
-  """What is said of a folder without the files that are needed."""
+  """Makes the error for a folder that lacks the files that are needed."""
   names = sorted(path.name for path in folder.iterdir())
   more = ", …" if names[_SHOWN:] else ""
   there = f" It holds {', '.join(names[:_SHOWN])}{more}." if names else ""
@@ -249,33 +247,34 @@ def _missing(folder: pathlib.Path, setting: str, wanted: str) -> ValueError:
 
 def load(
   root: str | os.PathLike,
-  bad: records.BadRecords,
+  bad_records: records.BadRecords,
   tatoeba_root: str | os.PathLike = "",
   *,
   require_pairs: bool = True,
   prefix: str = "data.",
 ) -> records.Collection:
-  """Finds the files of a collection and reads them when they are asked for.
+  """Finds the files of a collection. They are read when they are needed.
 
   Args:
-    root: A folder laid out as `LAYOUT` says; its name is the collection's.
-    bad: Receives bad records whenever a stream or test is read.
-    tatoeba_root: A folder of files in LASER's Tatoeba naming; "" for none.
-    require_pairs: Whether ir/ must hold a file; if not, any file will do.
-    prefix: Of the settings' names in messages, see `collections.load`.
+    root: A folder laid out as in `LAYOUT`; its name is the collection's name.
+    bad_records: Receives every bad record, whenever a stream or test is read.
+    tatoeba_root: A folder of files, named as in LASER's Tatoeba; "" for none.
+    require_pairs: Whether ir/ must hold a file. If not, any file is enough.
+    prefix: What precedes the settings' names in messages, see
+      `collections.load`.
 
   Returns:
-    The collection. Files are read in the order of their names, tests in that
-    of their folders, "dev" before "test". The groups are "English", "with
-    parallel text" and "without parallel text", by the files in parallel/, of
-    all languages that occur.
+    The collection. Files are read in the order of their names, tests in the
+    order of their folders, "dev" before "test". Each language has a group:
+    "English", "with parallel text" if it is in parallel/, or "without parallel
+    text".
 
   Raises:
-    ValueError: if the folder is not laid out so: no such folder, no pairs (or,
-      if they are not required, nothing else either), a file or folder named
-      otherwise, what is neither a file nor a folder, a file both plain and
-      gzipped, a lone side of parallel text, two tests of one language, a dev
-      split in another language than English.
+    ValueError: if the folder is not laid out so: it does not exist, has no
+      pairs (or no file, if pairs are not required), a file or folder with
+      another name, something that is neither a file nor a folder, a file both
+      plain and gzipped, only one side of parallel text, two tests in one
+      language, or a dev split in a language other than English.
     FileNotFoundError: if a file of a test is missing.
   """
   folder = pathlib.Path(root)
@@ -301,7 +300,7 @@ def load(
   ]
   tests = _find_tests(folder / "eval", names)
   translations = (
-    tatoeba.find_pairs(tatoeba_root, names.passed_over, f"{prefix}tatoeba_root")
+    tatoeba.find_pairs(tatoeba_root, names.not_read, f"{prefix}tatoeba_root")
     if tatoeba_root
     else {}
   )
@@ -316,21 +315,22 @@ def load(
   return records.Collection(
     name=folder.resolve().name,
     retrieval=lambda: itertools.chain.from_iterable(
-      dpr.read(file, bad) for file in retrieval
+      dpr.read(file, bad_records) for file in retrieval
     ),
     parallel=lambda: itertools.chain.from_iterable(
-      moses.read(*pair, bad) for pair in pairs
+      moses.read(*pair, bad_records) for pair in pairs
     ),
     monolingual=lambda: itertools.chain.from_iterable(
-      plain_text.read(file, language, bad) for file, language in monolingual
+      plain_text.read(file, language, bad_records)
+      for file, language in monolingual
     ),
     tests=lambda: tuple(
       test
       for language, (path, splits) in tests.items()
-      for test in mr_tydi.read_tests(path, language, splits, bad)
+      for test in mr_tydi.read_tests(path, language, splits, bad_records)
     ),
     translation_tests=lambda: (
-      tatoeba.read_all(tatoeba_root, bad) if tatoeba_root else ()
+      tatoeba.read_all(tatoeba_root, bad_records) if tatoeba_root else ()
     ),
     groups=_groups(
       pairs, [*(code for _, code in monolingual), *tests, *translations]

@@ -1,14 +1,7 @@
-r"""What all formats share: files, lines, JSON values, and text fields.
+"""Finds, opens and hashes the files of a collection.
 
-The rules are the same in every reader:
-
-- A file is plain UTF-8 or gzip, and its name says which. A Git LFS pointer,
-  another archive or another encoding is refused.
-- "\n" and "\r\n" end a line. A carriage return elsewhere is a bad line, as it
-  ends a line for some programs only; so is a NUL. Other control characters
-  and separators are white space within a line. A byte order mark before a
-  line is passed over: it stands inside a file that was joined from several.
-- A text without a visible character is empty. A blank line is not a record.
+A file is plain UTF-8 or gzip, and its name says which. A Git LFS pointer, any
+other archive and any other encoding are refused.
 """
 
 import contextlib
@@ -30,7 +23,7 @@ _BUFFER_BYTES = 1 << 20
 _HEAD_BYTES = 512
 
 _GZIP = b"\x1f\x8b"
-# What a file is by its first bytes, and what to do.
+# The first bytes of other kinds of files, with the kind and what to do.
 _OTHER_KINDS = (
   (re.compile(rb"PK\x03\x04"), "a zip archive; unpack it"),
   (re.compile(rb"\xfd7zXZ\0"), "an xz file; unpack it"),
@@ -40,22 +33,23 @@ _OTHER_KINDS = (
   (re.compile(rb"\xff\xfe|\xfe\xff"), "UTF-16 text; convert it to UTF-8"),
 )
 
-# What stands beside the files of a corpus: its papers, OPUS's alignments.
+# Files that come with a corpus and hold no text of it: licences and the like,
+# OPUS's alignments.
 _COMPANION = re.compile(
   r"(README|LICEN[CS]E|COPYING|NOTICE|CITATION).*|.+\.(ids|xml)(\.gz)?",
   re.IGNORECASE,
 )
 
-# Controls, line separators, and bytes that are not UTF-8: in a message such a
-# name would part lines, or steer the terminal.
+# Controls, line separators, and bytes that are not UTF-8. Such a name in a
+# message would break its line, or control the terminal.
 _UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class UnchangedFile(os.PathLike):
-  """A file that must hold the same bytes whenever it is read.
+  """A file that must hold the same bytes at each reading.
 
-  Readers take it as a path. `open_bytes` hashes what it reads of it, and
-  compares when the file was read to its end.
+  All readers accept it as a path. `open_bytes` hashes the bytes that it reads
+  and compares the hash at the file's end.
   """
 
   def __init__(self, path: pathlib.Path):
@@ -69,7 +63,7 @@ class UnchangedFile(os.PathLike):
     return str(self._path)
 
   def check(self, sha256: str) -> None:
-    """Keeps the first hash; refuses another one later.
+    """Keeps the first hash, and compares later ones with it.
 
     Raises:
       RecordError: if the file holds other bytes than before.
@@ -90,7 +84,7 @@ class UnchangedFile(os.PathLike):
 
 
 class _HashedFile(io.RawIOBase):
-  """Passes a file's bytes on and hashes them."""
+  """Reads a file and hashes the bytes."""
 
   def __init__(self, file: io.RawIOBase):
     self._file = file
@@ -106,11 +100,11 @@ class _HashedFile(io.RawIOBase):
 
 
 def is_folder(path: pathlib.Path) -> bool:
-  """Whether a path is a folder; if not, it is a file.
+  """Returns whether a path is a folder; if not, it is a file.
 
   Raises:
-    ValueError: if it is neither: a link that leads nowhere, a pipe, a socket,
-      a device; or if its name cannot be printed.
+    ValueError: if it is neither (a link without a target, a pipe, a socket, a
+      device), or if its name cannot be printed.
   """
   if _UNPRINTABLE.search(path.name):
     raise ValueError(
@@ -135,35 +129,38 @@ def is_folder(path: pathlib.Path) -> bool:
 
 
 def is_companion(name: str) -> bool:
-  """Whether a file of this name comes with a corpus and is not read."""
+  """Returns whether a file of this name accompanies the texts of a corpus."""
   return bool(_COMPANION.fullmatch(name))
 
 
 def list_files(
   folder: pathlib.Path,
-  passed_over: list[pathlib.Path] | None = None,
+  not_read: list[pathlib.Path] | None = None,
   folders: Collection[str] = (),
 ) -> dict[str, pathlib.Path]:
-  """The files of a folder, by name without ".gz", sorted.
+  """Lists the files of a folder, sorted by name.
 
   Args:
     folder: The folder.
-    passed_over: Gets the hidden files and folders, which are left out.
+    not_read: Receives the hidden files and folders, which are left out.
     folders: Names of folders that may be there; they are left out.
 
+  Returns:
+    Name without ".gz" to path.
+
   Raises:
-    ValueError: for what is not a file, or if a file is there both plain and
-      gzipped.
+    ValueError: for any other folder, for what is neither a file nor a folder,
+      and for a file that is there both plain and gzipped.
   """
   found = {}
   for path in sorted(folder.iterdir()):
     if path.name.startswith("."):
-      if passed_over is not None:
-        passed_over.append(path)
+      if not_read is not None:
+        not_read.append(path)
       continue
     if is_folder(path) != (path.name in folders):
       raise ValueError(
-        f"{path} should be a folder; it is a file."
+        f"{path} should be a folder, but it is a file."
         if path.name in folders
         else f"{path} is a folder, and folders are not read here: move its"
         f" files to {folder}, or move it elsewhere."
@@ -181,10 +178,10 @@ def list_files(
 
 
 def _check_kind(path: str | os.PathLike, head: bytes) -> None:
-  """Refuses a file that is not text by its first bytes.
+  """Checks that a file's first bytes are not those of another kind of file.
 
   Raises:
-    RecordError: if it is an archive, or text in another encoding.
+    RecordError: if the file is an archive, or text in another encoding.
   """
   for pattern, kind in _OTHER_KINDS:
     if pattern.match(head):
@@ -193,7 +190,7 @@ def _check_kind(path: str | os.PathLike, head: bytes) -> None:
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike) -> Iterator[None]:
-  """Adds the file to an error of its disk, which does not name it by itself."""
+  """Adds the file's name to an error of its disk, which may lack it."""
   try:
     yield
   except OSError as error:
@@ -204,18 +201,18 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_bytes(path: str | os.PathLike) -> Iterator[BinaryIO]:
-  """Opens a file for reading bytes, decompressed where it ends in ".gz".
+  """Opens a file for reading bytes; decompresses a file named ".gz".
 
   Args:
-    path: The file. An `UnchangedFile` is compared with its earlier readings at
-      the end of the block, where the block has read to the file's end.
+    path: The file. If it is an `UnchangedFile` and the block reads to its end,
+      it is compared with its earlier readings at the end of the block.
 
   Raises:
-    RecordError: if the file is not what its name says, or is not UTF-8 text
-      by its first bytes; inside the block, where the gzip data is cut or
-      damaged; after it, if the file has changed.
-    ValueError: if it is a Git LFS pointer.
-    OSError: if it cannot be read; it names the file.
+    RecordError: if the file's name does not say rightly whether it is gzipped,
+      or if its first bytes are not those of UTF-8 text. Inside the block, if
+      the gzip data is cut or damaged. After the block, if the file has changed.
+    ValueError: if the file is a Git LFS pointer.
+    OSError: if the file cannot be read; the error names it.
   """
   with contextlib.ExitStack() as stack:
     stack.enter_context(naming(path))
@@ -239,7 +236,7 @@ def open_bytes(path: str | os.PathLike) -> Iterator[BinaryIO]:
       )
     try:
       if named:
-        # Lines are read twice as fast through the outer buffer.
+        # The outer buffer makes reading lines twice as fast.
         file = stack.enter_context(
           io.BufferedReader(gzip.GzipFile(fileobj=packed))
         )

@@ -1,4 +1,4 @@
-"""Reads translations from two line-aligned files, as Moses and OPUS do."""
+"""Reads translations from two line-aligned files (Moses, OPUS)."""
 
 import itertools
 import os
@@ -11,7 +11,7 @@ from mlir_jax.data.sources import plain_text, record_fields, text_lines
 def _fault(
   text: str | record_fields.FieldError, language: str
 ) -> record_fields.FieldError | None:
-  """Why a line of one file cannot be used; None if it can."""
+  """Returns why a line of one file cannot be used; None if it can be."""
   if isinstance(text, record_fields.FieldError):
     return text
   if text:
@@ -26,38 +26,40 @@ def read(
   target_path: str | os.PathLike,
   source_language: str,
   target_language: str,
-  bad: records.BadRecords,
+  bad_records: records.BadRecords,
 ) -> Iterator[records.ParallelRecord]:
-  """Reads pairs of lines; a bad line takes its translation with it.
+  """Reads pairs of lines. A bad line and its translation are one bad record.
 
-  A line that is blank in both files is not a pair, and blank lines at one
-  file's end count for nothing.
+  A line that is blank in both files is not a pair. Blank lines at the end of
+  one file are ignored.
 
   Args:
-    source_path: One sentence a line, UTF-8, plain or gzipped; see
-      `lines.without_numbers`.
+    source_path: One sentence on each line, UTF-8, plain or gzipped; see
+      `plain_text.without_numbers`.
     target_path: Their translations, line by line.
     source_language: Language of the first file.
     target_language: Language of the second file.
-    bad: Receives lines that are empty in one file, or not UTF-8: once of a
-      pair; counts numbers.
+    bad_records: Receives each pair of which a line is bad, or blank in one file
+      only; counts numbers before sentences.
 
   Yields:
     The pairs, in the files' order.
 
   Raises:
-    RecordError: for a bad line, if the policy is "error"; in any case where
-      the files have no pair or not equally many lines. The latter is seen when
-      the shorter one ends: pairs until then may be misaligned, too.
+    RecordError: for a bad pair, if the policy is "error"; under any policy if
+      the files hold no pair or differ in their number of lines. The latter is
+      found at the end of the shorter file, so earlier pairs may be misaligned.
   """
-  bad = records.BadRecordsOfFile(bad)
+  bad_records = records.BadRecordsOfFile(bad_records)
   paths = source_path, target_path
   languages = source_language, target_language
   pairs = 0
   for number, ((source_line, source), (target_line, target)) in enumerate(
     itertools.zip_longest(
       *(
-        plain_text.without_numbers(text_lines.parse_lines(path), path, bad)
+        plain_text.without_numbers(
+          text_lines.parse_lines(path), path, bad_records
+        )
         for path in paths
       ),
       fillvalue=(0, ""),
@@ -79,11 +81,11 @@ def read(
         for path, fault in zip(paths, faults, strict=True)
         if fault
       )
-      bad.report(str(path), number, fault.field, fault.problem)
+      bad_records.report(str(path), number, fault.field, fault.problem)
       continue
     pairs += 1
     yield records.ParallelRecord(source, target, *languages)
-  bad.check_some(f"{source_path} with {target_path}", pairs)
+  bad_records.check_some(f"{source_path} with {target_path}", pairs)
   if not pairs:
     raise records.RecordError(
       f"{source_path} and {target_path} are empty; remove them, or write"

@@ -10,40 +10,42 @@ A language's folder holds, each plain or with ".gz" after its name:
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from mlir_jax.data import records
 from mlir_jax.data.sources import files, record_fields, text_lines, trec
 
 _COLLECTION = "collection"
-# Parts a title from its text; a line of white space is blank, too.
+# It separates a title from its text. A line of white space is blank, too.
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
 
 
 def list_files(
-  folder: pathlib.Path, passed_over: list[pathlib.Path] | None = None
+  folder: pathlib.Path, not_read: list[pathlib.Path] | None = None
 ) -> dict[str, pathlib.Path]:
-  """The files of a language's folder beside its collection, by name.
+  """Lists the files of a language's folder, without those of its collection.
 
   Args:
     folder: The language's folder.
-    passed_over: Gets the hidden files.
+    not_read: Receives the hidden files.
+
+  Returns:
+    Name without ".gz" to path.
 
   Raises:
-    ValueError: as `files.list_files` says.
+    ValueError: as `files.list_files` does.
   """
-  return files.list_files(folder, passed_over, folders=(_COLLECTION,))
+  return files.list_files(folder, not_read, folders=(_COLLECTION,))
 
 
 def locate(
   folder: str | os.PathLike, split: str
 ) -> tuple[pathlib.Path, pathlib.Path, pathlib.Path]:
-  """The files of a split: passages, queries, qrels.
+  """Finds the files of a split: passages, queries, qrels.
 
   Raises:
-    FileNotFoundError: if one is missing.
-    ValueError: if one is there both plain and gzipped, or the folder holds
-      what is not a file.
+    FileNotFoundError: if one of the files is missing.
+    ValueError: as `files.list_files` does.
   """
   folder = pathlib.Path(folder)
   found = list_files(folder) if folder.is_dir() else {}
@@ -70,7 +72,7 @@ def _parse_passage(line: str) -> records.Passage:
   if value.get("title"):
     raise record_fields.FieldError(
       "title",
-      'is beside "contents"; begin the contents with the title and a blank'
+      'is next to "contents"; begin the contents with the title and a blank'
       " line, and remove the field",
     )
   contents = contents.replace("\r\n", "\n").replace("\r", "\n")
@@ -82,30 +84,24 @@ def _parse_passage(line: str) -> records.Passage:
 
 
 def _read_passages(
-  path: pathlib.Path, bad: records.BadRecords
+  path: pathlib.Path, bad_records: records.BadRecords
 ) -> tuple[records.Passage, ...]:
-  bad = records.BadRecordsOfFile(bad)
-  passages = []
   lines: dict[str, int] = {}
-  for number, line in text_lines.read_lines(path, bad):
-    if not line:
-      continue
-    try:
-      passage = _parse_passage(line)
-      trec.check_unused(passage.passage_id, lines, "id")
-    except record_fields.FieldError as error:
-      bad.report(str(path), number, error.field, error.problem)
-      continue
+
+  def parse(line: str, number: int) -> records.Passage:
+    passage = _parse_passage(line)
+    trec.check_new_id(passage.passage_id, lines, "id")
     lines[passage.passage_id] = number
-    passages.append(passage)
-  bad.check_some(path, len(passages))
+    return passage
+
+  passages = tuple(text_lines.read_records(path, bad_records, parse))
   if not passages:
     raise records.RecordError(f"{path} holds no passage; write it again.")
-  return tuple(passages)
+  return passages
 
 
 def _is_own_passage(query: str, passage: records.Passage) -> bool:
-  """Whether a passage is the query itself, with or without its title."""
+  """Returns whether a passage, with or without its title, is the query."""
 
   def plain(text):
     return " ".join(text.split()).casefold()
@@ -120,88 +116,117 @@ def _count(number: int, what: str) -> list[str]:
   return [f"{what}: {number:,}"] if number else []
 
 
+def _check_judged(
+  paths: tuple[pathlib.Path, pathlib.Path, pathlib.Path],
+  judged: Mapping[str, Mapping[str, int]],
+  passage_ids: Collection[str],
+) -> None:
+  """Checks that a query has a relevant passage in the collection.
+
+  Args:
+    paths: The files of the split: passages, queries, qrels.
+    judged: Query id to passage id to relevance, of the split's queries.
+    passage_ids: The ids in the collection.
+
+  Raises:
+    RecordError: if not.
+  """
+  docs_path, queries_path, qrels_path = paths
+  if not judged:
+    raise records.RecordError(
+      f"{queries_path} holds no query that is judged in {qrels_path.name};"
+      " write them again."
+    )
+  relevant = [
+    passage_id
+    for relevances in judged.values()
+    for passage_id, relevance in relevances.items()
+    if relevance > 0
+  ]
+  if not relevant:
+    raise records.RecordError(
+      f"{qrels_path} judges no passage relevant; a relevance above 0 is."
+    )
+  if not any(passage_id in passage_ids for passage_id in relevant):
+    raise records.RecordError(
+      f"{docs_path} lacks all passages that {qrels_path.name} judges"
+      " relevant; the ids in the two files should be the same."
+    )
+
+
+def _read_split(
+  folder: pathlib.Path,
+  language: str,
+  split: str,
+  passages: tuple[records.Passage, ...],
+  bad_records: records.BadRecords,
+) -> records.RetrievalTest:
+  """Reads the test of a split; `passages` is the collection."""
+  by_id = {passage.passage_id: passage for passage in passages}
+  paths = locate(folder, split)
+  docs_path, queries_path, qrels_path = paths
+  queries = trec.read_queries(queries_path, bad_records)
+  judged, without_query = trec.read_qrels(qrels_path, queries, bad_records)
+  _check_judged(paths, judged, by_id)
+  own_passages = tuple(
+    query_id
+    for query_id, query in queries.items()
+    if query_id in by_id and _is_own_passage(query, by_id[query_id])
+  )
+  notes = [
+    *_count(
+      without_query,
+      f"judgements of queries that {queries_path.name} lacks; left out",
+    ),
+    *_count(
+      len(own_passages),
+      f"queries that are a passage of {docs_path.name} with the same id; they"
+      " do not find themselves, unless they are judged so",
+    ),
+  ]
+  return records.RetrievalTest(
+    language=language,
+    split=split,
+    passages=passages,
+    queries=queries,
+    qrels=judged,
+    own_passages=own_passages,
+    notes=tuple(f"{folder}, {split}: {note}" for note in notes),
+  )
+
+
 def read_tests(
   folder: str | os.PathLike,
   language: str,
   splits: Sequence[str],
-  bad: records.BadRecords,
+  bad_records: records.BadRecords,
 ) -> tuple[records.RetrievalTest, ...]:
   """Reads the tests of one language; its splits share one collection.
 
-  Not bad, but counted in the test's notes: judgements of queries that are not
-  in the topic file, which are left out. Judged passages that are not in the
-  collection count as not found (as trec_eval has it), and queries without a
-  judgement stay: of any collection, `ranking.describe_unfindable` counts both.
+  Judgements of queries that are not in the topic file are not bad: they are
+  left out, and counted in the test's notes. Judged passages that are not in the
+  collection stay and count as not found, as in trec_eval. Queries without a
+  judgement stay, too. `ranking.describe_unfindable` counts the last two.
 
   Args:
     folder: The language's folder.
     language: Language code.
     splits: "test", "dev" or both.
-    bad: Receives passages, queries and judgements that cannot be used.
+    bad_records: Receives passages, queries and judgements that cannot be used.
 
   Returns:
-    A test for each split, in the order given; their `passages` are the same
-    tuple.
+    A test for each split, in the order given. All have the same tuple of
+    passages.
 
   Raises:
     FileNotFoundError: if a file is missing.
-    RecordError: for a bad record, if the policy is "error"; in any case
-      where a file holds no record that can be used, or a split no judged
-      query or no relevant passage.
+    RecordError: for a bad record, if the policy is "error"; under any policy if
+      no record of a file can be used, or a split has no judged query or no
+      relevant passage.
   """
   folder = pathlib.Path(folder)
-  passages = _read_passages(locate(folder, splits[0])[0], bad)
-  by_id = {passage.passage_id: passage for passage in passages}
-  tests = []
-  for split in splits:
-    docs_path, queries_path, qrels_path = locate(folder, split)
-    queries = trec.read_queries(queries_path, bad)
-    judged, without_query = trec.read_qrels(qrels_path, queries, bad)
-    if not judged:
-      raise records.RecordError(
-        f"{queries_path} holds no query that is judged in {qrels_path.name};"
-        " write them again."
-      )
-    relevant = [
-      passage_id
-      for relevances in judged.values()
-      for passage_id, relevance in relevances.items()
-      if relevance > 0
-    ]
-    if not relevant:
-      raise records.RecordError(
-        f"{qrels_path} judges no passage relevant; a relevance above 0 is."
-      )
-    if not any(passage_id in by_id for passage_id in relevant):
-      raise records.RecordError(
-        f"{docs_path} lacks all passages that {qrels_path.name} judges"
-        " relevant; the ids in the two files should be the same."
-      )
-    own_passages = tuple(
-      query_id
-      for query_id, query in queries.items()
-      if query_id in by_id and _is_own_passage(query, by_id[query_id])
-    )
-    notes = [
-      *_count(
-        without_query,
-        f"judgements of queries that {queries_path.name} lacks; left out",
-      ),
-      *_count(
-        len(own_passages),
-        f"queries that {docs_path.name} holds under their id; they do not find"
-        " themselves, unless they are judged so",
-      ),
-    ]
-    tests.append(
-      records.RetrievalTest(
-        language=language,
-        split=split,
-        passages=passages,
-        queries=queries,
-        qrels=judged,
-        own_passages=own_passages,
-        notes=tuple(f"{folder}, {split}: {note}" for note in notes),
-      )
-    )
-  return tuple(tests)
+  passages = _read_passages(locate(folder, splits[0])[0], bad_records)
+  return tuple(
+    _read_split(folder, language, split, passages, bad_records)
+    for split in splits
+  )

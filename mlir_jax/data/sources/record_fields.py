@@ -1,4 +1,7 @@
-"""A record's fields: JSON values, texts and ids."""
+"""Checks the fields of a record: JSON values, texts, ids.
+
+A text without a visible character is empty.
+"""
 
 import collections
 import dataclasses
@@ -11,7 +14,7 @@ from typing import Any
 
 # Format characters, controls, spaces and separators.
 _INVISIBLE_CATEGORIES = frozenset(("Cc", "Cf", "Zl", "Zp", "Zs"))
-# Characters of other categories that show nothing, as ranges: Unicode's
+# Invisible characters of other categories, as ranges: Unicode's
 # Default_Ignorable_Code_Point (Hangul fillers, Khmer inherent vowels,
 # variation selectors), and the blank of Braille.
 _INVISIBLE = re.compile(
@@ -34,7 +37,7 @@ _short.maxstring = 60
 
 
 class FieldError(ValueError):
-  """A field that cannot be used; its reader adds the file and the line.
+  """A field that cannot be used. The reader adds the file and the line.
 
   Attributes:
     field: The field, in the file's own spelling.
@@ -48,32 +51,32 @@ class FieldError(ValueError):
 
 
 class EmptyTextError(FieldError):
-  """A field that holds no text: null, or nothing that can be seen."""
+  """A field that holds no text: it is null, or nothing in it is visible."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Unusable:
-  """A JSON value that has no meaning.
+  """Takes the place of a JSON value that has no meaning.
 
-  It takes the value's place: a record is refused for the fields that are read,
-  by their names, and the next record can be read.
+  So a record is refused only if such a field is read, the error names the
+  field, and the next record can be read.
 
   Attributes:
-    kind: What it is, behind "is".
+    kind: What the value is, as the words after "is" in a message.
   """
 
   kind: str
 
 
 def strip(text: str) -> str:
-  """The text without surrounding white space; "" if nothing in it is visible.
+  """Removes white space around a text; returns "" if nothing is visible.
 
   Invisible characters within a text stay: Persian is spelled with a
   zero-width non-joiner.
   """
   text = text.strip()
-  # The first character is visible in most texts. A damaged file may hold
-  # millions of invisible ones in a line: each kind is looked at once.
+  # In most texts the first character is visible. A damaged file may hold
+  # millions of invisible ones in a line, so each distinct one is checked once.
   if any(map(_is_visible, text[:1])) or any(map(_is_visible, set(text))):
     return text
   return ""
@@ -86,7 +89,7 @@ def _is_visible(character: str) -> bool:
 
 
 def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Unusable:
-  """A JSON object; duplicate keys have no meaning (RFC 8259, section 4)."""
+  """Makes a JSON object; duplicate keys have no meaning (RFC 8259, 4)."""
   value = dict(pairs)
   if len(value) == len(pairs):
     return value
@@ -98,11 +101,11 @@ def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Unusable:
 def _json_whole_number(digits: str) -> int | Unusable:
   try:
     return int(digits)
-  except ValueError:  # Python reads 4,300 digits.
+  except ValueError:  # Python reads at most 4,300 digits.
     return Unusable(f"a number of {len(digits):,} digits")
 
 
-# For `raw_decode`; `parse_json` decodes a whole text.
+# For its `raw_decode`, which decodes a part; `parse_json` decodes a whole text.
 JSON_DECODER = json.JSONDecoder(
   object_pairs_hook=_json_object,
   parse_int=_json_whole_number,
@@ -112,10 +115,10 @@ NESTED_TOO_DEEP = "is nested too deep to be a record"
 
 
 def parse_json(text: str) -> Any:
-  """The value of a line of JSON; parts of it may be `Unusable`.
+  """Decodes a line of JSON; parts of the value may be `Unusable`.
 
   Raises:
-    FieldError: if it is not JSON.
+    FieldError: if the line is not JSON.
   """
   try:
     return JSON_DECODER.decode(text)
@@ -130,23 +133,23 @@ def parse_json(text: str) -> Any:
 
 
 def json_type(value: object) -> str:
-  """What a decoded JSON value is, in JSON's words."""
+  """Names the type of a decoded JSON value, in JSON's words."""
   if isinstance(value, Unusable):
     return value.kind
   return _JSON_TYPES[type(value)]
 
 
 def show(text: str) -> str:
-  """A text in quotes for a message: shortened, without control characters."""
+  """Quotes a text for a message: shortened, without control characters."""
   return _short.repr(text)
 
 
 def check_text(value: object, field: str) -> str:
-  """The text without surrounding white space, which no text is known by.
+  """Checks that a value is a text, and removes white space around it.
 
   Raises:
-    EmptyTextError: if it is null or empty.
-    FieldError: if it is not a string, or is not Unicode text.
+    EmptyTextError: if the value is null or an empty text.
+    FieldError: if it is not a string or not Unicode text, or holds a NUL.
   """
   if not isinstance(value, str):
     error = EmptyTextError if value is None else FieldError
@@ -168,12 +171,13 @@ def check_text(value: object, field: str) -> str:
 
 
 def get_field(record: object, name: str, where: str = "") -> object:
-  """A field of a JSON object.
+  """Returns a field of a JSON object.
 
   Args:
     record: The decoded JSON value, which should be an object.
     name: The field's name.
-    where: Path to the object, for messages, e.g. "positive_ctxs[0]".
+    where: Path to the object, for messages, e.g. "positive_ctxs[0]"; "" if it
+      is the record itself.
 
   Raises:
     FieldError: if the value is not an object or lacks the field.
@@ -200,15 +204,19 @@ def get_field(record: object, name: str, where: str = "") -> object:
 
 
 def get_text(record: object, name: str, where: str = "") -> str:
-  """A field of a JSON object as text; see `get_field` and `check_text`."""
+  """Returns a field of a JSON object as text.
+
+  It raises as `get_field` and `check_text` do.
+  """
   value = get_field(record, name, where)
   return check_text(value, f"{where}.{name}" if where else name)
 
 
 def check_id(value: object, field: str) -> str:
-  """An id as a string; numbers become their digits.
+  """Returns an id as a string. A whole number becomes its digits.
 
   Raises:
-    FieldError: if it is neither a string nor a whole number, or is empty.
+    FieldError: if the value is neither a string nor a whole number, or is
+      empty.
   """
   return check_text(str(value) if type(value) is int else value, field)

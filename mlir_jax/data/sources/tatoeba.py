@@ -1,4 +1,4 @@
-"""Reads translation tests under the names of LASER's Tatoeba test set."""
+"""Reads translation tests from files that are named as in LASER's Tatoeba."""
 
 import os
 import pathlib
@@ -12,33 +12,34 @@ _NAME = re.compile(r"tatoeba\.(?P<pair>([a-z]{3})-eng)\.(?P<side>\2|eng)")
 
 def find_pairs(
   root: str | os.PathLike,
-  passed_over: list[pathlib.Path] | None = None,
+  not_read: list[pathlib.Path] | None = None,
   setting: str = "data.tatoeba_root",
 ) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
-  """Finds `tatoeba.XXX-eng.XXX` with `tatoeba.XXX-eng.eng`.
+  """Finds each `tatoeba.XXX-eng.XXX` and its `tatoeba.XXX-eng.eng`.
 
   Args:
     root: The folder.
-    passed_over: Gets hidden files and those that `files.is_companion` knows.
-    setting: The field or flag that says the folder, for messages.
+    not_read: Receives hidden files, and files for which `files.is_companion` is
+      true.
+    setting: The field or flag that names the folder, for messages.
 
   Returns:
-    Language to its file and the English one, sorted by language. ISO 639-3
-    codes become two-letter ones where there are any: "deu" is "de", "cmn" is
-    "zh"; the others stay.
+    Language to its file and the English file, sorted by language. A language
+    has its two-letter code where there is one ("deu" is "de", "cmn" is "zh"),
+    else its ISO 639-3 code.
 
   Raises:
-    ValueError: if there are no such files, one is named otherwise or lacks
-      its other side, or two are of one language by its two-letter code.
+    ValueError: if there are no such files, a file has another name or lacks
+      its other side, or two pairs have the same language.
   """
   folder = pathlib.Path(root)
   if not folder.is_dir():
     raise ValueError(f"{setting}={root}: there is no such folder.")
   sides = {}
-  for name, path in files.list_files(folder, passed_over).items():
+  for name, path in files.list_files(folder, not_read).items():
     if files.is_companion(name):
-      if passed_over is not None:
-        passed_over.append(path)
+      if not_read is not None:
+        not_read.append(path)
       continue
     match = _NAME.fullmatch(name)
     if not match:
@@ -57,7 +58,7 @@ def find_pairs(
     language = languages.code(code)
     if language in pairs:
       raise ValueError(
-        f"{paths[code]} and {pairs[language][0]} are both of {language!r};"
+        f"{paths[code]} and {pairs[language][0]} are both in {language!r};"
         " remove one pair."
       )
     pairs[language] = paths[code], paths["eng"]
@@ -65,22 +66,21 @@ def find_pairs(
 
 
 def read_all(
-  root: str | os.PathLike, bad: records.BadRecords
+  root: str | os.PathLike, bad_records: records.BadRecords
 ) -> tuple[records.TranslationTest, ...]:
   """Reads all tests of a folder, each from its language to English.
 
   Args:
     root: The folder; see `find_pairs`.
-    bad: Receives lines that are empty or not UTF-8; skipping one takes its
-      translation with it.
+    bad_records: Receives bad pairs, see `moses.read`.
 
   Raises:
-    ValueError: as `find_pairs` says.
-    RecordError: as `moses.read` says.
+    ValueError: as `find_pairs` does.
+    RecordError: as `moses.read` does.
   """
   tests = []
   for language, (path, english_path) in find_pairs(root).items():
-    pairs = tuple(moses.read(path, english_path, language, "en", bad))
+    pairs = tuple(moses.read(path, english_path, language, "en", bad_records))
     tests.append(
       records.TranslationTest(
         source_language=language,

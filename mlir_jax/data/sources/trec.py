@@ -1,6 +1,6 @@
-"""Reads TREC's files of a test collection: queries and judgements."""
+"""Reads the files of a retrieval test in TREC's style: queries, judgements."""
 
-import pathlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -10,18 +10,27 @@ from mlir_jax.data.sources import record_fields, text_lines
 
 _TREC_COLUMNS = ("query id", "iteration", "passage id", "relevance")
 _BEIR_COLUMNS = ("query-id", "corpus-id", "score")
-# ASCII digits; int() reads "1_000" and digits of any script, too.
+# ASCII digits. int() would also read "1_000" and digits of any script.
 _RELEVANCE = re.compile(r"-?[0-9]{1,9}")
 # The first column of a header over a file of queries.
 _QUERY_HEADERS = frozenset(("id", "qid", "queryid", "query", "topic"))
 
 
-def check_unused(identifier: str, lines: Mapping[str, int], field: str) -> None:
-  """Refuses ids that are not one TREC column, or that stand before."""
+def check_new_id(identifier: str, lines: Mapping[str, int], field: str) -> None:
+  """Checks that an id fits in a column of TREC's files and is not used yet.
+
+  Args:
+    identifier: The id.
+    lines: Each id that is in the file before this one, to its line.
+    field: The id's field, for the message.
+
+  Raises:
+    FieldError: if the id holds white space or is used.
+  """
   if len(identifier.split()) != 1:
     raise record_fields.FieldError(
       field,
-      f"{record_fields.show(identifier)} holds white space, which parts"
+      f"{record_fields.show(identifier)} holds white space, which separates"
       " the columns of qrels and runs; rename it",
     )
   if identifier in lines:
@@ -33,7 +42,7 @@ def check_unused(identifier: str, lines: Mapping[str, int], field: str) -> None:
 
 
 def _parse_query(line: str, lines: Mapping[str, int]) -> tuple[str, str]:
-  """The id and the text of a query."""
+  """Returns the id and the text of a query."""
   query_id, *columns = line.split("\t")
   query_id = record_fields.check_text(query_id, "query id")
   columns = [record_fields.strip(column) for column in columns]
@@ -49,37 +58,36 @@ def _parse_query(line: str, lines: Mapping[str, int]) -> tuple[str, str]:
     )
   if not lines and re.sub("[-_ ]", "", query_id.lower()) in _QUERY_HEADERS:
     raise record_fields.FieldError(
-      "query id", f"{query_id!r} heads a column; remove the header"
+      "query id", f"{query_id!r} is the name of a column; remove the header"
     )
-  check_unused(query_id, lines, "query id")
+  check_new_id(query_id, lines, "query id")
   return query_id, columns[0]
 
 
-def read_queries(path: pathlib.Path, bad: records.BadRecords) -> dict[str, str]:
-  """Query id to query."""
-  bad = records.BadRecordsOfFile(bad)
-  queries = {}
+def read_queries(
+  path: str | os.PathLike, bad_records: records.BadRecords
+) -> dict[str, str]:
+  """Reads a file of queries. A line is the query id, a tab, the query.
+
+  Returns:
+    Query id to query.
+  """
   lines: dict[str, int] = {}
-  for number, line in text_lines.read_lines(path, bad):
-    if not line:
-      continue
-    try:
-      query_id, query = _parse_query(line, lines)
-    except record_fields.FieldError as error:
-      bad.report(str(path), number, error.field, error.problem)
-      continue
+
+  def parse(line: str, number: int) -> tuple[str, str]:
+    query_id, query = _parse_query(line, lines)
     lines[query_id] = number
-    queries[query_id] = query
-  bad.check_some(path, len(queries))
-  return queries
+    return query_id, query
+
+  return dict(text_lines.read_records(path, bad_records, parse))
 
 
 class Qrels(NamedTuple):
-  """What a file of judgements says.
+  """The judgements of a file.
 
   Attributes:
-    judged: Query id to passage id to relevance, of the queries that are there.
-    without_query: How many judgements are of other queries.
+    judged: Query id to passage id to relevance, of the given queries.
+    without_query: The number of judgements of other queries.
   """
 
   judged: dict[str, dict[str, int]]
@@ -87,7 +95,7 @@ class Qrels(NamedTuple):
 
 
 def _parse_judgement(line: str, columns: Sequence[str]) -> tuple[str, str, int]:
-  """The query id, passage id and relevance of a line of qrels."""
+  """Returns the query id, the passage id and the relevance of a line."""
   values = line.split()
   if len(values) != len(columns):
     raise record_fields.FieldError(
@@ -104,14 +112,16 @@ def _parse_judgement(line: str, columns: Sequence[str]) -> tuple[str, str, int]:
 
 
 def read_qrels(
-  path: pathlib.Path, queries: Mapping[str, str], bad: records.BadRecords
+  path: str | os.PathLike,
+  queries: Mapping[str, str],
+  bad_records: records.BadRecords,
 ) -> Qrels:
-  """Reads a file of judgements, in TREC's columns or BEIR's."""
-  bad = records.BadRecordsOfFile(bad)
+  """Reads a file of judgements, in TREC's four columns or BEIR's three."""
+  bad_records = records.BadRecordsOfFile(bad_records)
   columns = _TREC_COLUMNS
   judged: dict[str, dict[str, int]] = {}
   without_query = good = 0
-  for number, line in text_lines.read_lines(path, bad):
+  for number, line in text_lines.read_lines(path, bad_records):
     if not line:
       continue
     if not good and tuple(line.split()) == _BEIR_COLUMNS:
@@ -126,12 +136,12 @@ def read_qrels(
           f" {record_fields.show(query_id)}; remove one",
         )
     except record_fields.FieldError as error:
-      bad.report(str(path), number, error.field, error.problem)
+      bad_records.report(str(path), number, error.field, error.problem)
       continue
     good += 1
     if query_id in queries:
       judged.setdefault(query_id, {})[passage_id] = relevance
     else:
       without_query += 1
-  bad.check_some(path, good)
+  bad_records.check_some(path, good)
   return Qrels(judged, without_query)

@@ -1,0 +1,1 @@
+"""How every program starts: its flags, and how it refuses."""

@@ -1,0 +1,109 @@
+"""Starts a program: it parses the flags, and refuses in one line."""
+
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags, logging
+
+from mlir_jax import config_files
+from mlir_jax.command_line import process_flags, refusal, shared_flags
+from mlir_jax.storage import full_disk
+
+
+def start(
+  main: Callable[..., object],
+  required: Sequence[str],
+  takes_files: bool = False,
+) -> None:
+  """Parses the flags of a program and calls its main function.
+
+  Args:
+    main: Takes nothing and reads its flags; or takes the list of files.
+    required: Flags that must be given.
+    takes_files: Whether arguments that are not flags are files.
+  """
+  flags.FLAGS.set_gnu_getopt()  # A flag may come after a file.
+
+  def call(argv):
+    files = argv[1:]
+    if files and not takes_files:
+      refusal.refuse(
+        f"Unexpected {files[0]!r}: every argument is a flag, --name=value."
+      )
+    if "" in files:
+      refusal.refuse("The name of a file is empty.")
+    files = [os.path.expanduser(file) for file in files]
+    missing = [f"--{n}" for n in required if flags.FLAGS[n].value is None]
+    if missing:
+      refusal.refuse(f"Give {' and '.join(missing)}; --help shows an example.")
+    logging.set_verbosity(logging.WARNING)  # absl would also show INFO.
+    # SIGTERM raises, as Ctrl-C does, so that temporary files are removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with process_flags.together():
+      try:
+        with full_disk.reported_once(refusal.refuse):
+          _check_environment()
+          main(files) if takes_files else main()
+      except Exception as error:
+        if refusal.is_for_user(error):
+          refusal.refuse(str(error))
+        if _is_unknown_platform(error):
+          refusal.refuse(f"JAX_PLATFORMS: {config_files.one_line(error)}")
+        raise
+
+  app.run(call, flags_parser=_parse)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+  """Parses the flags; a wrong flag ends the program with one line."""
+  if not {"--help", "-help", "--helpshort", "-h", "-?"}.isdisjoint(argv[1:]):
+    _print_help()
+    sys.exit()
+  _check_devices()  # Loading a config imports jax, which reads the variable.
+  try:
+    return shared_flags.parse(argv)
+  except (ValueError, flags.Error) as error:
+    refusal.refuse(config_files.one_line(error).removeprefix("flag "))
+
+
+def _check_devices() -> None:
+  """Refuses a number of CPU devices with which importing jax would fail."""
+  devices = os.environ.get("JAX_NUM_CPU_DEVICES", "1")
+  if not re.fullmatch("[1-9][0-9]{0,3}", devices):
+    refusal.refuse(
+      f"JAX_NUM_CPU_DEVICES={devices}: give a whole number from 1 to 9999,"
+      " or unset it."
+    )
+
+
+def _print_help() -> None:
+  """Prints what the program does, with an example, and its own flags."""
+  print(sys.modules["__main__"].__doc__)
+  # The first two lines of absl's help are empty and the name of a file.
+  print("\nFlags:", *flags.FLAGS.main_module_help().splitlines()[2:], sep="\n")
+  print("\n--helpfull shows the flags of all libraries, too.")
+
+
+def _check_environment() -> None:
+  """Refuses environment variables with which JAX would fail later.
+
+  Raises:
+    ValueError: naming the variable.
+  """
+  if cache := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    from mlir_jax.storage import locations
+
+    # The folder may be read-only.
+    locations.check_folder(
+      locations.absolute(cache), f"JAX_COMPILATION_CACHE_DIR={cache}"
+    )
+
+
+def _is_unknown_platform(error: Exception) -> bool:
+  """Whether JAX does not know the platform that JAX_PLATFORMS names."""
+  return isinstance(error, RuntimeError) and str(error).startswith(
+    "Unable to initialize backend"
+  )

@@ -1,0 +1,118 @@
+"""The flags that several programs have: paths, --config, --workdir."""
+
+import os
+import re
+from collections.abc import Sequence
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from mlir_jax import config_checks, config_files
+from mlir_jax.command_line import config_fields, refusal
+
+# --help shows a flag as one of the program that calls a `define_…` function.
+flags.disclaim_key_flags()
+
+
+class _PathParser(flags.ArgumentParser):
+  """Parses a path; an unset shell variable gives an empty one."""
+
+  def parse(self, argument: str) -> str:
+    if not argument.strip():
+      raise ValueError("the path is empty; is a shell variable not set?")
+    if not argument.isprintable():
+      raise ValueError(
+        "the path has control characters or bytes that are not UTF-8."
+      )
+    path = os.path.expanduser(argument)
+    if path.startswith("~") and not os.path.exists(path):
+      raise ValueError(f"there is no user {path.partition('/')[0][1:]!r}.")
+    if re.match(r"[A-Za-z]\w+:/", path) and not re.match("gs://[^/]", path):
+      raise ValueError(
+        "of URLs only gs://BUCKET/FOLDER is supported; or give a path."
+      )
+    return path
+
+
+def define_path(name: str, help_text: str) -> flags.FlagHolder:
+  """Defines a flag that is a path; "~" at its start is the user's home.
+
+  Args:
+    name: The flag's name.
+    help_text: The text of --help.
+
+  Returns:
+    The flag; its value is None where it is not given.
+  """
+  return flags.DEFINE(
+    _PathParser(), name, None, help_text, serializer=flags.ArgumentSerializer()
+  )
+
+
+class _ConfigParser(flags.ArgumentParser):
+  """Loads a config by name or path; an error names the file and the line.
+
+  Attributes:
+    argv: The command line, which may name the user's losses and evaluators.
+  """
+
+  argv: Sequence[str] = ()
+
+  def parse(self, name: str) -> ml_collections.ConfigDict:
+    try:
+      config = config_files.load(name)
+      config_fields.add_targets(config, self.argv)
+      config_checks.complete(config)
+      config_fields.check_names(self.argv, config)
+      return config.lock()
+    except ValueError as error:  # absl would put the flag before its message.
+      raise flags.Error(str(error)) from error
+
+
+def define_config() -> flags.FlagHolder:
+  """Defines --config, a shipped config's name or a path to a file."""
+  try:
+    holder = config_flags.DEFINE_config_file(
+      "config",
+      None,
+      "A shipped config's name (quickstart, quickstart:ir) or a path to a"
+      " config file. Fields are set with --config.FIELD=VALUE.",
+    )
+  except flags.Error as error:  # ml_collections reads --flagfile here.
+    refusal.refuse(config_files.one_line(error))
+  flags.FLAGS["config"].parser = _ConfigParser()
+  return holder
+
+
+def define_workdir() -> flags.FlagHolder:
+  """Defines --workdir, the run's folder."""
+  return define_path(
+    "workdir", "The run's folder: checkpoints, metrics, results."
+  )
+
+
+def parse(argv: Sequence[str]) -> list[str]:
+  """Parses all flags; checks the config and expands its paths.
+
+  Args:
+    argv: The command line, whose first element is the program.
+
+  Returns:
+    The program and the arguments that are not flags.
+
+  Raises:
+    ValueError, flags.Error: if a flag is wrong; it says what to do.
+  """
+  values = flags.FLAGS
+  # A file after --flagfile may name the user's code and fields of the config.
+  given = values.read_flags_from_files(argv[1:], force_gnu=False)
+  argv = [argv[0], *given]
+  if "config" in values:
+    config_fields.check_names(argv)
+    _ConfigParser.argv = argv
+  files = values(argv)
+  if "config" in values and values["config"].present:
+    config_checks.check(values.config)
+    config_checks.expand_paths(values.config)
+  return files

@@ -1,0 +1,200 @@
+"""Reads the records of a JSON file, of which memory holds one at a time.
+
+A file is one JSON array of records, or has one record on each line. Files of
+question-passage pairs take gigabytes, often in a single line, so an array is
+decoded value by value.
+"""
+
+import codecs
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, TypeVar
+
+from mlir_jax.data import records
+from mlir_jax.data.sources import files, record_fields, text_lines
+
+_Record = TypeVar("_Record")
+
+_CHUNK_BYTES = 1 << 20
+_WHITE_SPACE = re.compile(r"[ \t\n\r]*")
+# The longest token, other than a string, that the buffer's end can cut:
+# "-Infinity", or an escaped surrogate pair.
+_LONGEST_TOKEN = 16
+
+
+class _JsonArray:
+  """Decodes a JSON array value by value.
+
+  Attributes:
+    line: The line of the next character, from 1.
+    number: The number of the current value, from 1.
+  """
+
+  def __init__(self, path: str | os.PathLike, file: BinaryIO):
+    self.line = 1
+    self.number = 0
+    self._path = path
+    self._file = file
+    # Bytes that are not UTF-8 pass, so that the error can name their field.
+    self._decode = codecs.getincrementaldecoder("utf-8-sig")(
+      "surrogateescape"
+    ).decode
+    self._buffer = ""
+    self._position = 0
+
+  def _read_more(self) -> bool:
+    """Reads the next chunk into the buffer; returns False at the file's end.
+
+    The chunk is at least as long as the unread rest of the buffer, so that a
+    long record takes linear time.
+    """
+    rest = self._buffer[self._position :]
+    chunk = self._file.read(max(_CHUNK_BYTES, len(rest)))
+    self._buffer = rest + self._decode(chunk, final=not chunk)
+    self._position = 0
+    return bool(chunk)
+
+  def peek(self) -> str:
+    """Returns the next character after white space; "" at the file's end."""
+    while True:
+      space = _WHITE_SPACE.match(self._buffer, self._position)
+      assert space  # It may be empty.
+      end = space.end()
+      self.line += self._buffer.count("\n", self._position, end)
+      self._position = end
+      if end < len(self._buffer):
+        return self._buffer[end]
+      if not self._read_more():
+        return ""
+
+  def _error(self, line: int, problem: str) -> records.RecordError:
+    return records.RecordError(
+      f"{self._path}:{line}: record {self.number}: {problem}"
+    )
+
+  def _truncated(self) -> records.RecordError:
+    return self._error(
+      self.line,
+      "the file ends before its JSON array does; it was cut, so fetch or"
+      " write it again.",
+    )
+
+  def _take(self, expected: str) -> str:
+    """Moves past the next character, which must be one of `expected`."""
+    character = self.peek()
+    if not character:
+      raise self._truncated()
+    if character not in expected:
+      raise self._error(
+        self.line,
+        f"{' or '.join(expected)} should follow, not {character!r}; the file"
+        " must be one JSON array, or one object a line.",
+      )
+    self._position += 1
+    return character
+
+  def _read_value(self) -> object:
+    while True:
+      try:
+        value, end = record_fields.JSON_DECODER.raw_decode(
+          self._buffer, self._position
+        )
+      except json.JSONDecodeError as error:
+        in_string = error.msg.startswith("Unterminated string")
+        near_end = error.pos > len(self._buffer) - _LONGEST_TOKEN
+        offset = error.pos - self._position
+        if (in_string or near_end) and self._read_more():
+          continue
+        end = self._position + offset
+        if in_string or end >= len(self._buffer):
+          raise self._truncated() from None
+        line = self.line + self._buffer.count("\n", self._position, end)
+        problem = error.msg
+        if self._buffer[end] == "\0":
+          problem = f"it {text_lines.HOLDS_NUL}"
+        raise self._error(line, f"is not JSON: {problem}.") from None
+      except RecursionError:
+        raise self._error(
+          self.line, f"{record_fields.NESTED_TOO_DEEP}."
+        ) from None
+      self.line += self._buffer.count("\n", self._position, end)
+      self._position = end
+      return value
+
+  def values(self) -> Iterator[tuple[int, int, object]]:
+    """Yields the first line, the number and the value of each record."""
+    self._take("[")
+    if self.peek() == "]":
+      self._take("]")
+    else:
+      separator = ","
+      while separator == ",":
+        self.number += 1
+        self.peek()
+        line = self.line
+        yield line, self.number, self._read_value()
+        separator = self._take(",]")
+    if self.peek():
+      raise self._error(self.line, "text follows the JSON array; remove it.")
+
+
+def _read_values(
+  path: str | os.PathLike, bad_records: records.BadRecords
+) -> Iterator[tuple[int, int, object]]:
+  """Yields the first line, the number and the value of each record."""
+  with files.open_bytes(path) as file:
+    array = _JsonArray(path, file)
+    if array.peek() == "[":
+      yield from array.values()
+      return
+  for line, text in text_lines.read_lines(path, bad_records):
+    if not text:
+      continue
+    try:
+      value = record_fields.parse_json(text)
+    except record_fields.FieldError as error:
+      bad_records.report(str(path), line, f"record {line}", error.problem)
+      continue
+    yield line, line, value
+
+
+def read_records(
+  path: str | os.PathLike,
+  bad_records: records.BadRecords,
+  parse: Callable[[Any, records.Place], _Record],
+) -> Iterator[_Record]:
+  """Reads the records of a JSON file.
+
+  Args:
+    path: An array of records, or one record on each line; plain or gzipped.
+    bad_records: Receives the records that are not JSON or that `parse` refuses.
+    parse: Makes a record from a decoded JSON value and its place. It raises
+      FieldError for a value that cannot be used; the functions of
+      `record_fields` do.
+
+  Yields:
+    The records, in the file's order.
+
+  Raises:
+    RecordError: for a bad record, if the policy is "error"; under any policy
+      if the array is not JSON or is cut, or if no record can be used.
+  """
+  bad_records = records.BadRecordsOfFile(bad_records)
+  good = 0
+  for line, number, value in _read_values(path, bad_records):
+    try:
+      record = parse(value, records.Place(str(path), line, number))
+    except record_fields.FieldError as error:
+      bad_records.report(
+        str(path), line, f"record {number}, {error.field}", error.problem
+      )
+      continue
+    good += 1
+    yield record
+  bad_records.check_some(path, good)
+  if not good:
+    raise records.RecordError(
+      f"{path} holds no record; remove the file, or write it again."
+    )

@@ -1,0 +1,99 @@
+"""Reads the lists of passages in a JSON record."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mlir_jax.data import records
+from mlir_jax.data.sources import record_fields
+
+
+def read_positives(
+  record: Any,
+  field: str,
+  read_passage: Callable[[Any, str], records.Passage],
+) -> tuple[records.Passage, ...]:
+  """Reads the passages that answer a record's question.
+
+  Args:
+    record: The decoded JSON object.
+    field: The name of the list in the object.
+    read_passage: Makes a passage from a decoded JSON value and the path to
+      it, e.g. "pos[0]". It raises FieldError for a bad one.
+
+  Returns:
+    The passages, at least one.
+
+  Raises:
+    FieldError: if the field is missing, is not a list or is empty, or a
+      passage is bad.
+  """
+  values = record_fields.get_field(record, field)
+  if not isinstance(values, list | None):
+    raise record_fields.FieldError(
+      field, f"is {record_fields.json_type(values)}; give a list of passages"
+    )
+  if not values:
+    raise record_fields.FieldError(
+      field, "is empty; give at least one passage that answers"
+    )
+  return tuple(
+    read_passage(value, f"{field}[{i}]") for i, value in enumerate(values)
+  )
+
+
+def read_hard_negatives(
+  record: Any,
+  field: str,
+  read_passage: Callable[[Any, str], records.Passage],
+  place: records.Place,
+  bad_records: records.BadRecords,
+) -> tuple[records.Passage, ...]:
+  """Reads the hard negatives of a record. A bad one does not cost the record.
+
+  Args:
+    record: The decoded JSON object.
+    field: The name of the list in the object. A missing or null list is empty.
+    read_passage: As in `read_positives`.
+    place: The place of the record.
+    bad_records: Receives each bad hard negative; under "skip" the others are
+      kept. It also receives a value that is not a list; the record then has
+      none.
+
+  Returns:
+    The passages. A null passage, or one without text, has the text "".
+    `store_arrays` drops it and counts it; it also drops copies of a positive.
+
+  Raises:
+    RecordError: for a bad hard negative, if the policy is "error".
+    FieldError: if the record is not an object.
+  """
+  if isinstance(record, Mapping) and record.get(field) is None:
+    return ()
+  values = record_fields.get_field(record, field)
+  if not isinstance(values, list):
+    bad_records.report(
+      place.file,
+      place.line,
+      f"record {place.number}, {field}",
+      f"is {record_fields.json_type(values)}; give a list of passages;"
+      " 'skip' leaves out the hard negatives of this record",
+    )
+    return ()
+  passages = []
+  for i, value in enumerate(values):
+    try:
+      passages.append(
+        records.Passage("")
+        if value is None
+        else read_passage(value, f"{field}[{i}]")
+      )
+    except record_fields.EmptyTextError:
+      passages.append(records.Passage(""))
+    except record_fields.FieldError as error:
+      bad_records.report(
+        place.file,
+        place.line,
+        f"record {place.number}, {error.field}",
+        f"{error.problem}; 'skip' leaves out this hard negative alone",
+      )
+  return tuple(passages)

@@ -1,0 +1,109 @@
+"""What a run's folder says for the model card: results and rows."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from mlir_jax import workdir
+from mlir_jax.data import token_store
+from mlir_jax.evals import report
+from mlir_jax.storage import reading
+
+_SHARED = {"queries", "shared_queries", "passages", "shared_passages"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+  """The results of a checkpoint on a collection's tests.
+
+  Attributes:
+    collection: The collection's name.
+    values: {"test/de/mrr@100": value}.
+    groups: Language to its group in the report.
+    shared: As in `rendering.to_text`.
+  """
+
+  collection: str
+  values: Mapping[str, float]
+  groups: Mapping[str, str]
+  shared: Mapping[str, Mapping[str, int]]
+
+
+def find_results(
+  run_folder: epath.Path, config: Mapping[str, Any], step: int
+) -> list[Results]:
+  """Returns the results of a step in a run's folder.
+
+  The results of the training come first, then those of `mlir_jax.evaluate`.
+
+  Args:
+    run_folder: The run's folder.
+    config: The run's config.
+    step: The step.
+  """
+  found = {}
+  folders = [run_folder / workdir.RESULTS, *run_folder.glob("evaluate-*")]
+  for folder in sorted(folders, key=lambda folder: folder.name, reverse=True):
+    path = folder / f"step-{step}.json"
+    if not path.exists():
+      continue
+    if folder.name == workdir.RESULTS:
+      name = collection_name(config)
+    else:  # evaluate-COLLECTION-CHECKPOINT
+      name = folder.name.split("-", 1)[1].rsplit("-", 1)[0]
+    groups, shared = {}, {}
+    if (folder / "report.json").exists():
+      groups, shared = _read_report(folder / "report.json")
+    values = report.read_results(path)
+    if values:
+      found.setdefault(name, Results(name, values, groups, shared))
+  return list(found.values())
+
+
+def _read_report(
+  path: epath.Path,
+) -> tuple[dict[str, str], dict[str, dict[str, int]]]:
+  """Reads each language's group, and the counts shared with training."""
+  table = reading.read_json(path, mend=report.MAKE_AGAIN)
+  groups = {}
+  try:
+    for row in table["rows"]:
+      if len(row["languages"]) == 1:
+        groups[row["languages"][0]] = row["group"]
+    shared = {
+      language: {kind: int(count) for kind, count in counts.items()}
+      for language, counts in table["shared_with_training"].items()
+    }
+    if not all(isinstance(text, str) for text in (*groups, *groups.values())):
+      raise TypeError(f"groups {groups}")
+    if any(
+      counts and not counts.keys() >= _SHARED for counts in shared.values()
+    ):
+      raise TypeError(f"shared_with_training {shared}")
+  except (KeyError, TypeError, ValueError, AttributeError) as error:
+    raise ValueError(
+      f"{path} is not a report: {error!r}. {report.MAKE_AGAIN}"
+    ) from error
+  return groups, shared
+
+
+def find_rows(run_folder: epath.Path) -> dict[str, dict[str, int]]:
+  """Returns stream to language (or pair) to rows; {} without a token store."""
+  path = run_folder / workdir.TOKEN_STORE / "meta.json"
+  if not path.is_file():
+    return {}
+  groups = token_store.read_meta(path).get("groups")
+  if (
+    not isinstance(groups, dict) or not {*token_store.STREAMS} <= groups.keys()
+  ):
+    raise ValueError(f"{path}: groups is {groups!r}. {reading.RESTORE}")
+  return {stream: groups[stream] for stream in token_store.STREAMS}
+
+
+def collection_name(config: Mapping[str, Any]) -> str:
+  """Returns the collection's name; of a folder, the last part of its path."""
+  data = config["data"]
+  return pathlib.PurePath(data["root"] or data["collection"]).name

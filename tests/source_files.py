@@ -1,0 +1,58 @@
+"""Files of text sources, for the tests of their readers."""
+
+import gzip
+import json
+
+from mlir_jax.data import records
+
+DPR_RECORD = {
+  "question": "what is a package?",
+  "answers": [],
+  "positive_ctxs": [{"title": "dpkg", "text": "An archive.", "psg_id": "7"}],
+  "negative_ctxs": [{"title": "", "text": "Random.", "passage_id": "1"}],
+  "hard_negative_ctxs": [
+    {"title": "apt", "text": "A tool.", "passage_id": 9},
+    {"title": None, "text": " No id. "},
+  ],
+}
+
+DOCS = [
+  {"id": "d1", "contents": "Title\n\nText.\n\nMore text."},
+  {"id": "d2", "contents": "Text alone,\non two lines."},
+  {"id": 3, "contents": "\n\nNo title."},
+  {"id": "d4", "contents": "Title alone\n\n"},
+]
+TOPICS = "q1\tfirst?\nq2\tsecond?\n"
+QRELS = "q1 Q0 d1 1\nq1\tQ0\td2\t0\nq2 0 3 2\n"
+
+
+def dpr_record(**fields):
+  """Returns `DPR_RECORD` with other fields."""
+  return {**DPR_RECORD, **fields}
+
+
+def strict():
+  return records.BadRecords("error")
+
+
+def skipping():
+  return records.BadRecords("skip")
+
+
+def write(path, content):
+  """Writes text or bytes, gzipped if the name says so; returns the path."""
+  data = content if isinstance(content, bytes) else content.encode()
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+  return path
+
+
+def write_test(folder, docs=DOCS, topics=TOPICS, qrels=QRELS):
+  """Writes a test in Mr. TyDi's layout; returns its folder."""
+  content = docs
+  if not isinstance(docs, str):
+    content = "".join(json.dumps(doc) + "\n" for doc in docs)
+  write(folder / "collection/docs.jsonl.gz", content)
+  write(folder / "topic.test.tsv", topics)
+  write(folder / "qrels.test.txt.gz", qrels)
+  return folder
