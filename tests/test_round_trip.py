@@ -5,7 +5,11 @@ the training data, and the training must have changed the vectors.
 """
 
 import importlib.resources
+import json
+import os
 import shutil
+import subprocess
+import sys
 
 import hf_models
 import numpy as np
