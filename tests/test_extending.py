@@ -258,7 +258,9 @@ def test_the_command_line_trains_with_it_and_nothing_else_imports_it(
   loaded = mlir_jax.load(str(folder))
   assert loaded.encode(["stone river"], role="query").shape == (1, 32)
   code = loaded.description.provenance["user_code"]
-  assert code.keys() == {"my_project.losses", "my_project.evals"}
+  assert code.keys() == {
+    f"my_project.{name}" for name in ("losses", "data", "evals")
+  }
   export.export(str(folder), "last", str(tmp_path / "export"))
   card = (tmp_path / "export/README.md").read_text(encoding="utf-8")
   assert f"| margin ({TARGET}) | 0.3 | – |" in card

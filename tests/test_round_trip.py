@@ -5,7 +5,11 @@ the training data, and the training must have changed the vectors.
 """
 
 import importlib.resources
+import json
+import os
 import shutil
+import subprocess
+import sys
 
 import hf_models
 import numpy as np
@@ -104,6 +108,42 @@ for line in sys.stdin:
   numpy.savez(output, **vectors)
   print(output, flush=True)
 """
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory):
+  """Encodes with sentence-transformers in a process that cannot import us.
+
+  The tests share this process, because the import takes seconds.
+
+  Returns:
+    (role to the folder that encodes it, texts) -> role to vectors.
+  """
+  errors = tmp_path_factory.mktemp("theirs") / "errors.txt"
+  with (
+    errors.open("w") as stderr,
+    subprocess.Popen(
+      [sys.executable, "-c", THEIRS],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      stderr=stderr,
+      text=True,
+      env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+    ) as process,
+  ):
+
+    def encode(folders, texts):
+      folders = {role: str(folder) for role, folder in folders.items()}
+      output = f"{folders['query']}.npz"
+      print(
+        json.dumps([output, folders, texts]), file=process.stdin, flush=True
+      )
+      answers = iter(process.stdout.readline, "")
+      assert f"{output}\n" in answers, errors.read_text()
+      return np.load(output)
+
+    yield encode
+    process.stdin.close()
 
 
 def check_round_trip(path, tmp_path, theirs, **changes):

@@ -186,8 +186,8 @@ def check_vectors(folder, tokens):
   theirs = pytorch_hidden(folder, tokens)
   assert relative_error(ours[mask], theirs[mask]) < 1e-5
 
-  mask = torch.from_numpy(mask)[:, :, None].float()
-  means = (theirs * mask).sum(1) / mask.sum(1)
+  shares = torch.from_numpy(mask)[:, :, None].float()
+  means = (theirs * shares).sum(1) / shares.sum(1)
   for pooling, expected in (("mean", means), ("cls", theirs[:, 0])):
     pooled = encoder.pool(ours, mask.astype(int), 1, pooling)
     assert relative_error(pooled[:, 0], expected) < 1e-5
