@@ -107,9 +107,7 @@ def default() -> ml_collections.ConfigDict:
   # over all devices. It bounds memory and keeps gradients exact, but every text
   # is encoded twice. 0: all rows at once.
   batch.chunk_rows = 0
-  batch.row_length = (
-    0  # Tokens of a row; 0 chooses by the lengths of the texts.
-  )
+  batch.row_length = 0  # Tokens of a row; 0 chooses by the texts' lengths.
 
   # --- Losses: total = w_ir IR + w_sem semantic + w_lang language
   #     + w_mlm masked_lm. The fields of loss.NAME are those of the loss's class

@@ -91,12 +91,12 @@ def pool(
   elif pooling != "mean":
     raise ValueError(f"pooling is {pooling!r}; use 'mean', 'cls' or 'last'.")
   weights = weights.astype(wide.dtype)
-  if pooling == "mean":
-    weights /= jnp.maximum(weights.sum(axis=-1, keepdims=True), 1)
   # Exact: a plain product of float32 is rounded to bfloat16 on a TPU.
-  return jnp.einsum(
+  sums = jnp.einsum(
     "rsl,rlh->rsh", weights, wide, precision=jax.lax.Precision.HIGHEST
   )
+  # One token a text for "cls" and "last".
+  return sums / jnp.maximum(weights.sum(axis=-1, keepdims=True), 1)
 
 
 def project(

@@ -168,9 +168,9 @@ def test_its_dropout_is_its_own():
   texts = outputs.texts_of(rb.make_batch(rb.MASKED_SPEC), jax.random.key(3))
   seeds = np.concatenate(
     [
-      np.asarray(bucket["seeds"])
-      for group in texts.values()
-      for bucket in group
+      np.asarray(rows.seeds)[(rows.segment > 0) & (rows.position == 0)]
+      for blocks in texts.values()
+      for rows in blocks
     ]
   )
   assert len(seeds) == sum(rb.MASKED_SPEC.texts().values())
