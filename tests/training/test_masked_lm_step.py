@@ -165,7 +165,8 @@ def test_alone_it_trains_a_backbone():
 
 def test_its_dropout_is_its_own():
   """Its texts' seeds are none of the other texts'."""
-  texts = outputs.texts_of(rb.make_batch(rb.MASKED_SPEC), jax.random.key(3))
+  batch = rb.make_batch(rb.MASKED_SPEC)
+  texts = outputs.texts_of(batch, jax.random.key(3))
   seeds = np.concatenate(
     [
       np.asarray(rows.seeds)[(rows.segment > 0) & (rows.position == 0)]
@@ -173,7 +174,8 @@ def test_its_dropout_is_its_own():
       for rows in blocks
     ]
   )
-  assert len(seeds) == sum(rb.MASKED_SPEC.texts().values())
+  blocks = [*batch.texts["passage"], *batch.masked]
+  assert len(seeds) == sum((block.number >= 0).sum() for block in blocks)
   assert len(np.unique(seeds)) == len(seeds)
 
 
