@@ -265,7 +265,7 @@ def targets(rate: float, longest: int) -> np.ndarray:
 def _rounded(
   blocks: Sequence[packing.Block], chunk_rows: int, devices: int
 ) -> tuple[packing.Block, ...]:
-  """Rounds the rows of each block up, so that devices and chunks get equal parts."""
+  """Rounds each block's rows up to equal parts for devices and chunks."""
   blocks = [block for block in blocks if block.rows]
 
   def split(parts):

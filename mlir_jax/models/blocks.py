@@ -95,8 +95,8 @@ def random_words(
   for place in outer:
     words = _scramble(words ^ _scramble(place))
   # Only the last two lines run for each value. They are a scramble without its
-  # first and last step: the words are scrambled already, and the caller compares
-  # only the high bits with a threshold.
+  # first and last step: the words are already scrambled, and the caller only
+  # compares their high bits with a threshold.
   words = (words ^ _scramble(~last)) * np.uint32(0x7FEB352D)
   return (words ^ (words >> 15)) * np.uint32(0x846CA68B)
 
@@ -136,8 +136,8 @@ def drop(
 class _Dense(nn.Module):
   """A dense layer over the last axis, computed on a matrix of all tokens.
 
-  The product is that of nn.Dense. On values of three axes, nn.Dense's derivative
-  by the kernel runs at half the speed or less on a CPU.
+  The product is that of nn.Dense. But for values of three axes, nn.Dense's
+  derivative by the kernel runs at half the speed or less on a CPU.
   """
 
   features: int

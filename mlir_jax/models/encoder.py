@@ -35,11 +35,11 @@ def hidden_states(
   Args:
     config: The encoder's.
     params: One encoder's.
-    texts: Blocks of rows, N tokens together. If they have seeds, dropout in each
-      text depends only on its seed. No text is longer than
+    texts: Blocks of rows, N tokens together. If they have seeds, dropout in
+      each text depends only on its seed. No text is longer than
       `config.max_length`.
-    token_vectors: [N, hidden] float32, the tokens' rows of the token table. They
-      are given to differentiate by them instead of by the table.
+    token_vectors: [N, hidden] float32, the tokens' rows of the token table.
+      Give them to differentiate by them instead of by the table.
 
   Returns:
     For each block [R, L, hidden] in the config's dtype; also finite at padding.
