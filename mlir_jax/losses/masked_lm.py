@@ -67,8 +67,7 @@ class MaskedLmLoss(base.Loss):
     size = len(vocabulary.params["table"])
     assert batch.masked is not None  # See `stream`.
     known = [
-      {"targets": block.targets, "valid": block.valid}
-      for block in batch.masked
+      {"targets": block.targets, "valid": block.valid} for block in batch.masked
     ]
 
     def sums(params, blocks):

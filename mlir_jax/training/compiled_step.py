@@ -135,8 +135,9 @@ class CompiledStep:
       if "RESOURCE_EXHAUSTED" not in str(error):
         raise
       raise MemoryError(
-        "The step does not fit in the devices' memory. Set a batch.chunk_rows, a"
-        " smaller one, model.remat=layer, mesh.fsdp=True, or a smaller batch."
+        "The step does not fit in the devices' memory. Set batch.chunk_rows, or"
+        " reduce it; set model.remat=layer or mesh.fsdp=True; or use a smaller"
+        " batch."
         f" The compiler says: {error}"
       ) from error
     self._say(
