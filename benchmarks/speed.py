@@ -52,8 +52,8 @@ STEPS = 9
 GPU_STEPS = 20
 XLMR = {"vocab_size": 250_002, "type_vocab_size": 1, "pad_token_id": 1}
 # Keeps the memory that a step frees for the next one, in huge pages. XLA
-# requests a step's memory at once, and otherwise waits each time until the system
-# has cleared it. PyTorch gains less. Both sides get this setting.
+# requests a step's memory at once, and otherwise waits each time until the
+# system has cleared it. PyTorch gains less. Both sides get this setting.
 MALLOC = (
   "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0"
   ":glibc.malloc.trim_threshold=1099511627776"

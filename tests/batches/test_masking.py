@@ -26,7 +26,7 @@ KEYS = sampling.make_key(0, "test", np.arange(400))
 
 
 def wordpiece():
-  """Makes a tokenizer with PIECES pieces that begin a word and PIECES others."""
+  """Makes a tokenizer: PIECES pieces that begin a word, and PIECES others."""
   pieces = [f"w{i}" for i in range(PIECES)] + [f"##w{i}" for i in range(PIECES)]
   vocabulary = {piece: i for i, piece in enumerate(SPECIAL_TOKENS + pieces)}
   tokenizer = tokenizers.Tokenizer(
