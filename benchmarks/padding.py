@@ -3,9 +3,9 @@
 python benchmarks/padding.py --tokenizer=TOKENIZER.json --root=COLLECTION
 
 The texts are the pairs of a folder (COLLECTION, in the layout of the collection
-"folder"), CLDR's names, and texts with log-normal lengths. The script prints the
-share for training with batches of several sizes, and for encoding 10,000
-passages. No model is needed: it chooses and fills rows as a run does.
+"folder"), CLDR's names, and texts with log-normal lengths. The script covers
+training with batches of several sizes, and encoding of 10,000 passages. It
+needs no model, because it chooses and fills rows as a run does.
 """
 
 import argparse

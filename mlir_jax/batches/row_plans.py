@@ -18,7 +18,7 @@ from mlir_jax.data import token_store
 # Group to the blocks of its rows, the longest first.
 Plan = Mapping[str, tuple[packing.Block, ...]]
 
-# The choice reads the lengths of so many texts, and packs so many of them.
+# The choice reads the lengths of _SCANNED texts, and packs _PACKED texts.
 _SCANNED = 2**19
 _PACKED = 2**17
 # A further block or plan must save at least this share to pay for its

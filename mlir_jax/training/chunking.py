@@ -133,10 +133,10 @@ def in_chunks(read: Read, chunk_rows: int) -> Encode:
 def count_parts(shapes: Sequence[tuple[int, int]], chunk_rows: int) -> int:
   """Returns the number of parts in which some blocks' rows are encoded.
 
-  It is at least 2. The compiler replaces a loop of one iteration by its body,
-  and then the memory of several such loops is in use at the same time. The
-  number divides the rows of all blocks. If no such number makes the chunks
-  small enough, it is the largest one.
+  The number divides the rows of all blocks. It is at least 2 where possible:
+  the compiler replaces a loop of one iteration by its body, and then the memory
+  of several such loops is in use at the same time. If no number makes the
+  chunks small enough, it is the largest one.
 
   Args:
     shapes: The (rows, length) of the blocks of a group, the longest first.
@@ -157,7 +157,7 @@ def _fold(tree: PyTree, blocks: Sequence[rows_lib.Rows], chunk_rows: int):
 
 
 def _adder(read: Callable, params: PyTree, name: str) -> Callable:
-  """Returns a scan's body that adds a chunk's gradient to one tower's."""
+  """Returns a scan's body that adds up one tower's gradient over chunks."""
   table, rest = encoder.split_table(params[name])
 
   def add(gradient, part):
