@@ -72,7 +72,7 @@ class Masker:
       Special tokens may not. Nor may the unknown token, because it can mean any
       word.
     begins_word: bool [V], the tokens that begin a word.
-    prefix_length: Tokens of the prefix, which are never hidden.
+    prefix_length: Tokens before the text itself, which are never hidden.
   """
 
   kind: str

@@ -41,7 +41,7 @@ class Plans:
   Attributes:
     plans: The smallest first.
     last_resort: Whether the last plan is a last resort. Such a plan holds any
-      texts, for steps whose lengths were not read.
+      texts, for steps that the choice did not examine.
     counts: Group to the mean counts of a step, without padding.
     computed: Mean number of tokens that a step computes, with padding.
   """
