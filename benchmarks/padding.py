@@ -1,11 +1,11 @@
-"""Prints which share of the computed tokens is padding.
+"""Prints the share of padding in the computed tokens.
 
 python benchmarks/padding.py --tokenizer=TOKENIZER.json --root=COLLECTION
 
-For the pairs of a folder of texts (COLLECTION, in the layout of the collection
-"folder"), for CLDR's names, and for lengths that are log-normal: in training,
-with batches of several sizes, and in encoding 10,000 passages. No model is
-needed: rows are chosen and filled as a run does it.
+The texts are the pairs of a folder (COLLECTION, in the layout of the collection
+"folder"), CLDR's names, and texts with log-normal lengths. The script covers
+training with batches of several sizes, and encoding of 10,000 passages. It
+needs no model, because it chooses and fills rows as a run does.
 """
 
 import argparse
@@ -19,13 +19,13 @@ from mlir_jax.data import collections
 from mlir_jax.retrieval import row_batches
 
 MAX_LENGTH = {"query": 32, "passage": 128}
-STEPS = 10_000  # Of a run; the lengths of the first are drawn.
-DRAWN = 500
+STEPS = 10_000  # Steps of a run.
+DRAWN = 500  # Steps whose lengths are known.
 TEXTS = 20_000
 
 
 def lengths_of_pairs(records, tokenizer) -> dict[str, np.ndarray]:
-  """Role to the tokens of the texts of some pairs."""
+  """Maps each role to the numbers of tokens of its texts."""
   texts = {"query": [], "passage": []}
   for record in itertools.islice(records, TEXTS):
     passage = record.positives[0]

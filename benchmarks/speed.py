@@ -1,28 +1,30 @@
-"""Times training steps and encoding beside sentence-transformers on PyTorch.
+"""Times training steps and encoding against sentence-transformers on PyTorch.
 
 python benchmarks/speed.py --model=FOLDER --data=PAIRS.json.gz
 
 Both sides have the same weights (FOLDER, in sentence-transformers' layout),
-texts, lengths, batch, precision and threads, and are checked to compute the
-same loss and vectors, without dropout, before the clock starts. Each is a
-process of its own; they take turns, measurement by measurement, while the other
-waits. Compiling and warming up are not measured.
+texts, lengths, batch, precision and threads. Before it measures, the benchmark
+checks that both compute the same loss and vectors, without dropout. Each side
+is a separate process. They take turns after each measurement; the other one
+waits. Compilation and warm-up are not measured.
 
-- A training step is the whole of one: forward with the model's dropout,
-  in-batch negatives, backward, clipping, AdamW. Ours also computes what the
+- A training step is a whole step: forward with the model's dropout, in-batch
+  negatives, backward, clipping, AdamW. Ours also computes the metrics that the
   loop logs, and skips a step that is not finite. Theirs is
   MultipleNegativesRankingLoss with PyTorch's fused AdamW, its trainer's choice.
-- Encoding goes from strings to NumPy arrays. Of this, tokenizing is measured
-  apart, too.
-- Each pads in its own way, and says how much. Ours: queries and passages
-  together, packed into rows that are the same at every step. Theirs:
-  each of the two to its longest text. To encode, both sort texts by length.
+- Encoding goes from strings to NumPy arrays. Tokenizing is also measured
+  separately.
+- Each side pads in its own way, and prints its share of padding. Ours packs
+  queries and passages together into rows, which are the same at every step.
+  Theirs pads each of the two to its longest text. To encode, both sort texts by
+  length.
 
-With --device=gpu, XLM-R base's shape with random weights and tokens, in
-bfloat16: 512 queries and 1,024 passages of 128 tokens, and the model FLOPs
-utilization. There the sides run one after the other, each with all of the
-memory. The largest batch that fits is found by hand: --queries, --chunk.
-This part has never been run: no GPU was at hand when it was written.
+With --device=gpu, the model has XLM-R base's shape with random weights, in
+bfloat16. The batch is 512 queries and 1,024 passages of 128 random tokens. The
+table also has the model FLOPs utilization. The sides run one after the other,
+each with all of the memory. Find the largest batch that fits by hand, with
+--queries and --chunk_rows. This part has never been run, because no GPU was
+available when it was written.
 """
 
 import argparse
@@ -41,17 +43,17 @@ import numpy as np
 
 MAX_LENGTH = {"query": 32, "passage": 128}
 PREFIX = {"query": "query: ", "passage": "passage: "}
-SCALE = 50.0  # Of the cosines: 1 / temperature.
+SCALE = 50.0  # Multiplies the cosines: 1 / temperature.
 LEARNING_RATE = 3e-5
-# Batches that are gone through in turn. An odd number: every second step is not
-# counted, and each batch shall be.
+# The number of batches, which are used in turn. It is odd, because only every
+# second step is counted, and each batch must be.
 STEPS = 9
-# On a GPU, where a step is too short to be measured alone.
+# Steps in one measurement on a GPU, where one step is too short to measure.
 GPU_STEPS = 20
 XLMR = {"vocab_size": 250_002, "type_vocab_size": 1, "pad_token_id": 1}
-# What a step frees is kept for the next one, in huge pages. XLA asks for a
-# step's memory at once and would wait for the system to clear it, each time;
-# PyTorch has less to gain. Both get it.
+# Keeps the memory that a step frees for the next one, in huge pages. XLA
+# requests a step's memory at once, and otherwise waits each time until the
+# system has cleared it. PyTorch gains less. Both sides get this setting.
 MALLOC = (
   "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0"
   ":glibc.malloc.trim_threshold=1099511627776"
@@ -59,7 +61,7 @@ MALLOC = (
 
 
 def read_pairs(path: str) -> list[tuple[str, str]]:
-  """(question, title and text of its passage), in an order of chance."""
+  """Returns (question, title and text of its passage) in random order."""
   with gzip.open(path, "rt", encoding="utf-8") as file:
     rows = json.load(file)
   pairs = []
@@ -71,7 +73,7 @@ def read_pairs(path: str) -> list[tuple[str, str]]:
 
 
 class Side:
-  """What is measured: a subclass for each side, with the methods of `Ours`.
+  """The base of both sides, which all have the methods of `Ours`.
 
   Attributes:
     settings: The command line.
@@ -104,7 +106,7 @@ class Side:
       self.ids[role] = [ids[i : i + count] for i in range(0, end, count)]
 
   def tokenizer(self, role: str):
-    """The model's tokenizer, which cuts texts as that role asks for."""
+    """Returns the model's tokenizer, which cuts texts as the role requires."""
     import tokenizers
 
     path = f"{self.settings.model}/tokenizer.json"
@@ -114,12 +116,12 @@ class Side:
     return tokenizer
 
   def steps(self) -> int:
-    """Steps in one measurement."""
+    """Returns the number of steps in one measurement."""
     return GPU_STEPS if self.settings.device == "gpu" else 1
 
 
 class Ours(Side):
-  """This project, by the pieces that its runs are made of."""
+  """This project, built from the same parts as a run."""
 
   def __init__(self, settings: argparse.Namespace):
     """Builds and compiles."""
@@ -171,7 +173,7 @@ class Ours(Side):
       [len(ids) for ids in queries + passages]
       for queries, passages in zip(*self.ids.values(), strict=True)
     ]
-    # As in a long run: a row count that holds all the steps.
+    # As in a long run, the rows hold all steps.
     self.plans = row_plans.choose(
       {"passage": np.array(lengths)},
       {"passage": int(np.max(lengths))},
@@ -209,7 +211,7 @@ class Ours(Side):
       )  # fmt: skip
 
   def _batch(self, texts: list[list[int]]):
-    """A batch, as the reader makes it; queries come before passages."""
+    """Returns a batch like the reader's; queries come before passages."""
     from mlir_jax.batches import batch as batch_lib
     from mlir_jax.batches import packing
 
@@ -223,7 +225,7 @@ class Ours(Side):
       filled.append(batch_lib.TextRows(*rows, number))
     slot = packed.slot
     count = self.settings.queries
-    # Column 0 the positives, then a hard negative for each.
+    # Column 0 has the positives, column 1 a hard negative for each.
     passage = slot[count:].reshape(-1, count).T
     text = np.arange(passage.size, dtype=np.int32).reshape(-1, count).T
     question = np.arange(count, dtype=np.int32)
@@ -242,7 +244,7 @@ class Ours(Side):
     )
 
   def describe(self) -> dict:
-    """Versions, padding, and what a step takes."""
+    """Returns versions, padding, and what a step takes."""
     from mlir_jax.batches import packing
     from mlir_jax.costs import flops
 
@@ -261,7 +263,7 @@ class Ours(Side):
     }
 
   def check(self) -> tuple[float, np.ndarray]:
-    """The first batch's loss, its vectors and those of the texts."""
+    """Returns the first batch's loss, its vectors and those of the texts."""
     from mlir_jax import sharding
     from mlir_jax.losses import registry
     from mlir_jax.training import build
@@ -285,7 +287,7 @@ class Ours(Side):
     return self.text_encoder.encode(self.state.params, "passage", self.texts)
 
   def step(self) -> float:
-    """Seconds of a training step."""
+    """Returns the seconds of a training step."""
     started = time.perf_counter()
     for _ in range(self.steps()):
       batch = self.batches[self.taken % len(self.batches)]
@@ -295,21 +297,21 @@ class Ours(Side):
     return (time.perf_counter() - started) / self.steps()
 
   def encode(self) -> float:
-    """Seconds of encoding the texts."""
+    """Returns the seconds of encoding the texts."""
     started = time.perf_counter()
     self._encode()
     return time.perf_counter() - started
 
   def tokenize(self) -> float:
-    """Seconds of tokenizing them."""
+    """Returns the seconds of tokenizing them."""
     texts = [PREFIX["passage"] + text for text in self.texts]
     started = time.perf_counter()
     self.passage_tokenizer.encode_batch_fast(texts)
     return time.perf_counter() - started
 
   def matmul(self) -> float:
-    """FLOP/s of a product of large bfloat16 matrices."""
-    # Of ones a GPU makes a product faster than of numbers as they come.
+    """Returns the FLOP/s of a product of large bfloat16 matrices."""
+    # Random numbers, because a GPU multiplies matrices of ones faster.
     matrix = self.jax.random.normal(
       self.jax.random.key(0), (8192, 8192), "bfloat16"
     )
@@ -377,7 +379,7 @@ class Theirs(Side):
     }
 
   def describe(self) -> dict:
-    """Versions and padding."""
+    """Returns versions and padding."""
     shapes = [
       [tuple(column["input_ids"].shape) for column in batch]
       for batch in self.batches
@@ -391,7 +393,7 @@ class Theirs(Side):
     }
 
   def _loss(self):
-    """The next batch's loss."""
+    """Returns the next batch's loss."""
     batch = self.batches[self.taken % len(self.batches)]
     on_gpu = self.settings.device == "gpu"
     with (
@@ -402,7 +404,7 @@ class Theirs(Side):
       return self.loss([dict(column) for column in batch], None)
 
   def check(self) -> tuple[float, np.ndarray]:
-    """The first batch's loss, its vectors and those of the texts."""
+    """Returns the first batch's loss, its vectors and those of the texts."""
     self.model.eval()
     with self.torch.inference_mode():
       loss = self._loss().item()
@@ -421,7 +423,7 @@ class Theirs(Side):
     )
 
   def step(self) -> float:
-    """Seconds of a training step."""
+    """Returns the seconds of a training step."""
     self.model.train()
     started = time.perf_counter()
     for _ in range(self.steps()):
@@ -437,14 +439,14 @@ class Theirs(Side):
     return (time.perf_counter() - started) / self.steps()
 
   def encode(self) -> float:
-    """Seconds of encoding the texts."""
+    """Returns the seconds of encoding the texts."""
     self.model.eval()
     started = time.perf_counter()
     self._encode()
     return time.perf_counter() - started
 
   def tokenize(self) -> float:
-    """Seconds of tokenizing them."""
+    """Returns the seconds of tokenizing them."""
     size = self.settings.encode_batch
     texts = sorted(self.texts, key=len)
     started = time.perf_counter()
@@ -454,7 +456,7 @@ class Theirs(Side):
     return time.perf_counter() - started
 
   def matmul(self) -> float:
-    """FLOP/s of a product of large bfloat16 matrices."""
+    """Returns the FLOP/s of a product of large bfloat16 matrices."""
     matrix = self.torch.randn(
       8192, 8192, dtype=self.torch.bfloat16, device="cuda"
     )
@@ -470,7 +472,7 @@ HEAD = """
 
 
 def mean_pooled(torch, encoder):
-  """A model as their losses take it, without a tokenizer."""
+  """Makes a model for their losses, without a tokenizer."""
 
   class Model(torch.nn.Module):
     def __init__(self):
@@ -492,7 +494,7 @@ def mean_pooled(torch, encoder):
 
 
 def rate(product, wait, times: int = 50) -> float:
-  """FLOP/s of a product of matrices of 8,192 x 8,192."""
+  """Returns the FLOP/s of a product of matrices of 8,192 x 8,192."""
   wait(product())
   started = time.perf_counter()
   for _ in range(times):
@@ -502,9 +504,9 @@ def rate(product, wait, times: int = 50) -> float:
 
 
 def serve(settings: argparse.Namespace) -> None:
-  """One side's process: does what it is asked for, line by line."""
+  """Runs one side's process: answers commands, line by line."""
   answers = os.fdopen(os.dup(1), "w", buffering=1)
-  os.dup2(2, 1)  # What libraries print goes to stderr.
+  os.dup2(2, 1)  # Output of libraries goes to stderr.
   side = SIDES[settings.side](settings)
   for line in sys.stdin:
     command = line.strip()
@@ -520,10 +522,10 @@ def serve(settings: argparse.Namespace) -> None:
 
 
 class Process:
-  """A side, in a process of its own."""
+  """A side in a separate process."""
 
   def __init__(self, side: str, settings: argparse.Namespace, exchange: str):
-    """Starts it."""
+    """Starts the process."""
     threads = str(settings.threads)
     variables = {
       "GLIBC_TUNABLES": MALLOC,
@@ -532,7 +534,7 @@ class Process:
       "OMP_NUM_THREADS": threads,
       "RAYON_NUM_THREADS": threads,
       "TOKENIZERS_PARALLELISM": "true",
-      "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95",  # Of a GPU, instead of 3/4.
+      "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95",  # Of a GPU; the default is 3/4.
     }
     self._process = subprocess.Popen(
       [
@@ -546,16 +548,16 @@ class Process:
     )
 
   def __call__(self, command: str):
-    """What it answers to a command."""
+    """Sends a command and returns the answer."""
     self._process.stdin.write(command + "\n")
     self._process.stdin.flush()
     answer = self._process.stdout.readline()
     if not answer:
-      raise SystemExit("A side has ended; its error stands above.")
+      raise SystemExit("A side has ended; its error is printed above.")
     return json.loads(answer)
 
   def close(self) -> None:
-    """Ends it."""
+    """Ends the process."""
     self._process.stdin.close()
     self._process.wait()
 
@@ -563,17 +565,17 @@ class Process:
 def measure(
   sides: dict[str, Process], command: str, repeats: int
 ) -> dict[str, np.ndarray]:
-  """Side to its measurements, [repeats, 2]: seconds, and those of all CPUs."""
+  """Maps each side to [repeats, 2]: seconds, and CPU seconds of all cores."""
   found = {name: [] for name in sides}
   for _ in range(repeats):
     for name, side in sides.items():
-      side(command)  # Not counted: the other's turn left memory cold.
+      side(command)  # Not counted, because the other side used the caches.
       found[name].append(side(command))
   return {name: np.array(values) for name, values in found.items()}
 
 
 def row(name: str, found: dict[str, np.ndarray]) -> str:
-  """A line of the table: medians, and quartiles of theirs over ours."""
+  """Returns a line of the table: medians, and quartiles of theirs / ours."""
   cells = [name]
   for side in SIDES:
     wall, cpu = 1e3 * np.median(found[side], axis=0)
@@ -599,7 +601,7 @@ def check(sides: dict[str, Process], exchange: str) -> None:
 
 
 def describe(name: str, side: Process) -> dict:
-  """What a side says of itself, which is also printed."""
+  """Prints and returns a side's facts."""
   facts = side("describe")
   print(f"{name}:", ", ".join(f"{k} {v}" for k, v in facts.items()), flush=True)
   return facts

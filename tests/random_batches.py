@@ -1,4 +1,4 @@
-"""Random batches in rows, and their gradients on a mesh, for step tests."""
+"""Makes random batches, and computes their gradients, for tests of the step."""
 
 import dataclasses
 import types
@@ -39,7 +39,7 @@ SETTINGS = {
 
 
 def make_losses(**changes):
-  """The losses, with other settings: make_losses(ir={"weight": 0.0})."""
+  """Makes the losses with changed settings: make_losses(ir={"weight": 0.0})."""
   return registry.make(
     {name: SETTINGS[name] | changes.get(name, {}) for name in SETTINGS}
   )
@@ -50,12 +50,12 @@ SPEC = batch_lib.BatchSpec(16, 2, 8, 8)
 MASKED_SPEC = dataclasses.replace(SPEC, masked=16)
 LENGTH = 8
 TARGETS = 3
-# What the step asks of a contract.
+# The fields of a contract that the step reads.
 CONTRACT = types.SimpleNamespace(pooling="mean", normalize=True)
 
 
 def one_a_row(spec):
-  """The plan in which every text has a row of its own."""
+  """Returns the plan in which every row holds one text."""
   return {
     group: (packing.Block(texts, LENGTH, 1, TARGETS),)
     for group, texts in spec.texts().items()
@@ -63,7 +63,7 @@ def one_a_row(spec):
 
 
 def packed(spec, quantum=8):
-  """A plan of long and short rows, each for several texts."""
+  """Returns a plan of long and short rows, each for several texts."""
   plan = {}
   for group, texts in spec.texts().items():
     most = -(-texts // (4 * quantum)) * quantum
@@ -75,9 +75,9 @@ def packed(spec, quantum=8):
 
 
 def make_batch(spec=SPEC, plan=None, seed=0):
-  """A batch with hard negatives, some of them padding, and repeated texts.
+  """Makes a batch with repeated texts and hard negatives, some of them padding.
 
-  The same texts, whatever the plan.
+  The texts do not depend on the plan.
   """
   random = np.random.default_rng(seed)
   plan = plan or one_a_row(spec)
@@ -85,7 +85,7 @@ def make_batch(spec=SPEC, plan=None, seed=0):
   def text(shape, dtype=np.int32):
     return random.integers(0, 60, shape).astype(dtype)
 
-  # Without rows: what is drawn must not depend on the plan.
+  # Made without rows, so that the random numbers do not depend on the plan.
   made = batch_lib.make(spec, {"masked": ()}, text, positives=2)
   retrieval = made.retrieval
   if retrieval:
@@ -148,7 +148,7 @@ def make_batch(spec=SPEC, plan=None, seed=0):
     rows_of[group] = tuple(filled)
 
   def place(group, rows):
-    """The places of the group's next texts, in the order of their numbers."""
+    """Returns the places of the group's next texts, in order of number."""
     taken, slot_of[group] = np.split(slot_of[group], [rows.size])
     return taken.reshape(rows.shape)
 
@@ -167,7 +167,7 @@ def make_batch(spec=SPEC, plan=None, seed=0):
 
 
 def make_params(config=CONFIG, towers="tied", with_head=False):
-  """Parameters in the config's dtype."""
+  """Makes parameters in the config's dtype."""
   params = encoder.init_params(config, towers, jax.random.key(0), with_head)
   return jax.tree.map(lambda x: x.astype(config.dtype), params)
 
@@ -183,7 +183,7 @@ def gradients(
   chunk_rows=0,
   key=None,
 ):
-  """(total, gradient, metrics) on a mesh of so many devices."""
+  """Returns (total, gradient, metrics), computed on a mesh of `devices`."""
   compute, args = prepare_gradients(
     params,
     batch,
@@ -200,7 +200,7 @@ def gradients(
 def prepare_gradients(
   params, batch, *, config, losses, devices, fsdp, chunk_rows, key
 ):
-  """The jitted function of `gradients`, and its arguments on the mesh."""
+  """Returns the jitted function of `gradients`, and its placed arguments."""
   mesh = sharding.make_mesh(devices=jax.devices()[:devices])
   shardings = sharding.state_shardings(params, mesh, fsdp)
   encode = build.make_encode(config, CONTRACT, mesh, shardings, chunk_rows)
@@ -223,7 +223,7 @@ def prepare_gradients(
 
 
 def assert_same(ours, theirs, atol=1e-12):
-  """Trees are equal but for rounding."""
+  """Checks that trees are equal up to rounding."""
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=atol),
     ours,
@@ -232,11 +232,11 @@ def assert_same(ours, theirs, atol=1e-12):
 
 
 def float64(config=CONFIG, **changes):
-  """The config in float64, for tests of arithmetic under enable_x64."""
+  """Returns the config in float64, for tests with enable_x64."""
   return dataclasses.replace(config, dtype="float64", **changes)
 
 
 def random_like(tree, seed=0):
-  """A random direction in the space of parameters."""
+  """Returns a random direction in the space of parameters."""
   random = np.random.default_rng(seed)
   return jax.tree.map(lambda x: jnp.asarray(random.normal(size=x.shape)), tree)

@@ -1,1 +1,1 @@
-"""Batches: what a step reads, a function of the seed and the step."""
+"""Batches: the data of each step, a function of the seed and the step."""

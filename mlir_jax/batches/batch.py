@@ -1,7 +1,8 @@
-"""The batch, said once: its sizes, and every array with its shape and dtype.
+"""The definition of a batch: its arrays, with their shapes and dtypes.
 
-The reader fills it with NumPy arrays, compiling with `jax.ShapeDtypeStruct`s,
-and the step reads it as arrays on the mesh: it is a tree of arrays to JAX.
+The reader fills it with NumPy arrays. The compilation of a step fills it with
+`jax.ShapeDtypeStruct`s. The step receives arrays on the mesh. For JAX, a batch
+is a tree of arrays.
 """
 
 import dataclasses
@@ -13,8 +14,8 @@ import numpy as np
 
 from mlir_jax.batches import packing
 
-# An array of NumPy in the reader, of JAX in the step, or its shape and dtype
-# alone: whoever reads a batch knows which.
+# A NumPy array in the reader, a JAX array in the step, or only a shape and a
+# dtype. The code that uses a batch knows which of them it has.
 Array = Any
 
 STREAMS = ("retrieval", "parallel", "monolingual", "masked")
@@ -22,15 +23,17 @@ STREAMS = ("retrieval", "parallel", "monolingual", "masked")
 
 @dataclasses.dataclass(frozen=True)
 class BatchSpec:
-  """Global batch sizes, over all devices and hosts; 0 leaves a stream out.
+  """Global batch sizes, over all devices and hosts; 0 omits a stream.
 
   Attributes:
     retrieval: Question-passage pairs.
     hard_negatives: Per question.
     parallel: Sentence pairs.
     monolingual: Sentences.
-    masked: Monolingual sentences with words hidden, drawn on their own.
-    tied: Whether one tower encodes all: queries then stand among passages.
+    masked: Monolingual sentences with hidden words; drawn independently of
+      `monolingual`.
+    tied: Whether one tower encodes all texts. If so, the queries belong to the
+      group "passage".
   """
 
   retrieval: int
@@ -41,7 +44,7 @@ class BatchSpec:
   tied: bool = True
 
   def texts(self) -> dict[str, int]:
-    """Group to how many texts of it a step encodes, for those it has."""
+    """Maps each group that has texts to how many of them a step encodes."""
     passages = self.retrieval * (1 + self.hard_negatives)
     passages += 2 * self.parallel + self.monolingual
     counts = {
@@ -53,19 +56,20 @@ class BatchSpec:
 
 
 def _array(*shape: str | int, dtype: type = np.int32) -> Any:
-  """A field that is an array of this shape; letters are sizes."""
+  """Returns a field for an array of this shape; letters are sizes."""
   return dataclasses.field(metadata={"shape": shape, "dtype": dtype})
 
 
 @flax.struct.dataclass
 class TextRows:
-  """R rows of L tokens, with at most S texts one behind the other in each.
+  """R rows of L tokens; each holds at most S texts, one after the other.
 
   Attributes:
     ids: Tokens.
     position: Each token's place in its text, from 0.
     segment: The number of its text in the row, from 1; 0 for padding.
-    number: Each text's number in the step, whatever the rows; -1 for none.
+    number: Each text's number in the step, which does not depend on the
+      packing; -1 for no text.
   """
 
   ids: Array = _array("R", "L")
@@ -76,12 +80,12 @@ class TextRows:
 
 @flax.struct.dataclass
 class MaskedRows(TextRows):
-  """Rows of texts with words hidden, at most K tokens in each row.
+  """Rows of texts with hidden words, at most K hidden tokens in each row.
 
   Attributes:
-    places: Where in the row the hidden tokens are, rising; 0 if not valid.
-    targets: What they were; 0 if not valid.
-    valid: False behind a row's last hidden token.
+    places: The hidden tokens' indices in the row, ascending; 0 if not valid.
+    targets: The original tokens; 0 if not valid.
+    valid: False after a row's last hidden token.
   """
 
   places: Array = _array("R", "K")
@@ -101,7 +105,8 @@ class Retrieval:
     passage_text: Text ids.
     passage_sequence: Sequences.
     passage_valid: False where hard negatives are missing.
-    positive_sequence: Of the known positives that are in the batch, at most P.
+    positive_sequence: Sequences of the known positives that are in the batch,
+      at most P.
   """
 
   query: Array = _array("B")
@@ -146,19 +151,20 @@ class Monolingual:
 
 @flax.struct.dataclass
 class Batch:
-  """What a step reads. A stream that the batch does not have is None.
+  """The data of a step. A stream that the batch does not have is None.
 
-  Ids are int32; -1 is none. Texts with one text id have the same words, in
-  whatever role; texts with one sequence are encoded alike, in one role. A row
-  number is that of a tower's text in its buckets, one behind the other.
+  Ids are int32; -1 is none. Texts with the same text id have the same words, in
+  any role. Texts of one role with the same sequence have the same tokens. The
+  place of a text counts the places for texts in its tower's rows, one block
+  after the other: it is the index of the text's vector.
 
   Attributes:
-    texts: Tower ("passage", and "query" if it is a tower of its own) to the
-      buckets of its texts, the longest first.
+    texts: Tower ("passage", and "query" if queries have their own tower) to the
+      blocks of its rows.
     retrieval: Question-passage pairs.
     parallel: Translations.
     monolingual: Sentences.
-    masked: Buckets of sentences with words hidden.
+    masked: Blocks of rows of sentences with hidden words.
   """
 
   texts: Mapping[str, Sequence[TextRows]]
@@ -169,7 +175,7 @@ class Batch:
 
   @property
   def streams(self) -> tuple[str, ...]:
-    """The streams that it has."""
+    """The streams that the batch has."""
     return tuple(name for name in STREAMS if getattr(self, name) is not None)
 
 
@@ -178,12 +184,12 @@ Create = Callable[[tuple[int, ...], type], Array]
 
 
 def fill(kind: type, create: Create, **sizes: int) -> Any:
-  """Makes one of the classes above, each of its arrays by `create`.
+  """Returns one of the classes above; `create` makes each of its arrays.
 
   Args:
     kind: The class.
     create: Makes an array.
-    **sizes: The letters of its shapes: B=16, C=3.
+    **sizes: The values of the letters in its shapes: B=16, C=3.
   """
   return kind(
     **{
@@ -206,13 +212,13 @@ def make(
   *,
   positives: int = 1,
 ) -> Batch:
-  """Makes a batch of some sizes, each of its arrays by `create`.
+  """Returns a batch of the given sizes; `create` makes each of its arrays.
 
   Args:
     spec: Global batch sizes.
     plan: Group to the blocks of its rows.
     create: Makes an array.
-    positives: P, the most known positives of a question.
+    positives: P, the largest number of known positives of a question.
   """
   streams = {}
   if size := spec.retrieval:

@@ -1,4 +1,4 @@
-"""Which texts a step reads: a function of (seed, step), for all hosts alike."""
+"""Draws the texts of a step from the token store, the same on all hosts."""
 
 import collections
 import dataclasses
@@ -12,20 +12,20 @@ from mlir_jax.batches import sampling
 from mlir_jax.data import token_store
 from mlir_jax.losses import registry
 
-# The rows of the store that a stream reads.
+# Stream to the rows of the store that it reads.
 _ROWS = {stream: stream for stream in token_store.STREAMS} | {
   "masked": "monolingual"
 }
 
 
 def streams_read(sizes: Mapping[str, int]) -> list[str]:
-  """The collection's streams that batches of these sizes read."""
+  """Returns the collection's streams that batches of these sizes read."""
   read = {_ROWS[stream] for stream in batch_lib.STREAMS if sizes[stream]}
   return [stream for stream in token_store.STREAMS if stream in read]
 
 
 def check(store: token_store.TokenStore, spec: batch_lib.BatchSpec) -> None:
-  """Raises ValueError if the store lacks what the batch shall hold."""
+  """Raises ValueError if the store lacks data that the batch needs."""
   for stream in batch_lib.STREAMS:
     size, rows = getattr(spec, stream), _ROWS[stream]
     if size > 0 and not store.rows(rows):
@@ -44,7 +44,7 @@ def check(store: token_store.TokenStore, spec: batch_lib.BatchSpec) -> None:
 
 
 class Part(NamedTuple):
-  """Texts of a stream that are encoded in one role; text is int32 [n, ...]."""
+  """A stream's texts in one role; `text` holds their ids, int32 [n, ...]."""
 
   stream: str
   role: str
@@ -55,11 +55,11 @@ class Drawn(NamedTuple):
   """A step's global batch before anything is padded.
 
   Attributes:
-    fields: Stream to what its losses compare texts by: text ids, over all
-      roles, and within a role the numbers of their sequences. Texts with one
-      id have one sequence.
-    texts: Group to its texts; their order gives each its number.
-    mask_keys: uint64 [M], of the masked sentences.
+    fields: Stream to arrays by which its losses recognize equal texts. Text
+      ids are comparable in all roles, sequence numbers only within a role.
+      Within a role, texts with the same id have the same sequence.
+    texts: Group to its texts. A text's number is its index in this order.
+    mask_keys: uint64 [M], a key for each masked sentence.
   """
 
   fields: dict[str, dict[str, np.ndarray]]
@@ -74,7 +74,7 @@ def draw(
   temperature: float,
   step: int,
 ) -> Drawn:
-  """The global batch of a step.
+  """Draws the global batch of a step.
 
   Args:
     store: The token store.
@@ -82,7 +82,7 @@ def draw(
     seed: The run's seed.
     temperature: Languages are drawn with probability ~ size ** (1 /
       temperature).
-    step: From 0; any step costs the same.
+    step: From 0. Late steps take no longer than early ones.
 
   Raises:
     ValueError: if the store lacks a stream, see `check`.
@@ -113,7 +113,8 @@ def draw(
       stream, "sentence", store.arrays[f"{_ROWS[stream]}_texts"][rows]
     )
     if stream == "masked":
-      # By position, not by row: a later epoch hides other words.
+      # The key depends on the position, not on the row, so each epoch hides
+      # other words.
       mask_keys = sampling.make_key(seed, "masking", positions)
       texts["masked"].append(part)
     else:
@@ -128,7 +129,7 @@ def draw(
 def lengths(
   store: token_store.TokenStore, drawn: Drawn
 ) -> dict[str, np.ndarray]:
-  """Group to the tokens of each of its texts, int64 [T]."""
+  """Maps each group to the number of tokens of its texts, int64 [T]."""
   return {
     group: np.concatenate(
       [store.text_lengths(part.role, part.text.ravel()) for part in parts]
@@ -145,20 +146,20 @@ def lengths_of_steps(
   first: int,
   count: int,
 ) -> dict[str, np.ndarray]:
-  """The lengths of the texts of some steps, drawn together.
+  """Draws the texts of consecutive steps together and returns their lengths.
 
   Args:
-    store: As in `draw`, like the next three.
-    spec: Global batch sizes.
-    seed: The run's.
-    temperature: Of the languages.
+    store: As in `draw`.
+    spec: As in `draw`.
+    seed: As in `draw`.
+    temperature: As in `draw`.
     first: The first step, a multiple of `count`.
-    count: How many steps.
+    count: The number of steps.
 
   Returns:
-    Group to int64 [count, T], the tokens of its T texts.
+    Group to int64 [count, T], the number of tokens of its T texts.
   """
-  # One batch of so many sizes reads what so many batches read.
+  # One batch that is `count` times as large has the texts of `count` batches.
   sizes = {
     stream: count * getattr(spec, stream) for stream in batch_lib.STREAMS
   }
@@ -188,7 +189,7 @@ def _retrieval(
   seed: int,
   hard_negatives: int,
 ) -> dict:
-  """What the IR loss compares texts by; rows and epochs are int64 [B]."""
+  """Returns the arrays of the IR loss; rows and epochs are int64 [B]."""
   passages, valid = _choose(store, "positive", rows, 1, epochs, seed)
   if hard_negatives:
     negatives, has_negative = _choose(
@@ -212,7 +213,7 @@ def _retrieval(
 def _known_positives(
   store: token_store.TokenStore, rows: np.ndarray, sequences: np.ndarray
 ) -> np.ndarray:
-  """Which of the batch's passages are known positives of each row's question.
+  """Finds the known positives of each row's question among the passages.
 
   Args:
     store: The token store.
@@ -220,7 +221,7 @@ def _known_positives(
     sequences: int32 [B, C], of the batch's passages.
 
   Returns:
-    int32 [B, P], sequences, -1-padded.
+    int32 [B, P], sequences, padded with -1.
   """
   questions = store.arrays["retrieval_questions"][rows]
   offsets = store.arrays["retrieval_known_offsets"]
@@ -243,10 +244,10 @@ def _choose(
   epochs: np.ndarray,
   seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Some of each row's positives or hard negatives.
+  """Chooses some of each row's positives or hard negatives.
 
   Returns:
-    int32 [B, amount], text ids, and bool [B, amount], which of them there are.
+    Text ids, int32 [B, amount], and which of them are valid, bool [B, amount].
   """
   offsets = store.arrays[f"retrieval_{kind}_offsets"]
   starts = offsets[rows]
@@ -263,5 +264,5 @@ def _choose(
 def _take(
   values: np.ndarray, places: np.ndarray, valid: np.ndarray
 ) -> np.ndarray:
-  """`values` [n] at the valid places, -1 at the others."""
+  """Returns `values` [n] at the valid places, -1 at the others."""
   return np.where(valid, values[np.where(valid, places, 0)], np.int32(-1))

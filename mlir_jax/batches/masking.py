@@ -1,4 +1,4 @@
-"""Hides words of a text for masked language modelling, by (seed, position)."""
+"""Hides words of texts for masked language modelling, by (seed, position)."""
 
 import dataclasses
 import functools
@@ -13,38 +13,38 @@ from mlir_jax.data import tokenizer as tokenizer_lib
 
 KINDS = ("word", "span")
 
-# In tokens. Under XLM-R's tokenizer, 93 % (Telugu, Finnish, Bengali) to over
-# 99 % of the words between spaces in NTREX-128 are no longer. What is longer
-# is mostly a clause of a script without spaces, of which a whole one would be
-# hidden at once: such words are cut into pieces as long as a word is on
-# average (1.4 to 2.3 tokens there).
+# In tokens. With XLM-R's tokenizer, 93 % (Telugu, Finnish, Bengali) to over
+# 99 % of the words between spaces in NTREX-128 are at most this long. Longer
+# "words" are mostly clauses in a script without spaces, and hiding a whole
+# clause is too much. So they are cut into pieces of about the mean length of a
+# word (1.4 to 2.3 tokens there).
 LONGEST_WORD = 4
 PIECE = 2
 
-# Of the words (or spans) that are chosen, the shares that become masks and
-# random tokens; the rest stays as it is (Devlin et al. 2019, section 3.1).
+# The shares of the chosen words (or spans) that become masks and random tokens;
+# the others stay unchanged (Devlin et al. 2019, section 3.1).
 MASKED_SHARE = 0.8
 RANDOM_SHARE = 0.1
 
-# In words: a geometric distribution, cut off and scaled to 1 (Joshi et al.
-# 2020, section 3.1). Its mean is 3.8.
+# The length of a span, in words, has a geometric distribution that is cut off
+# and scaled to 1 (Joshi et al. 2020, section 3.1). Its mean is 3.8.
 SPAN_P = 0.2
 LONGEST_SPAN = 10
 
-# Sorts behind every other key.
+# Sorts after every other key.
 _LAST = np.uint64(2**64 - 1)
 
 
 def max_targets(rate: float, length: np.ndarray | int) -> np.ndarray:
-  """K: the most targets that a text of so many tokens gets; int64.
+  """Returns K, the largest number of targets of a text; int64.
 
-  There is room for its share of them and a piece of a word more, and for any
-  word. It rises with the length, so a row has room whatever its text is padded
-  to.
+  It is the text's share of targets and one more piece of a word, and it is at
+  least the length of the longest word. It grows with the length, so a row has
+  enough room when its text is padded.
 
   Args:
     rate: The share of tokens that become targets.
-    length: In tokens.
+    length: Tokens of the text.
   """
   share = np.ceil(rate * np.asarray(length)).astype(np.int64)
   return np.maximum(LONGEST_WORD, share + PIECE)
@@ -54,24 +54,25 @@ def max_targets(rate: float, length: np.ndarray | int) -> np.ndarray:
 class Masker:
   """Chooses a text's targets and hides them; made by `make_masker`.
 
-  Targets are whole words: a word of which a part is left gives the rest away.
-  For the same reason a word becomes masks, random tokens or itself as a whole
-  (BERT's code decides that for each token, SpanBERT's for each span).
+  Targets are whole words, because the visible part of a word gives its hidden
+  part away. For the same reason all tokens of a word are replaced in the same
+  way: by masks, by random tokens, or not at all. (BERT's code decides this for
+  each token, SpanBERT's code for each span.)
 
-  kind "word" chooses words at random. kind "span" cuts the text into spans of
-  random lengths and chooses among these; the last one is cut where the share
-  is reached. SpanBERT draws spans until there are enough, which may overlap,
-  and hides the first words of a text less often.
+  The kind "word" chooses words at random. The kind "span" cuts the text into
+  spans of random lengths and chooses spans at random; it cuts the last one
+  where the share is reached. SpanBERT instead draws spans, which may overlap,
+  until there are enough. It hides the first words of a text less often.
 
   Attributes:
     kind: "word" or "span".
     rate: The share of a text's maskable tokens that become targets.
     mask_id: The mask token's id.
-    maskable: bool [V], which tokens may be hidden, or be put where another
-      was: no special tokens, and not the unknown one, as what it stands for
-      cannot be told.
-    begins_word: bool [V], which tokens begin a word.
-    prefix_length: Tokens in front of every text, which are no part of it.
+    maskable: bool [V], the tokens that may be hidden or replace a hidden token.
+      Special tokens may not. Nor may the unknown token, because it can mean any
+      word.
+    begins_word: bool [V], the tokens that begin a word.
+    prefix_length: Tokens before the text itself, which are never hidden.
   """
 
   kind: str
@@ -83,36 +84,36 @@ class Masker:
 
   @functools.cached_property
   def _replacements(self) -> np.ndarray:
-    """The tokens that random ones are drawn from; int32."""
+    """The ids from which random tokens are drawn; int32."""
     return np.flatnonzero(self.maskable).astype(np.int32)
 
   def max_targets(self, length: np.ndarray | int) -> np.ndarray:
-    """K: the most targets that a text of so many tokens gets; int64."""
+    """Returns K, the largest number of targets of a text; int64."""
     return max_targets(self.rate, length)
 
   def __call__(
     self, ids: np.ndarray, mask: np.ndarray, keys: np.ndarray
   ) -> dict:
-    """Hides some words of each row.
+    """Hides some words of each text.
 
-    The expected number of a text's targets is its maskable tokens times the
-    rate, with two exceptions: a text has at least the first word that is
-    chosen (if it has any), which is more in texts of a few words; and a word
-    that would end beyond the most targets of a text of that length (rounded up
-    to a multiple of 8) is left out, which is less, by some 1 %.
+    The expected number of a text's targets is its number of maskable tokens
+    times the rate, with two exceptions. The first chosen word is always hidden,
+    so texts of few words have more targets. A word that would exceed the
+    largest number of targets for a text's length (rounded up to a multiple of
+    8) is not hidden, which loses about 1 % of the targets.
 
     Args:
-      ids: int32 [M, L].
+      ids: int32 [M, L], a text in each row.
       mask: bool [M, L]; False is padding.
-      keys: uint64 [M], from `sampling.make_key`; a row's targets depend on
-        its own key and tokens alone.
+      keys: uint64 [M], from `sampling.make_key`. A text's targets depend only
+        on its own key and tokens.
 
     Returns:
-      ids: int32 [M, L], with words hidden
-      mask: bool [M, L], as given
-      positions: int32 [M, K], where the targets are, rising; 0 if not valid
-      targets: int32 [M, K], the ids that were there; 0 if not valid
-      valid: bool [M, K], False behind a row's last target
+      ids: int32 [M, L], with hidden words
+      mask: bool [M, L], unchanged
+      positions: int32 [M, K], the targets' indices, ascending; 0 if not valid
+      targets: int32 [M, K], the original ids; 0 if not valid
+      valid: bool [M, K], False after a text's last target
     """
     maskable = mask & self.maskable[ids]
     maskable[:, : self.prefix_length] = False
@@ -120,7 +121,7 @@ class Masker:
     unit, behind = words.number, np.zeros_like(mask)
     if self.kind == "span":
       unit, behind = _spans(words.number, keys)
-    # The units are shuffled, and words taken from the front.
+    # Shuffle the units; `_choose` takes words from the front.
     order = sampling.make_key(keys[:, None], "order", unit)
     ranks = _ranks(np.where(maskable, order, _LAST), behind)
     limits = self.max_targets(-(-mask.sum(axis=1, keepdims=True) // 8) * 8)
@@ -137,7 +138,7 @@ class Masker:
     amount = int(self.max_targets(ids.shape[1]))
     valid = np.arange(amount) < chosen.sum(axis=1, keepdims=True)
     positions, targets = np.zeros((2, len(ids), amount), np.int32)
-    positions[valid] = places  # Both go row by row, from left to right.
+    positions[valid] = places  # Both are in row order, from left to right.
     targets[valid] = originals
     return {
       "ids": hidden,
@@ -155,18 +156,19 @@ class Masker:
     limits: np.ndarray,
     keys: np.ndarray,
   ) -> np.ndarray:
-    """Which tokens become targets; bool [M, L].
+    """Returns which tokens become targets; bool [M, L].
 
     Args:
       maskable: bool [M, L].
-      before: int64 [M, L], tokens that come before the token's word.
+      before: int64 [M, L], the number of tokens before the token's word in the
+        shuffled order.
       lengths: int64 [M, L], tokens of the word.
-      limits: int64 [M, 1], the most targets.
+      limits: int64 [M, 1], the largest number of targets.
       keys: uint64 [M].
     """
     share = self.rate * maskable.sum(axis=1, keepdims=True)
-    # The word in which the share is reached is taken with the probability
-    # that makes the expected number of targets right.
+    # The share is reached inside one word. Take it with the probability that
+    # makes the expected number of targets equal to the share.
     drawn = _uniform(sampling.make_key(keys[:, None], "last word"))
     return (
       maskable
@@ -181,13 +183,13 @@ class Masker:
     units: np.ndarray,
     places: np.ndarray,
   ) -> np.ndarray:
-    """What stands where the targets were; int32 [n].
+    """Returns the ids that replace the targets; int32 [n].
 
     Args:
       originals: int32 [n], the targets.
-      keys: uint64 [n], of their rows.
+      keys: uint64 [n], the keys of their texts.
       units: int64 [n], the numbers of their words or spans.
-      places: int64 [n], where they are.
+      places: int64 [n], their indices in the text.
     """
     how = _uniform(sampling.make_key(keys, "replacement", units))
     drawn = sampling.make_key(keys, "token", places)
@@ -201,12 +203,12 @@ class Masker:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Words:
-  """The words of some rows; int64 [M, L], for maskable tokens.
+  """The word of each maskable token; all arrays are int64 [M, L].
 
   Attributes:
-    number: Of the word in its row, from 0.
-    offset: Of the token in its word, from 0.
-    length: Of the word, in tokens.
+    number: The word's number in its row, from 0.
+    offset: The token's index in the word, from 0.
+    length: The word's length in tokens.
   """
 
   number: np.ndarray
@@ -215,7 +217,7 @@ class _Words:
 
   @classmethod
   def find(cls, maskable: np.ndarray, begins: np.ndarray) -> "_Words":
-    """Finds the words, and cuts those that are too long; both bool [M, L]."""
+    """Finds the words and cuts long ones; the arguments are bool [M, L]."""
     after_other = np.ones_like(maskable)
     after_other[:, 1:] = ~maskable[:, :-1]
     begins = maskable & (begins | after_other)
@@ -225,11 +227,11 @@ class _Words:
 
   @classmethod
   def _between(cls, maskable: np.ndarray, begins: np.ndarray) -> "_Words":
-    """The words that begin at these tokens and end before the next."""
+    """Returns the words that begin at these tokens and end before the next."""
     places = np.arange(maskable.shape[1])
     starts = np.maximum.accumulate(np.where(begins, places, 0), axis=1)
     number = np.cumsum(begins, axis=1)
-    # Numbered through all rows; before a row's first word, length is unused.
+    # Word numbers over all rows. Before a row's first word, length is unused.
     through = np.cumsum(begins).reshape(begins.shape)
     lengths = np.bincount(through[maskable], minlength=through[-1, -1] + 1)
     return cls(number - 1, places - starts, lengths[through])
@@ -240,17 +242,18 @@ def _spans(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Cuts each row's words into spans.
 
-  They are laid from a word drawn at random to the end and on from the front.
-  A span of which only the first words are taken would else favour those of
-  the text.
+  The spans begin at a random word, go to the end, and continue at the front.
+  Otherwise the first words of a text would be hidden more often, because only
+  the first words of the last span are taken.
 
   Args:
-    words: int64 [M, L], the number of each token's word; -1 is none.
+    words: int64 [M, L], the number of each token's word; -1 for none.
     keys: uint64 [M].
 
   Returns:
-    int64 [M, L], the number of each token's span, and bool [M, L], which
-    tokens come behind the others of their span, though they stand before.
+    int64 [M, L], the number of each token's span. And bool [M, L], True for the
+    tokens before the random word: in a span that continues at the front, they
+    come after its other tokens.
   """
   rows, length = words.shape
   lengths = np.arange(1, LONGEST_SPAN + 1)
@@ -272,10 +275,10 @@ def _spans(
 
 
 def _ranks(values: np.ndarray, behind: np.ndarray) -> np.ndarray:
-  """Each token's place in its row if sorted by value, behind and place.
+  """Returns each token's rank in its row, by value, then `behind`, then index.
 
   Args:
-    values: uint64 [M, L], of which the lower bits are not looked at.
+    values: uint64 [M, L]; the lowest bits are ignored.
     behind: bool [M, L].
 
   Returns:
@@ -284,7 +287,8 @@ def _ranks(values: np.ndarray, behind: np.ndarray) -> np.ndarray:
   length = values.shape[1]
   bits = np.uint64(length.bit_length() + 1)
   places = np.arange(length) + length * behind
-  # Unlike a stable sort, one of different values is vectorized.
+  # The index makes all values different, so the sort need not be stable. NumPy
+  # vectorizes only unstable sorts.
   order = np.argsort(
     (values >> bits << bits) | places.astype(np.uint64), axis=1
   )
@@ -294,7 +298,7 @@ def _ranks(values: np.ndarray, behind: np.ndarray) -> np.ndarray:
 
 
 def _uniform(keys: np.ndarray) -> np.ndarray:
-  """Keys as float64 in [0, 1)."""
+  """Returns the keys as float64 in [0, 1)."""
   return (keys >> np.uint64(11)) * 2.0**-53
 
 
@@ -307,11 +311,11 @@ def make_masker(
     tokenizer: The tokenizer.
     kind: "word" or "span".
     rate: The share of a text's tokens that become targets.
-    prefix: What stands before every text, and is not to be learned.
+    prefix: The prefix of every text, whose words are never hidden.
 
   Raises:
-    ValueError: if the tokenizer has no mask token, or does not tell where
-      words begin.
+    ValueError: if the tokenizer has no mask token, or its definition does not
+      show where words begin.
   """
   mask_id = tokenizer_lib.mask_id(tokenizer)
   definition = json.loads(tokenizer.to_str())
@@ -333,23 +337,23 @@ def make_masker(
 
 
 def _count_prefix(tokenizer: tokenizers.Tokenizer, prefix: str) -> int:
-  """The tokens of a prefix, with the special ones before it."""
+  """Returns the number of tokens of a prefix and special tokens before it."""
   if not prefix:
     return 0
-  # White space at its end goes to the text's first word.
+  # White space at the prefix's end becomes a part of the text's first word.
   encoded = tokenizer.encode(prefix.rstrip())
   is_text = np.flatnonzero(np.array(encoded.special_tokens_mask) == 0)
   return int(is_text.max(initial=-1)) + 1
 
 
 def _find_beginnings(definition: Mapping) -> Callable[[str], bool]:
-  """Which tokens begin a word, from a tokenizer's definition as JSON.
+  """Finds the rule by which tokens begin a word, in a tokenizer's JSON.
 
   Returns:
-    A function of a token as it stands in the vocabulary.
+    (a token as written in the vocabulary) -> whether it begins a word.
 
   Raises:
-    ValueError: if the tokenizer is of a kind that is not known.
+    ValueError: if this kind of tokenizer is not supported.
   """
   model = definition["model"]
   steps = [
@@ -360,7 +364,7 @@ def _find_beginnings(definition: Mapping) -> Callable[[str], bool]:
   inside = model.get("continuing_subword_prefix")
   if model["type"] == "WordPiece" and inside:
     return lambda token: not token.startswith(inside)
-  # A model with such a suffix says where words end instead.
+  # A model with this suffix marks the ends of words instead.
   if not model.get("end_of_word_suffix"):
     for step in steps:
       if spaces := _spaces(step):
@@ -375,20 +379,20 @@ def _find_beginnings(definition: Mapping) -> Callable[[str], bool]:
 
 
 def _spaces(step: Mapping) -> tuple[str, ...]:
-  """What stands for white space in the tokens of a step; () if not known."""
+  """Returns a step's symbols for white space; () if it has none."""
   match step:
     case {"type": "ByteLevel"}:
       return ("Ġ", "Ċ", "ĉ", "č")  # Space, line feed, tab, carriage return.
     case {"type": "Metaspace", "replacement": space}:
       return (space,)
-    # The same in Gemma's way, without a step of its own.
+    # Gemma's tokenizer does the same by a plain replacement.
     case {"type": "Replace", "pattern": {"String": space}, "content": " "}:
       return (space,)
   return ()
 
 
 def _steps(part: Mapping | None) -> Iterator[Mapping]:
-  """The steps of a pre-tokenizer or decoder, sequences unfolded."""
+  """Yields the steps of a pre-tokenizer or decoder, also those in sequences."""
   if part is None:
     return
   if part["type"] == "Sequence":
@@ -399,7 +403,7 @@ def _steps(part: Mapping | None) -> Iterator[Mapping]:
 
 
 def _special_ids(tokenizer: tokenizers.Tokenizer, model: Mapping) -> list[int]:
-  """The ids of special tokens: added, put around texts, or for the unknown."""
+  """Returns the ids of special tokens: added, around texts, and unknown."""
   ids = [
     token_id
     for token_id, token in tokenizer.get_added_tokens_decoder().items()

@@ -1,8 +1,9 @@
-"""Packing: which texts share a row, so that little of it is padding.
+"""Packs texts into rows, so that little of a row is padding.
 
-Rows come in blocks: so many rows of one length. Texts are packed first fit
-decreasing: each row takes the longest text that is left and still fits, again
-and again. The result is a pure function of the lengths, so all hosts agree.
+Rows come in blocks; the rows of a block have one length. Texts are packed by
+first fit decreasing: each row takes the longest remaining text that fits, until
+none fits. The result is a pure function of the lengths, so all hosts get the
+same.
 """
 
 import bisect
@@ -11,16 +12,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-# A row's length is a multiple of it: vector registers and tiles like them.
+# A row's length is a multiple of this, which suits vector registers and tiles.
 MULTIPLE = 8
 _TPU_MULTIPLE = 128
-# In a row of so many tokens, attention is taken to cost what all else does: by
-# measurement on CPUs with hidden states of 384 (see benchmarks/README.md).
+# In a row of this many tokens, attention costs as much as the rest of the
+# encoder; measured on CPUs with hidden states of 384 (benchmarks/README.md).
 _ATTENTION = 512
 
 
 def multiple(platform: str) -> int:
-  """What rows' lengths are multiples of on a platform: "cpu", "tpu", ..."""
+  """Returns the number of which row lengths on a platform are multiples."""
   return _TPU_MULTIPLE if platform == "tpu" else MULTIPLE
 
 
@@ -28,10 +29,11 @@ class Block(NamedTuple):
   """Rows of one length.
 
   Attributes:
-    rows: How many.
+    rows: The number of rows.
     length: Tokens of a row.
-    texts: The most texts in a row.
-    targets: The most hidden tokens in a row, for masked language modelling.
+    texts: The largest number of texts in a row.
+    targets: The largest number of hidden tokens in a row, for masked language
+      modelling.
   """
 
   rows: int
@@ -41,12 +43,13 @@ class Block(NamedTuple):
 
 
 class Packed(NamedTuple):
-  """Where the texts of a step are; T texts.
+  """The places of a step's T texts.
 
   Attributes:
-    numbers: For each block int32 [rows, texts]: which text is there; -1 none.
-    slot: int32 [T], each text's place in `numbers`, flat and one block after
-      the other. The number of all places for a text without tokens.
+    numbers: For each block int32 [rows, texts]: the text at each place; -1 for
+      none.
+    slot: int32 [T], each text's index in `numbers`, flattened, one block after
+      the other. For a text without tokens it is the number of all places.
   """
 
   numbers: tuple[np.ndarray, ...]
@@ -57,49 +60,49 @@ class Unpacked:
   """The texts that are not packed yet, by their length."""
 
   def __init__(self, lengths: np.ndarray, targets: np.ndarray | None):
-    """Sorts the texts; those without tokens are not packed.
+    """Sorts the texts; texts without tokens are not packed.
 
     Args:
       lengths: int [T], tokens.
-      targets: int [n], the most targets of a text of 0, 1, 2, ... tokens;
-        None for none.
+      targets: int [n], the largest number of targets of a text of 0, 1, 2, ...
+        tokens; None if no tokens are hidden.
     """
     self._targets = None if targets is None else targets.tolist()
     lengths = np.asarray(lengths, np.int64)
     self._order = np.argsort(lengths, kind="stable")
     first = np.count_nonzero(lengths <= 0)
     sizes, starts = np.unique(lengths[self._order[first:]], return_index=True)
-    # Of each size the texts order[next:end] are left.
+    # The texts of a size that are not packed yet are order[next:end].
     self._sizes = sizes.tolist()
     self._next = (first + starts).tolist()
     self._end = [*self._next[1:], len(lengths)]
 
   @property
   def longest(self) -> int:
-    """Tokens of the longest text; 0 if none is left."""
+    """Tokens of the longest remaining text; 0 if none is left."""
     return self._sizes[-1] if self._sizes else 0
 
   def fill(self, block: Block, rows: int) -> tuple[int, list[np.ndarray]]:
-    """Takes texts for some rows of the block that get texts of the same sizes.
+    """Fills rows of the block that take texts of the same sizes.
 
     Args:
       block: The block.
-      rows: How many rows there are, at most.
+      rows: The largest number of rows to fill.
 
     Returns:
-      How many rows it filled, 0 if no text fits; and for each place in a row
-      the texts that are there, int [rows].
+      The number of rows that it filled, 0 if no text fits. For each place in a
+      row, the texts at that place, int [rows].
     """
     sizes = self._sizes
-    pattern: dict[int, int] = {}  # Index of a size to how many of it.
+    pattern: dict[int, int] = {}  # Index of a size to its number of texts.
     room, targets, count = block.length, block.targets, 0
     while count < block.texts:
       limit = room
-      if self._targets is not None:  # They rise with the length.
+      if self._targets is not None:  # These grow with the length.
         limit = min(limit, bisect.bisect_right(self._targets, targets) - 1)
       found = bisect.bisect_right(sizes, limit) - 1
       while found >= 0 and pattern.get(found, 0) == self._count(found):
-        found -= 1  # This row has all of that size.
+        found -= 1  # This row already has all texts of that size.
       if found < 0:
         break
       pattern[found] = pattern.get(found, 0) + 1
@@ -111,12 +114,12 @@ class Unpacked:
       return 0, []
     rows = min(rows, *(self._count(i) // n for i, n in pattern.items()))
     columns = []
-    for index, amount in pattern.items():  # From the longest on.
+    for index, amount in pattern.items():  # The longest first.
       start = self._next[index]
       self._next[index] += rows * amount
       taken = self._order[start : self._next[index]]
       columns += list(taken.reshape(amount, rows))
-      if not self._count(index):  # All later indices have been dealt with.
+      if not self._count(index):  # Larger indices are not needed any more.
         del self._sizes[index], self._next[index], self._end[index]
     return rows, columns
 
@@ -124,7 +127,7 @@ class Unpacked:
     """Fills the rows of a block while texts longer than `down_to` are left.
 
     Returns:
-      int32 [rows, texts]: which text is there; -1 none.
+      int32 [rows, texts]: the text at each place; -1 for none.
     """
     number = np.full((block.rows, block.texts), -1, np.int32)
     row = 0
@@ -150,12 +153,12 @@ def pack(
 
   Args:
     lengths: int [T], tokens.
-    blocks: The rows that there are, the longest first.
-    targets: int [n], the most targets of a text of 0, 1, 2, ... tokens; None
-      if no tokens are hidden.
+    blocks: The available rows, the longest first.
+    targets: int [n], the largest number of targets of a text of 0, 1, 2, ...
+      tokens; None if no tokens are hidden.
 
   Returns:
-    Where each text is; None if they do not fit.
+    The place of each text; None if the texts do not fit.
   """
   left = Unpacked(lengths, targets)
   numbers = []
@@ -176,7 +179,7 @@ def fits(
   blocks: Sequence[Block],
   targets: np.ndarray | None = None,
 ) -> bool:
-  """Whether `pack` finds room for the texts of a step."""
+  """Returns whether `pack` finds room for the texts of a step."""
   left = Unpacked(lengths, targets)
   for block in blocks:
     rows = block.rows
@@ -189,17 +192,17 @@ def fits(
 
 
 def slots(blocks: Sequence[Block]) -> int:
-  """Places for texts in all rows."""
+  """Returns the number of places for texts in all rows."""
   return sum(block.rows * block.texts for block in blocks)
 
 
 def tokens(blocks: Sequence[Block]) -> int:
-  """Tokens that are computed, padding too."""
+  """Returns the number of computed tokens, padding included."""
   return sum(block.rows * block.length for block in blocks)
 
 
 def cost(blocks: Sequence[Block]) -> float:
-  """What encoding the rows costs, in tokens of which attention is free."""
+  """Returns the cost of encoding the rows; 1 is a token without attention."""
   return sum(
     block.rows * block.length * (1 + block.length / _ATTENTION)
     for block in blocks
@@ -211,15 +214,16 @@ def rows_needed(
   blocks: Sequence[Block],
   targets: np.ndarray | None = None,
 ) -> list[int]:
-  """How many rows of each block a step needs.
+  """Returns how many rows of each block a step needs.
 
-  Of all blocks but the last it takes as many rows as they say, or as the texts
-  need that are too long for the next block, if that is more.
+  It fills the given number of rows of each block except the last. It fills more
+  of them if there are more texts that are too long for the next block. The last
+  block takes the remaining texts.
 
   Args:
-    lengths: As in `pack`, like the targets.
+    lengths: As in `pack`.
     blocks: The longest first.
-    targets: See there.
+    targets: As in `pack`.
   """
   left = Unpacked(lengths, targets)
   needed = []
@@ -241,7 +245,7 @@ def rows_needed(
 
 
 class Laid(NamedTuple):
-  """The tokens of some rows; all int32 [R, L].
+  """The tokens of rows; all arrays are int32 [R, L].
 
   Attributes:
     ids: Tokens; 0 is padding.
@@ -257,16 +261,17 @@ class Laid(NamedTuple):
 def lay_out(
   number: np.ndarray, length: int, tokens: np.ndarray, lengths: np.ndarray
 ) -> tuple[Laid, np.ndarray, np.ndarray]:
-  """Puts the tokens of texts one behind the other into their rows.
+  """Puts the tokens of texts into their rows, one text after the other.
 
   Args:
-    number: int32 [R, S]; which text is there, -1 for none.
+    number: int32 [R, S]; the text at each place, -1 for none.
     length: L.
     tokens: int32 [N], the texts' tokens, row by row.
-    lengths: int [n], tokens of each text, in the same order.
+    lengths: int [n], the number of tokens of each text, in the same order.
 
   Returns:
-    The rows; and each text's row, and where in it the text begins, int64 [n].
+    The rows; each text's row, int64 [n]; and where the text begins in its row,
+    int64 [n].
   """
   row, place = np.nonzero(number >= 0)
   of_row = np.zeros(number.shape, np.int64)

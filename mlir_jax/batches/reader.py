@@ -1,4 +1,4 @@
-"""Batches as a function of (seed, step), by tf.data or without tensorflow."""
+"""Reads the batches of a run; each is a function of (seed, step)."""
 
 import collections
 import concurrent.futures
@@ -31,7 +31,7 @@ def batch_of_step(
   host_rows: Callable[[int], np.ndarray] = np.arange,
   masker: masking.Masker | None = None,
 ) -> batch_lib.Batch:
-  """The batch of a step, or the part of it that this host needs.
+  """Makes the batch of a step, or the part of it that this host needs.
 
   Args:
     store: The token store.
@@ -40,17 +40,17 @@ def batch_of_step(
     seed: The run's seed.
     temperature: Languages are drawn with probability ~ size ** (1 /
       temperature).
-    step: From 0; any step costs the same.
-    host_rows: Rows of a global array to those of them that are wanted, int
-      [n]; all, by default.
+    step: From 0. Late steps take no longer than early ones.
+    host_rows: (number of rows of a global array) -> the rows that this host
+      needs, int [n]. The default is all rows.
     masker: Hides words of the stream "masked".
 
   Returns:
     The batch, of NumPy arrays.
 
   Raises:
-    ValueError: if the store lacks a stream, see `drawing.check`, the masker is
-      missing, or the plans are not of this store.
+    ValueError: if the store lacks a stream (see `drawing.check`), the masker is
+      missing, or the plans were made for another store.
   """
   _check_masker(spec, masker)
   drawn = drawing.draw(store, spec, seed, temperature, step)
@@ -104,7 +104,7 @@ def _pack(
   masker: masking.Masker | None,
   step: int,
 ) -> tuple[row_plans.Plan, dict[str, packing.Packed]]:
-  """The first of the plans that has room for a step's texts, and how."""
+  """Packs a step's texts by the first plan that has room for them."""
   for plan in plans:
     packed = {}
     for group, of_group in lengths.items():
@@ -117,7 +117,7 @@ def _pack(
       packed[group] = found
     else:
       return plan, packed
-  raise ValueError(f"The texts of step {step} fit none of the plans.")
+  raise ValueError(f"The texts of step {step} do not fit in any plan.")
 
 
 def _sequences(
@@ -126,16 +126,17 @@ def _sequences(
   number: np.ndarray,
   length: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The padded tokens of the texts of some rows, by their numbers.
+  """Reads the padded tokens of the texts of some rows.
 
   Args:
     store: The token store.
     parts: The texts of the group.
-    number: int32 [R, S]; -1 for none.
-    length: L, to which they are padded.
+    number: int32 [R, S], the texts' numbers; -1 for no text.
+    length: L, to which the texts are padded.
 
   Returns:
-    int32 and bool [n, L], of the texts that there are, row by row.
+    The tokens, int32 [n, L], and the mask, bool [n, L], of the n texts in these
+    rows, row by row.
   """
   number = number[number >= 0]
   ids = np.full((len(number), length), store.pad_id, np.int32)
@@ -156,7 +157,7 @@ def _text_rows(
   number: np.ndarray,
   length: int,
 ) -> batch_lib.TextRows:
-  """The rows of some texts; the arguments are those of `_sequences`."""
+  """Makes rows of texts; the arguments are those of `_sequences`."""
   ids, mask = _sequences(store, parts, number, length)
   rows, _, _ = packing.lay_out(number, length, ids[mask], mask.sum(axis=1))
   return batch_lib.TextRows(*rows, number)
@@ -171,16 +172,16 @@ def _masked_rows(
   masker: masking.Masker,
   keys: np.ndarray,
 ) -> batch_lib.MaskedRows:
-  """The rows of some texts with words hidden, and what they were.
+  """Makes rows of texts with hidden words, and their targets.
 
   Args:
-    store: As in `_sequences`, like the next three.
-    parts: The texts of the group.
-    number: Which texts are in the rows.
-    length: L.
-    amount: K, the most hidden tokens of a row.
+    store: As in `_sequences`.
+    parts: As in `_sequences`.
+    number: As in `_sequences`.
+    length: As in `_sequences`.
+    amount: K, the largest number of hidden tokens of a row.
     masker: Hides words.
-    keys: uint64, of all texts of the group.
+    keys: uint64, one for each text of the group.
   """
   ids, mask = _sequences(store, parts, number, length)
   places, targets = np.zeros((2, len(number), amount), np.int32)
@@ -195,7 +196,7 @@ def _masked_rows(
     text, which = np.nonzero(hidden["valid"])
     counts = np.bincount(row[text], minlength=len(number))
     valid = np.arange(amount) < counts[:, None]
-    # Texts go row by row and from left to right, and so do their targets.
+    # Texts are in the order of the rows, from left to right; targets, too.
     places[valid] = start[text] + hidden["positions"][text, which]
     targets[valid] = hidden["targets"][text, which]
   return batch_lib.MaskedRows(*rows, number, places, targets, valid)
@@ -212,19 +213,19 @@ def _check_masker(
 
 
 def choose(kind: str) -> str:
-  """The reader that a config asks for.
+  """Chooses the reader from the config's data.reader.
 
   Args:
     kind: data.reader.
 
   Returns:
-    "tf_data" or "in_process"; for "auto" the first where tensorflow is
+    "tf_data" or "in_process". For "auto" it is "tf_data" if tensorflow is
     installed.
   """
   if kind != "auto":
     return kind
   spec = importlib.util.find_spec("tensorflow")
-  # A folder of that name alone has no file.
+  # A plain folder named tensorflow is also found, but has no origin.
   return "tf_data" if spec and spec.origin else "in_process"
 
 
@@ -241,16 +242,16 @@ def batches(
   prefetch: int = 2,
   masker: masking.Masker | None = None,
 ) -> Generator[tuple[int, batch_lib.Batch], None, None]:
-  """The batches of the steps from `start` to before `stop`.
+  """Reads the batches of the steps from `start` to `stop` - 1.
 
   Args:
-    kind: "tf_data", or "in_process": the same batches from a thread, without
-      tensorflow.
+    kind: "tf_data", or "in_process", which makes the same batches in a thread,
+      without tensorflow.
     store: The token store.
     spec: Global batch sizes.
     plans: From `row_plans.make_plans`.
     seed: The run's seed.
-    temperature: Of the languages' mixture.
+    temperature: As in `batch_of_step`.
     start: First step.
     stop: The step after the last one.
     host_rows: As in `batch_of_step`.
@@ -258,11 +259,12 @@ def batches(
     masker: As in `batch_of_step`.
 
   Returns:
-    A generator of (step, batch); closing it ends what runs ahead.
+    A generator of (step, batch). Closing it also stops the preparation of later
+    batches.
 
   Raises:
-    ValueError: if the store does not have what the batches need.
-    ImportError: for "tf_data" without tensorflow.
+    ValueError: if the store lacks data that the batches need.
+    ImportError: if the kind is "tf_data" and tensorflow is not installed.
   """
   drawing.check(store, spec)
   _check_masker(spec, masker)
@@ -334,7 +336,7 @@ def _tf_data(
     )
     return step, tuple(arrays)  # tf.data takes no lists.
 
-  # A map without parallel calls keeps the order.
+  # Without parallel calls, `map` keeps the order.
   dataset = tf.data.Dataset.range(start, stop).map(load).prefetch(prefetch)
   return (
     (int(step), jax.tree.unflatten(tree, arrays))

@@ -1,7 +1,7 @@
-"""The rows of a run's batches: few shapes, chosen once, that hold every step.
+"""Chooses the rows of a run's batches: few shapes that hold every step.
 
-Which texts a step reads is a function of the seed and the step, so the lengths
-of coming steps are known before the first one. The rows are chosen for them.
+The texts of a step are a function of the seed and the step, so the lengths of
+later steps are known before the first one. The rows are chosen for them.
 """
 
 import dataclasses
@@ -18,30 +18,32 @@ from mlir_jax.data import token_store
 # Group to the blocks of its rows, the longest first.
 Plan = Mapping[str, tuple[packing.Block, ...]]
 
-# Texts whose lengths are looked at, and texts that are packed, to choose.
+# The choice reads the lengths of _SCANNED texts, and packs _PACKED texts.
 _SCANNED = 2**19
 _PACKED = 2**17
-# A block, or a plan, that saves less than this is not worth its compilation.
+# A further block or plan must save at least this share to pay for its
+# compilation.
 _MIN_SAVING = 0.02
-# Compiling a plan takes as long as so many steps.
+# Compiling a plan takes about as long as this number of steps.
 _COMPILATION = 30
 _MAX_PLANS = 3
-# What several plans save at best, of one; by far.
+# Several plans save far less than this share of the cost of one plan.
 _MOST_SAVED = 0.2
-# Plans are tried that hold all steps but these shares, the heaviest.
+# Candidates for smaller plans: each holds all steps except the heaviest, which
+# make up this share.
 _LEVELS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
 
 
 @dataclasses.dataclass(frozen=True)
 class Plans:
-  """The shapes that a run's batches may have; a step takes the first it fits.
+  """The shapes of a run's batches; a step uses the first one that it fits in.
 
   Attributes:
     plans: The smallest first.
-    last_resort: If there is one, the last plan: it holds a step of any texts,
-      and is for steps that were not looked at.
-    counts: Group to what a step has of it on average, without padding.
-    computed: Tokens that a step computes on average, with padding.
+    last_resort: Whether the last plan is a last resort. Such a plan holds any
+      texts, for steps that the choice did not examine.
+    counts: Group to the mean counts of a step, without padding.
+    computed: Mean number of tokens that a step computes, with padding.
   """
 
   plans: tuple[Plan, ...]
@@ -51,12 +53,12 @@ class Plans:
 
   @property
   def padding(self) -> float:
-    """The share of padding in what the steps compute."""
+    """The share of padding in the tokens that steps compute."""
     real = sum(counts.tokens for counts in self.counts.values())
     return 1 - real / self.computed
 
   def __str__(self) -> str:
-    """The usual rows in words, and the share of padding."""
+    """Describes the usual rows and the share of padding."""
     lines = []
     usual = self.plans[-2] if self.last_resort else self.plans[-1]
     for group, blocks in usual.items():
@@ -89,19 +91,19 @@ def make_plans(
 ) -> Plans:
   """Chooses the rows of a run's batches.
 
-  They are a function of the arguments, so all hosts choose the same.
+  The choice is a function of the arguments, so all hosts choose the same.
 
   Args:
     store: The token store.
     spec: Global batch sizes.
     seed: The run's seed.
-    temperature: Of the languages' mixture.
-    steps: Of the whole run.
-    chunk_rows: Rows encoded at once, over all devices; 0 for all of them.
+    temperature: As in `drawing.draw`.
+    steps: Steps of the whole run.
+    chunk_rows: Rows of a chunk, over all devices; 0 for no chunks.
     row_length: Tokens of a row; 0 to choose.
-    devices: Over how many the rows are split.
-    multiple: Of which row lengths are multiples.
-    mask_rate: The share of tokens hidden in masked texts.
+    devices: The number of devices over which the rows are split.
+    multiple: Row lengths are multiples of this.
+    mask_rate: The share of hidden tokens in masked texts.
 
   Raises:
     ValueError: if the store lacks a stream, or a row is too short.
@@ -118,7 +120,7 @@ def make_plans(
     for first in firsts
   ]
   lengths = {
-    # If the portions are all, the last may go beyond the run's end.
+    # The last portion may continue after the run's last step.
     group: np.concatenate([each[group] for each in drawn])[:steps]
     for group in spec.texts()
   }
@@ -157,17 +159,18 @@ def choose(
   multiple: int = packing.MULTIPLE,
   mask_rate: float = 0.0,
 ) -> Plans:
-  """Chooses rows for steps of such lengths.
+  """Chooses rows from the lengths of texts in some steps.
 
   Args:
-    lengths: Group to the tokens of its texts in some steps, int [S, T].
-    longest: Group to the length that no text of it exceeds.
-    steps: Of the whole run; if they are more than S, others may be longer.
-    chunk_rows: As in `make_plans`, like all that follow.
-    row_length: Tokens of a row.
-    devices: Over how many the rows are split.
-    multiple: Of row lengths.
-    mask_rate: Of masked texts.
+    lengths: Group to the tokens of its texts in S steps, int [S, T].
+    longest: Group to the largest possible length of its texts.
+    steps: Steps of the whole run. If there are more than S, the texts of the
+      others may be longer.
+    chunk_rows: As in `make_plans`.
+    row_length: As in `make_plans`.
+    devices: As in `make_plans`.
+    multiple: As in `make_plans`.
+    mask_rate: As in `make_plans`.
   """
   needs = {
     group: targets(mask_rate, longest[group]) if group == "masked" else None
@@ -177,7 +180,7 @@ def choose(
   texts = sum(of_group.shape[1] for of_group in lengths.values())
   heaviest = np.argsort(-tokens, kind="stable")
   amount = max(8, _PACKED // texts)
-  # Some steps of all weights, and the heaviest, which decide what is enough.
+  # A sample of all steps, and the heaviest ones, which decide about the size.
   typical = heaviest[_spread(len(heaviest), amount)]
   heavy = heaviest[:amount]
   shapes = {
@@ -193,7 +196,7 @@ def choose(
   }
 
   def enough(steps, headroom=0.0):
-    """The plan with room for some steps, and for more tokens by a share."""
+    """Returns a plan for some steps, with room for a share of more tokens."""
     return {
       group: _rounded(
         _count_rows(
@@ -206,8 +209,8 @@ def choose(
     }
 
   is_exact = amount >= len(heaviest) == steps
-  # Of normal numbers one in 30,000 is larger. Rounded, as the last bit differs
-  # between machines.
+  # One in 30,000 normally distributed numbers is larger. Rounded, because the
+  # last bit differs between machines.
   likely = np.round(tokens.mean() + 4 * tokens.std(), 6)
   headroom = 0.0 if is_exact else max(0.0, likely / tokens.max() - 1)
   plans, computed = _levels(
@@ -240,12 +243,12 @@ def choose(
 
 
 def _spread(size: int, amount: int) -> np.ndarray:
-  """At most so many of the numbers below a size, evenly; with the ends."""
+  """Returns at most `amount` evenly spaced numbers from 0 to size - 1."""
   return np.unique(np.linspace(0, size - 1, amount).astype(int))
 
 
 def _count(lengths: np.ndarray) -> flops.Texts:
-  """What a step of such lengths, int [S, T], has on average."""
+  """Returns the mean counts of steps with these lengths, int [S, T]."""
   return flops.Texts(
     texts=float((lengths > 0).sum(axis=1).mean()),
     tokens=float(lengths.sum(axis=1).mean()),
@@ -254,7 +257,7 @@ def _count(lengths: np.ndarray) -> flops.Texts:
 
 
 def targets(rate: float, longest: int) -> np.ndarray:
-  """The most hidden tokens of a text of 0, 1, ... tokens; int64."""
+  """Returns the largest numbers of targets of texts of 0, 1, ... tokens."""
   sizes = -(-np.arange(longest + 1) // 8) * 8
   return masking.max_targets(rate, sizes) * (sizes > 0)
 
@@ -262,7 +265,7 @@ def targets(rate: float, longest: int) -> np.ndarray:
 def _rounded(
   blocks: Sequence[packing.Block], chunk_rows: int, devices: int
 ) -> tuple[packing.Block, ...]:
-  """The blocks with rows for each device, and for each chunk on it."""
+  """Rounds each block's rows up to equal parts for devices and chunks."""
   blocks = [block for block in blocks if block.rows]
 
   def split(parts):
@@ -278,8 +281,8 @@ def _rounded(
   while packing.tokens(split(parts)) > parts * chunk_rows * blocks[0].length:
     parts += 1
     if parts * devices > sum(block.rows for block in blocks):
-      return split(parts)  # A row to each: no smaller chunk is possible.
-  # A few parts more may divide the rows better.
+      return split(parts)  # One row each: no smaller chunk is possible.
+  # With one or two more parts, less rounding may be necessary.
   return min(map(split, range(parts, parts + 3)), key=packing.tokens)
 
 
@@ -292,9 +295,9 @@ def _choose_lengths(
   need: np.ndarray | None,
   quantum: int,
 ) -> tuple[packing.Block, ...]:
-  """The lengths of the rows in which some steps, int [S, T], cost least.
+  """Chooses the row lengths that cost least for some steps, int [S, T].
 
-  The rows' counts of the result mean nothing.
+  The result says nothing about the numbers of rows.
   """
 
   def up(length):
@@ -332,7 +335,7 @@ def _choose_lengths(
 def _capacity(
   lengths: np.ndarray, length: int, need: np.ndarray | None
 ) -> tuple[int, int]:
-  """The most texts and the most hidden tokens of a row of some length."""
+  """Returns the largest numbers of texts and of hidden tokens in a row."""
   fitting = lengths[(lengths > 0) & (lengths <= length)]
   if not fitting.size:
     fitting = np.array([length])
@@ -349,17 +352,19 @@ def _count_rows(
   need: np.ndarray | None,
   headroom: float = 0.0,
 ) -> list[packing.Block]:
-  """The blocks with rows for each of some steps.
+  """Returns the blocks with enough rows for each of some steps.
 
   Args:
     lengths: int [S, T], tokens of the texts of the steps.
-    blocks: The blocks, without rows.
-    need: As `packing.pack` takes targets.
-    headroom: A share of tokens that there is room for beside.
+    blocks: The blocks; their numbers of rows are ignored.
+    need: The argument `targets` of `packing.pack`.
+    headroom: The share of additional rows, for steps with more tokens.
   """
   counted = [block._replace(rows=0) for block in blocks]
   for number, block in enumerate(counted):
-    # Those of the blocks before are settled; the last takes what is left.
+    # The rows of earlier blocks are fixed. Later blocks have none yet, so this
+    # one takes only texts that are too long for the next; the last takes the
+    # rest.
     of_steps = [
       packing.rows_needed(step, counted, need)[number] for step in lengths
     ]
@@ -377,18 +382,18 @@ def _levels(
   fits: Callable[[Plan, int], bool],
   steps: int,
 ) -> tuple[list[Plan], float]:
-  """One plan for all steps, or a few if steps differ so much that it pays.
+  """Chooses one plan, or a few if steps differ so much that these cost less.
 
   Args:
     typical: Some steps, the heaviest first.
     enough: Makes a plan for some steps.
-    largest: The plan that holds all that is foreseen.
-    fits: Whether a plan holds a step.
-    steps: Of the run.
+    largest: The plan that holds all expected steps.
+    fits: Returns whether a plan holds a step.
+    steps: Steps of the run.
 
   Returns:
-    The plans, the smallest first, and the tokens that a step computes, on
-    average.
+    The plans, the smallest first, and the mean number of tokens that a step
+    computes.
   """
   candidates = [largest]
   if _MOST_SAVED * steps > _COMPILATION:
@@ -403,7 +408,7 @@ def _levels(
   holds = np.concatenate([np.ones((1, len(typical)), bool), holds])
 
   def first_fit(chosen, values):
-    """What a typical step costs that takes the smallest plan that holds it."""
+    """Returns the mean cost of steps in the smallest plans that hold them."""
     found = np.where(holds[chosen], values[chosen][:, None], np.inf)
     return found.min(axis=0).mean()
 
@@ -424,7 +429,7 @@ def _levels(
   tokens = np.array(
     [sum(map(packing.tokens, plan.values())) for plan in candidates]
   )
-  # The reader takes the first that fits.
+  # The reader uses the first plan that fits.
   first = holds[chosen].argmax(axis=0)
   computed = float(tokens[chosen][first].mean())
   return [candidates[n] for n in chosen], computed

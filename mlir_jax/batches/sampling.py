@@ -1,4 +1,4 @@
-"""Which rows a step reads: a function of (seed, position), in O(1)."""
+"""Shuffling without a stored order: the row at any position, in O(1)."""
 
 import functools
 import hashlib
@@ -6,17 +6,18 @@ from typing import Any
 
 import numpy as np
 
-# Positions over which a mixture's quotas are exact.
+# The groups' quotas are exact over this many positions.
 BLOCK = 4096
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio.
-# Of the Feistel network; even. Fewer leave visible patterns in ranges below 20.
+# Rounds of the Feistel network; even. With fewer rounds, ranges below 20 show
+# visible patterns.
 _ROUNDS = 8
 
 
 @np.errstate(over="ignore")
 def _scramble(x: np.ndarray) -> np.ndarray:
-  """The bijection of uint64 that SplitMix64 ends with.
+  """The bijection of uint64 at the end of SplitMix64.
 
   Steele, Lea and Flood, Fast Splittable Pseudorandom Number Generators,
   OOPSLA 2014, with the constants of Stafford's variant 13.
@@ -32,7 +33,7 @@ def make_key(*parts) -> np.ndarray:
 
   Args:
     *parts: Integers or integer arrays, broadcast against each other; or
-      strings, which stand for what they are used for.
+      strings, which name the purpose of the key.
 
   Returns:
     uint64, of the broadcast shape.
@@ -47,20 +48,20 @@ def make_key(*parts) -> np.ndarray:
 
 
 def permute(index, size, key) -> np.ndarray:
-  """A keyed permutation of range(size), computed at single places.
+  """Computes single values of a keyed permutation of range(size).
 
-  A Feistel network over pairs from range(a) x range(b), where a * b is just
-  enough, and cycle walking: the few values past the end are permuted again
-  until they are inside (Black and Rogaway, Ciphers with Arbitrary Finite
-  Domains, CT-RSA 2002).
+  A Feistel network permutes pairs from range(a) x range(b), where a * b is
+  slightly larger than the size or equal to it. Cycle walking permutes the few
+  values past the end again until they are inside (Black and Rogaway, Ciphers
+  with Arbitrary Finite Domains, CT-RSA 2002).
 
   Args:
     index: Integers in [0, size).
     size: Integers in [1, 2**40].
-    key: uint64, from `make_key`. All three are broadcast.
+    key: uint64, from `make_key`. The three arguments are broadcast.
 
   Returns:
-    int64 in [0, size), of the broadcast shape; for one size and key,
+    int64 in [0, size), of the broadcast shape. With the same size and key,
     different indices give different values.
   """
   index, size, key = np.broadcast_arrays(
@@ -95,18 +96,19 @@ def _feistel(x, a, b, key) -> np.ndarray:
 
 
 def quotas(group_sizes, temperature: float) -> np.ndarray:
-  """How many of each `BLOCK` positions go to each group.
+  """Returns how many of each `BLOCK` positions go to each group.
 
   Group g gets a share p_g ~ size_g ** (1 / temperature) (Arivazhagan et al.
-  2019, arXiv 1907.05019), in whole positions by largest remainders, and at
-  least one if it has any rows.
+  2019, arXiv 1907.05019). The largest remainders decide about the rounding to
+  whole positions. A group that has rows gets at least one position.
 
   Args:
     group_sizes: int [G], rows of each group.
-    temperature: Above 0; 1 is proportional to size, larger is flatter.
+    temperature: Above 0. With 1, shares are proportional to sizes; larger
+      values make the shares more equal.
 
   Returns:
-    int64 [G], of sum `BLOCK`.
+    int64 [G], with the sum `BLOCK`.
 
   Raises:
     ValueError: if there are no rows, or too many groups.
@@ -118,14 +120,14 @@ def quotas(group_sizes, temperature: float) -> np.ndarray:
       f"{filled.sum()} groups have rows; 1 to {BLOCK} can be mixed."
     )
   weights = (group_sizes / group_sizes.max()) ** (1 / temperature) * filled
-  # Rounded: the last bit of a power, which differs between machines, must
+  # Rounded, because the last bit of a power differs between machines. It must
   # not decide about a position.
   ideal = np.round(BLOCK * weights / weights.sum(), 6)
   quota = np.maximum(np.floor(ideal), filled).astype(np.int64)
   missing = BLOCK - quota.sum()
   if missing > 0:
     quota[np.argsort(quota - ideal, kind="stable")[:missing]] += 1
-  for _ in range(-missing):  # Raised to one, more often than there was room.
+  for _ in range(-missing):  # Too many small quotas were raised to one.
     quota[np.argmax(quota)] -= 1
   return quota
 
@@ -137,18 +139,18 @@ def draw(
   group_sizes,
   temperature: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The rows at some positions of an endless stream.
+  """Returns the rows at some positions of an endless stream.
 
-  Groups are mixed with `quotas`; within a group every epoch reads every row
-  once, in an order of its own. Nothing depends on which other positions are
-  asked for.
+  Groups are mixed with `quotas`. Within a group, every epoch reads every row
+  once, and each epoch has another order. The row at a position does not depend
+  on the other positions of the call.
 
   Args:
     positions: int64 [n], from 0; step * batch + place in the batch.
     seed: The run's seed.
-    stream: The stream's name; streams of one seed have orders of their own.
+    stream: The stream's name. With one seed, each stream has another order.
     group_sizes: int [G]; the rows of group 0 come first, then group 1's.
-    temperature: Of the mixture.
+    temperature: As in `quotas`.
 
   Returns:
     rows: int64 [n].
@@ -173,12 +175,12 @@ def draw(
 def _interleave(
   quota: tuple[int, ...], seed: int, stream: str, block: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The order of the groups in one block.
+  """Returns the order of the groups in one block.
 
   Returns:
-    groups: int64 [BLOCK], which group each position reads.
-    ranks: int64 [BLOCK], how many positions before it in the block read the
-      same group. As they rise, a group's epochs come one after the other.
+    groups: int64 [BLOCK], the group that each position reads.
+    ranks: int64 [BLOCK], how many earlier positions of the block read the same
+      group. The ranks of a group ascend, so its epochs do not overlap.
   """
   key = make_key(seed, stream, "block", block)
   sorted_groups = np.repeat(np.arange(len(quota)), quota)
@@ -196,26 +198,26 @@ def _interleave(
 def choose(
   counts: np.ndarray, amount: int, visits: np.ndarray, keys: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Which of a row's items a visit to the row reads, without replacement.
+  """Chooses items of rows, such as hard negatives, without replacement.
 
-  Successive visits take successive items of one order, so that all come up
-  before one comes again (but for a rest that is too small to fill a visit),
-  and then of another order.
+  Successive visits to a row take successive items of one random order. A new
+  order begins when too few items are left for a whole visit. So no item comes
+  again before the others have been used, except for those few.
 
   Args:
-    counts: int [n], items that each row has.
+    counts: int [n], the number of items of each row.
     amount: Items to choose, at least 1.
     visits: int64 [n], how often the row has been visited before.
-    keys: uint64 [n], from `make_key`; a row keeps its key.
+    keys: uint64 [n], from `make_key`; a row has the same key at each visit.
 
   Returns:
     choice: int64 [n, amount] in [0, counts); different within a row.
-    valid: bool [n, amount]; False where a row has fewer items, at its end.
-      The choice is then 0.
+    valid: bool [n, amount]. Where a row has fewer items, the last values are
+      False, and the choice there is 0.
   """
   counts = np.asarray(counts, np.int64)[:, None]
   places = np.arange(amount)
-  lasting = np.maximum(counts // amount, 1)  # Visits that one order lasts.
+  lasting = np.maximum(counts // amount, 1)  # Visits that use one order.
   order, turn = np.divmod(np.asarray(visits, np.int64)[:, None], lasting)
   valid = np.broadcast_to(places < counts, (len(counts), amount))
   choice = permute(

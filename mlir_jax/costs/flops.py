@@ -1,11 +1,10 @@
-"""How many floating-point operations a step takes, by formula.
+"""Computes the floating-point operations of a step by formulas.
 
-A compiler counts the body of a loop once (jax#18672), so a rate is divided out
-of these. A multiplication and an addition count as two; what is no matrix
-product (layer norms, activations, softmax, the optimizer) is left out, as in
+The compiler's count is not used, because it counts the body of a loop once
+(jax#18672). A multiplication and an addition count as two. Only matrix products
+count: layer norms, activations, softmax and the optimizer are omitted, as in
 Kaplan et al. 2020 (arXiv 2001.08361, section 2.1) and in the model FLOPs
-utilization (MFU) of Chowdhery et al. 2022 (PaLM, arXiv 2204.02311, appendix
-B).
+utilization (MFU) of Chowdhery et al. 2022 (PaLM, arXiv 2204.02311, appendix B).
 """
 
 import dataclasses
@@ -20,14 +19,14 @@ class Flops:
   """The operations of a training step, over all devices.
 
   Attributes:
-    model: What a forward and a backward pass over the texts need. MFU counts
-      these alone.
-    padding: What the same passes compute beyond that: padding, and scores
-      between texts that share a row.
-    again: Forward passes that are computed a second time to save memory; with
-      them it is the hardware's utilization (HFU).
-    scores: Those of `model` in the losses' score matrices, float32 with
-      precision=HIGHEST: a matrix unit of bfloat16 makes six passes for one.
+    model: The operations that a forward and a backward pass over the texts
+      need. MFU counts only these.
+    padding: The additional operations of these passes, for padding and for
+      scores between texts that share a row.
+    again: Forward passes that are computed a second time to save memory. The
+      hardware FLOPs utilization (HFU) includes them.
+    scores: The part of `model` in the losses' score matrices. These are float32
+      with precision=HIGHEST, which takes six passes of a bfloat16 matrix unit.
   """
 
   model: int
@@ -37,7 +36,7 @@ class Flops:
 
   @property
   def hardware(self) -> int:
-    """All that are computed."""
+    """All operations that are computed."""
     return self.model + self.padding + self.again
 
   def __str__(self) -> str:
@@ -48,12 +47,12 @@ class Flops:
 
 
 class Texts(NamedTuple):
-  """What is encoded; numbers of a step, or their means.
+  """Counts of encoded texts, of one step or as a mean.
 
   Attributes:
-    texts: Pooled vectors.
-    tokens: Tokens.
-    pairs: Pairs of tokens between which attention has a score.
+    texts: The number of pooled vectors.
+    tokens: The number of tokens.
+    pairs: The number of token pairs for which attention computes a score.
   """
 
   texts: float
@@ -62,12 +61,12 @@ class Texts(NamedTuple):
 
 
 def encode(config: architecture.EncoderConfig, texts: Texts) -> int:
-  """The operations of encoding texts, forward.
+  """Returns the operations of the forward pass over texts.
 
-  Per layer, a token takes 8 d^2 for queries, keys, values and the attention's
-  output, 4 d for its score with each token and the sum that they weigh, and
-  4 d f for the feed-forward layers, of which a gate makes 6 d f. Layers with a
-  sliding window compute all scores, too.
+  In each layer, a token takes 8 d^2 for queries, keys, values and the
+  attention's output; 4 d with each token of its text for the score and the
+  weighted sum; and 4 d f for the feed-forward layers, or 6 d f with a gate.
+  Layers with a sliding window also compute all scores.
   """
   hidden, inner = config.hidden_size, config.intermediate_size
   matrices = 3 if config.architecture == "modernbert" else 2
@@ -78,12 +77,12 @@ def encode(config: architecture.EncoderConfig, texts: Texts) -> int:
 
 
 def attend(config: architecture.EncoderConfig, texts: Texts) -> int:
-  """Of `encode`, the products between tokens."""
+  """Returns the part of `encode` for the products between tokens."""
   return round(config.num_layers * 4 * config.hidden_size * texts.pairs)
 
 
 def predict(config: architecture.EncoderConfig, places: int) -> int:
-  """The operations of scoring a vocabulary at some places, forward."""
+  """Returns the operations of scoring the vocabulary at places, forward."""
   hidden = config.hidden_size
   return 2 * places * hidden * (hidden + config.padded_vocab_size)
 
@@ -97,22 +96,22 @@ def train_step(
   forwards_again: int = 0,
   attends_again: int = 0,
 ) -> Flops:
-  """The operations of one training step.
+  """Returns the operations of one training step.
 
-  A backward pass takes twice a forward pass: a product of the gradient with
-  either factor.
+  A backward pass takes twice as many as a forward pass: for each product, the
+  gradient is multiplied with both factors.
 
   Args:
     config: The encoder's.
     real: The texts that are encoded, without padding.
     computed: The rows that they are packed into.
     matrices: (rows, columns) of the losses' score matrices.
-    places: Where tokens are predicted; their scores are always made again in
-      the backward pass.
-    forwards_again: How often texts are encoded again in the backward pass: 1
-      where a batch is encoded in chunks, and one more where layers are
-      computed again within a chunk.
-    attends_again: How often the attention's products alone are made again.
+    places: The number of places where tokens are predicted. The backward pass
+      always computes their scores again.
+    forwards_again: How often the backward pass encodes texts again: once if a
+      batch is encoded in chunks, and once more if layers are computed again.
+    attends_again: How often the backward pass computes only attention's
+      products again.
   """
   needed = sum(encode(config, texts) for texts in real)
   encoding = sum(encode(config, texts) for texts in computed)

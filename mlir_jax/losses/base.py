@@ -18,7 +18,7 @@ OUTPUTS = (
   "passages",  # float32 [B, C, D], the positive first.
   "sentences",  # float32 [N, 2, D], both sides of each translation.
   "monolingual",  # float32 [M, D].
-  "masked",  # [R, K, D] for each bucket: the last states at masked places.
+  "masked",  # [R, K, D] for each block: the last states at hidden tokens.
   "vocabulary",  # `masked_lm.Vocabulary`: scores tokens at these places.
 )
 # A batch has only the outputs of its streams.

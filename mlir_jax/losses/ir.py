@@ -1,4 +1,4 @@
-"""The IR loss: each query finds its passage among the global batch's."""
+"""The IR loss: each query finds its passage in the global batch."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from mlir_jax.losses import base, similarity
 
 Array = jax.Array
 
-# Known positives of a question that are in one batch, as a rule at most.
+# A batch rarely has more known positives of one question than this.
 _USUAL = 4
 
 
@@ -29,7 +29,7 @@ class IrLoss(base.Loss):
   reads = ("queries", "passages")
 
   def check(self, sizes: Mapping[str, int], group: str) -> None:
-    """See `base.Loss.check`; and a query needs a negative."""
+    """See `base.Loss.check`; also checks that a query has a negative."""
     super().check(sizes, group)
     if sizes["retrieval"] == 1 and not sizes["hard_negatives"]:
       raise ValueError(
@@ -39,7 +39,7 @@ class IrLoss(base.Loss):
       )
 
   def score_matrices(self, sizes: Mapping[str, int]) -> list[tuple[int, int]]:
-    """Queries x passages."""
+    """Returns [(queries, passages)]."""
     passages = sizes["retrieval"] * (1 + sizes["hard_negatives"])
     return [(sizes["retrieval"], passages)]
 
@@ -77,33 +77,33 @@ def ir_loss(
   symmetric: bool = False,
   replicate: Callable[[Array], Array] = lambda x: x,
 ) -> tuple[Array, base.Metrics]:
-  """The IR loss: each query finds its passage among the global batch's.
+  """The IR loss: each query finds its passage in the global batch.
 
   For query i: -log softmax over all passages p of s(q_i, p) / temperature, at
-  its own positive. Not counted as negatives: passages that are encoded like a
-  known positive of i, the positives of rows that ask the same question, and
-  padding.
+  its own positive. Masked, so that they are not negatives, are passages with
+  the sequence of a known positive of i, the positives of rows that ask the same
+  question, and padding.
 
   Args:
     queries: [B, D].
     passages: [B, 1 + H, D]; column 0 is the positive, then hard negatives.
     query_sequence: The questions' sequences, int32 [B].
     passage_sequence: int32 [B, 1 + H].
-    passage_valid: bool [B, 1 + H], False for padding, whose embeddings must
-      be finite all the same.
-    positive_sequence: Sequences of the known positives, of those in the batch
-      at least, int32 [B, P], -1-padded.
+    passage_valid: bool [B, 1 + H], False for padding. The vectors of padding
+      must also be finite.
+    positive_sequence: Sequences of the known positives, at least of those in
+      the batch, int32 [B, P], padded with -1.
     temperature: Divides the cosines.
-    symmetric: Adds the passage -> query direction, positives as anchors, and
-      halves the sum. A query is no negative of a passage it would be masked
-      for in the other direction.
-    replicate: Applied to the candidates: the place for a sharding constraint.
+    symmetric: Adds the direction passage -> query for the positives, and halves
+      the sum. If a passage is masked for a query, the query is also masked for
+      the passage.
+    replicate: A sharding constraint on the candidates.
 
   Returns:
     The loss, a scalar in nats, and the metrics "accuracy" (share of queries
-    whose own positive scores highest among the allowed), "masked" (count of
-    query-passage pairs that were left out, padding not counted),
-    "queries_without_negatives" (count of those that learn nothing from it),
+    whose own positive scores higher than all negatives), "masked" (number of
+    masked query-passage pairs, padding not counted),
+    "queries_without_negatives" (number of queries that learn nothing),
     "mean_cosine" (of queries and their negatives) and "effective_rank" (of the
     positives).
   """
@@ -125,7 +125,7 @@ def ir_loss(
   metrics = {
     "accuracy": (best == positive).mean(),
     "masked": (is_positive & valid[None] & ~own).sum(),
-    # Its own positive is not among the allowed.
+    # A query's own positive is not allowed as a negative.
     "queries_without_negatives": (~allowed.any(axis=1)).sum(),
     "mean_cosine": similarity.masked_mean(cosines, allowed),
     "effective_rank": similarity.effective_rank(passages[:, 0]),
@@ -141,24 +141,24 @@ def ir_loss(
 def _known_positives(
   query_sequence: Array, passage_sequence: Array, positive_sequence: Array
 ) -> Array:
-  """Which passages are no negatives of which queries, bool [B, B * (1 + H)].
+  """Returns the pairs to mask, bool [B, B * (1 + H)], padding not included.
 
   The arguments are those of `ir_loss`.
   """
   batch, columns = passage_sequence.shape
   passages = passage_sequence.reshape(-1)
 
-  def add(found, known):  # One of the P at a time.
+  def add(found, known):  # One of the P known positives at a time.
     hit = (passages == known[:, None]) & (known >= 0)[:, None]
     return found | hit, None
 
   def add_all(found, known):
     return jax.lax.scan(add, found, known.T)[0]
 
-  # A row's own positive may be missing from its list of known ones.
+  # The list of known positives may lack a row's own positive.
   own = passages[None] == passage_sequence[:, :1]
-  # The reader gives those of the batch: of one question they are few, though
-  # the most known positives of a question may be many.
+  # The reader lists the known positives that are in the batch, at the front. A
+  # question has few of these, even if P is large.
   are_known = add_all(own, positive_sequence[:, :_USUAL])
   if positive_sequence.shape[1] > _USUAL:
     rest = positive_sequence[:, _USUAL:]

@@ -67,19 +67,18 @@ class MaskedLmLoss(base.Loss):
     size = len(vocabulary.params["table"])
     assert batch.masked is not None  # See `stream`.
     known = [
-      {"targets": bucket.targets, "valid": bucket.valid}
-      for bucket in batch.masked
+      {"targets": block.targets, "valid": block.valid} for block in batch.masked
     ]
 
-    def sums(params, rows):
+    def sums(params, blocks):
       score = functools.partial(vocabulary.score, params)
       added = []
-      for states, bucket in zip(*rows, strict=True):
-        texts, places = bucket["targets"].shape
+      for states, block in zip(*blocks, strict=True):
+        rows, places = block["targets"].shape
         added.append(
           masked_lm_sums(
-            score, states, bucket["targets"], bucket["valid"],
-            chunks=_parts(texts, texts * places * size),
+            score, states, block["targets"], block["valid"],
+            chunks=_parts(rows, rows * places * size),
           )
         )  # fmt: skip
       return jax.tree.map(lambda *each: sum(each), *added)

@@ -1,8 +1,8 @@
-"""BERT and its kin: layers that normalize what they add up (post-LN).
+"""BERT and similar encoders, whose layers normalize their sums (post-LN).
 
 BERT (Devlin et al. 2019), RoBERTa (Liu et al. 2019), XLM-R (Conneau et al.
-2020) and DistilBERT (Sanh et al. 2019) compute the same but for positions and
-token types. None has a pooler here.
+2020) and DistilBERT (Sanh et al. 2019) differ only in positions and token
+types. None has a pooler here.
 """
 
 from collections.abc import Sequence
@@ -20,17 +20,18 @@ Texts = Sequence[rows_lib.Rows]
 def _positions(
   config: architecture.EncoderConfig, block: rows_lib.Rows
 ) -> jax.Array:
-  """Which row of the position table each token reads; int32 [R, L].
+  """Returns the row of the position table of each token; int32 [R, L].
 
-  The roberta families count a text's tokens from the pad token's row on, and
-  give padding that row; the others count places.
+  In the roberta families, padding has the row of the pad token's id, and a
+  text's tokens have the rows after it. In the others, the row is the token's
+  place in its text.
   """
   if not config.position_offset:
     return block.position
-  # As in transformers, a pad token inside a text is not counted, either.
+  # As in transformers, a pad token inside a text is also not counted.
   counted = (block.segment > 0) & (block.ids != config.pad_token_id)
   before = counted.cumsum(axis=1) - counted
-  # The row's count where the token's text begins. It never falls.
+  # The count where the token's text begins. Counts never decrease in a row.
   at_begin = jnp.where(rows_lib.begins(block.segment), before, 0)
   in_text = before - jax.lax.cummax(at_begin, axis=1)
   return (in_text + 1) * counted + config.pad_token_id
@@ -57,7 +58,7 @@ class _Embeddings(nn.Module):
 
 
 class _Attention(nn.Module):
-  """Self-attention of every token to those of its text."""
+  """Self-attention of every token to the tokens of its text."""
 
   config: architecture.EncoderConfig
 
@@ -103,7 +104,7 @@ class Bert(nn.Module):
   def __call__(
     self, texts: Texts, token_vectors: jax.Array | None
   ) -> jax.Array:
-    """See `encoder.hidden_states`; [N, hidden], of all tokens."""
+    """Returns the states of all tokens [N, hidden]; see `hidden_states`."""
     embeddings = _Embeddings(self.config, name="embeddings")
     hidden = embeddings(texts, token_vectors)
     layer = blocks.layer(self.config, _Layer)

@@ -1,4 +1,4 @@
-"""The pieces that every family of encoders is made of."""
+"""The parts that all families of encoders share."""
 
 import functools
 import zlib
@@ -17,8 +17,9 @@ from mlir_jax.models import rows as rows_lib
 def _gelu(values: jax.Array) -> jax.Array:
   """The exact GELU, x Phi(x) (Hendrycks & Gimpel 2016, arXiv 1606.08415).
 
-  By erf, in float32 or wider, as PyTorch does. nn.gelu's erfc is more exact
-  where the result is almost 0, and on a CPU costs several times as much.
+  Computed with erf, in float32 or wider, as in PyTorch. nn.gelu uses erfc,
+  which is more exact where the result is almost 0, but on a CPU it costs
+  several times as much.
   """
   wide = values.astype(jnp.promote_types(values.dtype, jnp.float32))
   twice = wide * (1 + jax.lax.erf(wide * 0.5**0.5))
@@ -39,11 +40,10 @@ ACTIVATIONS = {
 class _Dropout(nn.Module):
   """Sets a share of the values to zero and scales up the others.
 
-  Which ones is a hash of the text's seed, of the module's place in the
+  A hash decides which ones: of the text's seed, of the module's place in the
   encoder, and of the value's place in the text. So a text loses the same
-  values in whatever row, with whatever other texts, in whatever order, on
-  whatever devices it is encoded; and nothing random is kept for the backward
-  pass.
+  values in any row, next to any other texts, in any order and on any devices.
+  The backward pass computes the hash again, so nothing random is stored.
   """
 
   rate: float
@@ -59,10 +59,9 @@ class _Dropout(nn.Module):
 
     Args:
       values: Any shape.
-      seeds: uint32, broadcast to the values: the seed of each one's text; None
-        for no dropout.
-      places: Where each value is in its text: indices, broadcast to the
-        values.
+      seeds: uint32, the seed of each value's text, broadcast to the values.
+        None for no dropout.
+      places: The indices of each value in its text, broadcast to the values.
     """
     if seeds is None or not self.rate:
       return values
@@ -76,46 +75,47 @@ class _Dropout(nn.Module):
 def random_words(
   seeds: jax.Array, salt: int, places: Sequence[jax.Array]
 ) -> jax.Array:
-  """Words that look random: a hash of seed, salt and some indices.
+  """Returns pseudorandom words: a hash of seed, salt and indices.
 
-  A word of its own for each value costs less than what reads it, where
-  jax.random's cost several times as much.
+  To compute a word for each value costs less than the operation that uses the
+  words. With jax.random it costs several times as much.
 
   Args:
     seeds: uint32.
-    salt: Of the place in the encoder, below 2**32.
-    places: Indices; they and the seeds are broadcast against each other. The
-      last is the one that should make the result large.
+    salt: A number below 2**32 for the module's place in the encoder.
+    places: Indices. They and the seeds are broadcast against each other. Only
+      the last should make the shape large, because it costs least.
 
   Returns:
     uint32, of the broadcast shape.
   """
   *outer, last = (jnp.asarray(place).astype(jnp.uint32) for place in places)
   words = _scramble(_scramble(seeds) ^ _scramble(jnp.uint32(salt)))
-  # Index by index, so that for each the last one meets another word.
+  # Scramble after each index, so that different indices give different words.
   for place in outer:
     words = _scramble(words ^ _scramble(place))
-  # All that is paid per value: one scramble, without the steps at its ends,
-  # which the scrambled words and a threshold on the high bits do not need.
+  # Only the last two lines run for each value. They are a scramble without its
+  # first and last step: the words are already scrambled, and the caller only
+  # compares their high bits with a threshold.
   words = (words ^ _scramble(~last)) * np.uint32(0x7FEB352D)
   return (words ^ (words >> 15)) * np.uint32(0x846CA68B)
 
 
 def text_seeds(seed: jax.Array, numbers: jax.Array) -> jax.Array:
-  """A seed for each text, from a seed for all and the texts' numbers.
+  """Returns a seed for each text, from a common seed and the texts' numbers.
 
   Args:
     seed: uint32.
     numbers: int32, any shape.
 
   Returns:
-    uint32, of that shape; different for different numbers.
+    uint32, of the same shape. Different numbers get different seeds.
   """
   return _scramble(seed ^ _scramble(numbers.astype(jnp.uint32)))
 
 
 def _scramble(words: jax.Array) -> jax.Array:
-  """A bijection of 32-bit words, "lowbias32" (Wellons 2018)."""
+  """The bijection "lowbias32" of 32-bit words (Wellons 2018)."""
   words = (words ^ (words >> 16)) * np.uint32(0x7FEB352D)
   words = (words ^ (words >> 15)) * np.uint32(0x846CA68B)
   return words ^ (words >> 16)
@@ -124,7 +124,7 @@ def _scramble(words: jax.Array) -> jax.Array:
 def drop(
   rate: float, states: jax.Array, rows: Sequence[rows_lib.Rows]
 ) -> jax.Array:
-  """Dropout of all tokens' states [N, size], inside a module."""
+  """Applies dropout to all tokens' states [N, size]; call it in a module."""
   seeds, places = None, ()
   if rows[0].seeds is not None:
     seeds = rows_lib.flat(rows, "seeds")[:, None]
@@ -136,8 +136,8 @@ def drop(
 class _Dense(nn.Module):
   """A dense layer over the last axis, computed on a matrix of all tokens.
 
-  The product is that of nn.Dense. Its derivative by the kernel, of three axes
-  instead of two, runs at half the speed or less on a CPU.
+  The product is that of nn.Dense. But for values of three axes, nn.Dense's
+  derivative by the kernel runs at half the speed or less on a CPU.
   """
 
   features: int
@@ -173,7 +173,7 @@ def dense(
 def layer_norm(
   config: architecture.EncoderConfig, name: str, use_bias: bool = True
 ) -> nn.LayerNorm:
-  """A layer norm, computed in float32; the dtype is that of the result."""
+  """A layer norm, computed in float32; the result has the config's dtype."""
   return nn.LayerNorm(
     epsilon=config.layer_norm_eps,
     use_bias=use_bias,
@@ -190,18 +190,17 @@ def table(
   rows: int,
   used: int | None = None,
 ) -> jax.Array:
-  """A module's embedding table.
+  """Returns a module's embedding table.
 
   Args:
-    module: Whose parameter it is.
+    module: The module that has the parameter.
     config: The encoder's.
     name: The parameter's.
-    rows: Of the table.
-    used: Rows that are drawn; those behind them are 0.
+    rows: The number of rows of the table.
+    used: The number of rows that are drawn; the rows after them are 0.
 
   Returns:
-    [rows, hidden] float32: casting a whole table would cost more than it
-    saves.
+    [rows, hidden] float32. To cast a whole table would cost more than it saves.
   """
   normal = nn.initializers.normal(config.initializer_range)
 
@@ -215,7 +214,7 @@ def table(
 def token_table(
   module: nn.Module, config: architecture.EncoderConfig
 ) -> jax.Array:
-  """The module's token table, padded: [padded_vocab_size, hidden]."""
+  """Returns the module's token table, [padded_vocab_size, hidden]."""
   return table(
     module, config, "token", config.padded_vocab_size, config.vocab_size
   )
@@ -229,23 +228,25 @@ def attend(
   rows: Sequence[rows_lib.Rows],
   window: int | None = None,
 ) -> jax.Array:
-  """Scaled dot-product attention (Vaswani et al. 2017), inside a module.
+  """Scaled dot-product attention (Vaswani et al. 2017); call it in a module.
 
-  A token sees the tokens of its own text. The cost grows with the length of
-  the rows, so a plan puts short texts in shorter rows where it pays.
+  A token sees the tokens of its own text. The cost per token grows with the
+  length of the rows, so a plan uses shorter rows for short texts where that
+  costs less.
 
   Args:
     config: The encoder's.
     queries: [N, heads, size], of all tokens of the rows.
-    keys: The same.
-    values: The same.
-    rows: What the tokens are in.
-    window: How far a token sees to either side; None for the whole text.
+    keys: Like `queries`.
+    values: Like `queries`.
+    rows: The rows of these tokens.
+    window: The number of tokens that a token sees on each side; None for the
+      whole text.
 
   Returns:
     [N, heads * size].
   """
-  dropout = _Dropout(config.attention_dropout)  # One, so of one salt.
+  dropout = _Dropout(config.attention_dropout)  # One module, so one salt.
   attended = []
   split = [rows_lib.split(rows, each) for each in (queries, keys, values)]
   for number, block in enumerate(rows):
@@ -274,7 +275,7 @@ def _attend_plainly(
   block: rows_lib.Rows,
   dropout: nn.Module,
 ) -> jax.Array:
-  """The attention of a block's rows, [R, L, heads, size], by two products."""
+  """Computes attention in a block, [R, L, heads, size], by two products."""
   scores = jnp.einsum(
     "bqnd,bknd->bnqk", queries, keys, preferred_element_type=config.wide_dtype
   )
@@ -292,12 +293,13 @@ def _attend_plainly(
 
 
 def layer(config: architecture.EncoderConfig, module: type[nn.Module]) -> Any:
-  """A class of layers, with what it keeps for the backward pass.
+  """Returns a class of layers that obeys `remat`.
 
   Args:
-    config: The encoder's; `remat` is "none", all is kept; "dots", the results
-      of the dense layers alone; or "layer", nothing but what the layer reads.
-    module: The class.
+    config: The encoder's. `remat` says what a layer stores for the backward
+      pass: all ("none"), only the results of the dense layers ("dots"), or only
+      its input ("layer").
+    module: The class of the layer.
   """
   if config.remat == "none":
     return module
@@ -317,13 +319,13 @@ def look_up(
   rows: Sequence[rows_lib.Rows],
   token_vectors: jax.Array | None,
 ) -> jax.Array:
-  """The tokens' rows of the module's table, unless they are given.
+  """Returns the tokens' rows of the module's table, unless they are given.
 
   Args:
-    module: Whose parameter the table is.
+    module: The module that has the table.
     config: The encoder's.
-    rows: Of N tokens together.
-    token_vectors: As `encoder.hidden_states` takes them.
+    rows: Rows with N tokens together.
+    token_vectors: As in `encoder.hidden_states`.
 
   Returns:
     [N, hidden] float32.

@@ -1,4 +1,4 @@
-"""Texts to vectors: the encoder of any family, pooling, projection, towers."""
+"""The model: turns rows of tokens into vectors, for encoders of any family."""
 
 import dataclasses
 import functools
@@ -11,10 +11,10 @@ from mlir_jax.models import architecture, bert, masked_lm, modernbert
 from mlir_jax.models import rows as rows_lib
 
 TOWERS = ("tied", "separate")
-# Beside the towers' parameters: the head for masked language modelling.
+# Next to the towers' parameters: the head for masked language modelling.
 MASKED_LM = "masked_lm"
 TOWER_NAMES = ("encoder", "query_encoder", "passage_encoder")
-# In a tower's: the dense layer on its pooled vectors.
+# In a tower's parameters: the dense layer on its pooled vectors.
 PROJECTION = "projection"
 
 
@@ -27,23 +27,22 @@ def hidden_states(
   texts: Sequence[rows_lib.Rows],
   token_vectors: jax.Array | None = None,
 ) -> list[jax.Array]:
-  """Encodes texts, up to the last layer's states.
+  """Encodes texts and returns the last layer's states.
 
-  All tokens go through the dense layers together; attention alone looks at
-  the rows.
+  All tokens go through the dense layers together. Only attention works row by
+  row.
 
   Args:
     config: The encoder's.
     params: One encoder's.
-    texts: Rows of one or more lengths, N tokens together; if they have seeds,
-      dropout is applied to each text by its seed alone. No text is longer
-      than `config.max_length`.
-    token_vectors: [N, hidden] float32: `token_table(params)[ids]` if given, so
-      that one can differentiate by them and not by the table.
+    texts: Blocks of rows, N tokens together. If they have seeds, dropout in
+      each text depends only on its seed. No text is longer than
+      `config.max_length`.
+    token_vectors: [N, hidden] float32, the tokens' rows of the token table.
+      Give them to differentiate by them instead of by the table.
 
   Returns:
-    For each of the rows [R, L, hidden] in the config's dtype; finite at
-    padding, too.
+    For each block [R, L, hidden] in the config's dtype; also finite at padding.
   """
   weights = {name: params[name] for name in params if name != PROJECTION}
   states = _ARCHITECTURES[config.architecture](config).apply(
@@ -53,14 +52,14 @@ def hidden_states(
 
 
 def split_table(params: Mapping) -> tuple[jax.Array, Mapping]:
-  """One tower's token table, and its parameters with None in that place."""
+  """Returns a tower's token table, and its parameters with None instead."""
   embeddings = params["embeddings"]
   rest = {**params, "embeddings": {**embeddings, "token": None}}
   return embeddings["token"], rest
 
 
 def join_table(table: jax.Array, rest: Mapping) -> Mapping:
-  """The tower's parameters that `split_table` took apart."""
+  """Joins the parts of `split_table` to the tower's parameters again."""
   return {**rest, "embeddings": {**rest["embeddings"], "token": table}}
 
 
@@ -72,14 +71,14 @@ def pool(
   Args:
     states: [R, L, hidden].
     segment: int32 [R, L], as in `rows.Rows`.
-    texts: S, the most texts in a row.
-    pooling: "mean" over a text's tokens, "cls", the first of them, or "last".
+    texts: S, the largest number of texts in a row.
+    pooling: "mean" over a text's tokens, "cls" (its first token) or "last".
 
   Returns:
     [R, S, hidden], at least float32; zeros where there is no text.
 
   Raises:
-    ValueError: if there is no such pooling.
+    ValueError: if the pooling is unknown.
   """
   wide = states.astype(jnp.promote_types(states.dtype, jnp.float32))
   numbers = jnp.arange(1, texts + 1, dtype=segment.dtype)
@@ -91,18 +90,18 @@ def pool(
   elif pooling != "mean":
     raise ValueError(f"pooling is {pooling!r}; use 'mean', 'cls' or 'last'.")
   weights = weights.astype(wide.dtype)
-  # Exact: a plain product of float32 is rounded to bfloat16 on a TPU.
+  # Exact, because by default a TPU rounds the factors to bfloat16.
   sums = jnp.einsum(
     "rsl,rlh->rsh", weights, wide, precision=jax.lax.Precision.HIGHEST
   )
-  # One token a text for "cls" and "last".
+  # For "cls" and "last", each text has one token here.
   return sums / jnp.maximum(weights.sum(axis=-1, keepdims=True), 1)
 
 
 def project(
   config: architecture.EncoderConfig, projection: Mapping, vectors: jax.Array
 ) -> jax.Array:
-  """The dense layer on pooled vectors, in float32 whatever the dtype.
+  """Applies the dense layer to pooled vectors, in float32 for every dtype.
 
   Args:
     config: The encoder's.
@@ -125,27 +124,27 @@ def project(
 def unit_length(vectors: jax.Array) -> jax.Array:
   """Scales vectors, [..., hidden], to unit length.
 
-  Those shorter than 1e-12 stay as they are, so that the zero vectors of
-  padding texts have a finite gradient.
+  Vectors shorter than 1e-12 do not change, so that the zero vectors where there
+  is no text have a finite gradient.
   """
   squares = (vectors * vectors).sum(axis=-1, keepdims=True)
   return vectors / jnp.sqrt(jnp.where(squares > 1e-24, squares, 1))
 
 
 def with_towers(encoder_params: Mapping, towers: str) -> dict:
-  """The parameters of one encoder as those of one or two towers.
+  """Makes the parameters of one or two towers from those of one encoder.
 
   Args:
     encoder_params: One encoder's parameters.
-    towers: "tied", the towers are one encoder; or "separate", they start
-      from the same weights.
+    towers: "tied" for one encoder, or "separate" for two, which start from the
+      same weights.
 
   Returns:
-    {"encoder": tree}, or {"query_encoder": tree, "passage_encoder": tree}
-    with buffers of their own.
+    {"encoder": tree}, or {"query_encoder": tree, "passage_encoder": tree} with
+    separate buffers.
 
   Raises:
-    ValueError: if towers is neither.
+    ValueError: if `towers` has another value.
   """
   if towers not in TOWERS:
     raise ValueError(f"model.towers is {towers!r}; use one of {TOWERS}.")
@@ -157,7 +156,7 @@ def with_towers(encoder_params: Mapping, towers: str) -> dict:
   }
 
 
-# Jitted: op by op, initialization takes seconds.
+# Jitted, because initialization takes seconds without it.
 @functools.partial(jax.jit, static_argnames=("config", "towers", "with_head"))
 def init_params(
   config: architecture.EncoderConfig,
@@ -165,7 +164,7 @@ def init_params(
   key: jax.Array,
   with_head: bool = False,
 ) -> dict:
-  """Draws float32 parameters: see `with_towers` for their form.
+  """Draws float32 parameters, in the form that `with_towers` returns.
 
   Weights are normal with the config's initializer_range, biases 0, layer
   norms 1 (Devlin et al. 2019); rows beyond the vocabulary are 0.
@@ -178,7 +177,7 @@ def init_params(
   """
   ids = jnp.zeros((1, 1), jnp.int32)
   rows = rows_lib.one_a_row(ids, ids == 0)
-  # Drawing needs no fused attention, and no GPU.
+  # Initialization needs neither fused attention nor a GPU.
   module = _ARCHITECTURES[config.architecture](
     dataclasses.replace(config, attention="xla")
   )
@@ -192,10 +191,10 @@ def init_params(
 
 
 def init_projection(config: architecture.EncoderConfig, key: jax.Array) -> dict:
-  """Draws the parameters of `project`: those of `init_params` by that key."""
+  """Draws the parameters of `project`, as `init_params` does with this key."""
   key = jax.random.fold_in(key, 1)
   shape = (config.hidden_size, config.projection_size)
-  # Of the size at which a vector keeps its length, on average.
+  # With this scale a vector keeps its length, on average.
   scale = config.hidden_size**-0.5
   projection = {"kernel": scale * jax.random.normal(key, shape)}
   if config.projection_bias:
@@ -204,25 +203,26 @@ def init_projection(config: architecture.EncoderConfig, key: jax.Array) -> dict:
 
 
 def init_head(config: architecture.EncoderConfig, key: jax.Array) -> dict:
-  """Draws the head's parameters: those of `init_params` by that key."""
+  """Draws the head's parameters, as `init_params` does with this key."""
   return masked_lm.init(config, jax.random.fold_in(key, 2))
 
 
 def abstract_params(
   config: architecture.EncoderConfig, towers: str, with_head: bool = False
 ) -> dict:
-  """Shapes and dtypes of what `init_params` draws, without drawing it."""
+  """Returns the shapes and dtypes of `init_params`, without drawing."""
   return jax.eval_shape(
     lambda: init_params(config, towers, jax.random.key(0), with_head)
   )
 
 
 def tower_name(params: Mapping, tower: str) -> str:
-  """What a tower's parameters are called.
+  """Returns the name of a tower's parameters.
 
   Args:
-    params: Of the towers, as `with_towers` gives them.
-    tower: "query", "passage", or "masked", which the passage tower reads.
+    params: The towers' parameters, as `with_towers` returns them.
+    tower: "query", "passage", or "masked" for texts with hidden words, which
+      the passage tower encodes.
 
   Raises:
     ValueError: if there is no such tower.
@@ -235,7 +235,7 @@ def tower_name(params: Mapping, tower: str) -> str:
 
 
 def tower_params(params: Mapping, tower: str) -> Mapping:
-  """One tower's parameters, see `tower_name`."""
+  """Returns one tower's parameters; see `tower_name`."""
   return params[tower_name(params, tower)]
 
 
@@ -253,16 +253,16 @@ def embed(
 
   Args:
     config: The encoder's.
-    params: Of the towers, as `with_towers` gives them.
+    params: The towers' parameters, as `with_towers` returns them.
     tower: "query" or "passage".
-    texts: As in `hidden_states`, like `token_vectors`.
+    texts: As in `hidden_states`.
     pooling: "mean", "cls" or "last".
     normalize: Whether vectors are scaled to unit length.
-    token_vectors: See there.
+    token_vectors: As in `hidden_states`.
 
   Returns:
-    For each of the rows [R, S, output_size] float32; zeros where there is no
-    text (or the projection of zeros).
+    For each block [R, S, output_size] float32. Where there is no text: zeros,
+    or the projection of zeros.
 
   Raises:
     ValueError: if the tower or pooling is unknown.
@@ -285,17 +285,17 @@ def masked_states(
   texts: Sequence[rows_lib.Rows],
   token_vectors: jax.Array | None = None,
 ) -> list[jax.Array]:
-  """The last layer's states at some places, for the head to predict from.
+  """Returns the last layer's states at some places, the input of the head.
 
   Args:
     config: The encoder's.
     params: As in `embed`.
     tower: "query" or "passage".
-    texts: As in `hidden_states`, with `places`; like `token_vectors`.
-    token_vectors: See there.
+    texts: As in `hidden_states`, with `places`.
+    token_vectors: As in `hidden_states`.
 
   Returns:
-    For each of the rows [R, K, hidden] in the config's dtype.
+    For each block [R, K, hidden] in the config's dtype.
   """
   weights = tower_params(params, tower)
   states = hidden_states(config, weights, texts, token_vectors)

@@ -1,8 +1,9 @@
 """The head for masked language modelling: hidden states to token scores.
 
-The same in every family (Devlin et al. 2019): a dense layer, its activation
-and layer norm, then a dot with each row of the encoder's own token table and
-a bias. In ModernBERT the dense layer and the norm have no bias.
+It is the same in every family (Devlin et al. 2019): a dense layer, an
+activation and a layer norm; then a dot product with each row of the encoder's
+own token table, and a bias. In ModernBERT the dense layer and the norm have no
+bias.
 """
 
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from mlir_jax.models import architecture, blocks
 
 
 class _Transform(nn.Module):
-  """What stands between the encoder and the token table."""
+  """The layers between the encoder and the token table."""
 
   config: architecture.EncoderConfig
 
@@ -47,7 +48,7 @@ def logits(
     config: The encoder's.
     params: The head's.
     table: The encoder's token table, [padded_vocab_size, hidden].
-    hidden: [..., hidden], last-layer states.
+    hidden: [..., hidden], states of the last layer.
 
   Returns:
     [..., padded_vocab_size], at least float32; -inf beyond the vocabulary.
@@ -57,9 +58,9 @@ def logits(
   hidden = _Transform(config).apply(  # pyright: ignore[reportAssignmentType]
     {"params": weights}, hidden
   )
-  # Summed in float32. A bfloat16 model multiplies as its layers do, since over
-  # a vocabulary exact float32 products cost as much as the encoder; backward,
-  # too, where one factor is float32.
+  # Sums are in float32. A bfloat16 model multiplies in bfloat16, as its layers
+  # do, because exact float32 products over a vocabulary cost as much as the
+  # encoder. The same is true backward, where one factor is float32.
   exact = hidden.dtype == config.wide_dtype
   scores = jnp.dot(
     hidden,

@@ -1,7 +1,7 @@
 """ModernBERT and mmBERT: rotary positions, sliding windows, gated layers.
 
 Warner et al. 2024, arXiv 2412.13663; Marone et al. 2025, arXiv 2509.06888.
-Layers normalize what they read (pre-LN), and nothing has a bias.
+Layers normalize their input (pre-LN), and no layer has a bias.
 """
 
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ def _rotate(
 ) -> jax.Array:
   """Turns each head's vectors by angles that grow with the position.
 
-  Su et al. 2021, arXiv 2104.09864, with the halves as pairs: component i
-  turns with component size / 2 + i, by position / theta ** (2 i / size).
+  Su et al. 2021, arXiv 2104.09864, with pairs from both halves: component i and
+  component size / 2 + i turn together, by position / theta ** (2 i / size).
 
   Args:
     vectors: [N, heads, size].
     positions: int32 [N].
-    longest: More than any position.
+    longest: A number above all positions.
     theta: The base of the angles.
   """
   size = vectors.shape[-1]
@@ -42,7 +42,7 @@ def _rotate(
 
 
 class _Attention(nn.Module):
-  """Self-attention to a text's tokens, or to those in a window around each."""
+  """Self-attention of each token to its text, or to a window in its text."""
 
   config: architecture.EncoderConfig
   sliding: bool
@@ -103,7 +103,7 @@ class _Layer(nn.Module):
     sliding = config.layer_types[self.number] == architecture.SLIDING
     attention = _Attention(config, sliding, name="attention")
     read = hidden
-    if self.number:  # The first layer's states come normalized.
+    if self.number:  # The first layer's input is already normalized.
       read = blocks.layer_norm(config, "attention_norm", use_bias=False)(hidden)
     hidden += attention(read, texts)
     read = blocks.layer_norm(config, "feed_forward_norm", use_bias=False)
@@ -134,7 +134,7 @@ class ModernBert(nn.Module):
   def __call__(
     self, texts: Texts, token_vectors: jax.Array | None
   ) -> jax.Array:
-    """See `encoder.hidden_states`; [N, hidden], of all tokens."""
+    """Returns the states of all tokens [N, hidden]; see `hidden_states`."""
     embeddings = _Embeddings(self.config, name="embeddings")
     hidden = embeddings(texts, token_vectors)
     layer = blocks.layer(self.config, _Layer)

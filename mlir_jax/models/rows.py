@@ -1,4 +1,4 @@
-"""Rows of tokens: what an encoder reads, with several texts to a row."""
+"""Rows of tokens, the input of an encoder; a row holds several texts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,10 +10,10 @@ import jax.numpy as jnp
 
 @flax.struct.dataclass
 class Rows:
-  """R rows of L tokens, which hold at most S texts each.
+  """R rows of L tokens; each row holds at most S texts.
 
-  A text's tokens are next to each other. A token sees those of its own text
-  alone, so a text's vector does not depend on what shares its row.
+  A text's tokens are next to each other. A token sees only the tokens of its
+  own text, so a text's vector does not depend on the other texts in its row.
 
   Attributes:
     ids: int32 [R, L].
@@ -22,8 +22,8 @@ class Rows:
       0 for padding.
     seeds: uint32 [R, L], the seed of the token's text, for dropout; None for
       no dropout.
-    places: int32 [R, K], the tokens whose states are asked for, instead of
-      the texts' vectors; None for vectors.
+    places: int32 [R, K], the tokens whose states are the result. None if the
+      texts' vectors are the result.
     texts: S.
   """
 
@@ -36,7 +36,7 @@ class Rows:
 
 
 def one_a_row(ids: jax.Array, mask: jax.Array, seeds: Any = None) -> Rows:
-  """Rows of one text each, padded on either side.
+  """Returns rows with one text each; padding may be on either side.
 
   Args:
     ids: int32 [R, L].
@@ -55,13 +55,13 @@ def one_a_row(ids: jax.Array, mask: jax.Array, seeds: Any = None) -> Rows:
 
 
 def flat(blocks: Sequence[Rows], name: str) -> jax.Array:
-  """One array of all tokens [N], of the blocks' arrays [R, L]."""
+  """Joins the blocks' arrays [R, L] to one array of all tokens, [N]."""
   arrays = [getattr(block, name).reshape(-1) for block in blocks]
   return arrays[0] if len(arrays) == 1 else jnp.concatenate(arrays)
 
 
 def split(blocks: Sequence[Rows], values: Any) -> list[Any]:
-  """The parts [R, L, ...] of the blocks, of an array of all tokens [N, ...]."""
+  """Splits an array of all tokens [N, ...] into the blocks' [R, L, ...]."""
   parts, start = [], 0
   for block in blocks:
     size = block.ids.size
@@ -72,12 +72,12 @@ def split(blocks: Sequence[Rows], values: Any) -> list[Any]:
 
 
 def begins(segment: jax.Array) -> jax.Array:
-  """Which tokens are the first of their text, bool [R, L]."""
+  """Returns which tokens are the first of their text, bool [R, L]."""
   before = jnp.pad(segment[:, :-1], ((0, 0), (1, 0)))
   return (segment != before) & (segment > 0)
 
 
 def ends(segment: jax.Array) -> jax.Array:
-  """Which tokens are the last of their text, bool [R, L]."""
+  """Returns which tokens are the last of their text, bool [R, L]."""
   after = jnp.pad(segment[:, 1:], ((0, 0), (0, 1)))
   return (segment != after) & (segment > 0)

@@ -1,4 +1,4 @@
-"""Texts to vectors under the encoding contract: the one way, everywhere."""
+"""Encodes texts by the encoding contract; all vectors are made here."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,11 +18,12 @@ from mlir_jax.models import rows as rows_lib
 from mlir_jax.retrieval import row_batches
 
 PyTree = Any
-# Texts that are tokenized and packed at once: enough to fill the rows, few
-# enough to hold their tokens in memory.
+# The number of texts that are tokenized and packed at once: enough to fill the
+# rows, and few enough to hold their tokens in memory.
 WINDOW = 16_384
-# The same in characters, for long texts; and those that the tokenizer has at
-# once: it takes some 100 bytes for each, also for what is cut off.
+# The same limit in characters, for long texts; and the characters that the
+# tokenizer gets at once. It takes about 100 bytes for each, also for those that
+# it cuts off.
 _WINDOW_CHARACTERS = 2**26
 _TOKENIZER_CHARACTERS = 2**18
 
@@ -31,9 +32,9 @@ class TextEncoder:
   """Encodes texts in their roles on a mesh.
 
   Attributes:
-    contract: The encoding contract; the tokenizer has been checked against it.
+    contract: The encoding contract; the tokenizer is checked against it.
     mesh: The mesh; batches are split over "data".
-    truncation: Role to (texts cut, all texts) that were encoded until now.
+    truncation: Role to (texts cut, all texts), of the texts encoded so far.
   """
 
   def __init__(
@@ -48,11 +49,12 @@ class TextEncoder:
 
     Args:
       contract: The encoding contract.
-      tokenizer: Its tokenizer.
+      tokenizer: The contract's tokenizer.
       embed: From `make_embed`.
       mesh: The mesh.
-      batch_size: Texts of 64 tokens encoded at once, or as many tokens of
-        others; rounded up to a multiple of the devices along "data".
+      batch_size: The number of texts of 64 tokens that are encoded at once;
+        of other lengths, as many tokens. It is rounded up to a multiple of the
+        devices along "data".
 
     Raises:
       ContractMismatchError: if the tokenizer is not the contract's.
@@ -78,13 +80,13 @@ class TextEncoder:
     *,
     progress: str | None = None,
   ) -> np.ndarray:
-    """Encodes texts; beside the vectors it holds the tokens of some alone.
+    """Encodes texts; it holds all vectors, but only the tokens of a window.
 
     Args:
       params: The towers' parameters, on the mesh.
       role: "query", "passage" or "sentence".
-      texts: The texts, without prefix; too long ones are cut.
-      titles: A title each, "" for none; only passages have them.
+      texts: The texts, without prefix. Texts that are too long are cut.
+      titles: A title for each text, "" for none. Only passages have titles.
       progress: Description of a progress bar; None for no bar.
 
     Returns:
@@ -122,12 +124,12 @@ class TextEncoder:
     """Encodes any number of texts in bounded memory.
 
     Args:
-      params: As in `encode`, like the next two.
-      role: Of the texts.
-      texts: The texts.
-      titles: A title each; as many as there are texts.
-      progress: Description of a progress bar; None for no bar.
-      total: How many texts there are, for the bar; None if not known.
+      params: As in `encode`.
+      role: As in `encode`.
+      texts: As in `encode`.
+      titles: As in `encode`.
+      progress: As in `encode`.
+      total: The number of texts, for the bar; None if not known.
 
     Yields:
       float32 [m, D], the vectors of the next m texts.
@@ -167,14 +169,14 @@ class TextEncoder:
     first: int,
     bar: tqdm.tqdm,
   ) -> np.ndarray:
-    """Encodes some texts; float32 [n, D], in their order.
+    """Encodes the texts of a window; float32 [n, D], in their order.
 
     Args:
-      params: As in `encode`, like the next.
-      role: Of the texts.
-      window: The texts, rendered.
-      first: The number of the first of them, for messages.
-      bar: Is moved on by each text.
+      params: As in `encode`.
+      role: As in `encode`.
+      window: The rendered texts.
+      first: The number of the first text, for messages.
+      bar: Counts the encoded texts.
     """
     settings = self.contract.role(role)
     ids = self._tokenize(role, window)
@@ -188,7 +190,7 @@ class TextEncoder:
       output = np.asarray(jax.device_get(output))[number >= 0]
       check_finite(output, first + texts, role)
       if vectors is None:
-        # Zeros, as there is nothing to encode of a text without tokens.
+        # A text without tokens is not encoded. Its vector stays 0.
         vectors = np.zeros((len(ids), output.shape[1]), np.float32)
       vectors[texts] = output
       bar.update(len(texts))
@@ -210,7 +212,7 @@ class TextEncoder:
       placed = self._place(rows_lib.Rows(*rows, texts=number.shape[1]))
       (output,) = self._embed(params, settings.tower, (placed,))
       waiting.append((number, output))
-      if len(waiting) > 1:  # Fetched while the next one is computed.
+      if len(waiting) > 1:  # Fetch it while the next batch is computed.
         fetch(*waiting.pop(0))
     for number, output in waiting:
       fetch(number, output)
@@ -228,13 +230,13 @@ class TextEncoder:
     )
 
   def _width(self, params: PyTree, tower: str) -> int:
-    """D, without encoding anything."""
+    """Returns D without encoding anything."""
     none = jax.ShapeDtypeStruct((self._devices, 8), np.int32)
     rows = rows_lib.Rows(none, none, none)
     return self._embed.eval_shape(params, tower, (rows,))[0].shape[-1]
 
   def _tokenize(self, role: str, window: Sequence[str]) -> list[np.ndarray]:
-    """The tokens of some texts, int32 [length] each, and counts those cut."""
+    """Tokenizes texts, int32 [length] each, and counts those that it cuts."""
     longest = self.contract.role(role).max_length
     self._tokenizer.enable_truncation(longest)
     ids, cut = [], 0
@@ -249,10 +251,10 @@ class TextEncoder:
   def describe_truncation(
     self, before: Mapping[str, tuple[int, int]] | None = None
   ) -> str:
-    """How many texts were cut, in a line for each role of which some were.
+    """Says how many texts were cut, in one line for each role with cut texts.
 
     Args:
-      before: A copy of `truncation`; what was counted until then is left out.
+      before: An earlier copy of `truncation`; its counts are subtracted.
     """
     lines = []
     for role, counts in self.truncation.items():
@@ -267,7 +269,7 @@ class TextEncoder:
     return "\n".join(lines)
 
   def with_params(self, params: PyTree) -> Callable[..., np.ndarray]:
-    """`embed(role, texts, titles=None)`, as the evaluators take it."""
+    """Returns `embed(role, texts, titles=None)` for the evaluators."""
 
     def embed(role, texts, titles=None):
       return self.encode(params, role, texts, titles, progress=f"{role} texts")
@@ -278,7 +280,7 @@ class TextEncoder:
 def _portions(
   texts: Iterable[str], most: int, characters: int
 ) -> Iterator[list[str]]:
-  """Texts in lists of `most`, or fewer that have so many characters."""
+  """Yields lists of `most` texts, or of fewer if these have many characters."""
   portion, size = [], 0
   for text in texts:
     portion.append(text)
@@ -295,15 +297,15 @@ class NonFiniteError(FloatingPointError):
 
 
 def check_finite(vectors: np.ndarray, rows: np.ndarray, role: str) -> None:
-  """Refuses vectors that hold NaN or infinity, before they are given out.
+  """Refuses vectors that hold NaN or infinity.
 
   Args:
     vectors: float32 [n, D].
-    rows: int [n], the number of each one's text, for the message.
+    rows: int [n], the number of each vector's text, for the message.
     role: The role of the texts.
 
   Raises:
-    NonFiniteError: naming a text by its number from 0.
+    NonFiniteError: with the number of a text, from 0.
   """
   finite = np.isfinite(vectors).all(axis=1)
   if not finite.all():
@@ -319,10 +321,10 @@ def check_finite_params(params: PyTree, where: str) -> None:
 
   Args:
     params: The parameters, on their devices.
-    where: What they were read from, for the message.
+    where: The place that they were read from, for the message.
 
   Raises:
-    NonFiniteError: naming each such parameter.
+    NonFiniteError: with the name of each such parameter.
   """
   finite = jax.jit(
     lambda tree: jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), tree)
@@ -343,11 +345,11 @@ def make_embed(
   encoder_config: architecture.EncoderConfig,
   contract: contract_lib.EncodingContract,
 ) -> Callable[..., list[jax.Array]]:
-  """The encoder under a contract.
+  """Makes the function that encodes rows by a contract.
 
   Returns:
-    embed(params, tower, blocks of rows, token_vectors=None) -> for each block
-    [R, S, D] float32; see `encoder.embed`.
+    embed(params, tower, blocks of rows, token_vectors=None) -> [R, S, D]
+    float32 for each block; see `encoder.embed`.
   """
 
   def embed(params, tower, texts, token_vectors=None):
@@ -372,7 +374,7 @@ def check_tokenizer(
   """Refuses a tokenizer that is not the contract's.
 
   Raises:
-    ContractMismatchError: naming what differs.
+    ContractMismatchError: with the differences.
   """
   found = contract_lib.EncodingContract(
     **{

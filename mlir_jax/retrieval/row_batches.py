@@ -1,4 +1,4 @@
-"""Which texts are encoded together: rows of few shapes that are nearly full."""
+"""Packs texts for encoding into batches of rows: few shapes, little padding."""
 
 import itertools
 from collections.abc import Iterator
@@ -7,14 +7,15 @@ import numpy as np
 
 from mlir_jax.batches import packing
 
-# Rows are as long as the longest text may be, and a quarter of it, and so on
-# down to this. A text is in the shortest rows in which two like it fit: little
-# is padding then, and attention over a row stays cheap.
+# The longest rows are as long as the longest possible text. Each next block has
+# rows of a quarter of that length, down to this one. A text is in the shortest
+# rows that hold two such texts: then there is little padding, and attention in
+# a row is cheap.
 _SHORTEST = 32
 _STEP = 4
-# Tokens of a text, of which a batch holds as many as it holds texts.
+# A batch size counts texts of this many tokens.
 _TEXT = 64
-# Texts by whose lengths the longest rows are chosen.
+# The number of texts whose lengths decide about the longest rows.
 _SAMPLE = 2048
 
 
@@ -30,16 +31,15 @@ def pack(
 
   Args:
     lengths: int [n], tokens of the texts.
-    max_length: No text of the role is longer.
-    batch_size: Texts in a batch, if they have 64 tokens, or are shorter and may
-      not have more; or as many tokens.
-    devices: Over how many the rows are split.
-    multiple: Of which row lengths are multiples.
+    max_length: The largest possible length of a text of the role.
+    batch_size: The size of a batch, in texts of 64 tokens, or of `max_length`
+      tokens if that is less.
+    devices: The number of devices over which the rows are split.
+    multiple: Row lengths are multiples of this.
 
   Yields:
-    A batch's row length, and which texts are in its rows, int32 [R, S]; -1 for
-    none. The longest rows come first: what does not fit in memory fails at
-    once.
+    A batch's row length; and the texts in its rows, int32 [R, S], -1 for none.
+    The longest rows come first, so if memory is too small, this fails at once.
   """
   blocks = _blocks(lengths, max_length, batch_size, devices, multiple)
   left = packing.Unpacked(lengths, None)
@@ -48,8 +48,8 @@ def pack(
     while left.longest > down_to:
       number = left.fill_rows(block, down_to)
       used = int((number[:, 0] >= 0).sum())
-      # A few rows are not padded to a whole batch; by powers of two, so that
-      # there are few shapes of these, too.
+      # A last batch of few rows is not padded to a whole batch. Its size is
+      # doubled until it is enough, so there are few shapes.
       rows = devices
       while rows < used:
         rows *= 2
@@ -63,7 +63,7 @@ def _blocks(
   devices: int,
   multiple: int,
 ) -> list[packing.Block]:
-  """The rows of whole batches, the longest first."""
+  """Returns the rows of whole batches, the longest first."""
 
   def up(length):
     return max(multiple, -(-length // multiple) * multiple)
@@ -81,8 +81,8 @@ def _blocks(
     if length == blocks[-1].length:
       break
     blocks.append(block(length))
-  # Where most of its texts take more than half of a row, rows of twice the
-  # length may be fuller.
+  # If most texts of the longest block take more than half of a row, rows of
+  # twice the length may have less padding.
   shorter = blocks[1].length // 2 if len(blocks) > 1 else 0
   long = lengths[lengths > shorter]
   long = long[:: -(-len(long) // _SAMPLE) or 1]
@@ -94,6 +94,6 @@ def _blocks(
 
 
 def _cost(lengths: np.ndarray, block: packing.Block) -> float:
-  """What the rows cost that some texts need."""
+  """Returns the cost of the rows that some texts need."""
   (rows,) = packing.rows_needed(lengths, [block])
   return packing.cost([block._replace(rows=rows)])

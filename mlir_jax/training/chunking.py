@@ -1,17 +1,16 @@
-"""Encoding a batch over the mesh, whole or in chunks of bounded memory.
+"""Encodes a batch over the mesh, whole or in chunks of bounded memory.
 
 In-batch losses need the vectors of all texts at once, but not their
-activations. In chunks, the vectors are made without keeping anything; when
-the losses have given each its gradient, a chunk is encoded again and pulled
-back, and the parameters' gradients are summed over the chunks (Gao et al.
-2021, arXiv 2101.06983). The result is exact, whereas accumulating the
-gradients of small batches would lose negatives.
+activations. With chunks, the vectors are computed first, and no activation is
+stored. The losses give each vector its gradient. Then each chunk is encoded
+again and its gradient is pulled back, and the sum over the chunks is the
+parameters' gradient (Gao et al. 2021, arXiv 2101.06983). The result is exact.
+To accumulate the gradients of small batches instead would lose negatives.
 
-Each device goes through its own rows, which is the strided fold of the global
-batch: chunk c holds the c-th part of every device's rows, of each block, and no
-row moves. Parameters are gathered once before the loop, gradients summed over
-the devices once after it: what passes between devices does not grow with the
-chunks.
+Each device encodes its own rows: chunk c holds the c-th part of every device's
+rows of each block, so no row moves between devices. Parameters are gathered
+once before the loop, and gradients are summed over the devices once after it.
+So the traffic between devices does not grow with the number of chunks.
 """
 
 import functools
@@ -30,10 +29,10 @@ from mlir_jax.models import rows as rows_lib
 PyTree = Any
 # Group of texts ("query", "passage", "masked") to its rows, in blocks.
 Texts = Mapping[str, Sequence[rows_lib.Rows]]
-# read(towers' parameters, group, blocks, token_vectors=None) -> for each block,
-# or part of it, [R, ...].
+# read(towers' parameters, group, blocks, token_vectors=None) -> [R, ...] for
+# each block, which may be a part of a whole one.
 Read = Callable[..., list[jax.Array]]
-# (parameters, texts) -> group to what `Read` gives.
+# (parameters, texts) -> group to the result of `Read`.
 Encode = Callable[[PyTree, Texts], dict[str, list[jax.Array]]]
 
 
@@ -43,18 +42,19 @@ def make_encode(
   """Makes the function that encodes a batch.
 
   Args:
-    read: Encodes some rows; each on its own, whatever the others are.
+    read: Encodes some rows. The result of a row does not depend on other rows.
     mesh: The mesh; rows are split over its axis "data".
-    shardings: Of the parameters, `NamedSharding`s by name, of the towers at
-      least.
-    chunk_rows: Rows encoded at once, over all devices, at most; 0 for all. It
-      counts rows of the longest block; of shorter ones there are more.
+    shardings: Shardings of the parameters, `NamedSharding`s by name. The towers
+      must be among them.
+    chunk_rows: The largest number of rows of a chunk, over all devices; 0 for
+      no chunks. It counts rows of the longest block; a chunk may hold more rows
+      that are shorter.
 
   Returns:
     encode(params, texts), differentiable by the parameters.
 
   Raises:
-    ValueError: if the chunk does not divide over the mesh.
+    ValueError: if the devices cannot share a chunk's rows equally.
   """
   devices = mesh.shape[sharding.DATA]
   check_chunk(chunk_rows, devices)
@@ -72,17 +72,17 @@ def make_encode(
 
 
 def check_chunk(chunk_rows: int, devices: int) -> None:
-  """Raises ValueError if a chunk's rows do not divide over the devices."""
+  """Raises ValueError if the devices cannot share a chunk's rows equally."""
   if chunk_rows % devices:
     raise ValueError(
-      f"batch.chunk_rows is {chunk_rows}, which is no multiple of the"
-      f" {devices} devices along '{sharding.DATA}'; the nearest that is:"
+      f"batch.chunk_rows is {chunk_rows}, which is not a multiple of the"
+      f" {devices} devices along '{sharding.DATA}'; the next multiple is"
       f" {-(-chunk_rows // devices) * devices}."
     )
 
 
 def whole(read: Read) -> Encode:
-  """Encodes all rows at once, keeping what the backward pass needs."""
+  """Encodes all rows at once and stores activations for the backward pass."""
 
   def encode(params, texts):
     return {
@@ -93,11 +93,11 @@ def whole(read: Read) -> Encode:
 
 
 def in_chunks(read: Read, chunk_rows: int) -> Encode:
-  """Encodes chunk by chunk, keeping nothing but the texts.
+  """Encodes chunk by chunk and stores only the texts for the backward pass.
 
   Args:
     read: Encodes some rows.
-    chunk_rows: How many at once, at most.
+    chunk_rows: The largest number of rows of a chunk, on one device.
   """
 
   @jax.custom_vjp
@@ -131,15 +131,17 @@ def in_chunks(read: Read, chunk_rows: int) -> Encode:
 
 
 def count_parts(shapes: Sequence[tuple[int, int]], chunk_rows: int) -> int:
-  """In how many parts some blocks' rows are encoded.
+  """Returns the number of parts in which some blocks' rows are encoded.
 
-  Two at least: a compiler takes a loop of one turn apart, and what several
-  such loops keep is then in memory together. Where no number of parts divides
-  all blocks into chunks that are small enough, it is the largest that divides.
+  The number divides the rows of all blocks. It is at least 2 where possible:
+  the compiler replaces a loop of one iteration by its body, and then the memory
+  of several such loops is in use at the same time. If no number makes the
+  chunks small enough, it is the largest one.
 
   Args:
     shapes: The (rows, length) of the blocks of a group, the longest first.
-    chunk_rows: Rows of the longest at once, at most.
+    chunk_rows: The largest number of rows of a chunk; it counts rows of the
+      longest block.
   """
   tokens = sum(rows * length for rows, length in shapes)
   most = chunk_rows * shapes[0][1]
@@ -149,13 +151,13 @@ def count_parts(shapes: Sequence[tuple[int, int]], chunk_rows: int) -> int:
 
 
 def _fold(tree: PyTree, blocks: Sequence[rows_lib.Rows], chunk_rows: int):
-  """Arrays [R, ...] of the blocks as [parts, R / parts, ...]."""
+  """Reshapes arrays [R, ...] of the blocks to [parts, R / parts, ...]."""
   parts = count_parts([block.ids.shape for block in blocks], chunk_rows)
   return jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), tree)
 
 
 def _adder(read: Callable, params: PyTree, name: str) -> Callable:
-  """A scan's body that adds a chunk's gradient by one tower's parameters."""
+  """Returns a scan's body that adds up one tower's gradient over chunks."""
   table, rest = encoder.split_table(params[name])
 
   def add(gradient, part):
@@ -169,8 +171,8 @@ def _adder(read: Callable, params: PyTree, name: str) -> Callable:
     _, pull_back = jax.vjp(again, rest, table[ids])
     by_rest, by_vectors = pull_back(cotangents)
     of_table, of_rest = encoder.split_table(gradient)
-    # Added to rows in place: a derivative by the table would be one more
-    # table, most of it zeros, to be made and added for each chunk.
+    # Added in place to the table's rows. A derivative by the table would be a
+    # whole table, mostly zeros, to make and to add for each chunk.
     of_table = of_table.at[ids].add(by_vectors)
     of_rest = jax.tree.map(jnp.add, of_rest, by_rest)
     return encoder.join_table(of_table, of_rest), None

@@ -1,4 +1,4 @@
-"""The step, compiled ahead for each shape of batch, and what it costs."""
+"""Compiles the step for each shape of batch, before training starts."""
 
 import functools
 import os
@@ -22,7 +22,7 @@ from mlir_jax.training import step
 
 PyTree = Any
 
-# Where this process keeps compiled programs, if not where it was told to.
+# The folder of compiled programs that this module last gave to JAX.
 _kept: str | None = None
 
 
@@ -33,13 +33,13 @@ def abstract_batch(
   *,
   positives: int = 1,
 ) -> batch_lib.Batch:
-  """A global batch of shapes and dtypes alone, to compile for.
+  """Returns a global batch without values, for compilation.
 
   Args:
     spec: Global batch sizes.
     plan: The rows.
     mesh: The mesh that the batch is placed on.
-    positives: P, the most known positives of a question.
+    positives: P, the largest number of known positives of a question.
 
   Returns:
     The batch, of `jax.ShapeDtypeStruct`s with shardings.
@@ -51,24 +51,26 @@ def abstract_batch(
 
 
 def keep_compiled(cache: str, folder: str) -> None:
-  """Keeps compiled programs for the next start, unless JAX was told where.
+  """Stores compiled programs for the next start.
+
+  A folder that the user has set in JAX stays in use.
 
   Args:
-    cache: Where, in the run's folder unless it is absolute or a URL; "" for
-      nowhere.
+    cache: The folder of the programs: a URL, an absolute path, or a path in the
+      run's folder. "" stores no programs.
     folder: The run's folder.
 
   Raises:
-    ValueError: if it is not a folder, and cannot become one.
+    ValueError: if `cache` is not a folder and cannot be made.
   """
   global _kept
   kept = str(epath.Path(folder) / cache) if cache else None
-  # Without the run's folder, that it cannot be made is told later.
+  # If the run's folder is missing, a later check reports problems with it.
   if kept and (os.path.isabs(cache) or os.path.isdir(folder)):
     locations.check_folder(kept, f"train.compilation_cache={cache}")
   if jax.default_backend() == "cpu" and jax.process_count() > 1:
-    # Process 0 alone finds what was kept, and would wait for the others where
-    # nobody waits for long.
+    # Only process 0 finds stored programs. It would wait for the others in a
+    # place with a short time limit.
     jax.config.update("jax_enable_compilation_cache", False)
   elif jax.config.values["jax_compilation_cache_dir"] == _kept:
     _kept = kept
@@ -76,14 +78,15 @@ def keep_compiled(cache: str, folder: str) -> None:
 
 
 def _key(batch: PyTree) -> tuple:
+  """Returns the shapes of a batch."""
   return tuple(leaf.shape for leaf in jax.tree.leaves(batch))
 
 
 class CompiledStep:
-  """A train step that is compiled for the shapes it may meet.
+  """A train step that is compiled for the shapes of a run's batches.
 
-  What does not fit in memory fails before the first step. Only the shape of the
-  last resort is compiled when it comes, which is seldom or never.
+  If a step does not fit in memory, this fails before the first step. Only the
+  last resort is compiled when a batch needs it, which happens rarely or never.
   """
 
   def __init__(
@@ -94,17 +97,17 @@ class CompiledStep:
     ahead: int,
     say: Callable[[str], None] = print,
   ):
-    """Compiles for the shapes that are expected.
+    """Compiles for the expected shapes.
 
     Args:
       train_step: Jitted: (state, batch) -> (state, metrics).
       state: Arrays or `jax.ShapeDtypeStruct`s with shardings.
-      batches: The shapes that may come, each like `abstract_batch`.
-      ahead: How many of them are expected.
-      say: Where what it costs is told.
+      batches: All possible shapes, each like `abstract_batch`.
+      ahead: The number of shapes, from the first, that are expected.
+      say: Prints the time and the memory.
 
     Raises:
-      MemoryError: if one does not fit.
+      MemoryError: if a step does not fit in memory.
     """
     self._train_step = train_step
     self._say = say
@@ -117,7 +120,7 @@ class CompiledStep:
     key = _key(batch)
     if key not in self._compiled:
       multihost.report("compiling")
-      self._say("A step of more tokens than were foreseen: compiling for it.")
+      self._say("This step has more tokens than expected: compiling for it.")
       with jax.transfer_guard("allow"):
         self._compile(state, batch)
     return self._compiled[key](state, batch)
@@ -133,15 +136,16 @@ class CompiledStep:
         raise
       raise MemoryError(
         "The step does not fit in the devices' memory. Set batch.chunk_rows, or"
-        " a smaller one; model.remat=layer; mesh.fsdp=True; or a smaller batch."
+        " reduce it; set model.remat=layer or mesh.fsdp=True; or use a smaller"
+        " batch."
         f" The compiler says: {error}"
       ) from error
     self._say(
       f"Compiled the step in {time.perf_counter() - started:.1f} s:"
       f" {describe_memory(program)} per device."
     )
-    # A process that is not there yet would be awaited in the first collective,
-    # and not for long.
+    # Wait here for slower processes: the first collective has a short time
+    # limit.
     multihost.check_in(f"compiled {len(self._compiled) + 1}", {})
     self._compiled[_key(batch)] = program
 
@@ -151,12 +155,12 @@ def step_flops(
   encoder_config: architecture.EncoderConfig,
   plans: row_plans.Plans,
 ) -> flops.Flops:
-  """The operations of a step with a config, over all devices.
+  """Returns the operations of a step, over all devices.
 
   Args:
     config: The run's.
     encoder_config: The encoder's.
-    plans: The rows that its texts are in.
+    plans: The rows of the run's batches.
   """
   counts = plans.counts
   usual = plans.plans[0]
@@ -185,7 +189,7 @@ def step_flops(
 
 
 def describe_memory(program: jax.stages.Compiled) -> str:
-  """What a compiled step takes of a device's memory."""
+  """Describes the memory that a compiled step takes on each device."""
   found = memory.of_program(program)
   return (
     f"{found['arguments'] / 2**20:,.0f} MiB of arguments and"

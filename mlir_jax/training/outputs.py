@@ -1,6 +1,6 @@
-"""What the encoder gives the losses: the outputs of a batch, by name.
+"""Encodes a batch into the outputs that the losses read, by name.
 
-`losses.base.OUTPUTS` says what each is.
+`losses.base.OUTPUTS` describes each output.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ _PARAMETERS = ("vocabulary",)
 
 
 def encoded(outputs: base.Outputs) -> base.Outputs:
-  """The outputs that were encoded of texts."""
+  """Returns the outputs that are encoded texts."""
   return {name: outputs[name] for name in outputs if name not in _PARAMETERS}
 
 
@@ -43,7 +43,7 @@ def make_encode(
   Args:
     encode: From `chunking.make_encode`: encodes texts.
     replicate: A sharding constraint on all texts' vectors.
-    vocabulary: Parameters -> the output "vocabulary"; batches with masked
+    vocabulary: (parameters) -> the output "vocabulary". Batches with masked
       sentences need it.
 
   Returns:
@@ -62,7 +62,7 @@ def make_encode(
     vectors = {tower: vectors_of(tower) for tower in batch.texts}
 
     def take(tower, places):
-      # A text that does not exist has a place behind the last, and no vector.
+      # A missing text has a place after the last one. Its vector is 0.
       return vectors[tower].at[places].get(mode="fill", fill_value=0)
 
     queries = "query" if "query" in vectors else "passage"
@@ -84,16 +84,16 @@ def make_encode(
 
 
 def texts_of(batch: batch_lib.Batch, key: jax.Array | None) -> chunking.Texts:
-  """The texts that a step encodes, each with its seed for dropout.
+  """Returns the rows that a step encodes, with the texts' dropout seeds.
 
   Args:
     batch: The reader's batch.
-    key: For dropout; None for none.
+    key: For dropout; None for no dropout.
 
   Returns:
-    Group to rows: "query", "passage" and "masked", as far as the batch has
-    them. A text's seed is a function of its number, so no row or device
-    changes what it loses.
+    Group to rows, for those of "query", "passage" and "masked" that the batch
+    has. A text's seed is a function of its number, so dropout does not depend
+    on its row or device.
   """
   groups = dict(batch.texts)
   if batch.masked:
@@ -108,7 +108,7 @@ def texts_of(batch: batch_lib.Batch, key: jax.Array | None) -> chunking.Texts:
 
 
 def _rows(block: batch_lib.TextRows, seed: jax.Array | None) -> rows_lib.Rows:
-  """A batch's rows as the encoder reads them."""
+  """Converts a batch's rows to the encoder's input."""
   seeds = None
   if seed is not None:
     text = jnp.maximum(block.segment - 1, 0)

@@ -1,8 +1,8 @@
 """The training step: state, batch -> state, metrics. Read this first.
 
-All losses are computed on what was encoded of one global batch. The step is
-pure: what is random is a function of the seed and the step's number, and a step
-whose loss, gradient or update is not finite changes nothing but the counters.
+All losses are computed on the vectors of one global batch. The step is pure:
+random numbers are a function of the seed and the step's number. A step whose
+loss, gradient or update is not finite changes only the counters.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,14 +22,15 @@ PyTree = Any
 
 @flax.struct.dataclass
 class TrainState:
-  """What training changes, and all that resuming needs.
+  """All that training changes, which is all that resuming needs.
 
   Attributes:
-    step: Steps taken, skipped ones included, int32: the next batch's number.
+    step: Steps taken, skipped ones included, int32. It is the number of the
+      next batch.
     params: The towers' parameters, float32.
     opt_state: The optimizer's state.
-    skipped: Steps skipped for non-finite numbers so far, int32.
-    skipped_in_a_row: The same, since the last good step, int32.
+    skipped: Steps skipped so far because of non-finite numbers, int32.
+    skipped_in_a_row: Steps skipped since the last good step, int32.
   """
 
   step: jax.Array
@@ -42,7 +43,7 @@ class TrainState:
 def init_state(
   params: PyTree, optimizer: optax.GradientTransformation
 ) -> TrainState:
-  """The state before the first step."""
+  """Returns the state before the first step."""
   zero = jnp.zeros((), jnp.int32)
   return TrainState(
     step=zero,
@@ -61,26 +62,26 @@ def gradients(
   replicate: base.Replicate,
   key: jax.Array | None,
 ) -> tuple[jax.Array, PyTree, dict[str, jax.Array]]:
-  """The total loss, its gradient, and the metrics of one batch.
+  """Computes the total loss, its gradient, and the metrics of one batch.
 
   Each loss is differentiated with respect to the outputs that it reads, which
-  costs little beside the encoder, and the weighted sum is pulled back through
-  the encoder once. That also gives each loss's own gradient norm at every
-  step.
+  costs little compared with the encoder. The weighted sum is pulled back
+  through the encoder once. This also gives the gradient norm of each loss.
 
   Args:
     params: All parameters, float32.
     batch: The reader's batch.
     encode: From `outputs.make_encode`.
-    losses: Name to loss; those that the batch does not feed are left out.
+    losses: Name to loss. Losses without their stream in the batch are omitted.
     replicate: A sharding constraint on the candidates of each loss.
-    key: For dropout; None for none.
+    key: For dropout; None for no dropout.
 
   Returns:
-    The total, the sum of weight x loss, a float32 scalar; its gradient, like
-    `params`; and the metrics, scalars: each "loss/NAME", its "grad_norm/NAME"
-    (of the unweighted loss, with respect to what was encoded of the batch), and
-    what the losses report as "NAME/METRIC".
+    total: The sum of weight x loss, a float32 scalar.
+    gradient: Its gradient, with the structure of `params`.
+    metrics: Scalars: "loss/NAME" and "grad_norm/NAME" of each loss (unweighted,
+      with respect to the encoded texts), and the losses' own metrics as
+      "NAME/METRIC".
   """
   outputs, pull_back = jax.vjp(lambda p: encode(p, batch, key), params)
   total: Any = 0.0
@@ -116,7 +117,7 @@ def gradients(
 
 
 def padding(batch: batch_lib.Batch) -> jax.Array:
-  """The share of padding in the batch's tokens."""
+  """Returns the share of padding in the batch's tokens."""
   groups = [*batch.texts.values(), batch.masked or ()]
   segments = [rows.segment for blocks in groups for rows in blocks]
   real: Any = sum((segment > 0).sum() for segment in segments)
@@ -140,11 +141,11 @@ def make_train_step(
     losses: Name to loss, from `registry.make`.
     optimizer: From `optim.make_optimizer`.
     schedule: The learning rate, for the log.
-    seed: Of dropout; the key of a step is folded from it and `state.step`.
+    seed: For dropout. The key of a step is folded from it and `state.step`.
     replicate: A sharding constraint on the candidates of each loss.
 
   Returns:
-    `train_step(state, batch) -> (state, metrics)`, metrics being scalars.
+    `train_step(state, batch) -> (state, metrics)`; the metrics are scalars.
   """
 
   def train_step(state, batch):
@@ -153,7 +154,7 @@ def make_train_step(
       state.params, batch, encode, losses, replicate, key
     )
     norm = optax.tree.norm(gradient)
-    # Then the update is finite, too: see `optim.make_optimizer`.
+    # If these are finite, the update is, too: see `optim.make_optimizer`.
     finite = jnp.isfinite(total) & jnp.isfinite(norm)
     updates, opt_state = optimizer.update(
       gradient, state.opt_state, state.params, finite=finite

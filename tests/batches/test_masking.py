@@ -1,4 +1,4 @@
-"""Tests of which words are hidden for masked language modelling, and how."""
+"""Tests of the hiding of words for masked language modelling."""
 
 import gzip
 
@@ -19,21 +19,21 @@ from mlir_jax.data import tokenizer as tokenizer_lib
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 PAD, UNK, CLS, SEP, MASK = range(5)
-PIECES = 1000  # Of each kind.
+PIECES = 1000  # The number of pieces of each kind.
 FIRST = len(SPECIAL_TOKENS)  # The first piece that begins a word,
 INSIDE = FIRST + PIECES  # and the first that does not.
 KEYS = sampling.make_key(0, "test", np.arange(400))
 
 
 def wordpiece():
-  """A tokenizer of PIECES pieces that begin a word, and as many that do not."""
+  """Makes a tokenizer: PIECES pieces that begin a word, and PIECES others."""
   pieces = [f"w{i}" for i in range(PIECES)] + [f"##w{i}" for i in range(PIECES)]
   vocabulary = {piece: i for i, piece in enumerate(SPECIAL_TOKENS + pieces)}
   tokenizer = tokenizers.Tokenizer(
     models.WordPiece(vocabulary, unk_token="[UNK]")
   )
   tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-  # [UNK], [CLS] and [SEP] are special by what they are used for alone.
+  # [UNK], [CLS] and [SEP] are special only by their use.
   tokenizer.add_special_tokens(["[MASK]"])
   tokenizer.post_processor = processors.TemplateProcessing(
     single="[CLS] $A [SEP]", special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)]
@@ -46,9 +46,9 @@ def make_masker(kind="word", rate=0.15):
 
 
 def make_rows(*texts, length):
-  """Rows of words, each given by its number of tokens; 0 is [UNK].
+  """Makes rows of words, each given by its number of tokens; 0 is [UNK].
 
-  Tokens are taken in turn, so that no word holds one twice.
+  Tokens are used in turn, so that all tokens of a word are different.
   """
   ids = np.full((len(texts), length), PAD, np.int32)
   mask = np.zeros(ids.shape, bool)
@@ -66,7 +66,7 @@ def make_rows(*texts, length):
 
 
 def random_rows(rows=400, length=128, filled=128):
-  """Texts of `filled` tokens or a few less, of words of one to four."""
+  """Makes texts of about `filled` tokens, with words of 1 to 4 tokens."""
   generator = np.random.default_rng(0)
   texts = []
   for _ in range(rows):
@@ -76,7 +76,7 @@ def random_rows(rows=400, length=128, filled=128):
 
 
 def words_of(ids):
-  """The places of each word of a row, in order."""
+  """Returns the places of each word of a row, in order."""
   words = []
   for place, token in enumerate(ids.tolist()):
     if token >= INSIDE:
@@ -103,7 +103,7 @@ def test_targets_are_what_stood_where_something_was_changed(kind):
   ids, mask = random_rows()
   before = ids.copy()
   part = make_masker(kind)(ids, mask, KEYS)
-  np.testing.assert_array_equal(ids, before)  # The caller's are left alone.
+  np.testing.assert_array_equal(ids, before)  # The input does not change.
   assert {
     name: (part[name].shape, part[name].dtype.name)
     for name in ("positions", "targets", "valid")
@@ -145,7 +145,7 @@ def test_words_are_hidden_whole_and_in_one_way(kind):
       else:
         assert (now != MASK).all()
         ways.append("random")
-        # Each token has a random one of its own (by chance the same one).
+        # Each token gets another random token (rarely the same by chance).
         assert len(word) == 1 or len(set(now.tolist())) > 1
   shares = [ways.count(way) / len(ways) for way in ("mask", "random", "same")]
   np.testing.assert_allclose(shares, [0.8, 0.1, 0.1], atol=0.03)
@@ -169,7 +169,7 @@ def test_random_tokens_are_spread_over_the_ordinary_ones():
   random = now[(now != ids) & (now != MASK)]
   assert random.min() >= FIRST
   assert random.max() < INSIDE + PIECES
-  assert len(set(random.tolist())) > 400  # Of some 750 drawn from 2,000.
+  assert len(set(random.tolist())) > 400  # About 750 are drawn from 2,000.
   assert abs((random >= INSIDE).mean() - 0.5) < 0.06
 
 
@@ -186,7 +186,7 @@ def test_no_special_unknown_or_padding_token_is_a_target(kind, rate):
   assert (part["targets"][part["valid"]] >= FIRST).all()
   special = ids < FIRST
   np.testing.assert_array_equal(part["ids"][special], ids[special])
-  # Text behind the padding mask would be a target otherwise.
+  # Tokens after the end of a text, by the mask, are not targets either.
   shorter = mask & (np.arange(40) < 5)
   part = make_masker(kind, rate)(ids, shorter, KEYS)
   assert part["positions"].max() == 4
@@ -259,7 +259,7 @@ def test_no_row_has_more_targets_than_there_is_room_for(rate, length):
 def test_words_longer_than_a_few_tokens_are_hidden_in_pieces():
   ids, mask = make_rows(*[[9, 4, 20]] * 400, length=40)
   part = make_masker()(ids, mask, KEYS)
-  # Behind [CLS]: nine tokens, four that stay together, twenty.
+  # After [CLS]: nine tokens, four that stay together, twenty.
   pieces = [{1, 2}, {3, 4}, {5, 6}, {7, 8}, {9}, {10, 11, 12, 13}]
   pieces += [{i, i + 1} for i in range(14, 34, 2)]
   seen = set()
@@ -272,16 +272,16 @@ def test_words_longer_than_a_few_tokens_are_hidden_in_pieces():
 
 
 def test_words_end_at_an_unknown_token():
-  # Without the cut before the unknown token this were one word of three.
+  # Without the cut at the unknown token, a word would continue after it.
   ids, mask = make_rows(*[[2, 0, 2]] * 400, length=8)
-  ids[:, 4] = INSIDE  # A piece from inside a word follows it.
+  ids[:, 4] = INSIDE  # The next piece is from inside a word.
   part = make_masker()(ids, mask, KEYS)
   seen = {tuple(targets_of(part, row)) for row in range(400)}
   assert seen == {(1, 2), (4, 5)}
 
 
 def test_spans_have_the_lengths_of_spanbert():
-  # One-token words; of many spans in a row, few touch or are cut short.
+  # Words have one token. Few of the many spans in a row touch or are cut.
   ids, mask = make_rows(*[[1] * 998] * 100, length=1000)
   runs = {}
   for kind in masking.KINDS:
@@ -310,7 +310,7 @@ def test_spans_are_of_whole_words_in_a_row():
       for row in range(400)
     ]
   )
-  # Five or six words of a row are two or three spans.
+  # The five or six hidden words of a row are two or three spans.
   assert (words == 1).mean() > 0.5
 
 
@@ -333,7 +333,7 @@ def test_other_keys_hide_other_words():
 
 
 def test_masks_are_the_same_in_every_version():
-  # Another mask would silently change what a resumed run sees.
+  # Other masks would silently change the data of a resumed run.
   ids, mask = make_rows(*[[1, 2, 6, 3]] * 3, length=16)
   keys = sampling.make_key(7, "masking", np.array([48, 49, 50]))
   found = {}
@@ -359,7 +359,7 @@ def test_masks_are_the_same_in_every_version():
 
 
 def gemma_like(texts):
-  """A BPE tokenizer that writes spaces by its normalizer and decoder."""
+  """Makes a BPE tokenizer that marks spaces by its normalizer and decoder."""
   tokenizer = tokenizers.Tokenizer(models.BPE(unk_token="<unk>"))
   tokenizer.normalizer = normalizers.Replace(" ", "▁")
   tokenizer.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
@@ -455,7 +455,7 @@ def test_the_words_are_those_between_spaces(make_tokenizer):
   ]
   assert len(inside) > len(text.split())
   starts = [i for i in inside if masker.begins_word[encoding.ids[i]]]
-  # The first word of a text may lack the mark of a space before it.
+  # The first word of a text may lack the mark of a space.
   starts = sorted({inside[0], *starts})
   words = [
     tokenizer.decode(encoding.ids[start:stop]).strip()
@@ -469,7 +469,7 @@ def test_the_words_of_a_real_model_are_those_between_spaces(e5_small_path):
   tokenizer = tokenizer_lib.load(str(e5_small_path))
   masker = masking.make_masker(tokenizer, "word", 0.15)
   ids = np.array(tokenizer.encode("Kuinka monta järveä?").ids)
-  # <s> ▁Ku inka ▁mont a ▁järve ä ? </s>, and whatever else the pieces are.
+  # For example <s> ▁Ku inka ▁mont a ▁järve ä ? </s>.
   assert masker.begins_word[ids].sum() == 3
   np.testing.assert_array_equal(
     np.flatnonzero(~masker.maskable), [0, 1, 2, 3, masker.mask_id]

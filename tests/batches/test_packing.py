@@ -1,4 +1,4 @@
-"""Packing loses no text, wastes little, and is the same for all."""
+"""Tests that packed rows hold all texts and have little padding."""
 
 import numpy as np
 import pytest
@@ -110,7 +110,7 @@ def test_the_rows_of_a_run_are_nearly_full(kind, chunk_rows):
   assert all(block.length % 8 == 0 for block in blocks)
   for step in lengths:
     assert packing.pack(step, blocks) is not None
-  # A row count for all steps must do for the heaviest of them.
+  # The rows must be enough for the heaviest step.
   heaviest = lengths.sum(axis=1).max()
   limit = 1.15 if chunk_rows else 1.06
   assert packing.tokens(blocks) < limit * heaviest

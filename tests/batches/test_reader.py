@@ -1,4 +1,4 @@
-"""Tests that a batch is a function of (seed, step) alone."""
+"""Tests that a batch is a function of only (seed, step)."""
 
 import contextlib
 import dataclasses
@@ -48,7 +48,7 @@ def monolingual():
 
 
 def make_tokenizer():
-  """One that makes one token of a word: of "w3", the token 3 + some."""
+  """Makes a tokenizer with one token for each word, such as "w3"."""
   words = [
     *(
       f"{kind}{i}"
@@ -76,7 +76,7 @@ MASKER = masking.make_masker(TOKENIZER, "word", 0.3)
 
 
 def make_store(path, **streams):
-  """A store of the streams given."""
+  """Builds a store of the given streams."""
   contract = contract_lib.PartialContract(
     pooling="mean",
     normalize=True,
@@ -118,7 +118,7 @@ def store(tmp_path_factory):
 
 
 def roomy(spec):
-  """A plan with room for the texts of any step."""
+  """Returns a plan with room for the texts of any step."""
   return {
     group: (packing.Block(texts, 32, 4, 40),)
     for group, texts in spec.texts().items()
@@ -140,13 +140,13 @@ def raw_batch(store, step, spec=SPEC, seed=0, plans=None, host_rows=np.arange):
 
 
 def as_dict(batch):
-  """The streams that there are, as dicts of arrays."""
+  """Returns the streams of a batch as dicts of arrays."""
   found = dataclasses.asdict(batch)
   return {name: found[name] for name in ("texts", *batch.streams)}
 
 
 def batch_of_step(store, step, spec=SPEC, seed=0, plans=None):
-  """The batch with each text's tokens where its place is."""
+  """Returns a batch in which tokens replace the places of texts."""
   batch = raw_batch(store, step, spec, seed, plans)
   towers = {
     tower: unpacked(blocks) for tower, blocks in batch.pop("texts").items()
@@ -171,14 +171,14 @@ def batch_of_step(store, step, spec=SPEC, seed=0, plans=None):
 
 
 def unpacked(blocks, width=32):
-  """The texts of some rows, one in each row, with one of padding at the end."""
+  """Unpacks texts to one in each row, and adds a row of padding at the end."""
   found = {name: [] for name in ("ids", "mask", "number")}
   hidden = {name: [] for name in ("positions", "targets", "valid")}
   for block in blocks:
     for row, numbers in enumerate(block["number"]):
       for segment, number in enumerate(numbers, 1):
         at = np.flatnonzero(block["segment"][row] == segment)
-        # One behind the other, with positions of their own.
+        # A text's tokens are next to each other, with positions from 0.
         assert (at == at[:1] + np.arange(len(at))).all()
         np.testing.assert_array_equal(
           block["position"][row, at], np.arange(len(at))
@@ -214,7 +214,7 @@ def batches(
 
 
 def leaves(batch, path=""):
-  """Path to array."""
+  """Maps paths to arrays."""
   if isinstance(batch, np.ndarray):
     return {path: batch}
   if isinstance(batch, batch_lib.Batch):
@@ -299,7 +299,7 @@ def test_rows_change_no_text(store, tied):
     alone = batch_of_step(store, step, spec)
     packed = batch_of_step(store, step, spec, plans=plans.plans)
     assert_equal(alone, packed)
-  # A text has the same number in either: its seed hangs on it.
+  # Each text has one number, which decides about its dropout.
   blocks = raw_batch(store, 0, spec, plans=plans.plans)["texts"]["passage"]
   numbers = np.concatenate([rows["number"].ravel() for rows in blocks])
   assert len(np.unique(numbers[numbers >= 0])) == (numbers >= 0).sum()
@@ -361,7 +361,7 @@ def test_passages_are_the_rows_own(store):
     row = words(part["query"]["ids"][:, 1], "q")
     ids, valid = part["passage"]["ids"], part["passage_valid"]
     np.testing.assert_array_equal(words(ids[:, 0, 1], "p"), row)
-    # As many hard negatives as the row has, up to two; different ones.
+    # All hard negatives of the row, at most two, without repetition.
     assert valid[:, 0].all()
     np.testing.assert_array_equal(
       valid[:, 1:].sum(axis=1), np.minimum(row % 5, 2)
@@ -370,7 +370,7 @@ def test_passages_are_the_rows_own(store):
       negatives = ids[i, 1:][valid[i, 1:]]
       assert (words(negatives[:, 1], "n") == row[i]).all()
       assert len(set(negatives[:, 2])) == len(negatives)
-    # Where they lack there is padding, and no text that could match.
+    # Missing ones are padding, without a text id that could match.
     assert (ids[~valid] == PAD).all()
     assert not part["passage"]["mask"][~valid].any()
     for name in ("passage_text", "passage_sequence"):
@@ -387,7 +387,7 @@ def test_known_positives_are_those_that_are_in_the_batch(store):
       expected = np.unique(part["passage_sequence"][own])
       np.testing.assert_array_equal(np.unique(known[known >= 0]), expected)
       assert part["passage_sequence"][i, 0] in expected
-      # At the front, so that a loss need not look at the rest.
+      # They are at the front, so that a loss may ignore the rest.
       assert (known[: len(expected)] >= 0).all()
 
 
@@ -440,7 +440,7 @@ def test_padding_is_masked_and_nothing_else(store):
 def test_translations_stay_together(store):
   for step in range(10):
     ids = batch_of_step(store, step)["parallel"]["sentence"]["ids"][:, :, 1]
-    # German stands before English, Finnish after it.
+    # German comes before English, Finnish after it.
     is_german = words(ids[:, 0], "de") >= 0
     for kind, english, other in (
       ("de", ids[is_german, 1], ids[is_german, 0]),
@@ -494,7 +494,7 @@ def test_the_hosts_rows_together_are_the_global_batch(store, hosts):
   for host in range(hosts):
 
     def share(size, host=host):
-      return np.arange(size)[host::hosts]  # Interleaved, as a mesh may do.
+      return np.arange(size)[host::hosts]  # A mesh may interleave hosts.
 
     part = leaves(raw_batch(store, 11, host_rows=share))
     assert part.keys() == whole.keys()
@@ -516,7 +516,7 @@ def test_a_global_batch_split_otherwise_reads_the_same_rows(store):
 
 
 def restored(part):
-  """The token ids before words were hidden."""
+  """Returns the token ids before words were hidden."""
   ids = part["ids"].copy()
   rows, slots = np.nonzero(part["valid"])
   ids[rows, part["positions"][rows, slots]] = part["targets"][rows, slots]
@@ -525,7 +525,7 @@ def restored(part):
 
 def test_masked_text_is_monolingual_text_in_an_order_of_its_own(store):
   spec = batch_lib.BatchSpec(0, 0, 0, 25, 25)
-  for step in range(2):  # An epoch each.
+  for step in range(2):  # Each step is an epoch.
     batch = batch_of_step(store, step, spec)
     masked = restored(batch["masked"])
     plain = batch["monolingual"]["sentence"]["ids"]

@@ -23,7 +23,7 @@ def test_permute_stays_inside_very_large_ranges():
   assert values.min() >= 0
   assert values.max() < size
   assert len(np.unique(values)) == len(index)
-  # Spread over the range: the mean of 10,000 uniform values.
+  # The values cover the range evenly: their mean is that of uniform ones.
   assert abs(values.mean() / size - 0.5) < 0.02
 
 
@@ -75,7 +75,7 @@ def test_keys_differ_by_every_part():
 
 
 def test_orders_are_the_same_in_every_version():
-  # A changed order would silently change what a resumed run reads.
+  # Another order would silently change the data of a resumed run.
   key = sampling.make_key(7, "retrieval", 3)
   assert int(key) == 7673957005587426432
   assert sampling.permute(np.arange(6), 1000, key).tolist() == [
@@ -111,8 +111,8 @@ def test_each_group_reads_its_rows_once_per_epoch_of_its_own():
   starts = np.cumsum(sizes) - sizes
   for start, size in zip(starts, sizes, strict=True):
     inside = (rows >= start) & (rows < start + size)
-    assert (np.diff(epochs[inside]) >= 0).all()  # One after the other.
-    for epoch in range(epochs[inside].max() if size else 0):  # Whole ones.
+    assert (np.diff(epochs[inside]) >= 0).all()  # Epochs do not overlap.
+    for epoch in range(epochs[inside].max() if size else 0):  # Whole epochs.
       of_epoch = rows[inside & (epochs == epoch)] - start
       np.testing.assert_array_equal(np.sort(of_epoch), np.arange(size))
 

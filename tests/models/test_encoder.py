@@ -1,4 +1,4 @@
-"""Promises of the encoder that need no other implementation."""
+"""Tests of the encoder without a reference implementation."""
 
 import dataclasses
 import functools
@@ -34,7 +34,7 @@ def params():
 
 
 def random_tokens(*leading, length=11, seed=0):
-  """Right-padded texts of all lengths from 1; the second is all padding."""
+  """Makes right-padded texts of 1 or more tokens; the second is all padding."""
   rng = np.random.default_rng(seed)
   shape = (*leading, length)
   lengths = rng.integers(1, length + 1, leading)
@@ -57,7 +57,7 @@ def embed(params, tokens, tower="query", config=CONFIG, seeds=None, **settings):
 
 
 def pack(tokens, blocks, seeds=None):
-  """The texts in rows of several, and where each is in the blocks' vectors."""
+  """Packs texts into blocks; also returns each text's place in the vectors."""
   lengths = tokens["mask"].sum(axis=1)
   packed = packing.pack(lengths, blocks)
   made = []
@@ -77,7 +77,7 @@ def pack(tokens, blocks, seeds=None):
   return tuple(made), packed.slot
 
 
-# Rows of many texts, of the longest, and of few short ones.
+# A row for many texts, rows as long as the longest text, and short rows.
 BLOCKS = (
   packing.Block(1, 32, 5),
   packing.Block(2, 11, 4),
@@ -96,7 +96,7 @@ FAMILIES = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_packed_texts_have_the_vectors_and_gradients_of_texts_alone(family):
-  """In float64, with dropout, whatever the pooling; a pad token in a text."""
+  """In float64, with dropout, all poolings, and a pad token in a text."""
   with jax.enable_x64(True):
     config = dataclasses.replace(
       CONFIG, num_layers=2, dtype="float64", **FAMILIES[family]
@@ -204,8 +204,8 @@ def modernbert(**fields):
       {"global_attn_every_n_layers": 2, "global_rope_theta": 500.0},
       *("fsfs", (500, 10_000)),
     ),
-    # As mmBERT's is, and null, which version 4 of transformers took for "as
-    # in full layers".
+    # mmBERT's config; then null, which for version 4 of transformers means the
+    # value of the full layers.
     ({"local_rope_theta": 160_000}, "fssf", (160_000, 160_000)),
     (
       {"global_rope_theta": 500, "local_rope_theta": None},
@@ -397,7 +397,7 @@ def test_tied_towers_are_one_and_separate_ones_start_equal():
 def test_separate_towers_have_buffers_of_their_own(origin):
   if origin == "drawn":
     towers = encoder.init_params(CONFIG, "separate", jax.random.key(0))
-    # Would fail if a buffer were donated twice.
+    # This fails if a buffer is donated twice.
     jax.jit(lambda x: jax.tree.map(jnp.negative, x), donate_argnums=0)(towers)
   else:
     towers = encoder.with_towers({"bias": np.zeros(2)}, "separate")
@@ -468,7 +468,7 @@ def test_what_is_kept_for_the_backward_pass_changes_no_gradient(params, remat):
 
 
 def test_fused_attention_is_asked_for_the_same(params, monkeypatch):
-  """On a GPU; here its arguments go to JAX's own implementation."""
+  """It needs a GPU; here JAX's plain implementation gets its arguments."""
   original = jax.nn.dot_product_attention
   seen = []
 
@@ -587,7 +587,7 @@ def test_sharding_parameters_and_batch_changes_no_vector(params):
 
 def test_layer_norm_of_bfloat16_is_computed_in_float32():
   config = dataclasses.replace(CONFIG, dtype="bfloat16")
-  # Far from zero, where a variance by E[x^2] - E[x]^2 would lose its digits.
+  # Far from zero, a variance computed as E[x^2] - E[x]^2 is inexact.
   hidden = np.random.default_rng(0).normal(100, 1, (4, 32)).astype(np.float32)
   norm = blocks.layer_norm(config, "norm")
   variables = norm.init(jax.random.key(0), hidden)
@@ -609,7 +609,7 @@ def test_gelu_is_rounded_once(dtype, tolerance):
     values = jnp.linspace(-6, 6, 999).astype(dtype)
     found = blocks.ACTIVATIONS["gelu"](values)
     assert found.dtype == values.dtype
-    # Phi(x) by the other tail, so that nothing cancels.
+    # Phi(x) from the other tail, so that no digits cancel.
     exact = np.array([x / 2 * math.erfc(-x / 2**0.5) for x in values.tolist()])
     error = np.abs(np.asarray(found, np.float64) - exact)
   assert (error <= tolerance * np.maximum(np.abs(exact), 2**-4)).all()

@@ -1,4 +1,4 @@
-"""Chunks, rows and devices change no gradient, and bound the memory."""
+"""Tests that gradients do not depend on chunks, and that memory does."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ def config_of(dropout):
 
 @functools.cache
 def expected(towers, dropout):
-  """Without mesh and chunks, one text to a row; in float64."""
+  """Computes gradients in float64 without chunks, with one text in a row."""
   config = config_of(dropout)
   spec = spec_of(towers)
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
@@ -65,9 +65,9 @@ CASES = [
 def test_gradients_are_those_of_one_piece_to_1e_12(
   towers, dropout, devices, fsdp, chunk, packed
 ):
-  """All four losses; hard negatives, repeated texts and masks; unequal taus.
+  """Uses all losses, with hard negatives, repeated texts and unequal taus.
 
-  With dropout, too: what a text loses does not depend on where it stands.
+  Some cases have dropout, which must not depend on a text's row or device.
   """
   with jax.enable_x64(True):
     params, (total, gradient, metrics) = expected(towers, dropout)
@@ -91,7 +91,7 @@ def test_gradients_are_those_of_one_piece_to_1e_12(
 
 @pytest.mark.slow
 def test_with_dropout_the_gradient_is_that_of_the_chunked_function():
-  """By differences along a random direction; the losses go up as it says."""
+  """Compares the gradient with differences along a random direction."""
   with jax.enable_x64(True):
     config = config_of(0.3)
     params = rb.make_params(config, with_head=True)
@@ -115,7 +115,7 @@ def test_with_dropout_the_gradient_is_that_of_the_chunked_function():
       return compute(moved, on_mesh)[0]
 
     slope = (total(1) - total(-1)) / (2 * size)
-    said = sum(
+    predicted = sum(
       (g * d).sum()
       for g, d in zip(
         jax.tree.leaves(jax.device_get(gradient)),
@@ -123,12 +123,12 @@ def test_with_dropout_the_gradient_is_that_of_the_chunked_function():
         strict=True,
       )
     )
-    assert abs(said) > 0.1
-    np.testing.assert_allclose(slope, said, rtol=1e-6)
+    assert abs(predicted) > 0.1
+    np.testing.assert_allclose(slope, predicted, rtol=1e-6)
 
 
 def compile_gradients(fsdp, chunk, rows, devices=8, **changes):
-  """The compiled gradients of so many pairs."""
+  """Compiles the gradients of a batch of `rows` pairs."""
   config = dataclasses.replace(rb.CONFIG, **changes)
   spec = batch_lib.BatchSpec(rows, 0, 0, 0)
   mesh = sharding.make_mesh(devices=jax.devices()[:devices])
@@ -154,7 +154,7 @@ def compile_gradients(fsdp, chunk, rows, devices=8, **changes):
 
 @pytest.mark.slow
 def test_parameters_and_gradients_pass_between_devices_once_a_step(capsys):
-  """Whatever the chunks: nothing of that kind is in a loop."""
+  """No collective is in a loop, with any number of chunks."""
   for fsdp in (False, True):
     for chunk in (0, 64, 8):
       params, step = compile_gradients(fsdp, chunk, 64, vocab_size=2000)
@@ -174,12 +174,12 @@ def test_parameters_and_gradients_pass_between_devices_once_a_step(capsys):
 
 @pytest.mark.slow
 def test_memory_is_that_of_a_chunk_and_of_the_vectors():
-  """A batch of 4,096 in chunks of 64, beside one of 64 at once."""
+  """Compares 4,096 texts in chunks of 64 with 64 texts without chunks."""
   size = {"hidden_size": 128, "intermediate_size": 512, "num_layers": 2}
   params, small = compile_gradients(False, 0, 32, devices=1, **size)
   _, large = compile_gradients(False, 64, 2048, devices=1, **size)
   gradient = sum(4 * leaf.size for leaf in jax.tree.leaves(params))
-  # The vectors, the scores, and the gradients by both: the loss alone.
+  # Only the loss: the vectors, the scores, and their gradients.
   read = {
     name: jax.ShapeDtypeStruct(shape, np.float32)
     for name, shape in (
@@ -193,7 +193,7 @@ def test_memory_is_that_of_a_chunk_and_of_the_vectors():
   scores = memory.of_program(alone.lower(read).compile())["total"]
   taken = [memory.of_program(each)["temporaries"] for each in (small, large)]
   assert taken[1] < 1.3 * taken[0] + scores + gradient
-  # At once it would be many times that.
+  # Without chunks it would be many times as much.
   assert 64 * taken[0] > 10 * taken[1]
 
 
@@ -207,6 +207,6 @@ def test_parts_are_the_fewest_that_are_small_enough_but_two():
   def parts(chunk_rows):
     return chunking.count_parts([(24, 64), (48, 16)], chunk_rows)
 
-  # 24 rows of 64 tokens, and as much again as 12 of them.
+  # 24 rows of 64 tokens; the short rows have as many tokens as 12 of these.
   assert [parts(n) for n in (36, 18, 12, 6, 2, 1)] == [2, 2, 3, 6, 24, 24]
   assert chunking.count_parts([(1, 64)], 8) == 1

@@ -1,4 +1,4 @@
-"""Masked language modelling in the training step, beside the other losses."""
+"""Tests of masked language modelling together with the other losses."""
 
 import dataclasses
 
@@ -34,7 +34,7 @@ def others_of(batch):
 def test_the_loss_is_the_mean_over_the_places_there_are(chunks):
   random = np.random.default_rng(0)
   scores = random.normal(size=(4, 3, 7)).astype(np.float32)
-  scores[..., 5:] = -np.inf  # Beyond the vocabulary.
+  scores[..., 5:] = -np.inf  # Padding of the vocabulary.
   targets = random.integers(0, 5, (4, 3))
   valid = np.array([[1, 1, 1], [1, 0, 0], [0, 0, 0], [1, 1, 0]], bool)
   each, right = [], []
@@ -94,7 +94,7 @@ def test_its_gradient_is_added_to_that_of_the_other_losses(towers):
     total_of_others, gradient_of_others, _ = rb.gradients(
       params, others_of(batch), config=config
     )
-    (masked,) = rb.make_batch(spec).masked  # The same, a text to a row.
+    (masked,) = rb.make_batch(spec).masked  # One text in a row.
 
     def mean_loss(params):
       tower = params["encoder" if towers == "tied" else "passage_encoder"]
@@ -146,7 +146,7 @@ def test_without_a_weight_it_is_measured_and_trains_nothing():
   assert not any(leaf.any() for leaf in jax.tree.leaves(gradient["masked_lm"]))
   _, expected, _ = rb.gradients(params, others_of(batch))
   rb.assert_same(gradient, expected, atol=1e-6)
-  # Nor does it harm a step.
+  # If its loss is not finite, the others still train.
   params["masked_lm"]["token_bias"] *= np.nan
   total, gradient, metrics = rb.gradients(params, batch, losses=losses)
   assert np.isnan(metrics["loss/masked_lm"])
@@ -164,7 +164,7 @@ def test_alone_it_trains_a_backbone():
 
 
 def test_its_dropout_is_its_own():
-  """Its texts' seeds are none of the other texts'."""
+  """Checks that all texts, masked or not, have different seeds."""
   batch = rb.make_batch(rb.MASKED_SPEC)
   texts = outputs.texts_of(batch, jax.random.key(3))
   seeds = np.concatenate(

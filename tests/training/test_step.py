@@ -1,4 +1,4 @@
-"""The training step: pure, exact on any mesh, unharmed by bad numbers."""
+"""Tests of the training step: exact on any mesh, safe with bad numbers."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ from mlir_jax.training import build, chunking, optim, outputs, step
 
 
 def make_step(devices, *, losses=LOSSES, config=CONFIG, towers="tied", **adamw):
-  """A jitted step, a new state and a function that places batches."""
+  """Returns a jitted step, a new state, and a function that places batches."""
   mesh = sharding.make_mesh(devices=jax.devices()[:devices])
   adamw = {
     "b1": 0.9,
@@ -104,7 +104,7 @@ def test_the_gradient_is_that_of_the_weighted_sum_of_the_losses():
 
 
 def test_each_text_is_encoded_in_its_role_and_gets_its_own_seed():
-  """The vectors are found where their texts were packed."""
+  """Checks that each text's vector is read from the text's place."""
   batch = make_batch(plan=random_batches.packed(random_batches.SPEC))
 
   def lengths_and_seeds(rows):
@@ -122,7 +122,7 @@ def test_each_text_is_encoded_in_its_role_and_gets_its_own_seed():
   encode = outputs.make_encode(encode)
   found = encode(None, batch, jax.random.key(0))
   lengths = {name: np.asarray(x[..., 0]) for name, x in found.items()}
-  # A passage that is not there has no tokens; all others have.
+  # A missing passage has no tokens; all other texts have some.
   np.testing.assert_array_equal(
     lengths["passages"] > 0, batch.retrieval.passage_valid
   )
@@ -147,7 +147,7 @@ def test_a_step_that_is_not_finite_changes_only_the_counters():
   assert (int(after.step), int(after.skipped)) == (1, 1)
   again, _ = train_step(after, batch)
   assert int(again.skipped_in_a_row) == 2
-  # A good step starts the count in a row again, and keeps the other.
+  # A good step resets `skipped_in_a_row` and keeps `skipped`.
   good_step, _, _ = make_step(1)
   good, metrics = good_step(again, batch)
   assert (int(good.skipped), int(good.skipped_in_a_row)) == (2, 0)
