@@ -347,10 +347,20 @@ def make_embed(
 ) -> Callable[..., list[jax.Array]]:
   """Makes the function that encodes rows by a contract.
 
+  A token without a position of its own would get another token's vector, so
+  the lengths are checked here, for all who encode.
+
   Returns:
     embed(params, tower, blocks of rows, token_vectors=None) -> [R, S, D]
     float32 for each block; see `encoder.embed`.
+
+  Raises:
+    ValueError: if a role's texts may have more tokens than the encoder takes.
   """
+  architecture.check_lengths(
+    encoder_config,
+    {role: contract.role(role).max_length for role in contract_lib.ROLES},
+  )
 
   def embed(params, tower, texts, token_vectors=None):
     return encoder.embed(

@@ -273,12 +273,16 @@ def load_run(
       ),
     )
     encoding.check_finite_params(params, where)
+  try:
+    embed = encoding.make_embed(encoder_config, description.contract)
+  except ValueError as error:
+    raise ValueError(f"{where}: {error} {reading.RESTORE}") from error
   return Model(
     path=str(folder),
     text_encoder=encoding.TextEncoder(
       description.contract,
       tokenizer,
-      encoding.make_embed(encoder_config, description.contract),
+      embed,
       mesh,
       size,
     ),
