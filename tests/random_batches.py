@@ -1,13 +1,12 @@
 """Makes random batches, and computes their gradients, for tests of the step."""
 
 import dataclasses
-import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mlir_jax import sharding
+from mlir_jax import contract, sharding
 from mlir_jax.batches import batch as batch_lib
 from mlir_jax.batches import packing
 from mlir_jax.losses import registry
@@ -50,8 +49,12 @@ SPEC = batch_lib.BatchSpec(16, 2, 8, 8)
 MASKED_SPEC = dataclasses.replace(SPEC, masked=16)
 LENGTH = 8
 TARGETS = 3
-# The fields of a contract that the step reads.
-CONTRACT = types.SimpleNamespace(pooling="mean", normalize=True)
+CONTRACT = contract.PartialContract(
+  pooling="mean",
+  normalize=True,
+  title_joiner=" ",
+  **{role: contract.PartialRole("", LENGTH) for role in contract.ROLES},
+).complete(None)
 
 
 def one_a_row(spec):

@@ -326,7 +326,7 @@ def test_a_step_that_was_not_looked_at_has_rows_too(store, monkeypatch):
   spec = batch_lib.BatchSpec(0, 0, 0, 8)
   plans = plans_of(store, spec, steps=1000)
   assert plans.last_resort
-  with pytest.raises(ValueError, match="step 3 fit none"):
+  with pytest.raises(ValueError, match="step 3 do not fit"):
     raw_batch(store, 3, spec, plans=[{"passage": (packing.Block(1, 16, 4),)}])
   tokens = drawing.lengths_of_steps(store, spec, 0, TEMPERATURE, 0, 30)
   usual = int(np.median(tokens["passage"].sum(axis=1)))
