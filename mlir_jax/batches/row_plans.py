@@ -36,7 +36,7 @@ _LEVELS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
 
 @dataclasses.dataclass(frozen=True)
 class Plans:
-  """The shapes of a run's batches; a step uses the first one that it fits in.
+  """The shapes of a run's batches; a step uses the first that holds its texts.
 
   Attributes:
     plans: The smallest first.

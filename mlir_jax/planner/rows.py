@@ -17,13 +17,13 @@ from mlir_jax.costs import collectives, flops, memory, traffic
 from mlir_jax.data import preparation, token_store
 from mlir_jax.models import architecture
 from mlir_jax.planner import backbones, chips, lowering
+from mlir_jax.retrieval import encoding
 from mlir_jax.storage import copies, locations
 from mlir_jax.training import (
   build,
   checks,
   chunking,
   compiled_step,
-  initial_state,
 )
 
 SHARDINGS = ("replicated", "fsdp")
@@ -312,7 +312,7 @@ def make_rows(
   if unknown := set(shardings) - set(SHARDINGS):
     raise ValueError(f"--sharding={unknown.pop()}: use {SHARDINGS}.")
   shape = backbones.encoder_config(config, encoder_file)
-  initial_state.check_lengths(
+  encoding.check_lengths(
     shape, store.contract if store else lowering.make_contract(config)
   )
   chip, axes, mesh = lowering.make_mesh(config, topology)  # It takes seconds.

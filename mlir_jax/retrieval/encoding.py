@@ -341,6 +341,17 @@ def check_finite_params(params: PyTree, where: str) -> None:
     )
 
 
+def check_lengths(
+  encoder_config: architecture.EncoderConfig,
+  contract: contract_lib.EncodingContract,
+) -> None:
+  """Raises ValueError if a role's max_length is too long for the encoder."""
+  architecture.check_lengths(
+    encoder_config,
+    {name: contract.role(name).max_length for name in contract_lib.ROLES},
+  )
+
+
 def make_embed(
   encoder_config: architecture.EncoderConfig,
   contract: contract_lib.EncodingContract,
@@ -357,10 +368,7 @@ def make_embed(
   Raises:
     ValueError: if a role's texts may have more tokens than the encoder takes.
   """
-  architecture.check_lengths(
-    encoder_config,
-    {role: contract.role(role).max_length for role in contract_lib.ROLES},
-  )
+  check_lengths(encoder_config, contract)
 
   def embed(params, tower, texts, token_vectors=None):
     return encoder.embed(

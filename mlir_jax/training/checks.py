@@ -17,6 +17,7 @@ from mlir_jax.evals import evaluators
 from mlir_jax.hub import warm_start
 from mlir_jax.losses import base, registry
 from mlir_jax.models import pretrained
+from mlir_jax.retrieval import encoding
 from mlir_jax.training import build, chunking, initial_state
 
 
@@ -175,7 +176,7 @@ def check_fits(
   encoder_config = initial_state.initial_config(
     config.model, tokenizer, backbone
   )
-  initial_state.check_lengths(encoder_config, contract)
+  encoding.check_lengths(encoder_config, contract)
   if backbone:
     *_, last = towers = warm_start.towers(backbone)
     for tower, path in towers.items():

@@ -20,6 +20,7 @@ from mlir_jax.data import preparation
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.hub import warm_start
 from mlir_jax.models import architecture, encoder, pretrained
+from mlir_jax.retrieval import encoding
 from mlir_jax.training import resume, step
 
 
@@ -96,17 +97,6 @@ def initial_config(
     hidden_dropout=rates["dropout"],
     attention_dropout=rates["attention_dropout"],
     projection_size=found.projection_size or model.projection_size,
-  )
-
-
-def check_lengths(
-  encoder_config: architecture.EncoderConfig,
-  contract: contract_lib.EncodingContract,
-) -> None:
-  """Raises ValueError if a role's max_length is too long for the encoder."""
-  architecture.check_lengths(
-    encoder_config,
-    {name: contract.role(name).max_length for name in contract_lib.ROLES},
   )
 
 
@@ -245,7 +235,7 @@ def start_config(
       where,
     )
     encoder_config = architecture.of_checkpoint(found.encoder, where)
-  check_lengths(encoder_config, prepared.contract)
+  encoding.check_lengths(encoder_config, prepared.contract)
   return dataclasses.replace(
     encoder_config,
     dtype=model.dtype,

@@ -362,7 +362,7 @@ def _make_test(
 
   Returns:
     The test. A passage of the corpus is relevant for a query if it has the text
-    of any fact of the query's entity, also of one that is not in `asked`.
+    of any fact about the query's entity. Facts outside `asked` count, too.
   """
   names, passages, _ = _sheet(language)
   facts = _facts()
