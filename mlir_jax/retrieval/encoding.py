@@ -1,7 +1,11 @@
 """Encodes texts by the encoding contract; all vectors are made here."""
 
+import collections
+import contextlib
 import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent import futures
 from typing import Any
 
 import jax
@@ -26,6 +30,10 @@ WINDOW = 16_384
 # it cuts off.
 _WINDOW_CHARACTERS = 2**26
 _TOKENIZER_CHARACTERS = 2**18
+# The largest batch on a CPU, in texts of 64 tokens: so few that a core's caches
+# hold what a layer computes. Each core encodes its own batch, because XLA does
+# not split all operations of one batch over the cores.
+_CPU_BATCH = 16
 
 
 class TextEncoder:
@@ -54,7 +62,7 @@ class TextEncoder:
       mesh: The mesh.
       batch_size: The number of texts of 64 tokens that are encoded at once;
         of other lengths, as many tokens. It is rounded up to a multiple of the
-        devices along "data".
+        devices along "data". On a CPU the batches are smaller.
 
     Raises:
       ContractMismatchError: if the tokenizer is not the contract's.
@@ -67,6 +75,11 @@ class TextEncoder:
     self._tokenizer.no_padding()
     self._devices = mesh.shape[sharding.DATA]
     self._batch_size = -(-batch_size // self._devices) * self._devices
+    self._threads = 1
+    if mesh.size == 1 and mesh.devices.flat[0].platform == "cpu":
+      self._threads = _cores()
+      self._batch_size = min(self._batch_size, _CPU_BATCH)
+    self._compiled: set[tuple[str, tuple[int, ...], int]] = set()
     self._embed = jax.jit(
       embed, static_argnums=1, out_shardings=sharding.replicated(mesh)
     )
@@ -182,10 +195,25 @@ class TextEncoder:
     ids = self._tokenize(role, window)
     lengths = np.array([len(each) for each in ids], np.int64)
     vectors: Any = None  # Made when their width is known.
-    waiting = []
 
-    def fetch(number, output):
-      nonlocal vectors
+    def batches():
+      for length, number in row_batches.pack(
+        lengths,
+        settings.max_length,
+        self._batch_size,
+        devices=self._devices,
+        multiple=packing.multiple(self.mesh.devices.flat[0].platform),
+      ):
+        texts = number[number >= 0]
+        rows, _, _ = packing.lay_out(
+          number,
+          length,
+          np.concatenate([ids[text] for text in texts]),
+          lengths[texts],
+        )
+        yield number, rows_lib.Rows(*rows, texts=number.shape[1])
+
+    for number, output in self._embed_all(params, settings.tower, batches()):
       texts = number[number >= 0]
       output = np.asarray(jax.device_get(output))[number >= 0]
       check_finite(output, first + texts, role)
@@ -194,31 +222,46 @@ class TextEncoder:
         vectors = np.zeros((len(ids), output.shape[1]), np.float32)
       vectors[texts] = output
       bar.update(len(texts))
-
-    for length, number in row_batches.pack(
-      lengths,
-      settings.max_length,
-      self._batch_size,
-      devices=self._devices,
-      multiple=packing.multiple(self.mesh.devices.flat[0].platform),
-    ):
-      texts = number[number >= 0]
-      rows, _, _ = packing.lay_out(
-        number,
-        length,
-        np.concatenate([ids[text] for text in texts]),
-        lengths[texts],
-      )
-      placed = self._place(rows_lib.Rows(*rows, texts=number.shape[1]))
-      (output,) = self._embed(params, settings.tower, (placed,))
-      waiting.append((number, output))
-      if len(waiting) > 1:  # Fetch it while the next batch is computed.
-        fetch(*waiting.pop(0))
-    for number, output in waiting:
-      fetch(number, output)
     if vectors is None:
       return np.zeros((len(ids), self._width(params, settings.tower)), "f")
     return vectors
+
+  def _embed_all(
+    self,
+    params: PyTree,
+    tower: str,
+    batches: Iterable[tuple[np.ndarray, rows_lib.Rows]],
+  ) -> Iterator[tuple[np.ndarray, jax.Array]]:
+    """Yields (numbers, vectors [R, S, D]) of batches, in their order.
+
+    While the caller reads the vectors of a batch, the next ones are computed.
+    """
+    waiting = collections.deque()
+    with contextlib.ExitStack() as stack:
+      pool = None
+      if self._threads > 1:
+        pool = futures.ThreadPoolExecutor(self._threads, "encode")
+        stack.callback(pool.shutdown, cancel_futures=True)
+      for number, rows in batches:
+        shape = (tower, rows.ids.shape, rows.texts)
+        if pool and shape in self._compiled:
+          waiting.append((number, pool.submit(self._run, params, tower, rows)))
+        else:  # Only one thread compiles.
+          waiting.append((number, self._run(params, tower, rows)))
+          self._compiled.add(shape)
+        if len(waiting) > 2 * self._threads - 1:
+          yield _result(*waiting.popleft())
+      while waiting:
+        yield _result(*waiting.popleft())
+
+  def _run(self, params: PyTree, tower: str, rows: rows_lib.Rows) -> jax.Array:
+    """Starts to encode a batch; [R, S, D]."""
+    (output,) = self._embed(params, tower, (self._place(rows),))
+    if self._threads > 1:
+      # XLA computes what one thread starts in order, so a thread waits here.
+      # Then the next batch goes to a free thread.
+      output.block_until_ready()
+    return output
 
   def _place(self, rows: rows_lib.Rows) -> rows_lib.Rows:
     """Puts rows on the mesh, split over "data"."""
@@ -275,6 +318,20 @@ class TextEncoder:
       return self.encode(params, role, texts, titles, progress=f"{role} texts")
 
     return embed
+
+
+def _cores() -> int:
+  """Returns the number of cores that this process may use."""
+  if hasattr(os, "sched_getaffinity"):  # Only on Linux.
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+def _result(number: np.ndarray, output: Any) -> tuple[np.ndarray, jax.Array]:
+  """Waits for a batch that a thread encodes."""
+  if isinstance(output, futures.Future):
+    output = output.result()
+  return number, output
 
 
 def _portions(

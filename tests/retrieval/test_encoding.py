@@ -4,7 +4,9 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from mlir_jax.retrieval import encoding, row_batches
 PACKAGE = pathlib.Path(mlir_jax.__file__).parents[1]
 
 
-def make_encoder(max_length=8, batch_size=16):
+def make_encoder(max_length=8, batch_size=16, devices=None):
   """Encodes a text as its length and the sum of its tokens' numbers."""
   tokenizer = tokenizer_lib.train(tiny.WORDS, 120)
   contract = contract_lib.PartialContract(
@@ -42,7 +44,7 @@ def make_encoder(max_length=8, batch_size=16):
     contract,
     tokenizer,
     embed,
-    sharding.make_mesh(),
+    sharding.make_mesh(devices=devices),
     batch_size,
   )
 
@@ -64,6 +66,26 @@ def test_windows_give_the_vectors_of_one_whole(monkeypatch):
   np.testing.assert_array_equal(np.concatenate(windows), whole)
   with pytest.raises(ValueError, match="zip"):
     list(encoder.encode_windows({}, "passage", iter(TEXTS), titles[1:]))
+
+
+def test_each_core_encodes_its_own_batches_on_one_cpu_device(monkeypatch):
+  whole = make_encoder().encode({}, "passage", TEXTS)
+  monkeypatch.setattr(encoding, "_cores", lambda: 3)
+  encoder = make_encoder(batch_size=2, devices=jax.devices()[:1])
+  run, threads = encoder._run, set()
+
+  def spy(*arguments):
+    threads.add(threading.current_thread())
+    return run(*arguments)
+
+  monkeypatch.setattr(encoder, "_run", spy)
+  for _ in range(3):
+    found = encoder.encode({}, "passage", TEXTS)
+    np.testing.assert_array_equal(found, whole)
+  assert 2 <= len(threads) <= 1 + 3 * 3
+  monkeypatch.setattr(encoder, "_embed", lambda *_: 1 / 0)
+  with pytest.raises(ZeroDivisionError):
+    encoder.encode({}, "passage", TEXTS)
 
 
 def test_rows_are_nearly_full_and_of_few_shapes():
