@@ -91,9 +91,11 @@ def default() -> ml_collections.ConfigDict:
   # Recomputation in the backward pass saves memory. "none" keeps all that a
   # layer computes, "dots" the results of its dense layers, "layer" its input.
   model.remat = "none"
-  # "cudnn" is fused attention on NVIDIA GPUs; it needs dtype=bfloat16 and
-  # attention_dropout=0. It reads which tokens see each other from an array of 2
-  # bytes for each pair of tokens of a row: rows x length^2, for all heads.
+  # "cudnn" is fused attention on NVIDIA GPUs; it needs dtype=bfloat16,
+  # attention_dropout=0 and heads of 8, 16, ... 128 values. It reads which
+  # tokens see each other from an array of 2 bytes for each pair of tokens of a
+  # row: rows x length^2, for all heads. In the backward pass, each layer also
+  # writes an array of that size, which nothing reads.
   model.attention = "xla"
 
   # --- Batch: global sizes, over all devices and hosts. Our choices. ---

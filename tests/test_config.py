@@ -179,6 +179,27 @@ def test_fields_that_do_not_fit_together_are_refused_before_anything_is_read(
     run.train(c, "no/folder")
 
 
+def test_all_that_cudnn_needs_is_named_at_once(monkeypatch):
+  c = config.default()
+  c.update_from_flattened_dict(
+    {"model.attention": "cudnn", "model.hidden_size": 48, "batch.row_length": 9}
+  )
+  with pytest.raises(
+    ValueError,
+    match=r"^model\.attention='cudnn' needs a GPU and model\.dtype=bfloat16 and"
+    r" model\.attention_dropout=0\.0 and a model\.hidden_size /"
+    r" model\.num_heads .* not 12 and an even batch\.row_length; or use 'xla'",
+  ):
+    checks.check_settings(c)
+  # A pretrained model has its own heads.
+  c.update_from_flattened_dict(
+    {"model.pretrained": "a/model", "model.dtype": "bfloat16"}
+    | {"model.attention_dropout": 0.0, "batch.row_length": 0}
+  )
+  monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+  checks.check_settings(c)
+
+
 def test_a_stream_whose_losses_have_weight_0_is_accepted():
   c = config.default()
   c.loss.semantic.weight = c.loss.language.weight = 0.0

@@ -19,6 +19,7 @@ _CALLED = re.compile(
   r"|false_computation)=(?:\{([^}]*)\}|%?([\w.\-]+))"
 )
 _BITS = re.compile(r"[a-z]+(\d+)")
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
 class Instruction(NamedTuple):
@@ -77,6 +78,14 @@ def _closing(line: str, start: int) -> int:
   raise ValueError(f"A parenthesis stays open in {line[:200]!r}.")
 
 
+def _is_open(line: str) -> bool:
+  """Whether braces of an instruction's attributes close on a later line."""
+  if line.count("{") == line.count("}"):
+    return False
+  bare = _STRING.sub("", line)
+  return bare.count("{") > bare.count("}")
+
+
 def _instruction(line: str, name: str, start: int) -> Instruction:
   if line[start] == "(":
     end = _closing(line, start) + 1
@@ -100,8 +109,11 @@ def parse(text: str) -> Program:
   """Reads the text of a compiled step; ValueError if it is not one."""
   computations, entry = {}, ""
   name, instructions, root = "", {}, ""
-  for line in text.splitlines():
+  lines = iter(text.splitlines())
+  for line in lines:
     if match := _INSTRUCTION.match(line):
+      while _is_open(line):  # The metadata of a Pallas kernel has line breaks.
+        line += next(lines, "}")
       if not name:
         continue
       instruction = _instruction(line, match.group(2), match.end())

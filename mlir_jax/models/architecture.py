@@ -18,6 +18,10 @@ ACTIVATIONS = (
 PROJECTION_ACTIVATIONS = ("identity", "tanh")
 REMATS = ("none", "dots", "layer")
 ATTENTIONS = ("xla", "cudnn")
+# cuDNN's attention takes heads whose size is a multiple of the first number and
+# at most the second. (JAX 0.10, jax.nn.dot_product_attention; newer GPUs take
+# heads of up to 256, which no encoder here has.)
+_CUDNN_HEADS = (8, 128)
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 # float64 is for tests of arithmetic.
@@ -112,8 +116,8 @@ class EncoderConfig:
     sliding_rope_theta: The same in sliding layers.
     remat: What a layer keeps for the backward pass, see `blocks.layer`. `remat`
       and `attention` change how a result is computed, and not the result.
-    attention: "xla", or "cudnn", which is fused, for bfloat16 on NVIDIA GPUs
-      without dropout on attention weights.
+    attention: "xla", or "cudnn", which is fused, on NVIDIA GPUs; see
+      `cudnn_needs`.
   """
 
   vocab_size: int
@@ -176,6 +180,14 @@ class EncoderConfig:
         raise ValueError(
           f"{name} is {getattr(self, name)}; it must be in [0, 1)."
         )
+    if self.attention == "cudnn" and (
+      needs := cudnn_needs(
+        self.dtype, self.attention_dropout, self.hidden_size // self.num_heads
+      )
+    ):
+      raise ValueError(
+        f"attention='cudnn' needs {' and '.join(needs)}; or use 'xla'."
+      )
     if self.architecture == "modernbert":
       if len(self.layer_types) != self.num_layers or not all(
         kind in (FULL, SLIDING) for kind in self.layer_types
@@ -242,6 +254,32 @@ def problem_of(field: dataclasses.Field, value: Any) -> str:
   if smallest <= value <= largest:  # False for NaN.
     return ""
   return f"{value}; it must be from {smallest:,} to {largest:,}"
+
+
+def cudnn_needs(
+  dtype: str, attention_dropout: float, head_size: int, group: str = ""
+) -> list[str]:
+  """Says what an encoder lacks for cuDNN's attention; [] if nothing.
+
+  Args:
+    dtype: Of activations.
+    attention_dropout: Rate on attention weights. cuDNN does not drop weights by
+      the seed of each text.
+    head_size: hidden_size / num_heads.
+    group: The group of these fields in a config, "model.", for the message.
+  """
+  needs = []
+  if dtype != "bfloat16":
+    needs.append(f"{group}dtype=bfloat16")
+  if attention_dropout:
+    needs.append(f"{group}attention_dropout=0.0")
+  multiple, largest = _CUDNN_HEADS
+  if head_size % multiple or head_size > largest:
+    needs.append(
+      f"a {group}hidden_size / {group}num_heads that is a multiple of"
+      f" {multiple} and at most {largest}, and not {head_size}"
+    )
+  return needs
 
 
 def check_lengths(config: EncoderConfig, max_lengths: Mapping[str, int]):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mlir_jax.models import architecture, blocks
+from mlir_jax.models import architecture, attention, blocks
 from mlir_jax.models import rows as rows_lib
 
 Texts = Sequence[rows_lib.Rows]
@@ -70,7 +70,7 @@ class _Attention(nn.Module):
       projected = blocks.dense(config, config.hidden_size, name)(hidden)
       return projected.reshape(len(hidden), config.num_heads, -1)
 
-    attended = blocks.attend(
+    attended = attention.attend(
       config, heads("query"), heads("key"), heads("value"), texts
     )
     return blocks.dense(config, config.hidden_size, "output")(attended)

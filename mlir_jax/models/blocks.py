@@ -121,6 +121,11 @@ def _scramble(words: jax.Array) -> jax.Array:
   return words ^ (words >> 16)
 
 
+def dropout(rate: float) -> nn.Module:
+  """Returns a module that drops a share of values, see `_Dropout`."""
+  return _Dropout(rate)
+
+
 def drop(
   rate: float, states: jax.Array, rows: Sequence[rows_lib.Rows]
 ) -> jax.Array:
@@ -130,7 +135,7 @@ def drop(
     seeds = rows_lib.flat(rows, "seeds")[:, None]
     position = rows_lib.flat(rows, "position")[:, None]
     places = position, jnp.arange(states.shape[-1])
-  return _Dropout(rate)(states, seeds, places)
+  return dropout(rate)(states, seeds, places)
 
 
 class _Dense(nn.Module):
@@ -218,78 +223,6 @@ def token_table(
   return table(
     module, config, "token", config.padded_vocab_size, config.vocab_size
   )
-
-
-def attend(
-  config: architecture.EncoderConfig,
-  queries: jax.Array,
-  keys: jax.Array,
-  values: jax.Array,
-  rows: Sequence[rows_lib.Rows],
-  window: int | None = None,
-) -> jax.Array:
-  """Scaled dot-product attention (Vaswani et al. 2017); call it in a module.
-
-  A token sees the tokens of its own text. The cost per token grows with the
-  length of the rows, so a plan uses shorter rows for short texts where that
-  costs less.
-
-  Args:
-    config: The encoder's.
-    queries: [N, heads, size], of all tokens of the rows.
-    keys: Like `queries`.
-    values: Like `queries`.
-    rows: The rows of these tokens.
-    window: The number of tokens that a token sees on each side; None for the
-      whole text.
-
-  Returns:
-    [N, heads * size].
-  """
-  dropout = _Dropout(config.attention_dropout)  # One module, so one salt.
-  attended = []
-  split = [rows_lib.split(rows, each) for each in (queries, keys, values)]
-  for number, block in enumerate(rows):
-    read = split[0][number], split[1][number], split[2][number]
-    visible = block.segment[:, :, None] == block.segment[:, None, :]
-    if window is not None:
-      distance = block.position[:, :, None] - block.position[:, None, :]
-      visible &= jnp.abs(distance) <= window
-    visible = visible[:, None]
-    if config.attention == "cudnn":
-      found = jax.nn.dot_product_attention(
-        *read, mask=visible, implementation="cudnn"
-      )
-    else:
-      found = _attend_plainly(config, *read, visible, block, dropout)
-    attended.append(found.reshape(block.ids.size, -1))
-  return attended[0] if len(attended) == 1 else jnp.concatenate(attended)
-
-
-def _attend_plainly(
-  config: architecture.EncoderConfig,
-  queries: jax.Array,
-  keys: jax.Array,
-  values: jax.Array,
-  visible: jax.Array,
-  block: rows_lib.Rows,
-  dropout: nn.Module,
-) -> jax.Array:
-  """Computes attention in a block, [R, L, heads, size], by two products."""
-  scores = jnp.einsum(
-    "bqnd,bknd->bnqk", queries, keys, preferred_element_type=config.wide_dtype
-  )
-  minimum = jnp.finfo(scores.dtype).min
-  scores = jnp.where(visible, scores * queries.shape[-1] ** -0.5, minimum)
-  weights = nn.softmax(scores).astype(config.dtype)
-  seeds, places = None, ()
-  if block.seeds is not None:
-    seeds = block.seeds[:, None, :, None]
-    position = block.position[:, None]
-    heads = jnp.arange(queries.shape[2])[:, None, None]
-    places = heads, position[..., :, None], position[..., None, :]
-  weights = dropout(weights, seeds, places)
-  return jnp.einsum("bnqk,bknd->bqnd", weights, values)
 
 
 def layer(config: architecture.EncoderConfig, module: type[nn.Module]) -> Any:

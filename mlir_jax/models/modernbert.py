@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mlir_jax.models import architecture, blocks
+from mlir_jax.models import architecture, attention, blocks
 from mlir_jax.models import rows as rows_lib
 
 Texts = Sequence[rows_lib.Rows]
@@ -60,7 +60,7 @@ class _Attention(nn.Module):
       window, theta = config.attention_window // 2, config.sliding_rope_theta
     positions = rows_lib.flat(texts, "position")
     longest = max(block.ids.shape[1] for block in texts)
-    attended = blocks.attend(
+    attended = attention.attend(
       config,
       _rotate(queries, positions, longest, theta),
       _rotate(keys, positions, longest, theta),
@@ -101,11 +101,10 @@ class _Layer(nn.Module):
   def __call__(self, hidden: jax.Array, texts: Texts) -> jax.Array:
     config = self.config
     sliding = config.layer_types[self.number] == architecture.SLIDING
-    attention = _Attention(config, sliding, name="attention")
     read = hidden
     if self.number:  # The first layer's input is already normalized.
       read = blocks.layer_norm(config, "attention_norm", use_bias=False)(hidden)
-    hidden += attention(read, texts)
+    hidden += _Attention(config, sliding, name="attention")(read, texts)
     read = blocks.layer_norm(config, "feed_forward_norm", use_bias=False)
     feed_forward = _FeedForward(config, name="feed_forward")
     return hidden + feed_forward(read(hidden), texts)

@@ -16,7 +16,7 @@ from mlir_jax.data import preparation
 from mlir_jax.evals import evaluators
 from mlir_jax.hub import warm_start
 from mlir_jax.losses import base, registry
-from mlir_jax.models import pretrained
+from mlir_jax.models import architecture, pretrained
 from mlir_jax.retrieval import encoding
 from mlir_jax.training import build, chunking, initial_state
 
@@ -116,19 +116,17 @@ def _check_attention(config: ml_collections.ConfigDict) -> None:
   model = config.model
   if model.attention != "cudnn":
     return
-  missing = []
-  if jax.default_backend() != "gpu":
-    missing.append("a GPU")
-  if model.dtype != "bfloat16":
-    missing.append("model.dtype=bfloat16")
-  if initial_state.dropout_rates(model)["attention_dropout"]:
-    missing.append("model.attention_dropout=0.0")
-  for role in contract_lib.ROLES:
-    if (config.encoding[role].max_length or 0) % 2:
-      missing.append(f"an even encoding.{role}.max_length")
-  if missing:
+  # A pretrained model has its own heads; `check_fits` checks them.
+  size = 0 if model.pretrained else model.hidden_size // model.num_heads
+  dropout = initial_state.dropout_rates(model)["attention_dropout"]
+  needs = [
+    *(["a GPU"] if jax.default_backend() != "gpu" else []),
+    *architecture.cudnn_needs(model.dtype, dropout, size, "model."),
+    *(["an even batch.row_length"] if config.batch.row_length % 2 else []),
+  ]
+  if needs:
     raise ValueError(
-      f"model.attention='cudnn' needs {' and '.join(missing)}; or use 'xla'."
+      f"model.attention='cudnn' needs {' and '.join(needs)}; or use 'xla'."
     )
 
 
@@ -177,6 +175,10 @@ def check_fits(
     config.model, tokenizer, backbone
   )
   encoding.check_lengths(encoder_config, contract)
+  # It refuses what the model's attention cannot do with this encoder.
+  dataclasses.replace(
+    encoder_config, dtype=config.model.dtype, attention=config.model.attention
+  )
   if backbone:
     *_, last = towers = warm_start.towers(backbone)
     for tower, path in towers.items():

@@ -15,6 +15,29 @@ def test_only_main_memory_counts():
   )
 
 
+def test_a_pallas_kernel_moves_its_operands_and_results():
+  """Its metadata has line breaks; what follows it is counted, too."""
+  text = r"""HloModule step
+
+ENTRY %main (a: f32[256], b: f32[64]) -> f32[256] {
+  %a = f32[256]{0} parameter(0)
+  %b = f32[64]{0:S(1)} parameter(1)
+  %kernel = (f32[256]{0}, f32[64]{0:S(1)}) custom-call(%a, %b), \
+custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+
+"xprof_metadata":"{\"block_q\": 128, \"name\": \"{\"}"
+}}, metadata={op_name="splash"}
+  %result = f32[256]{0} get-tuple-element(%kernel), index=0, \
+frontend_attributes={kernel_metadata={
+"xprof_metadata":"{}"
+}}
+  ROOT %copied = f32[256]{0} copy(%result)
+}
+"""
+  kernel, copied = 1024 + 1024, 1024 + 1024
+  assert traffic.count(text.replace("\\\n", "")) == kernel + copied
+
+
 def test_traffic_counts_each_turn_and_only_what_is_read_of_a_table():
   def layers(x, w):
     return jax.lax.scan(lambda x, _: (jnp.sin(x @ w), None), x, length=6)[0]

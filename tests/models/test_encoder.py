@@ -77,6 +77,16 @@ def pack(tokens, blocks, seeds=None):
   return tuple(made), packed.slot
 
 
+def pad_left(rows, of_rows):
+  """Moves the text of some rows to the end of its row; bool [R]."""
+  lengths = np.asarray(rows.segment).sum(axis=1)
+  shift = np.where(of_rows, rows.ids.shape[1] - lengths, 0)[:, None]
+  source = (np.arange(rows.ids.shape[1]) - shift) % rows.ids.shape[1]
+  return jax.tree.map(
+    lambda values: np.take_along_axis(np.asarray(values), source, 1), rows
+  )
+
+
 # A row for many texts, rows as long as the longest text, and short rows.
 BLOCKS = (
   packing.Block(1, 32, 5),
@@ -96,7 +106,10 @@ FAMILIES = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_packed_texts_have_the_vectors_and_gradients_of_texts_alone(family):
-  """In float64, with dropout, all poolings, and a pad token in a text."""
+  """In float64, with dropout and all poolings.
+
+  A text has a pad token, and texts alone are padded on either side.
+  """
   with jax.enable_x64(True):
     config = dataclasses.replace(
       CONFIG, num_layers=2, dtype="float64", **FAMILIES[family]
@@ -109,6 +122,7 @@ def test_packed_texts_have_the_vectors_and_gradients_of_texts_alone(family):
     tokens["ids"][0, 1] = config.pad_token_id
     seeds = np.asarray(seeds_of(12))
     alone = rows_lib.one_a_row(tokens["ids"], tokens["mask"], seeds)
+    alone = pad_left(alone, np.arange(12) % 2 == 0)
     packed, slot = pack(tokens, BLOCKS, seeds)
     weights = np.random.default_rng(0).normal(size=(3, 12, 32))
 
@@ -467,8 +481,12 @@ def test_what_is_kept_for_the_backward_pass_changes_no_gradient(params, remat):
     np.testing.assert_allclose(a, b, atol=1e-5 * largest)
 
 
-def test_fused_attention_is_asked_for_the_same(params, monkeypatch):
-  """It needs a GPU; here JAX's plain implementation gets its arguments."""
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_cudnn_is_asked_for_the_same_attention(family, monkeypatch):
+  """It needs a GPU; here JAX's plain implementation gets its arguments.
+
+  Several texts share a row, and some are longer than ModernBERT's window.
+  """
   original = jax.nn.dot_product_attention
   seen = []
 
@@ -476,15 +494,100 @@ def test_fused_attention_is_asked_for_the_same(params, monkeypatch):
     seen.append(implementation)
     return original(*args, implementation="xla", **kwargs)
 
-  monkeypatch.setattr(jax.nn, "dot_product_attention", unfused)
-  tokens = random_tokens(4)
-  config = dataclasses.replace(CONFIG, attention="cudnn")
-  rows = rows_lib.one_a_row(tokens["ids"], tokens["mask"])
-  (fused,) = encoder.embed(
-    config, params, "query", [rows], pooling="mean", normalize=True
+  # In float32 the two agree closely.
+  monkeypatch.setattr(architecture, "cudnn_needs", lambda *_: [])
+  config = dataclasses.replace(
+    CONFIG, num_layers=2, attention="cudnn", **FAMILIES[family]
   )
-  assert seen == ["cudnn"] * config.num_layers
-  np.testing.assert_allclose(fused[:, 0], embed(params, tokens), atol=1e-6)
+  plain = dataclasses.replace(config, attention="xla")
+  params = encoder.init_params(plain, "tied", jax.random.key(0))
+  blocks, slot = pack(random_tokens(12), BLOCKS)
+
+  def with_gradient(config):
+    def total(params):
+      found = encoder.embed(
+        config, params, "query", blocks, pooling="mean", normalize=True
+      )
+      found = jnp.concatenate([x.reshape(-1, 32) for x in found])
+      found = found.at[slot].get(mode="fill", fill_value=0)
+      return (found * weights).sum(), found
+
+    (_, found), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(
+      params
+    )
+    return found, gradient
+
+  weights = np.random.default_rng(0).normal(size=(12, 32))
+  expected = with_gradient(plain)
+  monkeypatch.setattr(jax.nn, "dot_product_attention", unfused)
+  found = with_gradient(config)
+  assert seen == ["cudnn"] * config.num_layers * len(blocks)
+  for a, b in zip(
+    jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
+  ):
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * (1 + np.abs(b).max()))
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_cudnns_checks_accept_packed_rows_on_a_mesh(family, monkeypatch):
+  """Forward and backward are lowered for a GPU, but not compiled."""
+  monkeypatch.setattr(
+    "jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version",
+    lambda: 91000,
+  )
+  config = dataclasses.replace(
+    CONFIG,
+    num_layers=2,
+    attention="cudnn",
+    attention_dropout=0.0,
+    dtype="bfloat16",
+    **FAMILIES[family],
+  )
+  params = jax.eval_shape(
+    lambda: encoder.init_params(config, "tied", jax.random.key(0))
+  )
+  blocks = [
+    jax.tree.map(
+      lambda of_row, rows=rows: jax.ShapeDtypeStruct((8, rows), of_row.dtype),
+      rows_lib.one_a_row(np.zeros((1, 1), np.int32), np.zeros((1, 1))),
+    )
+    for rows in (24, 16)
+  ]
+  mesh = sharding.make_mesh()
+  vectors = sharding.over_rows(
+    lambda params, blocks: encoder.embed(
+      config, params, "query", blocks, pooling="mean", normalize=True
+    ),
+    mesh,
+    sharding.state_shardings(params, mesh, fsdp=True),
+  )
+
+  @jax.jit
+  @jax.grad
+  def gradient(params, blocks):
+    return sum(x.sum() for x in vectors(params, blocks))
+
+  traced = gradient.trace(params, blocks)
+  text = traced.lower(lowering_platforms=("cuda",)).as_text()
+  calls = config.num_layers * len(blocks)
+  assert text.count("@__cudnn$fmhaScaleBiasSoftmax(") == calls
+  assert text.count("@__cudnn$fmhaScaleBiasSoftmaxBackward(") == calls
+
+
+@pytest.mark.parametrize(
+  "change, named",
+  [
+    ({"dtype": "float32"}, "dtype=bfloat16"),
+    ({"attention_dropout": 0.1}, "attention_dropout=0.0"),
+    ({"hidden_size": 48}, "multiple of 8 and at most 128, and not 12"),
+    ({"hidden_size": 544}, "multiple of 8 and at most 128, and not 136"),
+  ],
+  ids=str,
+)
+def test_what_cudnn_cannot_do_is_refused_by_name(change, named):
+  fields = {"dtype": "bfloat16", "attention_dropout": 0.0} | change
+  with pytest.raises(ValueError, match=f"attention='cudnn' needs.*{named}"):
+    dataclasses.replace(CONFIG, attention="cudnn", **fields)
 
 
 def test_token_vectors_stand_in_for_the_table(params):
