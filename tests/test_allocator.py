@@ -11,7 +11,7 @@ import pytest
 import mlir_jax
 
 PROGRAM = """
-import resource, sys
+import resource, sys, threading
 from absl import flags
 import mlir_jax
 from mlir_jax.command_line import program
@@ -19,13 +19,17 @@ from mlir_jax.command_line import program
 def faults():
   return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
+def use():
+  for size in (2**27, 2**25, 2**26 - 1):
+    b"x" * size
+
 def main():
-  sizes = 2**26, 2**25, 2**26 - 1
-  for size in sizes:
-    b"x" * size
+  use()
   before = faults()
-  for size in sizes:
-    b"x" * size
+  use()
+  thread = threading.Thread(target=use)
+  thread.start()
+  thread.join()
   print(faults() - before)
 
 if "library" in sys.argv:
@@ -60,12 +64,12 @@ def page_faults(tmp_path, *arguments, **variables) -> int:
   platform.libc_ver()[0] != "glibc", reason="glibc's allocator"
 )
 def test_a_program_on_a_cpu_keeps_freed_memory(tmp_path):
-  assert page_faults(tmp_path) < 100
+  assert page_faults(tmp_path) < 1000
   # The user's setting is kept, and so is the allocator elsewhere.
   for variables in (
     {"GLIBC_TUNABLES": "glibc.malloc.check=0"},
     {"MALLOC_ARENA_MAX": "4"},
     {"JAX_PLATFORMS": "tpu,cpu"},
   ):
-    assert page_faults(tmp_path, **variables) > 1000, variables
-  assert page_faults(tmp_path, "library") > 1000
+    assert page_faults(tmp_path, **variables) > 10_000, variables
+  assert page_faults(tmp_path, "library") > 10_000

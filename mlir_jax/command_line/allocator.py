@@ -7,11 +7,13 @@ such memory back to the system, and the system clears it for the next step.
 import ctypes
 import glob
 import os
+import resource
 import sys
 
 # Of glibc's malloc.h.
 _TRIM_THRESHOLD = -1
 _MMAP_MAX = -4
+_ARENA_MAX = -8
 # Of Linux's mman.h.
 _HUGE_PAGES = 14
 
@@ -39,10 +41,16 @@ def keep_freed_memory() -> bool:
   libc = _glibc()
   if not libc:
     return False
-  # No block gets a mapping of its own, which ends when the block is freed. The
-  # end of the heap is not given back, either.
-  if not libc.mallopt(_MMAP_MAX, 0) or not libc.mallopt(_TRIM_THRESHOLD, -1):
-    return False
+  # No block gets a mapping of its own, which ends when the block is freed, and
+  # the end of the heap is not given back. All threads share this heap: in the
+  # heaps of other threads, a block of 64 MB always gets a mapping.
+  for setting, value in (
+    (_MMAP_MAX, 0),
+    (_TRIM_THRESHOLD, -1),
+    (_ARENA_MAX, 1),
+  ):
+    if not libc.mallopt(setting, value):
+      return False
   _use_huge_pages(libc)
   return True
 
@@ -82,11 +90,25 @@ def _use_huge_pages(libc: ctypes.CDLL) -> None:
 
   The part takes no memory before it is used. `mallopt` has no such setting.
   """
+  if _reserving_costs():
+    return
   size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
   start = libc.malloc(size)
   if not start:
-    return  # The user has limited the memory of a process.
+    return
   first = -(-start // _HUGE_PAGE) * _HUGE_PAGE
   last = (start + size) // _HUGE_PAGE * _HUGE_PAGE
   libc.madvise(first, last - first, _HUGE_PAGES)
   libc.free(start)  # It stays in the heap: see above.
+
+
+def _reserving_costs() -> bool:
+  """Whether memory counts for a limit before it is used."""
+  limits = resource.RLIMIT_AS, resource.RLIMIT_DATA
+  if any(resource.getrlimit(n)[0] != resource.RLIM_INFINITY for n in limits):
+    return True
+  try:
+    with open("/proc/sys/vm/overcommit_memory", encoding="ascii") as file:
+      return file.read().strip() == "2"
+  except OSError:
+    return True
