@@ -136,6 +136,8 @@ def prepared(tmp_path_factory):
   root = tiny.write_folder(tmp_path_factory.mktemp("collection"))
   c = tiny.make_config(root)
   tiny.train_pairs_alone(c)
+  c.encoding.passage.max_length = c.model.max_positions = 48
+  c.batch.retrieval = 64
   c.train.steps = 4
   folder = tmp_path_factory.mktemp("run")
   preparation.prepare(c, str(folder), lambda *_: None)
@@ -150,16 +152,16 @@ def test_with_a_store_a_plan_has_its_rows_texts_and_padding(prepared):
   spec = build.batch_spec(c)
   steps = [drawing.draw(store, spec, c.seed, 2.0, step) for step in range(4)]
   tokens = [drawing.lengths(store, drawn)["passage"].sum() for drawn in steps]
-  assert row.texts == 32
+  assert row.texts == 128
   assert row.tokens == np.mean(tokens)
   plan = build.make_plans(c, store, mesh).plans[-1]
   assert row.blocks == {
     "passage": [(block.rows, block.length) for block in plan["passage"]]
   }
   computed = sum(count * length for count, length in row.blocks["passage"])
-  assert computed < 32 * 16  # Fewer than without a store.
+  assert computed < 64 * (16 + 48)  # Those without a store.
   assert row.padding == pytest.approx(1 - row.tokens / computed)
-  assert row.texts_per_second * max(row.seconds.values()) == pytest.approx(32)
+  assert row.texts_per_second * max(row.seconds.values()) == pytest.approx(128)
   packed = " + ".join(f"{n} x {length}" for n, length in row.blocks["passage"])
   assert f"| passage {packed} | {row.padding:.1%} |" in table.to_markdown(
     [row], CHIP
@@ -171,11 +173,11 @@ def test_a_store_that_was_encoded_otherwise_is_refused(prepared):
   other = c.copy_and_resolve_references()
   other.encoding.passage.max_length = 12
   with pytest.raises(
-    ValueError, match=r"passage\.max_length: 12 here, 16 there"
+    ValueError, match=r"passage\.max_length: 12 here, 48 there"
   ):
     list(
       rows.make_rows(
-        other, "v5e:2x2", batches=[16], chunks=[0], shardings=[], store=store
+        other, "v5e:2x2", batches=[64], chunks=[0], shardings=[], store=store
       )
     )
 
