@@ -11,8 +11,8 @@ from mlir_jax.losses import base, similarity
 
 Array = jax.Array
 
-# At most so many long lists of known positives are looked up by themselves.
-_LONG_LISTS = 8
+# A batch rarely has more known positives of one question than this.
+_USUAL = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +113,7 @@ def ir_loss(
   row = jnp.arange(batch)
   positive = row * columns
   is_positive = _known_positives(
-    query_sequence, passage_sequence, positive_sequence, replicate
+    query_sequence, passage_sequence, positive_sequence
   )
   cosines = similarity.scores(queries, candidates)
   scores = cosines / temperature
@@ -139,45 +139,32 @@ def ir_loss(
 
 
 def _known_positives(
-  query_sequence: Array,
-  passage_sequence: Array,
-  positive_sequence: Array,
-  replicate: Callable[[Array], Array],
+  query_sequence: Array, passage_sequence: Array, positive_sequence: Array
 ) -> Array:
   """Returns the pairs to mask, bool [B, B * (1 + H)], padding not included.
-
-  Known positives are compared with all passages, one column of the lists at a
-  time. Only as many columns are read as the lists need. A few long lists are
-  looked up by themselves, if that leaves fewer turns for the others.
 
   The arguments are those of `ir_loss`.
   """
   batch, columns = passage_sequence.shape
-  row = jnp.arange(batch)
-  passages = replicate(passage_sequence.reshape(-1))
-  place = jnp.arange(positive_sequence.shape[1])
-  lengths = jnp.where(positive_sequence >= 0, place + 1, 0).max(axis=1)
-  lengths, longest = jax.lax.top_k(
-    replicate(lengths), min(batch, _LONG_LISTS + 1)
-  )
-  # All devices get the long lists here, so that no loop has a collective.
-  long_lists = replicate(jnp.asarray(positive_sequence)[longest])
-  # To look up a list takes about as long as to compare two columns.
-  alone = jnp.argmin(2 * jnp.arange(len(lengths)) + lengths)
+  passages = passage_sequence.reshape(-1)
 
-  def look_up(number, found):
-    known = jnp.isin(passages, long_lists[number], method="binary_search")
-    here = (row == longest[number])[:, None]
-    return found | (here & known & (passages >= 0))
+  def add(found, known):  # One of the P known positives at a time.
+    hit = (passages == known[:, None]) & (known >= 0)[:, None]
+    return found | hit, None
 
-  def compare(number, found):
-    known = jax.lax.dynamic_index_in_dim(positive_sequence, number, axis=1)
-    return found | ((passages == known) & (known >= 0))
+  def add_all(found, known):
+    return jax.lax.scan(add, found, known.T)[0]
 
-  # A list may lack the row's own positive.
-  are_known = passages == passage_sequence[:, :1]
-  are_known = jax.lax.fori_loop(0, alone, look_up, are_known)
-  are_known = jax.lax.fori_loop(0, lengths[alone], compare, are_known)
+  # The list of known positives may lack a row's own positive.
+  own = passages[None] == passage_sequence[:, :1]
+  # The reader lists the known positives that are in the batch, at the front. A
+  # question has few of these, even if P is large.
+  are_known = add_all(own, positive_sequence[:, :_USUAL])
+  if positive_sequence.shape[1] > _USUAL:
+    rest = positive_sequence[:, _USUAL:]
+    are_known = jax.lax.cond(
+      (rest >= 0).any(), add_all, lambda found, _: found, are_known, rest
+    )
   same_question = query_sequence[:, None] == query_sequence[None, :]
   asked_alike = jnp.zeros((batch, batch, columns), bool)
   asked_alike = asked_alike.at[:, :, 0].set(same_question)

@@ -17,7 +17,6 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mlir_jax.costs import collectives
 from mlir_jax.losses import ir as ir_lib
 from mlir_jax.losses import language as language_lib
 from mlir_jax.losses import semantic as semantic_lib
@@ -480,54 +479,6 @@ def test_ir_masks_known_positives_repeated_questions_and_padding_only():
 
   seen = influence(embeddings["queries"], embeddings["passages"], loss=loss)
   np.testing.assert_array_equal(seen, expected)
-
-
-@pytest.mark.parametrize("devices", [1, 8])
-def test_ir_finds_known_positives_in_lists_of_any_length(devices):
-  """Also of more long lists than are looked up by themselves."""
-  mesh, rows, columns, width = batch_mesh(devices), 24, 2, 40
-  random = np.random.default_rng(0)
-  passages = random.integers(0, 30, (rows, columns)).astype(np.int32)
-  valid = random.random((rows, columns)) < 0.9
-  valid[:, 0] = True
-  passages[~valid] = -1
-
-  @jax.jit
-  def masked(positives):
-    loss = functools.partial(
-      ir_lib.ir_loss,
-      passage_sequence=passages,
-      passage_valid=valid,
-      positive_sequence=positives,
-      temperature=0.3,
-      replicate=lambda x: jax.lax.with_sharding_constraint(
-        x, NamedSharding(mesh, P())
-      ),
-    )
-    vectors = jnp.ones((rows, columns, DIMENSIONS))
-    return loss(
-      vectors[:, 0], vectors, query_sequence=np.arange(rows, dtype=np.int32)
-    )[1]["masked"]
-
-  def place(lists):
-    return jax.device_put(lists, NamedSharding(mesh, P("data")))
-
-  for lengths in (
-    [1] * rows,
-    [width] + [1] * (rows - 1),
-    [0, 30, 2, *[3] * (rows - 4), 35],
-    [*range(12, 36)],
-    [width] * rows,
-  ):
-    lists = np.full((rows, width), -1, np.int32)
-    count = 0
-    for row, length in enumerate(lengths):
-      lists[row, :length] = random.integers(0, 60, length)
-      known = {*lists[row].tolist(), int(passages[row, 0])} - {-1}
-      count += np.isin(passages, list(known)).sum() - 1
-    assert masked(place(lists)) == count
-  # It refuses a collective in a loop whose turns are not known.
-  collectives.find(masked.lower(place(lists)).compile().as_text())
 
 
 @pytest.mark.usefixtures("x64")

@@ -152,6 +152,7 @@ def test_with_a_store_a_plan_has_its_rows_texts_and_padding(prepared):
   spec = build.batch_spec(c)
   steps = [drawing.draw(store, spec, c.seed, 2.0, step) for step in range(4)]
   tokens = [drawing.lengths(store, drawn)["passage"].sum() for drawn in steps]
+  assert not row.problem
   assert row.texts == 128
   assert row.tokens == np.mean(tokens)
   plan = build.make_plans(c, store, mesh).plans[-1]
