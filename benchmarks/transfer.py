@@ -10,7 +10,6 @@ with its 95 % interval (Student's t over the differences of the seeds).
 
 import argparse
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -41,7 +40,6 @@ def train(variant: str, seed: int, output: pathlib.Path) -> dict[str, float]:
         ],
         stdout=log,
         stderr=subprocess.STDOUT,
-        env=os.environ | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"},
         check=True,
       )
   (path,) = (folder / "results").glob("step-*.json")

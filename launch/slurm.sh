@@ -67,9 +67,6 @@ check_whole SLURM_NTASKS_PER_NODE "$tasks"
   refuse "$SLURM_GPUS_ON_NODE GPUs and $tasks tasks per node: give" \
     "--ntasks-per-node and --gpus-per-node the same number."
 
-# Huge pages make a CPU a third faster.
-export GLIBC_TUNABLES=${GLIBC_TUNABLES-glibc.malloc.hugetlb=1}
-
 # Prints the step of the last whole checkpoint; -1 if there is none.
 last_step() {
   local path name last=-1

@@ -22,7 +22,7 @@ def environment(plan, **variables):
   kept = {
     name: value
     for name, value in os.environ.items()
-    if name not in ("CUDA_VISIBLE_DEVICES", "GLIBC_TUNABLES")
+    if name != "CUDA_VISIBLE_DEVICES"
   }
   interpreter = {
     "PYTHON": str(FAKES / "trainer.py"),
@@ -83,7 +83,6 @@ def test_processes_share_the_devices_and_one_coordinator(tmp_path):
     assert f"--process={number}" in flags
     assert f"--workdir={workdir}" in flags
     assert call["environment"]["JAX_NUM_CPU_DEVICES"] == "4"
-    assert "glibc.malloc.mmap_max=0" in call["environment"]["GLIBC_TUNABLES"]
     log = workdir / "logs/attempt-1" / f"process-{number}.log"
     assert f"of process {number}" in log.read_text()
   (ours,) = (f for f in first["arguments"] if f.startswith("--coordinator="))
@@ -144,12 +143,6 @@ def test_a_full_disk_ends_the_launcher(tmp_path):
   )
   assert done.returncode == 2
   assert f"Cannot write to {tmp_path}/logs" in done.stderr
-
-
-def test_malloc_is_left_as_it_was_set(tmp_path):
-  local(tmp_path, "0", "-n", "1", GLIBC_TUNABLES="glibc.malloc.check=0")
-  (call,) = calls(tmp_path)
-  assert call["environment"]["GLIBC_TUNABLES"] == "glibc.malloc.check=0"
 
 
 @pytest.mark.parametrize(
@@ -531,7 +524,6 @@ def test_a_slurm_job_is_queued_again_until_it_is_done(cluster):
   assert "Status 75 at the checkpoint of step 7: queued again" in stderr
   for call in calls(workdir):
     assert "--config=a b" in call["arguments"]
-    assert call["environment"]["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
     folder = workdir / f"logs/slurm-17-attempt-{call['attempt'] + 1}"
     log = folder / f"process-{call['process']}-node7.log"
     assert log.read_text().startswith(f"Attempt {call['attempt']}")

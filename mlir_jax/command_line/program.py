@@ -9,7 +9,12 @@ from collections.abc import Callable, Sequence
 from absl import app, flags, logging
 
 from mlir_jax import config_files
-from mlir_jax.command_line import process_flags, refusal, shared_flags
+from mlir_jax.command_line import (
+  allocator,
+  process_flags,
+  refusal,
+  shared_flags,
+)
 from mlir_jax.storage import full_disk
 
 
@@ -25,6 +30,7 @@ def start(
     required: Flags that must be given.
     takes_files: Whether arguments that are not flags are files.
   """
+  allocator.keep_freed_memory()  # Before jax is imported.
   flags.FLAGS.set_gnu_getopt()  # A flag may come after a file.
 
   def call(argv):

@@ -10,9 +10,10 @@ from typing import Any
 import jax
 import ml_collections
 
+from mlir_jax import contract as contract_lib
 from mlir_jax import sharding, workdir
 from mlir_jax.batches import batch as batch_lib
-from mlir_jax.batches import row_plans
+from mlir_jax.batches import packing, row_plans
 from mlir_jax.costs import collectives, flops, memory, traffic
 from mlir_jax.data import preparation, token_store
 from mlir_jax.models import architecture
@@ -40,7 +41,10 @@ class Row:
 
   Attributes:
     batch: batch.retrieval, or the first stream that there is.
-    texts: Texts that a step encodes.
+    texts: Mean number of texts that a step encodes.
+    tokens: Mean number of their tokens.
+    blocks: Group to the [rows, length] of its blocks, over all chips.
+    padding: The share of padding in the tokens of these rows.
     chunk: batch.chunk_rows.
     chunks: In how many parts they are encoded; 1 for at once.
     sharding: "replicated" or "fsdp".
@@ -60,10 +64,15 @@ class Row:
   """
 
   batch: int
-  texts: int
+  texts: float
   chunk: int
   chunks: int
   sharding: str
+  tokens: float = 0.0
+  blocks: Mapping[str, Sequence[tuple[int, int]]] = dataclasses.field(
+    default_factory=dict
+  )
+  padding: float = 0.0
   compile_seconds: float = 0.0
   problem: str = ""
   memory: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -153,7 +162,18 @@ def make_row(
       plans = build.make_plans(config, store, mesh)
     else:
       plans = lowering.full_plans(config, mesh)
-    plan = plans.plans[0]
+    # The largest size of a step that is expected: it must fit in memory.
+    plan = plans.plans[-2 if plans.last_resort else -1]
+    plans = dataclasses.replace(
+      plans, plans=(plan,), computed=sum(map(packing.tokens, plan.values()))
+    )
+    row.texts = sum(each.texts for each in plans.counts.values())
+    row.tokens = sum(each.tokens for each in plans.counts.values())
+    row.blocks = {
+      group: [(block.rows, block.length) for block in blocks]
+      for group, blocks in plan.items()
+    }
+    row.padding = plans.padding
     row.chunks = _chunks(
       plan, config.batch.chunk_rows, mesh.shape[sharding.DATA]
     )
@@ -307,14 +327,21 @@ def make_rows(
     each: Iterates over the settings, for example with a progress bar.
 
   Raises:
-    ValueError: if the slice, the encoder or a setting cannot be used.
+    ValueError: if the slice, the encoder or a setting cannot be used, or the
+      config says of an encoding field what the store does not.
   """
   if unknown := set(shardings) - set(SHARDINGS):
     raise ValueError(f"--sharding={unknown.pop()}: use {SHARDINGS}.")
   shape = backbones.encoder_config(config, encoder_file)
-  encoding.check_lengths(
-    shape, store.contract if store else lowering.make_contract(config)
-  )
+  contract = lowering.make_contract(config)
+  if store:
+    contract = store.contract
+    contract_lib.check_same(
+      preparation.resolve_encoding(config, None, contract),
+      contract.partial(),
+      str(store.path),
+    )
+  encoding.check_lengths(shape, contract)
   chip, axes, mesh = lowering.make_mesh(config, topology)  # It takes seconds.
   # Before the first step is compiled, because `vary` may refuse a batch.
   settings = [

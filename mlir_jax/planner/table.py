@@ -9,10 +9,18 @@ def _gib(size: float) -> str:
   return f"{size / 2**30:,.2f} GiB"
 
 
+def _rows(row: rows.Row) -> str:
+  """Describes the rows of a step: "query 16 x 128, passage 96 x 256"."""
+  return ", ".join(
+    f"{group} " + " + ".join(f"{n:,} x {length}" for n, length in blocks)
+    for group, blocks in row.blocks.items()
+  )
+
+
 def to_text(row: rows.Row, chip: chips.Chip) -> str:
   """Renders the costs of a step on one chip, in a few lines."""
   title = (
-    f"Batch {row.batch:,} ({row.texts:,} texts), "
+    f"Batch {row.batch:,} ({row.texts:,.0f} texts), "
     + (f"in {row.chunks:,} chunks of {row.chunk:,}" if row.chunk else "at once")
     + f", {row.sharding}"
   )
@@ -20,7 +28,9 @@ def to_text(row: rows.Row, chip: chips.Chip) -> str:
     return f"{title}: {row.problem}."
   parts = ", ".join(f"{name} {_gib(size)}" for name, size in row.memory.items())
   lines = [
-    f"{title}; compiled in {row.compile_seconds:.0f} s. On each chip:",
+    f"{title}; compiled in {row.compile_seconds:.0f} s.",
+    f"  {row.tokens:,.0f} tokens in {_rows(row)}; padding {row.padding:.1%}",
+    "  On each chip:",
     f"  memory: {parts}, of {_gib(chip.memory)}",
     f"  operations: {row.flops / 1e12:,.2f} T, of which MFU counts"
     f" {row.model_flops / 1e12:,.2f} T",
@@ -45,7 +55,7 @@ def to_text(row: rows.Row, chip: chips.Chip) -> str:
 def to_markdown(made: Sequence[rows.Row], chip: chips.Chip) -> str:
   """Renders all rows as a Markdown table."""
   columns = (
-    *("batch", "chunk", "chunks", "sharding"),
+    *("batch", "chunk", "chunks", "sharding", "rows x tokens", "padding"),
     f"GiB of {chip.memory / 2**30:.0f}",
     *("compute ms", "HBM ms", "ICI ms", "binds"),
     *("MFU <=", "texts/s <=", "chip-hours >="),
@@ -57,6 +67,8 @@ def to_markdown(made: Sequence[rows.Row], chip: chips.Chip) -> str:
       f"{row.chunk:,}" if row.chunk else "all",
       f"{row.chunks:,}",
       row.sharding,
+      _rows(row),
+      f"{row.padding:.1%}" if row.blocks else "",
     ]
     if row.problem:
       cells += [row.problem, *[""] * (len(columns) - 5)]

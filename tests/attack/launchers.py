@@ -81,7 +81,7 @@ def environment(folder: pathlib.Path, plan: str, **variables: str) -> dict:
   kept = {
     name: value
     for name, value in os.environ.items()
-    if name not in ("CUDA_VISIBLE_DEVICES", "GLIBC_TUNABLES")
+    if name != "CUDA_VISIBLE_DEVICES"
     and not name.startswith(("SLURM_", "MLIR_JAX_"))
   }
   mine = {
@@ -269,7 +269,6 @@ def local_cases() -> Iterator[scoreboard.Case]:
     "CUDA_VISIBLE_DEVICES",
     "JAX_PLATFORMS",
     "JAX_NUM_CPU_DEVICES",
-    "GLIBC_TUNABLES",
     "MLIR_JAX_SECRET",
     "MLIR_JAX_SECRET_FILE",
     "CDPATH",

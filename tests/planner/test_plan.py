@@ -8,13 +8,17 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
+import tiny
 from flax import traverse_util
 
 from mlir_jax import config, config_files, sharding
-from mlir_jax.batches import packing
+from mlir_jax.batches import drawing, packing
+from mlir_jax.data import preparation
 from mlir_jax.models import encoder, hf_config
 from mlir_jax.planner import backbones, chips, lowering, rows, table
+from mlir_jax.training import build
 
 CHIP = chips.CHIPS["v5e"]
 
@@ -124,6 +128,59 @@ def test_without_texts_each_has_the_maximum_length():
   c.batch.parallel, c.batch.chunk_rows = 256, 512
   chunked = lowering.full_plans(c, mesh).plans[0]["passage"]
   assert packing.tokens(chunked) == 1024 * 128 + 512 * 64
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+  """The config of a tiny run, and the store that was prepared for it."""
+  root = tiny.write_folder(tmp_path_factory.mktemp("collection"))
+  c = tiny.make_config(root)
+  tiny.train_pairs_alone(c)
+  c.encoding.passage.max_length = c.model.max_positions = 48
+  c.batch.retrieval = 64
+  c.train.steps = 4
+  folder = tmp_path_factory.mktemp("run")
+  preparation.prepare(c, str(folder), lambda *_: None)
+  return c, rows.open_store(str(folder))
+
+
+@pytest.mark.slow
+def test_with_a_store_a_plan_has_its_rows_texts_and_padding(prepared):
+  c, store = prepared
+  mesh = sharding.make_mesh(devices=jax.devices()[:4])
+  row = rows.make_row(c, backbones.encoder_config(c), mesh, CHIP, (2, 2), store)
+  spec = build.batch_spec(c)
+  steps = [drawing.draw(store, spec, c.seed, 2.0, step) for step in range(4)]
+  tokens = [drawing.lengths(store, drawn)["passage"].sum() for drawn in steps]
+  assert not row.problem
+  assert row.texts == 128
+  assert row.tokens == np.mean(tokens)
+  plan = build.make_plans(c, store, mesh).plans[-1]
+  assert row.blocks == {
+    "passage": [(block.rows, block.length) for block in plan["passage"]]
+  }
+  computed = sum(count * length for count, length in row.blocks["passage"])
+  assert computed < 64 * (16 + 48)  # Those without a store.
+  assert row.padding == pytest.approx(1 - row.tokens / computed)
+  assert row.texts_per_second * max(row.seconds.values()) == pytest.approx(128)
+  packed = " + ".join(f"{n} x {length}" for n, length in row.blocks["passage"])
+  assert f"| passage {packed} | {row.padding:.1%} |" in table.to_markdown(
+    [row], CHIP
+  )
+
+
+def test_a_store_that_was_encoded_otherwise_is_refused(prepared):
+  c, store = prepared
+  other = c.copy_and_resolve_references()
+  other.encoding.passage.max_length = 12
+  with pytest.raises(
+    ValueError, match=r"passage\.max_length: 12 here, 48 there"
+  ):
+    list(
+      rows.make_rows(
+        other, "v5e:2x2", batches=[64], chunks=[0], shardings=[], store=store
+      )
+    )
 
 
 @pytest.mark.slow
@@ -244,6 +301,8 @@ def test_a_step_is_compiled_for_tpus_that_are_not_there(tmp_path):
   assert {("all-gather", ()), ("reduce-scatter", ())} <= found
   assert all(not loops for _, loops in found)
   assert 0 < fits["mfu"] < 1
+  (block,) = fits["blocks"]["passage"]
+  assert block[1] == 128  # TPUs compute tiles of this width.
   assert "does not fit: " in too_large["problem"]
   assert "too many" in too_large["problem"]
   assert done.stdout.count("| 32 |") == 2  # Its batch and its chunk.
