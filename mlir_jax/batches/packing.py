@@ -17,7 +17,8 @@ import numpy as np
 MULTIPLE = 8
 _TPU_MULTIPLE = 128
 # In a row of this many tokens, attention costs as much as the rest of the
-# encoder; measured on CPUs with hidden states of 384 (benchmarks/README.md).
+# encoder. An estimate, not measured: with hidden states of 384, this holds for
+# 2,304 tokens if one counts products only, but softmax and masks cost more.
 _ATTENTION = 512
 
 

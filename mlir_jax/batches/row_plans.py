@@ -254,21 +254,13 @@ def choose(
     lambda before, after: before - after > max(_MIN_SAVING, price) * before,
   )
   plans = [candidates[index] for index in chosen]
-  # The reader uses the first plan that fits.
-  first = [
-    next(
-      number
-      for number, plan in enumerate(plans)
-      if number + 1 == len(plans)
-      or all(
-        packing.fits(lengths[group][step], plan[group], needs[group])
-        for group in lengths
-      )
-    )
-    for step in typical
-  ]
-  computed = np.mean(
-    [sum(map(packing.tokens, plans[number].values())) for number in first]
+  # The share of padding is that of other steps, for which nothing was chosen.
+  others = np.setdiff1d(heaviest, typical)
+  checked = typical
+  if len(others) >= len(typical):
+    checked = others[_spread(len(others), amount)]
+  computed = _computed(
+    plans, {group: lengths[group][checked] for group in lengths}, needs
   )
   if not is_exact:
     plans.append(
@@ -284,9 +276,38 @@ def choose(
   return Plans(
     tuple(plans),
     not is_exact,
-    {group: _count(of_group[typical]) for group, of_group in lengths.items()},
-    float(computed),
+    {group: _count(of_group[checked]) for group, of_group in lengths.items()},
+    computed,
   )
+
+
+def _computed(
+  plans: Sequence[Plan],
+  lengths: Mapping[str, np.ndarray],
+  needs: Mapping[str, np.ndarray | None],
+) -> float:
+  """Returns the mean number of tokens that steps compute.
+
+  Args:
+    plans: The smallest first. A step uses the first that fits, as in the
+      reader.
+    lengths: Group to the tokens of its texts, int [S, T].
+    needs: Group to the argument `targets` of `packing.pack`.
+  """
+  sizes = [sum(map(packing.tokens, plan.values())) for plan in plans]
+  computed = [
+    next(
+      size
+      for size, plan in zip(sizes, plans, strict=True)
+      if plan is plans[-1]
+      or all(
+        packing.fits(texts, plan[group], needs[group])
+        for group, texts in zip(lengths, step, strict=True)
+      )
+    )
+    for step in zip(*lengths.values(), strict=True)
+  ]
+  return float(np.mean(computed))
 
 
 def _cost(plan: Plan) -> int:
