@@ -10,8 +10,12 @@ from mlir_jax.batches import packing
 # A further block must save at least this share: a program of more blocks takes
 # longer to compile.
 _MIN_SAVING = 0.01
+# Other lengths that cost at most this share more are of use, too: with them,
+# more sizes of a step are possible.
+_ALIKE = 0.02
+_MOST = 3
 # The first row length divided by the longest text.
-_WHOLE = (1, 1.25, 1.5, 2, 3, 4)
+_WHOLE = (1, 1.06, 1.12, 1.25, 1.5, 2, 3, 4)
 # A row length divided by the next one.
 _PARTS = (1.33, 1.6, 2, 2.5, 3, 4, 6, 8)
 _TWO_PARTS = (1.6, 2, 2.5, 3, 4)
@@ -25,7 +29,7 @@ def choose(
   multiple: int = packing.MULTIPLE,
   targets: np.ndarray | None = None,
   quantum: int = 1,
-) -> tuple[packing.Block, ...]:
+) -> list[tuple[packing.Block, ...]]:
   """Chooses the row lengths that cost least for some steps.
 
   Args:
@@ -38,7 +42,8 @@ def choose(
     quantum: Each block's number of rows is a multiple of this.
 
   Returns:
-    The blocks, the longest rows first, without rows yet.
+    Some choices, the best first. Each has blocks without rows yet, the longest
+    rows first.
 
   Raises:
     ValueError: if `row_length` is less than `longest`.
@@ -66,8 +71,8 @@ def choose(
       for again in _TWO_PARTS
     ),
   }  # fmt: skip
-  best, least = (), np.inf
-  for candidate in sorted(candidates, key=lambda each: (len(each), each)):
+  found = []
+  for candidate in candidates:
     if any(b >= a for a, b in itertools.pairwise(candidate)):
       continue
     blocks = tuple(
@@ -77,15 +82,16 @@ def choose(
     needed = np.max(
       [packing.rows_needed(step, blocks, targets) for step in lengths], axis=0
     )
-    amount = packing.cost(
+    amount = packing.work(
       [
         block._replace(rows=-(-int(rows) // quantum) * quantum)
         for block, rows in zip(blocks, needed, strict=True)
       ]
     )
-    if amount < least * (1 - _MIN_SAVING * (len(candidate) > len(best))):
-      best, least = blocks, amount
-  return best
+    found.append((amount * (1 + _MIN_SAVING * len(blocks)), blocks))
+  found.sort()
+  least = found[0][0]
+  return [blocks for n, blocks in found[:_MOST] if n <= least * (1 + _ALIKE)]
 
 
 def _capacity(

@@ -53,7 +53,7 @@ class Plans:
   """The shapes of a run's batches; a step uses the first that holds its texts.
 
   Attributes:
-    plans: The smallest first.
+    plans: The cheapest first.
     last_resort: Whether the last plan is a last resort. Such a plan holds any
       texts, for steps that the choice did not examine.
     counts: Group to the mean counts of a step, without padding.
@@ -227,7 +227,7 @@ def choose(
   headroom = 0.0 if is_exact else max(0.0, likely / tokens.max() - 1)
   largest = {
     group: _rounded(
-      _count_rows(of_group[heavy], shapes[group], needs[group], headroom),
+      _count_rows(of_group[heavy], shapes[group][0], needs[group], headroom),
       chunk_rows,
       devices,
     )
@@ -266,7 +266,7 @@ def choose(
     plans.append(
       {
         group: _rounded(
-          [shapes[group][0]._replace(rows=of_group.shape[1])],
+          [shapes[group][0][0]._replace(rows=of_group.shape[1])],
           chunk_rows,
           devices,
         )
@@ -289,7 +289,7 @@ def _computed(
   """Returns the mean number of tokens that steps compute.
 
   Args:
-    plans: The smallest first. A step uses the first that fits, as in the
+    plans: The cheapest first. A step uses the first that fits, as in the
       reader.
     lengths: Group to the tokens of its texts, int [S, T].
     needs: Group to the argument `targets` of `packing.pack`.
@@ -391,7 +391,7 @@ def _count_rows(
 def _smaller(
   lengths: Mapping[str, np.ndarray],
   largest: Plan,
-  shapes: Mapping[str, Sequence[packing.Block]],
+  shapes: Mapping[str, Sequence[tuple[packing.Block, ...]]],
   needs: Mapping[str, np.ndarray | None],
   chunk_rows: int,
   devices: int,
@@ -402,7 +402,7 @@ def _smaller(
     lengths: Group to the tokens of its texts, int [S, T]; the heaviest step
       first.
     largest: The plan that holds all expected steps.
-    shapes: Group to the lengths of its rows.
+    shapes: Group to some choices of the lengths of its rows.
     needs: Group to the argument `targets` of `packing.pack`.
     chunk_rows: As in `make_plans`.
     devices: As in `make_plans`.
@@ -416,8 +416,12 @@ def _smaller(
     is_first = group == groups[0]
     blocks = largest[group]
     options = {blocks: np.ones(len(lengths[group]), bool)}
-    for before in _long_rows(
-      lengths[group], shapes[group], needs[group], _PARTS if is_first else 1
+    for before in (
+      before
+      for shape in shapes[group][: None if is_first else 1]
+      for before in _long_rows(
+        lengths[group], shape, needs[group], _PARTS if is_first else 1
+      )
     ):
       needed = np.array(
         [

@@ -159,7 +159,7 @@ def test_long_runs_whose_steps_differ_have_a_few_sizes():
   many = plans(20_000)
   assert many.last_resort and 4 < len(many.plans) <= 13
   assert many.padding < 0.03
-  sizes = [packing.tokens(plan["passage"]) for plan in many.plans]
+  sizes = [packing.work(plan["passage"]) for plan in many.plans]
   assert sizes == sorted(sizes)
   # The share is that of the plans that steps really use.
   computed = [
