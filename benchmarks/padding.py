@@ -5,16 +5,19 @@ python benchmarks/padding.py --tokenizer=TOKENIZER.json --root=COLLECTION
 The texts are the pairs of a folder (COLLECTION, in the layout of the collection
 "folder"), CLDR's names, and texts with log-normal lengths. The script covers
 training with batches of several sizes, and encoding of 10,000 passages. It
-needs no model, because it chooses and fills rows as a run does.
+needs no model, because it chooses and fills rows as a run does. The cost is
+that of `packing.cost`, for each real token; without padding and attention it is
+1. The choice takes the given seconds of a CPU.
 """
 
 import argparse
 import itertools
+import time
 
 import numpy as np
 import tokenizers
 
-from mlir_jax.batches import row_plans
+from mlir_jax.batches import packing, row_plans
 from mlir_jax.data import collections
 from mlir_jax.retrieval import row_batches
 
@@ -40,6 +43,20 @@ def lengths_of_pairs(records, tokenizer) -> dict[str, np.ndarray]:
   }
 
 
+def cost_of_steps(drawn: np.ndarray, plans: row_plans.Plans) -> float:
+  """Returns the cost of a real token in every tenth step, int [S, T]."""
+  steps = drawn[::10]
+  cost = sum(
+    next(
+      packing.cost(plan["all"])
+      for plan in plans.plans
+      if packing.fits(step, plan["all"])
+    )
+    for step in steps
+  )
+  return cost / steps.sum()
+
+
 def main() -> None:
   """Prints a table."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -60,8 +77,11 @@ def main() -> None:
       "passage": random.lognormal(4, 1, TEXTS).clip(5, 512).astype(int),
     },
   }
-  print("| texts | batch | rows | sizes compiled | padding |")
-  print("|---|---|---|---|---|")
+  print(
+    "| texts | batch | largest rows | sizes compiled | padding | cost"
+    " | seconds of the choice |"
+  )
+  print("|---|---|---|---|---|---|---|")
   for name, lengths in kinds.items():
     for batch in (64, 256, 1024, 4096):
       drawn = np.concatenate(
@@ -69,23 +89,29 @@ def main() -> None:
         axis=1,
       )
       longest = int(max(each.max() for each in lengths.values()))
+      start = time.process_time()
       plans = row_plans.choose({"all": drawn}, {"all": longest}, STEPS)
-      blocks = plans.plans[0]["all"]
-      rows = " + ".join(f"{each.rows:,} x {each.length}" for each in blocks)
+      seconds = time.process_time() - start
       sizes = len(plans.plans) - plans.last_resort
+      blocks = plans.plans[sizes - 1]["all"]
+      rows = " + ".join(f"{each.rows:,} x {each.length}" for each in blocks)
       print(
         f"| {name} | {batch} + {batch} | {rows} | {sizes} |"
-        f" {plans.padding:.1%} |",
+        f" {plans.padding:.1%} | {cost_of_steps(drawn, plans):.2f} |"
+        f" {seconds:.1f} |",
         flush=True,
       )
     passages = random.choice(lengths["passage"], 10_000)
-    shapes, computed = set(), 0
-    for length, number in row_batches.pack(passages, longest, 256):
-      shapes.add((len(number), length))
-      computed += len(number) * length
+    start = time.process_time()
+    blocks = [
+      packing.Block(len(number), length, number.shape[1])
+      for length, number in row_batches.pack(passages, longest, 256)
+    ]
+    seconds = time.process_time() - start
     print(
-      f"| {name} | encoding 10,000 passages | | "
-      f"{len(shapes)} | {1 - passages.sum() / computed:.1%} |",
+      f"| {name} | encoding 10,000 passages | | {len(set(blocks))} |"
+      f" {1 - passages.sum() / packing.tokens(blocks):.1%} |"
+      f" {packing.cost(blocks) / passages.sum():.2f} | {seconds:.2f} |",
       flush=True,
     )
 

@@ -54,6 +54,15 @@ class BatchSpec:
     }
     return {group: count for group, count in counts.items() if count}
 
+  def positives(self, most: int) -> int:
+    """Returns P, how many known positives of a question a batch can hold.
+
+    Args:
+      most: The largest number of known positives of a question. All of them are
+        different, so a batch holds at most one for each of its passages.
+    """
+    return min(most, self.retrieval * (1 + self.hard_negatives))
+
 
 def _array(*shape: str | int, dtype: type = np.int32) -> Any:
   """Returns a field for an array of this shape; letters are sizes."""
@@ -218,7 +227,7 @@ def make(
     spec: Global batch sizes.
     plan: Group to the blocks of its rows.
     create: Makes an array.
-    positives: P, the largest number of known positives of a question.
+    positives: P, from `BatchSpec.positives`.
   """
   streams = {}
   if size := spec.retrieval:

@@ -102,9 +102,7 @@ def draw(
       temperature,
     )
     if stream == "retrieval":
-      fields[stream] = found = _retrieval(
-        store, rows, epochs, seed, spec.hard_negatives
-      )
+      fields[stream] = found = _retrieval(store, rows, epochs, seed, spec)
       queries = "passage" if spec.tied else "query"
       texts[queries].append(Part(stream, "query", found["query_text"]))
       texts["passage"].append(Part(stream, "passage", found["passage_text"]))
@@ -187,13 +185,13 @@ def _retrieval(
   rows: np.ndarray,
   epochs: np.ndarray,
   seed: int,
-  hard_negatives: int,
+  spec: batch_lib.BatchSpec,
 ) -> dict:
   """Returns the arrays of the IR loss; rows and epochs are int64 [B]."""
   passages, valid = _choose(store, "positive", rows, 1, epochs, seed)
-  if hard_negatives:
+  if spec.hard_negatives:
     negatives, has_negative = _choose(
-      store, "negative", rows, hard_negatives, epochs, seed
+      store, "negative", rows, spec.hard_negatives, epochs, seed
     )
     passages = np.concatenate([passages, negatives], axis=1)
     valid = np.concatenate([valid, has_negative], axis=1)
@@ -206,12 +204,17 @@ def _retrieval(
     "passage_text": passages,
     "passage_sequence": sequences,
     "passage_valid": valid,
-    "positive_sequence": _known_positives(store, rows, sequences),
+    "positive_sequence": _known_positives(
+      store, rows, sequences, spec.positives(store.max_positives)
+    ),
   }
 
 
 def _known_positives(
-  store: token_store.TokenStore, rows: np.ndarray, sequences: np.ndarray
+  store: token_store.TokenStore,
+  rows: np.ndarray,
+  sequences: np.ndarray,
+  most: int,
 ) -> np.ndarray:
   """Finds the known positives of each row's question among the passages.
 
@@ -219,6 +222,7 @@ def _known_positives(
     store: The token store.
     rows: int64 [B].
     sequences: int32 [B, C], of the batch's passages.
+    most: P, from `BatchSpec.positives`.
 
   Returns:
     int32 [B, P], sequences, padded with -1.
@@ -231,8 +235,8 @@ def _known_positives(
   known = store.arrays["retrieval_known"][np.repeat(starts, counts) + places]
   hit = np.isin(known, sequences)
   hits = np.bincount(row[hit], minlength=len(rows))
-  found = np.full((len(rows), store.max_positives), -1, np.int32)
-  found[np.arange(store.max_positives) < hits[:, None]] = known[hit]
+  found = np.full((len(rows), most), -1, np.int32)
+  found[np.arange(most) < hits[:, None]] = known[hit]
   return found
 
 

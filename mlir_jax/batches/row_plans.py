@@ -6,32 +6,46 @@ later steps are known before the first one. The rows are chosen for them.
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from mlir_jax.batches import batch as batch_lib
-from mlir_jax.batches import drawing, masking, packing
+from mlir_jax.batches import (
+  drawing,
+  masking,
+  packing,
+  plan_sizes,
+  row_lengths,
+)
 from mlir_jax.costs import flops
 from mlir_jax.data import token_store
 
 # Group to the blocks of its rows, the longest first.
 Plan = Mapping[str, tuple[packing.Block, ...]]
 
-# The choice reads the lengths of _SCANNED texts, and packs _PACKED texts.
+# The choice reads the lengths of _SCANNED texts. It packs _PACKED texts a few
+# times, or _FEWEST steps of large batches.
 _SCANNED = 2**19
-_PACKED = 2**17
-# A further block or plan must save at least this share to pay for its
-# compilation.
-_MIN_SAVING = 0.02
-# Compiling a plan takes about as long as this number of steps.
-_COMPILATION = 30
-_MAX_PLANS = 3
-# Several plans save far less than this share of the cost of one plan.
-_MOST_SAVED = 0.2
-# Candidates for smaller plans: each holds all steps except the heaviest, which
-# make up this share.
-_LEVELS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
+_PACKED = 2**16
+_FEWEST = 32
+# Compiling a plan takes about as long as training on this number of tokens on
+# each device. An estimate for small encoders on CPUs, and for large ones on
+# accelerators, which compile for minutes.
+_COMPILATION_CPU = 100_000
+_COMPILATION = 20_000_000
+# A further plan must save its compilation, and at least this share.
+_MIN_SAVING = 0.002
+_MAX_PLANS = 12
+# The choice of plans has this many numbers of rows for the group with the most
+# tokens, and fewer for the others.
+_LEVELS = 32
+_LEVELS_OF_OTHERS = 4
+# Steps are ordered by their tokens. Each of so many parts of them gets numbers
+# of long rows that suit it.
+_PARTS = 5
+# A plan has the long rows that this share of its part's steps need.
+_ENOUGH = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +53,7 @@ class Plans:
   """The shapes of a run's batches; a step uses the first that holds its texts.
 
   Attributes:
-    plans: The smallest first.
+    plans: The cheapest first.
     last_resort: Whether the last plan is a last resort. Such a plan holds any
       texts, for steps that the choice did not examine.
     counts: Group to the mean counts of a step, without padding.
@@ -76,6 +90,11 @@ class Plans:
     return "\n".join(lines)
 
 
+def compilation(platform: str) -> int:
+  """Returns how many tokens a device trains on while a plan is compiled."""
+  return _COMPILATION_CPU if platform == "cpu" else _COMPILATION
+
+
 def make_plans(
   store: token_store.TokenStore,
   spec: batch_lib.BatchSpec,
@@ -88,6 +107,7 @@ def make_plans(
   devices: int = 1,
   multiple: int = packing.MULTIPLE,
   mask_rate: float = 0.0,
+  compilation: int = _COMPILATION_CPU,
 ) -> Plans:
   """Chooses the rows of a run's batches.
 
@@ -104,6 +124,7 @@ def make_plans(
     devices: The number of devices over which the rows are split.
     multiple: Row lengths are multiples of this.
     mask_rate: The share of hidden tokens in masked texts.
+    compilation: From `compilation`.
 
   Raises:
     ValueError: if the store lacks a stream, or a row is too short.
@@ -145,6 +166,7 @@ def make_plans(
     devices=devices,
     multiple=multiple,
     mask_rate=mask_rate,
+    compilation=compilation,
   )
 
 
@@ -158,6 +180,7 @@ def choose(
   devices: int = 1,
   multiple: int = packing.MULTIPLE,
   mask_rate: float = 0.0,
+  compilation: int = _COMPILATION_CPU,
 ) -> Plans:
   """Chooses rows from the lengths of texts in some steps.
 
@@ -171,6 +194,7 @@ def choose(
     devices: As in `make_plans`.
     multiple: As in `make_plans`.
     mask_rate: As in `make_plans`.
+    compilation: As in `make_plans`.
   """
   needs = {
     group: targets(mask_rate, longest[group]) if group == "masked" else None
@@ -179,55 +203,70 @@ def choose(
   tokens = np.sum([each.sum(axis=1) for each in lengths.values()], axis=0)
   texts = sum(of_group.shape[1] for of_group in lengths.values())
   heaviest = np.argsort(-tokens, kind="stable")
-  amount = max(8, _PACKED // texts)
+  amount = max(_FEWEST, _PACKED // texts)
   # A sample of all steps, and the heaviest ones, which decide about the size.
   typical = heaviest[_spread(len(heaviest), amount)]
   heavy = heaviest[:amount]
+  alike = max(1, min(4, 2048 // texts))
+  alike = heaviest[(len(heaviest) - 1) // 2 :][:alike]
   shapes = {
-    group: _choose_lengths(
-      of_group[heaviest[_spread(len(heaviest), 4)]],
+    group: row_lengths.choose(
+      list(of_group[alike]),
       longest[group],
       row_length=row_length,
       multiple=multiple,
-      need=needs[group],
+      targets=needs[group],
       quantum=devices * (2 if chunk_rows else 1),
     )
     for group, of_group in lengths.items()
   }
-
-  def enough(steps, headroom=0.0):
-    """Returns a plan for some steps, with room for a share of more tokens."""
-    return {
-      group: _rounded(
-        _count_rows(
-          lengths[group][steps], shapes[group], needs[group], headroom
-        ),
-        chunk_rows,
-        devices,
-      )
-      for group in lengths
-    }
-
   is_exact = amount >= len(heaviest) == steps
   # One in 30,000 normally distributed numbers is larger. Rounded, because the
   # last bit differs between machines.
   likely = np.round(tokens.mean() + 4 * tokens.std(), 6)
   headroom = 0.0 if is_exact else max(0.0, likely / tokens.max() - 1)
-  plans, computed = _levels(
-    typical,
-    enough,
-    enough(heavy, headroom),
-    lambda plan, step: all(
-      packing.fits(lengths[group][step], plan[group], needs[group])
-      for group in lengths
-    ),
-    steps,
+  largest = {
+    group: _rounded(
+      _count_rows(of_group[heavy], shapes[group][0], needs[group], headroom),
+      chunk_rows,
+      devices,
+    )
+    for group, of_group in lengths.items()
+  }
+  candidates, holds = [largest], np.ones((1, len(typical)), bool)
+  # A run in which no plan can save its compilation has one.
+  price = compilation * devices / (steps * max(float(tokens.mean()), 1.0))
+  if price < 0.5 and len(typical) > 1:
+    smaller, holds_of_smaller = _smaller(
+      {group: lengths[group][typical] for group in lengths},
+      largest,
+      shapes,
+      needs,
+      chunk_rows,
+      devices,
+    )
+    candidates += smaller
+    holds = np.concatenate([holds, holds_of_smaller])
+  chosen = plan_sizes.choose(
+    np.array([_cost(plan) for plan in candidates]),
+    holds,
+    _MAX_PLANS,
+    lambda before, after: before - after > max(_MIN_SAVING, price) * before,
+  )
+  plans = [candidates[index] for index in chosen]
+  # The share of padding is that of other steps, for which nothing was chosen.
+  others = np.setdiff1d(heaviest, typical)
+  checked = typical
+  if len(others) >= len(typical):
+    checked = others[_spread(len(others), amount)]
+  computed = _computed(
+    plans, {group: lengths[group][checked] for group in lengths}, needs
   )
   if not is_exact:
     plans.append(
       {
         group: _rounded(
-          [shapes[group][0]._replace(rows=of_group.shape[1])],
+          [shapes[group][0][0]._replace(rows=of_group.shape[1])],
           chunk_rows,
           devices,
         )
@@ -237,9 +276,43 @@ def choose(
   return Plans(
     tuple(plans),
     not is_exact,
-    {group: _count(of_group[typical]) for group, of_group in lengths.items()},
+    {group: _count(of_group[checked]) for group, of_group in lengths.items()},
     computed,
   )
+
+
+def _computed(
+  plans: Sequence[Plan],
+  lengths: Mapping[str, np.ndarray],
+  needs: Mapping[str, np.ndarray | None],
+) -> float:
+  """Returns the mean number of tokens that steps compute.
+
+  Args:
+    plans: The cheapest first. A step uses the first that fits, as in the
+      reader.
+    lengths: Group to the tokens of its texts, int [S, T].
+    needs: Group to the argument `targets` of `packing.pack`.
+  """
+  sizes = [sum(map(packing.tokens, plan.values())) for plan in plans]
+  computed = [
+    next(
+      size
+      for size, plan in zip(sizes, plans, strict=True)
+      if plan is plans[-1]
+      or all(
+        packing.fits(texts, plan[group], needs[group])
+        for group, texts in zip(lengths, step, strict=True)
+      )
+    )
+    for step in zip(*lengths.values(), strict=True)
+  ]
+  return float(np.mean(computed))
+
+
+def _cost(plan: Plan) -> int:
+  """Returns the cost of a step, an integer."""
+  return sum(map(packing.work, plan.values()))
 
 
 def _spread(size: int, amount: int) -> np.ndarray:
@@ -286,66 +359,6 @@ def _rounded(
   return min(map(split, range(parts, parts + 3)), key=packing.tokens)
 
 
-def _choose_lengths(
-  lengths: np.ndarray,
-  longest: int,
-  *,
-  row_length: int,
-  multiple: int,
-  need: np.ndarray | None,
-  quantum: int,
-) -> tuple[packing.Block, ...]:
-  """Chooses the row lengths that cost least for some steps, int [S, T].
-
-  The result says nothing about the numbers of rows.
-  """
-
-  def up(length):
-    return max(multiple, -(-int(length) // multiple) * multiple)
-
-  if row_length and row_length < longest:
-    raise ValueError(
-      f"batch.row_length is {row_length}, but there are texts of {longest}"
-      f" tokens: set it to {up(longest)} or more, or to 0."
-    )
-  whole = up(longest)
-  candidates = {(row_length,)} if row_length else {
-    *((up(whole * factor),) for factor in (1, 1.25, 1.5, 2, 3, 4)),
-    *((whole, up(whole / part)) for part in (2, 3, 4, 6, 8)),
-    *((up(whole * 1.5), up(whole / part)) for part in (1, 2, 4)),
-    *((whole, up(whole / part), up(whole / part**2)) for part in (2, 3, 4)),
-  }  # fmt: skip
-  best, least = (), np.inf
-  for candidate in sorted(candidates, key=lambda c: (len(c), c)):
-    if any(b >= a for a, b in itertools.pairwise(candidate)):
-      continue
-    blocks = tuple(
-      packing.Block(0, length, *_capacity(lengths, length, need))
-      for length in candidate
-    )
-    counted = _count_rows(lengths, blocks, need)
-    amount = packing.cost(
-      [b._replace(rows=-(-b.rows // quantum) * quantum) for b in counted]
-    )
-    if amount < least * (1 - _MIN_SAVING * (len(candidate) > len(best))):
-      best, least = blocks, amount
-  return best
-
-
-def _capacity(
-  lengths: np.ndarray, length: int, need: np.ndarray | None
-) -> tuple[int, int]:
-  """Returns the largest numbers of texts and of hidden tokens in a row."""
-  fitting = lengths[(lengths > 0) & (lengths <= length)]
-  if not fitting.size:
-    fitting = np.array([length])
-  texts = int(np.ceil(2 * length / fitting.mean()))
-  if need is None:
-    return texts, 0
-  share = need[fitting].sum() / fitting.sum()
-  return texts, max(int(need[-1]), int(np.ceil(1.15 * share * length)))
-
-
 def _count_rows(
   lengths: np.ndarray,
   blocks: Sequence[packing.Block],
@@ -375,61 +388,94 @@ def _count_rows(
   return counted
 
 
-def _levels(
-  typical: np.ndarray,
-  enough: Callable[[np.ndarray], Plan],
+def _smaller(
+  lengths: Mapping[str, np.ndarray],
   largest: Plan,
-  fits: Callable[[Plan, int], bool],
-  steps: int,
-) -> tuple[list[Plan], float]:
-  """Chooses one plan, or a few if steps differ so much that these cost less.
+  shapes: Mapping[str, Sequence[tuple[packing.Block, ...]]],
+  needs: Mapping[str, np.ndarray | None],
+  chunk_rows: int,
+  devices: int,
+) -> tuple[list[Plan], np.ndarray]:
+  """Returns plans that are smaller than the largest, for some of the steps.
 
   Args:
-    typical: Some steps, the heaviest first.
-    enough: Makes a plan for some steps.
+    lengths: Group to the tokens of its texts, int [S, T]; the heaviest step
+      first.
     largest: The plan that holds all expected steps.
-    fits: Returns whether a plan holds a step.
-    steps: Steps of the run.
+    shapes: Group to some choices of the lengths of its rows.
+    needs: Group to the argument `targets` of `packing.pack`.
+    chunk_rows: As in `make_plans`.
+    devices: As in `make_plans`.
 
   Returns:
-    The plans, the smallest first, and the mean number of tokens that a step
-    computes.
+    C plans; and whether each of them holds each step, bool [C, S].
   """
-  candidates = [largest]
-  if _MOST_SAVED * steps > _COMPILATION:
-    for share in _LEVELS:
-      plan = enough(typical[int(share * len(typical)) :])
-      if plan not in candidates:
-        candidates.append(plan)
-  costs = np.array([sum(map(packing.cost, p.values())) for p in candidates])
-  holds = np.array(
-    [[fits(plan, step) for step in typical] for plan in candidates[1:]]
-  ).reshape(-1, len(typical))
-  holds = np.concatenate([np.ones((1, len(typical)), bool), holds])
+  groups = sorted(lengths, key=lambda group: -int(lengths[group].sum()))
+  of_groups = []
+  for group in groups:
+    is_first = group == groups[0]
+    blocks = largest[group]
+    options = {blocks: np.ones(len(lengths[group]), bool)}
+    for before in (
+      before
+      for shape in shapes[group][: None if is_first else 1]
+      for before in _long_rows(
+        lengths[group], shape, needs[group], _PARTS if is_first else 1
+      )
+    ):
+      needed = np.array(
+        [
+          packing.rows_needed(step, before, needs[group])
+          for step in lengths[group]
+        ]
+      )
+      enough = [block.rows for block in before[:-1]]
+      is_held = (needed[:, :-1] <= enough).all(axis=1)
+      rows = np.sort(needed[is_held, -1])
+      levels = _LEVELS if is_first else _LEVELS_OF_OTHERS
+      if not rows.size:
+        continue
+      for number in np.unique(rows[_spread(len(rows), levels + 1)]):
+        blocks = _rounded(
+          [*before[:-1], before[-1]._replace(rows=max(1, int(number)))],
+          chunk_rows,
+          devices,
+        )
+        fits = is_held & (needed[:, -1] <= blocks[-1].rows)
+        options[blocks] = options.get(blocks, False) | fits
+    of_groups.append(options)
+  plans, holds = [], []
+  for some in itertools.product(*(options.items() for options in of_groups)):
+    plan = {group: each[0] for group, each in zip(groups, some, strict=True)}
+    if _cost(plan) < _cost(largest):
+      plans.append({group: plan[group] for group in lengths})
+      holds.append(np.all([each[1] for each in some], axis=0))
+  return plans, np.array(holds, bool).reshape(len(plans), -1)
 
-  def first_fit(chosen, values):
-    """Returns the mean cost of steps in the smallest plans that hold them."""
-    found = np.where(holds[chosen], values[chosen][:, None], np.inf)
-    return found.min(axis=0).mean()
 
-  chosen = [0]
-  for count in range(1, _MAX_PLANS):
-    several = min(
-      (
-        [0, *some]
-        for some in itertools.combinations(range(1, len(candidates)), count)
-      ),
-      key=lambda some: first_fit(some, costs),
-      default=chosen,
-    )
-    saved = 1 - first_fit(several, costs) / first_fit(chosen, costs)
-    if saved > max(_MIN_SAVING, _COMPILATION / steps):
-      chosen = several
-  chosen.sort(key=costs.__getitem__)
-  tokens = np.array(
-    [sum(map(packing.tokens, plan.values())) for plan in candidates]
-  )
-  # The reader uses the first plan that fits.
-  first = holds[chosen].argmax(axis=0)
-  computed = float(tokens[chosen][first].mean())
-  return [candidates[n] for n in chosen], computed
+def _long_rows(
+  lengths: np.ndarray,
+  blocks: Sequence[packing.Block],
+  need: np.ndarray | None,
+  parts: int,
+) -> list[tuple[packing.Block, ...]]:
+  """Returns numbers of rows for all blocks but the last, which gets none.
+
+  Args:
+    lengths: int [S, T], the heaviest step first.
+    blocks: The lengths of rows.
+    need: The argument `targets` of `packing.pack`.
+    parts: Each of so many parts of the steps gets numbers that suit it.
+  """
+  found = []
+  for steps in np.array_split(lengths, min(parts, len(lengths))):
+    counted = [block._replace(rows=0) for block in blocks]
+    for number in range(len(blocks) - 1):
+      rows = np.sort(
+        [packing.rows_needed(step, counted, need)[number] for step in steps]
+      )
+      enough = rows[int(_ENOUGH * (len(rows) - 1))]
+      counted[number] = counted[number]._replace(rows=int(enough))
+    if tuple(counted) not in found:
+      found.append(tuple(counted))
+  return found

@@ -118,10 +118,11 @@ def lower(
   train_step = build.jit_step(
     config, contract, schedule, optimizer, mesh, shardings, shape
   )
+  spec = build.batch_spec(config)
   batch = compiled_step.abstract_batch(
-    build.batch_spec(config),
+    spec,
     plan,
     mesh,
-    positives=store.max_positives if store else 1,
+    positives=spec.positives(store.max_positives) if store else 1,
   )
   return train_step.lower(sharding.abstract(abstract, shardings), batch)

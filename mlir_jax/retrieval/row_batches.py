@@ -1,7 +1,7 @@
 """Packs texts for encoding into batches of rows: few shapes, little padding."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from mlir_jax.batches import packing
 # a row is cheap.
 _SHORTEST = 32
 _STEP = 4
+# Rows in which the texts leave this share free are cut: texts of more than half
+# of a row often find no text that fills it.
+_CUT = 8
 # A batch size counts texts of this many tokens.
 _TEXT = 64
 # The number of texts whose lengths decide about the longest rows.
@@ -41,29 +44,6 @@ def pack(
     A batch's row length; and the texts in its rows, int32 [R, S], -1 for none.
     The longest rows come first, so if memory is too small, this fails at once.
   """
-  blocks = _blocks(lengths, max_length, batch_size, devices, multiple)
-  left = packing.Unpacked(lengths, None)
-  for block, shorter in itertools.zip_longest(blocks, blocks[1:]):
-    down_to = shorter.length // 2 if shorter else 0
-    while left.longest > down_to:
-      number = left.fill_rows(block, down_to)
-      used = int((number[:, 0] >= 0).sum())
-      # A last batch of few rows is not padded to a whole batch. Its size is
-      # doubled until it is enough, so there are few shapes.
-      rows = devices
-      while rows < used:
-        rows *= 2
-      yield block.length, number[: min(rows, block.rows)]
-
-
-def _blocks(
-  lengths: np.ndarray,
-  max_length: int,
-  batch_size: int,
-  devices: int,
-  multiple: int,
-) -> list[packing.Block]:
-  """Returns the rows of whole batches, the longest first."""
 
   def up(length):
     return max(multiple, -(-length // multiple) * multiple)
@@ -76,6 +56,59 @@ def _blocks(
     texts = max(length // 8, min(length // 4, 16))
     return packing.Block(rows, length, texts)
 
+  blocks = _blocks(lengths, longest, batch_size, up, block)
+  left = packing.Unpacked(lengths, None)
+  for whole, shorter in itertools.zip_longest(blocks, blocks[1:]):
+    number = left.fill_rows(
+      whole._replace(rows=len(lengths)), shorter.length // 2 if shorter else 0
+    )
+    number = number[number[:, 0] >= 0]
+    cut = block(up(whole.length - whole.length // _CUT))
+    used = np.where(number >= 0, lengths[number], 0).sum(axis=1)
+    short = np.flatnonzero(used <= cut.length)
+    # Only whole batches are cut, so there is one more shape and not two.
+    short = short[: len(short) // cut.rows * cut.rows]
+    if cut.length == whole.length:
+      short = short[:0]
+    yield from _batches(np.delete(number, short, axis=0), whole, devices)
+    yield from _batches(number[short], cut, devices)
+
+
+def _batches(
+  number: np.ndarray, block: packing.Block, devices: int
+) -> Iterator[tuple[int, np.ndarray]]:
+  """Splits rows into batches of the block's size; see `pack`."""
+  for start in range(0, len(number), block.rows):
+    some = number[start : start + block.rows]
+    # A last batch of few rows is not padded to a whole batch. Its size is
+    # doubled until it is enough, so there are few shapes.
+    rows = devices
+    while rows < len(some):
+      rows *= 2
+    rows = min(rows, block.rows)
+    missing = rows - len(some)
+    yield (
+      block.length,
+      np.pad(some, ((0, missing), (0, 0)), constant_values=-1),
+    )
+
+
+def _blocks(
+  lengths: np.ndarray,
+  longest: int,
+  batch_size: int,
+  up: Callable[[int], int],
+  block: Callable[[int], packing.Block],
+) -> list[packing.Block]:
+  """Returns the rows of whole batches, the longest first.
+
+  Args:
+    lengths: As in `pack`.
+    longest: The largest possible length, rounded up.
+    batch_size: As in `pack`.
+    up: Rounds a row length up.
+    block: Makes the rows of a batch, from their length.
+  """
   blocks = [block(longest)]
   while (length := up(blocks[-1].length // _STEP)) >= _SHORTEST:
     if length == blocks[-1].length:

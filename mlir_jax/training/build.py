@@ -76,6 +76,7 @@ def row_settings(
     "devices": mesh.shape[sharding.DATA],
     "multiple": packing.multiple(mesh.devices.flat[0].platform),
     "mask_rate": config.data.masking.rate,
+    "compilation": row_plans.compilation(mesh.devices.flat[0].platform),
   }
 
 
@@ -292,7 +293,7 @@ def compile_step(
         spec,
         plan,
         mesh,
-        positives=prepared.store.max_positives,
+        positives=spec.positives(prepared.store.max_positives),
       )
       for plan in plans.plans
     ],

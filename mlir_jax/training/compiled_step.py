@@ -39,7 +39,7 @@ def abstract_batch(
     spec: Global batch sizes.
     plan: The rows.
     mesh: The mesh that the batch is placed on.
-    positives: P, the largest number of known positives of a question.
+    positives: P, from `BatchSpec.positives`.
 
   Returns:
     The batch, of `jax.ShapeDtypeStruct`s with shardings.

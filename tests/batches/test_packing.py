@@ -1,9 +1,11 @@
 """Tests that packed rows hold all texts and have little padding."""
 
+import itertools
+
 import numpy as np
 import pytest
 
-from mlir_jax.batches import packing, row_plans
+from mlir_jax.batches import packing, plan_sizes, row_plans
 from mlir_jax.batches.packing import Block
 
 
@@ -24,13 +26,33 @@ def first_fit_decreasing(lengths, length):
   return sorted(rows)
 
 
-def test_it_is_first_fit_decreasing():
-  lengths = lengths_of(300)
-  number = packing.Unpacked(lengths, None).fill_rows(Block(300, 128, 99))
-  rows = [lengths[row[row >= 0]].tolist() for row in number]
-  assert sorted(row for row in rows if row) == first_fit_decreasing(
-    lengths.tolist(), 128
-  )
+@pytest.mark.parametrize("seed", range(5))
+def test_a_row_takes_the_longest_text_and_those_that_fill_it_best(seed):
+  lengths = lengths_of(11, seed)
+  (row,) = packing.Unpacked(lengths, None).fill_rows(Block(1, 150, 11))
+  *others, longest = sorted(lengths.tolist())
+  sums = {
+    sum(some) for n in range(11) for some in itertools.combinations(others, n)
+  }
+  best = max(each for each in sums if longest + each <= 150)
+  assert lengths[row[row >= 0]].sum() == longest + best
+  # The limits of a row hold, too.
+  need = row_plans.targets(0.15, 128)
+  for block in (Block(1, 150, 2), Block(1, 150, 11, 25)):
+    (row,) = packing.Unpacked(
+      lengths, need if block.targets else None
+    ).fill_rows(block)
+    row = row[row >= 0]
+    assert lengths[row].max() == longest and len(row) <= block.texts
+    assert not block.targets or need[lengths[row]].sum() <= 25
+
+
+def test_rows_are_fewer_than_by_first_fit_decreasing():
+  for seed in range(5):
+    lengths = lengths_of(300, seed)
+    (needed,) = packing.rows_needed(lengths, [Block(0, 128, 99)])
+    simple = len(first_fit_decreasing(lengths.tolist(), 128))
+    assert -(-lengths.sum() // 128) <= needed <= simple
 
 
 def test_every_text_has_a_place_of_its_own_and_no_row_is_too_full():
@@ -119,19 +141,60 @@ def test_the_rows_of_a_run_are_nearly_full(kind, chunk_rows):
 
 
 def test_long_runs_whose_steps_differ_have_a_few_sizes():
-  lengths = np.random.default_rng(0).lognormal(3.9, 0.7, (400, 64))
-  lengths = lengths.clip(5, 128).astype(int)
+  # About as long as the questions and passages of the collection "debian".
+  random = np.random.default_rng(0)
+  lengths = np.concatenate(
+    [
+      random.normal(13, 4, (250, 64)).clip(4, 32),
+      random.lognormal(4.4, 0.37, (250, 64)).clip(20, 128),
+    ],
+    axis=1,
+  ).astype(int)
 
-  def plans(steps):
+  def plans(steps, **settings):
     first = {"passage": lengths[:steps]}
-    return row_plans.choose(first, {"passage": 128}, steps)
+    return row_plans.choose(first, {"passage": 128}, steps, **settings)
 
   assert len(plans(100).plans) == 1
-  many = plans(100_000)
-  assert many.last_resort and 2 < len(many.plans) <= 4
-  assert many.padding < plans(400).padding < 0.12
-  sizes = [packing.tokens(plan["passage"]) for plan in many.plans]
+  many = plans(20_000)
+  assert many.last_resort and 4 < len(many.plans) <= 13
+  assert many.padding < 0.03
+  sizes = [packing.work(plan["passage"]) for plan in many.plans]
   assert sizes == sorted(sizes)
+  # The share is that of the plans that steps really use.
+  computed = [
+    next(
+      packing.tokens(plan["passage"])
+      for plan in many.plans
+      if packing.pack(step, plan["passage"]) is not None
+    )
+    for step in lengths
+  ]
+  assert many.padding == pytest.approx(1 - lengths.sum() / np.sum(computed))
+  # Where compilation takes minutes, fewer sizes pay.
+  slow = plans(20_000, compilation=row_plans.compilation("tpu"))
+  assert len(slow.plans) < len(many.plans)
+
+
+def test_the_chosen_sizes_cost_least():
+  random = np.random.default_rng(0)
+  costs = np.sort(random.integers(100, 200, 12))[::-1].copy()
+  holds = random.integers(60, 200, 40) <= costs[:, None]
+  holds[0] = True
+
+  def total(chosen):
+    each = np.where(holds[chosen], costs[chosen][:, None], 999)
+    return each.min(axis=0).sum()
+
+  for most in (1, 2, 3, 4):
+    chosen = plan_sizes.choose(costs, holds, most, lambda _, __: True)
+    assert 0 in chosen and len(chosen) == most
+    assert costs[chosen].tolist() == sorted(costs[chosen])
+    assert total(chosen) == min(
+      total([0, *some])
+      for some in itertools.combinations(range(1, 12), most - 1)
+    )
+  assert plan_sizes.choose(costs, holds, 4, lambda _, __: False) == [0]
 
 
 def test_a_row_length_of_ones_own_is_used_or_refused():

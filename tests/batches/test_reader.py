@@ -279,7 +279,7 @@ def test_a_batch_has_the_promised_arrays(store):
   }
   abstract = compiled_step.abstract_batch(
     spec, plan, sharding.make_mesh(devices=jax.devices()[:1]),
-    positives=store.max_positives,
+    positives=spec.positives(store.max_positives),
   )  # fmt: skip
   jax.tree.map(
     lambda leaf, said: np.testing.assert_equal(
@@ -377,9 +377,16 @@ def test_passages_are_the_rows_own(store):
       np.testing.assert_array_equal(part[name] >= 0, valid)
 
 
-def test_known_positives_are_those_that_are_in_the_batch(store):
+@pytest.mark.parametrize(("pairs", "negatives"), [(8, 2), (2, 0)])
+def test_known_positives_are_those_that_are_in_the_batch(
+  store, pairs, negatives
+):
+  spec = dataclasses.replace(SPEC, retrieval=pairs, hard_negatives=negatives)
   for step in range(10):
-    part = batch_of_step(store, step)["retrieval"]
+    part = batch_of_step(store, step, spec)["retrieval"]
+    # A question has at most 3, and a batch holds no more than its passages.
+    most = min(3, pairs * (1 + negatives))
+    assert part["positive_sequence"].shape == (pairs, most)
     row = words(part["query"]["ids"][:, 1], "q")
     passage = words(part["passage"]["ids"][..., 1], "p")
     for i, known in enumerate(part["positive_sequence"]):

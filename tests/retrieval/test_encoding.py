@@ -102,6 +102,13 @@ def test_rows_are_nearly_full_and_of_few_shapes():
   assert sorted(seen) == list(range(10_000))
   assert len(shapes) <= 4
   assert lengths.sum() > 0.97 * computed
+  # Rows that no text fills are cut: most of these texts find no other.
+  lengths = random.lognormal(4.4, 0.37, 10_000).clip(20, 128).astype(int)
+  batches = list(row_batches.pack(lengths, 128, 64))
+  assert lengths.sum() > 0.97 * sum(
+    len(number) * length for length, number in batches
+  )
+  assert {length for length, _ in batches} == {128, 112}
   # A few short texts are not padded to a whole batch.
   ((length, number),) = row_batches.pack(np.array([9, 7]), 128, 64, devices=2)
   assert length == 32 and len(number) == 2
