@@ -98,6 +98,7 @@ def load(
   *,
   require_pairs: bool = True,
   prefix: str = "data.",
+  margin: float = 0.0,
 ) -> records.Collection:
   """Finds the files of a collection. They are read when they are needed.
 
@@ -108,6 +109,8 @@ def load(
     require_pairs: Whether ir/ must hold a file. If not, any file is enough.
     prefix: What precedes the settings' names in messages, see
       `collections.load`.
+    margin: The lowest margin of a translation that is kept, where the file
+      says the margin.
 
   Returns:
     The collection. Files are read in the order of their names, tests in the
@@ -139,7 +142,7 @@ def load(
   ]
   if require_pairs and not retrieval:
     raise _missing(folder, setting, wanted)
-  parallel = parallel_files.find(folder / "parallel", names)
+  parallel = parallel_files.find(folder / "parallel", names, margin)
   monolingual = mono_files.find(folder / "mono", names)
   tests = eval_files.find(folder / "eval", names)
   translations = (
@@ -188,5 +191,8 @@ def load(
       ],
     ),
     fingerprint=lambda: _fingerprint(folder, training_files),
-    notes=lambda: names.notes(folder),
+    notes=lambda: [
+      *layout.describe((*parallel, *monolingual), folder),
+      *names.notes(folder),
+    ],
   )
