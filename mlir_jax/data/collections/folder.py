@@ -16,7 +16,8 @@ from mlir_jax.data.collections import (
   mono_files,
   parallel_files,
 )
-from mlir_jax.data.sources import dpr, files, mr_tydi, tatoeba
+from mlir_jax.data.sources import beir, files, judged, tatoeba
+from mlir_jax.data.sources.pairs import reading
 
 LAYOUT = layout.LAYOUT
 
@@ -32,6 +33,8 @@ _SHOWN = 10  # Names in an error.
 def _find_parts(root: pathlib.Path, names: layout.Names) -> list[str]:
   """Returns the parts of the layout in a folder; other files are an error."""
   parts, misnamed = [], []
+  is_beir = root.is_dir() and beir.is_there(root)
+  beir_names = {*beir.NAMES, beir.QRELS} if is_beir else ()
   for path in sorted(root.iterdir()) if root.is_dir() else ():
     if path.name.startswith("."):
       names.not_read.append(path)
@@ -41,6 +44,10 @@ def _find_parts(root: pathlib.Path, names: layout.Names) -> list[str]:
       if not is_folder:
         raise ValueError(f"{path} should be a folder, but it is a file.")
       parts.append(path.name)
+    elif path.name.removesuffix(".gz") in beir_names or (
+      is_folder and eval_files.is_released(path.name)
+    ):
+      parts.append(path.name)
     elif path.name == _POOL if is_folder else files.is_companion(path.name):
       names.not_read.append(path)
     else:
@@ -48,6 +55,38 @@ def _find_parts(root: pathlib.Path, names: layout.Names) -> list[str]:
   if parts and misnamed:
     raise layout.misnamed(misnamed[0])
   return parts
+
+
+def _find_released(
+  root: pathlib.Path, parts: Iterable[str], language: str, names: layout.Names
+) -> list[eval_files.Tests]:
+  """Finds the data sets that are in the collection's folder as released.
+
+  Args:
+    root: The folder.
+    parts: From `_find_parts`.
+    language: The language of a data set of BEIR.
+    names: Receives what is not read.
+  """
+  found = []
+  for name in parts:
+    if eval_files.is_released(name):
+      found += eval_files.find_released(root / name, names)
+  if tests := eval_files.find_beir(root, language, names):
+    found.append(tests)
+  return found
+
+
+def _training_source(tests: eval_files.Tests) -> layout.Source:
+  """Makes the source of the training split of a released data set."""
+  assert tests.train
+  train, language = tests.train.unchanged(), tests.language
+  return layout.Source(
+    train.all,  # pyright: ignore[reportArgumentType]
+    (language,),
+    lambda bad_records: judged.read_pairs(train, language, bad_records),
+    lambda: f"question-passage pairs in {language} (the split train)",
+  )
 
 
 def _groups(
@@ -135,16 +174,20 @@ def load(
     )
   any_file = "file in ir/, parallel/, mono/ and eval/"
   wanted = "ir/NAME.json" if require_pairs else any_file
-  if not _find_parts(folder, names):
+  parts = _find_parts(folder, names)
+  if not parts:
     raise _missing(folder, setting, wanted)
   retrieval = [
     files.UnchangedFile(path) for _, path in names.find(folder / "ir", _IR)
   ]
-  if require_pairs and not retrieval:
+  released = _find_released(folder, parts, "en", names)
+  trained = [_training_source(tests) for tests in released if tests.train]
+  if require_pairs and not (retrieval or trained):
     raise _missing(folder, setting, wanted)
   parallel = parallel_files.find(folder / "parallel", names, margin)
   monolingual = mono_files.find(folder / "mono", names)
-  tests = eval_files.find(folder / "eval", names)
+  tests = [*released, *eval_files.find(folder / "eval", names)]
+  eval_files.check_languages(tests)
   translations = (
     tatoeba.find_pairs(tatoeba_root, names.not_read, f"{prefix}tatoeba_root")
     if tatoeba_root
@@ -157,7 +200,7 @@ def load(
     file
     for files_read in (
       retrieval,
-      *(source.files for source in (*parallel, *monolingual)),
+      *(source.files for source in (*trained, *parallel, *monolingual)),
     )
     for file in files_read
   }
@@ -169,15 +212,16 @@ def load(
 
   return records.Collection(
     name=folder.resolve().name,
-    retrieval=lambda: itertools.chain.from_iterable(
-      dpr.read(file, bad_records) for file in retrieval
+    retrieval=lambda: itertools.chain(
+      itertools.chain.from_iterable(
+        reading.PairFile(file).read(bad_records) for file in retrieval
+      ),
+      read_all(trained),
     ),
     parallel=lambda: read_all(parallel),
     monolingual=lambda: read_all(monolingual),
     tests=lambda: tuple(
-      test
-      for language, (path, splits) in tests.items()
-      for test in mr_tydi.read_tests(path, language, splits, bad_records)
+      test for each in tests for test in each.read(bad_records)
     ),
     translation_tests=lambda: (
       tatoeba.read_all(tatoeba_root, bad_records) if tatoeba_root else ()
@@ -186,13 +230,15 @@ def load(
       parallel,
       [
         *(code for source in monolingual for code in source.languages),
-        *tests,
+        *(source.languages[0] for source in trained),
+        *(each.language for each in tests),
         *translations,
       ],
     ),
     fingerprint=lambda: _fingerprint(folder, training_files),
     notes=lambda: [
-      *layout.describe((*parallel, *monolingual), folder),
+      *layout.describe((*trained, *parallel, *monolingual), folder),
+      *eval_files.describe(tests),
       *names.notes(folder),
     ],
   )

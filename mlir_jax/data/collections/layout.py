@@ -12,15 +12,25 @@ from mlir_jax.data.sources import files
 LAYOUT = """\
   ir/NAME.json                   English pairs in DPR's biencoder JSON
   parallel/NAME.A-B.{A,B}        translations: two line-aligned files
-  mono/NAME.XX.txt               text in language XX, one sentence a line
+  parallel/NAME.A-B.tsv          two columns, or WikiMatrix's margin first;
+  parallel/NAME.A-B.jsonl        named fields, also .csv and .parquet; .tmx
+  mono/NAME.XX.txt               text in language XX, one sentence a line;
+  mono/NAME.XX.jsonl             also with the field "text"
   eval/XX/collection/docs.jsonl  tests in language XX, Mr. TyDi's layout:
   eval/XX/topic.test.tsv         the passages, the queries,
   eval/XX/qrels.test.txt         and the judgements;
   eval/en/{topic.dev.tsv,qrels.dev.txt}  select models: in English only
+  eval/XX/corpus.jsonl           tests of BEIR: with queries.jsonl, qrels/
+  eval/mrtydi-v1.1-swahili/, eval/miracl-v1.0-sw/, eval/xquad-r/: as released
+A released folder of Mr. TyDi or MIRACL, or a data set of BEIR, may also be the
+folder itself, or be right in it: then its split train is trained on.
 A, B and XX are codes like en, deu, zh_TW, eng_Latn; script and region are
 ignored. Any file may be gzipped, with .gz after its name. README…, LICENSE…,
 .ids, .xml and hidden files and a folder pool/ are not read; any other file is
 an error. Training needs at least ir/, evaluating needs eval/."""
+
+
+_SHOWN = 20  # Files of one format, in a note.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,12 +124,15 @@ def _relative(path: pathlib.Path, root: pathlib.Path) -> str:
 
 
 def describe(sources: Iterable[Source], root: pathlib.Path) -> list[str]:
-  """Describes in lines the format of each file, grouped by format."""
-  by_kind: dict[str, list[str]] = {}
+  """Describes in lines which files are read in which format."""
+  by_kind: dict[str, dict[str, None]] = {}
   for source in sources:
     names = (_relative(pathlib.Path(file), root) for file in source.files)
-    by_kind.setdefault(source.kind(), []).append(" with ".join(names))
-  return [
-    records.printable(f"Read as {kind}: {', '.join(names)}")
-    for kind, names in by_kind.items()
-  ]
+    by_kind.setdefault(source.kind(), {}).update(dict.fromkeys(names))
+  lines = []
+  for kind, names in by_kind.items():
+    shown = [*names][:_SHOWN]
+    if len(names) > _SHOWN:
+      shown.append(f"and {len(names) - _SHOWN:,} more")
+    lines.append(records.printable(f"Read as {kind}: {', '.join(shown)}"))
+  return lines

@@ -9,7 +9,7 @@ from mlir_jax.data.sources import files, plain_text, record_fields, text_records
 
 # The second is a name of the Leipzig corpora: deu_news_2023_10K-sentences.
 _TEXT = re.compile(
-  rf".+\.({languages.PATTERN})\.(txt|jsonl)|([a-z]{{3}})_.+-sentences\.txt"
+  rf".+\.({languages.PATTERN})\.(txt|jsonl?|csv|parquet)|([a-z]{{3}})_.+-sentences\.txt"
 )
 # What comes with a Leipzig corpus.
 _COMPANION = re.compile(
@@ -21,7 +21,8 @@ Plain text is in one of these forms, in files that name its language:
   NAME.fi.txt                     Yksi lause.   (a sentence on each line)
   NAME.fi.txt                     1<tab>Yksi lause.   (Leipzig: numbered)
   fin_news_2023_10K-sentences.txt 1<tab>Yksi lause.
-  NAME.fi.jsonl                   {"text": "Yksi lause."}"""
+  NAME.fi.jsonl                   {"text": "Yksi lause."}
+Records with the field "text" may be in .json, .jsonl, .csv or .parquet."""
 
 
 def _lines(path: pathlib.Path, language: str) -> layout.Source:
@@ -62,7 +63,7 @@ def find(folder: pathlib.Path, names: layout.Names) -> list[layout.Source]:
   sources = []
   for name, path in names.listed(folder).items():
     if match := _TEXT.fullmatch(name):
-      make = _records if match[2] == "jsonl" else _lines
+      make = _lines if match[2] in ("txt", None) else _records
       sources.append(make(path, names.code(match[1] or match[3])))
     elif files.is_companion(name) or _COMPANION.fullmatch(name):
       names.not_read.append(path)

@@ -20,7 +20,7 @@ _MOSES = re.compile(rf"(.+\.({_CODE})-({_CODE}))\.(\2|\3)")
 # One file; sentence-transformers names some "TED2020-en-de-train.tsv".
 _ONE_FILE = re.compile(
   r".+-([a-z]{2,3}-[a-z]{2,3})-train\.(tsv)"
-  rf"|(?:.+\.)?({languages.SEVERAL})\.(tsv|jsonl|csv|tmx)"
+  rf"|(?:.+\.)?({languages.SEVERAL})\.(tsv|tmx|jsonl?|csv|parquet)"
 )
 _NTREX = re.compile(rf"(newstest2019)-(src|ref)\.({_CODE})\.txt")
 _NTREX_COMPANION = re.compile(r"(DOCUMENT_IDS|LANGUAGES)\.tsv")
@@ -73,22 +73,17 @@ def _one_file(
       " Portuguese.)"
     )
   pair = codes[0], codes[1]
-  if ending == "tsv":
-    return layout.Source(
-      (file,),
-      pair,
-      lambda bad_records: translation_rows.read(
-        file, pair, bad_records, margin
-      ),
-      lambda: translation_rows.recognize(file, pair)[0].kind,
-    )
+
+  def reader():
+    # It reads the first row, so it waits until the file is asked for.
+    has_names = ending != "tsv" or translation_rows.has_header(file, pair)
+    return translation_records if has_names else translation_rows
+
   return layout.Source(
     (file,),
     pair,
-    lambda bad_records: translation_records.read(
-      file, pair, bad_records, margin
-    ),
-    lambda: translation_records.recognize(file, pair).kind,
+    lambda bad_records: reader().read(file, pair, bad_records, margin),
+    lambda: reader().recognize(file, pair).kind,
   )
 
 

@@ -72,7 +72,9 @@ def _read_rows(
         " separator is in quotation marks, and those in it are doubled"
       )
       if not _is_tsv(path):
-        raise records.RecordError(f"{path}:{start}: record {problem}.") from None
+        raise records.RecordError(
+          f"{path}:{start}: record {problem}."
+        ) from None
       row = record_fields.FieldError("record", problem)
     yield start, row
 
@@ -136,8 +138,9 @@ def read_values(
       if problem:
         bad_records.report(str(path), line, f"record {number}", problem)
         continue
-      yield records.Place(str(path), line, number), dict(
-        zip(names, row, strict=True)
+      yield (
+        records.Place(str(path), line, number),
+        dict(zip(names, row, strict=True)),
       )
 
 

@@ -1,22 +1,18 @@
-"""Reads plain text from a JSON file of records with the field `text`."""
+"""Reads plain text from a file of records with the field `text`."""
 
 import os
 from collections.abc import Iterator, Mapping
 
 from mlir_jax.data import records
-from mlir_jax.data.sources import json_stream, record_fields
+from mlir_jax.data.sources import containers, record_fields
 
 
 def unused_fields(path: str | os.PathLike) -> tuple[str, ...]:
   """Returns the other fields of the first record; they are not read."""
-  values = json_stream.read_records(
-    path, records.BadRecords("skip"), lambda value, place: value
-  )
-  first = next(values)
-  values.close()
+  _, first = containers.read_first(path)
   if not isinstance(first, Mapping):
     return ()
-  return tuple(name for name in first if name != "text")
+  return tuple(name for name in first if name and name != "text")
 
 
 def read(
@@ -25,7 +21,7 @@ def read(
   """Reads the texts of a file; memory holds one of them at a time.
 
   Args:
-    path: A JSON file: an array, or an object on each line; plain or gzipped.
+    path: The file; see `containers`.
     language: The language of the text.
     bad_records: Receives bad records.
 
@@ -33,12 +29,12 @@ def read(
     The texts, in the file's order.
 
   Raises:
-    RecordError: as `json_stream.read_records` does.
+    RecordError: as `containers.read_records` does.
   """
-  return json_stream.read_records(
+  return containers.read_records(
     path,
     bad_records,
-    lambda value, place: records.MonolingualRecord(
+    lambda value: records.MonolingualRecord(
       record_fields.get_text(value, "text"), language
     ),
   )

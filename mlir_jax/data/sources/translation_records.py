@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mlir_jax.data import records
-from mlir_jax.data.sources import json_stream, translation_rows, translations
+from mlir_jax.data.sources import containers, translations
 
 
 def _unknown(place: records.Place, value: Any) -> records.RecordError:
@@ -24,11 +24,7 @@ def recognize(
   Raises:
     RecordError: if the form is not known.
   """
-  values = json_stream.read_records(
-    path, records.BadRecords("skip"), lambda value, place: (place, value)
-  )
-  place, value = next(values)
-  values.close()
+  place, value = containers.read_first(path)
   form = translations.form_of_fields(value, codes)
   if not form:
     raise _unknown(place, value)
@@ -44,7 +40,7 @@ def read(
   """Reads the pairs of a file; memory holds one of them at a time.
 
   Args:
-    path: A JSON file: an array, or an object on each line; plain or gzipped.
+    path: The file; see `containers`.
     codes: The languages, in the order of the file's name.
     bad_records: Receives bad records; counts the pairs with a low margin.
     margin: The lowest margin that is kept, where records have one.
@@ -59,10 +55,10 @@ def read(
   form = recognize(path, codes)
   margins = translations.Margins(margin, str(path), bad_records)
   pairs = 0
-  for pair in json_stream.read_records(
-    path, bad_records, lambda value, place: form.parse(value, margins)
+  for pair in containers.read_records(
+    path, bad_records, lambda value: form.parse(value, margins)
   ):
     if pair:
       pairs += 1
       yield pair
-  translation_rows.check_some(path, pairs)
+  translations.check_some(path, pairs)

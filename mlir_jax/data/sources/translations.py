@@ -1,6 +1,7 @@
 """Makes translations of records, from the names of their fields."""
 
 import dataclasses
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,14 +20,15 @@ Translations are in one of these forms, in files that name both languages:
   NAME.en-de.tsv              A house.<tab>Ein Haus.
   NAME.en-de.tsv              1.07<tab>A house.<tab>Ein Haus.
                               (WikiMatrix: the margin is first)
-  NAME.en-de.{jsonl,csv,tsv}  {"english": "A house.", "non_english": "Ein …"}
+  NAME.en-de.{jsonl,csv,…}    {"english": "A house.", "non_english": "Ein …"}
                               {"source": "A house.", "target": "Ein Haus."}
                               {"en": "A house.", "de": "Ein Haus."}
                               {"translation": {"en": "A …", "de": "Ein …"}}
   NAME.en-de.tmx              <tu><tuv xml:lang="en"><seg>A house.</seg></tuv>
                               <tuv xml:lang="de"><seg>Ein Haus.</seg></tuv></tu>
   newstest2019-src.eng.txt    A house.     (NTREX: a line of each file)
-  newstest2019-ref.deu.txt    Ein Haus."""
+  newstest2019-ref.deu.txt    Ein Haus.
+Named fields may be in .json, .jsonl, .csv, .tsv or .parquet."""
 
 
 @dataclasses.dataclass
@@ -182,3 +184,16 @@ def form_of_row(columns: Sequence[str], codes: tuple[str, str]) -> Form | None:
     return None if margin and margins.cuts(margin[0]) else pair
 
   return Form(kind, parse)
+
+
+def check_some(path: str | os.PathLike, pairs: int) -> None:
+  """Refuses a file of which no pair is left.
+
+  Raises:
+    RecordError: if there are no pairs.
+  """
+  if not pairs:
+    raise records.RecordError(
+      f"{path} holds no pair that is kept; remove the file, or lower"
+      " data.cleaning.margin."
+    )

@@ -60,4 +60,3 @@ class Dpr(base.PairFormat):
     for value, score in zip(added, scores or (), strict=bool(scores)):
       value["score"] = score
     return passages_lib.with_added(record, _NEGATIVES, added)
-
