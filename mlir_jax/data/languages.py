@@ -87,3 +87,20 @@ def split(names: str) -> list[str]:
   and "en", and "pt-br" is two languages: write "pt_br" for one.
   """
   return re.split(r"-(?=[a-z]{2,3}(?![A-Za-z0-9]))", names)
+
+
+def is_known(name: str) -> bool:
+  """Whether a part of a file's name is a language, in CLDR's list.
+
+  A script (Hant), a region (TW, 419) or a variant (@latin) may follow. So
+  "train" and "no_copies" are none.
+  """
+  language, *rest = re.split("(?=[-_@])", name, maxsplit=1)
+  known = babel.Locale("en").languages.keys() | set(
+    core.get_global("language_aliases")
+  )
+  return language in known and bool(
+    re.fullmatch(
+      r"([-_][A-Z][a-z]{3})?([-_]([A-Z]{2}|[0-9]{3}))?(@[a-z]+)?", "".join(rest)
+    )
+  )

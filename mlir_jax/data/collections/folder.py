@@ -5,7 +5,6 @@ import itertools
 import json
 import os
 import pathlib
-import re
 from collections.abc import Iterable, Sequence
 
 from mlir_jax import bars
@@ -14,6 +13,7 @@ from mlir_jax.data.collections import (
   eval_files,
   layout,
   mono_files,
+  pair_files,
   parallel_files,
 )
 from mlir_jax.data.sources import beir, files, judged, tatoeba
@@ -21,11 +21,9 @@ from mlir_jax.data.sources.pairs import reading
 
 LAYOUT = layout.LAYOUT
 
-_PARTS = ("ir", "parallel", "mono", "eval")
+_PARTS = ("ir", "corpus", "parallel", "mono", "eval")
 # Judgements over the passages of all languages (LAReQA); not read yet.
 _POOL = "pool"
-
-_IR = re.compile(r".+\.jsonl?")
 
 _SHOWN = 10  # Names in an error.
 
@@ -130,6 +128,23 @@ def _missing(folder: pathlib.Path, setting: str, wanted: str) -> ValueError:
   )
 
 
+def find_pairs(
+  root: str | os.PathLike, pairs: pair_files.Settings = pair_files.DEFAULTS
+) -> list[reading.PairFile]:
+  """Finds the question-passage pairs of a folder, without its other parts.
+
+  Args:
+    root: A folder laid out as in `LAYOUT`.
+    pairs: What the config says about the files in ir/.
+
+  Raises:
+    ValueError: as `load` does for these files.
+  """
+  folder, names = pathlib.Path(root), layout.Names()
+  corpus = pair_files.find_corpus(folder / "corpus", names)
+  return pair_files.find(folder / "ir", names, pairs, corpus)
+
+
 def load(
   root: str | os.PathLike,
   bad_records: records.BadRecords,
@@ -137,6 +152,7 @@ def load(
   *,
   require_pairs: bool = True,
   prefix: str = "data.",
+  pairs: pair_files.Settings = pair_files.DEFAULTS,
   margin: float = 0.0,
 ) -> records.Collection:
   """Finds the files of a collection. They are read when they are needed.
@@ -148,6 +164,7 @@ def load(
     require_pairs: Whether ir/ must hold a file. If not, any file is enough.
     prefix: What precedes the settings' names in messages, see
       `collections.load`.
+    pairs: What the config says about the files in ir/.
     margin: The lowest margin of a translation that is kept, where the file
       says the margin.
 
@@ -173,14 +190,13 @@ def load(
       f"{setting}={root}: there is no such folder. It should hold:\n{LAYOUT}"
     )
   any_file = "file in ir/, parallel/, mono/ and eval/"
-  wanted = "ir/NAME.json" if require_pairs else any_file
+  wanted = "file in ir/" if require_pairs else any_file
   parts = _find_parts(folder, names)
   if not parts:
     raise _missing(folder, setting, wanted)
-  retrieval = [
-    files.UnchangedFile(path) for _, path in names.find(folder / "ir", _IR)
-  ]
-  released = _find_released(folder, parts, "en", names)
+  corpus = pair_files.find_corpus(folder / "corpus", names)
+  retrieval = pair_files.find(folder / "ir", names, pairs, corpus, prefix)
+  released = _find_released(folder, parts, pairs.language, names)
   trained = [_training_source(tests) for tests in released if tests.train]
   if require_pairs and not (retrieval or trained):
     raise _missing(folder, setting, wanted)
@@ -199,7 +215,7 @@ def load(
   training_files = {
     file
     for files_read in (
-      retrieval,
+      *(file.files for file in retrieval),
       *(source.files for source in (*trained, *parallel, *monolingual)),
     )
     for file in files_read
@@ -212,12 +228,7 @@ def load(
 
   return records.Collection(
     name=folder.resolve().name,
-    retrieval=lambda: itertools.chain(
-      itertools.chain.from_iterable(
-        reading.PairFile(file).read(bad_records) for file in retrieval
-      ),
-      read_all(trained),
-    ),
+    retrieval=lambda: read_all([*retrieval, *trained]),
     parallel=lambda: read_all(parallel),
     monolingual=lambda: read_all(monolingual),
     tests=lambda: tuple(
@@ -237,6 +248,7 @@ def load(
     ),
     fingerprint=lambda: _fingerprint(folder, training_files),
     notes=lambda: [
+      *(line for file in retrieval for line in file.describe(folder)),
       *layout.describe((*trained, *parallel, *monolingual), folder),
       *eval_files.describe(tests),
       *names.notes(folder),

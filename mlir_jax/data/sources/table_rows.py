@@ -128,10 +128,11 @@ def read_values(
       if not row:
         continue
       number += 1
-      problem = ""
       if isinstance(row, record_fields.FieldError):
-        problem = row.problem
-      elif len(row) != len(names):
+        bad_records.report(str(path), line, f"record {number}", row.problem)
+        continue
+      problem = ""
+      if len(row) != len(names):
         problem = f"has {len(row)} cells, but the header has {len(names)}"
       elif row == names:
         problem = "is the header again; remove it"

@@ -45,9 +45,7 @@ class Columns(base.PairFormat):
     "negative": "Oslo is …",
   }
   needs = tuple(
-    frozenset((question, positive))
-    for question in _QUESTIONS
-    for positive in _POSITIVES
+    (question, positive) for question in _QUESTIONS for positive in _POSITIVES
   )
 
   def parse(self, record, context):
