@@ -25,6 +25,17 @@ def default() -> ml_collections.ConfigDict:
   # the layout of docs/data.md), or your own function, "my_project.data:load".
   data.collection = "cldr"
   data.root = ""  # The folder of the collection "folder".
+  # The language of question-passage pairs that name theirs neither in a field
+  # nor in the name of their file.
+  data.language = "en"
+  # The format of all files in ir/: "" recognizes each one's by its fields. Else
+  # "dpr", "tevatron", "tevatron_by_id", "flag_embedding", "columns", or NAME:
+  data.format = ""
+  # Your own formats: data.formats.NAME = "my_project.formats:Format".
+  data.formats = ml_collections.ConfigDict()
+  # "use": a question's own prompt (FlagEmbedding) takes the place of
+  # encoding.query.prefix, which must then be "". "ignore": all have the prefix.
+  data.prompts = "use"
   # A folder of line-aligned files, named as in LASER's Tatoeba; "" for none.
   data.tatoeba_root = ""
   data.on_bad_record = "error"  # Or "skip": bad records are counted and shown.
@@ -181,6 +192,7 @@ def default() -> ml_collections.ConfigDict:
   c.lock()
   c.loss.extra.unlock()
   c.eval.extra.unlock()
+  c.data.formats.unlock()
   return c
 
 
@@ -249,6 +261,7 @@ RANGES = {
 CHOICES = {
   "data.collection": ("cldr", "folder"),
   "data.on_bad_record": ("error", "skip"),
+  "data.prompts": ("use", "ignore"),
   "data.masking.kind": ("word", "span"),
   "data.reader": ("auto", "tf_data", "in_process"),
   "encoding.pooling": ("mean", "cls", "last"),
@@ -261,6 +274,9 @@ CHOICES = {
 
 # Fields that may also name the user's own code; see `extensions`.
 TARGETS = ("data.collection",)
+
+# Groups in which each field names the user's own code; see `extensions`.
+NAMED = ("eval.extra", "data.formats")
 
 # Fields that are or may be paths. A "~" at their start is the user's home.
 PATHS = (

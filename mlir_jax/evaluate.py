@@ -168,8 +168,16 @@ def _find_trained_on(
       a user is imported.
   """
   from mlir_jax.data import collections
+  from mlir_jax.data.collections import pair_files
 
   data = config["data"]
+  if data.get("formats"):
+    print(
+      "Shared texts are not counted: the run's pairs have formats of their own,"
+      f" {', '.join(data['formats'].values())}, and this command names no code"
+      " for them."
+    )
+    return None
   if extensions.is_target(data["collection"]) and data["collection"] != named:
     print(
       "Shared texts are not counted: this command does not name the run's"
@@ -184,6 +192,7 @@ def _find_trained_on(
       records.BadRecords("skip"),
       data["tatoeba_root"],
       require_pairs=bool(config["batch"]["retrieval"]),
+      pairs=pair_files.Settings.of_config(data),
     )
   except (ValueError, OSError) as error:
     print(f"Shared texts are not counted; the run's data are gone: {error}")

@@ -15,6 +15,7 @@ from mlir_jax import contract as contract_lib
 from mlir_jax import workdir
 from mlir_jax.data import collections, records, store_writer, token_store
 from mlir_jax.data import tokenizer as tokenizer_lib
+from mlir_jax.data.collections import pair_files
 from mlir_jax.hosts import multihost
 from mlir_jax.hub import warm_start
 from mlir_jax.models import layout, pretrained
@@ -272,6 +273,7 @@ def prepare(
     bad_records,
     config.data.tatoeba_root,
     require_pairs=bool(config.batch.retrieval),
+    pairs=pair_files.Settings.of_config(config.data.to_dict()),
   )
   local = copies.local_copy(folder, config.hosts.local_dir)
   fetch_prepared(folder, local)
