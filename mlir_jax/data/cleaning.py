@@ -118,7 +118,7 @@ def _faults(
   faults = {}
   if rules.length_ratio:
     faults[
-      f"pairs with a side over {rules.length_ratio:g} times as long as the other"
+      f"pairs with one side over {rules.length_ratio:g} times as long"
       " (data.cleaning.length_ratio)"
     ] = lambda pair: _length_ratio(pair) > rules.length_ratio
   if rules.shared_words < 1:
