@@ -47,7 +47,10 @@ class Rules:
 
     The config of an older run has no rules: it kept all pairs.
     """
-    return cls(**data.get("cleaning", {}))
+    return cls(**data.get("cleaning", {"margin": 0.0}))
+
+
+DEFAULTS = Rules()
 
 
 def _length_ratio(pair: records.ParallelRecord) -> float:
