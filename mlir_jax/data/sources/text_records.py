@@ -7,7 +7,6 @@ from typing import Any
 from mlir_jax.data import languages, records
 from mlir_jax.data.sources import containers, record_fields
 
-
 _LANGUAGE_FIELDS = ("language", "lang")
 
 
