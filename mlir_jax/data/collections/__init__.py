@@ -1,10 +1,11 @@
 """Finds the collection that a run reads, by its name."""
 
 import os
+from collections.abc import Callable
 
 from mlir_jax import extensions
 from mlir_jax.data import records
-from mlir_jax.data.collections import pair_files
+from mlir_jax.data.collections import layout, pair_files
 from mlir_jax.storage import locations
 
 NAMES = ("cldr", "folder")
@@ -19,6 +20,7 @@ def load(
   require_pairs: bool = True,
   prefix: str = "data.",
   pairs: pair_files.Settings = pair_files.DEFAULTS,
+  selects: Callable[[str], bool] = layout.is_english,
 ) -> records.Collection:
   """Loads a collection.
 
@@ -34,6 +36,8 @@ def load(
     prefix: What precedes the settings' names in messages: "data." for fields
       ("data.root"), "--" for flags ("--root").
     pairs: What the config says about the pairs of a folder.
+    selects: Whether the dev set of a language selects the model; see
+      eval.selection.
 
   Raises:
     ValueError: if there is no such collection, or its folder cannot be used.
@@ -70,6 +74,7 @@ def load(
       require_pairs=require_pairs,
       prefix=prefix,
       pairs=pairs,
+      selects=selects,
     )
   if extensions.is_target(name):
     collection = extensions.load(name, f"{prefix}collection")(
