@@ -175,7 +175,7 @@ def default() -> ml_collections.ConfigDict:
   train.steps = 1000  # Of the whole run; the decay ends there.
   train.log_every = 10  # Steps between lines of metrics.jsonl.
   train.checkpoint_every = 500  # In steps. The last step is always saved.
-  # The last so many checkpoints are kept, and the best one by English dev.
+  # The last so many checkpoints are kept, and the best one by eval.selection.
   train.keep = 2
   # A step with a loss or gradient that is not finite is skipped. The run fails
   # after so many skipped steps in a row.
@@ -199,9 +199,13 @@ def default() -> ml_collections.ConfigDict:
 
   # --- Evaluation. ---
   c.eval = evaluation = ml_collections.ConfigDict()
-  evaluation.every = 500  # Steps between English dev evaluations; 0 for none.
+  evaluation.every = 500  # Steps between dev evaluations; 0 for none.
+  # What selects the best checkpoint. English alone keeps other languages
+  # zero-shot. "dev/ja/ndcg@10" is another one; several with "," between them,
+  # or "*" for all languages with a dev set, mean their mean.
+  evaluation.selection = "dev/en/mrr@100"
   evaluation.at_start = True  # The whole table also before the first step.
-  # During training, English dev searches at most so many passages: all judged
+  # During training, a dev set searches at most so many passages: all judged
   # ones and a fixed sample of the others. 0 for the whole corpus.
   evaluation.dev_passages = 0
   evaluation.batch_size = 256  # Texts of 64 tokens, encoded at a time.

@@ -11,7 +11,7 @@ each of them needs the tests.
 """
 
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -87,8 +87,9 @@ def evaluate(
     )
   config = description.config if description else {}
   chosen = _choose_tests(given, config.get("data", {}), source)
-  trained_on, groups = None, {}
+  trained_on, groups, rule = None, {}, ""
   if description:
+    rule = description.provenance.get("selection", "")
     trained_on = _find_trained_on(config, given.collection)
     groups = find_groups(description.provenance, trained_on)
     if not (any(given) or trained_on):
@@ -101,6 +102,7 @@ def evaluate(
     require_pairs=False,
     prefix="--",
     sets=chosen.sets,
+    selects=_selects(config),
   )
   if not output:
     output = f"{loaded.path}/evaluate-{tested.name}-{checkpoint}"
@@ -127,6 +129,7 @@ def evaluate(
     trained_on=trained_on,
     streams=drawing.streams_read(config["batch"]) if config else (),
     extra=found_evaluators,
+    notes=[rule] if rule else (),
   )
   evaluation.table(loaded.params, loaded.step or 0)
   return evaluation.report()
@@ -203,10 +206,23 @@ def _find_trained_on(
       pairs=pair_files.Settings.of_config(data),
       sets=data.get("sets", {}),
       rules=cleaning.Rules.of_config(data),
+      selects=_selects(config),
     )
   except (ValueError, OSError) as error:
     print(f"Shared texts are not counted; the run's data are gone: {error}")
     return None
+
+
+def _selects(config: Mapping[str, Any]) -> Callable[[str], bool]:
+  """Returns whether the dev set of a language selected the checkpoint.
+
+  Args:
+    config: The run's config; empty if there is no run.
+  """
+  from mlir_jax.evals import selection
+
+  text = config.get("eval", {}).get("selection", selection.DEFAULT.text)
+  return selection.parse(text).reads
 
 
 def find_groups(
@@ -283,7 +299,7 @@ if __name__ == "__main__":
   _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     "last",
-    'The checkpoint of a run: "last", "best" by English dev, or a step.',
+    'The checkpoint of a run: "last", "best" on dev, or a step.',
   )
   _COLLECTION = flags.DEFINE_string(
     "collection",

@@ -22,6 +22,7 @@ from mlir_jax.data import (
 )
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.data.collections import pair_files
+from mlir_jax.evals import selection
 from mlir_jax.hosts import multihost
 from mlir_jax.hub import warm_start
 from mlir_jax.models import layout, pretrained
@@ -282,6 +283,7 @@ def prepare(
     pairs=pair_files.Settings.of_config(config.data.to_dict()),
     sets=config.data.sets.to_dict(),
     rules=cleaning.Rules.of_config(config.data.to_dict()),
+    selects=selection.parse(config.eval.selection).reads,
   )
   local = copies.local_copy(folder, config.hosts.local_dir)
   fetch_prepared(folder, local)

@@ -2,11 +2,11 @@
 
 import os
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from mlir_jax import extensions
 from mlir_jax.data import cleaning, records
-from mlir_jax.data.collections import pair_files
+from mlir_jax.data.collections import layout, pair_files
 from mlir_jax.storage import locations
 
 NAMES = ("cldr", "folder", "sets")
@@ -23,6 +23,7 @@ def load(
   pairs: pair_files.Settings = pair_files.DEFAULTS,
   sets: Mapping[str, str] = types.MappingProxyType({}),
   rules: cleaning.Rules = cleaning.DEFAULTS,
+  selects: Callable[[str], bool] = layout.is_english,
 ) -> records.Collection:
   """Loads a collection.
 
@@ -42,6 +43,8 @@ def load(
     sets: Data sets that are added: name to "LIBRARY:NAME KEY=VALUE …", see
       `named_sets.find`.
     rules: Which translations are kept.
+    selects: Whether the dev set of a language selects the model; see
+      eval.selection.
 
   Raises:
     ValueError: if there is no such collection, or its folder cannot be used.
@@ -50,7 +53,11 @@ def load(
 
   bad_records = bad_records or records.BadRecords()
   found = named_sets.find(
-    sets, pairs, rules.margin, "data.sets." if prefix == "data." else "--set="
+    sets,
+    pairs,
+    rules.margin,
+    selects,
+    "data.sets." if prefix == "data." else "--set=",
   )
   has_pairs = any(each.setting.stream == "retrieval" for each in found)
   collection = _load(
@@ -62,6 +69,7 @@ def load(
     prefix=prefix,
     pairs=pairs,
     margin=rules.margin,
+    selects=selects,
   )
   collection = named_sets.added(collection, found, bad_records)
   return cleaning.cleaned(collection, rules, bad_records)
@@ -77,6 +85,7 @@ def _load(
   prefix: str,
   pairs: pair_files.Settings,
   margin: float,
+  selects: Callable[[str], bool],
 ) -> records.Collection:
   """Loads a collection without more data sets; see `load`."""
   for setting, folder in (("root", root), ("tatoeba_root", tatoeba_root)):
@@ -118,6 +127,7 @@ def _load(
       prefix=prefix,
       pairs=pairs,
       margin=margin,
+      selects=selects,
     )
   if extensions.is_target(name):
     collection = extensions.load(name, f"{prefix}collection")(

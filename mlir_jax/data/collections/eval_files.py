@@ -78,10 +78,6 @@ def _of_splits(
   )
 
 
-def _english_dev(has_dev: bool, language: str) -> tuple[str, ...]:
-  return ("dev", "test") if has_dev and language == "en" else ("test",)
-
-
 def _find_mr_tydi(
   path: pathlib.Path, language: str, names: layout.Names, *, released: bool
 ) -> Tests:
@@ -92,7 +88,7 @@ def _find_mr_tydi(
     language: Its language.
     names: Receives what is not read.
     released: Whether the folder is one that was released. Its training split
-      may be used; its dev split is not read, if it is not English.
+      may be used; its dev split is not read if it does not select.
   """
   listed = mr_tydi.list_files(path, names.not_read)
   train = [name for name in listed if _TRAIN.fullmatch(name)]
@@ -103,15 +99,17 @@ def _find_mr_tydi(
   kept = {name: file for name, file in listed.items() if name not in train}
   found = [file for _, file in names.matches(kept, _TEST)]
   dev = [file for file in found if ".dev." in file.name]
-  if dev and language != "en":
+  has_dev = bool(dev) and names.selects(language)
+  if dev and not has_dev:
     if not released:
       raise ValueError(
-        f"{dev[-1]}: only English may have a dev split. It selects the model,"
-        " so a language with a dev split would not be zero-shot; move the file"
-        " out of the collection."
+        f"{dev[-1]}: eval.selection does not name this dev split. A dev split"
+        " selects the model, so its language would not be zero-shot. Set"
+        f" eval.selection, such as dev/{language}/mrr@100, if that is meant;"
+        " else move the file out of the collection."
       )
     names.not_read += dev
-  splits = _english_dev(bool(dev), language)
+  splits = ("dev", "test") if has_dev else ("test",)
   if train:
     splits = (*splits, "train")
   located = {split: mr_tydi.locate(path, split) for split in splits}
@@ -124,7 +122,7 @@ def _find_beir(path: pathlib.Path, language: str, names: layout.Names) -> Tests:
   located = beir.locate(path, names.not_read)
   if "test" not in located:
     raise FileNotFoundError(f"{path / beir.QRELS} holds no test.tsv.")
-  if language != "en" and "dev" in located:
+  if not names.selects(language) and "dev" in located:
     names.not_read.append(located.pop("dev").qrels)
   order = ("dev", "test", "train")
   return _of_splits(

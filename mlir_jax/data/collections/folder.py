@@ -5,7 +5,7 @@ import itertools
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from mlir_jax import bars
 from mlir_jax.data import records
@@ -154,6 +154,7 @@ def load(
   prefix: str = "data.",
   pairs: pair_files.Settings = pair_files.DEFAULTS,
   margin: float = 0.0,
+  selects: Callable[[str], bool] = layout.is_english,
 ) -> records.Collection:
   """Finds the files of a collection. They are read when they are needed.
 
@@ -167,6 +168,7 @@ def load(
     pairs: What the config says about the files in ir/.
     margin: The lowest margin of a translation that is kept, where the file
       says the margin.
+    selects: Whether the dev set of a language selects the model.
 
   Returns:
     The collection. Files are read in the order of their names, tests in the
@@ -179,11 +181,11 @@ def load(
       pairs (or no file, if pairs are not required), a file or folder with
       another name, something that is neither a file nor a folder, a file both
       plain and gzipped, only one side of parallel text, two tests in one
-      language, or a dev split in a language other than English.
+      language, or a dev split that does not select.
     FileNotFoundError: if a file of a test is missing.
   """
   folder = pathlib.Path(root)
-  names = layout.Names()
+  names = layout.Names(selects)
   setting = f"{prefix}root"
   if not root or not folder.is_dir():
     raise ValueError(

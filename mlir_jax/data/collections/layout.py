@@ -59,15 +59,23 @@ def misnamed(path: pathlib.Path) -> ValueError:
   )
 
 
+def is_english(language: str) -> bool:
+  """Whether a language is English."""
+  return language == "en"
+
+
 class Names:
   """Reads the names of files, and keeps what the notes say about them.
 
   Attributes:
     not_read: Files that are not read.
     codes: Each language code in a name to the code that is used.
+    selects: Whether the dev set of a language selects the model; no other one
+      is read.
   """
 
-  def __init__(self):
+  def __init__(self, selects: Callable[[str], bool] = is_english):
+    self.selects = selects
     self.not_read: list[pathlib.Path] = []
     self.codes: dict[str, str] = {}
 

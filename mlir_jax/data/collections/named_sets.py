@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mlir_jax.data import languages, records
-from mlir_jax.data.collections import pair_files
+from mlir_jax.data.collections import layout, pair_files
 from mlir_jax.data.sources import (
   containers,
   text_records,
@@ -131,13 +131,17 @@ def _monolingual(setting: setting_lib.Setting) -> NamedSet:
   )
 
 
-def _judged(setting: setting_lib.Setting) -> NamedSet:
+def _judged(
+  setting: setting_lib.Setting, selects: Callable[[str], bool]
+) -> NamedSet:
   found = judged_sets.JudgedSet(setting)
   language = found.language
-  if setting.stream == "test" and setting.split == "dev" and language != "en":
+  is_dev = setting.stream == "test" and setting.split == "dev"
+  if is_dev and not selects(language):
     raise ValueError(
-      f"{setting.field}: split=dev, but only English may have a dev split; it"
-      " selects the model, so the language would not be zero-shot."
+      f"{setting.field}: eval.selection does not name this dev split. A dev"
+      " split selects the model, so its language would not be zero-shot. Set"
+      f" eval.selection, such as dev/{language}/mrr@100, if that is meant."
     )
 
   def read(bad_records: records.BadRecords):
@@ -157,6 +161,7 @@ def find(
   sets: Mapping[str, str],
   pairs: pair_files.Settings = pair_files.DEFAULTS,
   margin: float = 0.0,
+  selects: Callable[[str], bool] = layout.is_english,
   prefix: str = "data.sets.",
 ) -> list[NamedSet]:
   """Finds the data sets that a config names. They are read when needed.
@@ -166,6 +171,7 @@ def find(
     pairs: What the config says about pairs.
     margin: The lowest margin of a translation that is kept, where an example
       says the margin.
+    selects: Whether the dev set of a language selects the model.
     prefix: What precedes the names in messages.
 
   Raises:
@@ -177,7 +183,7 @@ def find(
     setting = setting_lib.parse(f"{prefix}{name}", value)
     setting_lib.check_installed(setting)
     if setting.library == "ir_datasets":
-      found.append(_judged(setting))
+      found.append(_judged(setting, selects))
     elif setting.stream == "retrieval":
       found.append(_pairs(setting, pairs))
     elif setting.stream == "parallel":
