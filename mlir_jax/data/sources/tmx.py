@@ -84,7 +84,7 @@ class _Units:
       self._root = name
       if name != "tmx":
         raise self._error(
-          f"the file should begin with <tmx>, not <{record_fields.show(name)}>."
+          f"the file should begin with <tmx>, not with {record_fields.show(name)}."
         )
     if name == "tu":
       self._line = self._parser.CurrentLineNumber
