@@ -72,15 +72,12 @@ REFUSED = {
   "faults/subfolder": r"ir/part2",
   "faults/lfs_pointers": r"x\.(fi\.txt|en-de\.(en|de)) is a Git LFS pointer",
   "faults/lone_cr": r"(a|utf16)\.fi\.txt:1",
-  "formats/beir": r"corpus\.jsonl",
   "formats/flagembedding": r"train\.jsonl:1: .*question",
   "formats/flagembedding_string_neg": r"train\.jsonl:1: .*question",
-  "formats/mr_tydi_release": r"mrtydi-v1\.1-arabic",
   "formats/sentence_transformers": r"train\.jsonl:1: .*question",
   "formats/sentence_transformers_csv": r"train\.csv",
   "formats/tevatron": r"train\.jsonl:1: .*question",
   "formats/tevatron_by_id": r"corpus",
-  "formats/wikimatrix": r"WikiMatrix\.de-en\.tsv\.gz",
 }
 
 
@@ -105,10 +102,13 @@ def test_every_case_has_a_test(cases):
     "faults/ids_numbered_per_file",
     "faults/invisible",
     "faults/model_that_runs_code",
+    "formats/beir",
     "formats/dpr",
     "formats/language_codes",
     "formats/leipzig",
+    "formats/mr_tydi_release",
     "formats/opus",
+    "formats/wikimatrix",
   }
 
 
@@ -200,6 +200,30 @@ def test_codes_numbers_and_companions(cases):
   notes = " ".join(loaded.notes())
   for companion in ("GNOME.en-zh_CN.ids", "README", "LICENSE"):
     assert companion in notes
+
+
+def test_released_collections_train_and_evaluate(cases):
+  for name, language, pairs, grade in (
+    ("beir", "en", 12, 2),
+    ("mr_tydi_release", "ar", 8, 1),
+  ):
+    loaded, _ = load(cases / "formats" / name, require_pairs=True)
+    read = list(loaded.retrieval())
+    assert [pair.language for pair in read] == [language] * pairs
+    (test,) = loaded.tests()
+    assert (test.language, len(test.passages)) == (language, 16)
+    assert [*test.qrels] == [*test.queries] and len(test.queries) == 4
+    for relevances in test.qrels.values():
+      assert list(relevances.values()) == [grade]
+
+
+def test_a_low_margin_is_cut_from_wikimatrix(cases):
+  loaded, bad = load(cases / "formats/wikimatrix")
+  assert [pair.target for pair in loaded.parallel()] == [
+    *("Oslo is in Norway.", "Lima is a city.")
+  ]
+  ((count, _),) = bad.removed.values()
+  assert count == 1
 
 
 def test_a_models_code_does_not_run(cases, tmp_path, monkeypatch):

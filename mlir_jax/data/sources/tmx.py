@@ -83,9 +83,8 @@ class _Units:
     if not self._root:
       self._root = name
       if name != "tmx":
-        raise self._error(
-          f"the file should begin with <tmx>, not with {record_fields.show(name)}."
-        )
+        shown = record_fields.show(name)
+        raise self._error(f"the file should begin with <tmx>, not {shown}.")
     if name == "tu":
       self._line = self._parser.CurrentLineNumber
       self._variants = []
