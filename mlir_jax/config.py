@@ -22,7 +22,8 @@ def default() -> ml_collections.ConfigDict:
   # --- Data: what is read, and in which proportions. ---
   c.data = data = ml_collections.ConfigDict()
   # "cldr" (embedded, nothing to download), "folder" (files under data.root in
-  # the layout of docs/data.md), or your own function, "my_project.data:load".
+  # the layout of docs/data.md), "sets" (data.sets alone), or your own function,
+  # "my_project.data:load".
   data.collection = "cldr"
   data.root = ""  # The folder of the collection "folder".
   # The language of question-passage pairs that name theirs neither in a field
@@ -36,11 +37,30 @@ def default() -> ml_collections.ConfigDict:
   # "use": a question's own prompt (FlagEmbedding) takes the place of
   # encoding.query.prefix, which must then be "". "ignore": all have the prefix.
   data.prompts = "use"
+  # Data sets that a library finds by name; they are added to the collection:
+  # data.sets.NAME = "ir_datasets:mr-tydi/sw/test", "datasets:OWNER/NAME
+  # stream=parallel languages=en-de" or "tfds:NAME/CONFIG stream=retrieval". See
+  # docs/data.md.
+  data.sets = ml_collections.ConfigDict()
   # A folder of line-aligned files, named as in LASER's Tatoeba; "" for none.
   data.tatoeba_root = ""
   data.on_bad_record = "error"  # Or "skip": bad records are counted and shown.
   # Control experiment: pairs each parallel sentence with a wrong translation.
   data.shuffle_parallel = False
+  # Translations that are probably wrong are left out, and counted.
+  data.cleaning = cleaning = ml_collections.ConfigDict()
+  # The lowest margin score, where a file says it: 1.04 is WikiMatrix's own
+  # advice, 1.06 keeps fewer and better pairs, 0 keeps all.
+  cleaning.margin = 1.04
+  # The longer side has at most so many times the characters of the shorter one;
+  # 0 for any. English has about 3 times the characters of Chinese.
+  cleaning.length_ratio = 0.0
+  # The greatest share of the words of the side with fewer words that are in the
+  # other side, too: 0.9 drops copies that were not translated; 1 keeps all.
+  cleaning.shared_words = 1.0
+  # Drops a pair if py3langid (the extra "langid") says that a side is in
+  # another language, with at least this probability; 0 keeps all.
+  cleaning.wrong_language = 0.0
   # A language is drawn with a probability ~ size ** (1 / temperature): 1 is
   # proportional to size; a larger value is flatter. Our choice.
   data.language_temperature = 2.0
@@ -197,6 +217,7 @@ def default() -> ml_collections.ConfigDict:
   c.loss.extra.unlock()
   c.eval.extra.unlock()
   c.data.formats.unlock()
+  c.data.sets.unlock()
   return c
 
 
@@ -217,6 +238,10 @@ ENCODING = contract.PartialContract(
 RANGES = {
   "seed": "[0, 4294967295]",  # JAX's keys take the low 32 bits.
   "data.language_temperature": "[0.001, 1e6]",
+  "data.cleaning.margin": "[0, 100]",
+  "data.cleaning.length_ratio": "0 or [1, 1e6]",
+  "data.cleaning.shared_words": "[0, 1]",
+  "data.cleaning.wrong_language": "[0, 1]",
   "data.masking.rate": "(0, 1)",
   "data.prefetch": "[1, 1000]",
   "tokenizer.vocab_size": "[8, 1e7]",
@@ -263,7 +288,7 @@ RANGES = {
 
 # The words that a text field may be.
 CHOICES = {
-  "data.collection": ("cldr", "folder"),
+  "data.collection": ("cldr", "folder", "sets"),
   "data.on_bad_record": ("error", "skip"),
   "data.prompts": ("use", "ignore"),
   "data.masking.kind": ("word", "span"),
@@ -279,8 +304,9 @@ CHOICES = {
 # Fields that may also name the user's own code; see `extensions`.
 TARGETS = ("data.collection",)
 
-# Groups in which each field names the user's own code; see `extensions`.
-NAMED = ("eval.extra", "data.formats")
+# Groups in which each field is a text of a name that the user chooses: it names
+# the user's own code (see `extensions`), or a data set of a library.
+NAMED = ("eval.extra", "data.formats", "data.sets")
 
 # Fields that are or may be paths. A "~" at their start is the user's home.
 PATHS = (

@@ -27,6 +27,7 @@ class _Tests(NamedTuple):
   collection: str
   root: str
   tatoeba_root: str
+  sets: Mapping[str, str]
 
 
 def evaluate(
@@ -36,6 +37,7 @@ def evaluate(
   collection: str = "",
   root: str = "",
   tatoeba_root: str = "",
+  sets: Mapping[str, str] = types.MappingProxyType({}),
   output: str = "",
   on_bad_record: str = "error",
   extra: Mapping[str, str] = types.MappingProxyType({}),
@@ -51,6 +53,8 @@ def evaluate(
     root: The collection's folder; "" for the run's root.
     tatoeba_root: A folder of translation tests; "" for the run's, if no other
       tests are given.
+    sets: Tests that a library finds by name: name to "LIBRARY:NAME …", as in
+      the config's data.sets. The run's sets, if no tests are given.
     output: The folder of the results; "" for a new folder in the run's folder.
     on_bad_record: What to do with bad records of the tests: "error" or "skip".
     extra: Evaluators of the user: name to "MODULE:FUNCTION".
@@ -75,7 +79,7 @@ def evaluate(
   found_evaluators = evaluators.find(extra, "--evaluator=")
   loaded = model.load(source, checkpoint)
   description = loaded.description
-  given = _Tests(collection, root, tatoeba_root)
+  given = _Tests(collection, root, tatoeba_root, sets)
   if not description and not (any(given) and output):
     raise ValueError(
       f"{source} is not a run of this program: give its tests with --root or"
@@ -97,6 +101,7 @@ def evaluate(
     chosen.tatoeba_root,
     require_pairs=False,
     prefix="--",
+    sets=chosen.sets,
     selects=_selects(config),
   )
   if not output:
@@ -107,7 +112,8 @@ def evaluate(
   translation_tests = tested.translation_tests()
   if not tests and not translation_tests:
     raise ValueError(
-      f"--root={chosen.root}: there are no tests; put them in eval/."
+      f"--root={chosen.root}: there are no tests; put them in eval/, or name"
+      " them with --set."
     )
   test_notes = [note for test in tests for note in test.notes]
   for note in (*tested.notes(), *test_notes):
@@ -150,14 +156,16 @@ def _choose_tests(
       " imported only if the command names it: repeat"
       f" --collection={collection}, or give another collection."
     )
-  root, tatoeba_root = given.root, given.tatoeba_root
+  root, tatoeba_root, sets = given.root, given.tatoeba_root, given.sets
   if not any(given):
-    tatoeba_root = data["tatoeba_root"]
+    tatoeba_root, sets = data["tatoeba_root"], data.get("sets", {})
+  elif sets and not (given.collection or root or tatoeba_root):
+    return _Tests("sets", "", "", sets)
   if collection == data.get("collection"):
     root = root or data["root"]
   if collection == "folder" and not root:
     raise ValueError("--collection=folder needs --root=FOLDER.")
-  return _Tests(collection, root, tatoeba_root)
+  return _Tests(collection, root, tatoeba_root, sets)
 
 
 def _find_trained_on(
@@ -170,7 +178,7 @@ def _find_trained_on(
     named: The collection that this command line names, or "". No other code of
       a user is imported.
   """
-  from mlir_jax.data import collections
+  from mlir_jax.data import cleaning, collections
   from mlir_jax.data.collections import pair_files
 
   data = config["data"]
@@ -196,6 +204,8 @@ def _find_trained_on(
       data["tatoeba_root"],
       require_pairs=bool(config["batch"]["retrieval"]),
       pairs=pair_files.Settings.of_config(data),
+      sets=data.get("sets", {}),
+      rules=cleaning.Rules.of_config(data),
       selects=_selects(config),
     )
   except (ValueError, OSError) as error:
@@ -235,18 +245,23 @@ def find_groups(
   return {}
 
 
-def _parse_evaluators(values: Sequence[str]) -> dict[str, str]:
-  """Returns name to target of values NAME=MODULE:FUNCTION of --evaluator."""
+def _parse_named(
+  flag: str, values: Sequence[str], example: str
+) -> dict[str, str]:
+  """Returns name to text of the values NAME=TEXT of a flag.
+
+  Args:
+    flag: The flag, for messages.
+    values: Its values.
+    example: A value, which is shown if another one cannot be used.
+  """
   found = {}
   for value in values:
     name, _, target = value.partition("=")
     if not (name and target):
-      raise ValueError(
-        f"--evaluator={value}: give NAME=MODULE:FUNCTION, such as"
-        " gap=my_project.evals:gap."
-      )
+      raise ValueError(f"{flag}={value}: give NAME=…, such as {example}.")
     if name in found:
-      raise ValueError(f"--evaluator={value}: {name} is given twice.")
+      raise ValueError(f"{flag}={value}: {name} is given twice.")
     found[name] = target
   return found
 
@@ -265,7 +280,10 @@ def main():
       tatoeba_root=_TATOEBA_ROOT.value or "",
       output=_OUTPUT.value or "",
       on_bad_record=_ON_BAD_RECORD.value,
-      extra=_parse_evaluators(_EVALUATOR.value),
+      sets=_parse_named("--set", _SET.value, "sw=ir_datasets:mr-tydi/sw/test"),
+      extra=_parse_named(
+        "--evaluator", _EVALUATOR.value, "gap=my_project.evals:gap"
+      ),
     )
   )
 
@@ -286,7 +304,12 @@ if __name__ == "__main__":
   _COLLECTION = flags.DEFINE_string(
     "collection",
     "",
-    "Another collection than the run's: cldr, folder or MODULE:FUNCTION.",
+    "Another collection than the run's: cldr, folder, sets or MODULE:FUNCTION.",
+  )
+  _SET = flags.DEFINE_multi_string(
+    "set",
+    [],
+    "Tests that a library finds by name, NAME=ir_datasets:ID; may be repeated.",
   )
   _ROOT = shared_flags.define_path("root", "The collection's folder.")
   _TATOEBA_ROOT = shared_flags.define_path(

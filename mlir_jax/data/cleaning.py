@@ -47,7 +47,10 @@ class Rules:
 
     The config of an older run has no rules: it kept all pairs.
     """
-    return cls(**data.get("cleaning", {}))
+    return cls(**data.get("cleaning", {"margin": 0.0}))
+
+
+DEFAULTS = Rules()
 
 
 def _length_ratio(pair: records.ParallelRecord) -> float:
@@ -118,7 +121,7 @@ def _faults(
   faults = {}
   if rules.length_ratio:
     faults[
-      f"pairs with a side over {rules.length_ratio:g} times as long as the other"
+      f"pairs with one side over {rules.length_ratio:g} times as long"
       " (data.cleaning.length_ratio)"
     ] = lambda pair: _length_ratio(pair) > rules.length_ratio
   if rules.shared_words < 1:

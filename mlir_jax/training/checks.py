@@ -94,10 +94,11 @@ def _check_sources(config: ml_collections.ConfigDict) -> None:
   """Refuses a field that names a place but is never read."""
   data, model = config.data, config.model
   for name in ("root", "tatoeba_root"):
-    if data.collection == "cldr" and data[name]:
+    if data.collection in ("cldr", "sets") and data[name]:
       raise ValueError(
-        f"data.{name} is {data[name]!r}, but data.collection is 'cldr', which"
-        " reads no files: set data.collection=folder."
+        f"data.{name} is {data[name]!r}, but data.collection is"
+        f" {data.collection!r}, which reads no files: set"
+        " data.collection=folder."
       )
   if model.revision and (
     not model.pretrained

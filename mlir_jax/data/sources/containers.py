@@ -84,8 +84,29 @@ def read_records(
       as `read` does, or if no record can be used.
   """
   bad_records = records.BadRecordsOfFile(bad_records)
+  return parse_all(read(path, bad_records), path, bad_records, parse)
+
+
+def parse_all(
+  values: Iterable[tuple[records.Place, Any]],
+  path: str | os.PathLike,
+  bad_records: records.BadRecordsOfFile,
+  parse: Callable[[Any], _Record],
+) -> Iterator[_Record]:
+  """Makes records of decoded values; see `read_records`.
+
+  Args:
+    values: The place and the value of each record.
+    path: What messages call the file.
+    bad_records: Receives the records that `parse` refuses.
+    parse: As in `read_records`.
+
+  Raises:
+    RecordError: for a bad record, if the policy is "error"; under any policy if
+      no record can be used.
+  """
   good = 0
-  for place, value in read(path, bad_records):
+  for place, value in values:
     try:
       record = parse(value)
     except record_fields.FieldError as error:

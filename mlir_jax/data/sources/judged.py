@@ -4,10 +4,18 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlir_jax.data import records
 from mlir_jax.data.sources import files, record_fields, text_lines, trec
+
+
+class Names(NamedTuple):
+  """What messages call the parts of a judged collection."""
+
+  docs: str
+  queries: str
+  qrels: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,10 +42,14 @@ class Files:
   of_all_splits: bool = False
 
   @property
-  def docs_name(self) -> str:
-    """The place of the passages, for messages."""
+  def names(self) -> Names:
+    """The paths of the files; of several files of passages, their folder."""
     first, *others = map(pathlib.Path, self.docs)
-    return str(first.parent if others else first)
+    return Names(
+      str(first.parent if others else first),
+      os.fspath(self.queries),
+      os.fspath(self.qrels),
+    )
 
   @property
   def all(self) -> tuple[os.PathLike, ...]:
@@ -115,7 +127,7 @@ def read_passages(
   passages = tuple(_passages(found, bad_records))
   if not passages:
     raise records.RecordError(
-      f"{found.docs_name} holds no passage; write it again."
+      f"{found.names.docs} holds no passage; write it again."
     )
   return passages
 
@@ -137,24 +149,25 @@ def _count(number: int, what: str) -> list[str]:
 
 
 def _check_judged(
-  found: Files,
+  names: Names,
   judged: Mapping[str, Mapping[str, int]],
   passage_ids: Collection[str],
 ) -> None:
   """Checks that a query has a relevant passage in the collection.
 
   Args:
-    found: The files of the split.
+    names: Where the parts are.
     judged: Query id to passage id to relevance, of the split's queries.
     passage_ids: The ids in the collection.
 
   Raises:
     RecordError: if not.
   """
+  qrels = os.path.basename(names.qrels)
   if not judged:
     raise records.RecordError(
-      f"{found.queries} holds no query that is judged in {_name(found.qrels)};"
-      " write them again."
+      f"{names.queries} holds no query that is judged in {qrels}; write them"
+      " again."
     )
   relevant = [
     passage_id
@@ -164,67 +177,84 @@ def _check_judged(
   ]
   if not relevant:
     raise records.RecordError(
-      f"{found.qrels} judges no passage relevant; a relevance above 0 is."
+      f"{names.qrels} judges no passage relevant; a relevance above 0 is."
     )
   if not any(passage_id in passage_ids for passage_id in relevant):
     raise records.RecordError(
-      f"{found.docs_name} lacks all passages that {_name(found.qrels)} judges"
-      " relevant; the ids in the two files should be the same."
+      f"{names.docs} lacks all passages that {qrels} judges relevant; the ids"
+      " in the two should be the same."
     )
 
 
-def read_test(
-  found: Files,
+class Judgements(NamedTuple):
+  """The queries of a split and what is said of them.
+
+  Attributes:
+    queries: Query id to query.
+    judged: Query id to passage id to relevance.
+    without_query: The number of judgements of other queries.
+  """
+
+  queries: Mapping[str, str]
+  judged: Mapping[str, Mapping[str, int]]
+  without_query: int
+
+
+def _read_judgements(
+  found: Files, bad_records: records.BadRecords
+) -> Judgements:
+  queries = found.read_queries(found.queries, bad_records)
+  judged, without_query = trec.read_qrels(found.qrels, queries, bad_records)
+  if found.of_all_splits and judged:
+    queries = {name: query for name, query in queries.items() if name in judged}
+  return Judgements(queries, judged, without_query)
+
+
+def make_test(
+  names: Names,
   language: str,
   split: str,
   passages: tuple[records.Passage, ...],
-  bad_records: records.BadRecords,
-  name: str = "",
+  judgements: Judgements,
 ) -> records.RetrievalTest:
-  """Reads the test of a split.
+  """Makes the test of a split.
 
-  Judgements of queries that are not in the file of queries are not bad: they
-  are left out, and counted in the test's notes. Judged passages that are not in
-  the collection stay and count as not found, as in trec_eval. Queries without a
-  judgement stay, too. `ranking.describe_unfindable` counts the last two.
+  Judgements of queries that are not there are not bad: they are left out, and
+  counted in the test's notes. Judged passages that are not in the collection
+  stay and count as not found, as in trec_eval. Queries without a judgement
+  stay, too. `ranking.describe_unfindable` counts the last two.
 
   Args:
-    found: The files of the split.
+    names: What messages call the parts.
     language: Language code.
     split: "test" or "dev".
-    passages: From `read_passages`.
-    bad_records: Receives queries and judgements that cannot be used.
-    name: What the notes call the test; "" for the folder of the queries.
+    passages: The collection.
+    judgements: Those of the split.
 
   Raises:
-    RecordError: for a bad record, if the policy is "error"; under any policy if
-      no record of a file can be used, or the split has no judged query or no
-      relevant passage.
+    RecordError: if the split has no judged query or no relevant passage.
   """
+  queries, judged, without_query = judgements
   by_id = {passage.passage_id: passage for passage in passages}
-  queries = found.read_queries(found.queries, bad_records)
-  judged, without_query = trec.read_qrels(found.qrels, queries, bad_records)
-  _check_judged(found, judged, by_id)
-  if found.of_all_splits:
-    queries = {name: query for name, query in queries.items() if name in judged}
+  _check_judged(names, judged, by_id)
   own_passages = tuple(
     query_id
     for query_id, query in queries.items()
     if query_id in by_id and _is_own_passage(query, by_id[query_id])
   )
-  docs = os.path.basename(found.docs_name)
   notes = [
     *_count(
       without_query,
-      f"judgements of queries that {_name(found.queries)} lacks; left out",
+      f"judgements of queries that {os.path.basename(names.queries)} lacks;"
+      " left out",
     ),
     *_count(
       len(own_passages),
-      f"queries that are a passage of {docs} with the same id; they do not find"
-      " themselves, unless they are judged so",
+      f"queries that are a passage of {os.path.basename(names.docs)} with the"
+      " same id; they do not find themselves, unless they are judged so",
     ),
   ]
-  name = name or f"{os.path.dirname(found.queries)}, {split}"
+  where = os.path.dirname(names.queries)
   return records.RetrievalTest(
     language=language,
     split=split,
@@ -232,7 +262,7 @@ def read_test(
     queries=queries,
     qrels=judged,
     own_passages=own_passages,
-    notes=tuple(f"{name}: {note}" for note in notes),
+    notes=tuple(f"{where}, {split}: {note}" for note in notes),
   )
 
 
@@ -252,11 +282,18 @@ def read_tests(
     A test for each split, in the order given.
 
   Raises:
-    RecordError: as `read_passages` and `read_test` do.
+    RecordError: for a bad record, if the policy is "error"; under any policy if
+      no record of a file can be used, or as `make_test` does.
   """
   passages = read_passages(next(iter(splits.values())), bad_records)
   return tuple(
-    read_test(found, language, split, passages, bad_records)
+    make_test(
+      found.names,
+      language,
+      split,
+      passages,
+      _read_judgements(found, bad_records),
+    )
     for split, found in splits.items()
   )
 
@@ -283,29 +320,51 @@ def read_pairs(
     RecordError: for a bad record, if the policy is "error"; under any policy if
       no record of a file can be used.
   """
-  queries = found.read_queries(found.queries, bad_records)
-  judged, _ = trec.read_qrels(found.qrels, queries, bad_records)
-  wanted = {passage_id for ids in judged.values() for passage_id in ids}
+  judgements = _read_judgements(found, bad_records)
+  wanted = {name for ids in judgements.judged.values() for name in ids}
   by_id = {
     passage.passage_id: passage
     for passage in _passages(found, bad_records)
     if passage.passage_id in wanted
   }
-  _check_judged(found, judged, by_id)
-  for number, (query_id, query) in enumerate(queries.items(), start=1):
-    relevances = judged.get(query_id, {})
+  return make_pairs(found.names, language, by_id, judgements, bad_records)
+
+
+def make_pairs(
+  names: Names,
+  language: str,
+  by_id: Mapping[str, records.Passage],
+  judgements: Judgements,
+  bad_records: records.BadRecords,
+) -> Iterator[records.RetrievalRecord]:
+  """Makes question-passage pairs of judged queries; see `read_pairs`.
+
+  Args:
+    names: What messages call the parts.
+    language: The language of the texts.
+    by_id: The judged passages.
+    judgements: Those of the split.
+    bad_records: Counts judgements of passages that are not there, and queries
+      without a relevant passage.
+
+  Raises:
+    RecordError: if the split has no judged query or no relevant passage.
+  """
+  _check_judged(names, judgements.judged, by_id)
+  for number, (query_id, query) in enumerate(
+    judgements.queries.items(), start=1
+  ):
+    relevances = judgements.judged.get(query_id, {})
     for _ in relevances.keys() - by_id.keys():
       bad_records.count_removed(
-        os.fspath(found.qrels), "judgements of passages that are not there"
+        names.qrels, "judgements of passages that are not there"
       )
     positives, negatives = (
       _select(relevances, by_id, relevant) for relevant in (True, False)
     )
-    if found.of_all_splits and not relevances:
-      continue
     if not positives:
       bad_records.count_removed(
-        os.fspath(found.queries), "queries without a relevant passage"
+        names.queries, "queries without a relevant passage"
       )
       continue
     yield records.RetrievalRecord(
@@ -313,7 +372,7 @@ def read_pairs(
       positives,
       negatives,
       language,
-      records.Place(os.fspath(found.queries), number, number),
+      records.Place(names.queries, number, number),
     )
 
 

@@ -8,9 +8,15 @@ from mlir_jax.data import records
 from mlir_jax.data.sources import containers, translations
 
 
-def _unknown(place: records.Place, value: Any) -> records.RecordError:
+def form_of(
+  place: records.Place, value: Any, codes: tuple[str, str]
+) -> translations.Form:
+  """Returns the form of a record; RecordError if it is not known."""
+  form = translations.form_of_fields(value, codes)
+  if form:
+    return form
   fields = ", ".join(value) if isinstance(value, dict) else "none"
-  return records.RecordError(
+  raise records.RecordError(
     records.printable(f"{place}: its form is not known; its fields: {fields}.")
     + f" {translations.EXAMPLES}"
   )
@@ -25,10 +31,7 @@ def recognize(
     RecordError: if the form is not known.
   """
   place, value = containers.read_first(path)
-  form = translations.form_of_fields(value, codes)
-  if not form:
-    raise _unknown(place, value)
-  return form
+  return form_of(place, value, codes)
 
 
 def read(

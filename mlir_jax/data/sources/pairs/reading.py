@@ -168,7 +168,7 @@ class PairFile:
         be meant, or no record can be used.
     """
     bad_records = records.BadRecordsOfFile(bad_records)
-    values = containers.read(self.path, bad_records)
+    values = self._read_values(bad_records)
     name, values = self._choose(values)
     format_, seen = self._formats[name], Seen(name)
     if format_.by_id:
@@ -195,7 +195,7 @@ class PairFile:
 
   def recognize(self, bad_records: records.BadRecords) -> base.PairFormat:
     """Returns the file's format; raises as `read_pairs` does."""
-    values = containers.read(self.path, records.BadRecordsOfFile(bad_records))
+    values = self._read_values(records.BadRecordsOfFile(bad_records))
     name, _ = self._choose(values)
     return self._formats[name]
 
@@ -212,6 +212,12 @@ class PairFile:
       ValueError: if a value cannot be written; it names the field.
     """
     containers.write(target, raw, like=self.path)
+
+  def _read_values(
+    self, bad_records: records.BadRecords
+  ) -> Iterator[tuple[records.Place, Any]]:
+    """Yields the place and the decoded value of each record."""
+    return containers.read(self.path, bad_records)
 
   def _choose(
     self, values: Iterator[tuple[records.Place, Any]]
