@@ -40,7 +40,7 @@ class Corpus:
 
   files = ()
 
-  def read(self, bad_records):
+  def read(self, bad_records, reader=""):
     pass
 
   def find(self, passage_id, field):
@@ -381,6 +381,9 @@ def test_passages_are_found_by_id_in_the_corpus(tmp_path):
     records.Passage("Other.", "", "2"),
     records.Passage(""),
   )
+  assert "corpus/a.json, corpus/b.jsonl.gz: fields not used: url" in (
+    loaded.notes()
+  )
   before = loaded.fingerprint()
   write_json(root / "corpus/b.jsonl.gz", {"_id": "b", "text": "Changed."})
   assert folder.load(root, source_files.strict()).fingerprint() != before
@@ -395,6 +398,14 @@ def test_passages_are_found_by_id_in_the_corpus(tmp_path):
     (root / "corpus/b.jsonl.gz").unlink(missing_ok=True)
     with pytest.raises(records.RecordError, match=rf"b\.jsonl:1: .*{problem}"):
       list(folder.load(root, source_files.strict()).retrieval())
+  write_json(root / "corpus/b.jsonl", {"docid": "c"}, {"_id": "b", "text": "b"})
+  write_json(root / "ir/b.jsonl", value)
+  bad = source_files.skipping()
+  loaded = folder.load(root, bad)
+  for _ in range(2):  # A tokenizer reads the pairs before the store does.
+    assert len(list(loaded.retrieval())) == 2
+    assert bad.drain()["count"] == 1
+  (root / "ir/b.jsonl").unlink()
   (root / "corpus/b.jsonl").unlink()
   write_json(path, {**value, "positive_document_ids": ["x"]}, value)
   bad = source_files.skipping()
