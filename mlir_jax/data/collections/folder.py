@@ -251,6 +251,11 @@ def load(
     fingerprint=lambda: _fingerprint(folder, training_files),
     notes=lambda: [
       *(line for file in retrieval for line in file.describe(folder)),
+      *(
+        corpus.describe(folder)
+        if corpus and all(file.seen for file in retrieval)
+        else ()
+      ),
       *layout.describe((*trained, *parallel, *monolingual), folder),
       *eval_files.describe(tests),
       *names.notes(folder),

@@ -10,7 +10,9 @@ from mlir_jax.data import languages, records
 from mlir_jax.data.sources import files
 
 LAYOUT = """\
-  ir/NAME.json                   English pairs in DPR's biencoder JSON
+  ir/NAME.jsonl                  question-passage pairs in a format that the
+  ir/NAME.XX.jsonl               fields say; also .json, .csv, .tsv, .parquet
+  corpus/NAME.jsonl              the passages, if pairs refer to them by id
   parallel/NAME.A-B.{A,B}        translations: two line-aligned files
   parallel/NAME.A-B.tsv          two columns, or WikiMatrix's margin first;
   parallel/NAME.A-B.jsonl        named fields, also .csv and .parquet; .tmx
@@ -19,7 +21,7 @@ LAYOUT = """\
   eval/XX/collection/docs.jsonl  tests in language XX, Mr. TyDi's layout:
   eval/XX/topic.test.tsv         the passages, the queries,
   eval/XX/qrels.test.txt         and the judgements;
-  eval/en/{topic.dev.tsv,qrels.dev.txt}  select models: in English only
+  eval/en/{topic.dev.tsv,qrels.dev.txt}  select models, see eval.selection
   eval/XX/corpus.jsonl           tests of BEIR: with queries.jsonl, qrels/
   eval/mrtydi-v1.1-swahili/, eval/miracl-v1.0-sw/, eval/xquad-r/: as released
 A released folder of Mr. TyDi or MIRACL, or a data set of BEIR, may also be the

@@ -9,7 +9,7 @@ from mlir_jax.data import records
 from mlir_jax.data.sources import record_fields, text_lines
 
 _TREC_COLUMNS = ("query id", "iteration", "passage id", "relevance")
-_BEIR_COLUMNS = ("query-id", "corpus-id", "score")
+BEIR_COLUMNS = ("query-id", "corpus-id", "score")
 # ASCII digits. int() would also read "1_000" and digits of any script.
 _RELEVANCE = re.compile(r"-?[0-9]{1,9}")
 # The first column of a header over a file of queries.
@@ -124,8 +124,8 @@ def read_qrels(
   for number, line in text_lines.read_lines(path, bad_records):
     if not line:
       continue
-    if not good and tuple(line.split()) == _BEIR_COLUMNS:
-      columns = _BEIR_COLUMNS
+    if not good and tuple(line.split()) == BEIR_COLUMNS:
+      columns = BEIR_COLUMNS
       continue
     try:
       query_id, passage_id, relevance = _parse_judgement(line, columns)

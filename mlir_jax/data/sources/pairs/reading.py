@@ -35,7 +35,7 @@ class NoCorpus:
 
   files = ()
 
-  def read(self, bad_records: records.BadRecords) -> None:
+  def read(self, bad_records: records.BadRecords, reader: str = "") -> None:
     """Does nothing."""
 
   def find(self, passage_id: str, field: str) -> records.Passage:
@@ -172,7 +172,7 @@ class PairFile:
     name, values = self._choose(values)
     format_, seen = self._formats[name], Seen(name)
     if format_.by_id:
-      self._corpus.read(bad_records)
+      self._corpus.read(bad_records, str(self.path))
     for place, value in values:
       context = base.Context(place, bad_records, self._corpus, seen.unused)
       try:
