@@ -223,7 +223,7 @@ def load(
     for file in files_read
   }
 
-  def read_all(sources: Sequence[layout.Source]):
+  def read_all(sources: Sequence[layout.Source | reading.PairFile]):
     return itertools.chain.from_iterable(
       source.read(bad_records) for source in sources
     )

@@ -187,7 +187,7 @@ def read(
           bad_records.report(str(path), line, error.field, error.problem)
           continue
         pairs += 1
-        yield records.ParallelRecord(*texts, first, second)
+        yield records.ParallelRecord(texts[0], texts[1], first, second)
   bad_records.check_some(path, pairs)
   if not pairs:
     raise records.RecordError(

@@ -16,12 +16,15 @@ _RELEVANCE = re.compile(r"-?[0-9]{1,9}")
 _QUERY_HEADERS = frozenset(("id", "qid", "queryid", "query", "topic"))
 
 
-def check_new_id(identifier: str, lines: Mapping[str, int], field: str) -> None:
+def check_new_id(
+  identifier: str, lines: Mapping[str, int | str], field: str
+) -> None:
   """Checks that an id fits in a column of TREC's files and is not used yet.
 
   Args:
     identifier: The id.
-    lines: Each id that is in the file before this one, to its line.
+    lines: Each id that is there before this one, to its line: a number, or
+      the number and the file, as words.
     field: The id's field, for the message.
 
   Raises:
