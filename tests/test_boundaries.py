@@ -18,7 +18,10 @@ TREES = {
 ONLY_IN = {
   "orbax": "checkpoints/",
   "tensorflow": "batches/reader.py",
-  "tensorflow_datasets": "data/collections/cldr_tfds.py",
+  "tensorflow_datasets": "data/",
+  "ir_datasets": "data/sources/named/",
+  "datasets": "data/sources/named/",
+  "py3langid": "data/cleaning.py",
   "flax.linen": "models/",
   "sentence_transformers": "hub/check.py",
   "mteb": "evals/mteb_encoder.py",

@@ -7,7 +7,6 @@ import source_files
 
 from mlir_jax.data import records
 from mlir_jax.data.sources import (
-  dpr,
   moses,
   mr_tydi,
   plain_text,
@@ -51,6 +50,9 @@ def test_a_pair_that_is_bad_on_both_sides_counts_once(tmp_path):
   pairs = _read_moses(tmp_path, b"one\n\xff\n", b"eins\n\xff\n", bad)
   assert pairs == [("one", "eins")]
   assert bad.count == 1
+
+
+_NO_TEXT = '{"question": "q", "positive_ctxs": []}'
 
 
 @pytest.mark.parametrize("source, target", [(3, 5), (5, 3), (0, 1)])
@@ -116,8 +118,8 @@ def test_a_number_is_text_where_the_first_sentence_has_none(tmp_path):
 @pytest.mark.parametrize(
   "name, content",
   [
-    ("a.json", '[{"query": "q"}, {"query": "r"}]'),
-    ("a.jsonl", '{"query": "q"}\n{"query": "r"}\n\n'),
+    ("a.json", f"[{_NO_TEXT},{_NO_TEXT}]"),
+    ("a.jsonl", f"{_NO_TEXT}\n{_NO_TEXT}\n\n"),
     ("a.fi.txt", b"\xff\n\n\xfe\n"),
     ("a.en-de.en", "\none\n"),
     ("docs.jsonl.gz", '{"docid": "a"}\n{"docid": "b"}\n'),
@@ -136,7 +138,7 @@ def test_a_file_of_bad_records_alone_is_an_error_whatever_the_policy(
     records.RecordError, match=r"can be used\. Bad records: 2, the first: .*:\d"
   ) as error:
     if name in ("a.json", "a.jsonl"):
-      list(dpr.read(path, bad))
+      list(source_files.read_pairs(path, bad))
     elif name == "a.fi.txt":
       list(plain_text.read(path, "fi", bad))
     elif name == "a.en-de.en":
