@@ -5,7 +5,8 @@ import itertools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from mlir_jax import bars
 from mlir_jax.data import records
@@ -223,7 +224,9 @@ def load(
     for file in files_read
   }
 
-  def read_all(sources: Sequence[layout.Source | reading.PairFile]):
+  def read_all(
+    sources: Sequence[layout.Source | reading.PairFile],
+  ) -> Iterator[Any]:
     return itertools.chain.from_iterable(
       source.read(bad_records) for source in sources
     )
