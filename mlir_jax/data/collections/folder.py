@@ -5,7 +5,7 @@ import itertools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from mlir_jax import bars
@@ -226,7 +226,7 @@ def load(
 
   def read_all(
     sources: Sequence[layout.Source | reading.PairFile],
-  ) -> Iterator[Any]:
+  ) -> Iterable[Any]:
     return itertools.chain.from_iterable(
       source.read(bad_records) for source in sources
     )

@@ -85,9 +85,8 @@ class JudgedPairs:
   ) -> Iterator[reading.Pair]:
     """Reads the queries with a positive; raises as `judged.read_pairs` does."""
     unseen = records.BadRecords("skip")  # `read_pairs` reports the bad ones.
-    queries = self._split.read_queries(self._split.queries, unseen)
-    judged, _ = trec.read_qrels(self._split.qrels, queries, unseen)
-    names = list(queries)
+    judgements = judged_lib.read_judgements(self._split, unseen)
+    names = list(judgements.queries)
     seen = reading.Seen(Judged.name)
     for record in judged_lib.read_pairs(
       self._split, self._language, bad_records
@@ -96,7 +95,7 @@ class JudgedPairs:
       query_id = names[record.place.number - 1]
       seen.count += 1
       seen.languages.add(record.language)
-      raw = {"query_id": query_id, _JUDGED: judged[query_id]}
+      raw = {"query_id": query_id, _JUDGED: dict(judgements.judged[query_id])}
       yield reading.Pair(raw, record)
     self.seen = seen
 

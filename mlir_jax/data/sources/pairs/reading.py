@@ -174,7 +174,7 @@ class PairFile:
     if format_.by_id:
       self._corpus.read(bad_records, str(self.path))
     for place, value in values:
-      context = base.Context(place, bad_records, self._corpus, seen.unused)
+      context = base.Context(place, bad_records, self._corpus)
       try:
         record = self._parse(format_, value, context)
       except record_fields.FieldError as error:
@@ -186,6 +186,7 @@ class PairFile:
         )
         continue
       seen.count += 1
+      seen.unused |= context.unused
       seen.languages.add(record.language)
       if record.prompt is not None:
         seen.prompts[record.prompt] += 1
