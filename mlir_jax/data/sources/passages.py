@@ -1,6 +1,5 @@
 """Reads the passages in a record, and adds passages to it."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -143,9 +142,7 @@ def of_object(
       record_fields.check_id, value.get(id_field), f"{before}{id_field}"
     ),
   )
-  note_unused(
-    value, ("text", "title", id_field), re.sub(r"\[\d+\]", "[]", where)
-  )
+  note_unused(value, ("text", "title", id_field), where)
   return passage
 
 

@@ -79,6 +79,11 @@ def _read_rows(
     yield start, row
 
 
+def _is_filled(cell: str) -> bool:
+  """Whether a cell holds something; zeros are what a cut copy leaves."""
+  return bool(record_fields.strip(cell)) or "\0" in cell
+
+
 def _read_header(
   path: str | os.PathLike,
   rows: Iterator[tuple[int, list[str] | record_fields.FieldError]],
@@ -125,7 +130,7 @@ def read_values(
     names = _read_header(path, rows)
     number = 0
     for line, row in rows:
-      if isinstance(row, list) and not any(map(record_fields.strip, row)):
+      if isinstance(row, list) and not any(map(_is_filled, row)):
         continue  # A spreadsheet leaves such rows at the end.
       number += 1
       if isinstance(row, record_fields.FieldError):

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
@@ -68,7 +69,7 @@ class Context:
     Args:
       value: The decoded object.
       used: The names of the fields that are used.
-      where: The path to the object, e.g. "positive_ctxs[]"; "" for the record.
+      where: The path to the object, e.g. "positive_ctxs[0]"; "" for the record.
     """
     note_unused(self.unused, value, used, where)
 
@@ -77,9 +78,10 @@ def note_unused(
   unused: set[str], value: Any, used: Iterable[str], where: str
 ) -> None:
   """Adds to `unused` as `Context.note_unused` says."""
-  for name in value.keys() - set(used):
+  for name in value.keys() - used:
     if value[name] not in (None, "", [], {}):
-      unused.add(f"{where}.{name}" if where else name)
+      path = f"{where}.{name}" if where else name
+      unused.add(re.sub(r"\[\d+\]", "[]", path))
 
 
 class PairFormat(abc.ABC):
