@@ -149,6 +149,8 @@ def _choose_tests(
     ValueError: if the run's collection is code that the command does not name,
       or the folder of the tests is missing.
   """
+  if given.sets and not any(given[:3]):
+    return given._replace(collection="sets")
   collection = given.collection or data.get("collection", "folder")
   if extensions.is_target(collection) and collection != given.collection:
     raise ValueError(
@@ -159,8 +161,6 @@ def _choose_tests(
   root, tatoeba_root, sets = given.root, given.tatoeba_root, given.sets
   if not any(given):
     tatoeba_root, sets = data["tatoeba_root"], data.get("sets", {})
-  elif sets and not (given.collection or root or tatoeba_root):
-    return _Tests("sets", "", "", sets)
   if collection == data.get("collection"):
     root = root or data["root"]
   if collection == "folder" and not root:

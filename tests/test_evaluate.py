@@ -64,6 +64,21 @@ def test_evaluators_of_the_user_are_named_by_the_command(
       evaluate._parse_named("--evaluator", values, "")
 
 
+def test_tests_by_name_take_the_place_of_the_runs_tests():
+  data = {"collection": "folder", "root": "R", "tatoeba_root": "T"}
+  data["sets"] = {"own": "ir_datasets:a"}
+  given = {"sw": "ir_datasets:mr-tydi/sw/test"}
+
+  def choose(collection="", root="", sets=()):
+    tests = evaluate._Tests(collection, root, "", dict(sets))
+    return tuple(evaluate._choose_tests(tests, data, "W"))
+
+  assert choose() == ("folder", "R", "T", data["sets"])
+  assert choose(sets=given) == ("sets", "", "", given)
+  assert choose(root="Q") == ("folder", "Q", "", {})
+  assert choose(root="Q", sets=given) == ("folder", "Q", "", given)
+
+
 def test_an_output_is_checked_before_the_model(tmp_path, monkeypatch):
   monkeypatch.setattr(
     model_lib, "load", lambda *_: pytest.fail("It continues.")

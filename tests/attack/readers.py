@@ -121,6 +121,26 @@ def document_record(number: int, raw: bytes) -> bytes:
   return b'{"id": "d%d", "contents": "T\\n\\n%s"}' % (number, raw)
 
 
+def pair_record(number: int, raw: bytes) -> bytes:
+  return b"%s\tother %d" % (raw, number)
+
+
+def named_pair_record(number: int, raw: bytes) -> bytes:
+  return b'{"english": "%s", "non_english": "other %d"}' % (raw, number)
+
+
+def text_record(number: int, raw: bytes) -> bytes:
+  return b'{"number": %d, "text": "%s"}' % (number, raw)
+
+
+def corpus_record(number: int, raw: bytes) -> bytes:
+  return b'{"_id": "d%d", "title": "T", "text": "%s"}' % (number, raw)
+
+
+def query_record(number: int, raw: bytes) -> bytes:
+  return b'{"_id": "q%d", "text": "%s"}' % (number, raw)
+
+
 def topic_record(number: int, raw: bytes) -> bytes:
   return b"q%d\t%s" % (number, raw)
 
@@ -276,6 +296,8 @@ ARRAY = (b"[\n", b",\n", b"\n]\n")
 DOCUMENTS = b"\n".join(document_record(n, b"good") for n in range(4)) + b"\n"
 TOPICS = b"\n".join(topic_record(n, b"good") for n in range(4)) + b"\n"
 JUDGED = b"\n".join(judgement_record(n, b"") for n in range(4)) + b"\n"
+CORPUS = b"\n".join(corpus_record(n, b"good") for n in range(4)) + b"\n"
+QUERIES = b"\n".join(query_record(n, b"good") for n in range(4)) + b"\n"
 OTHER_SIDE = b"".join(b"other %d\n" % number for number in range(4))
 EVAL = "data/eval/en/"
 
@@ -373,6 +395,48 @@ def _readers() -> dict[str, Reader]:
       others=(("data/parallel/a.en-de.en", OTHER_SIDE),),
     ),
     Reader(
+      "rows of translations",
+      "data/parallel/a.en-de.tsv",
+      pair_record,
+      functools.partial(read_parallel, 0),
+    ),
+    Reader(
+      "records of translations",
+      "data/parallel/a.en-de.jsonl",
+      named_pair_record,
+      functools.partial(read_parallel, 0),
+      escape_json,
+    ),
+    Reader(
+      "records of texts",
+      "data/mono/a.fi.jsonl",
+      text_record,
+      read_mono,
+      escape_json,
+    ),
+    Reader(
+      "corpus",
+      EVAL + "corpus.jsonl",
+      corpus_record,
+      functools.partial(read_test, lambda t: [p.text for p in t.passages]),
+      escape_json,
+      others=(
+        (EVAL + "queries.jsonl", QUERIES),
+        (EVAL + "qrels/test.tsv", JUDGED),
+      ),
+    ),
+    Reader(
+      "queries",
+      EVAL + "queries.jsonl",
+      query_record,
+      functools.partial(read_test, lambda t: list(t.queries.values())),
+      escape_json,
+      others=(
+        (EVAL + "corpus.jsonl", CORPUS),
+        (EVAL + "qrels/test.tsv", JUDGED),
+      ),
+    ),
+    Reader(
       "tatoeba source",
       "tatoeba/tatoeba.deu-eng.deu",
       line_record,
@@ -441,8 +505,11 @@ FILE_READERS = [
     "mono",
     "moses source",
     "moses target",
+    "rows of translations",
+    "records of texts",
     "tatoeba english",
     "docs",
+    "queries",
     "topic",
     "qrels",
     "encode",
@@ -636,7 +703,7 @@ def text_cases() -> Iterator[scoreboard.Case]:
       unicode_separators,
     )
     for name, text in invisible.items():
-      if reader.name == "docs":
+      if reader.name in ("docs", "corpus"):
         # A document of a title alone is its title.
         yield case(f"invisible: {name}", reader.escape(text), "read", "T")
         continue

@@ -112,7 +112,6 @@ def test_tfds_data_sets_are_streams(tmp_path):
   """In a process of its own, without tensorflow."""
   code = """
 import sys
-sys.modules["tensorflow"] = None
 import numpy as np
 import tensorflow_datasets as tfds
 from mlir_jax.data import collections, records
@@ -123,7 +122,7 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
   def _info(self):
     features = {"query": tfds.features.Text(), "number": tfds.features.Scalar(
         np.int32), "positive": tfds.features.Text()}
-    return self.dataset_info_from_configs(
+    return tfds.core.DatasetInfo(builder=self,
         features=tfds.features.FeaturesDict(features), disable_shuffling=True)
 
   def _split_generators(self, dl_manager):
@@ -148,9 +147,11 @@ except ValueError as error:
   assert "data.sets.t: tfds:no_such_set: " in str(error), error
 else:
   raise AssertionError
+assert "tensorflow" not in sys.modules
 """
+  script = source_files.write(tmp_path / "tiny_builder.py", code)
   done = subprocess.run(
-    [sys.executable, "-c", code, str(tmp_path)],
+    [sys.executable, str(script), str(tmp_path)],
     env=os.environ | {"TFDS_DATA_DIR": str(tmp_path)},
     capture_output=True,
     text=True,

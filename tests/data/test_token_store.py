@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -11,7 +12,13 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
 from mlir_jax import contract as contract_lib
-from mlir_jax.data import records, store_texts, store_writer, token_store
+from mlir_jax.data import (
+  language_table,
+  records,
+  store_texts,
+  store_writer,
+  token_store,
+)
 from mlir_jax.storage import digests
 
 PAD, CLS, SEP, UNK = range(4)
@@ -814,3 +821,36 @@ def test_a_tokenizer_without_special_tokens_cannot_hide_empty_texts(tmp_path):
       seed=0,
       source="made",
     )
+
+
+def test_the_language_table_shows_rows_lengths_cuts_and_overlap(store):
+  shared = {
+    language: dict(
+      zip(
+        ("queries", "shared_queries", "passages", "shared_passages"),
+        counts,
+        strict=True,
+      )
+    )
+    for language, counts in {"fi": (3, 1, 1200, 0), "sw": (1, 0, 2, 0)}.items()
+  }
+  header, *lines, explained = language_table.render(store, shared).splitlines()
+  assert "median" in explained
+  rows = {
+    language: re.split(r"  +", line)
+    for line in lines
+    for language in [line.split()[0]]
+  }
+  assert header.split()[:4] == ["language", "pairs", "parallel", "plain"]
+  assert {language: cells[1:] for language, cells in rows.items()} == {
+    "de": ["-", "3", "1", "-", "-", "3, 4; 0.0%", "-", "-"],
+    "en": [
+      *("3", "4", "-"),
+      *("5, 5; 0.0%", "3, 4; 0.0%", "3, 3; 0.0%", "-", "-"),
+    ],
+    "fi": [
+      *("1", "1", "2"),
+      *("5, 5; 0.0%", "4, 4; 0.0%", "6, 8; 50.0%", "3 (1)", "1,200 (0)"),
+    ],
+    "sw": [*"------", "1 (0)", "2 (0)"],
+  }

@@ -215,10 +215,16 @@ def find(folder: pathlib.Path, names: layout.Names) -> list[Tests]:
     FileNotFoundError: if a file of a test is missing.
   """
   tests = []
+  by_code: dict[str, pathlib.Path] = {}
   for path in sorted(folder.iterdir()) if folder.is_dir() else ():
     if path.name.startswith("."):
       names.not_read.append(path)
     elif files.is_folder(path):
+      if re.fullmatch(_CODE, path.name) and not is_released(path.name):
+        code = names.code(path.name)
+        if code in by_code:
+          raise _twice(by_code[code], path, code)
+        by_code[code] = path
       tests += _find_in(path, names)
     elif files.is_companion(path.name):
       names.not_read.append(path)
@@ -230,15 +236,18 @@ def find(folder: pathlib.Path, names: layout.Names) -> list[Tests]:
   return tests
 
 
+def _twice(
+  first: pathlib.Path, second: pathlib.Path, language: str
+) -> ValueError:
+  return ValueError(f"{first} and {second} are both in {language!r}; keep one.")
+
+
 def check_languages(tests: Sequence[Tests]) -> None:
   """Refuses two tests in one language."""
   found: dict[str, pathlib.Path] = {}
   for test in tests:
     if test.language in found:
-      raise ValueError(
-        f"{found[test.language]} and {test.path} are both in"
-        f" {test.language!r}; keep one."
-      )
+      raise _twice(found[test.language], test.path, test.language)
     found[test.language] = test.path
 
 

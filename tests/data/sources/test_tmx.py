@@ -123,4 +123,4 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
   _, peak = tracemalloc.get_traced_memory()
   tracemalloc.stop()
   assert count == 40_000
-  assert peak < 2_500_000  # The buffer of a file has 1 MiB.
+  assert peak < 3_000_000 < path.stat().st_size
