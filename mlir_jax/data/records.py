@@ -42,6 +42,8 @@ class RetrievalRecord:
     language: The language of all texts.
     place: The record's place. It is needed to check passage ids: an id with two
       texts in one file is refused, or ignored and counted.
+    prompt: What precedes the question in place of the query's prefix; None for
+      the prefix.
   """
 
   question: str
@@ -49,6 +51,7 @@ class RetrievalRecord:
   hard_negatives: tuple[Passage, ...] = ()
   language: str = "en"
   place: Place | None = dataclasses.field(default=None, compare=False)
+  prompt: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -6,115 +6,30 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Sequence
 
 from mlir_jax import bars
-from mlir_jax.data import languages, records
-from mlir_jax.data.sources import (
-  dpr,
-  files,
-  moses,
-  mr_tydi,
-  plain_text,
-  tatoeba,
+from mlir_jax.data import records
+from mlir_jax.data.collections import (
+  eval_files,
+  layout,
+  mono_files,
+  parallel_files,
 )
+from mlir_jax.data.sources import dpr, files, mr_tydi, tatoeba
 
-LAYOUT = """\
-  ir/NAME.json                   English pairs in DPR's biencoder JSON
-  parallel/NAME.A-B.{A,B}        translations: two line-aligned files
-  mono/NAME.XX.txt               text in language XX, one sentence a line
-  eval/XX/collection/docs.jsonl  tests in language XX, Mr. TyDi's layout:
-  eval/XX/topic.test.tsv         the passages, the queries,
-  eval/XX/qrels.test.txt         and the judgements;
-  eval/en/{topic.dev.tsv,qrels.dev.txt}  select models: in English only
-A, B and XX are codes like en, deu, zh_TW, eng_Latn; script and region are
-ignored. Any file may be gzipped, with .gz after its name. README…, LICENSE…,
-.ids, .xml and hidden files and a folder pool/ are not read; any other file is
-an error. Training needs at least ir/, evaluating needs eval/."""
+LAYOUT = layout.LAYOUT
 
 _PARTS = ("ir", "parallel", "mono", "eval")
 # Judgements over the passages of all languages (LAReQA); not read yet.
 _POOL = "pool"
 
-_CODE = languages.PATTERN
 _IR = re.compile(r".+\.jsonl?")
-_PARALLEL = re.compile(rf"(.+\.({_CODE})-({_CODE}))\.(\2|\3)")
-_MONO = re.compile(rf".+\.({_CODE})\.txt")
-_TEST = re.compile(r"(topic\.(dev|test)\.tsv)|(qrels\.(dev|test)\.txt)")
-# Mr. TyDi's training split, which is next to the others.
-_TRAIN = re.compile(r"(topic\.train\.tsv)|(qrels\.train\.txt)")
-_DOCS = re.compile(r"docs\.jsonl")
 
 _SHOWN = 10  # Names in an error.
 
-_Pair = tuple[files.UnchangedFile, files.UnchangedFile, str, str]
 
-
-def _not_of_layout(path: pathlib.Path) -> ValueError:
-  return ValueError(
-    f"{path} is not named as the layout says; rename it or move it elsewhere."
-    f" The layout:\n{LAYOUT}"
-  )
-
-
-class _Names:
-  """Reads the names of files, and keeps what the notes say about them.
-
-  Attributes:
-    not_read: Files that are not read.
-    codes: Each language code in a name to the code that is used.
-  """
-
-  def __init__(self):
-    self.not_read: list[pathlib.Path] = []
-    self.codes: dict[str, str] = {}
-
-  def code(self, name: str) -> str:
-    self.codes[name] = languages.code(name)
-    return self.codes[name]
-
-  def matches(
-    self, listed: Mapping[str, pathlib.Path], pattern: re.Pattern
-  ) -> Iterator[tuple[re.Match, pathlib.Path]]:
-    """Yields the files that fit the layout; any other name is an error."""
-    for name, path in listed.items():
-      match = pattern.fullmatch(name)
-      if match:
-        yield match, path
-      elif files.is_companion(name):
-        self.not_read.append(path)
-      else:
-        raise _not_of_layout(path)
-
-  def find(
-    self, folder: pathlib.Path, pattern: re.Pattern
-  ) -> Iterator[tuple[re.Match, pathlib.Path]]:
-    """Yields the `matches` of a folder; none if there is no such folder."""
-    if folder.is_dir():
-      yield from self.matches(files.list_files(folder, self.not_read), pattern)
-
-  def notes(self, root: pathlib.Path) -> list[str]:
-    """Describes in lines the files that are not read, and changed codes."""
-    notes = []
-    if self.not_read:
-      names = [
-        path.relative_to(root).as_posix()
-        if path.is_relative_to(root)
-        else str(path)
-        for path in self.not_read
-      ]
-      notes.append(records.printable(f"Not read: {', '.join(names)}"))
-    renamed = [
-      f"{name} as {code}"
-      for name, code in sorted(self.codes.items())
-      if name != code
-    ]
-    if renamed:
-      notes.append(f"Language codes read as others: {', '.join(renamed)}")
-    return notes
-
-
-def _find_parts(root: pathlib.Path, names: _Names) -> list[str]:
+def _find_parts(root: pathlib.Path, names: layout.Names) -> list[str]:
   """Returns the parts of the layout in a folder; other files are an error."""
   parts, misnamed = [], []
   for path in sorted(root.iterdir()) if root.is_dir() else ():
@@ -131,84 +46,15 @@ def _find_parts(root: pathlib.Path, names: _Names) -> list[str]:
     else:
       misnamed.append(path)
   if parts and misnamed:
-    raise _not_of_layout(misnamed[0])
+    raise layout.misnamed(misnamed[0])
   return parts
 
 
-def _find_parallel(folder: pathlib.Path, names: _Names) -> list[_Pair]:
-  sides: dict[tuple[str, str, str], dict[str, pathlib.Path]] = {}
-  for match, path in names.find(folder, _PARALLEL):
-    pair, source, target, side = match.groups()
-    sides.setdefault((pair, source, target), {})[side] = path
-  pairs = []
-  for (pair, source, target), paths in sides.items():
-    if len(paths) != 2:
-      (path,) = paths.values()
-      raise ValueError(
-        f"{path} lacks its other side: {pair}.{source} and"
-        f" {pair}.{target} belong together, in two languages."
-      )
-    codes = names.code(source), names.code(target)
-    if codes[0] == codes[1]:
-      raise ValueError(
-        f"{paths[source]} and {paths[target]} are both in {codes[0]!r}; a pair"
-        " is of two languages."
-      )
-    pairs.append(
-      (
-        files.UnchangedFile(paths[source]),
-        files.UnchangedFile(paths[target]),
-        *codes,
-      )
-    )
-  return pairs
-
-
-def _find_tests(
-  folder: pathlib.Path, names: _Names
-) -> dict[str, tuple[pathlib.Path, tuple[str, ...]]]:
-  """Finds the tests: language to its folder and its splits."""
-  tests = {}
-  for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-    if path.name.startswith("."):
-      names.not_read.append(path)
-      continue
-    if not files.is_folder(path):
-      if not files.is_companion(path.name):
-        raise _not_of_layout(path)
-      names.not_read.append(path)
-      continue
-    if not re.fullmatch(_CODE, path.name):
-      raise ValueError(
-        f"{path} is not named with a language code like en or swa; rename it."
-      )
-    language = names.code(path.name)
-    if language in tests:
-      raise ValueError(
-        f"{tests[language][0]} and {path} are both in {language!r}; keep one."
-      )
-    listed = mr_tydi.list_files(path, names.not_read)
-    for name in [name for name in listed if _TRAIN.fullmatch(name)]:
-      names.not_read.append(listed.pop(name))
-    found = [file for _, file in names.matches(listed, _TEST)]
-    dev = [file for file in found if ".dev." in file.name]
-    if dev and language != "en":
-      raise ValueError(
-        f"{dev[-1]}: only English may have a dev split. It selects the model,"
-        " so a language with a dev split would not be zero-shot; move the file"
-        " out of the collection."
-      )
-    splits = ("dev", "test") if dev else ("test",)
-    for split in splits:
-      docs, *_ = mr_tydi.locate(path, split)
-    list(names.find(docs.parent, _DOCS))  # Refuses other names.
-    tests[language] = path, splits
-  return tests
-
-
-def _groups(pairs: Iterable[_Pair], others: Iterable[str]) -> dict[str, str]:
+def _groups(
+  parallel: Iterable[layout.Source], others: Iterable[str]
+) -> dict[str, str]:
   """Returns language to group: English, with parallel text, without it."""
-  with_parallel = {language for pair in pairs for language in pair[2:]}
+  with_parallel = {code for source in parallel for code in source.languages}
   groups = {"en": "English"}
   for language in sorted(with_parallel - {"en"}):
     groups[language] = "with parallel text"
@@ -278,7 +124,7 @@ def load(
     FileNotFoundError: if a file of a test is missing.
   """
   folder = pathlib.Path(root)
-  names = _Names()
+  names = layout.Names()
   setting = f"{prefix}root"
   if not root or not folder.is_dir():
     raise ValueError(
@@ -293,37 +139,38 @@ def load(
   ]
   if require_pairs and not retrieval:
     raise _missing(folder, setting, wanted)
-  pairs = _find_parallel(folder / "parallel", names)
-  monolingual = [
-    (files.UnchangedFile(path), names.code(match[1]))
-    for match, path in names.find(folder / "mono", _MONO)
-  ]
-  tests = _find_tests(folder / "eval", names)
+  parallel = parallel_files.find(folder / "parallel", names)
+  monolingual = mono_files.find(folder / "mono", names)
+  tests = eval_files.find(folder / "eval", names)
   translations = (
     tatoeba.find_pairs(tatoeba_root, names.not_read, f"{prefix}tatoeba_root")
     if tatoeba_root
     else {}
   )
-  if not (retrieval or pairs or monolingual or tests or translations):
+  if not (retrieval or parallel or monolingual or tests or translations):
     raise _missing(folder, setting, any_file)
 
-  training_files = [
-    *retrieval,
-    *(file for pair in pairs for file in pair[:2]),
-    *(file for file, _ in monolingual),
-  ]
+  training_files = {
+    file
+    for files_read in (
+      retrieval,
+      *(source.files for source in (*parallel, *monolingual)),
+    )
+    for file in files_read
+  }
+
+  def read_all(sources: Sequence[layout.Source]):
+    return itertools.chain.from_iterable(
+      source.read(bad_records) for source in sources
+    )
+
   return records.Collection(
     name=folder.resolve().name,
     retrieval=lambda: itertools.chain.from_iterable(
       dpr.read(file, bad_records) for file in retrieval
     ),
-    parallel=lambda: itertools.chain.from_iterable(
-      moses.read(*pair, bad_records) for pair in pairs
-    ),
-    monolingual=lambda: itertools.chain.from_iterable(
-      plain_text.read(file, language, bad_records)
-      for file, language in monolingual
-    ),
+    parallel=lambda: read_all(parallel),
+    monolingual=lambda: read_all(monolingual),
     tests=lambda: tuple(
       test
       for language, (path, splits) in tests.items()
@@ -333,7 +180,12 @@ def load(
       tatoeba.read_all(tatoeba_root, bad_records) if tatoeba_root else ()
     ),
     groups=_groups(
-      pairs, [*(code for _, code in monolingual), *tests, *translations]
+      parallel,
+      [
+        *(code for source in monolingual for code in source.languages),
+        *tests,
+        *translations,
+      ],
     ),
     fingerprint=lambda: _fingerprint(folder, training_files),
     notes=lambda: names.notes(folder),

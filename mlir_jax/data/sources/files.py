@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 from mlir_jax.data import records
 from mlir_jax.storage import reading
+from mlir_jax.storage import writing as writing_lib
 
 _BUFFER_BYTES = 1 << 20
 _HEAD_BYTES = 512
@@ -197,6 +198,21 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
     if error.errno is not None and error.filename is None:
       error.filename = str(path)
     raise
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[BinaryIO]:
+  """Opens a file that gets its name when the block ends without an error.
+
+  What is written is gzipped if the name ends in ".gz". Equal contents give
+  equal bytes, whatever the file's name and the time are.
+  """
+  with writing_lib.writing_aside(os.fspath(path)) as file:
+    if not str(path).endswith(".gz"):
+      yield file
+      return
+    with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
+      yield packed  # pyright: ignore[reportReturnType]
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Reads the records of a JSON file, of which memory holds one at a time.
+"""Reads and writes a JSON file of records; memory holds one of them at a time.
 
 A file is one JSON array of records, or has one record on each line. Files of
 question-passage pairs take gigabytes, often in a single line, so an array is
@@ -9,7 +9,7 @@ import codecs
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO, TypeVar
 
 from mlir_jax.data import records
@@ -140,14 +140,24 @@ class _JsonArray:
       raise self._error(self.line, "text follows the JSON array; remove it.")
 
 
-def _read_values(
+def read_values(
   path: str | os.PathLike, bad_records: records.BadRecords
-) -> Iterator[tuple[int, int, object]]:
-  """Yields the first line, the number and the value of each record."""
+) -> Iterator[tuple[records.Place, Any]]:
+  """Yields the place and the decoded value of each record.
+
+  Args:
+    path: An array of records, or one record on each line; plain or gzipped.
+    bad_records: Receives lines that are not JSON.
+
+  Raises:
+    RecordError: for a bad line, if the policy is "error"; under any policy if
+      the array is not JSON or is cut.
+  """
   with files.open_bytes(path) as file:
     array = _JsonArray(path, file)
     if array.peek() == "[":
-      yield from array.values()
+      for line, number, value in array.values():
+        yield records.Place(str(path), line, number), value
       return
   for line, text in text_lines.read_lines(path, bad_records):
     if not text:
@@ -157,7 +167,29 @@ def _read_values(
     except record_fields.FieldError as error:
       bad_records.report(str(path), line, f"record {line}", error.problem)
       continue
-    yield line, line, value
+    yield records.Place(str(path), line, line), value
+
+
+def is_array(path: str | os.PathLike) -> bool:
+  """Returns whether a JSON file holds one array."""
+  with files.open_bytes(path) as file:
+    return _JsonArray(path, file).peek() == "["
+
+
+def write_values(
+  path: str | os.PathLike,
+  values: Iterable[Mapping[str, Any]],
+  like: str | os.PathLike,
+) -> None:
+  """Writes records as an array or as lines; see `containers.write`."""
+  before, between, after = ("[\n", ",\n", "\n]\n")
+  if not is_array(like):
+    before, between, after = ("", "\n", "\n")
+  with files.writing(path) as file:
+    for number, value in enumerate(values):
+      file.write((between if number else before).encode())
+      file.write(record_fields.dump_json(value))
+    file.write(after.encode())
 
 
 def read_records(
@@ -183,12 +215,15 @@ def read_records(
   """
   bad_records = records.BadRecordsOfFile(bad_records)
   good = 0
-  for line, number, value in _read_values(path, bad_records):
+  for place, value in read_values(path, bad_records):
     try:
-      record = parse(value, records.Place(str(path), line, number))
+      record = parse(value, place)
     except record_fields.FieldError as error:
       bad_records.report(
-        str(path), line, f"record {number}, {error.field}", error.problem
+        place.file,
+        place.line,
+        f"record {place.number}, {error.field}",
+        error.problem,
       )
       continue
     good += 1

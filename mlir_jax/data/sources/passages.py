@@ -1,6 +1,7 @@
-"""Reads the lists of passages in a JSON record."""
+"""Reads the passages in a record, and adds passages to it."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mlir_jax.data import records
@@ -90,10 +91,79 @@ def read_hard_negatives(
     except record_fields.EmptyTextError:
       passages.append(records.Passage(""))
     except record_fields.FieldError as error:
-      bad_records.report(
-        place.file,
-        place.line,
-        f"record {place.number}, {error.field}",
-        f"{error.problem}; 'skip' leaves out this hard negative alone",
-      )
+      report_hard_negative(error, place, bad_records)
   return tuple(passages)
+
+
+def report_hard_negative(
+  error: record_fields.FieldError,
+  place: records.Place,
+  bad_records: records.BadRecords,
+) -> None:
+  """Reports a bad hard negative of a good record."""
+  bad_records.report(
+    place.file,
+    place.line,
+    f"record {place.number}, {error.field}",
+    f"{error.problem}; 'skip' leaves out this hard negative alone",
+  )
+
+
+def of_text(value: Any, where: str) -> records.Passage:
+  """Makes a passage from a text; raises FieldError for any other value."""
+  return records.Passage(record_fields.check_text(value, where))
+
+
+def of_object(
+  value: Any,
+  where: str,
+  id_field: str,
+  note_unused: Callable[[Any, Sequence[str], str], None],
+) -> records.Passage:
+  """Makes a passage from an object with "text", "title" and an id.
+
+  Title and id may be missing, null or empty.
+
+  Args:
+    value: The decoded object.
+    where: The path to it, e.g. "positive_ctxs[0]".
+    id_field: The name of the id's field.
+    note_unused: Receives the object, the fields that are used and the path.
+
+  Raises:
+    FieldError: if the object has no text, or a field has another type.
+  """
+  passage = records.Passage(
+    record_fields.get_text(value, "text", where),
+    record_fields.optional(
+      record_fields.check_text, value.get("title"), f"{where}.title"
+    ),
+    record_fields.optional(
+      record_fields.check_id, value.get(id_field), f"{where}.{id_field}"
+    ),
+  )
+  note_unused(
+    value, ("text", "title", id_field), re.sub(r"\[\d+\]", "[]", where)
+  )
+  return passage
+
+
+def one_text(passage: records.Passage) -> str:
+  """Returns title and text as one text, for formats without titles."""
+  return f"{passage.title} {passage.text}".strip()
+
+
+def with_added(
+  record: Mapping[str, Any], field: str, added: Sequence[Any]
+) -> dict[str, Any]:
+  """Returns a record with more values in a list, which may be missing or null.
+
+  Raises:
+    ValueError: if the field is not a list; it names the field.
+  """
+  values = record.get(field)
+  if not isinstance(values, list | None):
+    raise ValueError(
+      f"{field} is {record_fields.json_type(values)}; give a list."
+    )
+  return {**record, field: [*(values or ()), *added]}

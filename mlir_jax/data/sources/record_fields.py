@@ -9,7 +9,7 @@ import json
 import re
 import reprlib
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 # Format characters, controls, spaces and separators.
@@ -132,11 +132,31 @@ def parse_json(text: str) -> Any:
     raise FieldError("record", NESTED_TOO_DEEP) from None
 
 
+def dump_json(value: Mapping[str, Any]) -> bytes:
+  """Encodes a record in one line of JSON; `parse_json` decodes it.
+
+  Raises:
+    ValueError: if a part of it is `Unusable`, or has no form in JSON.
+  """
+
+  def refuse(part):
+    raise ValueError(
+      f"A record cannot be written as JSON: a part of it is {json_type(part)}."
+    )
+
+  text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=refuse)
+  try:
+    return text.encode("utf-8")
+  except UnicodeEncodeError:  # Half of a surrogate pair, in an unused field.
+    return json.dumps(value, allow_nan=False, default=refuse).encode()
+
+
 def json_type(value: object) -> str:
   """Names the type of a decoded JSON value, in JSON's words."""
   if isinstance(value, Unusable):
     return value.kind
-  return _JSON_TYPES[type(value)]
+  # A table's cell may have other types, such as a date.
+  return _JSON_TYPES.get(type(value), f"of the type {type(value).__name__}")
 
 
 def show(text: str) -> str:
@@ -220,3 +240,13 @@ def check_id(value: object, field: str) -> str:
       empty.
   """
   return check_text(str(value) if type(value) is int else value, field)
+
+
+def optional(
+  check: Callable[[object, str], str], value: object, field: str
+) -> str:
+  """Returns what `check` makes of a value; "" if it is null or blank."""
+  try:
+    return check(value, field)
+  except EmptyTextError:
+    return ""

@@ -1,0 +1,125 @@
+"""Reads the names of files in a folder that is laid out as the user's data."""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from mlir_jax.data import languages, records
+from mlir_jax.data.sources import files
+
+LAYOUT = """\
+  ir/NAME.json                   English pairs in DPR's biencoder JSON
+  parallel/NAME.A-B.{A,B}        translations: two line-aligned files
+  mono/NAME.XX.txt               text in language XX, one sentence a line
+  eval/XX/collection/docs.jsonl  tests in language XX, Mr. TyDi's layout:
+  eval/XX/topic.test.tsv         the passages, the queries,
+  eval/XX/qrels.test.txt         and the judgements;
+  eval/en/{topic.dev.tsv,qrels.dev.txt}  select models: in English only
+A, B and XX are codes like en, deu, zh_TW, eng_Latn; script and region are
+ignored. Any file may be gzipped, with .gz after its name. README…, LICENSE…,
+.ids, .xml and hidden files and a folder pool/ are not read; any other file is
+an error. Training needs at least ir/, evaluating needs eval/."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Files that one reader reads together, as a part of a stream.
+
+  Attributes:
+    files: The files.
+    languages: Their languages.
+    read: Yields the records; it reports bad ones to its argument.
+    kind: Returns the name of the format, for the notes. It may read the first
+      record of the file.
+  """
+
+  files: tuple[files.UnchangedFile, ...]
+  languages: tuple[str, ...]
+  read: Callable[[records.BadRecords], Iterator[Any]]
+  kind: Callable[[], str]
+
+
+def misnamed(path: pathlib.Path) -> ValueError:
+  """Makes the error for a file that does not fit the layout."""
+  return ValueError(
+    f"{path} is not named as the layout says; rename it or move it elsewhere."
+    f" The layout:\n{LAYOUT}"
+  )
+
+
+class Names:
+  """Reads the names of files, and keeps what the notes say about them.
+
+  Attributes:
+    not_read: Files that are not read.
+    codes: Each language code in a name to the code that is used.
+  """
+
+  def __init__(self):
+    self.not_read: list[pathlib.Path] = []
+    self.codes: dict[str, str] = {}
+
+  def code(self, name: str) -> str:
+    """Returns the code that is used for a language code in a name."""
+    self.codes[name] = languages.code(name)
+    return self.codes[name]
+
+  def matches(
+    self, listed: Mapping[str, pathlib.Path], pattern: re.Pattern
+  ) -> Iterator[tuple[re.Match, pathlib.Path]]:
+    """Yields the files that fit the layout; any other name is an error."""
+    for name, path in listed.items():
+      match = pattern.fullmatch(name)
+      if match:
+        yield match, path
+      elif files.is_companion(name):
+        self.not_read.append(path)
+      else:
+        raise misnamed(path)
+
+  def listed(self, folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Lists a folder as `files.list_files`; empty if there is no folder."""
+    if not folder.is_dir():
+      return {}
+    return files.list_files(folder, self.not_read)
+
+  def find(
+    self, folder: pathlib.Path, pattern: re.Pattern
+  ) -> Iterator[tuple[re.Match, pathlib.Path]]:
+    """Yields the `matches` of a folder; none if there is no such folder."""
+    yield from self.matches(self.listed(folder), pattern)
+
+  def notes(self, root: pathlib.Path) -> list[str]:
+    """Describes in lines the files that are not read, and changed codes."""
+    notes = []
+    if self.not_read:
+      names = sorted(_relative(path, root) for path in self.not_read)
+      notes.append(records.printable(f"Not read: {', '.join(names)}"))
+    renamed = [
+      f"{name} as {code}"
+      for name, code in sorted(self.codes.items())
+      if name != code
+    ]
+    if renamed:
+      notes.append(f"Language codes read as others: {', '.join(renamed)}")
+    return notes
+
+
+def _relative(path: pathlib.Path, root: pathlib.Path) -> str:
+  if path.is_relative_to(root):
+    return path.relative_to(root).as_posix()
+  return str(path)
+
+
+def describe(sources: Iterable[Source], root: pathlib.Path) -> list[str]:
+  """Describes in lines the format of each file, grouped by format."""
+  by_kind: dict[str, list[str]] = {}
+  for source in sources:
+    names = (_relative(pathlib.Path(file), root) for file in source.files)
+    by_kind.setdefault(source.kind(), []).append(" with ".join(names))
+  return [
+    records.printable(f"Read as {kind}: {', '.join(names)}")
+    for kind, names in by_kind.items()
+  ]
