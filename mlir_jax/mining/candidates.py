@@ -4,8 +4,7 @@ Nothing here reads or writes a file: a model is a function that encodes texts.
 So a training run can mine with its own parameters, too.
 """
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -171,12 +170,6 @@ def _score_positives(
       vectors.passages[rows[part]],
     )
   return scores
-
-
-def portions(total: int, size: int) -> Iterator[tuple[int, int]]:
-  """Yields the first number and the end of consecutive portions."""
-  bounds = [*range(0, total, size), total]
-  return itertools.pairwise(bounds)
 
 
 def unit_length(vectors: np.ndarray) -> np.ndarray:

@@ -96,6 +96,7 @@ class Questions:
     positives: Iterable[records.Passage],
     negatives: Iterable[records.Passage] = (),
     answers: Iterable[str] = (),
+    known: bool = True,
   ) -> None:
     """Adds a record; its passages become part of the corpus.
 
@@ -105,6 +106,7 @@ class Questions:
       negatives: The hard negatives that it has already.
       answers: Texts that answer it. A passage that contains one is no negative.
         An answer without a letter or a digit is ignored.
+      known: Whether its hard negatives stay, so that they are not mined again.
     """
     identity = key(text)
     self._numbers.setdefault(identity, len(self._numbers))
@@ -113,7 +115,8 @@ class Questions:
       row = self.corpus.add(passage)
       if row not in question.positives:
         question.positives.append(row)
-    question.negatives |= {self.corpus.add(passage) for passage in negatives}
+    rows = {self.corpus.add(passage) for passage in negatives}
+    question.negatives |= rows if known else set()
     question.answers |= {terms.spell(answer) for answer in answers} - {""}
 
   def number(self, text: str) -> int:

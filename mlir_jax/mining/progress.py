@@ -58,6 +58,13 @@ class Progress:
       np.savez(file, **made)
     return made
 
+  def new_folder(self, name: str) -> pathlib.Path:
+    """Makes an empty folder; what a killed run has left there is removed."""
+    folder = self.path / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
+
 
 @contextlib.contextmanager
 def opened(

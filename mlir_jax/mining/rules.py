@@ -41,8 +41,8 @@ class Rules:
     relative_margin: The same as a share of that positive's score.
     max_score: The highest score of a negative, or None.
     min_score: The lowest score of a negative, or None.
-    sampling: "top" takes the best candidates. "random" draws: the draw depends
-      on the seed, the question and the passages only.
+    sampling_strategy: "top" takes the best candidates. "random" draws: the draw
+      depends on the seed, the question and the passages only.
     seed: Of "random".
   """
 
@@ -53,7 +53,7 @@ class Rules:
   relative_margin: float | None = None
   max_score: float | None = None
   min_score: float | None = None
-  sampling: str = "top"
+  sampling_strategy: str = "top"
   seed: int = 0
 
   def __post_init__(self):
@@ -94,9 +94,10 @@ class Rules:
           f"min_score is {self.min_score} and max_score is {self.max_score}:"
           " max_score must be larger."
         )
-    if self.sampling not in SAMPLING:
+    if self.sampling_strategy not in SAMPLING:
       raise ValueError(
-        f"sampling is {self.sampling!r}; use one of {', '.join(SAMPLING)}."
+        f"sampling_strategy is {self.sampling_strategy!r}; use one of"
+        f" {', '.join(SAMPLING)}."
       )
 
   def _check_finite(self, name: str) -> None:
@@ -191,7 +192,7 @@ def choose(
     dropped[f"after range_max={last_rank}"] = beyond
   kept = kept[rules.range_min : last_rank]
   chosen = kept[: rules.num_negatives]
-  if rules.sampling == "random":
+  if rules.sampling_strategy == "random":
     chosen = _draw(question, corpus, kept, rules)
   return Choice(
     [row for row, _ in chosen], [score for _, score in chosen], dropped

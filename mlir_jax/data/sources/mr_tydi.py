@@ -83,9 +83,10 @@ def _parse_passage(line: str) -> records.Passage:
   return records.Passage(text=text, title=title, passage_id=passage_id)
 
 
-def _read_passages(
+def read_passages(
   path: pathlib.Path, bad_records: records.BadRecords
 ) -> tuple[records.Passage, ...]:
+  """Reads the passages of a docs.jsonl; their ids are unique."""
   lines: dict[str, int] = {}
 
   def parse(line: str, number: int) -> records.Passage:
@@ -225,7 +226,7 @@ def read_tests(
       relevant passage.
   """
   folder = pathlib.Path(folder)
-  passages = _read_passages(locate(folder, splits[0])[0], bad_records)
+  passages = read_passages(locate(folder, splits[0])[0], bad_records)
   return tuple(
     _read_split(folder, language, split, passages, bad_records)
     for split in splits

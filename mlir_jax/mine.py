@@ -1,0 +1,475 @@
+"""Mines hard negatives: passages that look right for a question and are not.
+
+python -m mlir_jax.mine --input=FOLDER --output=MINED/ir --num_negatives=5 --range_max=50
+
+The input is a file of question-passage pairs, in any format that training
+reads, or a folder with such files in ir/. The output has the same format, with
+the mined negatives after those that are there. BM25 finds them, or a model, or
+both; a model ranks what BM25 has found, too. A passage is no negative if it is
+a positive of the question under any id, or contains one of its answers. The
+same command continues after a kill, and writes the same bytes.
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from mlir_jax import bars
+from mlir_jax.command_line import program, shared_flags
+from mlir_jax.data import records
+from mlir_jax.mining import rules as rules_lib
+from mlir_jax.storage import locations
+
+if TYPE_CHECKING:
+  from mlir_jax.mining import candidates, progress
+  from mlir_jax.mining import corpus as corpus_lib
+  from mlir_jax.retrieval import model as model_lib
+
+FINDERS = ("bm25", "dense", "both")
+ANALYZERS = ("words", "subwords")
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+  """How candidates are found.
+
+  Attributes:
+    finder: "bm25", "dense" or "both".
+    model: Finds candidates or ranks those of BM25; None if BM25 does both.
+    analyzer: What BM25 counts: "words" or "subwords".
+    tokenizer: The folder or hub name of the tokenizer for "subwords"; "" for
+      that of the model.
+  """
+
+  finder: str = "bm25"
+  model: "model_lib.Model | None" = None
+  analyzer: str = "words"
+  tokenizer: str = ""
+
+
+def _check_search(
+  finder: str, has_model: bool, analyzer: str, tokenizer: str
+) -> None:
+  """Raises ValueError if the flags with these names do not fit together."""
+  if finder != "bm25" and not has_model:
+    raise ValueError(f"--candidates={finder} needs --model.")
+  if finder == "dense" and analyzer != "words":
+    raise ValueError(
+      f"--analyzer={analyzer} is of BM25, but --candidates=dense does not use"
+      " it: leave it out, or give --candidates=both."
+    )
+  if analyzer == "subwords" and not (has_model or tokenizer):
+    raise ValueError("--analyzer=subwords needs --tokenizer or --model.")
+  if tokenizer and analyzer != "subwords":
+    raise ValueError("--tokenizer needs --analyzer=subwords.")
+
+
+def _check_output(source: pathlib.Path, output: pathlib.Path) -> None:
+  """Refuses an output that exists, or that is or changes the input."""
+  from mlir_jax.mining import progress
+
+  locations.check_output(str(output.parent), f"--output={output}")
+  if not progress.is_free(output):
+    raise ValueError(
+      f"--output={output} exists: delete it, or give another name."
+    )
+  inside = source.resolve() if source.is_dir() else None
+  if inside and output.resolve().is_relative_to(inside):
+    raise ValueError(
+      f"--output={output} is in the folder that is read, {source}: give a path"
+      " outside of it."
+    )
+
+
+def _load_tokenizer(name: str):
+  """Loads the tokenizer of a run, an export or another model."""
+  from mlir_jax import workdir
+  from mlir_jax.data import tokenizer as tokenizer_lib
+  from mlir_jax.models import layout, pretrained
+
+  run = pathlib.Path(locations.absolute(name)) / workdir.TOKENIZER
+  if run.exists():
+    return tokenizer_lib.load(str(run.parent))
+  return tokenizer_lib.load(
+    str(layout.read(pretrained.fetch(name)).transformer)
+  )
+
+
+def _make_analyzer(search: Search) -> tuple[Callable[[str], list[str]], str]:
+  """Returns the analyzer of BM25, and what identifies it."""
+  from mlir_jax import contract
+  from mlir_jax.retrieval import terms
+
+  if search.finder == "dense":
+    return terms.words, "none"
+  if search.analyzer == "words":
+    return terms.words, "words"
+  if search.tokenizer:
+    tokenizer = _load_tokenizer(search.tokenizer)
+  else:
+    assert search.model  # `_check_search` refuses it.
+    tokenizer = search.model.text_encoder.tokenizer
+  fingerprint = contract.fingerprint(tokenizer)
+  return terms.subwords(tokenizer), f"subwords {fingerprint}"
+
+
+def _hash_model(model: "model_lib.Model | None") -> str:
+  """Returns a hash of all that decides a model's vectors; "" for none."""
+  import hashlib
+
+  import jax
+
+  if model is None:
+    return ""
+  digest = hashlib.sha256(repr((model.contract, model.similarity)).encode())
+  leaves = jax.tree_util.tree_leaves_with_path(model.params)
+  for path, leaf in bars.bar(
+    leaves, "Hashing the model", unit="array", delay=5, leave=False
+  ):
+    digest.update(jax.tree_util.keystr(path).encode())
+    digest.update(jax.device_get(leaf).tobytes())
+  return digest.hexdigest()
+
+
+def _make_finder(
+  search: Search,
+  analyze: Callable[[str], list[str]],
+  questions: "Sequence[corpus_lib.Question]",
+  corpus: "corpus_lib.Corpus",
+  depth: int,
+  kept: "progress.Progress",
+) -> "candidates.Finder":
+  """Encodes or counts the passages, and returns the finder."""
+  from mlir_jax.mining import candidates, portions
+  from mlir_jax.mining import corpus as corpus_lib
+  from mlir_jax.retrieval import bm25
+
+  finders = []
+  if search.finder != "dense":
+    texts = bars.bar(
+      map(corpus_lib.join, corpus.passages),
+      "Counting terms",
+      unit="passage",
+      total=len(corpus.passages),
+    )
+    index = bm25.Bm25(texts, analyze)
+    finders.append(candidates.with_bm25(questions, index, depth))
+  if search.model is None:
+    return finders[0]
+  model = search.model
+  embed = functools.partial(model.text_encoder.encode, model.params)
+  asked = [records.Passage(question.text) for question in questions]
+  encoded = [
+    portions.encode(kept, embed, "query", asked),
+    portions.encode(kept, embed, "passage", corpus.passages),
+  ]
+  if model.similarity == "cosine" and not model.contract.normalize:
+    encoded = [candidates.unit_length(each) for each in encoded]
+  vectors = candidates.Vectors(*encoded)
+  if search.finder != "bm25":
+    mesh = model.text_encoder.mesh
+    finders.append(candidates.with_model(questions, vectors, mesh, depth))
+  if search.finder == "dense":
+    return finders[0]
+  return candidates.judged(questions, finders, vectors)
+
+
+def mine(
+  source: str,
+  output: str,
+  rules: rules_lib.Rules,
+  search: Search,
+  *,
+  corpus: str = "",
+  pair_format: str = "",
+  replace: bool = False,
+  with_scores: bool = False,
+  picture: str = "",
+  on_bad_record: str = "error",
+) -> str:
+  """Mines hard negatives and writes the pairs with them.
+
+  Args:
+    source: A file of pairs, or a folder that holds ir/.
+    output: The new file; for a folder, the folder of the new files.
+    rules: How negatives are chosen among the candidates.
+    search: How candidates are found.
+    corpus: A file of passages, which are candidates, too; "" for none.
+    pair_format: The format of the pairs; "" to recognize it.
+    replace: Whether mined negatives take the place of those that are there.
+    with_scores: Whether negatives are written with their scores.
+    picture: The file of the picture of the scores; "" for none.
+    on_bad_record: What to do with bad records: "error" or "skip".
+
+  Returns:
+    What was found and dropped, in lines.
+
+  Raises:
+    ValueError: if a file cannot be used, or the output exists.
+  """
+  import mlir_jax
+  from mlir_jax.data.sources import files
+  from mlir_jax.mining import corpus as corpus_lib
+  from mlir_jax.mining import pairs, portions, progress, statistics
+
+  input_path, output_path = pathlib.Path(source), pathlib.Path(output)
+  pairs_read = pairs.Source(input_path, pair_format)
+  _check_output(input_path, output_path)
+  bad_records = records.BadRecords(on_bad_record, "--on_bad_record")
+  passages = corpus_lib.Corpus(pairs_read.passages(bad_records))
+  hashes = pairs_read.hashes()
+  if corpus:
+    corpus_file = files.UnchangedFile(pathlib.Path(corpus))
+    hashes[os.fspath(corpus_file)] = corpus_file.read_hash()
+    for passage in pairs.read_passages(corpus_file, bad_records):
+      passages.add(passage)
+  settings = {"replace": replace, "with_scores": with_scores}
+  read = pairs.read(pairs_read, passages, bad_records, **settings)
+  for line in pairs_read.describe():
+    print(line)
+  print(records.describe_bad("training", bad_records.drain()))
+  questions = read.all()
+  most = max(len(question.positives) for question in questions)
+  last_rank = rules.last_rank(most, any(q.answers for q in questions))
+  # As in sentence-transformers: positives take up to `most` of the ranks.
+  depth = last_rank + most
+  analyze, analyzer = _make_analyzer(search)
+  print(
+    f"Questions: {len(questions):,}, with up to {most} positives. Passages:"
+    f" {len(passages.passages):,}; {passages.repeated:,} others have the text"
+    f" of one of these.\nCandidates: the best {depth} of each question by"
+    f" {_name(search)}; analyzer: {analyzer.split()[0]}; range_max={last_rank}."
+  )
+  with progress.opened(
+    output_path,
+    {
+      "version": mlir_jax.__version__,
+      "files": hashes,
+      "format": pair_format,
+      "bad records": on_bad_record,
+      "candidates": search.finder,
+      "analyzer": analyzer,
+      "model": _hash_model(search.model),
+      "depth": depth,
+      "texts of a portion": portions.SIZE,
+    },
+  ) as kept:
+    found = statistics.Statistics()
+    negatives = []
+    for number, rows, scores, positive_scores in portions.find(
+      kept,
+      questions,
+      lambda: _make_finder(search, analyze, questions, passages, depth, kept),
+    ):
+      question = questions[number]
+      choice = rules_lib.choose(
+        question, passages, rows, scores, positive_scores, rules, last_rank
+      )
+      found.add(question, rows, scores, positive_scores, choice)
+      negatives.append((choice.rows, choice.scores))
+    if kept.kept:
+      print(f"Portions that an earlier run has left: {kept.kept:,}.")
+    made = kept.new_folder("output")
+    pairs.write(pairs_read, made, read, negatives, bad_records, **settings)
+    if picture:
+      from mlir_jax.mining import picture as picture_lib
+
+      picture_lib.draw(found.columns(), f"score: {_score(search)}", picture)
+    report = statistics.describe(found, rules.num_negatives)
+    if input_path.is_dir():
+      progress.publish(made, output_path)
+    else:
+      progress.publish(made / input_path.name, output_path)
+  return f"{report}\nWrote {output_path}."
+
+
+def _score(search: Search) -> str:
+  if search.model is None:
+    return "BM25"
+  return "cosine" if search.model.similarity == "cosine" else "inner product"
+
+
+def _name(search: Search) -> str:
+  names = {
+    "bm25": "BM25",
+    "dense": "the model",
+    "both": "BM25 and of each by the model",
+  }
+  ranked = (
+    "" if search.finder == "dense" or not search.model else "the model's "
+  )
+  return f"{names[search.finder]}, ranked by {ranked}{_score(search)}"
+
+
+def main():
+  """Mines as the flags say."""
+  _check_search(
+    _CANDIDATES.value,
+    bool(_MODEL.value),
+    _ANALYZER.value,
+    _TOKENIZER.value or "",
+  )
+  rules = rules_lib.Rules(
+    **{
+      field.name: flags.FLAGS[field.name].value
+      for field in dataclasses.fields(rules_lib.Rules)
+    }
+  )
+  paths: dict[str, Any] = {}
+  for name, flag in (
+    ("input", _INPUT),
+    ("output", _OUTPUT),
+    ("corpus", _CORPUS),
+    ("plot", _PLOT),
+  ):
+    paths[name] = locations.absolute(flag.value) if flag.value else ""
+    if locations.is_url(paths[name]):
+      raise ValueError(
+        f"--{name}={flag.value}: mining reads and writes files on a disk."
+      )
+  source, output = map(pathlib.Path, (paths["input"], paths["output"]))
+  if source.exists():
+    _check_output(source, output)
+  if paths["plot"]:
+    locations.check_output(
+      os.path.dirname(paths["plot"]), f"--plot={paths['plot']}"
+    )
+  model = None
+  if _MODEL.value:
+    from mlir_jax.retrieval import model as model_lib
+
+    model = model_lib.load(
+      _MODEL.value,
+      _CHECKPOINT.value,
+      batch_size=_BATCH_SIZE.value,
+      revision=_REVISION.value,
+    )
+    model.check_role("query")
+    model.check_role("passage")
+  print(
+    mine(
+      paths["input"],
+      paths["output"],
+      rules,
+      Search(_CANDIDATES.value, model, _ANALYZER.value, _TOKENIZER.value or ""),
+      corpus=paths["corpus"],
+      pair_format=_FORMAT.value,
+      replace=_EXISTING.value == "replace",
+      with_scores=_OUTPUT_SCORES.value,
+      picture=paths["plot"],
+      on_bad_record=_ON_BAD_RECORD.value,
+    )
+  )
+
+
+if __name__ == "__main__":
+  _INPUT = shared_flags.define_path(
+    "input", "A file of question-passage pairs, or a folder that holds ir/."
+  )
+  _OUTPUT = shared_flags.define_path(
+    "output", "The file to write; for a folder, the folder of the new files."
+  )
+  _CORPUS = shared_flags.define_path(
+    "corpus",
+    "A file of passages that are candidates, too: docs.jsonl of Mr. TyDi, or a"
+    " corpus of BEIR or Tevatron. Without it, candidates are the passages of"
+    " the input.",
+  )
+  _FORMAT = flags.DEFINE_string(
+    "format", "", "The format of the pairs, if their fields do not show it."
+  )
+  _CANDIDATES = flags.DEFINE_enum(
+    "candidates",
+    "bm25",
+    FINDERS,
+    "What finds the candidates: BM25, the model's vectors, or both. With a"
+    " model, its scores decide about all candidates.",
+  )
+  _MODEL = shared_flags.define_path(
+    "model",
+    "A run's folder, an export, a sentence-transformers folder or a name on"
+    " the Hugging Face hub.",
+  )
+  _CHECKPOINT = flags.DEFINE_string(
+    "checkpoint",
+    "last",
+    'The checkpoint of a run: "last", "best" by English dev, or a step.',
+  )
+  _REVISION = flags.DEFINE_string(
+    "revision", "", "The branch, tag or commit of a name on the hub."
+  )
+  _BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size",
+    None,
+    "Texts encoded at once.",
+    lower_bound=1,
+    upper_bound=1_000_000,
+  )
+  _ANALYZER = flags.DEFINE_enum(
+    "analyzer",
+    "words",
+    ANALYZERS,
+    "What BM25 counts: words (of Chinese, Japanese, Korean, Thai and other"
+    " scripts without spaces, pairs of characters), or a tokenizer's subwords.",
+  )
+  _TOKENIZER = shared_flags.define_path(
+    "tokenizer",
+    "The tokenizer of --analyzer=subwords: a run's folder, a model's folder or"
+    " a hub name; by default that of --model.",
+  )
+  flags.DEFINE_integer(
+    "num_negatives", 3, "Negatives that are added to a question, at most."
+  )
+  flags.DEFINE_integer("range_min", 0, "The best candidates that are skipped.")
+  flags.DEFINE_integer(
+    "range_max",
+    None,
+    "The rank of the last candidate; by default enough for num_negatives, and"
+    " ten times as many if a margin, max_score or answers drop some.",
+  )
+  flags.DEFINE_float(
+    "absolute_margin",
+    None,
+    "A negative scores at least this much less than the worst positive.",
+  )
+  flags.DEFINE_float(
+    "relative_margin",
+    None,
+    "The same as a share of that positive's score, such as 0.05.",
+  )
+  flags.DEFINE_float("max_score", None, "The highest score of a negative.")
+  flags.DEFINE_float("min_score", None, "The lowest score of a negative.")
+  flags.DEFINE_enum(
+    "sampling_strategy",
+    "top",
+    rules_lib.SAMPLING,
+    "Whether the best candidates become negatives, or drawn ones.",
+  )
+  flags.DEFINE_integer("seed", 0, "Of --sampling_strategy=random.")
+  _EXISTING = flags.DEFINE_enum(
+    "existing",
+    "keep",
+    ("keep", "replace"),
+    "Whether the hard negatives that are there stay, before the mined ones, or"
+    " are replaced.",
+  )
+  _OUTPUT_SCORES = flags.DEFINE_bool(
+    "output_scores",
+    False,
+    "Whether negatives are written with their scores, in formats that have a"
+    " field for them.",
+  )
+  _PLOT = shared_flags.define_path("plot", "A picture of the scores, .png.")
+  _ON_BAD_RECORD = flags.DEFINE_enum(
+    "on_bad_record",
+    "error",
+    ("error", "skip"),
+    "What to do with bad records: stop, or skip and count them. Skipped ones"
+    " are not in the output.",
+  )
+  program.start(main, required=("input", "output"))
