@@ -1,6 +1,6 @@
 """Mines hard negatives: passages that look right for a question and are not.
 
-python -m mlir_jax.mine --input=FOLDER --output=MINED/ir --num_negatives=5 --range_max=50
+python -m mlir_jax.mine --input=FOLDER --output=MINED/ir --num_negatives=5
 
 The input is a file of question-passage pairs, in any format that training
 reads, or a folder with such files in ir/. The output has the same format, with
@@ -95,9 +95,8 @@ def _load_tokenizer(name: str):
   run = pathlib.Path(locations.absolute(name)) / workdir.TOKENIZER
   if run.exists():
     return tokenizer_lib.load(str(run.parent))
-  return tokenizer_lib.load(
-    str(layout.read(pretrained.fetch(name)).transformer)
-  )
+  folder = layout.read(pretrained.fetch(name)).transformer
+  return tokenizer_lib.load(str(folder))
 
 
 def _make_analyzer(search: Search) -> tuple[Callable[[str], list[str]], str]:
@@ -279,7 +278,7 @@ def mine(
     if picture:
       from mlir_jax.mining import picture as picture_lib
 
-      picture_lib.draw(found.columns(), f"score: {_score(search)}", picture)
+      picture_lib.draw(found.columns(), f"score by {_score(search)}", picture)
     report = statistics.describe(found, rules.num_negatives)
     if input_path.is_dir():
       progress.publish(made, output_path)
@@ -289,9 +288,11 @@ def mine(
 
 
 def _score(search: Search) -> str:
+  """Names the scores that rank candidates."""
   if search.model is None:
     return "BM25"
-  return "cosine" if search.model.similarity == "cosine" else "inner product"
+  kind = "cosine" if search.model.similarity == "cosine" else "inner product"
+  return f"the model's {kind}"
 
 
 def _name(search: Search) -> str:
@@ -300,10 +301,7 @@ def _name(search: Search) -> str:
     "dense": "the model",
     "both": "BM25 and of each by the model",
   }
-  ranked = (
-    "" if search.finder == "dense" or not search.model else "the model's "
-  )
-  return f"{names[search.finder]}, ranked by {ranked}{_score(search)}"
+  return f"{names[search.finder]}, ranked by {_score(search)}"
 
 
 def main():

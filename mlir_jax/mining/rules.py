@@ -88,12 +88,11 @@ class Rules:
         f"relative_margin is {self.relative_margin}, a share of the positive's"
         " score: give a number from 0 to below 1."
       )
-    if None not in (self.min_score, self.max_score):
-      if self.min_score >= self.max_score:
-        raise ValueError(
-          f"min_score is {self.min_score} and max_score is {self.max_score}:"
-          " max_score must be larger."
-        )
+    low, high = self.min_score, self.max_score
+    if low is not None and high is not None and low >= high:
+      raise ValueError(
+        f"min_score is {low} and max_score is {high}: max_score must be larger."
+      )
     if self.sampling_strategy not in SAMPLING:
       raise ValueError(
         f"sampling_strategy is {self.sampling_strategy!r}; use one of"

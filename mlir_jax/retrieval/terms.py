@@ -27,7 +27,7 @@ Analyzer = Callable[[str], list[str]]
 
 
 def normalize(text: str) -> str:
-  """Returns a text without differences of case, width, accents' form, spaces."""
+  """Returns a text in one form of case, width, accents and spaces."""
   # Folding may decompose a letter, so the text is composed again.
   folded = unicodedata.normalize("NFKC", text).casefold()
   return " ".join(unicodedata.normalize("NFKC", folded).split())
@@ -35,9 +35,9 @@ def normalize(text: str) -> str:
 
 @functools.cache
 def _runs() -> re.Pattern:
-  """Matches runs of letters, marks and digits, of one kind of script each.
+  r"""Matches runs of letters, marks and digits, of one kind of script each.
 
-  Python's \\w lacks marks: it would cut a word of Hindi at each vowel sign.
+  Python's \w lacks marks: it would cut a word of Hindi at each vowel sign.
   """
   marks = "".join(
     chr(code)
