@@ -218,6 +218,7 @@ def mine(
 
   input_path, output_path = pathlib.Path(source), pathlib.Path(output)
   pairs_read = pairs.Source(input_path, pair_format)
+  pairs_read.targets(output_path.parent, output_path)  # It checks the name.
   _check_output(input_path, output_path)
   bad_records = records.BadRecords(on_bad_record, "--on_bad_record")
   passages = corpus_lib.Corpus(pairs_read.passages(bad_records))
@@ -274,16 +275,15 @@ def mine(
     if kept.kept:
       print(f"Portions that an earlier run has left: {kept.kept:,}.")
     made = kept.new_folder("output")
-    pairs.write(pairs_read, made, read, negatives, bad_records, **settings)
+    targets = pairs_read.targets(made, output_path)
+    pairs.write(pairs_read, targets, read, negatives, bad_records, **settings)
     if picture:
       from mlir_jax.mining import picture as picture_lib
 
       picture_lib.draw(found.columns(), f"score by {_score(search)}", picture)
     report = statistics.describe(found, rules.num_negatives)
-    if input_path.is_dir():
-      progress.publish(made, output_path)
-    else:
-      progress.publish(made / input_path.name, output_path)
+    whole = made if input_path.is_dir() else targets[0]
+    progress.publish(whole, output_path)
   return f"{report}\nWrote {output_path}."
 
 

@@ -3,7 +3,6 @@
 Files are read twice, so that memory holds the passages, but no whole records.
 """
 
-import itertools
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -96,6 +95,27 @@ class Source:
       format_ = file.recognize(bad_records)
       for pair in file.read_pairs(bad_records):
         yield format_, pair
+
+  def targets(
+    self, folder: pathlib.Path, output: pathlib.Path
+  ) -> list[pathlib.Path]:
+    """Returns a path in a folder for each file's successor.
+
+    Args:
+      folder: The folder.
+      output: The name that a single file, or the folder, will have.
+
+    Raises:
+      ValueError: if a single file's new name is that of another container.
+    """
+    if self.path.is_dir():
+      return [folder / pathlib.Path(file.path).name for file in self.files]
+    if containers.kind(output) != containers.kind(self.path):
+      raise ValueError(
+        f"--output={output} should end in .{containers.kind(self.path)}, as the"
+        " input does."
+      )
+    return [folder / output.name]
 
   def describe(self) -> list[str]:
     """Describes in lines what the last pass over each file has found."""
@@ -200,7 +220,7 @@ def _answers(raw: Mapping[str, Any]) -> list[str]:
 
 def write(
   source: Source,
-  folder: pathlib.Path,
+  targets: Sequence[pathlib.Path],
   questions: corpus_lib.Questions,
   negatives: Sequence[tuple[Sequence[int], Sequence[float]]],
   bad_records: records.BadRecords,
@@ -208,11 +228,11 @@ def write(
   replace: bool,
   with_scores: bool,
 ) -> None:
-  """Writes each file with the mined negatives, under its own name.
+  """Writes each file with the mined negatives.
 
   Args:
     source: The files.
-    folder: Where they are written.
+    targets: The new file of each.
     questions: From `read`.
     negatives: For each question the rows of its negatives, and their scores.
     bad_records: As in `read`.
@@ -233,10 +253,9 @@ def write(
         replace,
       )
 
-  for file in source.files:
-    name = pathlib.Path(file.path).name
+  for file, target in zip(source.files, targets, strict=True):
     total = file.seen.count if file.seen else None
     with bars.bar(
-      changed(file), f"Writing {name}", unit="pair", total=total
+      changed(file), f"Writing {target.name}", unit="pair", total=total
     ) as bar:
-      file.write(folder / name, itertools.chain(bar))
+      file.write(target, bar)

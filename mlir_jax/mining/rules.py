@@ -17,6 +17,7 @@ import numpy as np
 from mlir_jax.mining import corpus as corpus_lib
 
 SAMPLING = ("top", "random")
+_SCORES = ("max_score", "min_score")
 
 # Why a passage is no negative of a question, in the order of the tests.
 IS_POSITIVE = "a positive of the question"
@@ -80,9 +81,8 @@ class Rules:
           f" fewer ranks than num_negatives={self.num_negatives} are between"
           " them. Raise range_max, or lower one of the others."
         )
-    for name in ("absolute_margin", "relative_margin", "max_score"):
+    for name in ("absolute_margin", "relative_margin", *_SCORES):
       self._check_finite(name)
-    self._check_finite("min_score")
     if self.relative_margin is not None and not 0 <= self.relative_margin < 1:
       raise ValueError(
         f"relative_margin is {self.relative_margin}, a share of the positive's"

@@ -61,3 +61,6 @@ class Dpr(base.PairFormat):
       value["score"] = score
     return passages_lib.with_added(record, _NEGATIVES, added)
 
+  def without_negatives(self, record):
+    """Empties the list of hard negatives, if there is one."""
+    return passages_lib.emptied(record, _NEGATIVES)
