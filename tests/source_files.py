@@ -4,6 +4,7 @@ import gzip
 import json
 
 from mlir_jax.data import records
+from mlir_jax.data.sources.pairs import reading
 
 DPR_RECORD = {
   "question": "what is a package?",
@@ -56,3 +57,8 @@ def write_test(folder, docs=DOCS, topics=TOPICS, qrels=QRELS):
   write(folder / "topic.test.tsv", topics)
   write(folder / "qrels.test.txt.gz", qrels)
   return folder
+
+
+def read_pairs(path, bad_records):
+  """Yields the records of a file of pairs, in the format that it has."""
+  return reading.PairFile(path).read(bad_records)

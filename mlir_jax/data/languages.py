@@ -2,6 +2,7 @@
 
 import re
 
+import babel
 from babel import core
 
 # Two or three letters; a script, region or variant may follow.
@@ -37,3 +38,20 @@ def code(name: str) -> str:
   # A three-letter code stays: CLDR would merge dtp and kzj, but Tatoeba has
   # tests in both.
   return alias if len(alias) == 2 else language
+
+
+def is_known(name: str) -> bool:
+  """Whether a part of a file's name is a language, in CLDR's list.
+
+  A script (Hant), a region (TW, 419) or a variant (@latin) may follow. So
+  "train" and "no_copies" are none.
+  """
+  language, *rest = re.split("(?=[-_@])", name, maxsplit=1)
+  known = babel.Locale("en").languages.keys() | set(
+    core.get_global("language_aliases")
+  )
+  return language in known and bool(
+    re.fullmatch(
+      r"([-_][A-Z][a-z]{3})?([-_]([A-Z]{2}|[0-9]{3}))?(@[a-z]+)?", "".join(rest)
+    )
+  )

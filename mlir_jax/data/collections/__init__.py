@@ -4,6 +4,7 @@ import os
 
 from mlir_jax import extensions
 from mlir_jax.data import records
+from mlir_jax.data.collections import pair_files
 from mlir_jax.storage import locations
 
 NAMES = ("cldr", "folder")
@@ -17,6 +18,7 @@ def load(
   *,
   require_pairs: bool = True,
   prefix: str = "data.",
+  pairs: pair_files.Settings = pair_files.DEFAULTS,
 ) -> records.Collection:
   """Loads a collection.
 
@@ -31,6 +33,7 @@ def load(
       Evaluating needs only tests.
     prefix: What precedes the settings' names in messages: "data." for fields
       ("data.root"), "--" for flags ("--root").
+    pairs: What the config says about the pairs of a folder.
 
   Raises:
     ValueError: if there is no such collection, or its folder cannot be used.
@@ -66,6 +69,7 @@ def load(
       os.path.expanduser(tatoeba_root),
       require_pairs=require_pairs,
       prefix=prefix,
+      pairs=pairs,
     )
   if extensions.is_target(name):
     collection = extensions.load(name, f"{prefix}collection")(

@@ -5,7 +5,6 @@ import itertools
 import json
 import os
 import pathlib
-import re
 from collections.abc import Iterable, Sequence
 
 from mlir_jax import bars
@@ -14,17 +13,17 @@ from mlir_jax.data.collections import (
   eval_files,
   layout,
   mono_files,
+  pair_files,
   parallel_files,
 )
-from mlir_jax.data.sources import dpr, files, mr_tydi, tatoeba
+from mlir_jax.data.sources import files, mr_tydi, tatoeba
+from mlir_jax.data.sources.pairs import reading
 
 LAYOUT = layout.LAYOUT
 
-_PARTS = ("ir", "parallel", "mono", "eval")
+_PARTS = ("ir", "corpus", "parallel", "mono", "eval")
 # Judgements over the passages of all languages (LAReQA); not read yet.
 _POOL = "pool"
-
-_IR = re.compile(r".+\.jsonl?")
 
 _SHOWN = 10  # Names in an error.
 
@@ -91,6 +90,23 @@ def _missing(folder: pathlib.Path, setting: str, wanted: str) -> ValueError:
   )
 
 
+def find_pairs(
+  root: str | os.PathLike, pairs: pair_files.Settings = pair_files.DEFAULTS
+) -> list[reading.PairFile]:
+  """Finds the question-passage pairs of a folder, without its other parts.
+
+  Args:
+    root: A folder laid out as in `LAYOUT`.
+    pairs: What the config says about the files in ir/.
+
+  Raises:
+    ValueError: as `load` does for these files.
+  """
+  folder, names = pathlib.Path(root), layout.Names()
+  corpus = pair_files.find_corpus(folder / "corpus", names)
+  return pair_files.find(folder / "ir", names, pairs, corpus)
+
+
 def load(
   root: str | os.PathLike,
   bad_records: records.BadRecords,
@@ -98,6 +114,7 @@ def load(
   *,
   require_pairs: bool = True,
   prefix: str = "data.",
+  pairs: pair_files.Settings = pair_files.DEFAULTS,
 ) -> records.Collection:
   """Finds the files of a collection. They are read when they are needed.
 
@@ -108,6 +125,7 @@ def load(
     require_pairs: Whether ir/ must hold a file. If not, any file is enough.
     prefix: What precedes the settings' names in messages, see
       `collections.load`.
+    pairs: What the config says about the files in ir/.
 
   Returns:
     The collection. Files are read in the order of their names, tests in the
@@ -131,12 +149,11 @@ def load(
       f"{setting}={root}: there is no such folder. It should hold:\n{LAYOUT}"
     )
   any_file = "file in ir/, parallel/, mono/ and eval/"
-  wanted = "ir/NAME.json" if require_pairs else any_file
+  wanted = "file in ir/" if require_pairs else any_file
   if not _find_parts(folder, names):
     raise _missing(folder, setting, wanted)
-  retrieval = [
-    files.UnchangedFile(path) for _, path in names.find(folder / "ir", _IR)
-  ]
+  corpus = pair_files.find_corpus(folder / "corpus", names)
+  retrieval = pair_files.find(folder / "ir", names, pairs, corpus, prefix)
   if require_pairs and not retrieval:
     raise _missing(folder, setting, wanted)
   parallel = parallel_files.find(folder / "parallel", names)
@@ -153,7 +170,7 @@ def load(
   training_files = {
     file
     for files_read in (
-      retrieval,
+      *(file.files for file in retrieval),
       *(source.files for source in (*parallel, *monolingual)),
     )
     for file in files_read
@@ -167,7 +184,7 @@ def load(
   return records.Collection(
     name=folder.resolve().name,
     retrieval=lambda: itertools.chain.from_iterable(
-      dpr.read(file, bad_records) for file in retrieval
+      file.read(bad_records) for file in retrieval
     ),
     parallel=lambda: read_all(parallel),
     monolingual=lambda: read_all(monolingual),
@@ -188,5 +205,8 @@ def load(
       ],
     ),
     fingerprint=lambda: _fingerprint(folder, training_files),
-    notes=lambda: names.notes(folder),
+    notes=lambda: [
+      *(line for file in retrieval for line in file.describe(folder)),
+      *names.notes(folder),
+    ],
   )

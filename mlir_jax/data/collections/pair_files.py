@@ -1,21 +1,24 @@
-"""Finds the files of question-passage pairs in a collection's folder."""
+"""Finds the question-passage pairs in a folder."""
 
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
+import types
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from mlir_jax.data import languages
+from mlir_jax.data.collections import layout
 from mlir_jax.data.sources import containers, files
-from mlir_jax.data.sources.pairs import reading, registry
+from mlir_jax.data.sources.pairs import corpus, reading, registry
 
-_NAME = re.compile(
-  rf".*?[^.](?:\.({languages.PATTERN}))?\.(?:{'|'.join(containers.ENDINGS)})"
-)
+_ENDINGS = "|".join(containers.ENDINGS)
+# The dots of a name separate a language from the rest.
+_PAIRS = re.compile(rf".*?[^.](?:\.({languages.PATTERN}))?\.(?:{_ENDINGS})")
+_CORPUS = re.compile(rf".+\.(?:{_ENDINGS})")
 
 
 class Settings(NamedTuple):
-  """What a config says about the pairs; the fields of `data` of these names.
+  """What a config says about the pairs: the fields of `data` of these names.
 
   Attributes:
     language: The language of pairs that do not say theirs.
@@ -25,4 +28,72 @@ class Settings(NamedTuple):
 
   language: str = "en"
   format: str = ""
-  formats: Mapping[str, str] = {}
+  formats: Mapping[str, str] = types.MappingProxyType({})
+
+
+DEFAULTS = Settings()
+
+
+def find_corpus(
+  folder: pathlib.Path, names: layout.Names
+) -> corpus.CorpusFiles | None:
+  """Finds the passages to which pairs refer by id; None if there are none.
+
+  Raises:
+    ValueError: for a file with another name.
+  """
+  found = [files.UnchangedFile(path) for _, path in names.find(folder, _CORPUS)]
+  return corpus.CorpusFiles(found) if found else None
+
+
+def find(
+  folder: pathlib.Path,
+  names: layout.Names,
+  settings: Settings,
+  passages: corpus.CorpusFiles | None,
+  prefix: str = "data.",
+) -> list[reading.PairFile]:
+  """Finds the pairs; none if there is no such folder.
+
+  Args:
+    folder: The folder ir/.
+    names: Reads the names of files.
+    settings: What the config says.
+    passages: From `find_corpus`.
+    prefix: What precedes the settings' names in messages.
+
+  Raises:
+    ValueError: for a file with another name, a part of a name that looks like
+      a language but is none, or settings that cannot be used.
+  """
+  formats = registry.find(settings.formats)
+  if settings.format and settings.format not in formats:
+    raise ValueError(
+      f"{prefix}format is {settings.format!r}; use one of {', '.join(formats)}."
+    )
+  try:
+    default = languages.code(settings.language)
+  except ValueError as error:
+    raise ValueError(f"{prefix}language: {error}") from None
+  return [
+    reading.PairFile(
+      files.UnchangedFile(path),
+      language=_language(path, match[1], names) if match[1] else default,
+      is_named=bool(match[1]),
+      formats=formats,
+      format_name=settings.format,
+      corpus=passages,
+    )
+    for match, path in names.find(folder, _PAIRS)
+  ]
+
+
+def _language(path: pathlib.Path, code: str, names: layout.Names) -> str:
+  """Returns the language that the name of a file says."""
+  if not languages.is_known(code):
+    raise ValueError(
+      f"{path}: is {code!r} a language? None is known by this code. Replace the"
+      ' dot before it by "-" if it is none. If it is one, say so in a field'
+      ' "language" of the records.'
+    )
+  return names.code(code)

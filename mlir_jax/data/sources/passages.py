@@ -126,20 +126,21 @@ def of_object(
 
   Args:
     value: The decoded object.
-    where: The path to it, e.g. "positive_ctxs[0]".
+    where: The path to it, e.g. "positive_ctxs[0]"; "" for the record itself.
     id_field: The name of the id's field.
     note_unused: Receives the object, the fields that are used and the path.
 
   Raises:
     FieldError: if the object has no text, or a field has another type.
   """
+  before = f"{where}." if where else ""
   passage = records.Passage(
     record_fields.get_text(value, "text", where),
     record_fields.optional(
-      record_fields.check_text, value.get("title"), f"{where}.title"
+      record_fields.check_text, value.get("title"), f"{before}title"
     ),
     record_fields.optional(
-      record_fields.check_id, value.get(id_field), f"{where}.{id_field}"
+      record_fields.check_id, value.get(id_field), f"{before}{id_field}"
     ),
   )
   note_unused(

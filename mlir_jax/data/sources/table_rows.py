@@ -72,7 +72,9 @@ def _read_rows(
         " separator is in quotation marks, and those in it are doubled"
       )
       if not _is_tsv(path):
-        raise records.RecordError(f"{path}:{start}: record {problem}.") from None
+        raise records.RecordError(
+          f"{path}:{start}: record {problem}."
+        ) from None
       row = record_fields.FieldError("record", problem)
     yield start, row
 
@@ -126,18 +128,20 @@ def read_values(
       if not row:
         continue
       number += 1
-      problem = ""
       if isinstance(row, record_fields.FieldError):
-        problem = row.problem
-      elif len(row) != len(names):
+        bad_records.report(str(path), line, f"record {number}", row.problem)
+        continue
+      problem = ""
+      if len(row) != len(names):
         problem = f"has {len(row)} cells, but the header has {len(names)}"
       elif row == names:
         problem = "is the header again; remove it"
       if problem:
         bad_records.report(str(path), line, f"record {number}", problem)
         continue
-      yield records.Place(str(path), line, number), dict(
-        zip(names, row, strict=True)
+      yield (
+        records.Place(str(path), line, number),
+        dict(zip(names, row, strict=True)),
       )
 
 

@@ -6,7 +6,6 @@ import pytest
 import source_files
 
 from mlir_jax.data import records
-from mlir_jax.data.sources import dpr
 
 
 @pytest.mark.parametrize(
@@ -24,7 +23,7 @@ from mlir_jax.data.sources import dpr
 )
 def test_dpr_records_are_read_from_arrays_and_lines(tmp_path, name, content):
   path = source_files.write(tmp_path / name, content)
-  assert list(dpr.read(path, source_files.strict())) == [
+  assert list(source_files.read_pairs(path, source_files.strict())) == [
     records.RetrievalRecord(
       question="what is a package?",
       positives=(records.Passage("An archive.", "dpkg", "7"),),
@@ -98,14 +97,16 @@ def test_a_bad_dpr_record_is_named_and_the_others_are_read(
     records.RecordError,
     match=rf"a\.json:1: record 2, {field}: .*{problem}",
   ):
-    list(dpr.read(path, source_files.strict()))
+    list(source_files.read_pairs(path, source_files.strict()))
 
   many_lines = "[\n" + ",\n\n".join(
     map(json.dumps, (source_files.DPR_RECORD, value, source_files.DPR_RECORD))
   )
   bad = source_files.skipping()
   read = list(
-    dpr.read(source_files.write(tmp_path / "a.json", many_lines + "\n]"), bad)
+    source_files.read_pairs(
+      source_files.write(tmp_path / "a.json", many_lines + "\n]"), bad
+    )
   )
   assert [record.question for record in read] == [
     source_files.DPR_RECORD["question"]
@@ -136,9 +137,9 @@ def test_a_bad_hard_negative_is_refused_or_costs_itself_alone(
     records.RecordError,
     match=rf"a\.json:1: record 2, hard_negative_ctxs{field}: .*{problem}",
   ):
-    list(dpr.read(path, source_files.strict()))
+    list(source_files.read_pairs(path, source_files.strict()))
   bad = source_files.skipping()
-  _, record = dpr.read(path, bad)
+  _, record = source_files.read_pairs(path, bad)
   assert [p.text for p in record.hard_negatives] == ["A tool."] * 2
   assert bad.count == 1
 
@@ -158,9 +159,9 @@ def test_hard_negatives_that_are_not_a_list_do_not_cost_the_question(
     records.RecordError,
     match=rf"a\.json:1: record 2, hard_negative_ctxs: is {kind}; give a list",
   ):
-    list(dpr.read(path, source_files.strict()))
+    list(source_files.read_pairs(path, source_files.strict()))
   bad = source_files.skipping()
-  first, second = dpr.read(path, bad)
+  first, second = source_files.read_pairs(path, bad)
   assert second.positives == first.positives
   assert second.hard_negatives == ()
   assert bad.count == 1
@@ -174,7 +175,7 @@ def test_hard_negatives_without_text_and_null_lists_are_not_an_error(tmp_path):
     source_files.dpr_record(hard_negative_ctxs=None, negative_ctxs=None),
   ]
   path = source_files.write(tmp_path / "a.json", json.dumps(values))
-  first, second = dpr.read(path, source_files.strict())
+  first, second = source_files.read_pairs(path, source_files.strict())
   # The token store drops and counts them, whatever the format.
   assert first.hard_negatives == (
     *[records.Passage("")] * 4,
@@ -192,7 +193,7 @@ def test_a_bad_dpr_record_is_named_by_its_first_line(tmp_path):
   line = [i for i, x in enumerate(content.split("\n"), 1) if x == " {"][1]
   path = source_files.write(tmp_path / "a.json", content)
   with pytest.raises(records.RecordError, match=rf"a\.json:{line}: record 2,"):
-    list(dpr.read(path, source_files.strict()))
+    list(source_files.read_pairs(path, source_files.strict()))
 
 
 def test_passages_without_ids_are_not_the_same_passage(tmp_path):
@@ -200,5 +201,5 @@ def test_passages_without_ids_are_not_the_same_passage(tmp_path):
     positive_ctxs=[{"text": "a"}], hard_negative_ctxs=[{"text": "b"}]
   )
   path = source_files.write(tmp_path / "a.json", json.dumps([value]))
-  (record,) = dpr.read(path, source_files.strict())
+  (record,) = source_files.read_pairs(path, source_files.strict())
   assert record.hard_negatives == (records.Passage("b"),)

@@ -13,7 +13,6 @@ import source_files
 
 from mlir_jax.data import records
 from mlir_jax.data.sources import (
-  dpr,
   files,
   plain_text,
   text_lines,
@@ -97,7 +96,10 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(
   path = tmp_path / name
   path.write_bytes(data)
   bad = source_files.skipping()
-  for read in (dpr.read(path, bad), plain_text.read(path, "fi", bad)):
+  for read in (
+    source_files.read_pairs(path, bad),
+    plain_text.read(path, "fi", bad),
+  ):
     with pytest.raises(ValueError, match=f"{name} {problem}"):
       list(read)
   assert not bad.count

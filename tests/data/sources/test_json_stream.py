@@ -7,7 +7,7 @@ import pytest
 import source_files
 
 from mlir_jax.data import records
-from mlir_jax.data.sources import dpr, files, json_stream
+from mlir_jax.data.sources import files, json_stream
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 2, 3, 7, 64, 100_000])
@@ -28,7 +28,9 @@ def test_dpr_reads_the_same_wherever_the_chunks_end(
     if not ensure_ascii:
       content = content.encode("utf-16", "surrogatepass").decode("utf-16")
     path = source_files.write(tmp_path / "a.json", content)
-    questions = [r.question for r in dpr.read(path, source_files.strict())]
+    questions = [
+      r.question for r in source_files.read_pairs(path, source_files.strict())
+    ]
     assert questions == [value["question"] for value in values]
 
 
@@ -65,7 +67,7 @@ def test_bytes_that_are_not_utf8_are_named_where_they_are_read(tmp_path):
   )
   path = source_files.write(tmp_path / "a.json", content)
   bad = source_files.skipping()
-  assert len(list(dpr.read(path, bad))) == 2
+  assert len(list(source_files.read_pairs(path, bad))) == 2
   assert bad.count == 1
   assert "a.json:2: record 2, positive_ctxs[0].text: " in bad.first[0]
 
@@ -78,10 +80,10 @@ def test_a_dpr_array_cut_anywhere_is_an_error(tmp_path, monkeypatch):
   for length in range(1, len(content)):
     path = source_files.write(tmp_path / "a.json", content[:length])
     with pytest.raises(records.RecordError, match=r"a\.json:\d+: record \d: "):
-      list(dpr.read(path, source_files.skipping()))
+      list(source_files.read_pairs(path, source_files.skipping()))
   path = source_files.write(tmp_path / "a.json", content[:-10])
   with pytest.raises(records.RecordError, match="the file ends before"):
-    list(dpr.read(path, source_files.skipping()))
+    list(source_files.read_pairs(path, source_files.skipping()))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +106,7 @@ def test_a_file_that_is_not_an_array_of_records_is_an_error(
   path = source_files.write(tmp_path / "a.json", content)
   with pytest.raises(records.RecordError) as error:
     list(
-      dpr.read(
+      source_files.read_pairs(
         path,
         source_files.skipping() if content.strip() else source_files.strict(),
       )
@@ -128,7 +130,7 @@ def test_a_line_that_is_not_json_is_one_bad_record(tmp_path):
     tmp_path / "a.jsonl", f"{good}\n{good[:-5]}\n{good}\n"
   )
   bad = source_files.skipping()
-  assert len(list(dpr.read(path, bad))) == 2
+  assert len(list(source_files.read_pairs(path, bad))) == 2
   assert "a.jsonl:2: record 2: is not JSON" in bad.first[0]
 
 
@@ -157,10 +159,10 @@ def test_json_without_a_meaning_costs_one_dpr_record(tmp_path, value, problem):
   ):
     path = source_files.write(tmp_path / name, content)
     bad = source_files.skipping()
-    assert len(list(dpr.read(path, bad))) == 2
+    assert len(list(source_files.read_pairs(path, bad))) == 2
     assert bad.count == 1
     with pytest.raises(records.RecordError, match=rf"{name}:2: .*{problem}"):
-      list(dpr.read(path, source_files.strict()))
+      list(source_files.read_pairs(path, source_files.strict()))
 
 
 @pytest.mark.parametrize(
@@ -172,4 +174,4 @@ def test_the_error_names_where_an_array_breaks(tmp_path, value, problem):
     tmp_path / "a.json", f"[{json.dumps(source_files.DPR_RECORD)},\n{value}"
   )
   with pytest.raises(records.RecordError, match=rf":2: record 2: .*{problem}"):
-    list(dpr.read(path, source_files.skipping()))
+    list(source_files.read_pairs(path, source_files.skipping()))

@@ -7,7 +7,6 @@ import source_files
 
 from mlir_jax.data import records
 from mlir_jax.data.sources import (
-  dpr,
   moses,
   mr_tydi,
   plain_text,
@@ -136,7 +135,7 @@ def test_a_file_of_bad_records_alone_is_an_error_whatever_the_policy(
     records.RecordError, match=r"can be used\. Bad records: 2, the first: .*:\d"
   ) as error:
     if name in ("a.json", "a.jsonl"):
-      list(dpr.read(path, bad))
+      list(source_files.read_pairs(path, bad))
     elif name == "a.fi.txt":
       list(plain_text.read(path, "fi", bad))
     elif name == "a.en-de.en":

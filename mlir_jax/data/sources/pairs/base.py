@@ -6,13 +6,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from mlir_jax.data import records
+from mlir_jax.data.sources import files
 
 # Any format may have the language of a record in one of these fields.
 LANGUAGE_FIELDS = ("language", "lang")
 
 
 class Corpus(Protocol):
-  """The passages to which records refer by id."""
+  """The passages to which records refer by id.
+
+  Attributes:
+    files: Their files.
+  """
+
+  files: tuple[files.UnchangedFile, ...]
+
+  def read(self, bad_records: records.BadRecords) -> None:
+    """Reads the passages, unless that was done before."""
+    ...
 
   def find(self, passage_id: str, field: str) -> records.Passage:
     """Returns the passage of an id.
@@ -53,11 +64,16 @@ class Context:
       used: The names of the fields that are used.
       where: The path to the object, e.g. "positive_ctxs[]"; "" for the record.
     """
-    if not isinstance(value, Mapping):
-      return
-    for name in value.keys() - set(used):
-      if value[name] not in (None, "", [], {}):
-        self.unused.add(f"{where}.{name}" if where else name)
+    note_unused(self.unused, value, used, where)
+
+
+def note_unused(
+  unused: set[str], value: Any, used: Iterable[str], where: str
+) -> None:
+  """Adds to `unused` as `Context.note_unused` says."""
+  for name in value.keys() - set(used):
+    if value[name] not in (None, "", [], {}):
+      unused.add(f"{where}.{name}" if where else name)
 
 
 class PairFormat(abc.ABC):
@@ -69,19 +85,19 @@ class PairFormat(abc.ABC):
   Attributes:
     name: The name in messages and in `data.format`.
     example: A record, which is shown where a format is not known.
-    needs: Sets of field names. A record is of this format if it has all fields
-      of one of the sets. See `recognizes`.
+    needs: Groups of field names, the question's first. A record is of this
+      format if it has all fields of one of the groups. See `recognizes`.
     by_id: Whether records refer by id to the passages in corpus/.
   """
 
   name: ClassVar[str]
   example: ClassVar[Mapping[str, Any]]
-  needs: ClassVar[Sequence[frozenset[str]]]
+  needs: ClassVar[Sequence[tuple[str, ...]]]
   by_id: ClassVar[bool] = False
 
   def recognizes(self, record: Mapping[str, Any]) -> bool:
     """Returns whether a record has the fields of this format."""
-    return any(names <= record.keys() for names in self.needs)
+    return any(record.keys() >= set(names) for names in self.needs)
 
   @abc.abstractmethod
   def parse(

@@ -21,8 +21,6 @@ _JUDGED = ("label", "labels", "score")
 _SCORES = "scores"
 
 
-
-
 def _negatives(record: Mapping[str, Any]) -> list[str]:
   """Returns the columns of hard negatives in the order of their numbers."""
   found = filter(None, map(_NEGATIVE.fullmatch, record))
@@ -47,9 +45,7 @@ class Columns(base.PairFormat):
     "negative": "Oslo is …",
   }
   needs = tuple(
-    frozenset((question, positive))
-    for question in _QUESTIONS
-    for positive in _POSITIVES
+    (question, positive) for question in _QUESTIONS for positive in _POSITIVES
   )
 
   def parse(self, record, context):

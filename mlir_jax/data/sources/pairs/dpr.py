@@ -27,7 +27,7 @@ class Dpr(base.PairFormat):
     _POSITIVES: [{"title": "Lima", "text": "Lima is …", "passage_id": "7"}],
     _NEGATIVES: [{"title": "Oslo", "text": "Oslo is …", "passage_id": "8"}],
   }
-  needs = (frozenset(("question", _POSITIVES)),)
+  needs = (("question", _POSITIVES),)
 
   def parse(self, record, context):
     """Makes a record; hard negatives may be missing or null."""
@@ -52,7 +52,7 @@ class Dpr(base.PairFormat):
   def with_negatives(self, record, passages, scores=None):
     """Adds objects to `hard_negative_ctxs`, each with its score."""
     id_field = _IDS[any(_IDS[1] in value for value in record[_POSITIVES])]
-    added = [
+    added: list[dict[str, Any]] = [
       {"title": passage.title, "text": passage.text}
       | ({id_field: passage.passage_id} if passage.passage_id else {})
       for passage in passages

@@ -23,7 +23,7 @@ class FlagEmbedding(base.PairFormat):
     "pos": ["Lima is …"],
     "neg": ["Oslo is …"],
   }
-  needs = (frozenset(("query", "pos")),)
+  needs = (("query", "pos"),)
 
   def parse(self, record, context):
     """Makes a record; hard negatives may be missing or null."""

@@ -3,11 +3,12 @@
 import dataclasses
 import itertools
 import os
+import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from mlir_jax.data import languages, records
-from mlir_jax.data.sources import containers, record_fields
+from mlir_jax.data.sources import containers, files, record_fields
 from mlir_jax.data.sources.pairs import base, registry
 
 # The format is that of the first of these records that has one.
@@ -28,7 +29,12 @@ class Pair(NamedTuple):
 
 
 class NoCorpus:
-  """The corpus of files whose records refer to no passages."""
+  """The corpus of a folder without passages."""
+
+  files: tuple[files.UnchangedFile, ...] = ()
+
+  def read(self, bad_records: records.BadRecords) -> None:
+    """Does nothing."""
 
   def find(self, passage_id: str, field: str) -> records.Passage:
     """Raises FieldError for any id."""
@@ -71,6 +77,7 @@ class PairFile:
 
   Attributes:
     path: The file.
+    files: The file, and those of the corpus.
     seen: What the last whole pass has found; None before it.
   """
 
@@ -87,7 +94,7 @@ class PairFile:
     """Names the file; it is read later.
 
     Args:
-      path: The file; see `containers`.
+      path: The file; see `containers`. All passes must read the same bytes.
       language: The language of records without a field of it.
       is_named: Whether the file's name says this language. Then the language
         of a record may not be another.
@@ -95,13 +102,29 @@ class PairFile:
       format_name: The name of the file's format; "" to recognize it.
       corpus: The passages to which records refer by id.
     """
-    self.path = path
+    self.path = (
+      path
+      if isinstance(path, files.UnchangedFile)
+      else files.UnchangedFile(pathlib.Path(path))
+    )
     self.seen: Seen | None = None
     self._language = language
     self._is_named = is_named
     self._formats = formats
     self._format_name = format_name
     self._corpus = corpus or NoCorpus()
+    self.files = (self.path, *self._corpus.files)
+
+  def describe(self, root: pathlib.Path) -> list[str]:
+    """Describes in lines what the last pass has found; none before it.
+
+    Args:
+      root: The folder to which the file's name is relative.
+    """
+    if not self.seen:
+      return []
+    name = pathlib.Path(self.path).relative_to(root).as_posix()
+    return [records.printable(line) for line in self.seen.describe(name)]
 
   def read(
     self, bad_records: records.BadRecords
@@ -129,6 +152,8 @@ class PairFile:
     values = containers.read(self.path, bad_records)
     name, values = self._choose(values)
     format_, unused, seen_languages = self._formats[name], set(), {}
+    if format_.by_id:
+      self._corpus.read(bad_records)
     good = 0
     for place, value in values:
       context = base.Context(place, bad_records, self._corpus, unused)
@@ -214,7 +239,7 @@ class PairFile:
     """Makes the record of a value, with its place and language."""
     if not isinstance(value, Mapping):
       # It names the type, as for a missing field.
-      record_fields.get_field(value, sorted(format_.needs[0])[0])
+      record_fields.get_field(value, format_.needs[0][0])
     record = format_.parse(value, context)
     return dataclasses.replace(
       record, language=self._find_language(value), place=context.place

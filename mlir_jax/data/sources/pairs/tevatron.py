@@ -21,7 +21,7 @@ class Tevatron(base.PairFormat):
     _POSITIVES: [{"docid": "7", "title": "Lima", "text": "Lima is …"}],
     _NEGATIVES: [{"docid": "8", "title": "Oslo", "text": "Oslo is …"}],
   }
-  needs = (frozenset(("query", _POSITIVES)),)
+  needs = (("query", _POSITIVES),)
 
   def parse(self, record, context):
     """Makes a record; hard negatives may be missing or null."""

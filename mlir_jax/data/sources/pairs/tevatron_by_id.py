@@ -22,7 +22,7 @@ class TevatronById(base.PairFormat):
     _POSITIVES: ["7"],
     _NEGATIVES: ["8"],
   }
-  needs = tuple(frozenset((query, _POSITIVES)) for query in _QUERIES)
+  needs = tuple((query, _POSITIVES) for query in _QUERIES)
   by_id = True
 
   def parse(self, record, context):
