@@ -312,12 +312,11 @@ def main():
     _ANALYZER.value,
     _TOKENIZER.value or "",
   )
-  rules = rules_lib.Rules(
-    **{
-      field.name: flags.FLAGS[field.name].value
-      for field in dataclasses.fields(rules_lib.Rules)
-    }
-  )
+  settings: dict[str, Any] = {
+    field.name: flags.FLAGS[field.name].value
+    for field in dataclasses.fields(rules_lib.Rules)
+  }
+  rules = rules_lib.Rules(**settings)
   paths: dict[str, Any] = {}
   for name, flag in (
     ("input", _INPUT),

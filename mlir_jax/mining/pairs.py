@@ -124,7 +124,7 @@ class Source:
 
 
 def read_passages(
-  path: pathlib.Path, bad_records: records.BadRecords
+  path: files.UnchangedFile, bad_records: records.BadRecords
 ) -> Iterable[records.Passage]:
   """Reads a file of passages: Mr. TyDi's docs.jsonl, or BEIR's or Tevatron's.
 

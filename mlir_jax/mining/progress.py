@@ -55,7 +55,7 @@ class Progress:
       return found
     made = dict(make())
     with writing.writing_aside(str(path)) as file:
-      np.savez(file, **made)
+      np.savez(file, allow_pickle=False, **made)
     return made
 
   def new_folder(self, name: str) -> pathlib.Path:

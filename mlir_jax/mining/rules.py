@@ -200,17 +200,17 @@ def choose(
 
 def _score_tests(
   rules: Rules, worst: float
-) -> list[tuple[str, np.float32, np.float32]]:
+) -> list[tuple[str, np.floating, np.floating]]:
   """Returns reasons, each with the lowest and the highest allowed score."""
   low, high = np.float32(-np.inf), np.float32(np.inf)
-  worst = np.float32(worst)
+  lowest = np.float32(worst)  # Scores are float32, so limits are, too.
   tests = []
   if rules.absolute_margin is not None:
-    limit = worst - np.float32(rules.absolute_margin)
+    limit = lowest - np.float32(rules.absolute_margin)
     tests.append((f"absolute_margin={rules.absolute_margin:g}", low, limit))
   if rules.relative_margin is not None:
     # Of a score below 0, too, the limit is below the score.
-    limit = worst - abs(worst) * np.float32(rules.relative_margin)
+    limit = lowest - abs(lowest) * np.float32(rules.relative_margin)
     tests.append((f"relative_margin={rules.relative_margin:g}", low, limit))
   if rules.max_score is not None:
     limit = np.float32(rules.max_score)

@@ -84,7 +84,7 @@ def _parse_passage(line: str) -> records.Passage:
 
 
 def read_passages(
-  path: pathlib.Path, bad_records: records.BadRecords
+  path: str | os.PathLike, bad_records: records.BadRecords
 ) -> tuple[records.Passage, ...]:
   """Reads the passages of a docs.jsonl; their ids are unique."""
   lines: dict[str, int] = {}
