@@ -22,14 +22,45 @@ def default() -> ml_collections.ConfigDict:
   # --- Data: what is read, and in which proportions. ---
   c.data = data = ml_collections.ConfigDict()
   # "cldr" (embedded, nothing to download), "folder" (files under data.root in
-  # the layout of docs/data.md), or your own function, "my_project.data:load".
+  # the layout of docs/data.md), "sets" (data.sets alone), or your own function,
+  # "my_project.data:load".
   data.collection = "cldr"
   data.root = ""  # The folder of the collection "folder".
+  # The language of question-passage pairs that name theirs neither in a field
+  # nor in the name of their file.
+  data.language = "en"
+  # The format of all files in ir/: "" recognizes each one's by its fields. Else
+  # "dpr", "tevatron", "tevatron_by_id", "flag_embedding", "columns", or NAME:
+  data.format = ""
+  # Your own formats: data.formats.NAME = "my_project.formats:Format".
+  data.formats = ml_collections.ConfigDict()
+  # "use": a question's own prompt (FlagEmbedding) takes the place of
+  # encoding.query.prefix, which must then be "". "ignore": all have the prefix.
+  data.prompts = "use"
+  # Data sets that a library finds by name; they are added to the collection:
+  # data.sets.NAME = "ir_datasets:mr-tydi/sw/test", "datasets:OWNER/NAME
+  # stream=parallel languages=en-de" or "tfds:NAME/CONFIG stream=retrieval". See
+  # docs/data.md.
+  data.sets = ml_collections.ConfigDict()
   # A folder of line-aligned files, named as in LASER's Tatoeba; "" for none.
   data.tatoeba_root = ""
   data.on_bad_record = "error"  # Or "skip": bad records are counted and shown.
   # Control experiment: pairs each parallel sentence with a wrong translation.
   data.shuffle_parallel = False
+  # Translations that are probably wrong are left out, and counted.
+  data.cleaning = cleaning = ml_collections.ConfigDict()
+  # The lowest margin score, where a file says it: 1.04 is WikiMatrix's own
+  # advice, 1.06 keeps fewer and better pairs, 0 keeps all.
+  cleaning.margin = 1.04
+  # The longer side has at most so many times the characters of the shorter one;
+  # 0 for any. English has about 3 times the characters of Chinese.
+  cleaning.length_ratio = 0.0
+  # The greatest share of the words of the side with fewer words that are in the
+  # other side, too: 0.9 drops copies that were not translated; 1 keeps all.
+  cleaning.shared_words = 1.0
+  # Drops a pair if py3langid (the extra "langid") says that a side is in
+  # another language, with at least this probability; 0 keeps all.
+  cleaning.wrong_language = 0.0
   # A language is drawn with a probability ~ size ** (1 / temperature): 1 is
   # proportional to size; a larger value is flatter. Our choice.
   data.language_temperature = 2.0
@@ -144,7 +175,7 @@ def default() -> ml_collections.ConfigDict:
   train.steps = 1000  # Of the whole run; the decay ends there.
   train.log_every = 10  # Steps between lines of metrics.jsonl.
   train.checkpoint_every = 500  # In steps. The last step is always saved.
-  # The last so many checkpoints are kept, and the best one by English dev.
+  # The last so many checkpoints are kept, and the best one by eval.selection.
   train.keep = 2
   # A step with a loss or gradient that is not finite is skipped. The run fails
   # after so many skipped steps in a row.
@@ -168,9 +199,13 @@ def default() -> ml_collections.ConfigDict:
 
   # --- Evaluation. ---
   c.eval = evaluation = ml_collections.ConfigDict()
-  evaluation.every = 500  # Steps between English dev evaluations; 0 for none.
+  evaluation.every = 500  # Steps between dev evaluations; 0 for none.
+  # What selects the best checkpoint. English alone keeps other languages
+  # zero-shot. "dev/ja/ndcg@10" is another one; several with "," between them,
+  # or "*" for all languages with a dev set, mean their mean.
+  evaluation.selection = "dev/en/mrr@100"
   evaluation.at_start = True  # The whole table also before the first step.
-  # During training, English dev searches at most so many passages: all judged
+  # During training, a dev set searches at most so many passages: all judged
   # ones and a fixed sample of the others. 0 for the whole corpus.
   evaluation.dev_passages = 0
   evaluation.batch_size = 256  # Texts of 64 tokens, encoded at a time.
@@ -181,6 +216,8 @@ def default() -> ml_collections.ConfigDict:
   c.lock()
   c.loss.extra.unlock()
   c.eval.extra.unlock()
+  c.data.formats.unlock()
+  c.data.sets.unlock()
   return c
 
 
@@ -201,6 +238,10 @@ ENCODING = contract.PartialContract(
 RANGES = {
   "seed": "[0, 4294967295]",  # JAX's keys take the low 32 bits.
   "data.language_temperature": "[0.001, 1e6]",
+  "data.cleaning.margin": "[0, 100]",
+  "data.cleaning.length_ratio": "0 or [1, 1e6]",
+  "data.cleaning.shared_words": "[0, 1]",
+  "data.cleaning.wrong_language": "[0, 1]",
   "data.masking.rate": "(0, 1)",
   "data.prefetch": "[1, 1000]",
   "tokenizer.vocab_size": "[8, 1e7]",
@@ -247,8 +288,9 @@ RANGES = {
 
 # The words that a text field may be.
 CHOICES = {
-  "data.collection": ("cldr", "folder"),
+  "data.collection": ("cldr", "folder", "sets"),
   "data.on_bad_record": ("error", "skip"),
+  "data.prompts": ("use", "ignore"),
   "data.masking.kind": ("word", "span"),
   "data.reader": ("auto", "tf_data", "in_process"),
   "encoding.pooling": ("mean", "cls", "last"),
@@ -261,6 +303,10 @@ CHOICES = {
 
 # Fields that may also name the user's own code; see `extensions`.
 TARGETS = ("data.collection",)
+
+# Groups in which each field is a text of a name that the user chooses: it names
+# the user's own code (see `extensions`), or a data set of a library.
+NAMED = ("eval.extra", "data.formats", "data.sets")
 
 # Fields that are or may be paths. A "~" at their start is the user's home.
 PATHS = (

@@ -43,22 +43,23 @@ def choices(extra: Any = types.MappingProxyType({})) -> dict[str, Any]:
 
 
 def extras(
-  config: ml_collections.ConfigDict, group: str = "loss"
+  config: ml_collections.ConfigDict, group: str = "loss.extra"
 ) -> ml_collections.ConfigDict:
-  """Returns the part of a config that names the user's losses or evaluators.
+  """Returns the part of a config that names losses, or others of the user.
 
   Args:
     config: A config, perhaps with wrong values.
-    group: "loss" or "eval".
+    group: "loss.extra", or one of `config.NAMED`.
 
   Raises:
     ValueError: if it is not a group.
   """
   extra = ml_collections.ConfigDict()
-  if group in config and "extra" in config[group]:
-    extra = config[group].extra
+  first, _, second = group.partition(".")
+  if first in config and second in config[first]:
+    extra = config[first][second]
   if not isinstance(extra, ml_collections.ConfigDict):
-    raise ValueError(f"{group}.extra is {extra!r}; it must be a group by name.")
+    raise ValueError(f"{group} is {extra!r}; it must be a group by name.")
   return extra
 
 
@@ -129,8 +130,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     # A field that a config leaves out of a user's loss has its default.
     if name in found or name in known:
       known[name] = each.kind, each.default
-  for name in extras(config, "eval"):
-    known[f"eval.extra.{name}"] = str, ""
+  for group in config_lib.NAMED:
+    for name in extras(config, group):
+      known[f"{group}.{name}"] = str, ""
   for name in config_lib.REPLACED.keys() & found.keys() - known.keys():
     raise ValueError(
       f"{name} does not exist any more: {config_lib.REPLACED[name]}."

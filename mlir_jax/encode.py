@@ -301,7 +301,7 @@ if __name__ == "__main__":
   _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     "last",
-    'The checkpoint of a run: "last", "best" by English dev, or a step.',
+    'The checkpoint of a run: "last", "best" on dev, or a step.',
   )
   _REVISION = flags.DEFINE_string(
     "revision", "", "The branch, tag or commit of a name on the hub."

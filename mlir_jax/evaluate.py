@@ -11,7 +11,7 @@ each of them needs the tests.
 """
 
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -27,6 +27,7 @@ class _Tests(NamedTuple):
   collection: str
   root: str
   tatoeba_root: str
+  sets: Mapping[str, str]
 
 
 def evaluate(
@@ -36,6 +37,7 @@ def evaluate(
   collection: str = "",
   root: str = "",
   tatoeba_root: str = "",
+  sets: Mapping[str, str] = types.MappingProxyType({}),
   output: str = "",
   on_bad_record: str = "error",
   extra: Mapping[str, str] = types.MappingProxyType({}),
@@ -51,6 +53,8 @@ def evaluate(
     root: The collection's folder; "" for the run's root.
     tatoeba_root: A folder of translation tests; "" for the run's, if no other
       tests are given.
+    sets: Tests that a library finds by name: name to "LIBRARY:NAME …", as in
+      the config's data.sets. The run's sets, if no tests are given.
     output: The folder of the results; "" for a new folder in the run's folder.
     on_bad_record: What to do with bad records of the tests: "error" or "skip".
     extra: Evaluators of the user: name to "MODULE:FUNCTION".
@@ -75,7 +79,7 @@ def evaluate(
   found_evaluators = evaluators.find(extra, "--evaluator=")
   loaded = model.load(source, checkpoint)
   description = loaded.description
-  given = _Tests(collection, root, tatoeba_root)
+  given = _Tests(collection, root, tatoeba_root, sets)
   if not description and not (any(given) and output):
     raise ValueError(
       f"{source} is not a run of this program: give its tests with --root or"
@@ -83,8 +87,9 @@ def evaluate(
     )
   config = description.config if description else {}
   chosen = _choose_tests(given, config.get("data", {}), source)
-  trained_on, groups = None, {}
+  trained_on, groups, rule = None, {}, ""
   if description:
+    rule = description.provenance.get("selection", "")
     trained_on = _find_trained_on(config, given.collection)
     groups = find_groups(description.provenance, trained_on)
     if not (any(given) or trained_on):
@@ -96,6 +101,8 @@ def evaluate(
     chosen.tatoeba_root,
     require_pairs=False,
     prefix="--",
+    sets=chosen.sets,
+    selects=_selects(config),
   )
   if not output:
     output = f"{loaded.path}/evaluate-{tested.name}-{checkpoint}"
@@ -105,7 +112,8 @@ def evaluate(
   translation_tests = tested.translation_tests()
   if not tests and not translation_tests:
     raise ValueError(
-      f"--root={chosen.root}: there are no tests; put them in eval/."
+      f"--root={chosen.root}: there are no tests; put them in eval/, or name"
+      " them with --set."
     )
   test_notes = [note for test in tests for note in test.notes]
   for note in (*tested.notes(), *test_notes):
@@ -121,6 +129,7 @@ def evaluate(
     trained_on=trained_on,
     streams=drawing.streams_read(config["batch"]) if config else (),
     extra=found_evaluators,
+    notes=[rule] if rule else (),
   )
   evaluation.table(loaded.params, loaded.step or 0)
   return evaluation.report()
@@ -147,14 +156,16 @@ def _choose_tests(
       " imported only if the command names it: repeat"
       f" --collection={collection}, or give another collection."
     )
-  root, tatoeba_root = given.root, given.tatoeba_root
+  root, tatoeba_root, sets = given.root, given.tatoeba_root, given.sets
   if not any(given):
-    tatoeba_root = data["tatoeba_root"]
+    tatoeba_root, sets = data["tatoeba_root"], data.get("sets", {})
+  elif sets and not (given.collection or root or tatoeba_root):
+    return _Tests("sets", "", "", sets)
   if collection == data.get("collection"):
     root = root or data["root"]
   if collection == "folder" and not root:
     raise ValueError("--collection=folder needs --root=FOLDER.")
-  return _Tests(collection, root, tatoeba_root)
+  return _Tests(collection, root, tatoeba_root, sets)
 
 
 def _find_trained_on(
@@ -167,9 +178,17 @@ def _find_trained_on(
     named: The collection that this command line names, or "". No other code of
       a user is imported.
   """
-  from mlir_jax.data import collections
+  from mlir_jax.data import cleaning, collections
+  from mlir_jax.data.collections import pair_files
 
   data = config["data"]
+  if data.get("formats"):
+    print(
+      "Shared texts are not counted: the run's pairs have formats of their own,"
+      f" {', '.join(data['formats'].values())}, and this command names no code"
+      " for them."
+    )
+    return None
   if extensions.is_target(data["collection"]) and data["collection"] != named:
     print(
       "Shared texts are not counted: this command does not name the run's"
@@ -184,10 +203,26 @@ def _find_trained_on(
       records.BadRecords("skip"),
       data["tatoeba_root"],
       require_pairs=bool(config["batch"]["retrieval"]),
+      pairs=pair_files.Settings.of_config(data),
+      sets=data.get("sets", {}),
+      rules=cleaning.Rules.of_config(data),
+      selects=_selects(config),
     )
   except (ValueError, OSError) as error:
     print(f"Shared texts are not counted; the run's data are gone: {error}")
     return None
+
+
+def _selects(config: Mapping[str, Any]) -> Callable[[str], bool]:
+  """Returns whether the dev set of a language selected the checkpoint.
+
+  Args:
+    config: The run's config; empty if there is no run.
+  """
+  from mlir_jax.evals import selection
+
+  text = config.get("eval", {}).get("selection", selection.DEFAULT.text)
+  return selection.parse(text).reads
 
 
 def find_groups(
@@ -210,18 +245,23 @@ def find_groups(
   return {}
 
 
-def _parse_evaluators(values: Sequence[str]) -> dict[str, str]:
-  """Returns name to target of values NAME=MODULE:FUNCTION of --evaluator."""
+def _parse_named(
+  flag: str, values: Sequence[str], example: str
+) -> dict[str, str]:
+  """Returns name to text of the values NAME=TEXT of a flag.
+
+  Args:
+    flag: The flag, for messages.
+    values: Its values.
+    example: A value, which is shown if another one cannot be used.
+  """
   found = {}
   for value in values:
     name, _, target = value.partition("=")
     if not (name and target):
-      raise ValueError(
-        f"--evaluator={value}: give NAME=MODULE:FUNCTION, such as"
-        " gap=my_project.evals:gap."
-      )
+      raise ValueError(f"{flag}={value}: give NAME=…, such as {example}.")
     if name in found:
-      raise ValueError(f"--evaluator={value}: {name} is given twice.")
+      raise ValueError(f"{flag}={value}: {name} is given twice.")
     found[name] = target
   return found
 
@@ -240,7 +280,10 @@ def main():
       tatoeba_root=_TATOEBA_ROOT.value or "",
       output=_OUTPUT.value or "",
       on_bad_record=_ON_BAD_RECORD.value,
-      extra=_parse_evaluators(_EVALUATOR.value),
+      sets=_parse_named("--set", _SET.value, "sw=ir_datasets:mr-tydi/sw/test"),
+      extra=_parse_named(
+        "--evaluator", _EVALUATOR.value, "gap=my_project.evals:gap"
+      ),
     )
   )
 
@@ -256,12 +299,17 @@ if __name__ == "__main__":
   _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     "last",
-    'The checkpoint of a run: "last", "best" by English dev, or a step.',
+    'The checkpoint of a run: "last", "best" on dev, or a step.',
   )
   _COLLECTION = flags.DEFINE_string(
     "collection",
     "",
-    "Another collection than the run's: cldr, folder or MODULE:FUNCTION.",
+    "Another collection than the run's: cldr, folder, sets or MODULE:FUNCTION.",
+  )
+  _SET = flags.DEFINE_multi_string(
+    "set",
+    [],
+    "Tests that a library finds by name, NAME=ir_datasets:ID; may be repeated.",
   )
   _ROOT = shared_flags.define_path("root", "The collection's folder.")
   _TATOEBA_ROOT = shared_flags.define_path(

@@ -27,7 +27,7 @@ def export(
 
   Args:
     run_folder: The run's folder.
-    checkpoint: "last", "best" by English dev, or the number of steps.
+    checkpoint: "last", "best" on dev, or the number of steps.
     output: The new folder. On object storage (gs://), the files are copied to
       it after the check, modules.json last.
     one_length: Whether queries and passages are cut at the length of the
@@ -144,7 +144,7 @@ def main():
 if __name__ == "__main__":
   _WORKDIR = shared_flags.define_workdir()
   _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", "last", '"last", "best" by English dev, or a step.'
+    "checkpoint", "last", '"last", "best" on dev, or a step.'
   )
   _OUTPUT = shared_flags.define_path("output", "The new folder.")
   _ONE_LENGTH = flags.DEFINE_bool(

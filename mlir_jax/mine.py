@@ -186,6 +186,7 @@ def mine(
   *,
   corpus: str = "",
   pair_format: str = "",
+  prompts: str = "use",
   replace: bool = False,
   with_scores: bool = False,
   picture: str = "",
@@ -200,6 +201,7 @@ def mine(
     search: How candidates are found.
     corpus: A file of passages, which are candidates, too; "" for none.
     pair_format: The format of the pairs; "" to recognize it.
+    prompts: Whether the prompts of questions are used: "use" or "ignore".
     replace: Whether mined negatives take the place of those that are there.
     with_scores: Whether negatives are written with their scores.
     picture: The file of the picture of the scores; "" for none.
@@ -217,7 +219,7 @@ def mine(
   from mlir_jax.mining import pairs, portions, progress, statistics
 
   input_path, output_path = pathlib.Path(source), pathlib.Path(output)
-  pairs_read = pairs.Source(input_path, pair_format)
+  pairs_read = pairs.Source(input_path, pair_format, prompts)
   pairs_read.targets(output_path.parent, output_path)  # It checks the name.
   _check_output(input_path, output_path)
   bad_records = records.BadRecords(on_bad_record, "--on_bad_record")
@@ -229,7 +231,10 @@ def mine(
     for passage in pairs.read_passages(corpus_file, bad_records):
       passages.add(passage)
   settings = {"replace": replace, "with_scores": with_scores}
-  read = pairs.read(pairs_read, passages, bad_records, **settings)
+  prefix = search.model.contract.query.prefix if search.model else None
+  read = pairs.read(
+    pairs_read, passages, bad_records, **settings, prefix=prefix
+  )
   for line in pairs_read.describe():
     print(line)
   print(records.describe_bad("training", bad_records.drain()))
@@ -356,6 +361,7 @@ def main():
       Search(_CANDIDATES.value, model, _ANALYZER.value, _TOKENIZER.value or ""),
       corpus=paths["corpus"],
       pair_format=_FORMAT.value,
+      prompts=_PROMPTS.value,
       replace=_EXISTING.value == "replace",
       with_scores=_OUTPUT_SCORES.value,
       picture=paths["plot"],
@@ -379,6 +385,13 @@ if __name__ == "__main__":
   )
   _FORMAT = flags.DEFINE_string(
     "format", "", "The format of the pairs, if their fields do not show it."
+  )
+  _PROMPTS = flags.DEFINE_enum(
+    "prompts",
+    "use",
+    ("use", "ignore"),
+    "Whether a prompt of a question takes the place of the model's prefix; it"
+    " must then be the same.",
   )
   _CANDIDATES = flags.DEFINE_enum(
     "candidates",

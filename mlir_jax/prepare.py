@@ -14,8 +14,9 @@ from mlir_jax.storage import locations
 
 def main():
   """Prepares the data as the flags say."""
-  from mlir_jax.data import preparation
-  from mlir_jax.evals import ranking
+  from mlir_jax.batches import drawing
+  from mlir_jax.data import language_table, preparation
+  from mlir_jax.evals import overlap, ranking
   from mlir_jax.training import checks, stopping
 
   config, folder = _CONFIG.value, locations.absolute(_WORKDIR.value)
@@ -27,6 +28,13 @@ def main():
       folder,
       functools.partial(checks.check_fits, config, folder),
     )
+  shared = overlap.count_shared_texts(
+    prepared.collection,
+    prepared.tests,
+    prepared.contract,
+    drawing.streams_read(config.batch.to_dict()),
+  )
+  print(language_table.render(prepared.store, shared))
   # A training run prints these lines above its report.
   for line in ranking.describe_unfindable(prepared.tests):
     print(line)

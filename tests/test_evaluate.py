@@ -50,7 +50,7 @@ def test_evaluators_of_the_user_are_named_by_the_command(
   )
   monkeypatch.syspath_prepend(tmp_path)
   given = {"root": str(root), "output": str(tmp_path / "out")}
-  extra = evaluate._parse_evaluators(["gap=own_evals:gap"])
+  extra = evaluate._parse_named("--evaluator", ["gap=own_evals:gap"], "")
   evaluate.evaluate(model, extra=extra, **given)
   table = json.loads((tmp_path / "out/report.json").read_text())
   assert table["extra"] == {"gap": {"width": {"step 0": 24.0}}}
@@ -61,7 +61,7 @@ def test_evaluators_of_the_user_are_named_by_the_command(
     evaluate.evaluate(model, extra={"gap": "own_evals:no"}, **given)
   for values in (["own_evals:gap"], ["a=b:c", "a=b:d"]):
     with pytest.raises(ValueError, match=r"^--evaluator="):
-      evaluate._parse_evaluators(values)
+      evaluate._parse_named("--evaluator", values, "")
 
 
 def test_an_output_is_checked_before_the_model(tmp_path, monkeypatch):

@@ -1,6 +1,5 @@
 """The user's loss, collection, format and evaluator of docs/extending.md."""
 
-import importlib
 import itertools
 import json
 import os
@@ -25,6 +24,8 @@ from mlir_jax import (
 )
 from mlir_jax.command_line import config_fields
 from mlir_jax.data import collections, records
+from mlir_jax.data.collections import folder, pair_files
+from mlir_jax.data.sources.pairs import registry
 from mlir_jax.losses import base
 from mlir_jax.retrieval import model as model_lib
 from mlir_jax.training import checks, progress, run
@@ -308,32 +309,43 @@ def test_a_users_collection_is_read(project, tmp_path):
     collections.load("my_project.others:load", str(tmp_path))
 
 
-def test_a_users_format_is_a_function_that_makes_a_record(project, tmp_path):
+def test_a_users_format_is_read_like_ours(project, tmp_path):
   lines = [
-    {"query": "a", "pos": ["b"], "neg": ["c", "", 3]},
-    {"query": "a", "pos": "b"},
-    {"query": "a", "pos": ["b"], "neg": "one string"},  # FlagEmbedding#1388.
-    {"query": "a", "pos": ["b"]},
+    {"ask": "a", "answer_texts": ["b"], "wrong": ["c", "", 3], "note": "x"},
+    {"ask": "a", "answer_texts": "b"},
+    {"ask": "a", "answer_texts": ["b"], "wrong": "one string", "lang": "fi"},
     {"question": "a"},
-    ["query"],
   ]
-  flag = importlib.import_module("my_project.flag")
-  for content in (json.dumps(lines), "\n".join(map(json.dumps, lines))):
-    path = tmp_path / "pairs.json"
-    path.write_text(content)
-    bad = records.BadRecords("skip")
-    read = list(flag.read(path, bad))
-    assert [[p.text for p in record.hard_negatives] for record in read] == [
-      *(["c", ""], [], [])
-    ]
-    assert {record.positives for record in read} == {(records.Passage("b"),)}
-    fields = [message.split(": ")[1] for message in bad.first]
-    assert fields == [
-      *("record 1, neg[2]", "record 2, pos", "record 3, neg"),
-      *("record 5, query", "record 6, query"),
-    ]
-    with pytest.raises(records.RecordError, match=r"record 1, neg\[2\]: is a"):
-      list(flag.read(path, records.BadRecords()))
+  path = tmp_path / "data/ir/pairs.jsonl"
+  path.parent.mkdir(parents=True)
+  path.write_text("\n".join(map(json.dumps, lines)))
+  c = settle("--config.data.formats.ask=my_project.formats:Ask")
+  pairs = pair_files.Settings.of_config(c.data.to_dict())
+  root = str(tmp_path / "data")
+  bad = records.BadRecords("skip")
+  loaded = collections.load("folder", root, bad, pairs=pairs)
+  first, second = loaded.retrieval()
+  assert [p.text for p in first.hard_negatives] == ["c", ""]
+  assert (second.hard_negatives, second.language) == ((), "fi")
+  assert [message.split(": ")[1] for message in bad.first] == [
+    *("record 1, wrong[2]", "record 2, answer_texts", "record 3, wrong"),
+    "record 4, ask",
+  ]
+  assert "ir/pairs.jsonl: fields not used: note" in loaded.notes()
+  (file,) = folder.find_pairs(root, pairs)
+  known = file.recognize(bad)
+  assert known.with_negatives({"ask": "a"}, first.positives)["wrong"] == ["b"]
+  with pytest.raises(records.RecordError, match="format is not known"):
+    list(collections.load("folder", root, bad).retrieval())
+  for target, message in (
+    ("my_project.formats:base", "is not a subclass of"),
+    ("my_project.formats:No", "defines no No"),
+    ("mlir_jax.data.sources.pairs.base:PairFormat", "abstract"),
+  ):
+    with pytest.raises(ValueError, match=rf"data\.formats\.x is .*{message}"):
+      registry.find({"x": target})
+  with pytest.raises(ValueError, match=r"data\.formats\.dpr: give another"):
+    registry.find({"dpr": "my_project.formats:Ask"})
 
 
 def test_a_runs_collection_is_not_imported_unless_it_is_named(

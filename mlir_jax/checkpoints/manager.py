@@ -54,7 +54,7 @@ class SaveError(OSError):
 
 
 class Checkpoints:
-  """The checkpoints of a run: the last few, and the best by English dev."""
+  """The checkpoints of a run: the last few, and the best on dev."""
 
   def __init__(
     self,
@@ -136,7 +136,7 @@ class Checkpoints:
       step: Steps taken.
       state: The training state, a tree of `jax.Array`s.
       description: What is saved with the state.
-      dev: The English dev metric of this state, if it was evaluated.
+      dev: The dev metric that selects of this state, if it was evaluated.
 
     Raises:
       FloatingPointError: if an array holds NaN or infinity; it names the
@@ -215,7 +215,7 @@ class Checkpoints:
     """Returns the step of a checkpoint.
 
     Args:
-      which: "last", "best" by English dev, or a step.
+      which: "last", "best" on dev, or a step.
 
     Raises:
       NotEvaluatedError: if there is no best checkpoint.

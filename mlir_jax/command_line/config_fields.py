@@ -9,24 +9,28 @@ import ml_collections
 from mlir_jax import config as config_lib
 from mlir_jax import config_checks
 
+_OF_USER = tuple(f"{group}." for group in ("loss.extra", *config_lib.NAMED))
+
 
 def add_targets(config: ml_collections.ConfigDict, argv: Sequence[str]) -> None:
-  """Adds the losses and evaluators that a command line names to a config.
+  """Adds the losses, evaluators and formats that a command line names.
 
   Args:
     config: What the config file returns.
     argv: The command line. It reads --config.loss.extra.NAME.target=
-      MODULE:CLASS and --config.eval.extra.NAME=MODULE:FUNCTION.
+      MODULE:CLASS, --config.eval.extra.NAME=MODULE:FUNCTION and
+      --config.data.formats.NAME=MODULE:CLASS.
 
   Raises:
     ValueError: if the config file gives such a field a wrong type.
   """
-  flag = r"--?config\.(loss\.extra\.\w+\.target|eval\.extra\.\w+)(?:=(.*))?"
+  named = "|".join(map(re.escape, config_lib.NAMED))
+  flag = rf"--?config\.(loss\.extra\.\w+\.target|({named})\.\w+)(?:=(.*))?"
   for argument, following in zip(argv, [*argv[1:], ""], strict=True):
     if match := re.fullmatch(flag, argument):
-      target = following if match[2] is None else match[2]
-      group, _, name, *field = match[1].split(".")
-      extra = config_checks.extras(config, group)
+      target = following if match[3] is None else match[3]
+      group, kind, name, *field = match[1].split(".")
+      extra = config_checks.extras(config, f"{group}.{kind}")
       with extra.unlocked():
         if not field:
           extra[name] = target
@@ -67,8 +71,7 @@ def check_names(
       continue
     field = match[1]
     if has_config and (
-      field in names
-      or (not config and re.match(r"(loss|eval)\.extra\.", field))
+      field in names or (not config and field.startswith(_OF_USER))
     ):
       continue
     if inside := [name for name in names if name.startswith(f"{field}.")]:

@@ -13,8 +13,16 @@ from etils import epath
 from mlir_jax import config as config_lib
 from mlir_jax import contract as contract_lib
 from mlir_jax import workdir
-from mlir_jax.data import collections, records, store_writer, token_store
+from mlir_jax.data import (
+  cleaning,
+  collections,
+  records,
+  store_writer,
+  token_store,
+)
 from mlir_jax.data import tokenizer as tokenizer_lib
+from mlir_jax.data.collections import pair_files
+from mlir_jax.evals import selection
 from mlir_jax.hosts import multihost
 from mlir_jax.hub import warm_start
 from mlir_jax.models import layout, pretrained
@@ -272,6 +280,10 @@ def prepare(
     bad_records,
     config.data.tatoeba_root,
     require_pairs=bool(config.batch.retrieval),
+    pairs=pair_files.Settings.of_config(config.data.to_dict()),
+    sets=config.data.sets.to_dict(),
+    rules=cleaning.Rules.of_config(config.data.to_dict()),
+    selects=selection.parse(config.eval.selection).reads,
   )
   local = copies.local_copy(folder, config.hosts.local_dir)
   fetch_prepared(folder, local)

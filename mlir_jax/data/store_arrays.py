@@ -78,6 +78,9 @@ def read_retrieval(
   Returns:
     The function that makes the arrays. It raises RecordError for a passage id
     with two texts, if the policy is "error".
+
+  Raises:
+    RecordError: if a question has a prompt, but the contract has a prefix.
   """
   passage_ids = store_texts.Numbering()  # Of (file, id).
   queries, codes = array.array("i"), array.array("i")
@@ -91,7 +94,7 @@ def read_retrieval(
     if not record.positives:
       raise ValueError(f"The question {record.question!r} has no positive.")
     language, place = record.language, record.place
-    body = contract.body(record.question)
+    body = _prompt(record, contract) + contract.body(record.question)
     queries.append(texts.add("query", body, language))
     codes.append(languages[language])
     places.extend((place.line, place.number) if place else (0, 0))
@@ -145,6 +148,27 @@ def read_retrieval(
     )
 
   return make_arrays
+
+
+def _prompt(
+  record: records.RetrievalRecord, contract: contract_lib.EncodingContract
+) -> str:
+  """Returns a question's own prompt; "" if it is the prefix of queries.
+
+  Raises:
+    RecordError: if both would precede the question.
+  """
+  prefix = contract.query.prefix
+  if record.prompt is None or record.prompt == prefix:
+    return ""
+  if prefix:
+    where = f"{record.place}, " if record.place else ""
+    raise records.RecordError(
+      f"{where}prompt: {record.prompt!r} differs from encoding.query.prefix,"
+      f" {prefix!r}: set encoding.query.prefix='' to let each question have its"
+      " prompt, or data.prompts=ignore to let all have the prefix."
+    )
+  return record.prompt
 
 
 def _find_clashes(passages) -> np.ndarray:

@@ -9,7 +9,7 @@ zero-shot transfer, so means are taken over groups.
 import dataclasses
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ TITLES = {
 MAIN = "mrr@100"
 ENGLISH = "en"
 OTHER = "other languages"
+WITH_PAIRS = "with question-passage pairs"
 ALL = "all languages"  # The only group where training's languages are unknown.
 ZERO_SHOT = "all but English"
 MAKE_AGAIN = "Delete it, or make it again with mlir_jax.evaluate."
@@ -89,6 +90,24 @@ class Table:
   measures: tuple[str, ...]
   rows: tuple[Row, ...]
   extra: tuple[ExtraRow, ...] = ()
+
+
+def with_pairs(
+  groups: Mapping[str, str], languages: Iterable[str]
+) -> dict[str, str]:
+  """Gives the languages of training's question-passage pairs their own group.
+
+  Args:
+    groups: Language to its group.
+    languages: The languages of the pairs; English stays where it is.
+
+  Returns:
+    The groups; the new one follows English.
+  """
+  trained = dict.fromkeys(sorted(set(languages) - {ENGLISH}), WITH_PAIRS)
+  english = {name: groups[name] for name in groups if name == ENGLISH}
+  others = {name: groups[name] for name in groups if name not in trained}
+  return english | trained | others
 
 
 def read_results(path: str | os.PathLike) -> dict[str, float]:

@@ -1,7 +1,8 @@
-"""The evaluations of a training run: English dev often, the table twice.
+"""The evaluations of a training run: dev often, the table twice.
 
-Checkpoints are selected on the English dev set alone. The tests in other
-languages are used only for the table, before the first step and after the last.
+Checkpoints are selected on the dev sets that `selection` names, English dev
+alone by default. All other tests are used only for the table, before the first
+step and after the last.
 """
 
 import dataclasses
@@ -23,11 +24,10 @@ from mlir_jax.evals import (
   rendering,
   report,
 )
+from mlir_jax.evals import selection as selection_lib
 from mlir_jax.hosts import multihost
 from mlir_jax.retrieval import encoding
 from mlir_jax.storage import writing
-
-SELECTION = "dev/en/mrr@100"
 
 
 def sample_passages(
@@ -80,6 +80,8 @@ class Suite:
     streams: Sequence[str] = (),
     dev_passages: int = 0,
     extra: Mapping[str, evaluators.Evaluator] | None = None,
+    selection: selection_lib.Selection = selection_lib.DEFAULT,
+    notes: Sequence[str] = (),
   ):
     """Prepares the evaluations.
 
@@ -96,7 +98,10 @@ class Suite:
       dev_passages: Passages that `dev` searches, see `sample_passages`; 0 for
         all.
       extra: The user's evaluators by name.
+      selection: Says which dev sets select the best checkpoint.
+      notes: Lines for the report, which follow those of the tests.
     """
+    self._selection = selection
     self._tests = tests
     self._translation_tests = translation_tests
     self._groups = groups
@@ -107,7 +112,12 @@ class Suite:
     self._streams = streams
     self._extra = dict(extra or {})
     self._notes = ranking.describe_unfindable(tests)
-    self._dev = [test for test in tests if test.split == "dev"]
+    self._notes += notes
+    self._dev = [
+      test
+      for test in tests
+      if test.split == "dev" and selection.reads(test.language)
+    ]
     if dev_passages:
       whole = sum(len(test.passages) for test in self._dev)
       self._dev = [sample_passages(test, dev_passages) for test in self._dev]
@@ -124,8 +134,12 @@ class Suite:
     """Whether there is a dev set to select the best checkpoint with."""
     return bool(self._dev)
 
+  def selected(self, results: Mapping[str, float]) -> float | None:
+    """Returns the value that selects, of results of `dev`; None without one."""
+    return self._selection.value(results)
+
   def dev(self, params: Any) -> dict[str, float]:
-    """Evaluates the English dev set and calls the user's evaluators.
+    """Evaluates the dev sets that select, and calls the user's evaluators.
 
     Args:
       params: The towers' parameters.

@@ -95,7 +95,7 @@ def make(
     "Use": card_usage.make(name, tower, encoder_config, contract),
     "How texts become vectors": _contract(contract, tower),
     "Results": _results(results, step),
-    "Training": _training(config, rows),
+    "Training": _training(config, rows, provenance),
     "Provenance": _provenance(provenance, step, checked),
   }
   if is_retriever:
@@ -228,7 +228,7 @@ def _results(results, step) -> str:
   return "\n\n".join(parts)
 
 
-def _training(config, rows) -> str:
+def _training(config, rows, provenance) -> str:
   lines = ["| loss | weight | temperature |", "|:--|--:|--:|"]
   for _, title, loss in _losses(config["loss"]):
     lines.append(
@@ -259,6 +259,8 @@ def _training(config, rows) -> str:
     f" {model['dtype']}, with AdamW at a learning rate of"
     f" {optim['learning_rate']:g} ({optim['decay']} decay over"
     f" {config['train']['steps']:,} steps).",
+    # Older runs did not record it.
+    *(["", provenance["selection"]] if provenance.get("selection") else ()),
   ]
   return "\n".join(lines)
 

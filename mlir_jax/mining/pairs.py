@@ -11,7 +11,13 @@ from typing import Any
 from mlir_jax import bars
 from mlir_jax.data import records
 from mlir_jax.data.collections import layout, pair_files
-from mlir_jax.data.sources import containers, files, mr_tydi, record_fields
+from mlir_jax.data.sources import (
+  containers,
+  files,
+  mr_tydi,
+  record_fields,
+  text_lines,
+)
 from mlir_jax.data.sources.pairs import base, reading
 from mlir_jax.data.sources.pairs import corpus as corpus_files
 from mlir_jax.mining import corpus as corpus_lib
@@ -28,20 +34,26 @@ class Source:
     files: The files in the order in which they are read.
   """
 
-  def __init__(self, path: pathlib.Path, pair_format: str = ""):
+  def __init__(
+    self,
+    path: pathlib.Path,
+    pair_format: str = "",
+    prompts: str = "use",
+  ):
     """Finds the files.
 
     Args:
       path: A file of pairs; or a folder as the collection "folder" reads it, of
         which ir/ (and corpus/ for pairs by id) is read.
       pair_format: The format's name; "" to recognize it.
+      prompts: Whether the prompts of questions are used: "use" or "ignore".
 
     Raises:
       ValueError: if there are no such files.
     """
     self.path = path
     names = layout.Names()
-    settings = pair_files.Settings(format=pair_format)
+    settings = pair_files.Settings(format=pair_format, prompts=prompts)
     if not path.exists():
       raise ValueError(f"--input={path}: there is no such file or folder.")
     if path.is_dir():
@@ -68,6 +80,7 @@ class Source:
         files.UnchangedFile(path),
         format_name=pair_format,
         corpus=self._passages,
+        use_prompts=prompts == "use",
       )
     ]
 
@@ -134,7 +147,9 @@ def read_passages(
   """
   _, first = next(containers.read(path, records.BadRecords("skip")), (0, {}))
   if isinstance(first, Mapping) and "contents" in first:
-    return mr_tydi.read_passages(path, bad_records)
+    return text_lines.read_records(
+      path, bad_records, lambda line, _: mr_tydi.parse_passage(line)
+    )
   found = corpus_files.CorpusFiles([path])
   found.read(bad_records)
   return found
@@ -147,6 +162,7 @@ def read(
   *,
   replace: bool,
   with_scores: bool,
+  prefix: str | None = None,
 ) -> corpus_lib.Questions:
   """Reads the questions; their passages are added to the corpus.
 
@@ -156,10 +172,11 @@ def read(
     bad_records: Receives bad records. Those that are skipped are not written.
     replace: Whether mined negatives take the place of those that are there.
     with_scores: Whether negatives are written with their scores.
+    prefix: What a model puts before each question; None for no model.
 
   Raises:
-    RecordError: for a bad record, if the policy is "error", and for a record
-      that cannot hold negatives.
+    RecordError: for a bad record, if the policy is "error". Also for a record
+      that cannot hold negatives, or has another prompt than the model.
   """
   questions = corpus_lib.Questions(corpus)
   tried = records.Passage("text", passage_id="id")
@@ -171,6 +188,7 @@ def read(
       # An error should come now, and not after the search.
       add(format_, pair.raw, [tried], [0.0] if with_scores else None, replace)
       answers = _answers(pair.raw)
+      _check_prompt(record.prompt, prefix)
     except ValueError as error:
       hint = " (--output_scores writes them.)" if "scores" in str(error) else ""
       raise records.RecordError(f"{record.place}: {error}{hint}") from error
@@ -196,6 +214,15 @@ def add(
   if replace:
     raw = format_.without_negatives(raw)
   return format_.with_negatives(raw, passages, scores)
+
+
+def _check_prompt(prompt: str | None, prefix: str | None) -> None:
+  """Raises ValueError if a question has another prompt than the model's."""
+  if prefix is not None and prompt not in (None, prefix):
+    raise ValueError(
+      f"the question has the prompt {prompt!r}, but the model encodes queries"
+      f" with the prefix {prefix!r}. --prompts=ignore leaves prompts out."
+    )
 
 
 def _answers(raw: Mapping[str, Any]) -> list[str]:

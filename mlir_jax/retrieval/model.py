@@ -181,7 +181,7 @@ def load(
       folder query/, passage/ or the one that holds both), any
       sentence-transformers folder, or the name of such a model on the
       Hugging Face hub.
-    checkpoint: Of a run: "last", "best" by English dev, or the number of
+    checkpoint: Of a run: "last", "best" on dev, or the number of
       steps.
     mesh: The devices: parameters are replicated, and batches are split over
       "data"; None for all devices.

@@ -16,7 +16,7 @@ from mlir_jax.batches import batch as batch_lib
 from mlir_jax.batches import drawing, masking, packing, reader, row_plans
 from mlir_jax.checkpoints import manager, metadata
 from mlir_jax.data import preparation, token_store
-from mlir_jax.evals import evaluators, suite
+from mlir_jax.evals import evaluators, report, selection, suite
 from mlir_jax.losses import masked_lm as masked_lm_loss
 from mlir_jax.losses import registry
 from mlir_jax.models import architecture, encoder, masked_lm
@@ -376,7 +376,13 @@ def make_suite(
   mesh: jax.sharding.Mesh,
   folder: str,
 ) -> suite.Suite:
-  """Returns the run's evaluations."""
+  """Returns the run's evaluations.
+
+  Raises:
+    ValueError: if a language of eval.selection has no dev set.
+  """
+  chosen = selection.parse(config.eval.selection)
+  chosen.check(_dev_languages(prepared))
   text_encoder = encoding.TextEncoder(
     prepared.contract,
     prepared.tokenizer,
@@ -387,7 +393,7 @@ def make_suite(
   return suite.Suite(
     prepared.tests,
     prepared.translation_tests,
-    prepared.collection.groups,
+    _groups(config, prepared),
     text_encoder,
     f"{folder}/{workdir.RESULTS}",
     top_k=config.eval.top_k,
@@ -395,7 +401,21 @@ def make_suite(
     streams=drawing.streams_read(config.batch),
     dev_passages=config.eval.dev_passages,
     extra=evaluators.find(config.eval.extra),
+    selection=chosen,
+    notes=[chosen.describe(_dev_languages(prepared))],
   )
+
+
+def _groups(
+  config: ml_collections.ConfigDict, prepared: preparation.Prepared
+) -> dict[str, str]:
+  """Returns each language's group in the report."""
+  pairs = prepared.store.groups("retrieval") if config.batch.retrieval else ()
+  return report.with_pairs(prepared.collection.groups, pairs)
+
+
+def _dev_languages(prepared: preparation.Prepared) -> set[str]:
+  return {test.language for test in prepared.tests if test.split == "dev"}
 
 
 def make_description(
@@ -431,7 +451,10 @@ def make_description(
         _user_code(config),
       ),
       # The groups of languages, for tests on other collections.
-      "groups": dict(prepared.collection.groups),
+      "groups": _groups(config, prepared),
+      "selection": selection.parse(config.eval.selection).describe(
+        _dev_languages(prepared)
+      ),
     },
   )
 

@@ -13,7 +13,7 @@ from mlir_jax import config_checks, sharding, workdir
 from mlir_jax import contract as contract_lib
 from mlir_jax.batches import masking
 from mlir_jax.data import preparation
-from mlir_jax.evals import evaluators
+from mlir_jax.evals import evaluators, selection
 from mlir_jax.hub import warm_start
 from mlir_jax.losses import base, registry
 from mlir_jax.models import pretrained
@@ -29,6 +29,7 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
   """
   config_checks.check(config)
   evaluators.find(config.eval.extra)
+  selection.parse(config.eval.selection)
   losses = registry.make(config.loss)
   registry.check(losses, dataclasses.asdict(build.batch_spec(config)))
   _check_shape(config, losses)
@@ -93,10 +94,11 @@ def _check_sources(config: ml_collections.ConfigDict) -> None:
   """Refuses a field that names a place but is never read."""
   data, model = config.data, config.model
   for name in ("root", "tatoeba_root"):
-    if data.collection == "cldr" and data[name]:
+    if data.collection in ("cldr", "sets") and data[name]:
       raise ValueError(
-        f"data.{name} is {data[name]!r}, but data.collection is 'cldr', which"
-        " reads no files: set data.collection=folder."
+        f"data.{name} is {data[name]!r}, but data.collection is"
+        f" {data.collection!r}, which reads no files: set"
+        " data.collection=folder."
       )
   if model.revision and (
     not model.pretrained

@@ -217,7 +217,7 @@ def take_steps(
       return None
     log.evaluation(taken, results)
     log.say(f"Step {taken:,}: {suite.one_line(results)}")
-    return results.get(suite.SELECTION)
+    return evaluation.selected(results)
 
   with contextlib.closing(log), contextlib.closing(batches):
     taken = int(state.step)

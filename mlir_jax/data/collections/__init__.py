@@ -1,13 +1,15 @@
 """Finds the collection that a run reads, by its name."""
 
 import os
+import types
+from collections.abc import Callable, Mapping
 
 from mlir_jax import extensions
-from mlir_jax.data import records
-from mlir_jax.data.collections import pair_files
+from mlir_jax.data import cleaning, records
+from mlir_jax.data.collections import layout, pair_files
 from mlir_jax.storage import locations
 
-NAMES = ("cldr", "folder")
+NAMES = ("cldr", "folder", "sets")
 
 
 def load(
@@ -19,13 +21,17 @@ def load(
   require_pairs: bool = True,
   prefix: str = "data.",
   pairs: pair_files.Settings = pair_files.DEFAULTS,
+  sets: Mapping[str, str] = types.MappingProxyType({}),
+  rules: cleaning.Rules = cleaning.DEFAULTS,
+  selects: Callable[[str], bool] = layout.is_english,
 ) -> records.Collection:
   """Loads a collection.
 
   Args:
-    name: "cldr", the embedded names; "folder", files under `root`; or
-      "MODULE:FUNCTION", the user's own function (root, bad_records) ->
-      Collection. This command line must name the function.
+    name: "cldr", the embedded names; "folder", files under `root`; "sets", only
+      those of the argument `sets`; or "MODULE:FUNCTION", the user's own
+      function (root, bad_records) -> Collection. This command line must name
+      the function.
     root: The folder of the files; "~" is the user's home.
     bad_records: Receives records that cannot be used.
     tatoeba_root: A folder of translation tests, named as in LASER; "" for none.
@@ -34,11 +40,54 @@ def load(
     prefix: What precedes the settings' names in messages: "data." for fields
       ("data.root"), "--" for flags ("--root").
     pairs: What the config says about the pairs of a folder.
+    sets: Data sets that are added: name to "LIBRARY:NAME KEY=VALUE …", see
+      `named_sets.find`.
+    rules: Which translations are kept.
+    selects: Whether the dev set of a language selects the model; see
+      eval.selection.
 
   Raises:
     ValueError: if there is no such collection, or its folder cannot be used.
   """
+  from mlir_jax.data.collections import named_sets
+
   bad_records = bad_records or records.BadRecords()
+  found = named_sets.find(
+    sets,
+    pairs,
+    rules.margin,
+    selects,
+    "data.sets." if prefix == "data." else "--set=",
+  )
+  has_pairs = any(each.setting.stream == "retrieval" for each in found)
+  collection = _load(
+    name,
+    root,
+    bad_records,
+    tatoeba_root,
+    require_pairs=require_pairs and not has_pairs,
+    prefix=prefix,
+    pairs=pairs,
+    margin=rules.margin,
+    selects=selects,
+  )
+  collection = named_sets.added(collection, found, bad_records)
+  return cleaning.cleaned(collection, rules, bad_records)
+
+
+def _load(
+  name: str,
+  root: str,
+  bad_records: records.BadRecords,
+  tatoeba_root: str,
+  *,
+  require_pairs: bool,
+  prefix: str,
+  pairs: pair_files.Settings,
+  margin: float,
+  selects: Callable[[str], bool],
+) -> records.Collection:
+  """Loads a collection without more data sets; see `load`."""
   for setting, folder in (("root", root), ("tatoeba_root", tatoeba_root)):
     if locations.is_url(str(folder)):
       raise ValueError(
@@ -49,12 +98,19 @@ def load(
   if name == "cldr":
     from mlir_jax.data.collections import cldr
 
-    if root or tatoeba_root:
-      raise ValueError(
-        f"{prefix}root and {prefix}tatoeba_root need {prefix}collection=folder:"
-        " the collection 'cldr' reads no files."
-      )
+    _check_no_folder(name, root or tatoeba_root, prefix)
     return cldr.load()
+  if name == "sets":
+    from mlir_jax.data.collections import named_sets
+
+    _check_no_folder(name, root or tatoeba_root, prefix)
+    if require_pairs:
+      raise ValueError(
+        f"{prefix}collection is 'sets', but no data set has question-passage"
+        " pairs: add data.sets.NAME with stream=retrieval, or set"
+        " batch.retrieval to 0."
+      )
+    return named_sets.empty()
   if name == "folder":
     from mlir_jax.data.collections import folder
 
@@ -70,6 +126,8 @@ def load(
       require_pairs=require_pairs,
       prefix=prefix,
       pairs=pairs,
+      margin=margin,
+      selects=selects,
     )
   if extensions.is_target(name):
     collection = extensions.load(name, f"{prefix}collection")(
@@ -83,3 +141,12 @@ def load(
       )
     return collection
   raise ValueError(f"{prefix}collection is {name!r}; use one of {NAMES}.")
+
+
+def _check_no_folder(name: str, given: str, prefix: str) -> None:
+  """Refuses a folder that a collection does not read."""
+  if given:
+    raise ValueError(
+      f"{prefix}root and {prefix}tatoeba_root need {prefix}collection=folder:"
+      f" the collection {name!r} reads no files."
+    )

@@ -5,7 +5,7 @@ import itertools
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from mlir_jax import bars
 from mlir_jax.data import records
@@ -16,7 +16,7 @@ from mlir_jax.data.collections import (
   pair_files,
   parallel_files,
 )
-from mlir_jax.data.sources import files, mr_tydi, tatoeba
+from mlir_jax.data.sources import beir, files, judged, tatoeba
 from mlir_jax.data.sources.pairs import reading
 
 LAYOUT = layout.LAYOUT
@@ -31,6 +31,8 @@ _SHOWN = 10  # Names in an error.
 def _find_parts(root: pathlib.Path, names: layout.Names) -> list[str]:
   """Returns the parts of the layout in a folder; other files are an error."""
   parts, misnamed = [], []
+  is_beir = root.is_dir() and beir.is_there(root)
+  beir_names = {*beir.NAMES, beir.QRELS} if is_beir else ()
   for path in sorted(root.iterdir()) if root.is_dir() else ():
     if path.name.startswith("."):
       names.not_read.append(path)
@@ -40,6 +42,10 @@ def _find_parts(root: pathlib.Path, names: layout.Names) -> list[str]:
       if not is_folder:
         raise ValueError(f"{path} should be a folder, but it is a file.")
       parts.append(path.name)
+    elif path.name.removesuffix(".gz") in beir_names or (
+      is_folder and eval_files.is_released(path.name)
+    ):
+      parts.append(path.name)
     elif path.name == _POOL if is_folder else files.is_companion(path.name):
       names.not_read.append(path)
     else:
@@ -47,6 +53,38 @@ def _find_parts(root: pathlib.Path, names: layout.Names) -> list[str]:
   if parts and misnamed:
     raise layout.misnamed(misnamed[0])
   return parts
+
+
+def _find_released(
+  root: pathlib.Path, parts: Iterable[str], language: str, names: layout.Names
+) -> list[eval_files.Tests]:
+  """Finds the data sets that are in the collection's folder as released.
+
+  Args:
+    root: The folder.
+    parts: From `_find_parts`.
+    language: The language of a data set of BEIR.
+    names: Receives what is not read.
+  """
+  found = []
+  for name in parts:
+    if eval_files.is_released(name):
+      found += eval_files.find_released(root / name, names)
+  if tests := eval_files.find_beir(root, language, names):
+    found.append(tests)
+  return found
+
+
+def _training_source(tests: eval_files.Tests) -> layout.Source:
+  """Makes the source of the training split of a released data set."""
+  assert tests.train
+  train, language = tests.train.unchanged(), tests.language
+  return layout.Source(
+    train.all,  # pyright: ignore[reportArgumentType]
+    (language,),
+    lambda bad_records: judged.read_pairs(train, language, bad_records),
+    lambda: f"question-passage pairs in {language} (the split train)",
+  )
 
 
 def _groups(
@@ -115,6 +153,8 @@ def load(
   require_pairs: bool = True,
   prefix: str = "data.",
   pairs: pair_files.Settings = pair_files.DEFAULTS,
+  margin: float = 0.0,
+  selects: Callable[[str], bool] = layout.is_english,
 ) -> records.Collection:
   """Finds the files of a collection. They are read when they are needed.
 
@@ -126,6 +166,9 @@ def load(
     prefix: What precedes the settings' names in messages, see
       `collections.load`.
     pairs: What the config says about the files in ir/.
+    margin: The lowest margin of a translation that is kept, where the file
+      says the margin.
+    selects: Whether the dev set of a language selects the model.
 
   Returns:
     The collection. Files are read in the order of their names, tests in the
@@ -138,11 +181,11 @@ def load(
       pairs (or no file, if pairs are not required), a file or folder with
       another name, something that is neither a file nor a folder, a file both
       plain and gzipped, only one side of parallel text, two tests in one
-      language, or a dev split in a language other than English.
+      language, or a dev split that does not select.
     FileNotFoundError: if a file of a test is missing.
   """
   folder = pathlib.Path(root)
-  names = layout.Names()
+  names = layout.Names(selects)
   setting = f"{prefix}root"
   if not root or not folder.is_dir():
     raise ValueError(
@@ -150,15 +193,19 @@ def load(
     )
   any_file = "file in ir/, parallel/, mono/ and eval/"
   wanted = "file in ir/" if require_pairs else any_file
-  if not _find_parts(folder, names):
+  parts = _find_parts(folder, names)
+  if not parts:
     raise _missing(folder, setting, wanted)
   corpus = pair_files.find_corpus(folder / "corpus", names)
   retrieval = pair_files.find(folder / "ir", names, pairs, corpus, prefix)
-  if require_pairs and not retrieval:
+  released = _find_released(folder, parts, pairs.language, names)
+  trained = [_training_source(tests) for tests in released if tests.train]
+  if require_pairs and not (retrieval or trained):
     raise _missing(folder, setting, wanted)
-  parallel = parallel_files.find(folder / "parallel", names)
+  parallel = parallel_files.find(folder / "parallel", names, margin)
   monolingual = mono_files.find(folder / "mono", names)
-  tests = eval_files.find(folder / "eval", names)
+  tests = [*released, *eval_files.find(folder / "eval", names)]
+  eval_files.check_languages(tests)
   translations = (
     tatoeba.find_pairs(tatoeba_root, names.not_read, f"{prefix}tatoeba_root")
     if tatoeba_root
@@ -171,7 +218,7 @@ def load(
     file
     for files_read in (
       *(file.files for file in retrieval),
-      *(source.files for source in (*parallel, *monolingual)),
+      *(source.files for source in (*trained, *parallel, *monolingual)),
     )
     for file in files_read
   }
@@ -183,15 +230,11 @@ def load(
 
   return records.Collection(
     name=folder.resolve().name,
-    retrieval=lambda: itertools.chain.from_iterable(
-      file.read(bad_records) for file in retrieval
-    ),
+    retrieval=lambda: read_all([*retrieval, *trained]),
     parallel=lambda: read_all(parallel),
     monolingual=lambda: read_all(monolingual),
     tests=lambda: tuple(
-      test
-      for language, (path, splits) in tests.items()
-      for test in mr_tydi.read_tests(path, language, splits, bad_records)
+      test for each in tests for test in each.read(bad_records)
     ),
     translation_tests=lambda: (
       tatoeba.read_all(tatoeba_root, bad_records) if tatoeba_root else ()
@@ -200,13 +243,16 @@ def load(
       parallel,
       [
         *(code for source in monolingual for code in source.languages),
-        *tests,
+        *(source.languages[0] for source in trained),
+        *(each.language for each in tests),
         *translations,
       ],
     ),
     fingerprint=lambda: _fingerprint(folder, training_files),
     notes=lambda: [
       *(line for file in retrieval for line in file.describe(folder)),
+      *layout.describe((*trained, *parallel, *monolingual), folder),
+      *eval_files.describe(tests),
       *names.notes(folder),
     ],
   )

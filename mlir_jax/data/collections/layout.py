@@ -10,17 +10,29 @@ from mlir_jax.data import languages, records
 from mlir_jax.data.sources import files
 
 LAYOUT = """\
-  ir/NAME.json                   English pairs in DPR's biencoder JSON
+  ir/NAME.jsonl                  question-passage pairs in a format that the
+  ir/NAME.XX.jsonl               fields say; also .json, .csv, .tsv, .parquet
+  corpus/NAME.jsonl              the passages, if pairs refer to them by id
   parallel/NAME.A-B.{A,B}        translations: two line-aligned files
-  mono/NAME.XX.txt               text in language XX, one sentence a line
+  parallel/NAME.A-B.tsv          two columns, or WikiMatrix's margin first;
+  parallel/NAME.A-B.jsonl        named fields, also .csv and .parquet; .tmx
+  mono/NAME.XX.txt               text in language XX, one sentence a line;
+  mono/NAME.XX.jsonl             also with the field "text"
   eval/XX/collection/docs.jsonl  tests in language XX, Mr. TyDi's layout:
   eval/XX/topic.test.tsv         the passages, the queries,
   eval/XX/qrels.test.txt         and the judgements;
-  eval/en/{topic.dev.tsv,qrels.dev.txt}  select models: in English only
+  eval/en/{topic.dev.tsv,qrels.dev.txt}  select models, see eval.selection
+  eval/XX/corpus.jsonl           tests of BEIR: with queries.jsonl, qrels/
+  eval/mrtydi-v1.1-swahili/, eval/miracl-v1.0-sw/, eval/xquad-r/: as released
+A released folder of Mr. TyDi or MIRACL, or a data set of BEIR, may also be the
+folder itself, or be right in it: then its split train is trained on.
 A, B and XX are codes like en, deu, zh_TW, eng_Latn; script and region are
 ignored. Any file may be gzipped, with .gz after its name. README…, LICENSE…,
 .ids, .xml and hidden files and a folder pool/ are not read; any other file is
 an error. Training needs at least ir/, evaluating needs eval/."""
+
+
+_SHOWN = 20  # Files of one format, in a note.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,15 +61,23 @@ def misnamed(path: pathlib.Path) -> ValueError:
   )
 
 
+def is_english(language: str) -> bool:
+  """Whether a language is English."""
+  return language == "en"
+
+
 class Names:
   """Reads the names of files, and keeps what the notes say about them.
 
   Attributes:
     not_read: Files that are not read.
     codes: Each language code in a name to the code that is used.
+    selects: Whether the dev set of a language selects the model; no other one
+      is read.
   """
 
-  def __init__(self):
+  def __init__(self, selects: Callable[[str], bool] = is_english):
+    self.selects = selects
     self.not_read: list[pathlib.Path] = []
     self.codes: dict[str, str] = {}
 
@@ -114,12 +134,15 @@ def _relative(path: pathlib.Path, root: pathlib.Path) -> str:
 
 
 def describe(sources: Iterable[Source], root: pathlib.Path) -> list[str]:
-  """Describes in lines the format of each file, grouped by format."""
-  by_kind: dict[str, list[str]] = {}
+  """Describes in lines which files are read in which format."""
+  by_kind: dict[str, dict[str, None]] = {}
   for source in sources:
     names = (_relative(pathlib.Path(file), root) for file in source.files)
-    by_kind.setdefault(source.kind(), []).append(" with ".join(names))
-  return [
-    records.printable(f"Read as {kind}: {', '.join(names)}")
-    for kind, names in by_kind.items()
-  ]
+    by_kind.setdefault(source.kind(), {}).update(dict.fromkeys(names))
+  lines = []
+  for kind, names in by_kind.items():
+    shown = [*names][:_SHOWN]
+    if len(names) > _SHOWN:
+      shown.append(f"and {len(names) - _SHOWN:,} more")
+    lines.append(records.printable(f"Read as {kind}: {', '.join(shown)}"))
+  return lines

@@ -5,18 +5,52 @@ import re
 
 from mlir_jax.data import languages
 from mlir_jax.data.collections import layout
-from mlir_jax.data.sources import files, plain_text
+from mlir_jax.data.sources import files, plain_text, record_fields, text_records
 
-_TEXT = re.compile(rf".+\.({languages.PATTERN})\.txt")
+# The second is a name of the Leipzig corpora: deu_news_2023_10K-sentences.
+_TEXT = re.compile(
+  rf".+\.({languages.PATTERN})\.(txt|jsonl?|csv|parquet)|([a-z]{{3}})_.+-sentences\.txt"
+)
+# What comes with a Leipzig corpus.
+_COMPANION = re.compile(
+  r"[a-z]{3}_.+-(co_[ns]|inv_so|inv_w|meta|sources|words)\.txt"
+  r"|[a-z]{3}_.+-import\.sql"
+)
+EXAMPLES = """\
+Plain text is in one of these forms, in files that name its language:
+  NAME.fi.txt                     Yksi lause.   (a sentence on each line)
+  NAME.fi.txt                     1<tab>Yksi lause.   (Leipzig: numbered)
+  fin_news_2023_10K-sentences.txt 1<tab>Yksi lause.
+  NAME.fi.jsonl                   {"text": "Yksi lause."}
+Records with the field "text" may be in .json, .jsonl, .csv or .parquet."""
 
 
-def _text(path: pathlib.Path, language: str) -> layout.Source:
+def _lines(path: pathlib.Path, language: str) -> layout.Source:
   file = files.UnchangedFile(path)
   return layout.Source(
     (file,),
     (language,),
     lambda bad_records: plain_text.read(file, language, bad_records),
-    lambda: "one sentence a line",
+    lambda: "one sentence on each line",
+  )
+
+
+def _records(path: pathlib.Path, language: str) -> layout.Source:
+  file = files.UnchangedFile(path)
+
+  def kind() -> str:
+    unused = ", ".join(
+      map(record_fields.show, text_records.unused_fields(file))
+    )
+    return 'JSON with the field "text"' + (
+      f" (not read: {unused})" if unused else ""
+    )
+
+  return layout.Source(
+    (file,),
+    (language,),
+    lambda bad_records: text_records.read(file, language, bad_records),
+    kind,
   )
 
 
@@ -26,7 +60,16 @@ def find(folder: pathlib.Path, names: layout.Names) -> list[layout.Source]:
   Raises:
     ValueError: for a file with another name.
   """
-  return [
-    _text(path, names.code(match[1]))
-    for match, path in names.find(folder, _TEXT)
-  ]
+  sources = []
+  for name, path in names.listed(folder).items():
+    if match := _TEXT.fullmatch(name):
+      make = _lines if match[2] in ("txt", None) else _records
+      sources.append(make(path, names.code(match[1] or match[3])))
+    elif files.is_companion(name) or _COMPANION.fullmatch(name):
+      names.not_read.append(path)
+    else:
+      raise ValueError(
+        f"{path} is not named as the layout says; rename it or move it"
+        f" elsewhere. {EXAMPLES}"
+      )
+  return sources

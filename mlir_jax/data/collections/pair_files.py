@@ -4,7 +4,7 @@ import pathlib
 import re
 import types
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mlir_jax.data import languages
 from mlir_jax.data.collections import layout
@@ -24,11 +24,21 @@ class Settings(NamedTuple):
     language: The language of pairs that do not say theirs.
     format: The name of the format of all files; "" to recognize each one's.
     formats: The user's formats: name to "MODULE:CLASS".
+    prompts: "use" or "ignore": whether a prompt of a question is used.
   """
 
   language: str = "en"
   format: str = ""
   formats: Mapping[str, str] = types.MappingProxyType({})
+  prompts: str = "use"
+
+  @classmethod
+  def of_config(cls, data: Mapping[str, Any]) -> "Settings":
+    """Takes the settings from the part `data` of a config, a plain dict.
+
+    A config of an earlier version may lack them.
+    """
+    return cls(**{name: data[name] for name in cls._fields if name in data})
 
 
 DEFAULTS = Settings()
@@ -83,6 +93,7 @@ def find(
       formats=formats,
       format_name=settings.format,
       corpus=passages,
+      use_prompts=settings.prompts == "use",
     )
     for match, path in names.find(folder, _PAIRS)
   ]

@@ -2,17 +2,35 @@
 
 import pathlib
 import re
+from collections.abc import Mapping
 
 from mlir_jax.data import languages
 from mlir_jax.data.collections import layout
-from mlir_jax.data.sources import files, moses
+from mlir_jax.data.sources import (
+  files,
+  moses,
+  tmx,
+  translation_records,
+  translation_rows,
+  translations,
+)
 
 _CODE = languages.PATTERN
 _MOSES = re.compile(rf"(.+\.({_CODE})-({_CODE}))\.(\2|\3)")
+# One file; sentence-transformers names some "TED2020-en-de-train.tsv".
+_ONE_FILE = re.compile(
+  r".+-([a-z]{2,3}-[a-z]{2,3})-train\.(tsv)"
+  rf"|(?:.+\.)?({languages.SEVERAL})\.(tsv|tmx|jsonl?|csv|parquet)"
+)
+_NTREX = re.compile(rf"(newstest2019)-(src|ref)\.({_CODE})\.txt")
+_NTREX_COMPANION = re.compile(r"(DOCUMENT_IDS|LANGUAGES)\.tsv")
 
 
-def _moses(
-  paths: tuple[pathlib.Path, pathlib.Path], codes: tuple[str, str]
+def _two_files(
+  paths: tuple[pathlib.Path, pathlib.Path],
+  codes: tuple[str, str],
+  opened: dict[pathlib.Path, files.UnchangedFile],
+  kind: str,
 ) -> layout.Source:
   """Makes the source of two line-aligned files."""
   if codes[0] == codes[1]:
@@ -20,28 +38,70 @@ def _moses(
       f"{paths[0]} and {paths[1]} are both in {codes[0]!r}; a pair is of two"
       " languages."
     )
-  source, target = map(files.UnchangedFile, paths)
+  source, target = (
+    opened.setdefault(path, files.UnchangedFile(path)) for path in paths
+  )
   return layout.Source(
     (source, target),
     codes,
     lambda bad_records: moses.read(source, target, *codes, bad_records),
-    lambda: "two line-aligned files",
+    lambda: kind,
   )
 
 
-def find(folder: pathlib.Path, names: layout.Names) -> list[layout.Source]:
-  """Finds the translations; none if there is no such folder.
+def _one_file(
+  path: pathlib.Path, codes: tuple[str, ...], ending: str, margin: float
+) -> layout.Source:
+  """Makes the source of a file that holds both sides."""
+  file = files.UnchangedFile(path)
+  if len(set(codes)) != len(codes) or len(codes) < 2:
+    raise ValueError(
+      f"{path} names the languages {', '.join(codes)}: a pair is of two"
+      " languages."
+    )
+  if ending == "tmx":
+    return layout.Source(
+      (file,),
+      codes,
+      lambda bad_records: tmx.read(file, codes, bad_records),
+      lambda: f"TMX ({', '.join(codes)})",
+    )
+  if len(codes) > 2:
+    raise ValueError(
+      f"{path} names the languages {', '.join(codes)}, but a file like it is of"
+      " two. (After a hyphen a code begins: write pt_br for Brazil's"
+      " Portuguese.)"
+    )
+  pair = codes[0], codes[1]
 
-  Raises:
-    ValueError: for a file with another name, a side without its other side, or
-      two sides in one language.
-  """
-  sides: dict[tuple[str, str, str], dict[str, pathlib.Path]] = {}
-  for match, path in names.find(folder, _MOSES):
-    pair, source, target, side = match.groups()
-    sides.setdefault((pair, source, target), {})[side] = path
+  def reader():
+    # It reads the first row, so it waits until the file is asked for.
+    has_names = ending != "tsv" or translation_rows.has_header(file, pair)
+    return translation_records if has_names else translation_rows
+
+  return layout.Source(
+    (file,),
+    pair,
+    lambda bad_records: reader().read(file, pair, bad_records, margin),
+    lambda: reader().recognize(file, pair).kind,
+  )
+
+
+def _misnamed(path: pathlib.Path) -> ValueError:
+  return ValueError(
+    f"{path} is not named as the layout says; rename it or move it elsewhere."
+    f" {translations.EXAMPLES}"
+  )
+
+
+def _moses_pairs(
+  found: Mapping[tuple[str, str, str], Mapping[str, pathlib.Path]],
+  names: layout.Names,
+  opened: dict[pathlib.Path, files.UnchangedFile],
+) -> list[layout.Source]:
+  """Makes the sources of files like NAME.en-de.en and NAME.en-de.de."""
   sources = []
-  for (pair, source, target), paths in sides.items():
+  for (pair, source, target), paths in found.items():
     if len(paths) != 2:
       (path,) = paths.values()
       raise ValueError(
@@ -49,9 +109,87 @@ def find(folder: pathlib.Path, names: layout.Names) -> list[layout.Source]:
         f" {pair}.{target} belong together, in two languages."
       )
     sources.append(
-      _moses(
+      _two_files(
         (paths[source], paths[target]),
         (names.code(source), names.code(target)),
+        opened,
+        "two line-aligned files",
       )
     )
   return sources
+
+
+def _ntrex_pairs(
+  found: Mapping[tuple[str, str], pathlib.Path],
+  names: layout.Names,
+  opened: dict[pathlib.Path, files.UnchangedFile],
+) -> list[layout.Source]:
+  """Makes the sources of NTREX: its English with each translation.
+
+  Args:
+    found: ("src" or "ref", language) to file.
+    names: Receives the translations into other kinds of English.
+    opened: File by path.
+  """
+  sources = [path for (side, _), path in found.items() if side == "src"]
+  references = {
+    name: path for (side, name), path in found.items() if side == "ref"
+  }
+  if not found:
+    return []
+  if len(sources) != 1 or not references:
+    (path, *_) = found.values()
+    raise ValueError(
+      f"{path} is a file of NTREX, which needs newstest2019-src.eng.txt and a"
+      " newstest2019-ref.XXX.txt next to it."
+    )
+  pairs = []
+  for name, path in references.items():
+    if names.code(name) == "en":
+      names.not_read.append(path)
+      continue
+    pairs.append(
+      _two_files((sources[0], path), ("en", names.code(name)), opened, "NTREX")
+    )
+  return pairs
+
+
+def find(
+  folder: pathlib.Path, names: layout.Names, margin: float = 0.0
+) -> list[layout.Source]:
+  """Finds the translations; none if there is no such folder.
+
+  Args:
+    folder: The folder.
+    names: Receives what is not read, and the codes.
+    margin: The lowest margin that is kept, of pairs that have one.
+
+  Returns:
+    The sources, in the order of the files' names.
+
+  Raises:
+    ValueError: for a file with another name, a side without its other side, or
+      two sides in one language.
+  """
+  sides: dict[tuple[str, str, str], dict[str, pathlib.Path]] = {}
+  ntrex: dict[tuple[str, str], pathlib.Path] = {}
+  opened: dict[pathlib.Path, files.UnchangedFile] = {}
+  sources = []
+  for name, path in names.listed(folder).items():
+    if match := _MOSES.fullmatch(name):
+      pair, source, target, side = match.groups()
+      sides.setdefault((pair, source, target), {})[side] = path
+    elif match := _NTREX.fullmatch(name):
+      ntrex[match[2], match[3]] = path
+    elif match := _ONE_FILE.fullmatch(name):
+      codes = tuple(
+        names.code(code) for code in languages.split(match[1] or match[3])
+      )
+      sources.append(_one_file(path, codes, match[2] or match[4], margin))
+    elif files.is_companion(name) or _NTREX_COMPANION.fullmatch(name):
+      names.not_read.append(path)
+    else:
+      raise _misnamed(path)
+  sources += _moses_pairs(sides, names, opened)
+  sources += _ntrex_pairs(ntrex, names, opened)
+  return sorted(sources, key=lambda source: min(map(str, source.files)))

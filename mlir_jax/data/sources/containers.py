@@ -10,11 +10,18 @@ tabs, but a row is one line.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from mlir_jax.data import records
-from mlir_jax.data.sources import json_stream, parquet_rows, table_rows
+from mlir_jax.data.sources import (
+  json_stream,
+  parquet_rows,
+  record_fields,
+  table_rows,
+)
+
+_Record = TypeVar("_Record")
 
 # Name's end to the module with `read` and `write`.
 _CONTAINERS = {
@@ -54,6 +61,84 @@ def read(
       policy if the file is cut or damaged so that what follows is not known.
   """
   return _CONTAINERS[kind(path)].read_values(path, bad_records)
+
+
+def read_records(
+  path: str | os.PathLike,
+  bad_records: records.BadRecords,
+  parse: Callable[[Any], _Record],
+) -> Iterator[_Record]:
+  """Reads the records of a file.
+
+  Args:
+    path: The file.
+    bad_records: Receives the records that `parse` refuses, and those of `read`.
+    parse: Makes a record of a decoded value. It raises FieldError for a value
+      that cannot be used; the functions of `record_fields` do.
+
+  Yields:
+    The records, in the file's order.
+
+  Raises:
+    RecordError: for a bad record, if the policy is "error"; under any policy
+      as `read` does, or if no record can be used.
+  """
+  bad_records = records.BadRecordsOfFile(bad_records)
+  return parse_all(read(path, bad_records), path, bad_records, parse)
+
+
+def parse_all(
+  values: Iterable[tuple[records.Place, Any]],
+  path: str | os.PathLike,
+  bad_records: records.BadRecordsOfFile,
+  parse: Callable[[Any], _Record],
+) -> Iterator[_Record]:
+  """Makes records of decoded values; see `read_records`.
+
+  Args:
+    values: The place and the value of each record.
+    path: What messages call the file.
+    bad_records: Receives the records that `parse` refuses.
+    parse: As in `read_records`.
+
+  Raises:
+    RecordError: for a bad record, if the policy is "error"; under any policy if
+      no record can be used.
+  """
+  good = 0
+  for place, value in values:
+    try:
+      record = parse(value)
+    except record_fields.FieldError as error:
+      bad_records.report(
+        place.file,
+        place.line,
+        f"record {place.number}, {error.field}",
+        error.problem,
+      )
+      continue
+    good += 1
+    yield record
+  bad_records.check_some(path, good)
+  if not good:
+    raise records.RecordError(
+      f"{path} holds no record; remove the file, or write it again."
+    )
+
+
+def read_first(path: str | os.PathLike) -> tuple[records.Place, Any]:
+  """Returns the place and the value of the first record that can be decoded.
+
+  Raises:
+    RecordError: if there is none, or as `read` does.
+  """
+  bad_records = records.BadRecordsOfFile(records.BadRecords("skip"))
+  for place, value in read(path, bad_records):
+    return place, value
+  bad_records.check_some(path, 0)
+  raise records.RecordError(
+    f"{path} holds no record; remove the file, or write it again."
+  )
 
 
 def write(

@@ -169,17 +169,22 @@ def write_values(
       text = io.TextIOWrapper(
         file, "utf-8", "surrogateescape", newline="", write_through=True
       )
-      writer = csv.writer(
-        text,
-        delimiter="\t" if _is_tsv(path) else ",",
-        lineterminator="\n",
+      minimal, all_quoted = (
+        csv.writer(
+          text,
+          delimiter="\t" if _is_tsv(path) else ",",
+          lineterminator="\n",
+          quoting=quoting,
+        )
+        for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
       )
-      writer.writerow(names)
+      minimal.writerow(names)
       for number, line in enumerate(waiting, start=1):
         value = json.loads(line)
-        writer.writerow(
-          _cell(path, number, name, value.get(name)) for name in names
-        )
+        cells = [_cell(path, number, name, value.get(name)) for name in names]
+        # The minimum leaves out a carriage return, which then ends the row.
+        has_return = any("\r" in cell for cell in cells)
+        (all_quoted if has_return else minimal).writerow(cells)
       text.detach()
 
 

@@ -14,6 +14,7 @@ import source_files
 from mlir_jax.data import records
 from mlir_jax.data.sources import (
   files,
+  json_stream,
   plain_text,
   text_lines,
 )
@@ -97,7 +98,7 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(
   path.write_bytes(data)
   bad = source_files.skipping()
   for read in (
-    source_files.read_pairs(path, bad),
+    json_stream.read_values(path, bad),
     plain_text.read(path, "fi", bad),
   ):
     with pytest.raises(ValueError, match=f"{name} {problem}"):

@@ -52,6 +52,9 @@ def test_a_pair_that_is_bad_on_both_sides_counts_once(tmp_path):
   assert bad.count == 1
 
 
+_NO_TEXT = '{"question": "q", "positive_ctxs": []}'
+
+
 @pytest.mark.parametrize("source, target", [(3, 5), (5, 3), (0, 1)])
 def test_differing_line_counts_are_an_error_whatever_the_policy(
   tmp_path, source, target
@@ -115,8 +118,8 @@ def test_a_number_is_text_where_the_first_sentence_has_none(tmp_path):
 @pytest.mark.parametrize(
   "name, content",
   [
-    ("a.json", '[{"query": "q"}, {"query": "r"}]'),
-    ("a.jsonl", '{"query": "q"}\n{"query": "r"}\n\n'),
+    ("a.json", f"[{_NO_TEXT},{_NO_TEXT}]"),
+    ("a.jsonl", f"{_NO_TEXT}\n{_NO_TEXT}\n\n"),
     ("a.fi.txt", b"\xff\n\n\xfe\n"),
     ("a.en-de.en", "\none\n"),
     ("docs.jsonl.gz", '{"docid": "a"}\n{"docid": "b"}\n'),

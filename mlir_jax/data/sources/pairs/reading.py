@@ -1,5 +1,6 @@
 """Reads and writes a file of question-passage pairs, in whatever format."""
 
+import collections
 import dataclasses
 import itertools
 import os
@@ -13,6 +14,7 @@ from mlir_jax.data.sources.pairs import base, registry
 
 # The format is that of the first of these records that has one.
 _PEEKED = 100
+_SHOWN = 5  # Prompts in a note.
 
 
 class Pair(NamedTuple):
@@ -31,7 +33,7 @@ class Pair(NamedTuple):
 class NoCorpus:
   """The corpus of a folder without passages."""
 
-  files: tuple[files.UnchangedFile, ...] = ()
+  files = ()
 
   def read(self, bad_records: records.BadRecords) -> None:
     """Does nothing."""
@@ -54,21 +56,35 @@ class Seen:
     count: The number of good records.
     languages: Their languages.
     unused: The fields that hold something and are not used.
+    prompts: The prompts that are used, to their numbers.
   """
 
   format: str
-  count: int
-  languages: tuple[str, ...]
-  unused: tuple[str, ...]
+  count: int = 0
+  languages: set[str] = dataclasses.field(default_factory=set)
+  unused: set[str] = dataclasses.field(default_factory=set)
+  prompts: collections.Counter[str] = dataclasses.field(
+    default_factory=collections.Counter
+  )
 
   def describe(self, name: str) -> list[str]:
     """Describes the file in lines, under a name."""
     lines = [
       f"{name}: {self.format}, {self.count:,} records"
-      f" ({', '.join(self.languages)})"
+      f" ({', '.join(sorted(self.languages))})"
     ]
     if self.unused:
-      lines.append(f"{name}: fields not used: {', '.join(self.unused)}")
+      lines.append(f"{name}: fields not used: {', '.join(sorted(self.unused))}")
+    if self.prompts:
+      shown = [
+        f"{prompt!r} ({count:,})"
+        for prompt, count in self.prompts.most_common(_SHOWN)
+      ]
+      more = ", …" if len(self.prompts) > _SHOWN else ""
+      lines.append(
+        f"{name}: in place of encoding.query.prefix, questions have the prompts"
+        f" {', '.join(shown)}{more}"
+      )
     return lines
 
 
@@ -90,6 +106,7 @@ class PairFile:
     formats: registry.Formats = registry.BUILT_IN,
     format_name: str = "",
     corpus: base.Corpus | None = None,
+    use_prompts: bool = True,
   ):
     """Names the file; it is read later.
 
@@ -101,6 +118,7 @@ class PairFile:
       formats: The formats by name.
       format_name: The name of the file's format; "" to recognize it.
       corpus: The passages to which records refer by id.
+      use_prompts: Whether a question keeps its prompt.
     """
     self.path = (
       path
@@ -113,6 +131,7 @@ class PairFile:
     self._formats = formats
     self._format_name = format_name
     self._corpus = corpus or NoCorpus()
+    self._use_prompts = use_prompts
     self.files = (self.path, *self._corpus.files)
 
   def describe(self, root: pathlib.Path) -> list[str]:
@@ -149,14 +168,13 @@ class PairFile:
         be meant, or no record can be used.
     """
     bad_records = records.BadRecordsOfFile(bad_records)
-    values = containers.read(self.path, bad_records)
+    values = self._read_values(bad_records)
     name, values = self._choose(values)
-    format_, unused, seen_languages = self._formats[name], set(), {}
+    format_, seen = self._formats[name], Seen(name)
     if format_.by_id:
       self._corpus.read(bad_records)
-    good = 0
     for place, value in values:
-      context = base.Context(place, bad_records, self._corpus, unused)
+      context = base.Context(place, bad_records, self._corpus, seen.unused)
       try:
         record = self._parse(format_, value, context)
       except record_fields.FieldError as error:
@@ -167,17 +185,17 @@ class PairFile:
           error.problem,
         )
         continue
-      good += 1
-      seen_languages[record.language] = None
+      seen.count += 1
+      seen.languages.add(record.language)
+      if record.prompt is not None:
+        seen.prompts[record.prompt] += 1
       yield Pair(value, record)
-    bad_records.check_some(self.path, good)
-    self.seen = Seen(
-      name, good, tuple(sorted(seen_languages)), tuple(sorted(unused))
-    )
+    bad_records.check_some(self.path, seen.count)
+    self.seen = seen
 
   def recognize(self, bad_records: records.BadRecords) -> base.PairFormat:
     """Returns the file's format; raises as `read_pairs` does."""
-    values = containers.read(self.path, records.BadRecordsOfFile(bad_records))
+    values = self._read_values(records.BadRecordsOfFile(bad_records))
     name, _ = self._choose(values)
     return self._formats[name]
 
@@ -194,6 +212,12 @@ class PairFile:
       ValueError: if a value cannot be written; it names the field.
     """
     containers.write(target, raw, like=self.path)
+
+  def _read_values(
+    self, bad_records: records.BadRecords
+  ) -> Iterator[tuple[records.Place, Any]]:
+    """Yields the place and the decoded value of each record."""
+    return containers.read(self.path, bad_records)
 
   def _choose(
     self, values: Iterator[tuple[records.Place, Any]]
@@ -241,6 +265,9 @@ class PairFile:
       # It names the type, as for a missing field.
       record_fields.get_field(value, format_.needs[0][0])
     record = format_.parse(value, context)
+    if record.prompt is not None and not self._use_prompts:
+      context.unused.add("prompt")
+      record = dataclasses.replace(record, prompt=None)
     return dataclasses.replace(
       record, language=self._find_language(value), place=context.place
     )
