@@ -11,45 +11,26 @@ same command continues after a kill, and writes the same bytes.
 """
 
 import dataclasses
-import functools
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from absl import flags
 
-from mlir_jax import bars
 from mlir_jax.command_line import program, shared_flags
 from mlir_jax.data import records
+from mlir_jax.mining import corpus as corpus_lib
 from mlir_jax.mining import rules as rules_lib
+from mlir_jax.mining import statistics
 from mlir_jax.storage import locations
 
 if TYPE_CHECKING:
-  from mlir_jax.mining import candidates, progress
-  from mlir_jax.mining import corpus as corpus_lib
-  from mlir_jax.retrieval import model as model_lib
+  from mlir_jax.mining import search as search_lib  # It imports JAX.
 
 FINDERS = ("bm25", "dense", "both")
 ANALYZERS = ("words", "subwords")
-
-
-@dataclasses.dataclass(frozen=True)
-class Search:
-  """How candidates are found.
-
-  Attributes:
-    finder: "bm25", "dense" or "both".
-    model: Finds candidates or ranks those of BM25; None if BM25 does both.
-    analyzer: What BM25 counts: "words" or "subwords".
-    tokenizer: The folder or hub name of the tokenizer for "subwords"; "" for
-      that of the model.
-  """
-
-  finder: str = "bm25"
-  model: "model_lib.Model | None" = None
-  analyzer: str = "words"
-  tokenizer: str = ""
 
 
 def _check_search(
@@ -74,7 +55,7 @@ def _check_output(source: pathlib.Path, output: pathlib.Path) -> None:
   from mlir_jax.mining import progress
 
   locations.check_output(str(output.parent), f"--output={output}")
-  if not progress.is_free(output):
+  if not progress.is_free(output) or (source.is_file() and output.is_dir()):
     raise ValueError(
       f"--output={output} exists: delete it, or give another name."
     )
@@ -86,103 +67,11 @@ def _check_output(source: pathlib.Path, output: pathlib.Path) -> None:
     )
 
 
-def _load_tokenizer(name: str):
-  """Loads the tokenizer of a run, an export or another model."""
-  from mlir_jax import workdir
-  from mlir_jax.data import tokenizer as tokenizer_lib
-  from mlir_jax.models import layout, pretrained
-
-  run = pathlib.Path(locations.absolute(name)) / workdir.TOKENIZER
-  if run.exists():
-    return tokenizer_lib.load(str(run.parent))
-  folder = layout.read(pretrained.fetch(name)).transformer
-  return tokenizer_lib.load(str(folder))
-
-
-def _make_analyzer(search: Search) -> tuple[Callable[[str], list[str]], str]:
-  """Returns the analyzer of BM25, and what identifies it."""
-  from mlir_jax import contract
-  from mlir_jax.retrieval import terms
-
-  if search.finder == "dense":
-    return terms.words, "none"
-  if search.analyzer == "words":
-    return terms.words, "words"
-  if search.tokenizer:
-    tokenizer = _load_tokenizer(search.tokenizer)
-  else:
-    assert search.model  # `_check_search` refuses it.
-    tokenizer = search.model.text_encoder.tokenizer
-  fingerprint = contract.fingerprint(tokenizer)
-  return terms.subwords(tokenizer), f"subwords {fingerprint}"
-
-
-def _hash_model(model: "model_lib.Model | None") -> str:
-  """Returns a hash of all that decides a model's vectors; "" for none."""
-  import hashlib
-
-  import jax
-
-  if model is None:
-    return ""
-  digest = hashlib.sha256(repr((model.contract, model.similarity)).encode())
-  leaves = jax.tree_util.tree_leaves_with_path(model.params)
-  for path, leaf in bars.bar(
-    leaves, "Hashing the model", unit="array", delay=5, leave=False
-  ):
-    digest.update(jax.tree_util.keystr(path).encode())
-    digest.update(jax.device_get(leaf).tobytes())
-  return digest.hexdigest()
-
-
-def _make_finder(
-  search: Search,
-  analyze: Callable[[str], list[str]],
-  questions: "Sequence[corpus_lib.Question]",
-  corpus: "corpus_lib.Corpus",
-  depth: int,
-  kept: "progress.Progress",
-) -> "candidates.Finder":
-  """Encodes or counts the passages, and returns the finder."""
-  from mlir_jax.mining import candidates, portions
-  from mlir_jax.mining import corpus as corpus_lib
-  from mlir_jax.retrieval import bm25
-
-  finders = []
-  if search.finder != "dense":
-    texts = bars.bar(
-      map(corpus_lib.join, corpus.passages),
-      "Counting terms",
-      unit="passage",
-      total=len(corpus.passages),
-    )
-    index = bm25.Bm25(texts, analyze)
-    finders.append(candidates.with_bm25(questions, index, depth))
-  if search.model is None:
-    return finders[0]
-  model = search.model
-  embed = functools.partial(model.text_encoder.encode, model.params)
-  asked = [records.Passage(question.text) for question in questions]
-  encoded = [
-    portions.encode(kept, embed, "query", asked),
-    portions.encode(kept, embed, "passage", corpus.passages),
-  ]
-  if model.similarity == "cosine" and not model.contract.normalize:
-    encoded = [candidates.unit_length(each) for each in encoded]
-  vectors = candidates.Vectors(*encoded)
-  if search.finder != "bm25":
-    mesh = model.text_encoder.mesh
-    finders.append(candidates.with_model(questions, vectors, mesh, depth))
-  if search.finder == "dense":
-    return finders[0]
-  return candidates.judged(questions, finders, vectors)
-
-
 def mine(
   source: str,
   output: str,
   rules: rules_lib.Rules,
-  search: Search,
+  search: "search_lib.Search",
   *,
   corpus: str = "",
   pair_format: str = "",
@@ -215,8 +104,7 @@ def mine(
   """
   import mlir_jax
   from mlir_jax.data.sources import files
-  from mlir_jax.mining import corpus as corpus_lib
-  from mlir_jax.mining import pairs, portions, progress, statistics
+  from mlir_jax.mining import pairs, portions, progress
 
   input_path, output_path = pathlib.Path(source), pathlib.Path(output)
   pairs_read = pairs.Source(input_path, pair_format, prompts)
@@ -235,48 +123,36 @@ def mine(
   read = pairs.read(
     pairs_read, passages, bad_records, **settings, prefix=prefix
   )
-  for line in pairs_read.describe():
-    print(line)
-  print(records.describe_bad("training", bad_records.drain()))
   questions = read.all()
   most = max(len(question.positives) for question in questions)
   last_rank = rules.last_rank(most, any(q.answers for q in questions))
   # As in sentence-transformers: positives take up to `most` of the ranks.
   depth = last_rank + most
-  analyze, analyzer = _make_analyzer(search)
-  print(
+  for line in (
+    *pairs_read.describe(),
+    records.describe_bad("training", bad_records.drain()),
     f"Questions: {len(questions):,}, with up to {most} positives. Passages:"
     f" {len(passages.passages):,}; {passages.repeated:,} others have the text"
-    f" of one of these.\nCandidates: the best {depth} of each question by"
-    f" {_name(search)}; analyzer: {analyzer.split()[0]}; range_max={last_rank}."
-  )
-  with progress.opened(
-    output_path,
-    {
-      "version": mlir_jax.__version__,
-      "files": hashes,
-      "format": pair_format,
-      "bad records": on_bad_record,
-      "candidates": search.finder,
-      "analyzer": analyzer,
-      "model": _hash_model(search.model),
-      "depth": depth,
-      "texts of a portion": portions.SIZE,
-    },
-  ) as kept:
-    found = statistics.Statistics()
-    negatives = []
-    for number, rows, scores, positive_scores in portions.find(
+    " of one of these.",
+    f"{search.describe(depth)} range_max={last_rank}.",
+  ):
+    print(line)
+  identity = {
+    "version": mlir_jax.__version__,
+    "files": hashes,
+    "format": pair_format,
+    "bad records": on_bad_record,
+    "depth": depth,
+    "texts of a portion": portions.SIZE,
+    **search.identity(),
+  }
+  with progress.opened(output_path, identity) as kept:
+    found = portions.find(
       kept,
       questions,
-      lambda: _make_finder(search, analyze, questions, passages, depth, kept),
-    ):
-      question = questions[number]
-      choice = rules_lib.choose(
-        question, passages, rows, scores, positive_scores, rules, last_rank
-      )
-      found.add(question, rows, scores, positive_scores, choice)
-      negatives.append((choice.rows, choice.scores))
+      lambda: search.make_finder(questions, passages, depth, kept),
+    )
+    scores, negatives = _choose(found, questions, passages, rules, last_rank)
     if kept.kept:
       print(f"Portions that an earlier run has left: {kept.kept:,}.")
     made = kept.new_folder("output")
@@ -285,28 +161,37 @@ def mine(
     if picture:
       from mlir_jax.mining import picture as picture_lib
 
-      picture_lib.draw(found.columns(), f"score by {_score(search)}", picture)
-    report = statistics.describe(found, rules.num_negatives)
-    whole = made if input_path.is_dir() else targets[0]
-    progress.publish(whole, output_path)
+      picture_lib.draw(scores.columns(), f"score by {search.score}", picture)
+    report = statistics.describe(scores, rules.num_negatives)
+    progress.publish(made if input_path.is_dir() else targets[0], output_path)
   return f"{report}\nWrote {output_path}."
 
 
-def _score(search: Search) -> str:
-  """Names the scores that rank candidates."""
-  if search.model is None:
-    return "BM25"
-  kind = "cosine" if search.model.similarity == "cosine" else "inner product"
-  return f"the model's {kind}"
+def _choose(
+  found: Iterable[tuple[int, np.ndarray, np.ndarray, np.ndarray]],
+  questions: Sequence[corpus_lib.Question],
+  corpus: corpus_lib.Corpus,
+  rules: rules_lib.Rules,
+  last_rank: int,
+) -> tuple[statistics.Statistics, list[tuple[list[int], list[float]]]]:
+  """Returns the statistics, and the rows and scores of each question's choice.
 
-
-def _name(search: Search) -> str:
-  names = {
-    "bm25": "BM25",
-    "dense": "the model",
-    "both": "BM25 and of each by the model",
-  }
-  return f"{names[search.finder]}, ranked by {_score(search)}"
+  Args:
+    found: From `portions.find`.
+    questions: All questions.
+    corpus: The passages.
+    rules: How negatives are chosen.
+    last_rank: From `Rules.last_rank`.
+  """
+  scores, negatives = statistics.Statistics(), []
+  for number, *candidates in found:
+    question = questions[number]
+    choice = rules_lib.choose(
+      question, corpus, *candidates, rules=rules, last_rank=last_rank
+    )
+    scores.add(question, *candidates, choice=choice)
+    negatives.append((choice.rows, choice.scores))
+  return scores, negatives
 
 
 def main():
@@ -341,6 +226,8 @@ def main():
     locations.check_output(
       os.path.dirname(paths["plot"]), f"--plot={paths['plot']}"
     )
+  from mlir_jax.mining import search as search_lib
+
   model = None
   if _MODEL.value:
     from mlir_jax.retrieval import model as model_lib
@@ -358,7 +245,9 @@ def main():
       paths["input"],
       paths["output"],
       rules,
-      Search(_CANDIDATES.value, model, _ANALYZER.value, _TOKENIZER.value or ""),
+      search_lib.Search(
+        _CANDIDATES.value, model, _ANALYZER.value, _TOKENIZER.value or ""
+      ),
       corpus=paths["corpus"],
       pair_format=_FORMAT.value,
       prompts=_PROMPTS.value,

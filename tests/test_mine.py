@@ -16,6 +16,7 @@ from mlir_jax import mine
 from mlir_jax.data import records
 from mlir_jax.data.sources import containers
 from mlir_jax.mining import rules as rules_lib
+from mlir_jax.mining import search
 
 RULES = rules_lib.Rules(num_negatives=2)
 TOWNS = ["Lima", "Oslo", "Accra", "Hanoi", "Quito", "Riga"]
@@ -140,7 +141,7 @@ def test_a_file_comes_back_in_its_own_format(tmp_path, kind, existing):
     str(source.parents[1]),
     str(output),
     RULES,
-    mine.Search(),
+    search.Search(),
     replace=replace,
     with_scores=kind == "flag",
   )
@@ -163,14 +164,14 @@ def test_a_file_comes_back_in_its_own_format(tmp_path, kind, existing):
 def test_bad_settings_and_files_are_refused_before_the_search(
   tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(mine, "_make_finder", None)
+  monkeypatch.setattr(search.Search, "make_finder", None)
   source = tmp_path / "train.jsonl"
   write_pairs(source, "flag")
 
   def refused(message, output="out.jsonl", path=source, **settings):
     with pytest.raises(ValueError, match=message):
       mine.mine(
-        str(path), str(tmp_path / output), RULES, mine.Search(), **settings
+        str(path), str(tmp_path / output), RULES, search.Search(), **settings
       )
 
   refused(r"train\.jsonl:1: .*neg_scores .*\(--output_scores")
@@ -206,7 +207,7 @@ def test_a_model_finds_and_ranks_candidates(tmp_path, one_device, capsys):
       str(folder),
       str(output),
       rules_lib.Rules(num_negatives=3, relative_margin=0.0),
-      mine.Search(finder, model, **settings),
+      search.Search(finder, model, **settings),
       corpus=str(corpus),
       with_scores=True,
       picture=str(tmp_path / f"{finder}.png"),
@@ -256,7 +257,7 @@ KILLED = """
 import os, pathlib, random, signal, sys, time
 sys.path.insert(0, sys.argv[1])
 from mlir_jax import mine
-from mlir_jax.mining import candidates, pairs, portions, rules
+from mlir_jax.mining import pairs, portions, rules, search
 portions.SIZE = 16
 source, folder = sys.argv[2], pathlib.Path(sys.argv[3])
 
@@ -269,7 +270,7 @@ def start(output, seconds=0.0):
   if seconds:  # Python does not see this signal: it kills, as SIGKILL does.
     signal.setitimer(signal.ITIMER_REAL, seconds)
   mine.mine(source, str(folder / output), rules.Rules(num_negatives=2),
-            mine.Search())
+            search.Search())
   os._exit(0)
 
 begun = time.monotonic()
