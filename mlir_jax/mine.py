@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 FINDERS = ("bm25", "dense", "both")
 ANALYZERS = ("words", "subwords")
+_MOST = 1_000_000  # Negatives or ranks.
 
 
 def _check_search(
@@ -127,7 +128,7 @@ def mine(
   most = max(len(question.positives) for question in questions)
   last_rank = rules.last_rank(most, any(q.answers for q in questions))
   # As in sentence-transformers: positives take up to `most` of the ranks.
-  depth = last_rank + most
+  depth = min(last_rank + most, len(passages.passages))
   for line in (
     *pairs_read.describe(),
     records.describe_bad("training", bad_records.drain()),
@@ -322,14 +323,23 @@ if __name__ == "__main__":
     " a hub name; by default that of --model.",
   )
   flags.DEFINE_integer(
-    "num_negatives", 3, "Negatives that are added to a question, at most."
+    "num_negatives",
+    3,
+    "Negatives that are added to a question, at most.",
+    upper_bound=_MOST,
   )
-  flags.DEFINE_integer("range_min", 0, "The best candidates that are skipped.")
+  flags.DEFINE_integer(
+    "range_min",
+    0,
+    "The best candidates that are skipped.",
+    upper_bound=_MOST,
+  )
   flags.DEFINE_integer(
     "range_max",
     None,
     "The rank of the last candidate; by default enough for num_negatives, and"
     " ten times as many if a margin, max_score or answers drop some.",
+    upper_bound=_MOST,
   )
   flags.DEFINE_float(
     "absolute_margin",
@@ -349,7 +359,13 @@ if __name__ == "__main__":
     rules_lib.SAMPLING,
     "Whether the best candidates become negatives, or drawn ones.",
   )
-  flags.DEFINE_integer("seed", 0, "Of --sampling_strategy=random.")
+  flags.DEFINE_integer(
+    "seed",
+    0,
+    "Of --sampling_strategy=random.",
+    lower_bound=0,
+    upper_bound=2**63 - 1,
+  )
   _EXISTING = flags.DEFINE_enum(
     "existing",
     "keep",
