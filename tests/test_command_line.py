@@ -81,7 +81,7 @@ def test_the_command_lists_all_programs(monkeypatch, capsys):
   with pytest.raises(SystemExit, match="2"):
     __main__.main()
   assert capsys.readouterr().err == (
-    "mlir-jax: there is no program 'trian'; there are prepare, mine,"
+    "mlir-jax: there is no program 'trian'; there are prepare, mine, train,"
     " evaluate, encode, export, plan.\n"
   )
 

@@ -321,8 +321,10 @@ def test_the_program_mines_a_file(tmp_path):
   package = pathlib.Path(mine.__file__).parents[1]
   path = os.pathsep.join([str(package), os.environ.get("PYTHONPATH", "")])
   done = subprocess.run(
-    [sys.executable, "-m", "mlir_jax", "mine", f"--input={source}"]
-    + [f"--output={output}", "--num_negatives=2"],
+    [
+      *(sys.executable, "-m", "mlir_jax", "mine"),
+      *(f"--input={source}", f"--output={output}", "--num_negatives=2"),
+    ],
     capture_output=True,
     text=True,
     timeout=300,
