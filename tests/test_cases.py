@@ -248,6 +248,30 @@ def test_codes_numbers_and_companions(cases):
     assert companion in notes
 
 
+def test_released_collections_train_and_evaluate(cases):
+  for name, language, pairs, grade in (
+    ("beir", "en", 12, 2),
+    ("mr_tydi_release", "ar", 8, 1),
+  ):
+    loaded, _ = load(cases / "formats" / name, require_pairs=True)
+    read = list(loaded.retrieval())
+    assert [pair.language for pair in read] == [language] * pairs
+    (test,) = loaded.tests()
+    assert (test.language, len(test.passages)) == (language, 16)
+    assert [*test.qrels] == [*test.queries] and len(test.queries) == 4
+    for relevances in test.qrels.values():
+      assert list(relevances.values()) == [grade]
+
+
+def test_a_low_margin_is_cut_from_wikimatrix(cases):
+  loaded, bad = load(cases / "formats/wikimatrix")
+  assert [pair.target for pair in loaded.parallel()] == [
+    *("Oslo is in Norway.", "Lima is a city.")
+  ]
+  ((count, _),) = bad.removed.values()
+  assert count == 1
+
+
 def test_a_models_code_does_not_run(cases, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   with pytest.raises(ValueError, match="evil"):

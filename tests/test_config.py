@@ -86,6 +86,7 @@ def test_every_number_has_a_range_and_every_word_its_choices():
   numbers = {n for n, (kind, _) in FIELDS.items() if kind in (int, float)}
   assert numbers == RANGES.keys()
   free = {"encoding.title_joiner", "model.revision", *config.PATHS}
+  free |= {"data.format", "data.language", "eval.selection"}
   texts = {n for n, (kind, _) in FIELDS.items() if kind is str} - free
   texts = {n for n in texts if not n.endswith(".prefix")}
   assert texts == CHOICES.keys()

@@ -73,7 +73,8 @@ class _Identifier:
   """Tells the language of a text, with py3langid."""
 
   def __init__(self):
-    from py3langid import langid
+    # An extra.
+    from py3langid import langid  # pyright: ignore[reportMissingImports]
 
     self._identifier = langid.LanguageIdentifier.from_model_file(
       langid.MODEL_FILE, norm_probs=True

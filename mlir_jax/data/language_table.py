@@ -111,7 +111,7 @@ def render(
   """
   rows = _rows(store)
   lengths = [_lengths(store, role) for role in contract_lib.ROLES]
-  table = [_HEADER]
+  table: list[Sequence[str]] = [_HEADER]
   for language in sorted(rows.keys() | shared.keys()):
     of_tests = [_NONE, _NONE]
     if language in shared:

@@ -94,7 +94,7 @@ class RetrievalTest:
 
   Attributes:
     language: Language code, e.g. "de".
-    split: "test", or "dev" for the English set that selects models.
+    split: "test", or "dev" for a set that may select the best checkpoint.
     passages: The corpus; passage ids are unique.
     queries: Query id to query text. A query without a judgement is searched,
       but not part of any mean.

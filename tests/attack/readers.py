@@ -102,6 +102,21 @@ def negative_record(number: int, raw: bytes) -> bytes:
   ) % (number, raw)
 
 
+def flag_record(number: int, raw: bytes) -> bytes:
+  return b'{"query": "asked %d", "pos": ["%s"], "neg": []}' % (number, raw)
+
+
+def tevatron_record(number: int, raw: bytes) -> bytes:
+  return (
+    b'{"query_id": "%d", "query": "%s", "positive_passages": [{"docid": "1",'
+    b' "text": "good"}]}'
+  ) % (number, raw)
+
+
+def row_record(number: int, raw: bytes) -> bytes:
+  return b"asked %d\t%s" % (number, raw)
+
+
 def document_record(number: int, raw: bytes) -> bytes:
   return b'{"id": "d%d", "contents": "T\\n\\n%s"}' % (number, raw)
 
@@ -316,6 +331,27 @@ def _readers() -> dict[str, Reader]:
       empty="dropped",
     ),
     Reader(
+      "flag lines positive",
+      "data/ir/a.jsonl",
+      flag_record,
+      positive,
+      escape_json,
+    ),
+    Reader(
+      "tevatron lines query",
+      "data/ir/a.jsonl",
+      tevatron_record,
+      question,
+      escape_json,
+    ),
+    Reader(
+      "columns rows positive",
+      "data/ir/a.tsv",
+      row_record,
+      positive,
+      frame=(b"anchor\tpositive\n", b"\n", b"\n"),
+    ),
+    Reader(
       "mono",
       "data/mono/a.fi.txt",
       line_record,
@@ -401,6 +437,7 @@ FILE_READERS = [
   for name in (
     "dpr array question",
     "dpr lines question",
+    "columns rows positive",
     "mono",
     "moses source",
     "moses target",

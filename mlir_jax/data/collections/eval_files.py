@@ -114,7 +114,7 @@ def _find_mr_tydi(
     splits = (*splits, "train")
   located = {split: mr_tydi.locate(path, split) for split in splits}
   (docs,) = located["test"].docs
-  list(names.find(docs.parent, _DOCS))  # Refuses other names.
+  list(names.find(pathlib.Path(docs).parent, _DOCS))  # Refuses other names.
   return _of_splits(path, language, "Mr. TyDi", located)
 
 
@@ -123,7 +123,7 @@ def _find_beir(path: pathlib.Path, language: str, names: layout.Names) -> Tests:
   if "test" not in located:
     raise FileNotFoundError(f"{path / beir.QRELS} holds no test.tsv.")
   if not names.selects(language) and "dev" in located:
-    names.not_read.append(located.pop("dev").qrels)
+    names.not_read.append(pathlib.Path(located.pop("dev").qrels))
   order = ("dev", "test", "train")
   return _of_splits(
     path,

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from mlir_jax import bars
 from mlir_jax.data import records
@@ -223,7 +224,9 @@ def load(
     for file in files_read
   }
 
-  def read_all(sources: Sequence[layout.Source]):
+  def read_all(
+    sources: Sequence[layout.Source | reading.PairFile],
+  ) -> Iterable[Any]:
     return itertools.chain.from_iterable(
       source.read(bad_records) for source in sources
     )
@@ -251,6 +254,11 @@ def load(
     fingerprint=lambda: _fingerprint(folder, training_files),
     notes=lambda: [
       *(line for file in retrieval for line in file.describe(folder)),
+      *(
+        corpus.describe(folder)
+        if corpus and all(file.seen for file in retrieval)
+        else ()
+      ),
       *layout.describe((*trained, *parallel, *monolingual), folder),
       *eval_files.describe(tests),
       *names.notes(folder),

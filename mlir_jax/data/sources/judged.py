@@ -200,9 +200,10 @@ class Judgements(NamedTuple):
   without_query: int
 
 
-def _read_judgements(
+def read_judgements(
   found: Files, bad_records: records.BadRecords
 ) -> Judgements:
+  """Reads the queries and judgements of a split; bad ones are reported."""
   queries = found.read_queries(found.queries, bad_records)
   judged, without_query = trec.read_qrels(found.qrels, queries, bad_records)
   if found.of_all_splits and judged:
@@ -292,7 +293,7 @@ def read_tests(
       language,
       split,
       passages,
-      _read_judgements(found, bad_records),
+      read_judgements(found, bad_records),
     )
     for split, found in splits.items()
   )
@@ -320,7 +321,7 @@ def read_pairs(
     RecordError: for a bad record, if the policy is "error"; under any policy if
       no record of a file can be used.
   """
-  judgements = _read_judgements(found, bad_records)
+  judgements = read_judgements(found, bad_records)
   wanted = {name for ids in judgements.judged.values() for name in ids}
   by_id = {
     passage.passage_id: passage

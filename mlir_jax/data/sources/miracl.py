@@ -64,5 +64,8 @@ def locate(folder: pathlib.Path, split: str) -> judged.Files:
       f" {folder.name} are in the repository miracl-corpus."
     )
   return judged.Files(
-    tuple(docs[number] for number in sorted(docs)), *paths, _parse_passage
+    tuple(docs[number] for number in sorted(docs)),
+    paths[0],
+    paths[1],
+    _parse_passage,
   )

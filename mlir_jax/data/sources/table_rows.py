@@ -125,8 +125,8 @@ def read_values(
     names = _read_header(path, rows)
     number = 0
     for line, row in rows:
-      if not row:
-        continue
+      if isinstance(row, list) and not any(map(record_fields.strip, row)):
+        continue  # A spreadsheet leaves such rows at the end.
       number += 1
       if isinstance(row, record_fields.FieldError):
         bad_records.report(str(path), line, f"record {number}", row.problem)

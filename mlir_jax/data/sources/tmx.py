@@ -83,9 +83,8 @@ class _Units:
     if not self._root:
       self._root = name
       if name != "tmx":
-        raise self._error(
-          f"the file should begin with <tmx>, not <{record_fields.show(name)}>."
-        )
+        shown = record_fields.show(name)
+        raise self._error(f"the file should begin with <tmx>, not {shown}.")
     if name == "tu":
       self._line = self._parser.CurrentLineNumber
       self._variants = []
@@ -188,7 +187,7 @@ def read(
           bad_records.report(str(path), line, error.field, error.problem)
           continue
         pairs += 1
-        yield records.ParallelRecord(*texts, first, second)
+        yield records.ParallelRecord(texts[0], texts[1], first, second)
   bad_records.check_some(path, pairs)
   if not pairs:
     raise records.RecordError(

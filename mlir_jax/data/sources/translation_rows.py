@@ -31,7 +31,8 @@ def has_header(path: str | os.PathLike, codes: tuple[str, str]) -> bool:
   `translation_records`.
   """
   _, cells = _first_row(path)
-  by_name = dict.fromkeys(cells, "")
+  # A program may write names in quotation marks.
+  by_name = dict.fromkeys((cell.strip('"') for cell in cells), "")
   return len(by_name) == len(cells) and bool(
     translations.form_of_fields(by_name, codes)
   )

@@ -131,7 +131,7 @@ def form_of_fields(record: Any, codes: tuple[str, str]) -> Form | None:
       record_fields.get_field(value, _MARGIN_FIELD)
     ):
       return None
-    return records.ParallelRecord(*texts, *codes)
+    return records.ParallelRecord(texts[0], texts[1], *codes)
 
   shown = ", ".join(f"{where}.{name}" if where else name for name in names)
   kind = f"translations with the fields {shown}"

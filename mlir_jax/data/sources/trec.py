@@ -9,19 +9,22 @@ from mlir_jax.data import records
 from mlir_jax.data.sources import record_fields, text_lines
 
 _TREC_COLUMNS = ("query id", "iteration", "passage id", "relevance")
-_BEIR_COLUMNS = ("query-id", "corpus-id", "score")
+BEIR_COLUMNS = ("query-id", "corpus-id", "score")
 # ASCII digits. int() would also read "1_000" and digits of any script.
 _RELEVANCE = re.compile(r"-?[0-9]{1,9}")
 # The first column of a header over a file of queries.
 _QUERY_HEADERS = frozenset(("id", "qid", "queryid", "query", "topic"))
 
 
-def check_new_id(identifier: str, lines: Mapping[str, int], field: str) -> None:
+def check_new_id(
+  identifier: str, lines: Mapping[str, int | str], field: str
+) -> None:
   """Checks that an id fits in a column of TREC's files and is not used yet.
 
   Args:
     identifier: The id.
-    lines: Each id that is in the file before this one, to its line.
+    lines: Each id that is there before this one, to its line: a number, or
+      the number and the file, as words.
     field: The id's field, for the message.
 
   Raises:
@@ -124,8 +127,8 @@ def read_qrels(
   for number, line in text_lines.read_lines(path, bad_records):
     if not line:
       continue
-    if not good and tuple(line.split()) == _BEIR_COLUMNS:
-      columns = _BEIR_COLUMNS
+    if not good and tuple(line.split()) == BEIR_COLUMNS:
+      columns = BEIR_COLUMNS
       continue
     try:
       query_id, passage_id, relevance = _parse_judgement(line, columns)

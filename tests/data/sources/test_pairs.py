@@ -9,8 +9,8 @@ from pyarrow import parquet
 
 from mlir_jax.data import records
 from mlir_jax.data.collections import folder, pair_files
-from mlir_jax.data.sources import containers
-from mlir_jax.data.sources.pairs import reading, registry
+from mlir_jax.data.sources import beir, containers
+from mlir_jax.data.sources.pairs import judged_pairs, reading, registry
 
 ADDED = (
   records.Passage("Mined text.", "Mined", "7"),
@@ -40,7 +40,7 @@ class Corpus:
 
   files = ()
 
-  def read(self, bad_records):
+  def read(self, bad_records, reader=""):
     pass
 
   def find(self, passage_id, field):
@@ -381,6 +381,9 @@ def test_passages_are_found_by_id_in_the_corpus(tmp_path):
     records.Passage("Other.", "", "2"),
     records.Passage(""),
   )
+  assert "corpus/a.json, corpus/b.jsonl.gz: fields not used: url" in (
+    loaded.notes()
+  )
   before = loaded.fingerprint()
   write_json(root / "corpus/b.jsonl.gz", {"_id": "b", "text": "Changed."})
   assert folder.load(root, source_files.strict()).fingerprint() != before
@@ -395,6 +398,14 @@ def test_passages_are_found_by_id_in_the_corpus(tmp_path):
     (root / "corpus/b.jsonl.gz").unlink(missing_ok=True)
     with pytest.raises(records.RecordError, match=rf"b\.jsonl:1: .*{problem}"):
       list(folder.load(root, source_files.strict()).retrieval())
+  write_json(root / "corpus/b.jsonl", {"docid": "c"}, {"_id": "b", "text": "b"})
+  write_json(root / "ir/b.jsonl", value)
+  bad = source_files.skipping()
+  loaded = folder.load(root, bad)
+  for _ in range(2):  # A tokenizer reads the pairs before the store does.
+    assert len(list(loaded.retrieval())) == 2
+    assert bad.drain()["count"] == 1
+  (root / "ir/b.jsonl").unlink()
   (root / "corpus/b.jsonl").unlink()
   write_json(path, {**value, "positive_document_ids": ["x"]}, value)
   bad = source_files.skipping()
@@ -402,4 +413,39 @@ def test_passages_are_found_by_id_in_the_corpus(tmp_path):
   assert (
     "positive_document_ids[0]: is the id 'x', which a.json lacks"
     in (bad.first[0])
+  )
+
+
+@pytest.mark.parametrize("header", ["query-id\tcorpus-id\tscore\n", ""])
+def test_mined_negatives_of_judged_queries_are_judgements_of_0(
+  tmp_path, header
+):
+  root = tmp_path / "set"
+  passages = [{"_id": f"p{n}", "text": f"on {n}"} for n in range(4)]
+  write_json(root / "corpus.jsonl.gz", *passages)
+  queries = [{"_id": f"q{n}", "text": f"who {n}?"} for n in range(3)]
+  write_json(root / "queries.jsonl", *queries)
+  middle = "" if header else "Q0\t"
+  lines = [f"q2\t{middle}p2\t2", f"q0\t{middle}p0\t1", f"q0\t{middle}p1\t0"]
+  source_files.write(
+    root / "qrels/train.tsv", header + "".join(f"{line}\n" for line in lines)
+  )
+  pairs = judged_pairs.JudgedPairs(beir.locate(root)["train"])
+  known = pairs.recognize(source_files.strict())
+  read = list(pairs.read_pairs(source_files.strict()))
+  assert [p.record.question for p in read] == ["who 0?", "who 2?"]
+  assert [p.text for p in read[0].record.hard_negatives] == ["on 1"]
+  assert len(list(pairs.passages(source_files.strict()))) == 4
+  mined = [records.Passage("on 3", "", "p3"), records.Passage("on 0", "", "p0")]
+  raw = [
+    known.with_negatives(known.without_negatives(pair.raw), mined)
+    for pair in read
+  ]
+  pairs.write(pairs.path, raw)
+  assert (root / "qrels/train.tsv").read_text() == header + "".join(
+    f"{query}\t{middle}{passage}\t{relevance}\n"
+    for query, passage, relevance in (
+      *(("q0", "p0", 1), ("q0", "p3", 0)),
+      *(("q2", "p2", 2), ("q2", "p3", 0), ("q2", "p0", 0)),
+    )
   )

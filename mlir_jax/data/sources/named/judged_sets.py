@@ -18,7 +18,8 @@ class JudgedSet:
       ValueError: if there is none of this id, it lacks a part, or its language
         is not known.
     """
-    import ir_datasets  # Here, because it is an extra.
+    # Here, because it is an extra.
+    import ir_datasets  # pyright: ignore[reportMissingImports]
 
     try:
       self._dataset = ir_datasets.load(setting.name)

@@ -25,7 +25,9 @@ def _plain(value: Any) -> Any:
 
 def _examples(setting: setting_lib.Setting) -> Any:
   """Returns the library's examples of a split."""
-  import tensorflow_datasets as tfds  # Here, because it takes a second.
+  import tensorflow_datasets  # Here, because it takes a second.
+
+  tfds: Any = tensorflow_datasets  # Its decorators hide its signatures.
 
   from mlir_jax.data.collections import cldr_tfds  # noqa: F401 It registers.
 

@@ -21,8 +21,14 @@ class Corpus(Protocol):
 
   files: tuple[files.UnchangedFile, ...]
 
-  def read(self, bad_records: records.BadRecords) -> None:
-    """Reads the passages, unless that was done before."""
+  def read(self, bad_records: records.BadRecords, reader: str = "") -> None:
+    """Reads the passages, unless that was done before.
+
+    Args:
+      bad_records: Receives bad passages.
+      reader: Names who reads. Each pass of the first reader reports the bad
+        passages.
+    """
     ...
 
   def find(self, passage_id: str, field: str) -> records.Passage:

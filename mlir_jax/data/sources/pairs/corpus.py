@@ -18,6 +18,23 @@ from mlir_jax.data.sources.pairs import base
 _IDS = ("docid", "_id", "id")
 
 
+class _Recorded(records.BadRecordsOfFile):
+  """Keeps the reports, too, so that a later pass can report them again."""
+
+  def __init__(
+    self,
+    bad_records: records.BadRecords,
+    reports: list[tuple[str, int, str, str]],
+  ):
+    super().__init__(bad_records)
+    self._reports = reports
+
+  def report(self, path: str, line: int, field: str, problem: str) -> None:
+    """Raises or counts one bad record; see `BadRecords.report`."""
+    super().report(path, line, field, problem)
+    self._reports.append((path, line, field, problem))
+
+
 class CorpusFiles:
   """The passages of some files; they are read when the first one is needed.
 
@@ -29,21 +46,26 @@ class CorpusFiles:
   def __init__(self, files: Sequence[files_lib.UnchangedFile]):
     self.files = tuple(files)
     self.unused: set[str] = set()
-    self._bad_records: records.BadRecords | None = None
+    self._reports: list[tuple[str, int, str, str]] = []
+    self._reader = ""
     self._database: sqlite3.Connection | None = None
 
-  def read(self, bad_records: records.BadRecords) -> None:
+  def read(self, bad_records: records.BadRecords, reader: str = "") -> None:
     """Reads the files, unless that was done before.
 
     Args:
       bad_records: Receives passages that cannot be used: without a text or an
         id, or with the id of another passage.
+      reader: Names who reads. Each pass of the first reader reports the bad
+        passages; the passes of others do not.
 
     Raises:
       RecordError: for a bad passage, if the policy is "error"; under any policy
         if no passage of a file can be used.
     """
     if self._database:
+      for report in self._reports if reader == self._reader else ():
+        bad_records.report(*report)
       return
     # SQLite removes the file when the connection is closed.
     database = sqlite3.connect("", check_same_thread=False)
@@ -52,9 +74,25 @@ class CorpusFiles:
       " place TEXT) WITHOUT ROWID"
     )
     for path in self.files:
-      self._read_file(path, database, records.BadRecordsOfFile(bad_records))
+      recorded = _Recorded(bad_records, self._reports)
+      self._read_file(path, database, recorded)
     database.commit()
-    self._database = database
+    self._database, self._reader = database, reader
+
+  def describe(self, root: pathlib.Path) -> list[str]:
+    """Describes in lines whether the files were read.
+
+    Args:
+      root: The folder to which the files' names are relative.
+    """
+    names = ", ".join(
+      pathlib.Path(path).relative_to(root).as_posix() for path in self.files
+    )
+    if not self._database:
+      return [f"Not read: {names}. No pairs refer to passages by id."]
+    if self.unused:
+      return [f"{names}: fields not used: {', '.join(sorted(self.unused))}"]
+    return []
 
   def _read_file(
     self,

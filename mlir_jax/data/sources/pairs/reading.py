@@ -35,7 +35,7 @@ class NoCorpus:
 
   files = ()
 
-  def read(self, bad_records: records.BadRecords) -> None:
+  def read(self, bad_records: records.BadRecords, reader: str = "") -> None:
     """Does nothing."""
 
   def find(self, passage_id: str, field: str) -> records.Passage:
@@ -172,9 +172,9 @@ class PairFile:
     name, values = self._choose(values)
     format_, seen = self._formats[name], Seen(name)
     if format_.by_id:
-      self._corpus.read(bad_records)
+      self._corpus.read(bad_records, str(self.path))
     for place, value in values:
-      context = base.Context(place, bad_records, self._corpus, seen.unused)
+      context = base.Context(place, bad_records, self._corpus)
       try:
         record = self._parse(format_, value, context)
       except record_fields.FieldError as error:
@@ -186,6 +186,7 @@ class PairFile:
         )
         continue
       seen.count += 1
+      seen.unused |= context.unused
       seen.languages.add(record.language)
       if record.prompt is not None:
         seen.prompts[record.prompt] += 1
