@@ -127,8 +127,10 @@ def mine(
   questions = read.all()
   most = max(len(question.positives) for question in questions)
   last_rank = rules.last_rank(most, any(q.answers for q in questions))
-  # As in sentence-transformers: positives take up to `most` of the ranks.
-  depth = min(last_rank + most, len(passages.passages))
+  # Positives take up to `most` of the ranks, as in sentence-transformers, and
+  # hard negatives that are there take others.
+  taken = most + max(len(question.negatives) for question in questions)
+  depth = min(last_rank + taken, len(passages.passages))
   for line in (
     *pairs_read.describe(),
     records.describe_bad("training", bad_records.drain()),

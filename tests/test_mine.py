@@ -161,6 +161,30 @@ def test_a_file_comes_back_in_its_own_format(tmp_path, kind, existing):
     assert kind != "flag" or len(new["neg_scores"]) == len(has)
 
 
+def test_a_data_set_of_beir_gets_judgements_of_0(tmp_path):
+  folder, output = tmp_path / "beir", tmp_path / "mined"
+  (folder / "qrels").mkdir(parents=True)
+  numbers = range(len(TOWNS))
+  for name, texts in (
+    ("corpus", map(text, numbers)),
+    ("queries", map(question, numbers)),
+  ):
+    (folder / f"{name}.jsonl").write_text(
+      "".join(
+        json.dumps({"_id": f"{name[0]}{i}", "title": "", "text": each}) + "\n"
+        for i, each in enumerate(texts)
+      )
+    )
+  header = "query-id\tcorpus-id\tscore\n"
+  judged = [f"q{i}\tc{i}\t2\n" for i in numbers]
+  (folder / "qrels" / "train.tsv").write_text(header + "".join(judged))
+  mine.mine(str(folder), str(output), RULES, search.Search())
+  lines = (output / "train.tsv").read_text().splitlines(keepends=True)
+  assert lines[0] == header and set(judged) < set(lines)
+  added = sorted(set(lines[1:]) - set(judged))
+  assert len(added) == 12 and all(line.endswith("\t0\n") for line in added)
+
+
 def test_bad_settings_and_files_are_refused_before_the_search(
   tmp_path, monkeypatch
 ):

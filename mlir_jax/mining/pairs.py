@@ -12,18 +12,22 @@ from mlir_jax import bars
 from mlir_jax.data import records
 from mlir_jax.data.collections import layout, pair_files
 from mlir_jax.data.sources import (
+  beir,
   containers,
   files,
   mr_tydi,
   record_fields,
   text_lines,
 )
-from mlir_jax.data.sources.pairs import base, reading
+from mlir_jax.data.sources.pairs import base, judged_pairs, reading
 from mlir_jax.data.sources.pairs import corpus as corpus_files
 from mlir_jax.mining import corpus as corpus_lib
 
 # In DPR's and Tevatron's files: texts that answer the question.
 _ANSWERS = "answers"
+
+
+PairsFile = reading.PairFile | judged_pairs.JudgedPairs
 
 
 class Source:
@@ -44,7 +48,8 @@ class Source:
 
     Args:
       path: A file of pairs; or a folder as the collection "folder" reads it, of
-        which ir/ (and corpus/ for pairs by id) is read.
+        which ir/ (and corpus/ for pairs by id) is read, or the training split
+        of BEIR's layout.
       pair_format: The format's name; "" to recognize it.
       prompts: Whether the prompts of questions are used: "use" or "ignore".
 
@@ -52,6 +57,7 @@ class Source:
       ValueError: if there are no such files.
     """
     self.path = path
+    self.files: list[PairsFile]
     names = layout.Names()
     settings = pair_files.Settings(format=pair_format, prompts=prompts)
     if not path.exists():
@@ -61,6 +67,10 @@ class Source:
       self.files = pair_files.find(
         path / "ir", names, settings, self._passages, "--"
       )
+      if not self.files and beir.is_there(path):
+        if "train" not in (splits := beir.locate(path)):
+          raise ValueError(f"--input={path}: qrels/ has no split train.")
+        self.files = [judged_pairs.JudgedPairs(splits["train"])]
       if not self.files:
         raise ValueError(
           f"--input={path}: there is no file in {path / 'ir'}. Give a file of"
@@ -99,6 +109,9 @@ class Source:
     if self._passages:
       self._passages.read(bad_records)
       yield from self._passages
+    for file in self.files:
+      if isinstance(file, judged_pairs.JudgedPairs):
+        yield from file.passages(bad_records)
 
   def read(
     self, bad_records: records.BadRecords
@@ -268,7 +281,7 @@ def write(
   """
   passages = questions.corpus.passages
 
-  def changed(file: reading.PairFile) -> Iterator[dict[str, Any]]:
+  def changed(file: PairsFile) -> Iterator[dict[str, Any]]:
     format_ = file.recognize(bad_records)
     for pair in file.read_pairs(bad_records):
       rows, scores = negatives[questions.number(pair.record.question)]
