@@ -57,7 +57,7 @@ class Source:
       ValueError: if there are no such files.
     """
     self.path = path
-    self.files: list[PairsFile]
+    self.files: Sequence[PairsFile]
     names = layout.Names()
     settings = pair_files.Settings(format=pair_format, prompts=prompts)
     if not path.exists():
