@@ -71,6 +71,7 @@ setuptools.setup(
   install_requires=[
     "absl-py>=2.4",
     "babel>=2.18",
+    "bm25s>=0.3.16",
     "etils[epath]>=1.14",
     "flax>=0.12.8",
     "huggingface-hub>=1.33",

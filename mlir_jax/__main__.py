@@ -11,7 +11,7 @@ import runpy
 import sys
 
 # In the order in which a user needs them.
-PROGRAMS = ("prepare", "train", "evaluate", "encode", "export", "plan")
+PROGRAMS = ("prepare", "mine", "train", "evaluate", "encode", "export", "plan")
 
 
 def main() -> None:

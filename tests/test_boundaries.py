@@ -16,6 +16,7 @@ TREES = {
 }
 # A module, or a folder of them.
 ONLY_IN = {
+  "bm25s": "retrieval/bm25.py",
   "orbax": "checkpoints/",
   "tensorflow": "batches/reader.py",
   "tensorflow_datasets": "data/",

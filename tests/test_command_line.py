@@ -18,6 +18,10 @@ from mlir_jax.training import run as run_lib
 MAINS = {
   "train": (["workdir"], ["config", "distributed", "profile"]),
   "prepare": (["workdir"], ["config"]),
+  "mine": (
+    ["input", "output", "corpus", "model", "tokenizer", "plot"],
+    ["num_negatives", "relative_margin", "existing"],
+  ),
   "evaluate": (
     ["workdir", "root", "tatoeba_root", "output"],
     ["checkpoint", "collection", "process"],
@@ -77,7 +81,7 @@ def test_the_command_lists_all_programs(monkeypatch, capsys):
   with pytest.raises(SystemExit, match="2"):
     __main__.main()
   assert capsys.readouterr().err == (
-    "mlir-jax: there is no program 'trian'; there are prepare, train,"
+    "mlir-jax: there is no program 'trian'; there are prepare, mine, train,"
     " evaluate, encode, export, plan.\n"
   )
 
@@ -251,6 +255,7 @@ def test_a_variable_that_jax_cannot_use_is_refused_by_every_main(
   given = {
     "train": ["--config=quickstart", "--workdir=w"],
     "prepare": ["--config=quickstart", "--workdir=w"],
+    "mine": ["--input=file", "--output=o"],
     "evaluate": ["--workdir=w"],
     "encode": ["--model=w", "--role=query", "--output=v.npy", "file"],
     "export": ["--workdir=w", "--output=x"],
@@ -294,6 +299,14 @@ def test_a_platform_that_jax_does_not_have_is_refused_in_one_line(
     ("export", ["--output={}/file/x"], "/file is not a folder."),
     ("export", ["--name=a\nlicense: mit"], "--name='a\\nlicense: mit' has"),
     ("encode", [f"--batch_size={2**63}"], "--batch_size="),
+    ("mine", ["--range_min=5", "--range_max=5"], "range_max must be larger."),
+    ("mine", ["--max_score=nan"], "max_score is nan; give a finite number."),
+    ("mine", ["--candidates=dense"], "--candidates=dense needs --model."),
+    ("mine", [f"--num_negatives={2**63}"], "--num_negatives="),
+    ("mine", ["--output={}/file"], "/file exists: delete it, or give another"),
+    ("mine", ["--output={}/file/x"], "/file is not a folder."),
+    ("mine", ["--plot={}/file/x.png"], "/file is not a folder."),
+    ("mine", ["--input=gs://a/b"], "mining reads and writes files on a disk."),
     (
       "train",
       ["--distributed", "--processes=2", "--process=0", "--coordinator=a/b:1"],
@@ -307,6 +320,7 @@ def test_a_value_of_one_main_is_refused_before_any_work(
   (tmp_path / "file").touch()
   given = {
     "train": ["--config=quickstart", f"--workdir={tmp_path}/w"],
+    "mine": [f"--input={tmp_path}/file", f"--output={tmp_path}/o.json"],
     "encode": [f"--model={tmp_path}/m", "--role=query", "--output=v.npy", "x"],
     "export": [f"--workdir={tmp_path}/w", f"--output={tmp_path}/x"],
     "plan": ["--config=quickstart", "--topology=v5e:2x2"],

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from mlir_jax.evals import report
 from mlir_jax.storage import writing
 
-_INK, _FAINT, _GRID = "#222222", "#9a9a9a", "#e6e6e6"
-_GROUPS = ("#0b5fa5", "#c8553d", "#2e8b57", "#7a4fa3", "#b8860b", "#444444")
+INK, FAINT, GRID = "#222222", "#9a9a9a", "#e6e6e6"
+GROUPS = ("#0b5fa5", "#c8553d", "#2e8b57", "#7a4fa3", "#b8860b", "#444444")
 
 
 class _Change(NamedTuple):
@@ -73,7 +73,7 @@ def plot(
     _write_heading(axes, heading)
   _label_axes(axes, changes, report.TITLES.get(measure, measure))
   _add_legend(fig, list(ends))
-  _save(fig, path)
+  save(fig, path)
   return True
 
 
@@ -92,7 +92,7 @@ def _lay_out(
       continue
     if row.group not in colors:
       place += 0.7 if colors else 0.0
-      colors[row.group] = _GROUPS[len(colors) % len(_GROUPS)]
+      colors[row.group] = GROUPS[len(colors) % len(GROUPS)]
       headings.append(_Heading(row.group, place, colors[row.group]))
       place += 1.0
     changes.append(
@@ -124,7 +124,7 @@ def _draw_change(axes: Any, change: _Change) -> None:
     ha="left" if rises else "right",
     va="center",
     fontsize=8.5,
-    color=_INK,
+    color=INK,
     fontweight=change.weight,
   )
 
@@ -147,31 +147,31 @@ def _label_axes(axes: Any, changes: Sequence[_Change], title: str) -> None:
   axes.set_yticks(
     [change.place for change in changes],
     [change.row.label for change in changes],
-    color=_INK,
+    color=INK,
   )
   for label, change in zip(axes.get_yticklabels(), changes, strict=True):
     label.set_fontweight(change.weight)
   right = max(max(change.before, change.after) for change in changes)
   axes.set_xlim(0, 1.1 * right if right else 1)
   axes.set_ylim(changes[-1].place + 0.7, -0.7)
-  axes.set_xlabel(f"{title} × 100", color=_INK)
+  axes.set_xlabel(f"{title} × 100", color=INK)
   axes.tick_params(axis="y", length=0)
-  axes.tick_params(axis="x", color=_FAINT)
-  axes.grid(axis="x", color=_GRID, linewidth=0.8)
+  axes.tick_params(axis="x", color=FAINT)
+  axes.grid(axis="x", color=GRID, linewidth=0.8)
   axes.set_axisbelow(True)
   for side in ("top", "right", "left"):
     axes.spines[side].set_visible(False)
-  axes.spines["bottom"].set_color(_FAINT)
+  axes.spines["bottom"].set_color(FAINT)
 
 
 def _add_legend(fig: Any, names: Sequence[str]) -> None:
   """Explains the dots with the names of the columns."""
   from matplotlib import lines
 
-  faces = ("white", _INK)[-len(names) :]
+  faces = ("white", INK)[-len(names) :]
   dots = [
     lines.Line2D(
-      [], [], ls="", marker="o", c=_INK, mfc=face, mew=1.4, label=name
+      [], [], ls="", marker="o", c=INK, mfc=face, mew=1.4, label=name
     )
     for name, face in zip(names, faces, strict=True)
   ]
@@ -180,7 +180,7 @@ def _add_legend(fig: Any, names: Sequence[str]) -> None:
   )
 
 
-def _save(fig: Any, path: str | os.PathLike) -> None:
+def save(fig: Any, path: str | os.PathLike) -> None:
   """Writes a figure to a file, whole or not at all."""
   image = io.BytesIO()
   fig.savefig(image, format="png", dpi=160)

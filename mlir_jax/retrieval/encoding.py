@@ -41,6 +41,7 @@ class TextEncoder:
 
   Attributes:
     contract: The encoding contract; the tokenizer is checked against it.
+    tokenizer: The contract's tokenizer.
     mesh: The mesh; batches are split over "data".
     truncation: Role to (texts cut, all texts), of the texts encoded so far.
   """
@@ -69,6 +70,7 @@ class TextEncoder:
     """
     check_tokenizer(contract, tokenizer, "the tokenizer")
     self.contract = contract
+    self.tokenizer = tokenizer
     self.mesh = mesh
     self.truncation: dict[str, tuple[int, int]] = {}
     self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())

@@ -38,7 +38,8 @@ def list_files(
   return files.list_files(folder, not_read, folders=(_COLLECTION,))
 
 
-def _parse_passage(line: str) -> records.Passage:
+def parse_passage(line: str) -> records.Passage:
+  """Makes the passage of a line of docs.jsonl; raises FieldError."""
   value = record_fields.parse_json(line)
   passage_id = record_fields.check_id(
     record_fields.get_field(value, "id"), "id"
@@ -79,7 +80,7 @@ def locate(folder: str | os.PathLike, split: str) -> judged.Files:
       raise FileNotFoundError(f"{where} holds neither {name} nor {name}.gz.")
     paths.append(there[name])
   docs, queries, qrels = paths
-  return judged.Files((docs,), queries, qrels, _parse_passage)
+  return judged.Files((docs,), queries, qrels, parse_passage)
 
 
 def read_tests(

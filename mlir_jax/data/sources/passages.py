@@ -165,3 +165,8 @@ def with_added(
       f"{field} is {record_fields.json_type(values)}; give a list."
     )
   return {**record, field: [*(values or ()), *added]}
+
+
+def emptied(record: Mapping[str, Any], *names: str) -> dict[str, Any]:
+  """Returns a record whose lists of these names are empty."""
+  return {**record, **{name: [] for name in names if record.get(name)}}

@@ -149,3 +149,14 @@ class PairFormat(abc.ABC):
       ValueError: if the record cannot hold them, e.g. because it has scores of
         all its hard negatives and none are given. It names the field.
     """
+
+  @abc.abstractmethod
+  def without_negatives(self, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Removes the hard negatives of a record of a file, and their scores.
+
+    Args:
+      record: A record that `parse` accepts. It is not changed.
+
+    Returns:
+      The new record. All other fields, and the order of fields, are kept.
+    """

@@ -117,3 +117,10 @@ class Columns(base.PairFormat):
         )
       changed = passages_lib.with_added(changed, _SCORES, scores)
     return changed
+
+  def without_negatives(self, record):
+    """Empties the columns of hard negatives, and cuts `scores` to one."""
+    changed = {**record, **dict.fromkeys(_negatives(record))}
+    if isinstance(record.get(_SCORES), list):
+      changed[_SCORES] = record[_SCORES][:1]
+    return changed

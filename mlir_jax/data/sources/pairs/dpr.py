@@ -60,3 +60,7 @@ class Dpr(base.PairFormat):
     for value, score in zip(added, scores or (), strict=bool(scores)):
       value["score"] = score
     return passages_lib.with_added(record, _NEGATIVES, added)
+
+  def without_negatives(self, record):
+    """Empties the list of hard negatives, if there is one."""
+    return passages_lib.emptied(record, _NEGATIVES)

@@ -63,3 +63,7 @@ class FlagEmbedding(base.PairFormat):
         )
       changed = passages_lib.with_added(changed, "neg_scores", scores)
     return changed
+
+  def without_negatives(self, record):
+    """Empties `neg` and `neg_scores`, if they are there."""
+    return passages_lib.emptied(record, "neg", "neg_scores")

@@ -52,3 +52,7 @@ class Tevatron(base.PairFormat):
         for each in passages
       ],
     )
+
+  def without_negatives(self, record):
+    """Empties the list of hard negatives, if there is one."""
+    return passages_lib.emptied(record, _NEGATIVES)

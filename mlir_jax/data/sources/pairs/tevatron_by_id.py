@@ -55,3 +55,7 @@ class TevatronById(base.PairFormat):
     return passages_lib.with_added(
       record, _NEGATIVES, [passage.passage_id for passage in passages]
     )
+
+  def without_negatives(self, record):
+    """Empties the list of hard negatives, if there is one."""
+    return passages_lib.emptied(record, _NEGATIVES)

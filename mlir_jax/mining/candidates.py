@@ -1,0 +1,183 @@
+"""Finds candidates for negatives with BM25, with a model, or with both.
+
+Nothing here reads or writes a file: a model is a function that encodes texts.
+So a training run can mine with its own parameters, too.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from jax.sharding import Mesh
+
+from mlir_jax.mining import corpus as corpus_lib
+from mlir_jax.retrieval import bm25, topk
+
+# Questions whose candidates are judged at once; it bounds memory.
+_BATCH = 256
+
+
+class Found(NamedTuple):
+  """The candidates of some questions, best first.
+
+  Attributes:
+    rows: int32 [Q, k], rows of the corpus; -1 after the last candidate.
+    scores: float32 [Q, k], their scores; -inf after the last candidate.
+    positive_scores: float32 [sum of P], the scores of the questions' positives,
+      question by question.
+  """
+
+  rows: np.ndarray
+  scores: np.ndarray
+  positive_scores: np.ndarray
+
+
+class Finder(Protocol):
+  """Finds the candidates of consecutive questions."""
+
+  def __call__(self, first: int, last: int) -> Found:
+    """Returns the candidates of the questions first to last - 1."""
+    ...
+
+
+def with_bm25(
+  questions: Sequence[corpus_lib.Question], index: bm25.Bm25, depth: int
+) -> Finder:
+  """Returns a finder by BM25, whose scores are BM25's.
+
+  Args:
+    questions: All questions.
+    index: The passages.
+    depth: Candidates of a question, at most.
+  """
+
+  def find(first: int, last: int) -> Found:
+    rows = np.full((last - first, depth), -1, np.int32)
+    scores = np.full(rows.shape, -np.inf, np.float32)
+    positive_scores = []
+    for i, question in enumerate(questions[first:last]):
+      all_scores = index.scores(question.text)
+      best = bm25.best(all_scores, depth)
+      rows[i, : len(best)] = best
+      scores[i, : len(best)] = all_scores[best]
+      positive_scores.append(all_scores[question.positives])
+    return Found(rows, scores, np.concatenate(positive_scores))
+
+  return find
+
+
+class Vectors(NamedTuple):
+  """What a model makes of the questions and of the passages.
+
+  Attributes:
+    questions: float32 [Q, D].
+    passages: float32 [N, D].
+  """
+
+  questions: np.ndarray
+  passages: np.ndarray
+
+
+def with_model(
+  questions: Sequence[corpus_lib.Question],
+  vectors: Vectors,
+  mesh: Mesh,
+  depth: int,
+) -> Finder:
+  """Returns a finder by exact search with a model's vectors.
+
+  Args:
+    questions: All questions.
+    vectors: Their vectors and those of the passages.
+    mesh: The devices that search.
+    depth: Candidates of a question, at most.
+  """
+  placed = topk.place(vectors.passages, mesh)
+  k = min(depth, len(vectors.passages))
+
+  def find(first: int, last: int) -> Found:
+    scores, rows = topk.search(
+      vectors.questions[first:last],
+      placed,
+      k,
+      mesh=mesh,
+      num_valid=len(vectors.passages),
+    )
+    return Found(
+      rows, scores, _score_positives(questions, vectors, first, last)
+    )
+
+  return find
+
+
+def judged(
+  questions: Sequence[corpus_lib.Question],
+  finders: Sequence[Finder],
+  vectors: Vectors,
+) -> Finder:
+  """Returns a finder whose candidates are ranked again by a model.
+
+  Args:
+    questions: All questions.
+    finders: Their candidates are joined.
+    vectors: Of the questions and the passages.
+  """
+
+  def find(first: int, last: int) -> Found:
+    found = [finder(first, last).rows for finder in finders]
+    rows = np.concatenate(found, axis=1)
+    for i, joined in enumerate(rows):
+      unique = np.unique(joined[joined >= 0])  # Sorted, so ties go to the left.
+      rows[i] = -1
+      rows[i, : len(unique)] = unique
+    scores = np.empty(rows.shape, np.float32)
+    for start in range(0, last - first, _BATCH):
+      part = slice(start, start + _BATCH)
+      scores[part] = np.einsum(
+        "qd,qkd->qk",
+        vectors.questions[first:last][part],
+        vectors.passages[rows[part]],
+      )
+    scores[rows < 0] = -np.inf
+    order = np.argsort(-scores, axis=1, kind="stable")
+    return Found(
+      np.take_along_axis(rows, order, axis=1),
+      np.take_along_axis(scores, order, axis=1),
+      _score_positives(questions, vectors, first, last),
+    )
+
+  return find
+
+
+def _score_positives(
+  questions: Sequence[corpus_lib.Question],
+  vectors: Vectors,
+  first: int,
+  last: int,
+) -> np.ndarray:
+  pairs = [
+    (number, row)
+    for number in range(first, last)
+    for row in questions[number].positives
+  ]
+  numbers, rows = np.array(pairs, np.int64).reshape(-1, 2).T
+  scores = np.empty(len(pairs), np.float32)
+  for start in range(0, len(pairs), _BATCH):
+    part = slice(start, start + _BATCH)
+    scores[part] = np.einsum(
+      "nd,nd->n",
+      vectors.questions[numbers[part]],
+      vectors.passages[rows[part]],
+    )
+  return scores
+
+
+def unit_length(vectors: np.ndarray) -> np.ndarray:
+  """Returns vectors scaled to length 1, so that products are cosines."""
+  lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+  # The vector of a text without tokens is 0, and stays so.
+  return vectors / np.where(lengths > 0, lengths, 1)
+
+
+# Encodes texts of a role: embed(role, texts, titles=None), float32 [n, D].
+Embed = Callable[..., np.ndarray]

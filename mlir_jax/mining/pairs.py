@@ -1,0 +1,301 @@
+"""Reads question-passage pairs for mining, and writes them with negatives.
+
+Files are read twice, so that memory holds the passages, but no whole records.
+"""
+
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from mlir_jax import bars
+from mlir_jax.data import records
+from mlir_jax.data.collections import layout, pair_files
+from mlir_jax.data.sources import (
+  beir,
+  containers,
+  files,
+  mr_tydi,
+  record_fields,
+  text_lines,
+)
+from mlir_jax.data.sources.pairs import base, judged_pairs, reading
+from mlir_jax.data.sources.pairs import corpus as corpus_files
+from mlir_jax.mining import corpus as corpus_lib
+
+# In DPR's and Tevatron's files: texts that answer the question.
+_ANSWERS = "answers"
+
+
+PairsFile = reading.PairFile | judged_pairs.JudgedPairs
+
+
+class Source:
+  """Files of pairs, and the passages that they refer to.
+
+  Attributes:
+    path: The file, or the folder that holds ir/.
+    files: The files in the order in which they are read.
+  """
+
+  def __init__(
+    self,
+    path: pathlib.Path,
+    pair_format: str = "",
+    prompts: str = "use",
+  ):
+    """Finds the files.
+
+    Args:
+      path: A file of pairs; or a folder as the collection "folder" reads it, of
+        which ir/ (and corpus/ for pairs by id) is read, or the training split
+        of BEIR's layout.
+      pair_format: The format's name; "" to recognize it.
+      prompts: Whether the prompts of questions are used: "use" or "ignore".
+
+    Raises:
+      ValueError: if there are no such files.
+    """
+    self.path = path
+    self.files: Sequence[PairsFile]
+    names = layout.Names()
+    settings = pair_files.Settings(format=pair_format, prompts=prompts)
+    if not path.exists():
+      raise ValueError(f"--input={path}: there is no such file or folder.")
+    if path.is_dir():
+      self._passages = pair_files.find_corpus(path / "corpus", names)
+      self.files = pair_files.find(
+        path / "ir", names, settings, self._passages, "--"
+      )
+      if not self.files and beir.is_there(path):
+        if "train" not in (splits := beir.locate(path)):
+          raise ValueError(f"--input={path}: qrels/ has no split train.")
+        self.files = [judged_pairs.JudgedPairs(splits["train"])]
+      if not self.files:
+        raise ValueError(
+          f"--input={path}: there is no file in {path / 'ir'}. Give a file of"
+          " pairs, or a folder that holds ir/."
+        )
+      return
+    containers.kind(path)
+    # The pairs of ROOT/ir may refer to ROOT/corpus.
+    root = path.absolute().parent.parent
+    self._passages = (
+      pair_files.find_corpus(root / "corpus", names)
+      if path.absolute().parent.name == "ir"
+      else None
+    )
+    self.files = [
+      reading.PairFile(
+        files.UnchangedFile(path),
+        format_name=pair_format,
+        corpus=self._passages,
+        use_prompts=prompts == "use",
+      )
+    ]
+
+  def hashes(self) -> dict[str, str]:
+    """Returns the SHA-256 of each file that is read, by its path."""
+    paths = dict.fromkeys(path for file in self.files for path in file.files)
+    return {
+      os.path.relpath(path, self.path): path.read_hash()
+      for path in bars.bar(paths, "Hashing the files", unit="file", leave=False)
+    }
+
+  def passages(
+    self, bad_records: records.BadRecords
+  ) -> Iterator[records.Passage]:
+    """Yields the passages to which the pairs refer by id; there may be none."""
+    if self._passages:
+      self._passages.read(bad_records)
+      yield from self._passages
+    for file in self.files:
+      if isinstance(file, judged_pairs.JudgedPairs):
+        yield from file.passages(bad_records)
+
+  def read(
+    self, bad_records: records.BadRecords
+  ) -> Iterator[tuple[base.PairFormat, reading.Pair]]:
+    """Yields the records of all files, each with its format."""
+    for file in self.files:
+      format_ = file.recognize(bad_records)
+      for pair in file.read_pairs(bad_records):
+        yield format_, pair
+
+  def targets(
+    self, folder: pathlib.Path, output: pathlib.Path
+  ) -> list[pathlib.Path]:
+    """Returns a path in a folder for each file's successor.
+
+    Args:
+      folder: The folder.
+      output: The name that a single file, or the folder, will have.
+
+    Raises:
+      ValueError: if a single file's new name is that of another container.
+    """
+    if self.path.is_dir():
+      return [folder / pathlib.Path(file.path).name for file in self.files]
+    if containers.kind(output) != containers.kind(self.path):
+      raise ValueError(
+        f"--output={output} should end in .{containers.kind(self.path)}, as the"
+        " input does."
+      )
+    return [folder / output.name]
+
+  def describe(self) -> list[str]:
+    """Describes in lines what the last pass over each file has found."""
+    root = self.path if self.path.is_dir() else self.path.parent
+    return [line for file in self.files for line in file.describe(root)]
+
+
+def read_passages(
+  path: files.UnchangedFile, bad_records: records.BadRecords
+) -> Iterable[records.Passage]:
+  """Reads a file of passages: Mr. TyDi's docs.jsonl, or BEIR's or Tevatron's.
+
+  Raises:
+    RecordError: for a bad passage, if the policy is "error"; under any policy
+      if no passage can be used.
+  """
+  _, first = next(containers.read(path, records.BadRecords("skip")), (0, {}))
+  if isinstance(first, Mapping) and "contents" in first:
+    return text_lines.read_records(
+      path, bad_records, lambda line, _: mr_tydi.parse_passage(line)
+    )
+  found = corpus_files.CorpusFiles([path])
+  found.read(bad_records)
+  return found
+
+
+def read(
+  source: Source,
+  corpus: corpus_lib.Corpus,
+  bad_records: records.BadRecords,
+  *,
+  replace: bool,
+  with_scores: bool,
+  prefix: str | None = None,
+) -> corpus_lib.Questions:
+  """Reads the questions; their passages are added to the corpus.
+
+  Args:
+    source: The files.
+    corpus: Gets the passages.
+    bad_records: Receives bad records. Those that are skipped are not written.
+    replace: Whether mined negatives take the place of those that are there.
+    with_scores: Whether negatives are written with their scores.
+    prefix: What a model puts before each question; None for no model.
+
+  Raises:
+    RecordError: for a bad record, if the policy is "error". Also for a record
+      that cannot hold negatives, or has another prompt than the model.
+  """
+  questions = corpus_lib.Questions(corpus)
+  tried = records.Passage("text", passage_id="id")
+  for format_, pair in bars.bar(
+    source.read(bad_records), "Reading", unit="pair"
+  ):
+    record = pair.record
+    try:
+      # An error should come now, and not after the search.
+      add(format_, pair.raw, [tried], [0.0] if with_scores else None, replace)
+      answers = _answers(pair.raw)
+      _check_prompt(record.prompt, prefix)
+    except ValueError as error:
+      hint = " (--output_scores writes them.)" if "scores" in str(error) else ""
+      raise records.RecordError(f"{record.place}: {error}{hint}") from error
+    questions.add(
+      record.question,
+      record.positives,
+      # The passage "" takes the place of a hard negative without text.
+      [passage for passage in record.hard_negatives if passage.text],
+      answers,
+      known=not replace,
+    )
+  return questions
+
+
+def add(
+  format_: base.PairFormat,
+  raw: Mapping[str, Any],
+  passages: Sequence[records.Passage],
+  scores: Sequence[float] | None,
+  replace: bool,
+) -> dict[str, Any]:
+  """Adds negatives to a record of a file; see `PairFormat.with_negatives`."""
+  if replace:
+    raw = format_.without_negatives(raw)
+  return format_.with_negatives(raw, passages, scores)
+
+
+def _check_prompt(prompt: str | None, prefix: str | None) -> None:
+  """Raises ValueError if a question has another prompt than the model's."""
+  if prefix is not None and prompt not in (None, prefix):
+    raise ValueError(
+      f"the question has the prompt {prompt!r}, but the model encodes queries"
+      f" with the prefix {prefix!r}. --prompts=ignore leaves prompts out."
+    )
+
+
+def _answers(raw: Mapping[str, Any]) -> list[str]:
+  """Returns the answers of a record; a blank one is left out.
+
+  Raises:
+    FieldError: if they are not a list of texts.
+  """
+  answers = raw.get(_ANSWERS)
+  if isinstance(answers, str):  # A cell of a table.
+    answers = [answers]
+  if not isinstance(answers, list | None):
+    raise record_fields.FieldError(
+      _ANSWERS, f"is {record_fields.json_type(answers)}; give a list of texts"
+    )
+  found = (
+    record_fields.optional(record_fields.check_text, answer, f"{_ANSWERS}[{i}]")
+    for i, answer in enumerate(answers or ())
+  )
+  return [answer for answer in found if answer]
+
+
+def write(
+  source: Source,
+  targets: Sequence[pathlib.Path],
+  questions: corpus_lib.Questions,
+  negatives: Sequence[tuple[Sequence[int], Sequence[float]]],
+  bad_records: records.BadRecords,
+  *,
+  replace: bool,
+  with_scores: bool,
+) -> None:
+  """Writes each file with the mined negatives.
+
+  Args:
+    source: The files.
+    targets: The new file of each.
+    questions: From `read`.
+    negatives: For each question the rows of its negatives, and their scores.
+    bad_records: As in `read`.
+    replace: As in `read`.
+    with_scores: As in `read`.
+  """
+  passages = questions.corpus.passages
+
+  def changed(file: PairsFile) -> Iterator[dict[str, Any]]:
+    format_ = file.recognize(bad_records)
+    for pair in file.read_pairs(bad_records):
+      rows, scores = negatives[questions.number(pair.record.question)]
+      yield add(
+        format_,
+        pair.raw,
+        [passages[row] for row in rows],
+        list(scores) if with_scores else None,
+        replace,
+      )
+
+  for file, target in zip(source.files, targets, strict=True):
+    total = file.seen.count if file.seen else None
+    with bars.bar(
+      changed(file), f"Writing {target.name}", unit="pair", total=total
+    ) as bar:
+      file.write(target, bar)
