@@ -11,7 +11,15 @@ import runpy
 import sys
 
 # In the order in which a user needs them.
-PROGRAMS = ("prepare", "train", "evaluate", "encode", "export", "plan")
+PROGRAMS = (
+  "download",
+  "prepare",
+  "train",
+  "evaluate",
+  "encode",
+  "export",
+  "plan",
+)
 
 
 def main() -> None:
