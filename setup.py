@@ -60,6 +60,7 @@ setuptools.setup(
   packages=[
     *setuptools.find_packages(include=["mlir_jax", "mlir_jax.*"]),
     "mlir_jax.configs",
+    "mlir_jax.configs.recipes",
   ],
   package_dir={"mlir_jax.configs": "configs"},
   package_data={"mlir_jax": ["py.typed"]},

@@ -1,6 +1,6 @@
 """Downloads a public corpus and lays it out as a collection.
 
-mlir-jax download debian tatoeba --output=data
+python -m mlir_jax.download --output=data debian tatoeba
 
 It makes data/debian and data/tatoeba; the public files stay in data/downloads.
 Without a name it lists the corpora. An interrupted download goes on where it
@@ -36,10 +36,10 @@ def main(names: list[str]):
     for planned in plans:
       print(f"{planned.url or planned.folder}, from:")
       for file in planned.list_files():
-        target = planned.downloads / file.path
+        target = planned.raw / file.path
         print(
           f"  {file.url}\n    to {target}: {downloads.format_size(file.size)},"
-          f" {downloads.state(file, planned.downloads)}"
+          f" {downloads.state(file, planned.raw)}"
         )
     return
   locations.check_output(output, f"--output={output}")

@@ -24,21 +24,21 @@ class Plan:
   Attributes:
     name: Of the collection's folder.
     parts: Each corpus with what is asked of it.
-    downloads: The folder of the public files, on this machine.
+    raw: The folder of the public files, on this machine.
     folder: The folder of the collection, on this machine.
     url: Its URL, if it is wanted on object storage; or "".
   """
 
   name: str
   parts: tuple[tuple[corpus.Corpus, corpus.Request], ...]
-  downloads: pathlib.Path
+  raw: pathlib.Path
   folder: pathlib.Path
   url: str = ""
 
   def list_files(self) -> Iterator[downloads.File]:
-    """Yields the files of all parts, with their paths in `downloads`."""
+    """Yields the files of all parts, with their paths in `raw`."""
     for part, request in self.parts:
-      for file in part.list_files(request, self.downloads / part.name):
+      for file in part.list_files(request, self.raw / part.name):
         yield dataclasses.replace(file, path=f"{part.name}/{file.path}")
 
   def describe(self) -> dict:
@@ -139,7 +139,7 @@ def bring(planned: Plan) -> list[str]:
     _check_same(planned)
     notes = [f"{folder} is there already; delete it to build it again."]
   else:
-    downloads.fetch(planned.list_files(), planned.downloads)
+    downloads.fetch(planned.list_files(), planned.raw)
     notes = _build(planned)
   if planned.url:
     copies.upload_folder(str(folder), planned.url, last=_REQUEST)
@@ -151,7 +151,7 @@ def _build(planned: Plan) -> list[str]:
   with writing.folder_aside(planned.folder) as aside:
     for part, request in planned.parts:
       print(f"Building {planned.folder} from {part.name}.")
-      notes += part.build(request, planned.downloads / part.name, aside)
+      notes += part.build(request, planned.raw / part.name, aside)
     (aside / "README.md").write_text(_readme(planned, notes), encoding="utf-8")
     text = json.dumps(planned.describe(), indent=2) + "\n"
     (aside / _REQUEST).write_text(text, encoding="utf-8")

@@ -1,5 +1,8 @@
 """The public corpora that `mlir-jax download` knows."""
 
+import os
+import pathlib
+
 from mlir_jax.corpora import (
   corpus,
   debian,
@@ -112,3 +115,15 @@ _ALL = (
 CORPORA: dict[str, corpus.Corpus | corpus.Mixture] = {
   each.name: each for each in _ALL
 }
+
+
+def hint(folder: str | os.PathLike) -> str:
+  """Returns which command makes a missing folder, or "" if none does.
+
+  Args:
+    folder: The folder that a setting names; its own name may be a corpus's.
+  """
+  path = pathlib.Path(folder)
+  if path.name not in CORPORA:
+    return ""
+  return f" `mlir-jax download {path.name} --output={path.parent}` makes it."

@@ -117,7 +117,9 @@ def test_a_file_that_its_publisher_does_not_list_is_refused(words, tmp_path):
 def test_a_file_that_changed_on_the_disk_is_refused(words, tmp_path):
   downloads.fetch([words], tmp_path)
   (tmp_path / words.path).write_bytes(CONTENT[:-1])
-  with pytest.raises(reading.UnreadableError, match=r"SHA-256 differs\. Delete"):
+  with pytest.raises(
+    reading.UnreadableError, match=r"SHA-256 differs\. Delete"
+  ):
     downloads.fetch([words], tmp_path)
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from mlir_jax import bars
+from mlir_jax.corpora import catalog
 from mlir_jax.data import languages, records
 from mlir_jax.data.sources import (
   dpr,
@@ -282,7 +283,8 @@ def load(
   setting = f"{prefix}root"
   if not root or not folder.is_dir():
     raise ValueError(
-      f"{setting}={root}: there is no such folder. It should hold:\n{LAYOUT}"
+      f"{setting}={root}: there is no such folder.{catalog.hint(root)}"
+      f" It should hold:\n{LAYOUT}"
     )
   any_file = "file in ir/, parallel/, mono/ and eval/"
   wanted = "ir/NAME.json" if require_pairs else any_file
