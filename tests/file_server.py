@@ -68,8 +68,10 @@ def serving() -> Iterator[Site]:
 
   with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
     site.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
-    yield site
-    server.shutdown()
-    thread.join()
+    try:
+      yield site
+    finally:
+      server.shutdown()
+      thread.join()

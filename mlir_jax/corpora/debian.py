@@ -100,7 +100,7 @@ def list_files(
   base = f"{request.base}/dists/{request.variant}"
   yield downloads.File(f"{base}/Release", f"{request.variant}/Release")
   path = folder / request.variant / "Release"
-  listed = _read_release(path) if path.exists() else {}
+  listed = read_release(path) if path.exists() else {}
   for language in _with_english(request.languages):
     for sheet in _SHEETS.get(language, (language,)):
       stem = f"main/i18n/Translation-{sheet}"
@@ -220,7 +220,7 @@ def read_descriptions(
     yield finish()
 
 
-def _read_release(path: pathlib.Path) -> dict[str, tuple[int, str]]:
+def read_release(path: pathlib.Path) -> dict[str, tuple[int, str]]:
   """Reads a release's list: name to size in bytes and SHA-256."""
   listed, inside = {}, False
   for line in path.read_text(encoding="utf-8").splitlines():

@@ -13,9 +13,16 @@ import pathlib
 import tarfile
 
 import file_server
+import object_store
 import pytest
 
-from mlir_jax.corpora import building, debian, transfer, translations
+from mlir_jax.corpora import (
+  building,
+  debian,
+  libreoffice,
+  transfer,
+  translations,
+)
 from mlir_jax.data import records
 from mlir_jax.data.collections import folder
 
@@ -173,6 +180,86 @@ def test_a_file_that_the_release_does_not_list_stops_the_build(
 def test_a_bad_stanza_names_its_line(text, message):
   with pytest.raises(ValueError, match=message):
     list(debian.read_descriptions(io.StringIO(text), "f"))
+
+
+# --- LibreOffice's help.
+
+
+def help_page(number: int, language: str) -> str:
+  """A page of the help, as LibreOffice makes it; every tenth is English."""
+  mark = "" if language == "en-US" or number % 10 == 0 else f" ({language})"
+  text = f"Paragraph {number} tells how one uses it{mark}. " * 4
+  return (
+    '<!DOCTYPE html>\n<html><head><meta charset="UTF-8"><title>T</title></head>'
+    f'<body><h1 id="hd_id1{number}" dir="auto">Heading &amp; {number}{mark}'
+    "</h1>"
+    f'<p id="par_id2{number}" class="paragraph" dir="auto">{text}'
+    '<img src="a.svg" alt="x"><span class="switchinline"><span hidden="true"'
+    ' class="MAC">Command</span><span hidden="true">Ctrl</span></span></p>'
+    f'<div class="note"><p id="par_id3">See also: more{mark}</p></div>'
+    "<p>Without an id.</p></body></html>"
+  )
+
+
+def deb(language: str) -> bytes:
+  """A package of the help with 150 pages: an ar archive (deb(5))."""
+  buffer = io.BytesIO()
+  with tarfile.open(fileobj=buffer, mode="w:xz") as archive:
+    for number in range(150):
+      content = help_page(number, language).encode()
+      path = f"./usr/share/libreoffice/help/{language}/text/swriter/{number}"
+      member = tarfile.TarInfo(f"{path}.html")
+      member.size = len(content)
+      archive.addfile(member, io.BytesIO(content))
+  packed = b"!<arch>\n"
+  for name, content in (
+    ("debian-binary", b"2.0\n"),
+    ("control.tar.xz", b"odd"),
+    ("data.tar.xz", buffer.getvalue()),
+  ):
+    header = f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n"
+    packed += header.encode() + content + b"\n" * (len(content) % 2)
+  return packed
+
+
+def test_libreoffice_aligns_what_is_translated(site, tmp_path, monkeypatch):
+  monkeypatch.setattr(libreoffice, "_MIN_QUERIES", 10)
+  packages = ""
+  for code, language in (("en-us", "en-US"), ("cs", "cs")):
+    name = f"libreoffice-help-{code}"
+    content = deb(language)
+    site.files[f"/pool/{name}_1_all.deb"] = content
+    packages += (
+      f"Package: {name}\nFilename: pool/{name}_1_all.deb\n"
+      f"Size: {len(content)}\nSHA256: {hashlib.sha256(content).hexdigest()}\n\n"
+    )
+  packed = lzma.compress(packages.encode())
+  name = "main/binary-amd64/Packages.xz"
+  site.files[f"/dists/bookworm/{name}"] = packed
+  site.files["/dists/bookworm/Release"] = (
+    f"SHA256:\n {hashlib.sha256(packed).hexdigest()} {len(packed)} {name}\n"
+  ).encode()
+  root, _ = bring("libreoffice", tmp_path, site, ["en", "cs"])
+  collection = load(root)
+  pairs = list(collection.retrieval())
+  tests = by_name(collection)
+  assert len(pairs) + len(tests["en", "test"].passages) == 150
+  text = pairs[0].positives[0].text
+  assert pairs[0].question.startswith("Heading & ")
+  assert text.endswith("Ctrl See also: more") and "Command" not in text
+  # A page that is not translated is in no Czech test.
+  czech = tests["cs", "test"]
+  english = tests["en", "test"]
+  assert len(czech.passages) < len(english.passages)
+  assert all(query.endswith("(cs)") for query in czech.queries.values())
+  parallel = list(collection.parallel())
+  numbers = {pair.source.split()[1] for pair in parallel}
+  assert len(numbers) == len(parallel) > 30
+  assert not any(number.endswith("0") for number in numbers)
+  # "See also" is in the tests, too.
+  assert not any("See also" in pair.source for pair in parallel)
+  trained = {pair.question.split()[-1] for pair in pairs}
+  assert numbers <= trained
 
 
 # --- XQuAD-R and Natural Questions.
@@ -440,6 +527,18 @@ def test_what_is_not_there_is_refused_with_what_is(
 ):
   with pytest.raises(ValueError, match=message):
     building.plan(name, str(tmp_path), languages)
+
+
+def test_a_collection_on_object_storage_is_whole(site, tmp_path, monkeypatch):
+  store = object_store.serve(monkeypatch)
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  site.files["/biencoder-nq-train.json.gz"] = gzip.compress(b"[]")
+  building.bring(building.plan("dpr_nq", "gs://bucket/data", (), site.url))
+  assert {name.removeprefix("gs://bucket/data/") for name in store.objects} == {
+    "dpr_nq/ir/biencoder-nq-train.json.gz",
+    "dpr_nq/README.md",
+    "dpr_nq/.corpus.json",
+  }
 
 
 def test_a_folder_of_the_user_is_not_touched(archive, tmp_path):
