@@ -84,12 +84,12 @@ def download(url: str, part: pathlib.Path, target: pathlib.Path) -> None:
         try:
           _receive(url, file, version, part, bar)
           break
-        except _ChangedError:
-          version = {}
-          file.truncate(0)
-        except _BreakError as error:
+        except (_BreakError, _ChangedError) as error:
+          if isinstance(error, _ChangedError):
+            version = {}
+            _empty(file)
           tries = 1 if file.seek(0, os.SEEK_END) > before else tries + 1
-          if tries == TRIES:
+          if tries >= TRIES:
             raise DownloadError(_no_answer(url, target, error)) from error
           time.sleep(WAIT_SECONDS * 2 ** (tries - 1))
         except urllib.error.HTTPError as error:
@@ -145,7 +145,7 @@ def _receive(
   """
   size = file.tell()
   if size and not version.get("validator"):
-    file.truncate(0)
+    _empty(file)
     size = 0
   headers = {
     "User-Agent": f"mlir_jax/{mlir_jax.__version__}",
@@ -163,7 +163,7 @@ def _receive(
     if error.code in _TEMPORARY:
       raise _BreakError(f"{error.code} {error.reason}") from error
     if error.code == 416 and size:  # The part is as long as the file.
-      raise _ChangedError from error
+      raise _ChangedError("the file has changed") from error
     raise
   except (OSError, http.client.HTTPException) as error:
     raise _BreakError(getattr(error, "reason", error)) from error
@@ -171,9 +171,9 @@ def _receive(
     if response.status == 206:
       start, total = _range(response.headers.get("Content-Range", ""))
       if start != size:
-        raise _ChangedError
+        raise _ChangedError("the server sends another part")
     else:
-      file.truncate(0)
+      _empty(file)
       size = 0
       total = _integer(response.headers.get("Content-Length"))
       version.clear()
@@ -194,7 +194,12 @@ def _receive(
   if total is not None and file.tell() < total:
     raise _BreakError(f"only {file.tell():,} of {total:,} bytes came")
   if total is not None and file.tell() > total:
-    raise _ChangedError
+    raise _ChangedError(f"more than {total:,} bytes came")
+
+
+def _empty(file: IO[bytes]) -> None:
+  file.truncate(0)
+  file.seek(0)
 
 
 def _version_file(part: pathlib.Path) -> pathlib.Path:

@@ -516,7 +516,7 @@ def test_miracl_asks_its_dev_part_for_all_passages(site, tmp_path):
 @pytest.mark.parametrize(
   "name, languages, message",
   [
-    ("debain", (), "no corpus has this name; there are debian, nq"),
+    ("debain", (), "no corpus has this name; there are debian, li"),
     ("nq:large", (), "nq has no variant 'large'"),
     ("xquadr:x", (), "has no variant 'x'; there are xquadr:paragraphs"),
     ("xquadr", ("fr",), "--languages: xquadr has no 'fr'; it has ar, de"),
