@@ -8,6 +8,7 @@ from mlir_jax.corpora import (
   debian,
   dpr_nq,
   libreoffice,
+  msmarco,
   nq,
   translations,
   wikipedia,
@@ -96,6 +97,15 @@ _ALL = (
     languages=tuple(wikipedia.MIRACL),
     list_files=wikipedia.list_miracl,
     build=wikipedia.build_miracl,
+  ),
+  corpus.Corpus(
+    name="msmarco",
+    summary="MS MARCO's passages: English pairs, a test over 8.8 million",
+    licence="for research that is not commercial (Microsoft's terms)",
+    base="https://msmarco.z22.web.core.windows.net/msmarcoranking",
+    languages=("en",),
+    list_files=msmarco.list_files,
+    build=msmarco.build,
   ),
   corpus.Corpus(
     name="tatoeba",

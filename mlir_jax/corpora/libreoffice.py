@@ -127,7 +127,6 @@ def build(
     (english[name].title, records.Passage(english[name].text(), "", name))
     for name in train
     if _is_whole(english[name], "en")
-    and layout.same(english[name].title) not in tested
   ]
   count = layout.write_pairs(folder, "libreoffice", pairs)
   notes.append(f"ir: {count:,} pairs")

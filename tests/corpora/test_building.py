@@ -510,6 +510,32 @@ def test_miracl_asks_its_dev_part_for_all_passages(site, tmp_path):
   assert test.qrels == {"9#0": {"39#0": 1, "39#1": 0}}
 
 
+def test_msmarco_pairs_what_is_judged_and_asks_for_all_passages(site, tmp_path):
+  tables = {
+    "collection.tsv": "".join(f"{n}\tPassage {n}.\n" for n in range(5)),
+    "queries.train.tsv": "7\twhat is 1\n8\tnot judged\n",
+    "qrels.train.tsv": "7\t0\t1\t1\n7\t0\t2\t1\n",
+    "queries.dev.small.tsv": "9\twhat is 3\n",
+    "qrels.dev.small.tsv": "9\t0\t3\t1\n",
+    "queries.eval.tsv": "10\tnobody knows\n",
+  }
+  packed = tar({f"./{name}": text.encode() for name, text in tables.items()})
+  site.files["/collectionandqueries.tar.gz"] = packed
+  root, _ = bring("msmarco", tmp_path, site)
+  collection = load(root)
+  pairs = [(r.question, r.positives[0].text) for r in collection.retrieval()]
+  assert pairs == [("what is 1", "Passage 1."), ("what is 1", "Passage 2.")]
+  test = by_name(collection)["en", "test"]
+  assert (len(test.passages), test.qrels) == (5, {"9": {"3": 1}})
+
+  tables["qrels.train.tsv"] += "8\t0\n"
+  packed = tar({name: text.encode() for name, text in tables.items()})
+  site.files["/collectionandqueries.tar.gz"] = packed
+  with pytest.raises(ValueError, match=r"qrels\.train\.tsv:3 has 2 columns"):
+    bring("msmarco", tmp_path / "bad", site)
+  assert not (tmp_path / "bad" / "msmarco").exists()
+
+
 # --- What a user may ask for.
 
 
@@ -556,3 +582,9 @@ def test_wikimatrix_names_a_pair_in_alphabetical_order(tmp_path):
     "WikiMatrix.en-fi.tsv.gz",
   ]
   assert "th" not in translations.WIKIMATRIX
+
+
+def test_a_missing_folder_of_a_corpus_says_which_command_makes_it(tmp_path):
+  made_by = f"`mlir-jax download debian --output={tmp_path}` makes it"
+  with pytest.raises(ValueError, match=made_by):
+    load(tmp_path / "debian")
