@@ -64,6 +64,7 @@ setuptools.setup(
   packages=[
     *setuptools.find_packages(include=["mlir_jax", "mlir_jax.*"]),
     "mlir_jax.configs",
+    "mlir_jax.configs.recipes",
   ],
   package_dir={"mlir_jax.configs": "configs"},
   package_data={"mlir_jax": ["py.typed"]},
@@ -86,6 +87,7 @@ setuptools.setup(
     "numpy>=2.2",
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.0",
+    "pyarrow>=26",
     "safetensors>=0.8",
     "tensorboardX>=2.6.5",
     "tensorflow-datasets>=4.9.10",

@@ -1,7 +1,8 @@
 """multilingual-e5-small on Debian's package descriptions: `e5_small`, shorter.
 
-The data is read from ../shared/data, relative to the current folder, or from
---config.data.root and --config.data.tatoeba_root. Variants: `:smoke`, a step.
+`mlir-jax download debian tatoeba` brings the data to the folder data, in the
+current folder; --config.data.root and --config.data.tatoeba_root name others.
+Variants: `:smoke`, a step.
 """
 
 from mlir_jax import config_files
@@ -9,10 +10,8 @@ from mlir_jax import config_files
 
 def get_config(variant=""):
   c = config_files.load(f"e5_small:{variant}" if variant else "e5_small")
-  c.data.root = "../shared/data/debian"
-  c.data.tatoeba_root = "../shared/data/tatoeba"
-  # One topic of the Chinese test is empty; it is skipped and counted.
-  c.data.on_bad_record = "skip"
+  c.data.root = "data/debian"
+  c.data.tatoeba_root = "data/tatoeba"
   if variant == "smoke":
     c.tokenizer.vocab_size = 8000
     return c

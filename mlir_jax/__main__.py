@@ -11,7 +11,16 @@ import runpy
 import sys
 
 # In the order in which a user needs them.
-PROGRAMS = ("prepare", "mine", "train", "evaluate", "encode", "export", "plan")
+PROGRAMS = (
+  "download",
+  "prepare",
+  "mine",
+  "train",
+  "evaluate",
+  "encode",
+  "export",
+  "plan",
+)
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ def shipped() -> dict[str, pathlib.Path]:
   return {
     path.stem: path
     for folder in reversed(folders())
-    for path in sorted(folder.glob("*.py"))
+    for path in sorted([*folder.glob("*.py"), *folder.glob("recipes/*.py")])
     if path.stem != "__init__"
   }
 

@@ -16,6 +16,7 @@ from mlir_jax.training import run as run_lib
 
 # Some flags of each program: first those that are paths, then others.
 MAINS = {
+  "download": (["output"], ["languages", "mirror", "dry_run"]),
   "train": (["workdir"], ["config", "distributed", "profile"]),
   "prepare": (["workdir"], ["config"]),
   "mine": (
@@ -81,8 +82,8 @@ def test_the_command_lists_all_programs(monkeypatch, capsys):
   with pytest.raises(SystemExit, match="2"):
     __main__.main()
   assert capsys.readouterr().err == (
-    "mlir-jax: there is no program 'trian'; there are prepare, mine, train,"
-    " evaluate, encode, export, plan.\n"
+    "mlir-jax: there is no program 'trian'; there are download, prepare,"
+    " mine, train, evaluate, encode, export, plan.\n"
   )
 
 
@@ -95,6 +96,25 @@ def test_help_shows_an_example_and_the_programs_own_flags(main, call):
   for name in [*MAINS[main][0], *MAINS[main][1]]:
     assert f"--{name}:" in described or f"--[no]{name}:" in described, name
   assert "--verbosity" not in described  # A library's.
+
+
+def test_download_lists_corpora_and_with_dry_run_their_files(call, tmp_path):
+  code, output, _ = call("download")
+  assert code == 0
+  assert re.search(r"^mrtydi +Mr\. TyDi 1\.1", output, re.MULTILINE)
+  flags = [f"--output={tmp_path}", "--languages=fi,de", "--dry_run"]
+  code, output, _ = call("download", "wikimatrix", *flags)
+  name = "WikiMatrix.en-fi.tsv.gz"
+  assert code == 0
+  assert f"https://dl.fbaipublicfiles.com/laser/WikiMatrix/v1/{name}" in output
+  place = tmp_path / "downloads/wikimatrix" / name
+  assert f"to {place}: size unknown, not here" in output
+  assert not list(tmp_path.iterdir())
+  code, _, error = call("download", "wikimatrix:x", *flags)
+  assert (code, error) == (
+    2,
+    "mlir-jax download: wikimatrix:x: wikimatrix has no variant 'x'.\n",
+  )
 
 
 def test_a_path_that_is_empty_is_refused(call):
@@ -253,6 +273,7 @@ def test_a_variable_that_jax_cannot_use_is_refused_by_every_main(
   (tmp_path / "file").touch()
   monkeypatch.setenv(name, value)
   given = {
+    "download": ["debian", "--output=data"],
     "train": ["--config=quickstart", "--workdir=w"],
     "prepare": ["--config=quickstart", "--workdir=w"],
     "mine": ["--input=file", "--output=o"],

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from mlir_jax import bars
+from mlir_jax.corpora import catalog
 from mlir_jax.data import records
 from mlir_jax.data.collections import (
   eval_files,
@@ -190,7 +191,8 @@ def load(
   setting = f"{prefix}root"
   if not root or not folder.is_dir():
     raise ValueError(
-      f"{setting}={root}: there is no such folder. It should hold:\n{LAYOUT}"
+      f"{setting}={root}: there is no such folder.{catalog.hint(root)}"
+      f" It should hold:\n{LAYOUT}"
     )
   any_file = "file in ir/, parallel/, mono/ and eval/"
   wanted = "file in ir/" if require_pairs else any_file

@@ -4,6 +4,7 @@ import os
 import pathlib
 import re
 
+from mlir_jax.corpora import catalog
 from mlir_jax.data import languages, records
 from mlir_jax.data.sources import files, moses
 
@@ -34,7 +35,9 @@ def find_pairs(
   """
   folder = pathlib.Path(root)
   if not folder.is_dir():
-    raise ValueError(f"{setting}={root}: there is no such folder.")
+    raise ValueError(
+      f"{setting}={root}: there is no such folder.{catalog.hint(root)}"
+    )
   sides = {}
   for name, path in files.list_files(folder, not_read).items():
     if files.is_companion(name):

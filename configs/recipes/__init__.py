@@ -1,0 +1,1 @@
+"""Recipes: configs that also bring their data and measure the result."""

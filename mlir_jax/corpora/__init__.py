@@ -1,0 +1,1 @@
+"""Public corpora: where they are, and how they become a collection."""

@@ -1,0 +1,156 @@
+"""Brings files to a folder, and keeps their checksums.
+
+The folder's `checksums.json` has the SHA-256 of each file, from its first
+download. A later download must have the same, and a file that is there already,
+too. Delete a file's entry to accept another content.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Iterator
+
+from mlir_jax.corpora import transfer
+from mlir_jax.storage import digests, reading, writing
+
+CHECKSUMS = "checksums.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+  """A public file.
+
+  Attributes:
+    url: Its address.
+    path: Where it is put, relative to the folder.
+    size: In bytes; None if it is not known.
+    sha256: "" if it is not known.
+  """
+
+  url: str
+  path: str
+  size: int | None = None
+  sha256: str = ""
+
+
+def state(file: File, folder: pathlib.Path) -> str:
+  """Says in a few words what is there of a file: for --dry_run."""
+  target = folder / file.path
+  if target.exists():
+    return f"here, {format_size(target.stat().st_size)}"
+  part = _part(target)
+  if part.exists():
+    return f"begun, {format_size(part.stat().st_size)} are here"
+  return "not here"
+
+
+def format_size(size: int | None) -> str:
+  """Returns a size in bytes as "1.5 MB"; "size unknown" for None."""
+  if size is None:
+    return "size unknown"
+  amount, unit = float(size), "B"
+  for larger in ("kB", "MB", "GB", "TB"):
+    if amount < 1000:
+      break
+    amount, unit = amount / 1000, larger
+  return f"{amount:.0f} {unit}" if amount >= 10 else f"{amount:.2g} {unit}"
+
+
+def fetch(files: Iterable[File], folder: pathlib.Path) -> None:
+  """Downloads the files that are not there, and checks those that are.
+
+  Args:
+    files: Their paths differ.
+    folder: Where they are put. A file that was put there by hand is checked as
+      a downloaded one is.
+
+  Raises:
+    DownloadError: if a file cannot be downloaded, or is not the file of the
+      first download.
+    UnreadableError: if a file that is there has changed, or `CHECKSUMS` is
+      damaged.
+  """
+  for file in files:
+    target = folder / file.path
+    known = _read(folder).get(file.path, {})
+    expected = file.sha256 or known.get("sha256", "")
+    if not target.exists():
+      _download(file, target, expected, folder / CHECKSUMS)
+    if expected:
+      digests.check(
+        folder,
+        {file.path: expected},
+        f"Delete it, then the same command downloads it again. If the change is"
+        f" right, delete its entry in {folder / CHECKSUMS} instead.",
+      )
+    else:
+      reading.check_file(target)
+    if not known:
+      entry = {
+        "url": file.url,
+        "bytes": target.stat().st_size,
+        "sha256": expected or digests.of_file(target),
+      }
+      _write(folder, file.path, entry)
+
+
+def _download(
+  file: File, target: pathlib.Path, expected: str, checksums: pathlib.Path
+) -> None:
+  part = _part(target)
+  transfer.download(file.url, part, target)
+  found = digests.of_file(part)
+  if expected and found != expected:
+    transfer.discard(part)
+    expects, accept = (
+      ("its publisher lists", f"delete {checksums.parent}, to begin anew")
+      if file.sha256
+      else ("it was before", f"delete the entry {file.path!r} in {checksums}")
+    )
+    raise transfer.DownloadError(
+      f"{file.url}: the server sends another file: its SHA-256 is {found}, but"
+      f" {expects} {expected}. Start the same command again, in case the"
+      f" transfer was at fault. If there is a new version, {accept}."
+    )
+  os.replace(part, target)
+  transfer.discard(part)
+
+
+def _part(target: pathlib.Path) -> pathlib.Path:
+  return target.with_name(f".{target.name}.part")
+
+
+def _read(folder: pathlib.Path) -> dict[str, dict]:
+  path = folder / CHECKSUMS
+  if not path.exists():
+    return {}
+  found = reading.read_json(
+    path, mend="Delete it: the checksums of the files are then taken anew."
+  )
+  for name, entry in found.items():
+    if not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
+      raise reading.UnreadableError(
+        f"{path}: the entry {name!r} has no sha256, a text. Delete the entry:"
+        " the checksum of the file is then taken anew."
+      )
+  return found
+
+
+def _write(folder: pathlib.Path, name: str, entry: dict) -> None:
+  with _turn(folder):
+    entries = _read(folder) | {name: entry}
+    text = json.dumps(dict(sorted(entries.items())), indent=2) + "\n"
+    writing.write_aside(str(folder / CHECKSUMS), text)
+
+
+@contextlib.contextmanager
+def _turn(folder: pathlib.Path) -> Iterator[None]:
+  """Within this context, no other process adds a checksum."""
+  with open(folder / f".{CHECKSUMS}.lock", "w") as lock:
+    # Without locks, two processes at once may lose an entry: it is made again.
+    with contextlib.suppress(OSError):
+      fcntl.flock(lock, fcntl.LOCK_EX)
+    yield

@@ -1,0 +1,270 @@
+"""Downloads a file over HTTP; after a break it goes on where it stopped."""
+
+import contextlib
+import fcntl
+import http.client
+import json
+import os
+import pathlib
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import IO, Any
+
+import tqdm
+
+import mlir_jax
+from mlir_jax import bars
+from mlir_jax.storage import reading, writing
+
+TRIES = 5  # Without a new byte.
+# Before the second try; each further try waits twice as long.
+WAIT_SECONDS = 1.0
+# Without an answer, or without a byte.
+_TIMEOUT_SECONDS = 60.0
+_BLOCK_BYTES = 2**20
+# Servers answer so when they are busy.
+_TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
+
+# The first bytes of a file, by the end of its name.
+_STARTS = {
+  ".gz": (b"\x1f\x8b",),
+  ".tgz": (b"\x1f\x8b",),
+  ".bz2": (b"BZh",),
+  ".xz": (b"\xfd7zXZ\x00",),
+  ".zip": (b"PK\x03\x04", b"PK\x05\x06"),
+  ".deb": (b"!<arch>\n",),
+  ".json": (b"{", b"["),
+  ".jsonl": (b"{",),
+  ".jsonlines": (b"{",),
+}
+
+
+class DownloadError(ValueError):
+  """A file that could not be downloaded; the message says what to do."""
+
+
+class _BreakError(Exception):
+  """The connection failed; the next try may succeed."""
+
+
+class _ChangedError(Exception):
+  """The server has another file than the one of which a part is here."""
+
+
+def download(url: str, part: pathlib.Path, target: pathlib.Path) -> None:
+  """Downloads a file to `part`, from where an earlier call stopped.
+
+  A server that cannot send a range, or whose file has changed in the meantime,
+  sends the whole file again.
+
+  Args:
+    url: Its http or https address.
+    part: Where the bytes are collected. PART.json says of which version of the
+      file they are. After an error, both stay for the next call.
+    target: Where the file will be; for messages.
+
+  Raises:
+    DownloadError: if there is no answer, no such file, the connection breaks
+      `TRIES` times without a new byte, or the content is not what the file's
+      name says.
+  """
+  if not url.startswith(("http://", "https://")):
+    raise DownloadError(f"{url}: only http and https addresses are supported.")
+  part.parent.mkdir(parents=True, exist_ok=True)
+  with _alone(part) as file:
+    version = _read_version(part)
+    tries = 0
+    with bars.bar(
+      description=target.name, unit="B", unit_scale=True, unit_divisor=1024
+    ) as bar:
+      while True:
+        before = file.seek(0, os.SEEK_END)
+        try:
+          _receive(url, file, version, part, bar)
+          break
+        except (_BreakError, _ChangedError) as error:
+          if isinstance(error, _ChangedError):
+            version = {}
+            _empty(file)
+          tries = 1 if file.seek(0, os.SEEK_END) > before else tries + 1
+          if tries >= TRIES:
+            raise DownloadError(_no_answer(url, target, error)) from error
+          time.sleep(WAIT_SECONDS * 2 ** (tries - 1))
+        except urllib.error.HTTPError as error:
+          raise DownloadError(
+            f"{url}: the server answers {error.code} {error.reason}. The file"
+            f" may have moved: {_by_hand(target)}"
+          ) from error
+    _check_content(url, part, target)
+
+
+def discard(part: pathlib.Path) -> None:
+  """Removes a part and what is known of it."""
+  part.unlink(missing_ok=True)
+  _version_file(part).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _alone(part: pathlib.Path) -> Iterator[IO[bytes]]:
+  """Opens a part for writing at its end; no other process may write it."""
+  with open(part, "ab+") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise DownloadError(
+        f"{part}: another process downloads this file. Wait until it has ended."
+      ) from error
+    except OSError:
+      pass  # The file system has no locks.
+    yield file
+
+
+def _receive(
+  url: str,
+  file: IO[bytes],
+  version: dict[str, Any],
+  part: pathlib.Path,
+  bar: tqdm.tqdm,
+) -> None:
+  """Adds what is missing to the part.
+
+  Args:
+    url: The file's address.
+    file: The part, at its end.
+    version: What identifies the server's file: "validator" (an ETag or a date),
+      "bytes". It is changed when the server sends the file from its start.
+    part: The path of the part.
+    bar: Counts bytes.
+
+  Raises:
+    _BreakError: if a later try may succeed.
+    _ChangedError: if the part has to be dropped.
+    urllib.error.HTTPError: if the server refuses.
+  """
+  size = file.tell()
+  if size and not version.get("validator"):
+    _empty(file)
+    size = 0
+  headers = {
+    "User-Agent": f"mlir_jax/{mlir_jax.__version__}",
+    "Accept-Encoding": "identity",
+  }
+  if size:
+    headers |= {
+      "Range": f"bytes={size}-",
+      "If-Range": version["validator"],
+    }
+  request = urllib.request.Request(url, headers=headers)
+  try:
+    response = urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
+  except urllib.error.HTTPError as error:
+    if error.code in _TEMPORARY:
+      raise _BreakError(f"{error.code} {error.reason}") from error
+    if error.code == 416 and size:  # The part is as long as the file.
+      raise _ChangedError("the file has changed") from error
+    raise
+  except (OSError, http.client.HTTPException) as error:
+    raise _BreakError(getattr(error, "reason", error)) from error
+  with response:
+    if response.status == 206:
+      start, total = _range(response.headers.get("Content-Range", ""))
+      if start != size:
+        raise _ChangedError("the server sends another part")
+    else:
+      _empty(file)
+      size = 0
+      total = _integer(response.headers.get("Content-Length"))
+      version.clear()
+      version |= {"validator": _validator(response.headers), "bytes": total}
+      writing.write_aside(str(_version_file(part)), json.dumps(version))
+    bar.reset(total)
+    bar.update(size)
+    while True:
+      try:
+        block = response.read(_BLOCK_BYTES)
+      except (OSError, http.client.HTTPException) as error:
+        raise _BreakError(error) from error
+      if not block:
+        break
+      file.write(block)
+      bar.update(len(block))
+    file.flush()
+  if total is not None and file.tell() < total:
+    raise _BreakError(f"only {file.tell():,} of {total:,} bytes came")
+  if total is not None and file.tell() > total:
+    raise _ChangedError(f"more than {total:,} bytes came")
+
+
+def _empty(file: IO[bytes]) -> None:
+  file.truncate(0)
+  file.seek(0)
+
+
+def _version_file(part: pathlib.Path) -> pathlib.Path:
+  return part.with_name(f"{part.name}.json")
+
+
+def _read_version(part: pathlib.Path) -> dict[str, Any]:
+  try:
+    return reading.read_json(_version_file(part))
+  except reading.UnreadableError:
+    return {}  # Then the file is downloaded from its start.
+
+
+def _validator(headers: http.client.HTTPMessage) -> str:
+  """Returns what identifies the version of a file (RFC 9110, If-Range)."""
+  tag = headers.get("ETag", "")
+  if tag and not tag.startswith("W/"):
+    return tag
+  return headers.get("Last-Modified", "")
+
+
+def _range(header: str) -> tuple[int | None, int | None]:
+  """Returns the first byte and the whole size of "bytes 5-9/10"."""
+  span, _, total = header.removeprefix("bytes ").partition("/")
+  return _integer(span.partition("-")[0]), _integer(total)
+
+
+def _integer(text: str | None) -> int | None:
+  return int(text) if text and text.isdecimal() else None
+
+
+def _check_content(url: str, part: pathlib.Path, target: pathlib.Path) -> None:
+  """Refuses, and removes, a part that cannot be the file of that name.
+
+  A server may send a page that says that one has to log in.
+  """
+  with open(part, "rb") as file:
+    start = file.read(64)
+  starts = _STARTS.get(target.suffix)
+  if not start:
+    problem = "an empty file"
+  elif reading.is_lfs_pointer(start):
+    problem = "a Git LFS pointer"
+  elif starts and not start.lstrip().startswith(starts):
+    problem = f"something else, which begins with {start[:20]!r}"
+  elif start.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
+    problem = "a web page"
+  else:
+    return
+  discard(part)
+  raise DownloadError(
+    f"{url}: the server sends {problem}, not {target.name}. {_by_hand(target)}"
+  )
+
+
+def _no_answer(url: str, target: pathlib.Path, error: Exception) -> str:
+  return (
+    f"{url}: the download failed ({error}). With a network, start the same"
+    f" command again: it goes on where it stopped. Without one,"
+    f" {_by_hand(target)}"
+  )
+
+
+def _by_hand(target: pathlib.Path) -> str:
+  return (
+    f"get the file in another way, put it at {target}, and start the same"
+    " command again."
+  )

@@ -1,0 +1,46 @@
+"""The recipe of Hu et al. (2023) goes from the download to its tables."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import file_server
+import pytest
+import test_building
+
+from mlir_jax import config_files
+
+
+@pytest.mark.slow
+def test_one_command_goes_from_the_download_to_both_tables(tmp_path):
+  with file_server.serving() as site:
+    test_building.add_hu2023(site)
+    for language in ("en", "th"):
+      path = f"google-research-datasets/lareqa/master/xquad-r/{language}.json"
+      site.files[f"/xquadr/{path}"] = json.dumps(
+        test_building.squad(language)
+      ).encode()
+    recipe = config_files.shipped()["hu2023"]
+    done = subprocess.run(
+      [
+        *(sys.executable, str(recipe), "--workdir=run"),
+        *("--config=hu2023:smoke", "--languages=en,fi,th"),
+        f"--mirror={site.url}",
+        *("--config.tokenizer.vocab_size=120", "--config.model.num_layers=1"),
+        *("--config.batch.retrieval=4", "--config.batch.parallel=4"),
+        "--config.train.self_check=false",
+      ],
+      cwd=tmp_path,
+      env=os.environ | {"no_proxy": "127.0.0.1"},
+      capture_output=True,
+      text=True,
+    )
+  assert done.returncode == 0, done.stderr[-2000:]
+  reports = sorted(
+    path.relative_to(tmp_path / "run").as_posix()
+    for path in pathlib.Path(tmp_path).rglob("report.md")
+  )
+  assert len(reports) == 2 and any("xquadr" in name for name in reports)
+  assert done.stdout.count("mlir-jax ") >= 4
