@@ -14,6 +14,11 @@ waits. Compilation and warm-up are not measured.
   MultipleNegativesRankingLoss with PyTorch's fused AdamW, its trainer's choice.
 - Encoding goes from strings to NumPy arrays. Tokenizing is also measured
   separately.
+- On a CPU, each side also multiplies matrices of the encoder's feed-forward
+  layer. At this rate, the products of the real tokens alone would take the
+  printed share of a step and of encoding.
+- --before=FOLDER adds an earlier version of this project, which takes its turn
+  like the others. FOLDER is its whole source tree.
 - Each side pads in its own way, and prints its share of padding. Ours packs
   queries and passages together into rows, which are the same at every step.
   Theirs pads each of the two to its longest text. To encode, both sort texts by
@@ -38,6 +43,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -114,6 +120,17 @@ class Side:
     tokenizer.no_padding()
     tokenizer.enable_truncation(MAX_LENGTH[role])
     return tokenizer
+
+  def factors(self) -> list[np.ndarray]:
+    """Returns 1,024 hidden states, and weights of the feed-forward layer."""
+    with open(f"{self.settings.model}/config.json", encoding="utf-8") as file:
+      config = json.load(file)
+    random = np.random.default_rng(0)
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    return [
+      random.standard_normal(shape, np.float32)
+      for shape in ((1024, hidden), (hidden, inner))
+    ]
 
   def steps(self) -> int:
     """Returns the number of steps in one measurement."""
@@ -253,14 +270,28 @@ class Ours(Side):
     return {
       "with": f"jax {self.jax.__version__}",
       "rows": " + ".join(f"{b.rows} x {b.length}" for b in self.blocks),
+      "real tokens": round(self.plans.counts["passage"].tokens),
       "tokens in a step": packing.tokens(self.blocks),
       "padding": f"{self.plans.padding:.1%}",
       "flops": flops.train_step(
         self.shape, list(self.plans.counts.values()), [], [matrix]
       ).model,
+      "flops of encoding": self._encoding_flops(),
       "temporaries": f"{memory / 2**20:,.0f} MiB",
       "compiled in": f"{self.compile_seconds:.1f} s",
     }
+
+  def _encoding_flops(self) -> int:
+    """Returns the operations of encoding the texts, without padding."""
+    from mlir_jax.costs import flops
+
+    if not self.texts:
+      return 0
+    texts = [PREFIX["passage"] + text for text in self.texts]
+    encoded = self.passage_tokenizer.encode_batch_fast(texts)
+    lengths = np.array([len(text.ids) for text in encoded])
+    counts = flops.Texts(len(lengths), lengths.sum(), (lengths**2).sum())
+    return flops.encode(self.shape, counts)
 
   def check(self) -> tuple[float, np.ndarray]:
     """Returns the first batch's loss, its vectors and those of the texts."""
@@ -308,6 +339,15 @@ class Ours(Side):
     started = time.perf_counter()
     self.passage_tokenizer.encode_batch_fast(texts)
     return time.perf_counter() - started
+
+  def product(self) -> float:
+    """Returns the FLOP/s of a product of the feed-forward layer."""
+    left, right = map(self.jax.numpy.asarray, self.factors())
+    product = self.jax.jit(lambda left, right: left @ right)
+    return product_rate(
+      left.shape[0] * right.size,
+      lambda: product(left, right).block_until_ready(),
+    )
 
   def matmul(self) -> float:
     """Returns the FLOP/s of a product of large bfloat16 matrices."""
@@ -385,11 +425,24 @@ class Theirs(Side):
       for batch in self.batches
     ]
     tokens = [sum(rows * n for rows, n in batch) for batch in shapes]
+    texts = sorted(self.texts, key=len, reverse=True)
+    size = self.settings.encode_batch
+    lengths = [
+      [
+        len(text.ids)
+        for text in self.tokenizer("passage").encode_batch(
+          [PREFIX["passage"] + text for text in texts[i : i + size]]
+        )
+      ]
+      for i in range(0, len(texts), size)
+    ]
+    padded = sum(len(batch) * max(batch) for batch in lengths)
     return {
       "with": self.versions,
       "padded to": " + ".join(f"{rows} x {n}" for rows, n in shapes[0])
       + " in the first step",
       "tokens in a step": round(statistics.mean(tokens)),
+      "tokens of encoding": f"{padded} for {sum(map(sum, lengths))} real ones",
     }
 
   def _loss(self):
@@ -455,6 +508,12 @@ class Theirs(Side):
       self.model.preprocess(batch, prompt=PREFIX["passage"])
     return time.perf_counter() - started
 
+  def product(self) -> float:
+    """Returns the FLOP/s of a product of the feed-forward layer."""
+    left, right = map(self.torch.from_numpy, self.factors())
+    with self.torch.inference_mode():
+      return product_rate(left.shape[0] * right.numel(), lambda: left @ right)
+
   def matmul(self) -> float:
     """Returns the FLOP/s of a product of large bfloat16 matrices."""
     matrix = self.torch.randn(
@@ -466,9 +525,6 @@ class Theirs(Side):
 
 
 SIDES = {"ours": Ours, "theirs": Theirs}
-HEAD = """
-| | ours | theirs | theirs / ours (quartiles) | of CPUs |
-|---|---|---|---|---|"""
 
 
 def mean_pooled(torch, encoder):
@@ -503,6 +559,22 @@ def rate(product, wait, times: int = 50) -> float:
   return times * 2 * 8192**3 / (time.perf_counter() - started)
 
 
+def product_rate(size: int, product, times: int = 20) -> float:
+  """Returns the FLOP/s of a product on a CPU: the median of some times.
+
+  Args:
+    size: The product of its three dimensions.
+    product: Computes it.
+    times: The number of measurements.
+  """
+  seconds = []
+  for _ in range(times + 1):
+    started = time.perf_counter()
+    product()
+    seconds.append(time.perf_counter() - started)
+  return 2 * size / statistics.median(seconds[1:])
+
+
 def serve(settings: argparse.Namespace) -> None:
   """Runs one side's process: answers commands, line by line."""
   answers = os.fdopen(os.dup(1), "w", buffering=1)
@@ -526,6 +598,7 @@ class Process:
 
   def __init__(self, side: str, settings: argparse.Namespace, exchange: str):
     """Starts the process."""
+    script, arguments = __file__, sys.argv[1:]
     threads = str(settings.threads)
     variables = {
       "GLIBC_TUNABLES": MALLOC,
@@ -536,9 +609,15 @@ class Process:
       "TOKENIZERS_PARALLELISM": "true",
       "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95",  # Of a GPU; the default is 3/4.
     }
+    if side == "before":
+      script, side = f"{settings.before}/benchmarks/speed.py", "ours"
+      arguments = [a for a in arguments if not a.startswith("--before=")]
+      exchange = f"{exchange}/before"
+      os.mkdir(exchange)
+      variables["PYTHONPATH"] = settings.before
     self._process = subprocess.Popen(
       [
-        *(sys.executable, __file__, *sys.argv[1:]),
+        *(sys.executable, script, *arguments),
         *(f"--side={side}", f"--exchange={exchange}"),
       ],
       stdin=subprocess.PIPE,
@@ -574,23 +653,34 @@ def measure(
   return {name: np.array(values) for name, values in found.items()}
 
 
+def head(sides: Sequence[str]) -> str:
+  """Returns the first two lines of the table."""
+  others = [name for name in sides if name != "ours"]
+  cells = ["", *sides]
+  for name in others:
+    cells += [f"{name} / ours (quartiles)", "of CPUs"]
+  return f"\n| {' | '.join(cells)} |\n{'|---' * len(cells)}|"
+
+
 def row(name: str, found: dict[str, np.ndarray]) -> str:
-  """Returns a line of the table: medians, and quartiles of theirs / ours."""
+  """Returns a line of the table: medians, and quartiles of the ratios."""
   cells = [name]
-  for side in SIDES:
-    wall, cpu = 1e3 * np.median(found[side], axis=0)
+  for times in found.values():
+    wall, cpu = 1e3 * np.median(times, axis=0)
     cells.append(f"{wall:,.0f} ms ({cpu:,.0f} of CPUs)")
-  ratios = found["theirs"] / found["ours"]
-  low, middle, high = np.quantile(ratios[:, 0], (0.25, 0.5, 0.75))
-  cells.append(f"**{middle:.2f}** ({low:.2f} to {high:.2f})")
-  cells.append(f"{np.median(ratios[:, 1]):.2f}")
+  for side in found:
+    if side != "ours":
+      ratios = found[side] / found["ours"]
+      low, middle, high = np.quantile(ratios[:, 0], (0.25, 0.5, 0.75))
+      cells.append(f"**{middle:.2f}** ({low:.2f} to {high:.2f})")
+      cells.append(f"{np.median(ratios[:, 1]):.2f}")
   return f"| {' | '.join(cells)} |"
 
 
 def check(sides: dict[str, Process], exchange: str) -> None:
   """Raises SystemExit unless both sides compute the same."""
-  losses = [side("check") for side in sides.values()]
-  vectors = [np.load(f"{exchange}/{name}.npy") for name in sides]
+  losses = [sides[name]("check") for name in SIDES]
+  vectors = [np.load(f"{exchange}/{name}.npy") for name in SIDES]
   apart = np.abs(vectors[0] - vectors[1]).max()
   print(
     f"Without dropout: losses {losses[0]:.6f} and {losses[1]:.6f};"
@@ -609,16 +699,34 @@ def describe(name: str, side: Process) -> dict:
 
 def compare(settings: argparse.Namespace, exchange: str) -> None:
   """Checks, measures, and prints the table."""
-  sides = {name: Process(name, settings, exchange) for name in SIDES}
-  for name, side in sides.items():
-    describe(name, side)
+  names = ["ours", *(["before"] if settings.before else []), "theirs"]
+  sides = {name: Process(name, settings, exchange) for name in names}
+  facts = {name: describe(name, side) for name, side in sides.items()}
   check(sides, exchange)
-  print(HEAD)
+  print(head(names))
+  found = {}
   for command in ("step", "encode", "tokenize"):
-    found = measure(sides, command, settings.repeats)
-    name = f"{command} {settings.texts:,} passages"
+    found[command] = measure(sides, command, settings.repeats)
+    name = f"{command} {settings.texts:,} texts"
     name = "training step" if command == "step" else name
-    print(row(name, found), flush=True)
+    print(row(name, found[command]), flush=True)
+  print()
+  needed = {
+    "step": facts["ours"]["flops"],
+    "encode": facts["ours"]["flops of encoding"],
+  }
+  for name in SIDES:
+    # The best of some, because other programs may slow down a product.
+    rate = max(sides[name]("product")[0] for _ in range(5))
+    shares = [
+      f"{needed[command] / rate / np.median(found[command][name][:, 0]):.0%}"
+      f" of {command}"
+      for command in needed
+    ]
+    print(
+      f"{name}: {rate / 1e9:,.0f} GFLOP/s in a product. The products of the"
+      f" real tokens alone take {' and '.join(shares)}."
+    )
   for side in sides.values():
     side.close()
 
@@ -638,7 +746,7 @@ def compare_on_gpu(settings: argparse.Namespace, exchange: str) -> None:
       f" {done / peak:.0%} of {peak / 1e12:.0f} in a product of large matrices",
       flush=True,
     )
-  print(HEAD)
+  print(head(list(SIDES)))
   print(row("training step", steps))
 
 
@@ -656,6 +764,7 @@ def main():
   parser.add_argument("--encode_batch", type=int, default=64)
   parser.add_argument("--repeats", type=int, default=9)
   parser.add_argument("--threads", type=int, default=os.cpu_count())
+  parser.add_argument("--before", help="source tree of an earlier version")
   parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
   parser.add_argument("--exchange", help=argparse.SUPPRESS)
   settings = parser.parse_args()

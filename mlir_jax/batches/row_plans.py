@@ -71,11 +71,19 @@ class Plans:
     real = sum(counts.tokens for counts in self.counts.values())
     return 1 - real / self.computed
 
+  @property
+  def usual(self) -> Plan:
+    """The plan whose number of tokens is nearest to the mean."""
+
+    def distance(plan):
+      return abs(sum(map(packing.tokens, plan.values())) - self.computed)
+
+    return min(self.plans, key=distance)
+
   def __str__(self) -> str:
     """Describes the usual rows and the share of padding."""
     lines = []
-    usual = self.plans[-2] if self.last_resort else self.plans[-1]
-    for group, blocks in usual.items():
+    for group, blocks in self.usual.items():
       rows = " + ".join(
         f"{block.rows:,} rows of {block.length}" for block in blocks
       )

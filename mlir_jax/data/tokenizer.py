@@ -147,16 +147,23 @@ def _read(file: str) -> tokenizers.Tokenizer:
   try:
     with _without_panics():
       tokenizer = tokenizers.Tokenizer.from_file(file)
+      settings = tokenizer.truncation, tokenizer.padding
       tokenizer.no_padding()
       tokenizer.no_truncation()
       # Some damage shows only when a text is encoded.
       tokenizer.encode_batch(list(contract.GOLDEN_TEXTS))
-    return tokenizer
   except Exception as error:  # The library raises no narrower type.
     raise ValueError(
       f"{file} is not a tokenizer that the library tokenizers"
       f" {tokenizers.__version__} reads: {error}. {reading.RESTORE}"
     ) from error
+  for name, setting in zip(("truncation", "padding"), settings, strict=True):
+    if setting and setting["direction"] != "right":
+      raise ValueError(
+        f"{file}: {name}.direction is {setting['direction']!r}; only 'right' is"
+        " supported."
+      )
+  return tokenizer
 
 
 @contextlib.contextmanager

@@ -71,7 +71,7 @@ def to_markdown(made: Sequence[rows.Row], chip: chips.Chip) -> str:
       f"{row.padding:.1%}" if row.blocks else "",
     ]
     if row.problem:
-      cells += [row.problem, *[""] * (len(columns) - 5)]
+      cells += [row.problem, *[""] * (len(columns) - len(cells) - 1)]
     else:
       cells += [
         f"{row.memory['total'] / 2**30:.2f}",

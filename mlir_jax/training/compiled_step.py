@@ -112,7 +112,8 @@ class CompiledStep:
     self._train_step = train_step
     self._say = say
     self._compiled = {}
-    for batch in batches[:ahead]:
+    # The largest first: if memory is too small, this fails at once.
+    for batch in reversed(batches[:ahead]):
       self._compile(state, batch)
 
   def __call__(self, state: step.TrainState, batch: PyTree) -> tuple:
@@ -163,7 +164,7 @@ def step_flops(
     plans: The rows of the run's batches.
   """
   counts = plans.counts
-  usual = plans.plans[0]
+  usual = plans.usual
   return flops.train_step(
     encoder_config,
     list(counts.values()),

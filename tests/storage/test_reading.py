@@ -200,6 +200,7 @@ _PARSES = {
   *("batches/masking.py", "data/tokenizer.py"),
   *("hosts/member.py", "hosts/links.py"),
   *("encode.py", "lock.py"),
+  *("corpora/nq.py", "corpora/wikipedia.py"),
 }
 
 
