@@ -95,6 +95,8 @@ def default() -> ml_collections.ConfigDict:
   # attention_dropout=0. It reads which tokens see each other from an array of 2
   # bytes for each pair of tokens of a row: rows x length^2, for all heads.
   model.attention = "xla"
+  # Training runs the layers as a scan, so XLA compiles one instead of all.
+  model.scan_layers = False
 
   # --- Batch: global sizes, over all devices and hosts. Our choices. ---
   c.batch = batch = ml_collections.ConfigDict()
