@@ -107,6 +107,8 @@ class Bert(nn.Module):
     """Returns the states of all tokens [N, hidden]; see `hidden_states`."""
     embeddings = _Embeddings(self.config, name="embeddings")
     hidden = embeddings(texts, token_vectors)
-    return layers.run(
-      self, _Layer, lambda _: {"config": self.config}, hidden, texts
-    )
+
+    def fields(_):
+      return {"config": self.config}
+
+    return layers.run(self, self.config, _Layer, fields, hidden, texts)

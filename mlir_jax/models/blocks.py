@@ -3,7 +3,6 @@
 import functools
 import zlib
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp

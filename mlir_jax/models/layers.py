@@ -5,7 +5,6 @@ the parameters of all its turns stacked in one array.
 """
 
 import functools
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -113,6 +112,7 @@ def stack(
 
 def run(
   encoder: nn.Module,
+  config: architecture.EncoderConfig,
   layer: type[nn.Module],
   fields: Callable[[int], Mapping],
   hidden: jax.Array,
@@ -123,7 +123,8 @@ def run(
   The layers whose parameters are stacked run in a scan.
 
   Args:
-    encoder: The module; it has `config`.
+    encoder: The module.
+    config: The encoder's.
     layer: The class of its layers.
     fields: The fields of a layer, as a function of its number.
     hidden: [N, hidden], the states of all tokens.
@@ -132,7 +133,6 @@ def run(
   Returns:
     [N, hidden].
   """
-  config: architecture.EncoderConfig = getattr(encoder, "config")
   separate = layer
   if config.remat in _KEPT:
     separate = nn.remat(layer, policy=_KEPT[config.remat])
@@ -181,35 +181,45 @@ def _scan(
 
   variables = {}
   for place, name in enumerate(scan.names):
-    one = jax.tree.map(lambda leaf: leaf[0], stacks[name])
-    salted = jax.eval_shape(
-      lambda module=modules[name], one=one: module.apply(
-        {"params": one}, hidden, texts, mutable=[blocks.SALTS]
-      )[1]
+    salts = _salts(
+      modules[name], scan.numbers(place), stacks[name], hidden, texts
     )
-    variables[name] = {"params": stacks[name]} | _salts(
-      scan.numbers(place), salted
-    )
+    variables[name] = {"params": stacks[name]} | salts
   return jax.lax.scan(turn, hidden, variables)[0]
 
 
-def _salts(numbers: Sequence[int], salted: Mapping) -> dict:
+def _salts(
+  module: nn.Module,
+  numbers: Sequence[int],
+  stacked: Any,
+  hidden: jax.Array,
+  texts: Sequence[rows_lib.Rows],
+) -> dict:
   """Returns the salts of dropout that separate layers would have.
 
   Args:
-    numbers: The layers' numbers.
-    salted: The collection `blocks.SALTS` of one of them, by its name; {} if it
-      has no dropout.
+    module: A layer.
+    numbers: The numbers of the layers that it computes.
+    stacked: Their parameters.
+    hidden: As in `run`.
+    texts: As in `run`.
 
   Returns:
-    The same collection, of uint32 [layers].
+    {`blocks.SALTS`: uint32 [layers] for each dropout}; {} without dropout.
   """
+
+  def find_salts(stacked):
+    one = jax.tree.map(lambda leaf: leaf[0], stacked)
+    return module.apply({"params": one}, hidden, texts, mutable=[blocks.SALTS])[
+      1
+    ]
+
+  found = traverse_util.flatten_dict(jax.eval_shape(find_salts, stacked))
+  # A path has the collection first and the variable last.
+  salts = {
+    path: [blocks.salt((name_of(number), *path[1:-1])) for number in numbers]
+    for path in found
+  }
   return traverse_util.unflatten_dict(
-    {
-      path: np.array(
-        [blocks.salt((name_of(number), *path[1:-1])) for number in numbers],
-        np.uint32,
-      )
-      for path in traverse_util.flatten_dict(dict(salted))
-    }
+    {path: np.array(each, np.uint32) for path, each in salts.items()}
   )

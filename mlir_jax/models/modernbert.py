@@ -141,5 +141,5 @@ class ModernBert(nn.Module):
     def fields(number):
       return {"config": self.config, "number": number}
 
-    hidden = layers.run(self, _Layer, fields, hidden, texts)
+    hidden = layers.run(self, self.config, _Layer, fields, hidden, texts)
     return blocks.layer_norm(self.config, "norm", use_bias=False)(hidden)
