@@ -95,7 +95,10 @@ def default() -> ml_collections.ConfigDict:
   # attention_dropout=0. It reads which tokens see each other from an array of 2
   # bytes for each pair of tokens of a row: rows x length^2, for all heads.
   model.attention = "xla"
-  # Training runs the layers as a scan, so XLA compiles one instead of all.
+  # Training runs equal layers as a scan: XLA compiles one of them, not all. The
+  # step holds a second copy of the layers' parameters and of their gradients;
+  # with mesh.fsdp, a second copy of each device's part. In a ModernBERT, a turn
+  # of the scan has as many layers as the pattern of windows.
   model.scan_layers = False
 
   # --- Batch: global sizes, over all devices and hosts. Our choices. ---

@@ -90,6 +90,11 @@ def stack(
 ) -> dict:
   """Stacks the parameters of the layers that run in a scan.
 
+  A step does this at its start. The state has each layer by itself, so that
+  checkpoints, exports and the optimizer do not depend on the scan. This costs a
+  copy of the layers' parameters and one of their gradients, but under FSDP only
+  of a device's part: for two XLM-R large on 16 chips, 151 MB each.
+
   Args:
     config: The encoder's.
     tower: Its parameters, or a tree like them.
