@@ -128,6 +128,11 @@ def default() -> ml_collections.ConfigDict:
   # row: rows x length^2, for all heads. In the backward pass, each layer also
   # writes an array of that size, which nothing reads.
   model.attention = "xla"
+  # Training runs equal layers as a scan: XLA compiles one of them, not all. The
+  # step holds a second copy of the layers' parameters and of their gradients;
+  # with mesh.fsdp, a second copy of each device's part. In a ModernBERT, a turn
+  # of the scan has as many layers as the pattern of windows.
+  model.scan_layers = False
 
   # --- Batch: global sizes, over all devices and hosts. Our choices. ---
   c.batch = batch = ml_collections.ConfigDict()

@@ -102,6 +102,13 @@ def state_shardings(state: PyTree, mesh: Mesh, fsdp: bool) -> PyTree:
   return jax.tree.map(sharding, state)
 
 
+def stacked(*shardings: NamedSharding) -> NamedSharding:
+  """Returns the sharding of equally sharded arrays, stacked on a new axis 0."""
+  first, *others = shardings
+  assert all(other.spec == first.spec for other in others)
+  return NamedSharding(first.mesh, PartitionSpec(None, *first.spec))
+
+
 def abstract(state: PyTree, shardings: PyTree) -> PyTree:
   """Returns the tree's shapes and dtypes with their shardings.
 

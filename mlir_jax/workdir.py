@@ -47,6 +47,7 @@ CHANGEABLE_ON_RESUME = (
   "mesh.",
   "model.attention",
   "model.remat",
+  "model.scan_layers",
   "train.checkpoint_every",
   "train.compilation_cache",
   "train.keep",

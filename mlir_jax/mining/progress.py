@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mlir_jax.storage import writing
+from mlir_jax.storage import reading, writing
 
 _SETTINGS = "settings.json"
 _LOCK = "lock"
@@ -103,16 +103,16 @@ def _check_settings(
   folder: pathlib.Path, output: pathlib.Path, settings: Mapping[str, Any]
 ) -> None:
   path = folder / _SETTINGS
-  now = json.loads(json.dumps(settings))
-  try:
-    before = json.loads(path.read_bytes())
-  except (FileNotFoundError, ValueError):
-    writing.write_aside(str(path), json.dumps(now, indent=1))
+  if not path.exists():
+    writing.write_aside(str(path), json.dumps(dict(settings), indent=1))
     return
+  before = reading.read_json(
+    path, mend=f"Delete the folder {folder} to start anew."
+  )
   different = [
     name
-    for name in sorted({*before, *now})
-    if before.get(name) != now.get(name)
+    for name in sorted({*before, *settings})
+    if json.dumps(before.get(name)) != json.dumps(settings.get(name))
   ]
   if different:
     raise ValueError(

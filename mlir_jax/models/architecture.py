@@ -114,10 +114,13 @@ class EncoderConfig:
       modernbert.
     full_rope_theta: The base of modernbert's rotary angles, in full layers.
     sliding_rope_theta: The same in sliding layers.
-    remat: What a layer keeps for the backward pass, see `blocks.layer`. `remat`
-      and `attention` change how a result is computed, and not the result.
+    remat: What a layer keeps for the backward pass: all that it computes
+      ("none"), only the results of its dense layers ("dots"), or only its input
+      ("layer"). `remat`, `attention` and `scan_layers` change how a result is
+      computed, and not the result.
     attention: "xla", or "cudnn", which is fused, on NVIDIA GPUs; see
       `cudnn_needs`.
+    scan_layers: Whether training runs the layers as a scan, see `layers.stack`.
   """
 
   vocab_size: int
@@ -144,6 +147,7 @@ class EncoderConfig:
   sliding_rope_theta: float = 10_000.0
   remat: str = "none"
   attention: str = "xla"
+  scan_layers: bool = False
 
   def __post_init__(self):
     # JSON gives a list; only tuples can be hashed.
@@ -216,6 +220,14 @@ class EncoderConfig:
   def architecture(self) -> str:
     """Which module computes it: "bert" or "modernbert"."""
     return FAMILIES[self.family].architecture
+
+  @property
+  def layer_kinds(self) -> tuple[str, ...]:
+    """The kind of each layer; those of one kind differ only in parameters."""
+    if self.architecture == "modernbert":
+      # The first layer has no norm before its attention.
+      return ("first", *self.layer_types[1:])
+    return ("",) * self.num_layers
 
   @property
   def head_act(self) -> str:
@@ -327,8 +339,8 @@ def of_checkpoint(shape: Mapping[str, Any], where: str) -> EncoderConfig:
 
 
 def shape_of(config: EncoderConfig) -> dict[str, Any]:
-  """Returns the fields that decide the result: all but remat and attention."""
-  left_out = ("remat", "attention")
+  """Returns the fields that decide the result, not how it is computed."""
+  left_out = ("remat", "attention", "scan_layers")
   return {
     name: value
     for name, value in dataclasses.asdict(config).items()

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mlir_jax.models import architecture, attention, blocks
+from mlir_jax.models import architecture, attention, blocks, layers
 from mlir_jax.models import rows as rows_lib
 
 Texts = Sequence[rows_lib.Rows]
@@ -107,7 +107,8 @@ class Bert(nn.Module):
     """Returns the states of all tokens [N, hidden]; see `hidden_states`."""
     embeddings = _Embeddings(self.config, name="embeddings")
     hidden = embeddings(texts, token_vectors)
-    layer = blocks.layer(self.config, _Layer)
-    for i in range(self.config.num_layers):
-      hidden = layer(self.config, name=f"layer_{i}")(hidden, texts)
-    return hidden
+
+    def fields(_):
+      return {"config": self.config}
+
+    return layers.run(self, self.config, _Layer, fields, hidden, texts)

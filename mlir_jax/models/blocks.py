@@ -3,7 +3,6 @@
 import functools
 import zlib
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +36,10 @@ ACTIVATIONS = {
 }
 
 
+# The collection of the salts of dropout, for layers that run in a scan.
+SALTS = "salts"
+
+
 class _Dropout(nn.Module):
   """Sets a share of the values to zero and scales up the others.
 
@@ -65,15 +68,23 @@ class _Dropout(nn.Module):
     """
     if seeds is None or not self.rate:
       return values
-    salt = zlib.crc32("/".join(self.path).encode())
-    keep = random_words(seeds, salt, places) >= np.uint32(
+    own = salt(self.path)
+    # In a scan, several layers share this module, and each brings its salt.
+    if self.has_variable(SALTS, "salt") or self.is_mutable_collection(SALTS):
+      own = self.variable(SALTS, "salt", lambda: jnp.uint32(own)).value
+    keep = random_words(seeds, own, places) >= np.uint32(
       round(self.rate * 2**32)
     )
     return jnp.where(keep, values / (1 - self.rate), 0)
 
 
+def salt(path: Sequence[str]) -> int:
+  """Returns the salt of dropout at a place in the encoder, below 2**32."""
+  return zlib.crc32("/".join(path).encode())
+
+
 def random_words(
-  seeds: jax.Array, salt: int, places: Sequence[jax.Array]
+  seeds: jax.Array, salt: int | jax.Array, places: Sequence[jax.Array]
 ) -> jax.Array:
   """Returns pseudorandom words: a hash of seed, salt and indices.
 
@@ -82,7 +93,7 @@ def random_words(
 
   Args:
     seeds: uint32.
-    salt: A number below 2**32 for the module's place in the encoder.
+    salt: From `salt`; a number, or a uint32 scalar.
     places: Indices. They and the seeds are broadcast against each other. Only
       the last should make the shape large, because it costs least.
 
@@ -222,27 +233,6 @@ def token_table(
   """Returns the module's token table, [padded_vocab_size, hidden]."""
   return table(
     module, config, "token", config.padded_vocab_size, config.vocab_size
-  )
-
-
-def layer(config: architecture.EncoderConfig, module: type[nn.Module]) -> Any:
-  """Returns a class of layers that obeys `remat`.
-
-  Args:
-    config: The encoder's. `remat` says what a layer stores for the backward
-      pass: all ("none"), only the results of the dense layers ("dots"), or only
-      its input ("layer").
-    module: The class of the layer.
-  """
-  if config.remat == "none":
-    return module
-  policies = jax.checkpoint_policies
-  return nn.remat(
-    module,
-    policy={
-      "dots": policies.dots_with_no_batch_dims_saveable,
-      "layer": policies.nothing_saveable,
-    }[config.remat],
   )
 
 

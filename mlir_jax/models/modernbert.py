@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mlir_jax.models import architecture, attention, blocks
+from mlir_jax.models import architecture, attention, blocks, layers
 from mlir_jax.models import rows as rows_lib
 
 Texts = Sequence[rows_lib.Rows]
@@ -136,7 +136,9 @@ class ModernBert(nn.Module):
     """Returns the states of all tokens [N, hidden]; see `hidden_states`."""
     embeddings = _Embeddings(self.config, name="embeddings")
     hidden = embeddings(texts, token_vectors)
-    layer = blocks.layer(self.config, _Layer)
-    for i in range(self.config.num_layers):
-      hidden = layer(self.config, i, name=f"layer_{i}")(hidden, texts)
+
+    def fields(number):
+      return {"config": self.config, "number": number}
+
+    hidden = layers.run(self, self.config, _Layer, fields, hidden, texts)
     return blocks.layer_norm(self.config, "norm", use_bias=False)(hidden)

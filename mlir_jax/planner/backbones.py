@@ -101,4 +101,5 @@ def encoder_config(
     projection_size=shape.projection_size or model.projection_size,
     remat=model.remat,
     attention=model.attention,
+    scan_layers=model.scan_layers,
   )

@@ -19,7 +19,7 @@ from mlir_jax.data import preparation, token_store
 from mlir_jax.evals import evaluators, report, selection, suite
 from mlir_jax.losses import masked_lm as masked_lm_loss
 from mlir_jax.losses import registry
-from mlir_jax.models import architecture, encoder, masked_lm
+from mlir_jax.models import architecture, encoder, layers, masked_lm
 from mlir_jax.retrieval import encoding
 from mlir_jax.storage import locations, reading
 from mlir_jax.training import (
@@ -134,7 +134,11 @@ def make_encode(
   """
   return outputs.make_encode(
     chunking.make_encode(
-      make_read(encoder_config, contract), mesh, shardings, chunk_rows
+      make_read(encoder_config, contract),
+      mesh,
+      shardings,
+      chunk_rows,
+      functools.partial(layers.stack, encoder_config),
     ),
     sharding.replicate(mesh),
     make_vocabulary(encoder_config, mesh, shardings)

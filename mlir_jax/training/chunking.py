@@ -37,7 +37,11 @@ Encode = Callable[[PyTree, Texts], dict[str, list[jax.Array]]]
 
 
 def make_encode(
-  read: Read, mesh: Mesh, shardings: PyTree, chunk_rows: int = 0
+  read: Read,
+  mesh: Mesh,
+  shardings: PyTree,
+  chunk_rows: int = 0,
+  stack: Callable[..., PyTree] = lambda tower, *_: tower,
 ) -> Encode:
   """Makes the function that encodes a batch.
 
@@ -49,6 +53,8 @@ def make_encode(
     chunk_rows: The largest number of rows of a chunk, over all devices; 0 for
       no chunks. It counts rows of the longest block; a chunk may hold more rows
       that are shorter.
+    stack: (tower, function that joins leaves) -> the tower as `read` takes it.
+      It stacks parameters before they are gathered, and so before any loop.
 
   Returns:
     encode(params, texts), differentiable by the parameters.
@@ -59,14 +65,18 @@ def make_encode(
   devices = mesh.shape[sharding.DATA]
   check_chunk(chunk_rows, devices)
   names = [name for name in shardings if name in encoder.TOWER_NAMES]
+
+  def towers(tree, join):
+    return {name: stack(tree[name], join) for name in names}
+
   over_rows = sharding.over_rows(
     in_chunks(read, chunk_rows // devices) if chunk_rows else whole(read),
     mesh,
-    {name: shardings[name] for name in names},
+    towers(shardings, sharding.stacked),
   )
 
   def encode(params, texts):
-    return over_rows({name: params[name] for name in names}, texts)
+    return over_rows(towers(params, lambda *leaves: jnp.stack(leaves)), texts)
 
   return encode
 

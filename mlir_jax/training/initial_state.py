@@ -241,6 +241,7 @@ def start_config(
     dtype=model.dtype,
     remat=model.remat,
     attention=model.attention,
+    scan_layers=model.scan_layers,
   )
 
 

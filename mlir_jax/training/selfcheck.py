@@ -17,7 +17,7 @@ import numpy as np
 from mlir_jax import contract as contract_lib
 from mlir_jax import sharding
 from mlir_jax.hosts import multihost
-from mlir_jax.models import architecture, encoder
+from mlir_jax.models import architecture, encoder, layers
 from mlir_jax.models import rows as rows_lib
 from mlir_jax.training import build, chunking
 
@@ -59,7 +59,12 @@ def largest_difference(
     ),
     mesh,
   )
-  compare = _make_comparison(build.make_read(small, contract), mesh, shardings)
+  compare = _make_comparison(
+    build.make_read(small, contract),
+    mesh,
+    shardings,
+    functools.partial(layers.stack, small),
+  )
   with jax.default_matmul_precision("highest"):
     compiled = jax.jit(compare, out_shardings=sharding.replicated(mesh))
     compiled = compiled.lower(params, *placed).compile()
@@ -77,11 +82,14 @@ def _shrink(
   encoder_config: architecture.EncoderConfig,
 ) -> architecture.EncoderConfig:
   """Returns the shape of the small model."""
-  layers = min(_LAYERS, encoder_config.num_layers)
+  count = min(_LAYERS, encoder_config.num_layers)
+  scan = layers.find(encoder_config.layer_kinds)
+  if encoder_config.scan_layers and scan:
+    count = scan.first + 2 * scan.period  # So that the small model has a scan.
   return dataclasses.replace(
     encoder_config,
-    num_layers=layers,
-    layer_types=encoder_config.layer_types[:layers],
+    num_layers=count,
+    layer_types=encoder_config.layer_types[:count],
     vocab_size=min(_VOCABULARY, encoder_config.vocab_size),
     pad_token_id=min(encoder_config.pad_token_id, _VOCABULARY - 1),
     dtype="float32",
@@ -113,7 +121,10 @@ def _draw_batch(
 
 
 def _make_comparison(
-  read: chunking.Read, mesh: jax.sharding.Mesh, shardings: Any
+  read: chunking.Read,
+  mesh: jax.sharding.Mesh,
+  shardings: Any,
+  stack: Callable[..., Any],
 ) -> Callable:
   """Returns (params, texts, weights) -> the largest difference of each leaf."""
   whole = sharding.replicated(mesh)
@@ -128,7 +139,7 @@ def _make_comparison(
   def compare(params, texts, weights):
     found = gradient(
       chunking.make_encode(
-        read, mesh, shardings, chunk_rows=mesh.shape[sharding.DATA]
+        read, mesh, shardings, mesh.shape[sharding.DATA], stack
       ),
       params, texts, weights,
     )  # fmt: skip

@@ -200,7 +200,7 @@ _PARSES = {
   *("batches/masking.py", "data/tokenizer.py"),
   *("hosts/member.py", "hosts/links.py"),
   *("encode.py", "lock.py"),
-  *("corpora/nq.py", "corpora/wikipedia.py"),
+  *("corpora/nq.py", "corpora/wikipedia.py", "data/sources/table_rows.py"),
 }
 
 

@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import types
 
+import numpy as np
 import pytest
 import tiny
 
@@ -109,6 +110,22 @@ def test_more_steps_at_a_constant_rate_equal_a_longer_run(
   assert record["changed"] == {"train.steps": [4, 6]}
   with pytest.raises(ValueError, match=r"train\.steps: 4 here, 6 there"):
     run.train(make_config(root, **{"train.steps": 4}), folder)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_its_layers_in_a_scan(root, tmp_path, one_device):
+  folder, scanned = tmp_path / "separate", tmp_path / "scanned"
+  run.train(make_config(root, **{"model.num_layers": 2}), str(folder))
+  shutil.copytree(folder, scanned)
+  changes = {"model.num_layers": 2, "model.scan_layers": True}
+  run.train(make_config(root, **changes), str(scanned), from_step=4)
+  np.testing.assert_allclose(losses(scanned), losses(folder), rtol=1e-5)
+  # Both last checkpoints have the same arrays.
+  arrays = [
+    json.loads((each / "checkpoints/6/state/_METADATA").read_text())
+    for each in (folder, scanned)
+  ]
+  assert arrays[0] == arrays[1]
 
 
 def test_without_its_config_a_run_is_compared_with_its_checkpoint(
