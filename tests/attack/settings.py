@@ -408,7 +408,7 @@ def call(
   except ValueError:
     first, *others = ended.stderr.rstrip().splitlines()
     # More lines may show the fields that differ, or the layout of a folder.
-    if not first.startswith(f"mlir-jax {main}: ") or len(others) > 15:
+    if not first.startswith(f"mlir-jax {main}: ") or len(others) > 40:
       raise RuntimeError(
         f"not one line of the main's: {ended.stderr}"
       ) from None
