@@ -101,18 +101,22 @@ def mine(
     What was found and dropped, in lines.
 
   Raises:
-    ValueError: if a file cannot be used, or the output exists.
+    ValueError: if a file cannot be used, the output exists, or the picture's
+      name does not end in .png.
   """
   import mlir_jax
   from mlir_jax.data.sources import files
   from mlir_jax.mining import pairs, portions, progress
 
+  if picture and not picture.endswith(".png"):
+    raise ValueError(f"--plot={picture} should end in .png.")
   input_path, output_path = pathlib.Path(source), pathlib.Path(output)
   pairs_read = pairs.Source(input_path, pair_format, prompts)
   pairs_read.targets(output_path.parent, output_path)  # It checks the name.
   _check_output(input_path, output_path)
   bad_records = records.BadRecords(on_bad_record, "--on_bad_record")
   passages = corpus_lib.Corpus(pairs_read.passages(bad_records))
+  own = len(passages.passages)
   hashes = pairs_read.hashes()
   if corpus:
     corpus_file = files.UnchangedFile(pathlib.Path(corpus))
@@ -122,7 +126,7 @@ def mine(
   settings = {"replace": replace, "with_scores": with_scores}
   prefix = search.model.contract.query.prefix if search.model else None
   read = pairs.read(
-    pairs_read, passages, bad_records, **settings, prefix=prefix
+    pairs_read, passages, bad_records, own=own, **settings, prefix=prefix
   )
   questions = read.all()
   most = max(len(question.positives) for question in questions)

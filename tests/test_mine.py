@@ -185,6 +185,35 @@ def test_a_data_set_of_beir_gets_judgements_of_0(tmp_path):
   assert len(added) == 12 and all(line.endswith("\t0\n") for line in added)
 
 
+def test_ids_of_other_passages_are_refused_before_the_search(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(search.Search, "make_finder", None)
+  source = tmp_path / "pairs" / "ir" / "a.jsonl"
+  write_pairs(source, "by_id")
+  corpus = tmp_path / "pairs" / "corpus" / "corpus.jsonl"
+  corpus.parent.mkdir()
+  passages = [{"docid": f"p{i}", "text": text(i)} for i in range(len(TOWNS))]
+  corpus.write_text("".join(json.dumps(each) + "\n" for each in passages))
+  others = tmp_path / "others.jsonl"
+  others.write_text(json.dumps({"docid": "p0", "text": "Another."}))
+
+  def refused(**settings):
+    with pytest.raises(ValueError, match="by id, but 1 other passages"):
+      mine.mine(
+        str(tmp_path / "pairs"),
+        str(tmp_path / "mined"),
+        RULES,
+        search.Search(),
+        **settings,
+      )
+
+  refused(corpus=str(others))
+  whole = {"query": "what?", "pos": ["Another."]}
+  source.with_name("b.jsonl").write_text(json.dumps(whole))
+  refused()
+
+
 def test_bad_settings_and_files_are_refused_before_the_search(
   tmp_path, monkeypatch
 ):
@@ -202,6 +231,8 @@ def test_bad_settings_and_files_are_refused_before_the_search(
   refused("exists: delete it", output="train.jsonl")
   refused(r"should end in \.jsonl", output="out.csv", with_scores=True)
   refused("there is no such file", path=tmp_path / "none.json")
+  refused("--format is 'x'; use one of dpr", pair_format="x")
+  refused(r"should end in \.png", picture=str(source))
   refused("there is no file in", path=tmp_path)
   with source.open("a") as file:
     file.write('{"query": "a", "pos": ["b"], "answers": 3}\n')

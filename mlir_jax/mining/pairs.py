@@ -19,7 +19,12 @@ from mlir_jax.data.sources import (
   record_fields,
   text_lines,
 )
-from mlir_jax.data.sources.pairs import base, judged_pairs, reading
+from mlir_jax.data.sources.pairs import (
+  base,
+  judged_pairs,
+  reading,
+  registry,
+)
 from mlir_jax.data.sources.pairs import corpus as corpus_files
 from mlir_jax.mining import corpus as corpus_lib
 
@@ -78,6 +83,7 @@ class Source:
         )
       return
     containers.kind(path)
+    pair_files.check_format(pair_format, registry.BUILT_IN, "--")
     # The pairs of ROOT/ir may refer to ROOT/corpus.
     root = path.absolute().parent.parent
     self._passages = (
@@ -173,6 +179,7 @@ def read(
   corpus: corpus_lib.Corpus,
   bad_records: records.BadRecords,
   *,
+  own: int,
   replace: bool,
   with_scores: bool,
   prefix: str | None = None,
@@ -183,6 +190,8 @@ def read(
     source: The files.
     corpus: Gets the passages.
     bad_records: Receives bad records. Those that are skipped are not written.
+    own: The number of passages that are from `Source.passages`. They are the
+      first ones of the corpus. The ids of others mean nothing in the files.
     replace: Whether mined negatives take the place of those that are there.
     with_scores: Whether negatives are written with their scores.
     prefix: What a model puts before each question; None for no model.
@@ -190,13 +199,16 @@ def read(
   Raises:
     RecordError: for a bad record, if the policy is "error". Also for a record
       that cannot hold negatives, or has another prompt than the model.
+    ValueError: if pairs refer to passages by id, and the corpus has others.
   """
   questions = corpus_lib.Questions(corpus)
   tried = records.Passage("text", passage_id="id")
+  by_id = False
   for format_, pair in bars.bar(
     source.read(bad_records), "Reading", unit="pair"
   ):
     record = pair.record
+    by_id = by_id or format_.by_id
     try:
       # An error should come now, and not after the search.
       add(format_, pair.raw, [tried], [0.0] if with_scores else None, replace)
@@ -212,6 +224,13 @@ def read(
       [passage for passage in record.hard_negatives if passage.text],
       answers,
       known=not replace,
+    )
+  if by_id and (others := len(corpus.passages) - own):
+    raise ValueError(
+      f"--input={source.path} refers to passages by id, but {others:,} other"
+      " passages would be candidates, and their ids may be those of different"
+      " passages there. Leave out --corpus, and mine files with whole passages"
+      " alone."
     )
   return questions
 

@@ -210,8 +210,8 @@ def find(folder: pathlib.Path, names: layout.Names) -> list[Tests]:
   """Finds the tests in eval/, in the order of their folders.
 
   Raises:
-    ValueError: for a file or folder with another name, or a dev split of a
-      language other than English.
+    ValueError: for a file or folder with another name, or a dev split that
+      does not select (see `Names.selects`).
     FileNotFoundError: if a file of a test is missing.
   """
   tests = []

@@ -24,8 +24,8 @@ LAYOUT = """\
   eval/en/{topic.dev.tsv,qrels.dev.txt}  select models, see eval.selection
   eval/XX/corpus.jsonl           tests of BEIR: with queries.jsonl, qrels/
   eval/mrtydi-v1.1-swahili/, eval/miracl-v1.0-sw/, eval/xquad-r/: as released
-A released folder of Mr. TyDi or MIRACL, or a data set of BEIR, may also be the
-folder itself, or be right in it: then its split train is trained on.
+A released folder of Mr. TyDi or MIRACL may also be right in the folder, and the
+folder itself may be a data set of BEIR: then its split train is trained on.
 A, B and XX are codes like en, deu, zh_TW, eng_Latn; script and region are
 ignored. Any file may be gzipped, with .gz after its name. README…, LICENSE…,
 .ids, .xml and hidden files and a folder pool/ are not read; any other file is

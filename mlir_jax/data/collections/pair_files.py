@@ -56,6 +56,20 @@ def find_corpus(
   return corpus.CorpusFiles(found) if found else None
 
 
+def check_format(
+  name: str, formats: registry.Formats, prefix: str = "data."
+) -> None:
+  """Refuses the name of a format that there is not; "" is allowed.
+
+  Raises:
+    ValueError: if there is no such format.
+  """
+  if name and name not in formats:
+    raise ValueError(
+      f"{prefix}format is {name!r}; use one of {', '.join(formats)}."
+    )
+
+
 def find(
   folder: pathlib.Path,
   names: layout.Names,
@@ -77,10 +91,7 @@ def find(
       a language but is none, or settings that cannot be used.
   """
   formats = registry.find(settings.formats)
-  if settings.format and settings.format not in formats:
-    raise ValueError(
-      f"{prefix}format is {settings.format!r}; use one of {', '.join(formats)}."
-    )
+  check_format(settings.format, formats, prefix)
   try:
     default = languages.code(settings.language)
   except ValueError as error:

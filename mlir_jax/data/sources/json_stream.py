@@ -9,13 +9,11 @@ import codecs
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, BinaryIO, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, BinaryIO
 
 from mlir_jax.data import records
 from mlir_jax.data.sources import files, record_fields, text_lines
-
-_Record = TypeVar("_Record")
 
 _CHUNK_BYTES = 1 << 20
 _WHITE_SPACE = re.compile(r"[ \t\n\r]*")
@@ -190,46 +188,3 @@ def write_values(
       file.write((between if number else before).encode())
       file.write(record_fields.dump_json(value))
     file.write(after.encode())
-
-
-def read_records(
-  path: str | os.PathLike,
-  bad_records: records.BadRecords,
-  parse: Callable[[Any, records.Place], _Record],
-) -> Iterator[_Record]:
-  """Reads the records of a JSON file.
-
-  Args:
-    path: An array of records, or one record on each line; plain or gzipped.
-    bad_records: Receives the records that are not JSON or that `parse` refuses.
-    parse: Makes a record from a decoded JSON value and its place. It raises
-      FieldError for a value that cannot be used; the functions of
-      `record_fields` do.
-
-  Yields:
-    The records, in the file's order.
-
-  Raises:
-    RecordError: for a bad record, if the policy is "error"; under any policy
-      if the array is not JSON or is cut, or if no record can be used.
-  """
-  bad_records = records.BadRecordsOfFile(bad_records)
-  good = 0
-  for place, value in read_values(path, bad_records):
-    try:
-      record = parse(value, place)
-    except record_fields.FieldError as error:
-      bad_records.report(
-        place.file,
-        place.line,
-        f"record {place.number}, {error.field}",
-        error.problem,
-      )
-      continue
-    good += 1
-    yield record
-  bad_records.check_some(path, good)
-  if not good:
-    raise records.RecordError(
-      f"{path} holds no record; remove the file, or write it again."
-    )

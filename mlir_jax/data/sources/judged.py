@@ -311,8 +311,8 @@ def read_pairs(
     found: The files of the split.
     language: The language of the texts.
     bad_records: Receives passages, queries and judgements that cannot be used;
-      counts judgements of passages that are not there, and queries without a
-      relevant passage.
+      counts judgements of passages or queries that are not there, and queries
+      without a relevant passage.
 
   Yields:
     A record for each query with a positive, in the order of the queries.
@@ -345,13 +345,17 @@ def make_pairs(
     language: The language of the texts.
     by_id: The judged passages.
     judgements: Those of the split.
-    bad_records: Counts judgements of passages that are not there, and queries
-      without a relevant passage.
+    bad_records: Counts judgements of passages or queries that are not there,
+      and queries without a relevant passage.
 
   Raises:
     RecordError: if the split has no judged query or no relevant passage.
   """
   _check_judged(names, judgements.judged, by_id)
+  for _ in range(judgements.without_query):
+    bad_records.count_removed(
+      names.qrels, "judgements of queries that are not there"
+    )
   for number, (query_id, query) in enumerate(
     judgements.queries.items(), start=1
   ):

@@ -77,7 +77,8 @@ def write_values(
 ) -> None:
   """Writes rows; see `containers.write`.
 
-  Columns keep their types and order; new ones follow.
+  Columns keep their types and order; new ones follow. An object may have more
+  fields than those of the file; its column gets them, too.
 
   Raises:
     ValueError: if a value does not have its column's type.
@@ -101,7 +102,7 @@ def write_values(
       batches += 1
     waiting.seek(0)
     # Metadata describes the columns that there were.
-    is_same = fields.keys() == set(known.names)
+    is_same = list(fields.values()) == list(known)
     schema = pa.schema(
       fields.values(), metadata=known.metadata if is_same else None
     )
@@ -121,15 +122,56 @@ def write_values(
         writer.write_batch(pa.record_batch(arrays, schema))
 
 
+def _widened(known: Any, values: Iterable[Any]) -> Any:
+  """Returns a type that also has the fields of new values.
+
+  Without it, pyarrow leaves out a field that the type lacks, in silence.
+
+  Args:
+    known: The type of a column, or of a part of it.
+    values: Its values.
+  """
+  import pyarrow as pa
+
+  if pa.types.is_list(known) or pa.types.is_large_list(known):
+    inner = itertools.chain.from_iterable(v for v in values if v is not None)
+    item = known.value_field
+    widened = item.with_type(_widened(item.type, inner))
+    if widened == item:
+      return known
+    return (
+      pa.list_(widened) if pa.types.is_list(known) else pa.large_list(widened)
+    )
+  if not pa.types.is_struct(known):
+    return known
+  objects = [value for value in values if isinstance(value, Mapping)]
+  fields = {field.name: field for field in known}
+  for name in dict.fromkeys(itertools.chain.from_iterable(objects)):
+    inner = [value.get(name) for value in objects]
+    if name in fields:
+      of_field = _widened(fields[name].type, inner)
+      fields[name] = fields[name].with_type(of_field)
+    else:
+      of_field = pa.array(inner).type
+      if not pa.types.is_null(of_field):
+        fields[name] = pa.field(name, of_field)
+  return pa.struct(list(fields.values()))
+
+
 def _to_batch(path: str | os.PathLike, rows: list, fields: dict[str, Any]):
-  """Makes a batch of rows; adds the fields of new columns."""
+  """Makes a batch of rows; adds new columns, and new fields of objects."""
   import pyarrow as pa
 
   columns = {}
   for name in dict.fromkeys(itertools.chain.from_iterable(rows)):
-    known = fields[name].type if name in fields else None
+    values = [row.get(name) for row in rows]
     try:
-      columns[name] = pa.array([row.get(name) for row in rows], known)
+      if name in fields:
+        fields[name] = fields[name].with_type(
+          _widened(fields[name].type, values)
+        )
+      known = fields[name].type if name in fields else None
+      columns[name] = pa.array(values, known)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
       raise ValueError(f"{path}: {name}: {error}.") from error
     if not pa.types.is_null(columns[name].type):

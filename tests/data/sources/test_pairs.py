@@ -106,6 +106,28 @@ def test_each_format_is_recognized_and_written_with_more_negatives(
       assert first == like.read_text("utf-8")[0]
 
 
+def test_new_fields_of_objects_in_parquet_are_written(tmp_path):
+  import pyarrow as pa
+
+  path = tmp_path / "a.parquet"
+  passage = {"text": "Lima is …"}
+  example = {
+    "question": "capital?",
+    "positive_ctxs": [passage],
+    "hard_negative_ctxs": [passage],
+  }
+  parquet.write_table(pa.Table.from_pylist([example]), path)
+  ((_, raw),) = containers.read(path, source_files.strict())
+  changed = registry.BUILT_IN["dpr"].with_negatives(raw, ADDED, [2.0, 1.0])
+  # More rows than a batch: the first batches have the narrow type.
+  containers.write(path, [raw] * 1000 + [changed], like=path)
+  *_, (_, last) = containers.read(path, source_files.strict())
+  first, *added = last["hard_negative_ctxs"]
+  assert {**first, "text": ""} == dict.fromkeys(added[0]) | {"text": ""}
+  assert [each["score"] for each in added] == [2.0, 1.0]
+  assert [each["title"] for each in added] == [each.title for each in ADDED]
+
+
 def test_a_failed_write_leaves_the_file_as_it_was(tmp_path):
   for name in ("a.jsonl", "a.csv", "a.parquet"):
     path = tmp_path / name

@@ -8,11 +8,11 @@ from mlir_jax.data import languages
 
 STREAMS = ("retrieval", "parallel", "monolingual", "test")
 
-# Library to the module that is imported, and the extra that installs it.
+# Library to the module that is imported, and what pip installs.
 LIBRARIES = {
-  "ir_datasets": ("ir_datasets", "ir_datasets"),
-  "datasets": ("datasets", "datasets"),
-  "tfds": ("tensorflow_datasets", ""),
+  "ir_datasets": ("ir_datasets", "mlir_jax[ir_datasets]"),
+  "datasets": ("datasets", "mlir_jax[datasets]"),
+  "tfds": ("tensorflow_datasets", "tensorflow-datasets"),
 }
 _KEYS = ("stream", "split", "languages", "config", "revision")
 
@@ -138,11 +138,11 @@ def check_installed(setting: Setting) -> None:
   Raises:
     ValueError: if it is not; it says how to install it.
   """
-  module, extra = LIBRARIES[setting.library]
+  module, package = LIBRARIES[setting.library]
   if not importlib.util.find_spec(module):
     raise ValueError(
       f"{setting.field} needs {module}, which is not installed: pip install"
-      f" 'mlir_jax[{extra}]'."
+      f" '{package}'."
     )
 
 
