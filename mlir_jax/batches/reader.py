@@ -5,6 +5,7 @@ import concurrent.futures
 import functools
 import importlib.util
 import itertools
+import math
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 
@@ -325,20 +326,30 @@ def _tf_data(
     ) from e
   # TensorFlow would take the memory that JAX needs.
   tf.config.set_visible_devices([], "GPU")
-  leaves, tree = jax.tree.flatten(make_batch(start))
+  # The plan of a step decides how many arrays its batch has, but a pipeline has
+  # one signature: the arrays of a batch pass through it as one row of bytes.
+  layouts = {}
 
   def load(step):
-    arrays = tf.numpy_function(
-      lambda step: jax.tree.leaves(make_batch(int(step))),
-      [step],
-      [leaf.dtype for leaf in leaves],
-      stateful=False,
-    )
-    return step, tuple(arrays)  # tf.data takes no lists.
+    leaves, tree = jax.tree.flatten(make_batch(int(step)))
+    layouts[int(step)] = tree, [(leaf.dtype, leaf.shape) for leaf in leaves]
+    return np.frombuffer(b"".join(leaf.tobytes() for leaf in leaves), np.uint8)
+
+  def restore(step, data):
+    tree, arrays = layouts.pop(int(step))
+    leaves, at = [], 0
+    for dtype, shape in arrays:
+      end = at + dtype.itemsize * math.prod(shape)
+      leaves.append(data[at:end].view(dtype).reshape(shape))
+      at = end
+    return jax.tree.unflatten(tree, leaves)
+
+  def numbered(step):
+    return step, tf.numpy_function(load, [step], tf.uint8, stateful=False)
 
   # Without parallel calls, `map` keeps the order.
-  dataset = tf.data.Dataset.range(start, stop).map(load).prefetch(prefetch)
+  dataset = tf.data.Dataset.range(start, stop).map(numbered).prefetch(prefetch)
   return (
-    (int(step), jax.tree.unflatten(tree, arrays))
-    for step, arrays in dataset.as_numpy_iterator()
+    (int(step), restore(step, data))
+    for step, data in dataset.as_numpy_iterator()
   )

@@ -205,10 +205,11 @@ def unpacked(blocks, width=32):
 
 
 def batches(
-  kind, store, start, stop, spec=SPEC, host_rows=np.arange, prefetch=2
-):
+  kind, store, start, stop, spec=SPEC, host_rows=np.arange, prefetch=2,
+  plans=None,
+):  # fmt: skip
   return reader.batches(
-    kind, store, spec, [roomy(spec)], 0, TEMPERATURE, start, stop,
+    kind, store, spec, plans or [roomy(spec)], 0, TEMPERATURE, start, stop,
     host_rows, prefetch, MASKER,
   )  # fmt: skip
 
@@ -612,6 +613,28 @@ def test_both_readers_give_identical_batches(store):
       for (_, batch), (_, other) in zip(ours, theirs, strict=True):
         assert_equal(batch, other)
   assert not list(batches("tf_data", store, 4, 4))
+
+
+@pytest.mark.slow
+def test_both_readers_give_batches_of_several_shapes(store):
+  spec = batch_lib.BatchSpec(0, 0, 0, 8)
+  tokens = drawing.lengths_of_steps(store, spec, 0, TEMPERATURE, 0, 12)
+  usual = int(np.median(tokens["passage"].sum(axis=1)))
+  longest = int(tokens["passage"].max())
+  plans = [
+    {"passage": (packing.Block(1, usual, 8),)},
+    {"passage": (packing.Block(8, longest, 1), packing.Block(1, 8, 1))},
+  ]
+  ours, theirs = (
+    list(batches(kind, store, 0, 12, spec, plans=plans))
+    for kind in ("in_process", "tf_data")
+  )
+  shapes = set()
+  for (step, batch), (other_step, other) in zip(ours, theirs, strict=True):
+    assert step == other_step
+    assert_equal(batch, other)
+    shapes.add(len(batch.texts["passage"]))
+  assert shapes == {1, 2}
 
 
 def test_in_process_needs_no_tensorflow(store, monkeypatch):
