@@ -11,7 +11,8 @@ from mlir_jax.losses import base, similarity
 
 Array = jax.Array
 
-# A batch rarely has more known positives of one question than this.
+# A batch rarely has more known positives of one question than this. They are
+# compared together.
 _USUAL = 4
 
 
@@ -113,7 +114,7 @@ def ir_loss(
   row = jnp.arange(batch)
   positive = row * columns
   is_positive = _known_positives(
-    query_sequence, passage_sequence, positive_sequence
+    query_sequence, passage_sequence, positive_sequence, replicate
   )
   cosines = similarity.scores(queries, candidates)
   scores = cosines / temperature
@@ -139,14 +140,17 @@ def ir_loss(
 
 
 def _known_positives(
-  query_sequence: Array, passage_sequence: Array, positive_sequence: Array
+  query_sequence: Array,
+  passage_sequence: Array,
+  positive_sequence: Array,
+  replicate: Callable[[Array], Array],
 ) -> Array:
   """Returns the pairs to mask, bool [B, B * (1 + H)], padding not included.
 
   The arguments are those of `ir_loss`.
   """
   batch, columns = passage_sequence.shape
-  passages = passage_sequence.reshape(-1)
+  passages = replicate(passage_sequence.reshape(-1))
 
   def add(found, known):  # One of the P known positives at a time.
     hit = (passages == known[:, None]) & (known >= 0)[:, None]
@@ -155,16 +159,27 @@ def _known_positives(
   def add_all(found, known):
     return jax.lax.scan(add, found, known.T)[0]
 
-  # The list of known positives may lack a row's own positive.
-  own = passages[None] == passage_sequence[:, :1]
   # The reader lists the known positives that are in the batch, at the front. A
-  # question has few of these, even if P is large.
-  are_known = add_all(own, positive_sequence[:, :_USUAL])
-  if positive_sequence.shape[1] > _USUAL:
-    rest = positive_sequence[:, _USUAL:]
-    are_known = jax.lax.cond(
-      (rest >= 0).any(), add_all, lambda found, _: found, are_known, rest
+  # question has few of these, even if P is large. So only as many columns are
+  # compared as the longest list needs, or up to twice as many.
+  place = jnp.arange(1, positive_sequence.shape[1] + 1)
+  longest = jnp.where(positive_sequence >= 0, place, 0).max(initial=0)
+
+  def add_from(start, found):
+    more = positive_sequence[:, start : max(2 * start, _USUAL)]
+    if not more.size:
+      return found
+    end = start + more.shape[1]
+    return jax.lax.cond(
+      longest > start,
+      lambda found: add_from(end, add_all(found, more)),
+      lambda found: found,
+      found,
     )
+
+  # The list may lack a row's own positive.
+  own = passages[None] == passage_sequence[:, :1]
+  are_known = add_from(0, own)
   same_question = query_sequence[:, None] == query_sequence[None, :]
   asked_alike = jnp.zeros((batch, batch, columns), bool)
   asked_alike = asked_alike.at[:, :, 0].set(same_question)
