@@ -99,7 +99,9 @@ def copy_folder(url: str, patterns: Sequence[str]) -> str:
       shutil.copyfileobj(source, file)
     os.utime(ours, (found.mtime, found.mtime))
   for name in set(_find(local, patterns)) - theirs:
-    (local / name).unlink(missing_ok=True)
+    # Another process may be writing a hidden file aside.
+    if not name.rpartition("/")[2].startswith("."):
+      (local / name).unlink(missing_ok=True)
   return str(local)
 
 

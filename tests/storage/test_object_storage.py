@@ -4,6 +4,7 @@ import functools
 import io
 import pathlib
 import runpy
+import shutil
 import signal
 import sys
 
@@ -358,11 +359,46 @@ def test_texts_and_vectors_may_be_on_object_storage(store, tmp_path):
   assert store.objects[output] == before[output]
 
 
-def test_a_collection_on_object_storage_is_refused():
-  for given in ({"root": "gs://bucket/data"}, {"tatoeba_root": "gs://b/t"}):
-    ((name, url),) = given.items()
-    with pytest.raises(ValueError, match=rf"^data\.{name}={url} is a URL"):
-      collections.load("folder", **{"root": "/data"} | given)
+def put(store, folder, url):
+  for path in folder.rglob("*"):
+    if path.is_file():
+      name = path.relative_to(folder).as_posix()
+      store.objects[f"{url}/{name}"] = path.read_bytes()
+
+
+def test_a_pod_reads_the_collection_from_object_storage(
+  store, tmp_path, monkeypatch, capsys
+):
+  """One machine prepares its own files; a host has none of them."""
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  root = tiny.write_folder(tmp_path / "mine")
+  prepared = prepare(make_config(root, tmp_path / "first"))
+  put(store, root, "gs://bucket/data/mine")
+  shutil.rmtree(root)
+  host = prepare(make_config("gs://bucket/data/mine", tmp_path / "second"))
+  assert "data.root: copying what is new in gs://bucket/data/mine to" in (
+    capsys.readouterr().out
+  )
+  assert host.collection.name == "mine"
+  assert host.store.fingerprint == prepared.store.fingerprint
+  assert [test.queries for test in host.tests] == [
+    test.queries for test in prepared.tests
+  ]
+  # A file that is gone there is not read from the copy.
+  del store.objects["gs://bucket/data/mine/mono/made.fi.txt"]
+  with pytest.raises(ValueError, match="files under data.root have changed"):
+    prepare(make_config("gs://bucket/data/mine", tmp_path / "second"))
+
+
+def test_a_collection_that_is_not_on_object_storage_is_named(store):
+  for name in ("root", "tatoeba_root"):
+    for url, says in (
+      ("s3://bucket/data", "only gs://BUCKET/FOLDER is supported"),
+      ("gs://bucket/missing", "There is no folder gs://bucket/missing"),
+    ):
+      given = {"root": str(tiny.write_folder(pathlib.Path("d")))} | {name: url}
+      with pytest.raises(ValueError, match=rf"^data\.{name}={url}: .*{says}"):
+        collections.load("folder", **given)
 
 
 def test_a_missing_package_for_object_storage_is_named(monkeypatch):

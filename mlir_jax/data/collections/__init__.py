@@ -1,5 +1,6 @@
 """Finds the collection that a run reads, by its name."""
 
+import dataclasses
 import os
 import types
 from collections.abc import Callable, Mapping
@@ -7,7 +8,7 @@ from collections.abc import Callable, Mapping
 from mlir_jax import extensions
 from mlir_jax.data import cleaning, records
 from mlir_jax.data.collections import layout, pair_files
-from mlir_jax.storage import locations
+from mlir_jax.storage import copies, locations
 
 NAMES = ("cldr", "folder", "sets")
 
@@ -32,9 +33,12 @@ def load(
       those of the argument `sets`; or "MODULE:FUNCTION", the user's own
       function (root, bad_records) -> Collection. This command line must name
       the function.
-    root: The folder of the files; "~" is the user's home.
+    root: The folder of the files; "~" is the user's home. A folder on object
+      storage (gs://) is copied to this machine, without what did not change
+      since the last copy.
     bad_records: Receives records that cannot be used.
     tatoeba_root: A folder of translation tests, named as in LASER; "" for none.
+      It may be on object storage, too.
     require_pairs: Whether a folder without question-passage pairs is an error.
       Evaluating needs only tests.
     prefix: What precedes the settings' names in messages: "data." for fields
@@ -88,13 +92,6 @@ def _load(
   selects: Callable[[str], bool],
 ) -> records.Collection:
   """Loads a collection without more data sets; see `load`."""
-  for setting, folder in (("root", root), ("tatoeba_root", tatoeba_root)):
-    if locations.is_url(str(folder)):
-      raise ValueError(
-        f"{prefix}{setting}={folder} is a URL, but collections are read from a"
-        " disk: copy the folder to a disk and give its path. (A --workdir may"
-        " be on object storage.)"
-      )
   if name == "cldr":
     from mlir_jax.data.collections import cldr
 
@@ -119,19 +116,23 @@ def _load(
         f"{prefix}collection is 'folder', but {prefix}root is empty: give the"
         " folder."
       )
-    return folder.load(
-      os.path.expanduser(root),
+    collection = folder.load(
+      _on_disk(root, f"{prefix}root"),
       bad_records,
-      os.path.expanduser(tatoeba_root),
+      _on_disk(tatoeba_root, f"{prefix}tatoeba_root"),
       require_pairs=require_pairs,
       prefix=prefix,
       pairs=pairs,
       margin=margin,
       selects=selects,
     )
+    if locations.is_url(str(root)):  # The copy has another name.
+      name = os.path.basename(locations.absolute(str(root)))
+      collection = dataclasses.replace(collection, name=name)
+    return collection
   if extensions.is_target(name):
     collection = extensions.load(name, f"{prefix}collection")(
-      os.path.expanduser(root), bad_records
+      _on_disk(root, f"{prefix}root"), bad_records
     )
     if not isinstance(collection, records.Collection):
       raise ValueError(
@@ -141,6 +142,24 @@ def _load(
       )
     return collection
   raise ValueError(f"{prefix}collection is {name!r}; use one of {NAMES}.")
+
+
+def _on_disk(folder: str | os.PathLike, setting: str) -> str:
+  """Returns the path of a folder, or of its copy if it is on object storage."""
+  folder = os.path.expanduser(os.fspath(folder))
+  if not locations.is_url(folder):
+    return folder
+  if not folder.startswith("gs://"):
+    raise ValueError(
+      f"{setting}={folder}: of URLs only gs://BUCKET/FOLDER is supported; or"
+      " give a path."
+    )
+  local = copies.local_copy(locations.absolute(folder))
+  print(f"{setting}: copying what is new in {folder} to {local}.")
+  try:
+    return copies.copy_folder(folder, ["*"])
+  except ValueError as error:
+    raise ValueError(f"{setting}={folder}: {error}") from error
 
 
 def _check_no_folder(name: str, given: str, prefix: str) -> None:
