@@ -5,7 +5,7 @@ set -uo pipefail
 usage() {
   cat >&2 <<'USAGE'
 launch/tpu_vm.sh --name=NAME --zone=ZONE
-  [--type=TYPE --runtime=VERSION [--spot]] [--setup=COMMAND]
+  [--type=TYPE --runtime=VERSION [--spot]] [--wheel=FILE] [--setup=COMMAND]
   [--python=COMMAND] [--limit=SECONDS] [--retries=N] --
   --config=... --workdir=gs://...
 
@@ -15,11 +15,17 @@ launch/tpu_vm.sh --name=NAME --zone=ZONE
                   a queued resource of the same name, also after a preemption.
   --runtime       The version of a new slice, e.g. v2-alpha-tpuv5-lite.
   --spot          A new slice is a spot slice.
-  --setup         The command that installs mlir_jax with its extras tpu and gcs
-                  on a host, e.g. 'pip install "mlir_jax[tpu,gcs] @ URL"'. It
-                  runs on all hosts before the first start and on a new slice.
-  --python        The interpreter on the hosts (python3). Give another, e.g.
-                  '~/venv/bin/python', if theirs is too old for mlir_jax.
+  --wheel         The wheel of mlir_jax, made by
+                  pip wheel --no-deps --wheel-dir=dist .
+                  All hosts get it, and install it with its extras tpu and gcs
+                  in a new environment, ~/.mlir_jax.venv, with the versions of
+                  constraints.txt: after a preemption, the run goes on with the
+                  same libraries. A host without Python 3.11 downloads it (uv).
+  --setup         A command for all hosts, after the wheel is installed. Both
+                  run before the first start and on each new slice.
+  --python        The interpreter on the hosts. With --wheel, the environment is
+                  made from it (3.11). Without --wheel, it has mlir_jax already
+                  (python3).
   --limit         After a host has ended, kill the others when they take longer
                   (300); more than the config's hosts.silent_seconds.
   --retries       Stop after this many starts in a row without a new checkpoint
@@ -53,7 +59,7 @@ check_name() {
     refuse "$(printf '%s=%q: not a name.' "$1" "$2")"
 }
 
-name='' zone='' type='' runtime='' spot='' setup='' python=python3
+name='' zone='' type='' runtime='' spot='' wheel='' setup='' python=''
 limit=300 retries=3
 while (($#)); do
   case $1 in
@@ -61,6 +67,7 @@ while (($#)); do
     --zone=*) zone=${1#*=} ;;
     --type=*) type=${1#*=} ;;
     --runtime=*) runtime=${1#*=} ;;
+    --wheel=*) wheel=${1#*=} ;;
     --setup=*) setup=${1#*=} ;;
     --python=*) python=${1#*=} ;;
     --limit=*) limit=${1#*=} ;;
@@ -85,6 +92,18 @@ check_name --zone "$zone"
 check_whole --limit "$limit"
 check_whole --retries "$retries"
 [[ -z $type || -n $runtime ]] || refuse "--type=$type: give --runtime, too."
+constraints=$(dirname -- "${BASH_SOURCE[0]}")/../constraints.txt
+if [[ -n $wheel ]]; then
+  file=${wheel##*/}
+  # Pip reads the version from the name.
+  [[ $file =~ ^[A-Za-z0-9][A-Za-z0-9._+-]*\.whl$ && -f $wheel ]] ||
+    refuse "$(printf -- '--wheel=%q: not the file of a wheel; make it with' \
+      "$wheel")" "pip wheel --no-deps --wheel-dir=dist ."
+  [[ -f $constraints ]] || refuse "--wheel: $constraints is missing."
+  [[ $python =~ ^[A-Za-z0-9~/._+-]*$ ]] ||
+    refuse "$(printf -- '--python=%q: with --wheel, give a path or a version.' \
+      "$python")"
+fi
 # The trainer uses the last --workdir, and none after a --. Do the same.
 workdir=''
 arguments=("$@")
@@ -106,8 +125,9 @@ case ${workdir#gs://} in
     ;;
   '' | . | .. | */ | */. | */..) refuse "--workdir=$workdir: name a folder." ;;
 esac
-errors=$(mktemp)
-trap 'rm -f "$errors"' EXIT
+scratch=$(mktemp -d) || refuse "There is no room for temporary files."
+errors=$scratch/errors
+trap 'rm -rf "$scratch"' EXIT
 
 tpus() { gcloud compute tpus "$@" --zone="$zone"; }
 # Prints a field of the slice ($1 is tpu-vm) or of its queued resource; nothing
@@ -126,6 +146,21 @@ queue_state() { describe queued-resources state.state; }
 on_all() {
   timeout "$1" gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" \
     --worker=all --command="$2"
+}
+
+# Copies the wheel to all hosts, installs it there, and runs the user's command.
+set_up() {
+  local versions=$scratch/mlir_jax.constraints.txt install
+  if [[ -n $wheel ]]; then
+    # The version of libtpu follows from the version of JAX.
+    grep -v '^libtpu==' "$constraints" >"$versions"
+    # gcloud would read a colon in the wheel's path as the end of a host's name.
+    cp -- "$wheel" "$scratch/$file" &&
+      timeout 600 gcloud compute tpus tpu-vm scp "$scratch/$file" "$versions" \
+        "$name:" --zone="$zone" --worker=all || return
+    install="wheel=$file base=$base; $INSTALL"
+  fi
+  on_all 3600 "${install:-true}${setup:+ && eval $(printf %q "$setup")}"
 }
 
 # Returns when the slice is ready; sets $fresh if it is new.
@@ -172,6 +207,16 @@ last_step() {
   echo "$last"
 }
 
+# Installs the wheel on a host. uv finds or downloads the version of Python.
+# shellcheck disable=SC2016  # The host expands it.
+INSTALL='cd && export PIP_BREAK_SYSTEM_PACKAGES=1 PATH="$HOME/.local/bin:$PATH";
+ { command -v uv >/dev/null || python3 -m pip install --quiet --user uv; } &&
+ rm -rf ~/.mlir_jax.venv &&
+ uv venv --quiet --python="$base" ~/.mlir_jax.venv &&
+ uv pip install --quiet --python="$HOME/.mlir_jax.venv/bin/python"
+ --constraint="$HOME/mlir_jax.constraints.txt" "./$wheel[tpu,gcs]"'
+INSTALL=${INSTALL//$'\n'/}
+
 # The commands on a host. The trainer leads a session and writes its number to a
 # file. So it can be found after the connection is lost, and an earlier trainer
 # can be killed.
@@ -191,9 +236,12 @@ SECRET='s=$(head -c 64); [ ${#s} = 64 ] ||
 SECRET=${SECRET//$'\n'/}
 # shellcheck disable=SC2016
 RUN='setsid --wait bash -c '\''echo $$ >~/.mlir_jax.pid; exec "$@"'\'' run'
+base=${python:-3.11}
+# shellcheck disable=SC2088  # The host expands it.
+if [[ -n $wheel ]]; then python='~/.mlir_jax.venv/bin/python'; fi
 printf -v quoted ' %q' "$@"
 run="$FIND kill -KILL -- -\$p && sleep 5; $RUN"
-run+=" $python -m mlir_jax.train --distributed$quoted"
+run+=" ${python:-python3} -m mlir_jax.train --distributed$quoted"
 
 pids=() stopping=0
 pass_on() {
@@ -261,9 +309,17 @@ attempt() {
 stalled=0 before='' fresh=yes
 while :; do
   ensure_slice
-  if [[ -n $fresh && -n $setup ]]; then
+  if [[ -n $fresh && -n $wheel$setup ]]; then
     say "Setting up all hosts."
-    on_all 3600 "$setup" || refuse "--setup failed on a host."
+    failed=0
+    until set_up; do
+      ((stopping)) && exit 75
+      [[ $(slice_state) == READY ]] || continue 2 # It was preempted.
+      ((++failed < 3)) ||
+        refuse "A host was not set up; the lines above say why."
+      say "A host was not set up; trying again."
+      sleep 30
+    done
   fi
   fresh=''
   : "${before:=$(last_step)}"

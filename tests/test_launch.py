@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,9 @@ import time
 
 import pytest
 import yaml
+
+import mlir_jax
+from mlir_jax import config_files
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LAUNCH = ROOT / "launch"
@@ -320,6 +324,7 @@ def cloud(tmp_path):
     python3=fake("trainer"),
     python9=fake("trainer"),
     sleep="exec /bin/sleep 0.1",
+    uv=fake("uv"),
   )
   return folder
 
@@ -368,7 +373,8 @@ def test_a_slice_is_created_set_up_and_created_again(cloud):
   )
   assert done.returncode == 0, done.stderr
   said = (cloud / "gcloud.txt").read_text()
-  assert said.count("queued-resources create") == 2
+  asked = "create my-slice --node-id=my-slice --accelerator-type=v5litepod-8"
+  assert said.count(f"queued-resources {asked}") == 2
   assert said.count("queued-resources delete my-slice --force --quiet") == 1
   for host in range(2):
     assert (cloud / f"host-{host}/setup").read_text() == "set  up\n" * 2
@@ -381,6 +387,79 @@ def test_a_slice_is_created_set_up_and_created_again(cloud):
     assert "--distributed" in call["arguments"]
     assert "--config=a b" in call["arguments"]
   assert "is still there, and costs" in done.stderr
+
+
+WHEEL = f"mlir_jax-{mlir_jax.__version__}-py3-none-any.whl"
+
+
+def test_all_hosts_install_the_wheel_also_on_a_new_slice(cloud, tmp_path):
+  wheel = tmp_path / f"a: b/{WHEEL}"  # gcloud would read a: as a host.
+  wheel.parent.mkdir()
+  wheel.write_bytes(b"the wheel")
+  done = launched(
+    cloud,
+    "save5:69,kill;0,0",
+    *NEW,
+    f"--wheel={wheel}",
+    "--setup=[ -x .mlir_jax.venv/bin/python ] && echo x >>~/setup # later",
+    "--python=/opt/python3.11",
+    FAKE_PREEMPTS="yes",
+  )
+  assert done.returncode == 0, done.stderr
+  for host in range(2):
+    home = cloud / f"host-{host}"
+    asked = (home / "uv.txt").read_text()
+    assert asked.count("--python=/opt/python3.11\n") == 2
+    assert asked.count(f"./{WHEEL}[tpu,gcs]\n") == 2
+    assert (home / "setup").read_text() == "x\n" * 2
+  run = f"{cloud}/host-1/.mlir_jax.venv/bin/python"
+  assert attempts(cloud / "bucket/my-run") == [2, 2]
+  assert all(
+    call["interpreter"] == run or call["process"] == 0
+    for call in calls(cloud / "bucket/my-run")
+  )
+
+
+@pytest.mark.parametrize(
+  "flag, says",
+  [
+    ("--wheel=missing.whl", "not the file of a wheel; make it with pip wheel"),
+    ("--wheel=run.sh", "not the file of a wheel"),
+    ("--wheel=$(touch made).whl", "not the file of a wheel"),
+    ("--python=$(touch made)", "give a path or a version"),
+  ],
+)
+def test_what_is_not_a_wheel_is_refused(cloud, flag, says):
+  for name in ("run.sh", WHEEL, "$(touch made).whl"):
+    (cloud / name).touch()
+  done = launched(cloud, "0,0", f"--wheel={WHEEL}", flag)
+  assert done.returncode == 2
+  assert says in done.stderr
+  assert not (cloud / "gcloud.txt").exists()
+  assert not list(cloud.rglob("made"))
+
+
+def test_a_slice_that_is_preempted_while_it_is_set_up_is_asked_for_again(cloud):
+  (cloud / "state").write_text("READY")
+  going = """case "$*" in
+  *" ssh "*) [ -e gone ] || { echo PREEMPTED >state; exit 1; } ;;
+  *" delete "*) touch gone ;;
+esac
+"""
+  (cloud / "bin/gcloud").write_text(f"#!/bin/sh\n{going}{fake('gcloud')}\n")
+  done = launched(cloud, "0,0", *NEW, "--setup=touch ~/setup")
+  assert done.returncode == 0, done.stderr
+  assert "Slice my-slice was preempted" in done.stderr
+  assert (cloud / "host-1/setup").exists()
+
+
+def test_a_host_that_cannot_be_set_up_is_tried_again_then_refused(cloud):
+  (cloud / "state").write_text("READY")
+  done = launched(cloud, "0,0", "--setup=echo x >>~/tries; exit 3")
+  assert done.returncode == 2
+  assert "A host was not set up" in done.stderr
+  assert (cloud / "host-1/tries").read_text() == "x\n" * 3
+  assert not (cloud / "bucket").exists()
 
 
 @pytest.mark.parametrize(
@@ -634,10 +713,6 @@ def test_a_jobset_runs_the_trainer_itself_and_lets_it_save(jobset):
   assert container["command"][:4] == [
     *("python", "-m", "mlir_jax.train", "--distributed")
   ]
-  (workdir,) = [
-    flag for flag in container["command"] if flag.startswith("--workdir=")
-  ]
-  assert workdir.startswith("--workdir=gs://")
   assert pod["terminationGracePeriodSeconds"] >= 300
 
 
@@ -651,11 +726,12 @@ def test_each_field_to_fill_in_is_marked():
 def test_a_filled_in_field_stays_one_value():
   text = (LAUNCH / "gke_jobset.yaml").read_text()
   name = 'a: b #c, "d" [e] {f} & *g ! | > % @ `h` \\ - i'
-  filled = text.replace("<CONFIG>", name).replace("<RUN>", name)
+  filled = re.sub("<[A-Z]+>", lambda _: name, text)
   (group,) = yaml.safe_load(filled)["spec"]["replicatedJobs"]
   pod = group["template"]["spec"]["template"]["spec"]
-  assert pod["containers"][0]["command"][-2:] == [
-    *(f"--config={name}", f"--workdir=gs://<BUCKET>/{name}")
+  assert pod["containers"][0]["image"] == name
+  assert pod["containers"][0]["command"][4:] == [
+    *(f"--config={name}", f"--config.data.root={name}", f"--workdir={name}")
   ]
 
 
@@ -667,6 +743,161 @@ def test_pods_have_the_secret_of_kubernetes(jobset):
     "name": "MLIR_JAX_SECRET",
     "valueFrom": {"secretKeyRef": {"name": "mlir-jax", "key": "secret"}},
   }
+
+
+def dockerfile():
+  """Returns (instruction, arguments) of each line of the Dockerfile."""
+  text = (LAUNCH / "Dockerfile").read_text().replace("\\\n", "")
+  lines = [line for line in text.splitlines() if line and line[0] != "#"]
+  return [tuple(line.split(maxsplit=1)) for line in lines]
+
+
+def test_the_image_is_pinned_and_does_not_run_as_root(tmp_path):
+  lines = dockerfile()
+  bases = [words for name, words in lines if name == "FROM"]
+  assert re.fullmatch(r"python:3\.11\.\d+-slim-[a-z]+ AS base", bases[0])
+  assert all(base.split()[0] == "base" for base in bases[1:])
+  # The tested versions are those of this Python.
+  assert "Python 3.11" in (ROOT / "constraints.txt").read_text().split("\n")[0]
+  assert [words for name, words in lines if name == "USER"] == ["1000"]
+  assert lines[-2] == ("ENTRYPOINT", '["mlir-jax"]')
+  for name, words in lines:
+    if name == "RUN":
+      subprocess.run(["bash", "-n", "-c", words], check=True)
+
+
+def test_the_image_is_made_of_what_the_wheel_needs_and_no_more():
+  ignored = (ROOT / ".dockerignore").read_text().splitlines()
+  patterns = [line for line in ignored if line and line[0] != "#"]
+  assert patterns[0] == "*"
+  kept = {line.strip("!/") for line in patterns if line[0] == "!"}
+  setup = (ROOT / "setup.py").read_text()
+  read = set(re.findall(r'HERE / "([^"/]+)', setup))
+  packages = set(re.findall(r'package_dir={"[^"]+": "([^"]+)"}', setup))
+  assert read >= {"mlir_jax", "README.md"} and packages == {"configs"}
+  copied = {
+    words.split()[0]
+    for name, words in dockerfile()
+    if name == "COPY" and not words.startswith("--from")
+  }
+  own = {"setup.py", "pyproject.toml", "LICENSE"}
+  assert kept == read | packages | own | (copied - {"."})
+  assert all((ROOT / name).exists() for name in kept)
+
+
+def readme_lines():
+  """Returns the command lines of launch/README.md, in their order."""
+  text = (LAUNCH / "README.md").read_text()
+  return [line.strip() for line in text.splitlines() if line[:4] == "    "]
+
+
+@pytest.fixture
+def project(tmp_path, cloud):
+  """Makes a clone of the repository, with stand-ins for all programs."""
+  clone = tmp_path / "clone"
+  clone.mkdir()
+  for name in ("launch", "constraints.txt"):
+    (clone / name).symlink_to(ROOT / name)
+  (clone / "my-data/ir").mkdir(parents=True)
+  (clone / "my-data/ir/a.jsonl").write_text("{}\n")
+  shutil.rmtree(cloud / "bin")
+  commands(cloud / "on PyPI", uv=fake("uv"))
+  python3 = f"""case "$2" in
+  venv) mkdir -p "$3/bin" && ln -s '{cloud}'/bin/* "$3/bin" ;;
+  pip) mkdir -p ~/.local/bin && ln -s '{cloud}/on PyPI/uv' ~/.local/bin ;;
+  *) {fake("trainer")} ;;
+esac"""
+  pip = f"""case "$1" in
+  wheel) mkdir dist && printf "the wheel" >dist/{WHEEL} ;;
+  install) [ "$#" = 2 ] || [ -f "dist/{WHEEL}" ] ;;
+esac"""
+  commands(
+    cloud / "bin",
+    gcloud=fake("gcloud"),
+    kubectl=fake("kubectl"),
+    docker='[ "$1" = push ] || [ -f "$4" ] && echo "$@" >>../docker.txt',
+    pip=pip,
+    python3=python3,
+    python=fake("trainer"),
+    srun=fake("srun"),
+    sbatch='shift; exec bash "$@"',
+    **{"mlir-jax": 'printf "%s\\n" "$@" >>../prepared.txt'},
+  )
+  return clone
+
+
+def test_every_command_of_the_readme_is_complete(project, cloud):
+  """They run from the first to the last, as in an empty project."""
+  lines = readme_lines()
+  assert len([line for line in lines if "launch/" in line]) == 5
+  script = "\n".join(lines).replace("SHARED=/shared", "SHARED=../shared")
+  script = script.replace(
+    "launch/local.sh", "FAKE_PLAN=0,0,0,0 launch/local.sh"
+  )
+  done = subprocess.run(
+    ["bash", "-euo", "pipefail", "-c", script],
+    capture_output=True,
+    text=True,
+    timeout=120,
+    cwd=project,
+    env=cloudy(
+      cloud,
+      "0,0",
+      FAKE_SLICE="slice us-west4-a",
+      SLURM_JOB_ID="17",
+      SLURM_NTASKS="2",
+      SLURM_NTASKS_PER_NODE="2",
+      SLURM_GPUS_ON_NODE="2",
+      SLURM_CPUS_PER_TASK="8",
+      SLURM_JOB_NODELIST="node[7-8]",
+    )
+    | {"PATH": f"{cloud / 'bin'}:/usr/bin:/bin", "PYTHON": "python"},
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+  top = project.parent
+  run = "my-project-mlir-jax/runs/a"
+  data = "--config.data.root=gs://my-project-mlir-jax/data"
+  (first, second) = calls(cloud / run)
+  assert first["arguments"] == second["arguments"]
+  assert {data, f"--workdir=gs://{run}"} <= set(first["arguments"])
+  assert (cloud / "my-project-mlir-jax/data/ir/a.jsonl").exists()
+  (pods,) = yaml.safe_load_all((top / "clone/kubectl.yaml").read_text())
+  (group,) = pods["spec"]["replicatedJobs"]
+  pod = group["template"]["spec"]["template"]["spec"]
+  (container,) = pod["containers"]
+  command = container["command"]
+  assert set(command[4:]) == {
+    "--config=xlmr_base",
+    data,
+    f"--workdir=gs://{run}",
+  }
+  built, pushed = (top / "docker.txt").read_text().splitlines()
+  assert f"-t {container['image']} ." in built
+  assert pushed == f"push {container['image']}"
+  # The account and the secret that the pods name were made, and may write.
+  asked = (top / "clone/kubectl.txt").read_text().splitlines()
+  assert f"create serviceaccount {pod['serviceAccountName']}" in asked
+  (variable,) = container["env"]
+  name = variable["valueFrom"]["secretKeyRef"]["name"]
+  assert f"create secret generic {name} --from-file=secret=/dev/stdin" in asked
+  member = f"subject/ns/default/sa/{pod['serviceAccountName']}"
+  granted = (cloud / "gcloud.txt").read_text().split("\n")
+  for role in ("objectUser", "legacyBucketReader"):
+    roles = [line for line in granted if f"roles/storage.{role}" in line]
+    assert len(roles) == 2 and roles[1].endswith(member)
+  # All workdirs that are trained in were prepared, with the same config.
+  prepared = (top / "prepared.txt").read_text().split()
+  slurm = calls(top / "shared/run")
+  used = [*prepared, *command, *(w for c in slurm for w in c["arguments"])]
+  workdirs = [word for word in used if word.startswith("--workdir=")]
+  assert set(workdirs) == {f"--workdir=gs://{run}", "--workdir=../shared/run"}
+  assert len(calls(project / "runs/a")) == 4
+  (config,) = {word for word in used if word.startswith("--config=")}
+  known = config_files.load(config.removeprefix("--config="))
+  for word in used:
+    if word.startswith("--config."):
+      field = word.removeprefix("--config.").partition("=")[0].split(".")
+      assert field[-1] in known[field[0]]
 
 
 # If the shell computes with one of these, it makes the file.

@@ -52,6 +52,7 @@ def main():
     "attempt": attempt,
     "process": process,
     "pid": os.getpid(),
+    "interpreter": os.environ.get("FAKE_INTERPRETER"),
     "arguments": sys.argv[3:],
     "secret": secret(),
     "environment": {name: os.environ.get(name) for name in VARIABLES},
