@@ -25,7 +25,7 @@ def default() -> ml_collections.ConfigDict:
   # the layout of docs/data.md), "sets" (data.sets alone), or your own function,
   # "my_project.data:load".
   data.collection = "cldr"
-  data.root = ""  # The folder of the collection "folder".
+  data.root = ""  # The folder of the collection "folder", here or on gs://.
   # The language of question-passage pairs that name theirs neither in a field
   # nor in the name of their file.
   data.language = "en"
