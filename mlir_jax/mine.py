@@ -21,7 +21,7 @@ from absl import flags
 
 from mlir_jax.command_line import program, shared_flags
 from mlir_jax.data import records
-from mlir_jax.mining import corpus as corpus_lib
+from mlir_jax.mining import questions as questions_lib
 from mlir_jax.mining import rules as rules_lib
 from mlir_jax.mining import statistics
 from mlir_jax.storage import locations
@@ -115,7 +115,7 @@ def mine(
   pairs_read.targets(output_path.parent, output_path)  # It checks the name.
   _check_output(input_path, output_path)
   bad_records = records.BadRecords(on_bad_record, "--on_bad_record")
-  passages = corpus_lib.Corpus(pairs_read.passages(bad_records))
+  passages = questions_lib.Corpus(pairs_read.passages(bad_records))
   own = len(passages.passages)
   hashes = pairs_read.hashes()
   if corpus:
@@ -176,8 +176,8 @@ def mine(
 
 def _choose(
   found: Iterable[tuple[int, np.ndarray, np.ndarray, np.ndarray]],
-  questions: Sequence[corpus_lib.Question],
-  corpus: corpus_lib.Corpus,
+  questions: Sequence[questions_lib.Question],
+  corpus: questions_lib.Corpus,
   rules: rules_lib.Rules,
   last_rank: int,
 ) -> tuple[statistics.Statistics, list[tuple[list[int], list[float]]]]:

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from jax.sharding import Mesh
 
-from mlir_jax.mining import corpus as corpus_lib
+from mlir_jax.mining import questions as questions_lib
 from mlir_jax.retrieval import bm25, topk
 
 # Questions whose candidates are judged at once; it bounds memory.
@@ -41,7 +41,7 @@ class Finder(Protocol):
 
 
 def with_bm25(
-  questions: Sequence[corpus_lib.Question], index: bm25.Bm25, depth: int
+  questions: Sequence[questions_lib.Question], index: bm25.Bm25, depth: int
 ) -> Finder:
   """Returns a finder by BM25, whose scores are BM25's.
 
@@ -79,7 +79,7 @@ class Vectors(NamedTuple):
 
 
 def with_model(
-  questions: Sequence[corpus_lib.Question],
+  questions: Sequence[questions_lib.Question],
   vectors: Vectors,
   mesh: Mesh,
   depth: int,
@@ -111,7 +111,7 @@ def with_model(
 
 
 def judged(
-  questions: Sequence[corpus_lib.Question],
+  questions: Sequence[questions_lib.Question],
   finders: Sequence[Finder],
   vectors: Vectors,
 ) -> Finder:
@@ -150,7 +150,7 @@ def judged(
 
 
 def _score_positives(
-  questions: Sequence[corpus_lib.Question],
+  questions: Sequence[questions_lib.Question],
   vectors: Vectors,
   first: int,
   last: int,

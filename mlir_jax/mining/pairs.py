@@ -22,11 +22,11 @@ from mlir_jax.data.sources import (
 from mlir_jax.data.sources.pairs import (
   base,
   judged_pairs,
+  passages_by_id,
   reading,
   registry,
 )
-from mlir_jax.data.sources.pairs import corpus as corpus_files
-from mlir_jax.mining import corpus as corpus_lib
+from mlir_jax.mining import questions as questions_lib
 
 # In DPR's and Tevatron's files: texts that answer the question.
 _ANSWERS = "answers"
@@ -169,21 +169,21 @@ def read_passages(
     return text_lines.read_records(
       path, bad_records, lambda line, _: mr_tydi.parse_passage(line)
     )
-  found = corpus_files.CorpusFiles([path])
+  found = passages_by_id.CorpusFiles([path])
   found.read(bad_records)
   return found
 
 
 def read(
   source: Source,
-  corpus: corpus_lib.Corpus,
+  corpus: questions_lib.Corpus,
   bad_records: records.BadRecords,
   *,
   own: int,
   replace: bool,
   with_scores: bool,
   prefix: str | None = None,
-) -> corpus_lib.Questions:
+) -> questions_lib.Questions:
   """Reads the questions; their passages are added to the corpus.
 
   Args:
@@ -201,7 +201,7 @@ def read(
       that cannot hold negatives, or has another prompt than the model.
     ValueError: if pairs refer to passages by id, and the corpus has others.
   """
-  questions = corpus_lib.Questions(corpus)
+  questions = questions_lib.Questions(corpus)
   tried = records.Passage("text", passage_id="id")
   by_id = False
   for format_, pair in bars.bar(
@@ -280,7 +280,7 @@ def _answers(raw: Mapping[str, Any]) -> list[str]:
 def write(
   source: Source,
   targets: Sequence[pathlib.Path],
-  questions: corpus_lib.Questions,
+  questions: questions_lib.Questions,
   negatives: Sequence[tuple[Sequence[int], Sequence[float]]],
   bad_records: records.BadRecords,
   *,

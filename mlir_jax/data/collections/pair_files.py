@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from mlir_jax.data import languages
 from mlir_jax.data.collections import layout
 from mlir_jax.data.sources import containers, files
-from mlir_jax.data.sources.pairs import corpus, reading, registry
+from mlir_jax.data.sources.pairs import passages_by_id, reading, registry
 
 _ENDINGS = "|".join(containers.ENDINGS)
 # The dots of a name separate a language from the rest.
@@ -46,14 +46,14 @@ DEFAULTS = Settings()
 
 def find_corpus(
   folder: pathlib.Path, names: layout.Names
-) -> corpus.CorpusFiles | None:
+) -> passages_by_id.CorpusFiles | None:
   """Finds the passages to which pairs refer by id; None if there are none.
 
   Raises:
     ValueError: for a file with another name.
   """
   found = [files.UnchangedFile(path) for _, path in names.find(folder, _CORPUS)]
-  return corpus.CorpusFiles(found) if found else None
+  return passages_by_id.CorpusFiles(found) if found else None
 
 
 def check_format(
@@ -74,7 +74,7 @@ def find(
   folder: pathlib.Path,
   names: layout.Names,
   settings: Settings,
-  passages: corpus.CorpusFiles | None,
+  passages: passages_by_id.CorpusFiles | None,
   prefix: str = "data.",
 ) -> list[reading.PairFile]:
   """Finds the pairs; none if there is no such folder.

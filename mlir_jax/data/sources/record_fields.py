@@ -12,6 +12,9 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any
 
+# A record of any format may say its language in one of these fields.
+LANGUAGE_FIELDS = ("language", "lang")
+
 # Format characters, controls, spaces and separators.
 _INVISIBLE_CATEGORIES = frozenset(("Cc", "Cf", "Zl", "Zp", "Zs"))
 # Invisible characters of other categories, as ranges: Unicode's

@@ -39,7 +39,8 @@ class Dpr(base.PairFormat):
       )
 
     context.note_unused(
-      record, ("question", _POSITIVES, _NEGATIVES, *base.LANGUAGE_FIELDS)
+      record,
+      ("question", _POSITIVES, _NEGATIVES, *record_fields.LANGUAGE_FIELDS),
     )
     return records.RetrievalRecord(
       record_fields.get_text(record, "question"),

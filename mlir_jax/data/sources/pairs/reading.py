@@ -280,7 +280,7 @@ class PairFile:
       FieldError: if its field is no code, or differs from the file's name.
     """
     found = {}
-    for field in base.LANGUAGE_FIELDS:
+    for field in record_fields.LANGUAGE_FIELDS:
       if value.get(field) not in (None, ""):
         text = record_fields.check_text(value[field], field)
         try:

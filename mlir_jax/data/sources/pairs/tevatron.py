@@ -31,7 +31,13 @@ class Tevatron(base.PairFormat):
 
     context.note_unused(
       record,
-      ("query_id", "query", _POSITIVES, _NEGATIVES, *base.LANGUAGE_FIELDS),
+      (
+        "query_id",
+        "query",
+        _POSITIVES,
+        _NEGATIVES,
+        *record_fields.LANGUAGE_FIELDS,
+      ),
     )
     return records.RetrievalRecord(
       record_fields.get_text(record, "query"),

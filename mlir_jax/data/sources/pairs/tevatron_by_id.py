@@ -34,7 +34,14 @@ class TevatronById(base.PairFormat):
     # A record with both names is not of this format: which one is the query?
     query = _QUERIES[0] if _QUERIES[0] in record else _QUERIES[1]
     context.note_unused(
-      record, ("query_id", query, _POSITIVES, _NEGATIVES, *base.LANGUAGE_FIELDS)
+      record,
+      (
+        "query_id",
+        query,
+        _POSITIVES,
+        _NEGATIVES,
+        *record_fields.LANGUAGE_FIELDS,
+      ),
     )
     return records.RetrievalRecord(
       record_fields.get_text(record, query),
