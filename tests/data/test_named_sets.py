@@ -8,7 +8,7 @@ import sys
 import pytest
 import source_files
 
-from mlir_jax.data import collections, records
+from mlir_jax.data import cleaning, collections, records
 
 PAIRS = [{"query": f"swali {i}", "positive": f"jibu {i}"} for i in range(3)]
 TRANSLATIONS = [
@@ -90,6 +90,27 @@ def test_the_fingerprint_is_that_of_the_records(tmp_path, offline, monkeypatch):
   assert fingerprint("other", TRANSLATIONS[:2]) != first
 
 
+def test_the_margin_of_a_set_is_checked_as_that_of_a_file(tmp_path, offline):
+  import datasets
+
+  margins = {"source": ["one", "two"], "target": ["eins", "zwei"]}
+  saved = tmp_path / "saved"
+  made = datasets.Dataset.from_dict(margins | {"margin": [float("nan"), 1.05]})
+  made.save_to_disk(saved)
+  sets = {"a": f"datasets:{saved} stream=parallel languages=en-de"}
+
+  def read(policy, margin):
+    rules = cleaning.Rules(margin=margin)
+    loaded, bad = _load(sets, policy, rules=rules)
+    return [pair.source for pair in loaded.parallel()], bad.count
+
+  with pytest.raises(records.RecordError, match=r":1: .*margin: is nan"):
+    read("error", 1.04)
+  assert read("skip", 1.04) == (["two"], 1)
+  with pytest.raises(records.RecordError, match="or lower"):
+    read("skip", 1.06)
+
+
 def test_sets_are_added_to_a_collection(tmp_path, offline):
   pairs = _write_jsonl(tmp_path / "pairs", PAIRS)
   alone = collections.load("cldr")
@@ -114,7 +135,7 @@ def test_tfds_data_sets_are_streams(tmp_path):
 import sys
 import numpy as np
 import tensorflow_datasets as tfds
-from mlir_jax.data import collections, records
+from mlir_jax.data import cleaning, collections, records
 
 class Tiny(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version("1.0.0")

@@ -102,7 +102,7 @@ def _parallel(setting: setting_lib.Setting, margin: float) -> NamedSet:
       own,
       lambda value: form.parse(value, margins),
     )
-    return (pair for pair in pairs if pair)
+    return translations.kept(pairs, setting.place)
 
   return NamedSet(
     setting,
