@@ -185,7 +185,7 @@ def test_an_id_of_ir_datasets_is_a_test_or_pairs(tmp_path):
   for name, text in {
     "docs": "d1\tNorway. Oslo.\nd2\tPeru. Lima.\nd2\tagain\n",
     "queries": "q1\tmji mkuu?\nq2\tmwingine?\nq3\tmto?\n",
-    "qrels": "q1 0 d1 1\nq1 0 d2 0\nq9 0 d1 1\nq3 0 gone 1\n",
+    "qrels": "q1 0 d1 1\nq1 0 d2 0\nq1 0 d1 0\nq9 0 d1 1\nq3 0 gone 1\n",
   }.items():
     (tmp_path / name).write_text(text)
   made = ir_datasets.create_dataset(
@@ -200,13 +200,17 @@ def test_an_id_of_ir_datasets_is_a_test_or_pairs(tmp_path):
   }
   with pytest.raises(records.RecordError, match=r"docs:3: docs id: 'd2' is in"):
     _load(sets)[0].tests()
+  with pytest.raises(
+    records.RecordError, match=r"qrels:3: passage id: 'd1' is judged twice"
+  ):
+    next(iter(_load({"p": sets["p"]})[0].retrieval()))
   loaded, bad = _load(sets, "skip")
   (test,) = loaded.tests()
   assert (test.language, test.split) == ("sw", "test")
   assert [p.text for p in test.passages] == ["Norway. Oslo.", "Peru. Lima."]
   assert test.qrels == {"q1": {"d1": 1, "d2": 0}, "q3": {"gone": 1}}
   assert set(test.queries) == {"q1", "q2", "q3"}
-  assert bad.drain()["count"] == 1
+  assert bad.drain()["count"] == 2
   (pair,) = loaded.retrieval()
   assert (pair.question, pair.language) == ("mji mkuu?", "sw")
   assert [p.passage_id for p in pair.positives] == ["d1"]

@@ -44,6 +44,27 @@ def check_new_id(
     )
 
 
+def check_new_judgement(
+  query_id: str, passage_id: str, judged: Mapping[str, Mapping[str, int]]
+) -> None:
+  """Checks that a passage is not judged yet.
+
+  Args:
+    query_id: The id of the query.
+    passage_id: The id of the passage.
+    judged: Query id to passage id to relevance, of the judgements before.
+
+  Raises:
+    FieldError: if it is judged.
+  """
+  if passage_id in judged.get(query_id, ()):
+    raise record_fields.FieldError(
+      "passage id",
+      f"{record_fields.show(passage_id)} is judged twice for"
+      f" {record_fields.show(query_id)}; remove one",
+    )
+
+
 def _parse_query(line: str, lines: Mapping[str, int]) -> tuple[str, str]:
   """Returns the id and the text of a query."""
   query_id, *columns = line.split("\t")
@@ -132,12 +153,7 @@ def read_qrels(
       continue
     try:
       query_id, passage_id, relevance = _parse_judgement(line, columns)
-      if passage_id in judged.get(query_id, ()):
-        raise record_fields.FieldError(
-          "passage id",
-          f"{record_fields.show(passage_id)} is judged twice for"
-          f" {record_fields.show(query_id)}; remove one",
-        )
+      check_new_judgement(query_id, passage_id, judged)
     except record_fields.FieldError as error:
       bad_records.report(str(path), number, error.field, error.problem)
       continue
