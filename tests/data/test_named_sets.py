@@ -217,6 +217,7 @@ def test_an_id_of_ir_datasets_is_a_test_or_pairs(tmp_path):
   assert [p.passage_id for p in pair.hard_negatives] == ["d2"]
   removed = bad.drain()["removed"]
   assert {what: count for what, (count, _) in removed.items()} == {
+    "judgements of queries that are not there": 1,
     "judgements of passages that are not there": 1,
     "queries without a relevant passage": 2,
   }
