@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 from mlir_jax.mining import questions as questions_lib
 from mlir_jax.retrieval import bm25, topk
 
-# Questions whose candidates are judged at once; it bounds memory.
-_BATCH = 256
+# Numbers of the vectors that are compared at once; it bounds memory.
+_NUMBERS = 1 << 22
 
 
 class Found(NamedTuple):
@@ -130,15 +130,9 @@ def judged(
       unique = np.unique(joined[joined >= 0])  # Sorted, so ties go to the left.
       rows[i] = -1
       rows[i, : len(unique)] = unique
-    scores = np.empty(rows.shape, np.float32)
-    for start in range(0, last - first, _BATCH):
-      part = slice(start, start + _BATCH)
-      scores[part] = np.einsum(
-        "qd,qkd->qk",
-        vectors.questions[first:last][part],
-        vectors.passages[rows[part]],
-      )
-    scores[rows < 0] = -np.inf
+    there = rows >= 0
+    scores = np.full(rows.shape, -np.inf, np.float32)
+    scores[there] = _score(vectors, first + there.nonzero()[0], rows[there])
     order = np.argsort(-scores, axis=1, kind="stable")
     return Found(
       np.take_along_axis(rows, order, axis=1),
@@ -161,9 +155,23 @@ def _score_positives(
     for row in questions[number].positives
   ]
   numbers, rows = np.array(pairs, np.int64).reshape(-1, 2).T
-  scores = np.empty(len(pairs), np.float32)
-  for start in range(0, len(pairs), _BATCH):
-    part = slice(start, start + _BATCH)
+  return _score(vectors, numbers, rows)
+
+
+def _score(
+  vectors: Vectors, numbers: np.ndarray, rows: np.ndarray
+) -> np.ndarray:
+  """Returns the inner product of each pair, float32 [n].
+
+  Args:
+    vectors: Of the questions and the passages.
+    numbers: int [n], the questions.
+    rows: int [n], the passages.
+  """
+  scores = np.empty(len(rows), np.float32)
+  step = max(1, _NUMBERS // vectors.passages.shape[1])
+  for start in range(0, len(rows), step):
+    part = slice(start, start + step)
     scores[part] = np.einsum(
       "nd,nd->n",
       vectors.questions[numbers[part]],
