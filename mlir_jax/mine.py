@@ -128,6 +128,7 @@ def mine(
   read = pairs.read(
     pairs_read, passages, bad_records, own=own, **settings, prefix=prefix
   )
+  pairs.check_passages(pairs_read, passages, **settings)
   questions = read.all()
   most = max(len(question.positives) for question in questions)
   last_rank = rules.last_rank(most, any(q.answers for q in questions))

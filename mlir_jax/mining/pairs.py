@@ -31,6 +31,10 @@ from mlir_jax.mining import questions as questions_lib
 # In DPR's and Tevatron's files: texts that answer the question.
 _ANSWERS = "answers"
 
+# Containers that cannot hold every passage: a line end, or a text as the id
+# where a column has numbers.
+_NOT_ANY_TEXT = ("tsv", "parquet")
+_TRIED = 0.5  # A score that is no whole number.
 
 PairsFile = reading.PairFile | judged_pairs.JudgedPairs
 
@@ -119,15 +123,6 @@ class Source:
       if isinstance(file, judged_pairs.JudgedPairs):
         yield from file.passages(bad_records)
 
-  def read(
-    self, bad_records: records.BadRecords
-  ) -> Iterator[tuple[base.PairFormat, reading.Pair]]:
-    """Yields the records of all files, each with its format."""
-    for file in self.files:
-      format_ = file.recognize(bad_records)
-      for pair in file.read_pairs(bad_records):
-        yield format_, pair
-
   def targets(
     self, folder: pathlib.Path, output: pathlib.Path
   ) -> list[pathlib.Path]:
@@ -199,32 +194,44 @@ def read(
   Raises:
     RecordError: for a bad record, if the policy is "error". Also for a record
       that cannot hold negatives, or has another prompt than the model.
-    ValueError: if pairs refer to passages by id, and the corpus has others.
+    ValueError: if a record cannot be written again, or if pairs refer to
+      passages by id and the corpus has others.
   """
   questions = questions_lib.Questions(corpus)
-  tried = records.Passage("text", passage_id="id")
-  by_id = False
-  for format_, pair in bars.bar(
-    source.read(bad_records), "Reading", unit="pair"
-  ):
-    record = pair.record
-    by_id = by_id or format_.by_id
-    try:
-      # An error should come now, and not after the search.
-      add(format_, pair.raw, [tried], [0.0] if with_scores else None, replace)
-      answers = _answers(pair.raw)
-      _check_prompt(record.prompt, prefix)
-    except ValueError as error:
-      hint = " (--output_scores writes them.)" if "scores" in str(error) else ""
-      raise records.RecordError(f"{record.place}: {error}{hint}") from error
-    questions.add(
-      record.question,
-      record.positives,
-      # The passage "" takes the place of a hard negative without text.
-      [passage for passage in record.hard_negatives if passage.text],
-      answers,
-      known=not replace,
-    )
+  formats = [file.recognize(bad_records) for file in source.files]
+  score = [_TRIED] if with_scores else None
+
+  def tried(
+    file: PairsFile, format_: base.PairFormat
+  ) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Adds the records to the questions; yields each with a hard negative."""
+    for raw, record in bars.bar(
+      file.read_pairs(bad_records), "Reading", unit="pair"
+    ):
+      try:
+        # The positive's id is of the kind that the file has.
+        value = add(format_, raw, record.positives[:1], score, replace)
+        answers = _answers(raw)
+        _check_prompt(record.prompt, prefix)
+      except ValueError as error:
+        hint = (
+          " (--output_scores writes them.)" if "scores" in str(error) else ""
+        )
+        raise records.RecordError(f"{record.place}: {error}{hint}") from error
+      questions.add(
+        record.question,
+        record.positives,
+        # The passage "" takes the place of a hard negative without text.
+        [passage for passage in record.hard_negatives if passage.text],
+        answers,
+        known=not replace,
+      )
+      yield record.place, value
+
+  for file, format_ in zip(source.files, formats, strict=True):
+    # What cannot be written is an error now, and not after the search.
+    file.check(tried(file, format_))
+  by_id = any(format_.by_id for format_ in formats)
   if by_id and (others := len(corpus.passages) - own):
     raise ValueError(
       f"--input={source.path} refers to passages by id, but {others:,} other"
@@ -233,6 +240,44 @@ def read(
       " alone."
     )
   return questions
+
+
+def check_passages(
+  source: Source,
+  corpus: questions_lib.Corpus,
+  *,
+  replace: bool,
+  with_scores: bool,
+) -> None:
+  """Checks that each file can hold each passage as a hard negative.
+
+  Args:
+    source: The files; `read` has read them.
+    corpus: The passages.
+    replace: As in `read`.
+    with_scores: As in `read`.
+
+  Raises:
+    ValueError: if a file cannot; it names the file and the passage.
+  """
+  unseen = records.BadRecords("skip")  # `read` has reported the bad ones.
+  for file in source.files:
+    if isinstance(file, judged_pairs.JudgedPairs):
+      continue
+    if containers.kind(file.path) not in _NOT_ANY_TEXT:
+      continue
+    format_ = file.recognize(unseen)
+    raw = next(file.read_pairs(unseen)).raw
+    score = [_TRIED] if with_scores else None
+    file.check(
+      (
+        f"{file.path}: with the hard negative {record_fields.show(each.text)}",
+        add(format_, raw, [each], score, replace),
+      )
+      for each in bars.bar(
+        corpus.passages, "Checking the passages", unit="passage", leave=False
+      )
+    )
 
 
 def add(

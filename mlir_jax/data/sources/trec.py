@@ -137,10 +137,16 @@ def _parse_judgement(line: str, columns: Sequence[str]) -> tuple[str, str, int]:
 
 def read_qrels(
   path: str | os.PathLike,
-  queries: Mapping[str, str],
+  queries: Mapping[str, str] | None,
   bad_records: records.BadRecords,
 ) -> Qrels:
-  """Reads a file of judgements, in TREC's four columns or BEIR's three."""
+  """Reads a file of judgements, in TREC's four columns or BEIR's three.
+
+  Args:
+    path: The file.
+    queries: Query id to query; None for the judgements of all queries.
+    bad_records: Receives bad judgements.
+  """
   bad_records = records.BadRecordsOfFile(bad_records)
   columns = _TREC_COLUMNS
   judged: dict[str, dict[str, int]] = {}
@@ -158,7 +164,7 @@ def read_qrels(
       bad_records.report(str(path), number, error.field, error.problem)
       continue
     good += 1
-    if query_id in queries:
+    if queries is None or query_id in queries:
       judged.setdefault(query_id, {})[passage_id] = relevance
     else:
       without_query += 1

@@ -200,6 +200,14 @@ class PairFile:
     name, _ = self._choose(values)
     return self._formats[name]
 
+  def check(self, raw: Iterable[tuple[object, Mapping[str, Any]]]) -> None:
+    """Checks that `write` can write records; raises as `containers.check`.
+
+    Args:
+      raw: Records as in `write`, each after its place.
+    """
+    containers.check(raw, like=self.path)
+
   def write(
     self, target: str | os.PathLike, raw: Iterable[Mapping[str, Any]]
   ) -> None:

@@ -59,9 +59,11 @@ class TevatronById(base.PairFormat):
         f"{_NEGATIVES} holds ids, but a hard negative has none: take hard"
         " negatives from corpus/."
       )
-    return passages_lib.with_added(
-      record, _NEGATIVES, [passage.passage_id for passage in passages]
-    )
+    added = [
+      passages_lib.written_id(passage.passage_id, record[_POSITIVES])
+      for passage in passages
+    ]
+    return passages_lib.with_added(record, _NEGATIVES, added)
 
   def without_negatives(self, record):
     """Empties the list of hard negatives, if there is one."""
