@@ -14,6 +14,7 @@ import tiny
 import mlir_jax
 from mlir_jax import mine
 from mlir_jax.data import records
+from mlir_jax.data.collections import pair_files
 from mlir_jax.data.sources import containers
 from mlir_jax.mining import rules as rules_lib
 from mlir_jax.mining import search
@@ -319,7 +320,10 @@ def test_bad_settings_and_files_are_refused_before_the_search(
   refused("exists: delete it", output="train.jsonl")
   refused(r"should end in \.jsonl", output="out.csv", with_scores=True)
   refused("there is no such file", path=tmp_path / "none.json")
-  refused("--format is 'x'; use one of dpr", pair_format="x")
+  refused(
+    "--format is 'x'; use one of dpr",
+    pair_settings=pair_files.Settings(format="x"),
+  )
   refused(r"should end in \.png", picture=str(source))
   refused("there is no file in", path=tmp_path)
   with source.open("a") as file:

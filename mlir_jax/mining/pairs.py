@@ -50,8 +50,7 @@ class Source:
   def __init__(
     self,
     path: pathlib.Path,
-    pair_format: str = "",
-    prompts: str = "use",
+    settings: pair_files.Settings = pair_files.DEFAULTS,
   ):
     """Finds the files.
 
@@ -59,16 +58,14 @@ class Source:
       path: A file of pairs; or a folder as the collection "folder" reads it, of
         which ir/ (and corpus/ for pairs by id) is read, or the training split
         of BEIR's layout.
-      pair_format: The format's name; "" to recognize it.
-      prompts: Whether the prompts of questions are used: "use" or "ignore".
+      settings: What the flags say about the pairs.
 
     Raises:
-      ValueError: if there are no such files.
+      ValueError: if there are no such files, or a setting cannot be used.
     """
     self.path = path
     self.files: Sequence[PairsFile]
     names = layout.Names()
-    settings = pair_files.Settings(format=pair_format, prompts=prompts)
     if not path.exists():
       raise ValueError(f"--input={path}: there is no such file or folder.")
     if path.is_dir():
@@ -87,7 +84,8 @@ class Source:
         )
       return
     containers.kind(path)
-    pair_files.check_format(pair_format, registry.BUILT_IN, "--")
+    formats = registry.find(settings.formats, "--")
+    pair_files.check_format(settings.format, formats, "--")
     # The pairs of ROOT/ir may refer to ROOT/corpus.
     root = path.absolute().parent.parent
     self._passages = (
@@ -98,9 +96,12 @@ class Source:
     self.files = [
       reading.PairFile(
         files.UnchangedFile(path),
-        format_name=pair_format,
+        language=pair_files.default_language(settings, "--"),
+        formats=formats,
+        format_name=settings.format,
         corpus=self._passages,
-        use_prompts=prompts == "use",
+        use_prompts=settings.prompts == "use",
+        prefix="--",
       )
     ]
 

@@ -70,6 +70,18 @@ def check_format(
     )
 
 
+def default_language(settings: Settings, prefix: str = "data.") -> str:
+  """Returns the code of the language of pairs that do not say theirs.
+
+  Raises:
+    ValueError: if there is no such language.
+  """
+  try:
+    return languages.code(settings.language)
+  except ValueError as error:
+    raise ValueError(f"{prefix}language: {error}") from None
+
+
 def find(
   folder: pathlib.Path,
   names: layout.Names,
@@ -90,12 +102,9 @@ def find(
     ValueError: for a file with another name, a part of a name that looks like
       a language but is none, or settings that cannot be used.
   """
-  formats = registry.find(settings.formats)
+  formats = registry.find(settings.formats, prefix)
   check_format(settings.format, formats, prefix)
-  try:
-    default = languages.code(settings.language)
-  except ValueError as error:
-    raise ValueError(f"{prefix}language: {error}") from None
+  default = default_language(settings, prefix)
   return [
     reading.PairFile(
       files.UnchangedFile(path),
@@ -105,6 +114,7 @@ def find(
       format_name=settings.format,
       corpus=passages,
       use_prompts=settings.prompts == "use",
+      prefix=prefix,
     )
     for match, path in names.find(folder, _PAIRS)
   ]
