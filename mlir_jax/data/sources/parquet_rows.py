@@ -192,7 +192,8 @@ def _batches(
   """
   left = iter(values)
   while placed := list(itertools.islice(left, _ROWS)):
-    yield _to_batch(*zip(*placed, strict=True), fields)
+    places, rows = zip(*placed, strict=True)
+    yield _to_batch(places, rows, fields)
 
 
 def _to_column(values: Sequence[Any], known: Any) -> Any:
