@@ -186,6 +186,27 @@ def test_a_data_set_of_beir_gets_judgements_of_0(tmp_path):
   assert len(added) == 12 and all(line.endswith("\t0\n") for line in added)
 
 
+def test_mr_tydi_as_released_gets_judgements_of_0(tmp_path):
+  folder = tmp_path / "data" / "mrtydi-v1.1-swahili"
+  (folder / "collection").mkdir(parents=True)
+  docs = [{"id": f"{i}#0", "contents": text(i)} for i in range(len(TOWNS))]
+  (folder / "collection" / "docs.jsonl").write_text(
+    "".join(json.dumps(each) + "\n" for each in docs)
+  )
+  for split, i in (("train", 0), ("test", 1)):
+    (folder / f"topic.{split}.tsv").write_text(f"{i}\t{question(i)}\n")
+    (folder / f"qrels.{split}.txt").write_text(f"{i} Q0 {i}#0 1\n")
+  for source in (folder, folder.parent):
+    output = tmp_path / f"mined-{source.name}"
+    mine.mine(str(source), str(output), RULES, search.Search())
+    first, *added = (output / "qrels.train.txt").read_text().splitlines()
+    assert first.split() == ["0", "Q0", "0#0", "1"]
+    assert len(added) == 2 and all(line.endswith("#0\t0") for line in added)
+  (folder.parent / "mrtydi-v1.1-finnish").symlink_to(folder)
+  with pytest.raises(ValueError, match=r"several data sets, mrtydi-v1\.1-finn"):
+    mine.mine(str(folder.parent), str(tmp_path / "o"), RULES, search.Search())
+
+
 def test_ids_of_other_passages_are_refused_before_the_search(
   tmp_path, monkeypatch
 ):

@@ -10,7 +10,7 @@ from typing import Any
 
 from mlir_jax import bars
 from mlir_jax.data import records
-from mlir_jax.data.collections import layout, pair_files
+from mlir_jax.data.collections import eval_files, layout, pair_files
 from mlir_jax.data.sources import (
   beir,
   containers,
@@ -39,6 +39,51 @@ _TRIED = 0.5  # A score that is no whole number.
 PairsFile = reading.PairFile | judged_pairs.JudgedPairs
 
 
+def _find_judged(
+  path: pathlib.Path, language: str, names: layout.Names
+) -> judged_pairs.JudgedPairs:
+  """Finds the split train of a data set with judgements.
+
+  Args:
+    path: A folder that is a data set of BEIR, or that is or holds a data set of
+      Mr. TyDi or MIRACL as released.
+    language: The language of a data set of BEIR.
+    names: Reads the names of files.
+
+  Raises:
+    ValueError: if there is none, or there are several.
+  """
+  if beir.is_there(path):
+    if "train" not in (splits := beir.locate(path)):
+      raise ValueError(f"--input={path}: qrels/ has no split train.")
+    return judged_pairs.JudgedPairs(splits["train"], language)
+  folders = [path.absolute()]
+  if not eval_files.is_released(folders[0].name):
+    children = sorted(path.absolute().iterdir())
+    folders = [each for each in children if eval_files.is_released(each.name)]
+  found = [
+    tests
+    for folder in folders
+    for tests in eval_files.find_released(folder, names)
+  ]
+  trained = [tests for tests in found if tests.train]
+  if found and not trained:
+    raise ValueError(f"--input={path}: {found[0].path} has no split train.")
+  if len(trained) > 1:
+    shown = ", ".join(tests.path.name for tests in trained)
+    raise ValueError(
+      f"--input={path} holds several data sets, {shown}. Give one of them: an"
+      " id of a passage means nothing in another data set."
+    )
+  if not trained or not trained[0].train:
+    raise ValueError(
+      f"--input={path}: there is no file in {path / 'ir'}. Give a file of"
+      " pairs, a folder that holds ir/, or a data set of BEIR, Mr. TyDi or"
+      " MIRACL that has a split train."
+    )
+  return judged_pairs.JudgedPairs(trained[0].train, trained[0].language)
+
+
 class Source:
   """Files of pairs, and the passages that they refer to.
 
@@ -56,8 +101,8 @@ class Source:
 
     Args:
       path: A file of pairs; or a folder as the collection "folder" reads it, of
-        which ir/ (and corpus/ for pairs by id) is read, or the training split
-        of BEIR's layout.
+        which ir/ (and corpus/ for pairs by id) is read, or the split train of
+        BEIR, Mr. TyDi or MIRACL.
       settings: What the flags say about the pairs.
 
     Raises:
@@ -73,15 +118,9 @@ class Source:
       self.files = pair_files.find(
         path / "ir", names, settings, self._passages, "--"
       )
-      if not self.files and beir.is_there(path):
-        if "train" not in (splits := beir.locate(path)):
-          raise ValueError(f"--input={path}: qrels/ has no split train.")
-        self.files = [judged_pairs.JudgedPairs(splits["train"])]
       if not self.files:
-        raise ValueError(
-          f"--input={path}: there is no file in {path / 'ir'}. Give a file of"
-          " pairs, or a folder that holds ir/."
-        )
+        language = pair_files.default_language(settings, "--")
+        self.files = [_find_judged(path, language, names)]
       return
     containers.kind(path)
     formats = registry.find(settings.formats, "--")
@@ -148,6 +187,9 @@ class Source:
   def describe(self) -> list[str]:
     """Describes in lines what the last pass over each file has found."""
     root = self.path if self.path.is_dir() else self.path.parent
+    for file in self.files:
+      if file.seen:
+        file.seen.unused.discard(_ANSWERS)  # Training does not use them.
     return [line for file in self.files for line in file.describe(root)]
 
 
