@@ -11,7 +11,7 @@ each of them needs the tests.
 """
 
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -245,27 +245,6 @@ def find_groups(
   return {}
 
 
-def _parse_named(
-  flag: str, values: Sequence[str], example: str
-) -> dict[str, str]:
-  """Returns name to text of the values NAME=TEXT of a flag.
-
-  Args:
-    flag: The flag, for messages.
-    values: Its values.
-    example: A value, which is shown if another one cannot be used.
-  """
-  found = {}
-  for value in values:
-    name, _, target = value.partition("=")
-    if not (name and target):
-      raise ValueError(f"{flag}={value}: give NAME=…, such as {example}.")
-    if name in found:
-      raise ValueError(f"{flag}={value}: {name} is given twice.")
-    found[name] = target
-  return found
-
-
 def main():
   """Evaluates as the flags say."""
   process_flags.join()
@@ -280,8 +259,10 @@ def main():
       tatoeba_root=_TATOEBA_ROOT.value or "",
       output=_OUTPUT.value or "",
       on_bad_record=_ON_BAD_RECORD.value,
-      sets=_parse_named("--set", _SET.value, "sw=ir_datasets:mr-tydi/sw/test"),
-      extra=_parse_named(
+      sets=shared_flags.parse_named(
+        "--set", _SET.value, "sw=ir_datasets:mr-tydi/sw/test"
+      ),
+      extra=shared_flags.parse_named(
         "--evaluator", _EVALUATOR.value, "gap=my_project.evals:gap"
       ),
     )

@@ -21,12 +21,13 @@ from absl import flags
 
 from mlir_jax.command_line import program, shared_flags
 from mlir_jax.data import records
-from mlir_jax.mining import corpus as corpus_lib
+from mlir_jax.mining import questions as questions_lib
 from mlir_jax.mining import rules as rules_lib
 from mlir_jax.mining import statistics
 from mlir_jax.storage import locations
 
 if TYPE_CHECKING:
+  from mlir_jax.data.collections import pair_files
   from mlir_jax.mining import search as search_lib  # It imports JAX.
 
 FINDERS = ("bm25", "dense", "both")
@@ -75,8 +76,7 @@ def mine(
   search: "search_lib.Search",
   *,
   corpus: str = "",
-  pair_format: str = "",
-  prompts: str = "use",
+  pair_settings: "pair_files.Settings | None" = None,
   replace: bool = False,
   with_scores: bool = False,
   picture: str = "",
@@ -90,8 +90,8 @@ def mine(
     rules: How negatives are chosen among the candidates.
     search: How candidates are found.
     corpus: A file of passages, which are candidates, too; "" for none.
-    pair_format: The format of the pairs; "" to recognize it.
-    prompts: Whether the prompts of questions are used: "use" or "ignore".
+    pair_settings: Format, language and prompts of the pairs; None for the
+      defaults.
     replace: Whether mined negatives take the place of those that are there.
     with_scores: Whether negatives are written with their scores.
     picture: The file of the picture of the scores; "" for none.
@@ -105,17 +105,20 @@ def mine(
       name does not end in .png.
   """
   import mlir_jax
+  from mlir_jax import extensions
+  from mlir_jax.data.collections import pair_files
   from mlir_jax.data.sources import files
   from mlir_jax.mining import pairs, portions, progress
 
   if picture and not picture.endswith(".png"):
     raise ValueError(f"--plot={picture} should end in .png.")
   input_path, output_path = pathlib.Path(source), pathlib.Path(output)
-  pairs_read = pairs.Source(input_path, pair_format, prompts)
+  pair_settings = pair_settings or pair_files.DEFAULTS
+  pairs_read = pairs.Source(input_path, pair_settings)
   pairs_read.targets(output_path.parent, output_path)  # It checks the name.
   _check_output(input_path, output_path)
   bad_records = records.BadRecords(on_bad_record, "--on_bad_record")
-  passages = corpus_lib.Corpus(pairs_read.passages(bad_records))
+  passages = questions_lib.Corpus(pairs_read.passages(bad_records))
   own = len(passages.passages)
   hashes = pairs_read.hashes()
   if corpus:
@@ -128,6 +131,7 @@ def mine(
   read = pairs.read(
     pairs_read, passages, bad_records, own=own, **settings, prefix=prefix
   )
+  pairs.check_passages(pairs_read, passages, **settings)
   questions = read.all()
   most = max(len(question.positives) for question in questions)
   last_rank = rules.last_rank(most, any(q.answers for q in questions))
@@ -147,7 +151,8 @@ def mine(
   identity = {
     "version": mlir_jax.__version__,
     "files": hashes,
-    "format": pair_format,
+    "format": pair_settings.format,
+    "formats": extensions.fingerprints(pair_settings.formats),
     "bad records": on_bad_record,
     "depth": depth,
     "texts of a portion": portions.SIZE,
@@ -176,8 +181,8 @@ def mine(
 
 def _choose(
   found: Iterable[tuple[int, np.ndarray, np.ndarray, np.ndarray]],
-  questions: Sequence[corpus_lib.Question],
-  corpus: corpus_lib.Corpus,
+  questions: Sequence[questions_lib.Question],
+  corpus: questions_lib.Corpus,
   rules: rules_lib.Rules,
   last_rank: int,
 ) -> tuple[statistics.Statistics, list[tuple[list[int], list[float]]]]:
@@ -233,6 +238,7 @@ def main():
     locations.check_output(
       os.path.dirname(paths["plot"]), f"--plot={paths['plot']}"
     )
+  from mlir_jax.data.collections import pair_files
   from mlir_jax.mining import search as search_lib
 
   model = None
@@ -256,8 +262,14 @@ def main():
         _CANDIDATES.value, model, _ANALYZER.value, _TOKENIZER.value or ""
       ),
       corpus=paths["corpus"],
-      pair_format=_FORMAT.value,
-      prompts=_PROMPTS.value,
+      pair_settings=pair_files.Settings(
+        language=_LANGUAGE.value,
+        format=_FORMAT.value,
+        formats=shared_flags.parse_named(
+          "--formats", _FORMATS.value, "ask=my_project.formats:Ask"
+        ),
+        prompts=_PROMPTS.value,
+      ),
       replace=_EXISTING.value == "replace",
       with_scores=_OUTPUT_SCORES.value,
       picture=paths["plot"],
@@ -281,6 +293,14 @@ if __name__ == "__main__":
   )
   _FORMAT = flags.DEFINE_string(
     "format", "", "The format of the pairs, if their fields do not show it."
+  )
+  _FORMATS = flags.DEFINE_multi_string(
+    "formats",
+    [],
+    "A format of your own, NAME=MODULE:CLASS; may be repeated.",
+  )
+  _LANGUAGE = flags.DEFINE_string(
+    "language", "en", "The language of pairs that do not say theirs."
   )
   _PROMPTS = flags.DEFINE_enum(
     "prompts",

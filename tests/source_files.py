@@ -4,6 +4,7 @@ import gzip
 import json
 
 from mlir_jax.data import records
+from mlir_jax.data.collections import folder
 from mlir_jax.data.sources.pairs import reading
 
 DPR_RECORD = {
@@ -48,15 +49,21 @@ def write(path, content):
   return path
 
 
-def write_test(folder, docs=DOCS, topics=TOPICS, qrels=QRELS):
-  """Writes a test in Mr. TyDi's layout; returns its folder."""
+def write_test(root, docs=DOCS, topics=TOPICS, qrels=QRELS):
+  """Writes a German test in Mr. TyDi's layout; returns its folder."""
+  path = root / "eval/de"
   content = docs
   if not isinstance(docs, str):
     content = "".join(json.dumps(doc) + "\n" for doc in docs)
-  write(folder / "collection/docs.jsonl.gz", content)
-  write(folder / "topic.test.tsv", topics)
-  write(folder / "qrels.test.txt.gz", qrels)
-  return folder
+  write(path / "collection/docs.jsonl.gz", content)
+  write(path / "topic.test.tsv", topics)
+  write(path / "qrels.test.txt.gz", qrels)
+  return path
+
+
+def read_tests(root, bad_records):
+  """Returns the tests of a collection's folder."""
+  return folder.load(root, bad_records, require_pairs=False).tests()
 
 
 def read_pairs(path, bad_records):

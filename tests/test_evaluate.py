@@ -8,6 +8,7 @@ import sentence_models
 import tiny
 
 from mlir_jax import evaluate
+from mlir_jax.command_line import shared_flags
 from mlir_jax.data import collections
 from mlir_jax.evals import report
 from mlir_jax.retrieval import model as model_lib
@@ -50,7 +51,7 @@ def test_evaluators_of_the_user_are_named_by_the_command(
   )
   monkeypatch.syspath_prepend(tmp_path)
   given = {"root": str(root), "output": str(tmp_path / "out")}
-  extra = evaluate._parse_named("--evaluator", ["gap=own_evals:gap"], "")
+  extra = shared_flags.parse_named("--evaluator", ["gap=own_evals:gap"], "")
   evaluate.evaluate(model, extra=extra, **given)
   table = json.loads((tmp_path / "out/report.json").read_text())
   assert table["extra"] == {"gap": {"width": {"step 0": 24.0}}}
@@ -61,7 +62,7 @@ def test_evaluators_of_the_user_are_named_by_the_command(
     evaluate.evaluate(model, extra={"gap": "own_evals:no"}, **given)
   for values in (["own_evals:gap"], ["a=b:c", "a=b:d"]):
     with pytest.raises(ValueError, match=r"^--evaluator="):
-      evaluate._parse_named("--evaluator", values, "")
+      shared_flags.parse_named("--evaluator", values, "")
 
 
 def test_tests_by_name_take_the_place_of_the_runs_tests():

@@ -20,6 +20,7 @@ from mlir_jax import (
   evaluate,
   export,
   extensions,
+  mine,
   workdir,
 )
 from mlir_jax.command_line import config_fields
@@ -27,6 +28,8 @@ from mlir_jax.data import collections, records
 from mlir_jax.data.collections import folder, pair_files
 from mlir_jax.data.sources.pairs import registry
 from mlir_jax.losses import base
+from mlir_jax.mining import rules as rules_lib
+from mlir_jax.mining import search
 from mlir_jax.retrieval import model as model_lib
 from mlir_jax.training import checks, progress, run
 
@@ -346,6 +349,19 @@ def test_a_users_format_is_read_like_ours(project, tmp_path):
       registry.find({"x": target})
   with pytest.raises(ValueError, match=r"data\.formats\.dpr: give another"):
     registry.find({"dpr": "my_project.formats:Ask"})
+  path.write_text(
+    "".join(
+      json.dumps({"ask": f"is {i} odd?", "answer_texts": [f"{i} is odd"]})
+      + "\n"
+      for i in range(3)
+    )
+  )
+  rules = rules_lib.Rules(num_negatives=1)
+  output = tmp_path / "mined"
+  mine.mine(root, str(output), rules, search.Search(), pair_settings=pairs)
+  for i, line in enumerate((output / "pairs.jsonl").read_text().splitlines()):
+    (wrong,) = json.loads(line)["wrong"]
+    assert wrong.endswith(" is odd") and not wrong.startswith(str(i))
 
 
 def test_a_runs_collection_is_not_imported_unless_it_is_named(

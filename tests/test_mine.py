@@ -14,6 +14,7 @@ import tiny
 import mlir_jax
 from mlir_jax import mine
 from mlir_jax.data import records
+from mlir_jax.data.collections import pair_files
 from mlir_jax.data.sources import containers
 from mlir_jax.mining import rules as rules_lib
 from mlir_jax.mining import search
@@ -185,6 +186,27 @@ def test_a_data_set_of_beir_gets_judgements_of_0(tmp_path):
   assert len(added) == 12 and all(line.endswith("\t0\n") for line in added)
 
 
+def test_mr_tydi_as_released_gets_judgements_of_0(tmp_path):
+  folder = tmp_path / "data" / "mrtydi-v1.1-swahili"
+  (folder / "collection").mkdir(parents=True)
+  docs = [{"id": f"{i}#0", "contents": text(i)} for i in range(len(TOWNS))]
+  (folder / "collection" / "docs.jsonl").write_text(
+    "".join(json.dumps(each) + "\n" for each in docs)
+  )
+  for split, i in (("train", 0), ("test", 1)):
+    (folder / f"topic.{split}.tsv").write_text(f"{i}\t{question(i)}\n")
+    (folder / f"qrels.{split}.txt").write_text(f"{i} Q0 {i}#0 1\n")
+  for source in (folder, folder.parent):
+    output = tmp_path / f"mined-{source.name}"
+    mine.mine(str(source), str(output), RULES, search.Search())
+    first, *added = (output / "qrels.train.txt").read_text().splitlines()
+    assert first.split() == ["0", "Q0", "0#0", "1"]
+    assert len(added) == 2 and all(line.endswith("#0\t0") for line in added)
+  (folder.parent / "mrtydi-v1.1-finnish").symlink_to(folder)
+  with pytest.raises(ValueError, match=r"several data sets, mrtydi-v1\.1-finn"):
+    mine.mine(str(folder.parent), str(tmp_path / "o"), RULES, search.Search())
+
+
 def test_ids_of_other_passages_are_refused_before_the_search(
   tmp_path, monkeypatch
 ):
@@ -214,6 +236,94 @@ def test_ids_of_other_passages_are_refused_before_the_search(
   refused()
 
 
+def write_numbered(folder, ids):
+  """Pairs by id in Parquet, whose ids are numbers; the corpus has other ids."""
+  import pyarrow as pa
+  from pyarrow import parquet
+
+  (folder / "ir").mkdir(parents=True)
+  (folder / "corpus").mkdir()
+  pairs = [
+    {
+      "query_text": question(i),
+      "positive_document_ids": [i],
+      "negative_document_ids": [],
+    }
+    for i in range(len(TOWNS))
+  ]
+  path = folder / "ir" / "a.parquet"
+  parquet.write_table(pa.Table.from_pylist(pairs), path)
+  passages = [{"docid": each, "text": text(i)} for i, each in enumerate(ids)]
+  lines = "".join(json.dumps(each) + "\n" for each in passages)
+  (folder / "corpus" / "corpus.jsonl").write_text(lines)
+  return path
+
+
+def test_ids_come_back_as_the_numbers_that_they_were(tmp_path):
+  source = tmp_path / "pairs"
+  path = write_numbered(source, range(len(TOWNS)))
+  pairs = {"question": question(0), "answers": []}
+  pairs["positive_ctxs"] = [{"title": "", "text": text(0), "passage_id": 0}]
+  others = [{"text": text(i), "title": "", "docid": i} for i in (1, 2)]
+  pairs_of_tevatron = {"query": question(1), "positive_passages": others}
+  for kind, each in (("dpr", pairs), ("tevatron", pairs_of_tevatron)):
+    path.with_name(f"{kind}.jsonl").write_text(json.dumps(each))
+    (tmp_path / kind / "ir").mkdir(parents=True)
+    path.with_name(f"{kind}.jsonl").rename(tmp_path / kind / "ir" / "a.jsonl")
+  mine.mine(str(source), str(tmp_path / "mined"), RULES, search.Search())
+  for record in read(tmp_path / "mined" / "a.parquet"):
+    ids = record["negative_document_ids"]
+    assert len(ids) == 2 and all(type(each) is int for each in ids)
+  corpus = str(source / "corpus" / "corpus.jsonl")
+  for kind, field, name in (
+    ("dpr", "hard_negative_ctxs", "passage_id"),
+    ("tevatron", "negative_passages", "docid"),
+  ):
+    output = tmp_path / f"{kind}-mined"
+    mine.mine(
+      str(tmp_path / kind), str(output), RULES, search.Search(), corpus=corpus
+    )
+    (record,) = read(output / "a.jsonl")
+    assert [type(each[name]) for each in record[field]] == [int, int]
+
+
+def test_what_a_file_cannot_hold_is_refused_before_the_search(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(search.Search, "make_finder", None)
+
+  def refused(path, message):
+    output = tmp_path / f"mined{path.suffix}"
+    with pytest.raises(ValueError, match=message):
+      mine.mine(str(path), str(output), RULES, search.Search())
+
+  numbered = write_numbered(tmp_path / "numbered", range(len(TOWNS)))
+  with (tmp_path / "numbered/corpus/corpus.jsonl").open("a") as file:
+    file.write(json.dumps({"docid": "extra", "text": "Another."}))
+  refused(
+    tmp_path / "numbered",
+    rf"{numbered}: with the hard negative 'Another\.', negative_document_ids:"
+    r" .*'extra'.*int64",
+  )
+  tsv = tmp_path / "tsv" / "ir" / "b.tsv"
+  tsv.parent.mkdir(parents=True)
+  tsv.write_text('anchor\tpositive\nwhat?\t"a\ttab"\n')
+  lines = tsv.with_name("a.jsonl")
+  lines.write_text(json.dumps({"query": "who?", "pos": ["Two\nlines."]}))
+  refused(
+    tmp_path / "tsv",
+    rf"{tsv}: with the hard negative 'Two\\nlines\.', negative_1: has a line"
+    " end, which .*; write the file as CSV or JSON",
+  )
+  odd = tmp_path / "odd.jsonl"
+  for number in ("NaN", "1e999"):
+    odd.write_text(
+      '{"query": "a", "pos": ["b"]}\n'
+      f'{{"query": "c", "pos": ["d"], "x": {{"y": {number}}}}}\n'
+    )
+    refused(odd, r"odd\.jsonl:2: record 2, 'x': cannot be written as JSON: ")
+
+
 def test_bad_settings_and_files_are_refused_before_the_search(
   tmp_path, monkeypatch
 ):
@@ -231,7 +341,10 @@ def test_bad_settings_and_files_are_refused_before_the_search(
   refused("exists: delete it", output="train.jsonl")
   refused(r"should end in \.jsonl", output="out.csv", with_scores=True)
   refused("there is no such file", path=tmp_path / "none.json")
-  refused("--format is 'x'; use one of dpr", pair_format="x")
+  refused(
+    "--format is 'x'; use one of dpr",
+    pair_settings=pair_files.Settings(format="x"),
+  )
   refused(r"should end in \.png", picture=str(source))
   refused("there is no file in", path=tmp_path)
   with source.open("a") as file:

@@ -70,6 +70,27 @@ class _ConfigParser(flags.ArgumentParser):
       raise flags.Error(str(error)) from error
 
 
+def parse_named(
+  flag: str, values: Sequence[str], example: str
+) -> dict[str, str]:
+  """Returns name to text of the values NAME=TEXT of a flag.
+
+  Args:
+    flag: The flag, for messages.
+    values: Its values.
+    example: A value, which is shown if another one cannot be used.
+  """
+  found = {}
+  for value in values:
+    name, _, target = value.partition("=")
+    if not (name and target):
+      raise ValueError(f"{flag}={value}: give NAME=…, such as {example}.")
+    if name in found:
+      raise ValueError(f"{flag}={value}: {name} is given twice.")
+    found[name] = target
+  return found
+
+
 def define_config() -> flags.FlagHolder:
   """Defines --config, a shipped config's name or a path to a file."""
   try:

@@ -21,7 +21,7 @@ from mlir_jax.data import (
   token_store,
 )
 from mlir_jax.data import tokenizer as tokenizer_lib
-from mlir_jax.data.collections import pair_files
+from mlir_jax.data.collections import pair_files, parts
 from mlir_jax.evals import selection
 from mlir_jax.hosts import multihost
 from mlir_jax.hub import warm_start
@@ -300,9 +300,12 @@ def prepare(
   if store:
     contract_lib.check_same(contract, store.contract, str(path))
     if store.source != source:
+      what = parts.changed(
+        store.source, source, config.data.collection, config.data.root
+      )
       raise ValueError(
-        f"The files under data.root have changed since {path} was built:"
-        " restore them, or start in another --workdir."
+        f"Training data have changed since {path} was built: {what}. Restore"
+        " them, or start in another --workdir."
       )
   check(tokenizer, contract)
   if not store:

@@ -10,11 +10,11 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from jax.sharding import Mesh
 
-from mlir_jax.mining import corpus as corpus_lib
+from mlir_jax.mining import questions as questions_lib
 from mlir_jax.retrieval import bm25, topk
 
-# Questions whose candidates are judged at once; it bounds memory.
-_BATCH = 256
+# Numbers of the vectors that are compared at once; it bounds memory.
+_NUMBERS = 1 << 22
 
 
 class Found(NamedTuple):
@@ -41,7 +41,7 @@ class Finder(Protocol):
 
 
 def with_bm25(
-  questions: Sequence[corpus_lib.Question], index: bm25.Bm25, depth: int
+  questions: Sequence[questions_lib.Question], index: bm25.Bm25, depth: int
 ) -> Finder:
   """Returns a finder by BM25, whose scores are BM25's.
 
@@ -79,7 +79,7 @@ class Vectors(NamedTuple):
 
 
 def with_model(
-  questions: Sequence[corpus_lib.Question],
+  questions: Sequence[questions_lib.Question],
   vectors: Vectors,
   mesh: Mesh,
   depth: int,
@@ -111,7 +111,7 @@ def with_model(
 
 
 def judged(
-  questions: Sequence[corpus_lib.Question],
+  questions: Sequence[questions_lib.Question],
   finders: Sequence[Finder],
   vectors: Vectors,
 ) -> Finder:
@@ -130,15 +130,9 @@ def judged(
       unique = np.unique(joined[joined >= 0])  # Sorted, so ties go to the left.
       rows[i] = -1
       rows[i, : len(unique)] = unique
-    scores = np.empty(rows.shape, np.float32)
-    for start in range(0, last - first, _BATCH):
-      part = slice(start, start + _BATCH)
-      scores[part] = np.einsum(
-        "qd,qkd->qk",
-        vectors.questions[first:last][part],
-        vectors.passages[rows[part]],
-      )
-    scores[rows < 0] = -np.inf
+    there = rows >= 0
+    scores = np.full(rows.shape, -np.inf, np.float32)
+    scores[there] = _score(vectors, first + there.nonzero()[0], rows[there])
     order = np.argsort(-scores, axis=1, kind="stable")
     return Found(
       np.take_along_axis(rows, order, axis=1),
@@ -150,7 +144,7 @@ def judged(
 
 
 def _score_positives(
-  questions: Sequence[corpus_lib.Question],
+  questions: Sequence[questions_lib.Question],
   vectors: Vectors,
   first: int,
   last: int,
@@ -161,9 +155,23 @@ def _score_positives(
     for row in questions[number].positives
   ]
   numbers, rows = np.array(pairs, np.int64).reshape(-1, 2).T
-  scores = np.empty(len(pairs), np.float32)
-  for start in range(0, len(pairs), _BATCH):
-    part = slice(start, start + _BATCH)
+  return _score(vectors, numbers, rows)
+
+
+def _score(
+  vectors: Vectors, numbers: np.ndarray, rows: np.ndarray
+) -> np.ndarray:
+  """Returns the inner product of each pair, float32 [n].
+
+  Args:
+    vectors: Of the questions and the passages.
+    numbers: int [n], the questions.
+    rows: int [n], the passages.
+  """
+  scores = np.empty(len(rows), np.float32)
+  step = max(1, _NUMBERS // vectors.passages.shape[1])
+  for start in range(0, len(rows), step):
+    part = slice(start, start + step)
     scores[part] = np.einsum(
       "nd,nd->n",
       vectors.questions[numbers[part]],

@@ -10,7 +10,7 @@ from typing import Any
 
 from mlir_jax import bars
 from mlir_jax.data import records
-from mlir_jax.data.collections import layout, pair_files
+from mlir_jax.data.collections import eval_files, layout, pair_files
 from mlir_jax.data.sources import (
   beir,
   containers,
@@ -22,17 +22,66 @@ from mlir_jax.data.sources import (
 from mlir_jax.data.sources.pairs import (
   base,
   judged_pairs,
+  passages_by_id,
   reading,
   registry,
 )
-from mlir_jax.data.sources.pairs import corpus as corpus_files
-from mlir_jax.mining import corpus as corpus_lib
+from mlir_jax.mining import questions as questions_lib
 
 # In DPR's and Tevatron's files: texts that answer the question.
 _ANSWERS = "answers"
 
+# Containers that cannot hold every passage: a line end, or a text as the id
+# where a column has numbers.
+_NOT_ANY_TEXT = ("tsv", "parquet")
+_TRIED = 0.5  # A score that is no whole number.
 
 PairsFile = reading.PairFile | judged_pairs.JudgedPairs
+
+
+def _find_judged(
+  path: pathlib.Path, language: str, names: layout.Names
+) -> judged_pairs.JudgedPairs:
+  """Finds the split train of a data set with judgements.
+
+  Args:
+    path: A folder that is a data set of BEIR, or that is or holds a data set of
+      Mr. TyDi or MIRACL as released.
+    language: The language of a data set of BEIR.
+    names: Reads the names of files.
+
+  Raises:
+    ValueError: if there is none, or there are several.
+  """
+  if beir.is_there(path):
+    if "train" not in (splits := beir.locate(path)):
+      raise ValueError(f"--input={path}: qrels/ has no split train.")
+    return judged_pairs.JudgedPairs(splits["train"], language)
+  folders = [path.absolute()]
+  if not eval_files.is_released(folders[0].name):
+    children = sorted(path.absolute().iterdir())
+    folders = [each for each in children if eval_files.is_released(each.name)]
+  found = [
+    tests
+    for folder in folders
+    for tests in eval_files.find_released(folder, names)
+  ]
+  trained = [tests for tests in found if tests.train]
+  if found and not trained:
+    raise ValueError(f"--input={path}: {found[0].path} has no split train.")
+  if len(trained) > 1:
+    shown = ", ".join(tests.path.name for tests in trained)
+    raise ValueError(
+      f"--input={path} holds several data sets, {shown}. Give one of them: an"
+      " id of a passage means nothing in another data set."
+    )
+  if not trained or not trained[0].train:
+    raise ValueError(
+      f"--input={path}: there is no file in {path / 'ir'}. Give a file of"
+      " pairs, a folder that holds ir/, or a data set of BEIR, Mr. TyDi or"
+      " MIRACL that has a split train."
+    )
+  return judged_pairs.JudgedPairs(trained[0].train, trained[0].language)
 
 
 class Source:
@@ -46,25 +95,22 @@ class Source:
   def __init__(
     self,
     path: pathlib.Path,
-    pair_format: str = "",
-    prompts: str = "use",
+    settings: pair_files.Settings = pair_files.DEFAULTS,
   ):
     """Finds the files.
 
     Args:
       path: A file of pairs; or a folder as the collection "folder" reads it, of
-        which ir/ (and corpus/ for pairs by id) is read, or the training split
-        of BEIR's layout.
-      pair_format: The format's name; "" to recognize it.
-      prompts: Whether the prompts of questions are used: "use" or "ignore".
+        which ir/ (and corpus/ for pairs by id) is read, or the split train of
+        BEIR, Mr. TyDi or MIRACL.
+      settings: What the flags say about the pairs.
 
     Raises:
-      ValueError: if there are no such files.
+      ValueError: if there are no such files, or a setting cannot be used.
     """
     self.path = path
     self.files: Sequence[PairsFile]
     names = layout.Names()
-    settings = pair_files.Settings(format=pair_format, prompts=prompts)
     if not path.exists():
       raise ValueError(f"--input={path}: there is no such file or folder.")
     if path.is_dir():
@@ -72,18 +118,13 @@ class Source:
       self.files = pair_files.find(
         path / "ir", names, settings, self._passages, "--"
       )
-      if not self.files and beir.is_there(path):
-        if "train" not in (splits := beir.locate(path)):
-          raise ValueError(f"--input={path}: qrels/ has no split train.")
-        self.files = [judged_pairs.JudgedPairs(splits["train"])]
       if not self.files:
-        raise ValueError(
-          f"--input={path}: there is no file in {path / 'ir'}. Give a file of"
-          " pairs, or a folder that holds ir/."
-        )
+        language = pair_files.default_language(settings, "--")
+        self.files = [_find_judged(path, language, names)]
       return
     containers.kind(path)
-    pair_files.check_format(pair_format, registry.BUILT_IN, "--")
+    formats = registry.find(settings.formats, "--")
+    pair_files.check_format(settings.format, formats, "--")
     # The pairs of ROOT/ir may refer to ROOT/corpus.
     root = path.absolute().parent.parent
     self._passages = (
@@ -94,9 +135,12 @@ class Source:
     self.files = [
       reading.PairFile(
         files.UnchangedFile(path),
-        format_name=pair_format,
+        language=pair_files.default_language(settings, "--"),
+        formats=formats,
+        format_name=settings.format,
         corpus=self._passages,
-        use_prompts=prompts == "use",
+        use_prompts=settings.prompts == "use",
+        prefix="--",
       )
     ]
 
@@ -118,15 +162,6 @@ class Source:
     for file in self.files:
       if isinstance(file, judged_pairs.JudgedPairs):
         yield from file.passages(bad_records)
-
-  def read(
-    self, bad_records: records.BadRecords
-  ) -> Iterator[tuple[base.PairFormat, reading.Pair]]:
-    """Yields the records of all files, each with its format."""
-    for file in self.files:
-      format_ = file.recognize(bad_records)
-      for pair in file.read_pairs(bad_records):
-        yield format_, pair
 
   def targets(
     self, folder: pathlib.Path, output: pathlib.Path
@@ -152,6 +187,9 @@ class Source:
   def describe(self) -> list[str]:
     """Describes in lines what the last pass over each file has found."""
     root = self.path if self.path.is_dir() else self.path.parent
+    for file in self.files:
+      if file.seen:
+        file.seen.unused.discard(_ANSWERS)  # Training does not use them.
     return [line for file in self.files for line in file.describe(root)]
 
 
@@ -169,21 +207,21 @@ def read_passages(
     return text_lines.read_records(
       path, bad_records, lambda line, _: mr_tydi.parse_passage(line)
     )
-  found = corpus_files.CorpusFiles([path])
+  found = passages_by_id.CorpusFiles([path])
   found.read(bad_records)
   return found
 
 
 def read(
   source: Source,
-  corpus: corpus_lib.Corpus,
+  corpus: questions_lib.Corpus,
   bad_records: records.BadRecords,
   *,
   own: int,
   replace: bool,
   with_scores: bool,
   prefix: str | None = None,
-) -> corpus_lib.Questions:
+) -> questions_lib.Questions:
   """Reads the questions; their passages are added to the corpus.
 
   Args:
@@ -199,32 +237,44 @@ def read(
   Raises:
     RecordError: for a bad record, if the policy is "error". Also for a record
       that cannot hold negatives, or has another prompt than the model.
-    ValueError: if pairs refer to passages by id, and the corpus has others.
+    ValueError: if a record cannot be written again, or if pairs refer to
+      passages by id and the corpus has others.
   """
-  questions = corpus_lib.Questions(corpus)
-  tried = records.Passage("text", passage_id="id")
-  by_id = False
-  for format_, pair in bars.bar(
-    source.read(bad_records), "Reading", unit="pair"
-  ):
-    record = pair.record
-    by_id = by_id or format_.by_id
-    try:
-      # An error should come now, and not after the search.
-      add(format_, pair.raw, [tried], [0.0] if with_scores else None, replace)
-      answers = _answers(pair.raw)
-      _check_prompt(record.prompt, prefix)
-    except ValueError as error:
-      hint = " (--output_scores writes them.)" if "scores" in str(error) else ""
-      raise records.RecordError(f"{record.place}: {error}{hint}") from error
-    questions.add(
-      record.question,
-      record.positives,
-      # The passage "" takes the place of a hard negative without text.
-      [passage for passage in record.hard_negatives if passage.text],
-      answers,
-      known=not replace,
-    )
+  questions = questions_lib.Questions(corpus)
+  formats = [file.recognize(bad_records) for file in source.files]
+  score = [_TRIED] if with_scores else None
+
+  def tried(
+    file: PairsFile, format_: base.PairFormat
+  ) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Adds the records to the questions; yields each with a hard negative."""
+    for raw, record in bars.bar(
+      file.read_pairs(bad_records), "Reading", unit="pair"
+    ):
+      try:
+        # The positive's id is of the kind that the file has.
+        value = add(format_, raw, record.positives[:1], score, replace)
+        answers = _answers(raw)
+        _check_prompt(record.prompt, prefix)
+      except ValueError as error:
+        hint = (
+          " (--output_scores writes them.)" if "scores" in str(error) else ""
+        )
+        raise records.RecordError(f"{record.place}: {error}{hint}") from error
+      questions.add(
+        record.question,
+        record.positives,
+        # The passage "" takes the place of a hard negative without text.
+        [passage for passage in record.hard_negatives if passage.text],
+        answers,
+        known=not replace,
+      )
+      yield record.place, value
+
+  for file, format_ in zip(source.files, formats, strict=True):
+    # What cannot be written is an error now, and not after the search.
+    file.check(tried(file, format_))
+  by_id = any(format_.by_id for format_ in formats)
   if by_id and (others := len(corpus.passages) - own):
     raise ValueError(
       f"--input={source.path} refers to passages by id, but {others:,} other"
@@ -233,6 +283,44 @@ def read(
       " alone."
     )
   return questions
+
+
+def check_passages(
+  source: Source,
+  corpus: questions_lib.Corpus,
+  *,
+  replace: bool,
+  with_scores: bool,
+) -> None:
+  """Checks that each file can hold each passage as a hard negative.
+
+  Args:
+    source: The files; `read` has read them.
+    corpus: The passages.
+    replace: As in `read`.
+    with_scores: As in `read`.
+
+  Raises:
+    ValueError: if a file cannot; it names the file and the passage.
+  """
+  unseen = records.BadRecords("skip")  # `read` has reported the bad ones.
+  for file in source.files:
+    if isinstance(file, judged_pairs.JudgedPairs):
+      continue
+    if containers.kind(file.path) not in _NOT_ANY_TEXT:
+      continue
+    format_ = file.recognize(unseen)
+    raw = next(file.read_pairs(unseen)).raw
+    score = [_TRIED] if with_scores else None
+    file.check(
+      (
+        f"{file.path}: with the hard negative {record_fields.show(each.text)}",
+        add(format_, raw, [each], score, replace),
+      )
+      for each in bars.bar(
+        corpus.passages, "Checking the passages", unit="passage", leave=False
+      )
+    )
 
 
 def add(
@@ -280,7 +368,7 @@ def _answers(raw: Mapping[str, Any]) -> list[str]:
 def write(
   source: Source,
   targets: Sequence[pathlib.Path],
-  questions: corpus_lib.Questions,
+  questions: questions_lib.Questions,
   negatives: Sequence[tuple[Sequence[int], Sequence[float]]],
   bad_records: records.BadRecords,
   *,

@@ -7,7 +7,7 @@ import numpy as np
 from mlir_jax import bars
 from mlir_jax.data import records
 from mlir_jax.mining import candidates, progress
-from mlir_jax.mining import corpus as corpus_lib
+from mlir_jax.mining import questions as questions_lib
 
 # Texts or questions of a portion. Another size would change the vectors' last
 # bits, because other texts would share a batch.
@@ -57,7 +57,7 @@ def encode(
 
 def find(
   kept: progress.Progress,
-  questions: Sequence[corpus_lib.Question],
+  questions: Sequence[questions_lib.Question],
   make_finder: Callable[[], candidates.Finder],
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
   """Yields the candidates of each question.

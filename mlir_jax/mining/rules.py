@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mlir_jax.mining import corpus as corpus_lib
+from mlir_jax.mining import questions as questions_lib
 
 SAMPLING = ("top", "random")
 _SCORES = ("max_score", "min_score")
@@ -134,8 +134,8 @@ class Choice(NamedTuple):
 
 
 def choose(
-  question: corpus_lib.Question,
-  corpus: corpus_lib.Corpus,
+  question: questions_lib.Question,
+  corpus: questions_lib.Corpus,
   rows: np.ndarray,
   scores: np.ndarray,
   positive_scores: np.ndarray,
@@ -156,7 +156,7 @@ def choose(
   dropped: Counter[str] = Counter()
   tests = _score_tests(rules, float(positive_scores.min()))
   same = {key for row in question.positives for key in corpus.keys(row)}
-  itself = corpus_lib.key(question.text)
+  itself = questions_lib.key(question.text)
   kept = []
   for row, score in zip(rows.tolist(), scores.tolist(), strict=True):
     if row < 0:
@@ -222,8 +222,8 @@ def _score_tests(
 
 
 def _draw(
-  question: corpus_lib.Question,
-  corpus: corpus_lib.Corpus,
+  question: questions_lib.Question,
+  corpus: questions_lib.Corpus,
   kept: Collection[tuple[int, float]],
   rules: Rules,
 ) -> list[tuple[int, float]]:
@@ -232,7 +232,7 @@ def _draw(
   The number is a hash of seed, question and passage. So it does not depend on
   the other candidates, on the order of questions or on a library's version.
   """
-  prefix = f"{rules.seed} {corpus_lib.key(question.text)}"
+  prefix = f"{rules.seed} {questions_lib.key(question.text)}"
 
   def number(item):
     content = f"{prefix} {corpus.keys(item[0])[0]}".encode()

@@ -14,7 +14,7 @@ from mlir_jax import contract as contract_lib
 from mlir_jax.data import records
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.mining import candidates, portions, progress
-from mlir_jax.mining import corpus as corpus_lib
+from mlir_jax.mining import questions as questions_lib
 from mlir_jax.models import layout, pretrained
 from mlir_jax.retrieval import bm25, terms
 from mlir_jax.retrieval import model as model_lib
@@ -79,8 +79,8 @@ class Search:
 
   def make_finder(
     self,
-    questions: Sequence[corpus_lib.Question],
-    corpus: corpus_lib.Corpus,
+    questions: Sequence[questions_lib.Question],
+    corpus: questions_lib.Corpus,
     depth: int,
     kept: progress.Progress,
   ) -> candidates.Finder:
@@ -106,12 +106,12 @@ class Search:
       return finders[0]
     return candidates.judged(questions, finders, vectors)
 
-  def _count_terms(self, corpus: corpus_lib.Corpus) -> bm25.Bm25:
+  def _count_terms(self, corpus: questions_lib.Corpus) -> bm25.Bm25:
     analyze = terms.words
     if self.analyzer == "subwords":
       analyze = terms.subwords(self._subwords)
     texts = bars.bar(
-      map(corpus_lib.join, corpus.passages),
+      map(questions_lib.join, corpus.passages),
       "Counting terms",
       unit="passage",
       total=len(corpus.passages),
@@ -121,8 +121,8 @@ class Search:
 
 def _encode(
   model: model_lib.Model,
-  questions: Sequence[corpus_lib.Question],
-  corpus: corpus_lib.Corpus,
+  questions: Sequence[questions_lib.Question],
+  corpus: questions_lib.Corpus,
   kept: progress.Progress,
 ) -> candidates.Vectors:
   embed = functools.partial(model.text_encoder.encode, model.params)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mlir_jax.mining import corpus as corpus_lib
+from mlir_jax.mining import questions as questions_lib
 from mlir_jax.mining import rules
 
 _BINS = 20
@@ -44,7 +44,7 @@ class Statistics:
 
   def add(
     self,
-    question: corpus_lib.Question,
+    question: questions_lib.Question,
     rows: np.ndarray,
     scores: np.ndarray,
     positive_scores: np.ndarray,

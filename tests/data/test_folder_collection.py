@@ -117,7 +117,7 @@ def test_tests_alone_are_enough_for_evaluating(root, tmp_path):
   for name in ("ir", "parallel", "mono"):
     shutil.rmtree(root / name)
   with pytest.raises(
-    ValueError, match=r"data\.root=.*there is no file in ir/\."
+    ValueError, match=r"data\.root=.*there is no file in ir/ \(.* batch\.retr"
   ):
     _load(root)
   bad = records.BadRecords("error")

@@ -8,7 +8,7 @@ import sys
 import pytest
 import source_files
 
-from mlir_jax.data import collections, records
+from mlir_jax.data import cleaning, collections, records
 
 PAIRS = [{"query": f"swali {i}", "positive": f"jibu {i}"} for i in range(3)]
 TRANSLATIONS = [
@@ -90,6 +90,27 @@ def test_the_fingerprint_is_that_of_the_records(tmp_path, offline, monkeypatch):
   assert fingerprint("other", TRANSLATIONS[:2]) != first
 
 
+def test_the_margin_of_a_set_is_checked_as_that_of_a_file(tmp_path, offline):
+  import datasets
+
+  margins = {"source": ["one", "two"], "target": ["eins", "zwei"]}
+  saved = tmp_path / "saved"
+  made = datasets.Dataset.from_dict(margins | {"margin": [float("nan"), 1.05]})
+  made.save_to_disk(saved)
+  sets = {"a": f"datasets:{saved} stream=parallel languages=en-de"}
+
+  def read(policy, margin):
+    rules = cleaning.Rules(margin=margin)
+    loaded, bad = _load(sets, policy, rules=rules)
+    return [pair.source for pair in loaded.parallel()], bad.count
+
+  with pytest.raises(records.RecordError, match=r":1: .*margin: is nan"):
+    read("error", 1.04)
+  assert read("skip", 1.04) == (["two"], 1)
+  with pytest.raises(records.RecordError, match="or lower"):
+    read("skip", 1.06)
+
+
 def test_sets_are_added_to_a_collection(tmp_path, offline):
   pairs = _write_jsonl(tmp_path / "pairs", PAIRS)
   alone = collections.load("cldr")
@@ -114,7 +135,7 @@ def test_tfds_data_sets_are_streams(tmp_path):
 import sys
 import numpy as np
 import tensorflow_datasets as tfds
-from mlir_jax.data import collections, records
+from mlir_jax.data import cleaning, collections, records
 
 class Tiny(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version("1.0.0")
@@ -164,7 +185,7 @@ def test_an_id_of_ir_datasets_is_a_test_or_pairs(tmp_path):
   for name, text in {
     "docs": "d1\tNorway. Oslo.\nd2\tPeru. Lima.\nd2\tagain\n",
     "queries": "q1\tmji mkuu?\nq2\tmwingine?\nq3\tmto?\n",
-    "qrels": "q1 0 d1 1\nq1 0 d2 0\nq9 0 d1 1\nq3 0 gone 1\n",
+    "qrels": "q1 0 d1 1\nq1 0 d2 0\nq1 0 d1 0\nq9 0 d1 1\nq3 0 gone 1\n",
   }.items():
     (tmp_path / name).write_text(text)
   made = ir_datasets.create_dataset(
@@ -179,19 +200,24 @@ def test_an_id_of_ir_datasets_is_a_test_or_pairs(tmp_path):
   }
   with pytest.raises(records.RecordError, match=r"docs:3: docs id: 'd2' is in"):
     _load(sets)[0].tests()
+  with pytest.raises(
+    records.RecordError, match=r"qrels:3: passage id: 'd1' is judged twice"
+  ):
+    next(iter(_load({"p": sets["p"]})[0].retrieval()))
   loaded, bad = _load(sets, "skip")
   (test,) = loaded.tests()
   assert (test.language, test.split) == ("sw", "test")
   assert [p.text for p in test.passages] == ["Norway. Oslo.", "Peru. Lima."]
   assert test.qrels == {"q1": {"d1": 1, "d2": 0}, "q3": {"gone": 1}}
   assert set(test.queries) == {"q1", "q2", "q3"}
-  assert bad.drain()["count"] == 1
+  assert bad.drain()["count"] == 2
   (pair,) = loaded.retrieval()
   assert (pair.question, pair.language) == ("mji mkuu?", "sw")
   assert [p.passage_id for p in pair.positives] == ["d1"]
   assert [p.passage_id for p in pair.hard_negatives] == ["d2"]
   removed = bad.drain()["removed"]
   assert {what: count for what, (count, _) in removed.items()} == {
+    "judgements of queries that are not there": 1,
     "judgements of passages that are not there": 1,
     "queries without a relevant passage": 2,
   }

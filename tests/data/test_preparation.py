@@ -51,13 +51,31 @@ def test_changed_files_are_refused(tmp_path):
   path = root / "mono/made.fi.txt"
   text = path.read_text()
   path.write_text(text.replace("e", "o"))  # As many bytes as before.
-  with pytest.raises(ValueError, match=r"files under data\.root have changed"):
+  with pytest.raises(
+    ValueError, match=rf"built: files under data\.root={root}\."
+  ):
     prepare(c, str(tmp_path / "run"))
   path.write_text(text)
   moved = tmp_path / "moved"
   shutil.move(root, moved)
   c.data.root = str(moved)  # The same files in another folder: the same data.
   prepare(c, str(tmp_path / "run"))
+
+
+def test_changed_data_sets_are_refused_by_name(tmp_path, monkeypatch):
+  datasets = pytest.importorskip("datasets")
+  monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+  c = tiny.make_config(tiny.write_folder(tmp_path / "data"))
+  for name in ("one", "two"):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "train.jsonl").write_text('{"text": "yksi"}\n')
+    value = f"datasets:{tmp_path / name} stream=monolingual languages=fi"
+    c.data.sets[name] = value
+  prepare(c, str(tmp_path / "run"))
+  prepare(c, str(tmp_path / "run"))
+  (tmp_path / "two" / "train.jsonl").write_text('{"text": "kaksi"}\n')
+  with pytest.raises(ValueError, match=r"built: data\.sets\.two\. Restore"):
+    prepare(c, str(tmp_path / "run"))
 
 
 def test_a_file_that_changes_while_it_is_prepared_leaves_no_store(tmp_path):

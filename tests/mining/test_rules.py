@@ -8,7 +8,7 @@ import pytest
 from mlir_jax import sharding
 from mlir_jax.data import records
 from mlir_jax.mining import candidates, rules
-from mlir_jax.mining import corpus as corpus_lib
+from mlir_jax.mining import questions as questions_lib
 
 SETTINGS = [
   {},
@@ -80,8 +80,8 @@ def test_the_choice_is_that_of_sentence_transformers():
   vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
   by_text = dict(zip(names, vectors, strict=True))
 
-  corpus = corpus_lib.Corpus(map(records.Passage, texts))
-  asked = corpus_lib.Questions(corpus)
+  corpus = questions_lib.Corpus(map(records.Passage, texts))
+  asked = questions_lib.Questions(corpus)
   for question, positive in pairs:
     asked.add(question, [records.Passage(positive)])
   questions = asked.all()
@@ -121,7 +121,7 @@ def test_the_choice_is_that_of_sentence_transformers():
 
 def question_and_corpus():
   """A question whose candidates are all wrong but two."""
-  corpus = corpus_lib.Corpus(
+  corpus = questions_lib.Corpus(
     [
       records.Passage("Le Café de la  Gare", passage_id="a"),
       records.Passage("LE CAFE\u0301 DE LA GARE", passage_id="b"),
@@ -134,7 +134,7 @@ def question_and_corpus():
       records.Passage("known", passage_id="i"),
     ]
   )
-  asked = corpus_lib.Questions(corpus)
+  asked = questions_lib.Questions(corpus)
   asked.add(
     "Where is the Café?",
     [records.Passage("le café de la gare")],
@@ -177,10 +177,10 @@ def test_what_may_be_right_is_no_negative():
 
 
 def test_answers_are_whole_words_or_characters_of_unspaced_scripts():
-  corpus = corpus_lib.Corpus(
+  corpus = questions_lib.Corpus(
     map(records.Passage, ["art in town", "a party", "私は東京に行く", "京東"])
   )
-  asked = corpus_lib.Questions(corpus)
+  asked = questions_lib.Questions(corpus)
   asked.add("q", [records.Passage("x")], answers=["Art", "東京", " ", "…"])
   (question,) = asked.all()
   held = [corpus.holds(row, question.answers) for row in range(4)]
@@ -188,8 +188,8 @@ def test_answers_are_whole_words_or_characters_of_unspaced_scripts():
 
 
 def test_a_draw_depends_on_seed_question_and_passage_alone():
-  corpus = corpus_lib.Corpus(records.Passage(f"text {i}") for i in range(40))
-  asked = corpus_lib.Questions(corpus)
+  corpus = questions_lib.Corpus(records.Passage(f"text {i}") for i in range(40))
+  asked = questions_lib.Questions(corpus)
   for i in range(30):
     asked.add(f"question {i}", [records.Passage(f"positive {i}")])
 

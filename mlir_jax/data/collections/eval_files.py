@@ -189,6 +189,14 @@ def find_beir(
   return _find_beir(root, language, names) if beir.is_there(root) else None
 
 
+def _without_train(tests: Tests, names: layout.Names) -> Tests:
+  """Leaves out a training split, and names its files among those not read."""
+  if train := tests.train:
+    own = [train.qrels, *(() if train.of_all_splits else (train.queries,))]
+    names.not_read += map(pathlib.Path, own)
+  return dataclasses.replace(tests, train=None)
+
+
 def _find_in(path: pathlib.Path, names: layout.Names) -> Iterator[Tests]:
   """Yields the tests of a folder in eval/."""
   if is_released(path.name):
@@ -209,6 +217,8 @@ def _find_in(path: pathlib.Path, names: layout.Names) -> Iterator[Tests]:
 def find(folder: pathlib.Path, names: layout.Names) -> list[Tests]:
   """Finds the tests in eval/, in the order of their folders.
 
+  A training split there is not trained on.
+
   Raises:
     ValueError: for a file or folder with another name, or a dev split that
       does not select (see `Names.selects`).
@@ -225,7 +235,7 @@ def find(folder: pathlib.Path, names: layout.Names) -> list[Tests]:
         if code in by_code:
           raise _twice(by_code[code], path, code)
         by_code[code] = path
-      tests += _find_in(path, names)
+      tests += (_without_train(each, names) for each in _find_in(path, names))
     elif files.is_companion(path.name):
       names.not_read.append(path)
     else:

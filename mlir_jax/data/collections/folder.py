@@ -204,6 +204,7 @@ def load(
   released = _find_released(folder, parts, pairs.language, names)
   trained = [_training_source(tests) for tests in released if tests.train]
   if require_pairs and not (retrieval or trained):
+    wanted = f"{wanted} (a run without pairs needs batch.retrieval=0)"
     raise _missing(folder, setting, wanted)
   parallel = parallel_files.find(folder / "parallel", names, margin)
   monolingual = mono_files.find(folder / "mono", names)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mlir_jax.data import languages, records
-from mlir_jax.data.collections import layout, pair_files
+from mlir_jax.data.collections import layout, pair_files, parts
 from mlir_jax.data.sources import (
   containers,
   text_records,
@@ -102,7 +102,7 @@ def _parallel(setting: setting_lib.Setting, margin: float) -> NamedSet:
       own,
       lambda value: form.parse(value, margins),
     )
-    return (pair for pair in pairs if pair)
+    return translations.kept(pairs, setting.place)
 
   return NamedSet(
     setting,
@@ -265,9 +265,9 @@ def added(
     )
 
   def fingerprint() -> str:
-    hashes = [_hash(named) for named in sets if named not in of("test")]
-    whole = "\n".join([collection.fingerprint(), *sorted(hashes)])
-    return hashlib.sha256(whole.encode()).hexdigest()
+    trained = [named for named in sets if named not in of("test")]
+    hashes = {named.setting.field: _hash(named) for named in trained}
+    return parts.join(collection.fingerprint(), hashes)
 
   return dataclasses.replace(
     collection,

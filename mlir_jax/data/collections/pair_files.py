@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from mlir_jax.data import languages
 from mlir_jax.data.collections import layout
 from mlir_jax.data.sources import containers, files
-from mlir_jax.data.sources.pairs import corpus, reading, registry
+from mlir_jax.data.sources.pairs import passages_by_id, reading, registry
 
 _ENDINGS = "|".join(containers.ENDINGS)
 # The dots of a name separate a language from the rest.
@@ -46,14 +46,14 @@ DEFAULTS = Settings()
 
 def find_corpus(
   folder: pathlib.Path, names: layout.Names
-) -> corpus.CorpusFiles | None:
+) -> passages_by_id.CorpusFiles | None:
   """Finds the passages to which pairs refer by id; None if there are none.
 
   Raises:
     ValueError: for a file with another name.
   """
   found = [files.UnchangedFile(path) for _, path in names.find(folder, _CORPUS)]
-  return corpus.CorpusFiles(found) if found else None
+  return passages_by_id.CorpusFiles(found) if found else None
 
 
 def check_format(
@@ -70,11 +70,23 @@ def check_format(
     )
 
 
+def default_language(settings: Settings, prefix: str = "data.") -> str:
+  """Returns the code of the language of pairs that do not say theirs.
+
+  Raises:
+    ValueError: if there is no such language.
+  """
+  try:
+    return languages.code(settings.language)
+  except ValueError as error:
+    raise ValueError(f"{prefix}language: {error}") from None
+
+
 def find(
   folder: pathlib.Path,
   names: layout.Names,
   settings: Settings,
-  passages: corpus.CorpusFiles | None,
+  passages: passages_by_id.CorpusFiles | None,
   prefix: str = "data.",
 ) -> list[reading.PairFile]:
   """Finds the pairs; none if there is no such folder.
@@ -90,12 +102,9 @@ def find(
     ValueError: for a file with another name, a part of a name that looks like
       a language but is none, or settings that cannot be used.
   """
-  formats = registry.find(settings.formats)
+  formats = registry.find(settings.formats, prefix)
   check_format(settings.format, formats, prefix)
-  try:
-    default = languages.code(settings.language)
-  except ValueError as error:
-    raise ValueError(f"{prefix}language: {error}") from None
+  default = default_language(settings, prefix)
   return [
     reading.PairFile(
       files.UnchangedFile(path),
@@ -105,6 +114,7 @@ def find(
       format_name=settings.format,
       corpus=passages,
       use_prompts=settings.prompts == "use",
+      prefix=prefix,
     )
     for match, path in names.find(folder, _PAIRS)
   ]

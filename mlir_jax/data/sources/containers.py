@@ -23,7 +23,8 @@ from mlir_jax.data.sources import (
 
 _Record = TypeVar("_Record")
 
-# Name's end to the module with `read` and `write`.
+# Name's end to the module with `read_values`, `check_values` and
+# `write_values`.
 _CONTAINERS = {
   "json": json_stream,
   "jsonl": json_stream,
@@ -139,6 +140,21 @@ def read_first(path: str | os.PathLike) -> tuple[records.Place, Any]:
   raise records.RecordError(
     f"{path} holds no record; remove the file, or write it again."
   )
+
+
+def check(
+  values: Iterable[tuple[object, Mapping[str, Any]]], like: str | os.PathLike
+) -> None:
+  """Checks that `write` can write records; nothing is written.
+
+  Args:
+    values: Records, each after its place, as messages show it.
+    like: As in `write`.
+
+  Raises:
+    ValueError: if a value cannot be written; it names the place and the field.
+  """
+  _CONTAINERS[kind(like)].check_values(values, like)
 
 
 def write(

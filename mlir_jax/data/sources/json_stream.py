@@ -174,6 +174,18 @@ def is_array(path: str | os.PathLike) -> bool:
     return _JsonArray(path, file).peek() == "["
 
 
+def check_values(
+  values: Iterable[tuple[object, Mapping[str, Any]]], like: str | os.PathLike
+) -> None:
+  """Checks that records can be written; see `containers.check`."""
+  del like
+  for place, value in values:
+    try:
+      record_fields.dump_json(value)
+    except ValueError as error:
+      raise ValueError(f"{place}, {error}") from None
+
+
 def write_values(
   path: str | os.PathLike,
   values: Iterable[Mapping[str, Any]],

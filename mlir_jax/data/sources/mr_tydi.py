@@ -10,7 +10,6 @@ A language's folder holds, each plain or with ".gz" after its name:
 import os
 import pathlib
 import re
-from collections.abc import Sequence
 
 from mlir_jax.data import records
 from mlir_jax.data.sources import files, judged, record_fields
@@ -81,32 +80,3 @@ def locate(folder: str | os.PathLike, split: str) -> judged.Files:
     paths.append(there[name])
   docs, queries, qrels = paths
   return judged.Files((docs,), queries, qrels, parse_passage)
-
-
-def read_tests(
-  folder: str | os.PathLike,
-  language: str,
-  splits: Sequence[str],
-  bad_records: records.BadRecords,
-) -> tuple[records.RetrievalTest, ...]:
-  """Reads the tests of one language; its splits share one collection.
-
-  Args:
-    folder: The language's folder.
-    language: Language code.
-    splits: "test", "dev" or both.
-    bad_records: Receives passages, queries and judgements that cannot be used.
-
-  Returns:
-    A test for each split, in the order given. All have the same tuple of
-    passages.
-
-  Raises:
-    FileNotFoundError: if a file is missing.
-    RecordError: for a bad record, if the policy is "error"; under any policy if
-      no record of a file can be used, or a split has no judged query or no
-      relevant passage.
-  """
-  return judged.read_tests(
-    {split: locate(folder, split) for split in splits}, language, bad_records
-  )

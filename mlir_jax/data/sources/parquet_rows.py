@@ -1,9 +1,10 @@
 """Reads and writes the rows of a Parquet file."""
 
+import bisect
 import itertools
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mlir_jax.data import records
@@ -70,6 +71,20 @@ def read_values(
       ) from error
 
 
+def _schema(path: str | os.PathLike) -> Any:
+  with _open(path) as file:
+    return file.schema_arrow
+
+
+def check_values(
+  values: Iterable[tuple[object, Mapping[str, Any]]], like: str | os.PathLike
+) -> None:
+  """Checks that rows can be written; see `containers.check`."""
+  fields = {field.name: field for field in _schema(like)}
+  for _ in _batches(values, fields):
+    pass
+
+
 def write_values(
   path: str | os.PathLike,
   values: Iterable[Mapping[str, Any]],
@@ -86,17 +101,18 @@ def write_values(
   import pyarrow as pa
   from pyarrow import parquet
 
-  with _open(like) as file:
-    known = file.schema_arrow
+  known = _schema(like)
   fields = {field.name: field for field in known}
+  numbered = (
+    (f"{path}: record {number}", value)
+    for number, value in enumerate(values, start=1)
+  )
   folder = os.path.dirname(os.path.abspath(path))
   os.makedirs(folder, exist_ok=True)
   # Only the last row completes the columns, so the rows wait here.
   with tempfile.TemporaryFile(dir=folder) as waiting:
     batches = 0
-    rows_left = iter(values)
-    while rows := list(itertools.islice(rows_left, _ROWS)):
-      batch = _to_batch(path, rows, fields)
+    for batch in _batches(numbered, fields):
       with pa.ipc.new_stream(waiting, batch.schema) as stream:
         stream.write_batch(batch)
       batches += 1
@@ -125,7 +141,8 @@ def write_values(
 def _widened(known: Any, values: Iterable[Any]) -> Any:
   """Returns a type that also has the fields of new values.
 
-  Without it, pyarrow leaves out a field that the type lacks, in silence.
+  Without it, pyarrow leaves out a field that the type lacks, in silence. A type
+  of nulls, which is that of empty lists, becomes the type of the values.
 
   Args:
     known: The type of a column, or of a part of it.
@@ -142,6 +159,8 @@ def _widened(known: Any, values: Iterable[Any]) -> Any:
     return (
       pa.list_(widened) if pa.types.is_list(known) else pa.large_list(widened)
     )
+  if pa.types.is_null(known):
+    return pa.array(list(values)).type
   if not pa.types.is_struct(known):
     return known
   objects = [value for value in values if isinstance(value, Mapping)]
@@ -158,22 +177,65 @@ def _widened(known: Any, values: Iterable[Any]) -> Any:
   return pa.struct(list(fields.values()))
 
 
-def _to_batch(path: str | os.PathLike, rows: list, fields: dict[str, Any]):
-  """Makes a batch of rows; adds new columns, and new fields of objects."""
+def _batches(
+  values: Iterable[tuple[object, Mapping[str, Any]]], fields: dict[str, Any]
+) -> Iterator[Any]:
+  """Yields the rows in batches.
+
+  Args:
+    values: The rows, each after its place.
+    fields: The columns by name. New columns, and new fields of objects, are
+      added.
+
+  Raises:
+    ValueError: if a value does not have its column's type.
+  """
+  left = iter(values)
+  while placed := list(itertools.islice(left, _ROWS)):
+    places, rows = zip(*placed, strict=True)
+    yield _to_batch(places, rows, fields)
+
+
+def _to_column(values: Sequence[Any], known: Any) -> Any:
+  """Makes an array of values.
+
+  Args:
+    values: The values.
+    known: The column, if there is one; its type is widened.
+  """
+  import pyarrow as pa
+
+  return pa.array(values, _widened(known.type, values) if known else None)
+
+
+def _to_batch(
+  places: Sequence[object],
+  rows: Sequence[Mapping[str, Any]],
+  fields: dict[str, Any],
+):
+  """Makes a batch of rows; see `_batches`."""
   import pyarrow as pa
 
   columns = {}
   for name in dict.fromkeys(itertools.chain.from_iterable(rows)):
     values = [row.get(name) for row in rows]
+    known = fields.get(name)
+
+    def fails(count: int, values=values, known=known) -> bool:
+      try:
+        _to_column(values[:count], known)
+      except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return True
+      return False
+
     try:
-      if name in fields:
-        fields[name] = fields[name].with_type(
-          _widened(fields[name].type, values)
-        )
-      known = fields[name].type if name in fields else None
-      columns[name] = pa.array(values, known)
+      columns[name] = _to_column(values, known)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-      raise ValueError(f"{path}: {name}: {error}.") from error
+      counts = range(1, len(values) + 1)
+      place = places[bisect.bisect_left(counts, True, key=fails)]
+      raise ValueError(f"{place}, {name}: {error}.") from error
+    if known:
+      fields[name] = known.with_type(columns[name].type)
     if not pa.types.is_null(columns[name].type):
       fields.setdefault(name, pa.field(name, columns[name].type))
   return pa.RecordBatch.from_pydict(columns)

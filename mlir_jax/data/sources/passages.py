@@ -1,10 +1,14 @@
 """Reads the passages in a record, and adds passages to it."""
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mlir_jax.data import records
 from mlir_jax.data.sources import record_fields
+
+# The text of a whole number of 64 bits, as Python writes it.
+_NUMBER = re.compile("0|-?[1-9][0-9]{0,17}")
 
 
 def read_positives(
@@ -144,6 +148,25 @@ def of_object(
   )
   note_unused(value, ("text", "title", id_field), where)
   return passage
+
+
+def written_id(passage_id: str, known: Iterable[Any]) -> str | int | None:
+  """Returns an id as a record writes its ids: as a number if they are numbers.
+
+  Other programs load the file: one field has one type.
+
+  Args:
+    passage_id: The id; "" for none.
+    known: The ids that the record has in the same field.
+
+  Returns:
+    The id. An id that is not a number stays a text.
+  """
+  if not any(type(each) is int for each in known):
+    return passage_id
+  if not passage_id:
+    return None
+  return int(passage_id) if _NUMBER.fullmatch(passage_id) else passage_id
 
 
 def one_text(passage: records.Passage) -> str:

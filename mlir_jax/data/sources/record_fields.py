@@ -5,12 +5,16 @@ A text without a visible character is empty.
 
 import collections
 import dataclasses
+import functools
 import json
 import re
 import reprlib
 import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any
+
+# A record of any format may say its language in one of these fields.
+LANGUAGE_FIELDS = ("language", "lang")
 
 # Format characters, controls, spaces and separators.
 _INVISIBLE_CATEGORIES = frozenset(("Cc", "Cf", "Zl", "Zp", "Zs"))
@@ -136,19 +140,30 @@ def dump_json(value: Mapping[str, Any]) -> bytes:
   """Encodes a record in one line of JSON; `parse_json` decodes it.
 
   Raises:
-    ValueError: if a part of it is `Unusable`, or has no form in JSON.
+    ValueError: if a part of it is `Unusable`, or has no form in JSON; it names
+      the field.
   """
 
   def refuse(part):
-    raise ValueError(
-      f"A record cannot be written as JSON: a part of it is {json_type(part)}."
-    )
+    raise ValueError(f"a part of it is {json_type(part)}")
 
-  text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=refuse)
+  encode = functools.partial(json.dumps, allow_nan=False, default=refuse)
+  try:
+    text = encode(value, ensure_ascii=False)
+  except ValueError:
+    for name, part in value.items():
+      try:
+        encode(part)
+      except ValueError as error:
+        raise ValueError(
+          f"{show(name)}: cannot be written as JSON: {error}; repair it, or"
+          " remove the field."
+        ) from None
+    raise
   try:
     return text.encode("utf-8")
   except UnicodeEncodeError:  # Half of a surrogate pair, in an unused field.
-    return json.dumps(value, allow_nan=False, default=refuse).encode()
+    return encode(value).encode()
 
 
 def json_type(value: object) -> str:

@@ -150,6 +150,15 @@ def read_values(
       )
 
 
+def check_values(
+  values: Iterable[tuple[object, Mapping[str, Any]]], like: str | os.PathLike
+) -> None:
+  """Checks that rows can be written; see `containers.check`."""
+  for place, value in values:
+    for name, cell in value.items():
+      _cell(place, name, cell, _is_tsv(like))
+
+
 def write_values(
   path: str | os.PathLike,
   values: Iterable[Mapping[str, Any]],
@@ -161,6 +170,7 @@ def write_values(
     ValueError: if a value is not a text, or a text for TSV has a line end.
   """
   del like  # The names of both files say the separator.
+  is_tsv = _is_tsv(path)
   names: dict[str, None] = {}
   folder = os.path.dirname(os.path.abspath(path))
   os.makedirs(folder, exist_ok=True)
@@ -177,7 +187,7 @@ def write_values(
       minimal, all_quoted = (
         csv.writer(
           text,
-          delimiter="\t" if _is_tsv(path) else ",",
+          delimiter="\t" if is_tsv else ",",
           lineterminator="\n",
           quoting=quoting,
         )
@@ -186,22 +196,26 @@ def write_values(
       minimal.writerow(names)
       for number, line in enumerate(waiting, start=1):
         value = json.loads(line)
-        cells = [_cell(path, number, name, value.get(name)) for name in names]
+        place = f"{path}: record {number}"
+        cells = [_cell(place, name, value.get(name), is_tsv) for name in names]
         # The minimum leaves out a carriage return, which then ends the row.
         has_return = any("\r" in cell for cell in cells)
         (all_quoted if has_return else minimal).writerow(cells)
       text.detach()
 
 
-def _cell(path: str | os.PathLike, number: int, name: str, value: Any) -> str:
+def _cell(place: object, name: str, value: Any, is_tsv: bool) -> str:
   """Checks a cell; None becomes an empty one."""
   if value is None:
     return ""
   problem = ""
   if not isinstance(value, str):
     problem = f"is {record_fields.json_type(value)}; a cell is a text"
-  elif _is_tsv(path) and ("\n" in value or "\r" in value):
-    problem = "has a line end, which a row of TSV cannot have"
+  elif is_tsv and ("\n" in value or "\r" in value):
+    problem = (
+      "has a line end, which a row of TSV cannot have; write the file as CSV or"
+      " JSON"
+    )
   if problem:
-    raise ValueError(f"{path}: record {number}, {name}: {problem}.")
+    raise ValueError(f"{place}, {name}: {problem}.")
   return value

@@ -7,15 +7,14 @@ from typing import Any
 from mlir_jax.data import languages, records
 from mlir_jax.data.sources import containers, record_fields
 
-_LANGUAGE_FIELDS = ("language", "lang")
-
 
 def unused_fields(path: str | os.PathLike) -> tuple[str, ...]:
   """Returns the other fields of the first record; they are not read."""
   _, first = containers.read_first(path)
   if not isinstance(first, Mapping):
     return ()
-  used = ("", "text", *_LANGUAGE_FIELDS)  # "" is the column of a row's number.
+  # "" is the column of a row's number.
+  used = ("", "text", *record_fields.LANGUAGE_FIELDS)
   return tuple(name for name in first if name not in used)
 
 
@@ -30,7 +29,7 @@ def parse(value: Any, language: str) -> records.MonolingualRecord:
     FieldError: if there is no text, or the object says another language.
   """
   text = record_fields.get_text(value, "text")
-  for field in _LANGUAGE_FIELDS:
+  for field in record_fields.LANGUAGE_FIELDS:
     said = record_fields.optional(
       record_fields.check_text, value.get(field), field
     )

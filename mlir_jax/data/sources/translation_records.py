@@ -57,11 +57,7 @@ def read(
   """
   form = recognize(path, codes)
   margins = translations.Margins(margin, str(path), bad_records)
-  pairs = 0
-  for pair in containers.read_records(
+  pairs = containers.read_records(
     path, bad_records, lambda value: form.parse(value, margins)
-  ):
-    if pair:
-      pairs += 1
-      yield pair
-  translations.check_some(path, pairs)
+  )
+  return translations.kept(pairs, path)

@@ -85,9 +85,5 @@ def read(
     del number
     return form.parse(_cells(line), margins)
 
-  pairs = 0
-  for pair in text_lines.read_records(path, bad_records, parse):
-    if pair:
-      pairs += 1
-      yield pair
-  translations.check_some(path, pairs)
+  pairs = text_lines.read_records(path, bad_records, parse)
+  return translations.kept(pairs, path)

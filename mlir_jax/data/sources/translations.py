@@ -1,9 +1,10 @@
 """Makes translations of records, from the names of their fields."""
 
 import dataclasses
+import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mlir_jax.data import languages, records
@@ -49,7 +50,7 @@ class Margins:
     """Returns whether a pair is cut, by its margin: a number or its text.
 
     Raises:
-      FieldError: if it is not a number.
+      FieldError: if it is not a finite number.
     """
     if not isinstance(value, int | float) or isinstance(value, bool):
       text = record_fields.check_text(value, _MARGIN_FIELD)
@@ -59,6 +60,10 @@ class Margins:
           f"{record_fields.show(text)} is not a number; give one like 1.07",
         )
       value = float(text)
+    if isinstance(value, float) and not math.isfinite(value):
+      raise record_fields.FieldError(
+        _MARGIN_FIELD, f"is {value}; give a number like 1.07"
+      )
     if value >= self.least:
       return False
     self.bad_records.count_removed(
@@ -186,14 +191,25 @@ def form_of_row(columns: Sequence[str], codes: tuple[str, str]) -> Form | None:
   return Form(kind, parse)
 
 
-def check_some(path: str | os.PathLike, pairs: int) -> None:
-  """Refuses a file of which no pair is left.
+def kept(
+  pairs: Iterable[records.ParallelRecord | None], path: str | os.PathLike
+) -> Iterator[records.ParallelRecord]:
+  """Yields the pairs that the margin does not cut.
+
+  Args:
+    pairs: From `Form.parse`: None for a pair that is cut.
+    path: What messages call the file or the data set.
 
   Raises:
-    RecordError: if there are no pairs.
+    RecordError: if no pair is left.
   """
-  if not pairs:
+  count = 0
+  for pair in pairs:
+    if pair:
+      count += 1
+      yield pair
+  if not count:
     raise records.RecordError(
-      f"{path} holds no pair that is kept; remove the file, or lower"
+      f"{path} holds no pair that is kept; remove it, or lower"
       " data.cleaning.margin."
     )

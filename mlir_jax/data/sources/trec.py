@@ -44,6 +44,27 @@ def check_new_id(
     )
 
 
+def check_new_judgement(
+  query_id: str, passage_id: str, judged: Mapping[str, Mapping[str, int]]
+) -> None:
+  """Checks that a passage is not judged yet.
+
+  Args:
+    query_id: The id of the query.
+    passage_id: The id of the passage.
+    judged: Query id to passage id to relevance, of the judgements before.
+
+  Raises:
+    FieldError: if it is judged.
+  """
+  if passage_id in judged.get(query_id, ()):
+    raise record_fields.FieldError(
+      "passage id",
+      f"{record_fields.show(passage_id)} is judged twice for"
+      f" {record_fields.show(query_id)}; remove one",
+    )
+
+
 def _parse_query(line: str, lines: Mapping[str, int]) -> tuple[str, str]:
   """Returns the id and the text of a query."""
   query_id, *columns = line.split("\t")
@@ -116,10 +137,16 @@ def _parse_judgement(line: str, columns: Sequence[str]) -> tuple[str, str, int]:
 
 def read_qrels(
   path: str | os.PathLike,
-  queries: Mapping[str, str],
+  queries: Mapping[str, str] | None,
   bad_records: records.BadRecords,
 ) -> Qrels:
-  """Reads a file of judgements, in TREC's four columns or BEIR's three."""
+  """Reads a file of judgements, in TREC's four columns or BEIR's three.
+
+  Args:
+    path: The file.
+    queries: Query id to query; None for the judgements of all queries.
+    bad_records: Receives bad judgements.
+  """
   bad_records = records.BadRecordsOfFile(bad_records)
   columns = _TREC_COLUMNS
   judged: dict[str, dict[str, int]] = {}
@@ -132,17 +159,12 @@ def read_qrels(
       continue
     try:
       query_id, passage_id, relevance = _parse_judgement(line, columns)
-      if passage_id in judged.get(query_id, ()):
-        raise record_fields.FieldError(
-          "passage id",
-          f"{record_fields.show(passage_id)} is judged twice for"
-          f" {record_fields.show(query_id)}; remove one",
-        )
+      check_new_judgement(query_id, passage_id, judged)
     except record_fields.FieldError as error:
       bad_records.report(str(path), number, error.field, error.problem)
       continue
     good += 1
-    if query_id in queries:
+    if queries is None or query_id in queries:
       judged.setdefault(query_id, {})[passage_id] = relevance
     else:
       without_query += 1

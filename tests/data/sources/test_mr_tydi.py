@@ -6,14 +6,12 @@ import pytest
 import source_files
 
 from mlir_jax.data import records
-from mlir_jax.data.sources import mr_tydi
 from mlir_jax.evals import ranking
 
 
 def test_a_retrieval_test_is_read(tmp_path):
-  (test,) = mr_tydi.read_tests(
-    source_files.write_test(tmp_path), "de", ["test"], source_files.strict()
-  )
+  source_files.write_test(tmp_path)
+  (test,) = source_files.read_tests(tmp_path, source_files.strict())
   assert test == records.RetrievalTest(
     language="de",
     split="test",
@@ -29,12 +27,10 @@ def test_a_retrieval_test_is_read(tmp_path):
 
 
 def test_the_splits_of_a_language_share_one_collection(tmp_path):
-  source_files.write_test(tmp_path)
-  source_files.write(tmp_path / "topic.dev.tsv", "q9\tdev?\n")
-  source_files.write(tmp_path / "qrels.dev.txt", "q9 Q0 d2 1\n")
-  dev, test = mr_tydi.read_tests(
-    tmp_path, "en", ["dev", "test"], source_files.strict()
-  )
+  path = source_files.write_test(tmp_path).rename(tmp_path / "eval/en")
+  source_files.write(path / "topic.dev.tsv", "q9\tdev?\n")
+  source_files.write(path / "qrels.dev.txt", "q9 Q0 d2 1\n")
+  dev, test = source_files.read_tests(tmp_path, source_files.strict())
   assert (dev.split, test.split) == ("dev", "test")
   assert dev.queries == {"q9": "dev?"}
   assert dev.passages is test.passages
@@ -82,26 +78,22 @@ def test_the_splits_of_a_language_share_one_collection(tmp_path):
 def test_a_bad_record_of_a_test_is_named_and_skipped(
   tmp_path, change, place, problem
 ):
-  clean = mr_tydi.read_tests(
-    source_files.write_test(tmp_path / "clean"),
-    "de",
-    ["test"],
-    source_files.strict(),
-  )
-  folder = source_files.write_test(tmp_path / "de", **change)
+  source_files.write_test(tmp_path)
+  clean = source_files.read_tests(tmp_path, source_files.strict())
+  source_files.write_test(tmp_path, **change)
   with pytest.raises(records.RecordError, match=f"{place}: .*{problem}"):
-    mr_tydi.read_tests(folder, "de", ["test"], source_files.strict())
+    source_files.read_tests(tmp_path, source_files.strict())
   bad = source_files.skipping()
-  assert mr_tydi.read_tests(folder, "de", ["test"], bad) == clean
+  assert source_files.read_tests(tmp_path, bad) == clean
   assert bad.count == 1
 
 
 def test_a_title_ends_at_a_line_of_white_space(tmp_path):
   docs = [{"id": "d1", "contents": "Title\n \t\nText.\n\nMore."}]
-  folder = source_files.write_test(
+  source_files.write_test(
     tmp_path, docs, topics="q1\tfirst?\n", qrels="q1 Q0 d1 1\n"
   )
-  (test,) = mr_tydi.read_tests(folder, "de", ["test"], source_files.strict())
+  (test,) = source_files.read_tests(tmp_path, source_files.strict())
   assert test.passages == (records.Passage("Text.\n\nMore.", "Title", "d1"),)
 
 
@@ -114,7 +106,7 @@ def test_judgements_and_queries_without_each_other_are_counted_and_kept(
     topics=source_files.TOPICS + "q3\tthird?\n",
     qrels=source_files.QRELS + "q1 Q0 gone 1\nq9 Q0 d1 1\n",
   )
-  (test,) = mr_tydi.read_tests(folder, "de", ["test"], source_files.strict())
+  (test,) = source_files.read_tests(tmp_path, source_files.strict())
   assert test.queries.keys() == {"q1", "q2", "q3"}
   assert test.qrels == {"q1": {"d1": 1, "d2": 0, "gone": 1}, "q2": {"3": 2}}
   notes = [note.removeprefix(f"{folder}, test: ") for note in test.notes]
@@ -136,17 +128,13 @@ def test_a_query_is_its_own_passage_where_id_and_text_are_the_same(tmp_path):
     {"id": "q2", "contents": "Another text."},
     {"id": "q3", "contents": "Title\n\nthird?"},
   ]
-  (test,) = mr_tydi.read_tests(
-    source_files.write_test(
-      tmp_path,
-      docs=docs,
-      topics="q1\tfirst?\nq2\tsecond?\nq3\ttitle third?\n",
-      qrels="q1 Q0 q2 1\nq2 Q0 q1 1\nq3 Q0 q1 1\n",
-    ),
-    "de",
-    ["test"],
-    source_files.strict(),
+  source_files.write_test(
+    tmp_path,
+    docs=docs,
+    topics="q1\tfirst?\nq2\tsecond?\nq3\ttitle third?\n",
+    qrels="q1 Q0 q2 1\nq2 Q0 q1 1\nq3 Q0 q1 1\n",
   )
+  (test,) = source_files.read_tests(tmp_path, source_files.strict())
   assert test.own_passages == ("q1", "q3")
   assert test.notes[0].endswith(", unless they are judged so: 2")
 
@@ -165,9 +153,7 @@ def test_blank_lines_windows_lines_and_beirs_header_are_read(tmp_path):
     "q2\t3\t2\n\u200b\n\n",
   )
   plain, odd = (
-    mr_tydi.read_tests(tmp_path / name, "de", ["test"], source_files.strict())[
-      0
-    ]
+    source_files.read_tests(tmp_path / name, source_files.strict())[0]
     for name in ("plain", "odd")
   )
   assert odd.passages[0] == records.Passage(
@@ -176,19 +162,13 @@ def test_blank_lines_windows_lines_and_beirs_header_are_read(tmp_path):
   assert odd == plain
 
 
-def test_a_missing_file_of_a_test_is_named(tmp_path):
-  source_files.write_test(tmp_path)
-  with pytest.raises(FileNotFoundError, match=r"neither topic\.dev\.tsv nor"):
-    mr_tydi.read_tests(tmp_path, "en", ["test", "dev"], source_files.strict())
-
-
 def test_a_test_without_a_judged_query_is_an_error(tmp_path):
   source_files.write_test(tmp_path, topics="", qrels="")
   with pytest.raises(records.RecordError, match="holds no query"):
-    mr_tydi.read_tests(tmp_path, "de", ["test"], source_files.skipping())
+    source_files.read_tests(tmp_path, source_files.skipping())
   source_files.write_test(tmp_path, qrels="q1 d1 Q0 1\nq1 Q0 d1 0\n")
   with pytest.raises(records.RecordError, match="lacks all passages"):
-    mr_tydi.read_tests(tmp_path, "de", ["test"], source_files.skipping())
+    source_files.read_tests(tmp_path, source_files.skipping())
   source_files.write_test(tmp_path, qrels="q1 Q0 d1 0\nq2 Q0 d2 -1\n")
   with pytest.raises(records.RecordError, match=r"qrels\S+ judges no passage"):
-    mr_tydi.read_tests(tmp_path, "de", ["test"], source_files.skipping())
+    source_files.read_tests(tmp_path, source_files.skipping())

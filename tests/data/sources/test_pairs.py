@@ -448,7 +448,9 @@ def test_mined_negatives_of_judged_queries_are_judgements_of_0(
   queries = [{"_id": f"q{n}", "text": f"who {n}?"} for n in range(3)]
   write_json(root / "queries.jsonl", *queries)
   middle = "" if header else "Q0\t"
-  lines = [f"q2\t{middle}p2\t2", f"q0\t{middle}p0\t1", f"q0\t{middle}p1\t0"]
+  judged = [("q2", "p2", 2), ("q1", "p0", 0), ("q0", "p0", 1), ("q0", "p1", 0)]
+  judged += [("q9", "p9", 1)]  # q1 has no positive, and q9 no text.
+  lines = [f"{q}\t{middle}{p}\t{relevance}" for q, p, relevance in judged]
   source_files.write(
     root / "qrels/train.tsv", header + "".join(f"{line}\n" for line in lines)
   )
@@ -467,7 +469,9 @@ def test_mined_negatives_of_judged_queries_are_judgements_of_0(
   assert (root / "qrels/train.tsv").read_text() == header + "".join(
     f"{query}\t{middle}{passage}\t{relevance}\n"
     for query, passage, relevance in (
-      *(("q0", "p0", 1), ("q0", "p3", 0)),
       *(("q2", "p2", 2), ("q2", "p3", 0), ("q2", "p0", 0)),
+      ("q1", "p0", 0),
+      *(("q0", "p0", 1), ("q0", "p3", 0)),
+      ("q9", "p9", 1),
     )
   )

@@ -4,7 +4,7 @@ import pytest
 import source_files
 
 from mlir_jax.data import records
-from mlir_jax.data.sources import mr_tydi, record_fields
+from mlir_jax.data.sources import record_fields
 
 
 def test_text_is_empty_where_no_character_is_visible():
@@ -37,14 +37,14 @@ def test_text_is_empty_where_no_character_is_visible():
 def test_json_without_a_meaning_is_one_bad_record(tmp_path, value, problem):
   topics, qrels = "q\tquery\n", "q Q0 a 1\n"
   docs = '{"id": "a", "contents": "text"}\n\n' + value + "\n"
-  folder = source_files.write_test(tmp_path / "de", docs, topics, qrels)
+  folder = source_files.write_test(tmp_path, docs, topics, qrels)
   bad = source_files.skipping()
-  (test,) = mr_tydi.read_tests(folder, "de", ["test"], bad)
+  (test,) = source_files.read_tests(tmp_path, bad)
   assert len(test.passages) == bad.count == 1
   assert (folder / "collection/docs.jsonl.gz:3: ").as_posix() in bad.first[0]
   assert bad.first[0].isprintable()
   with pytest.raises(records.RecordError, match=problem):
-    mr_tydi.read_tests(folder, "de", ["test"], source_files.strict())
+    source_files.read_tests(tmp_path, source_files.strict())
 
 
 def test_a_duplicate_key_among_many_is_found_in_linear_time():

@@ -108,6 +108,13 @@ def test_in_eval_a_released_folder_is_a_test_alone(tmp_path):
   write_xquad_r(tmp_path / "eval")
   loaded = _load(tmp_path)
   assert not list(loaded.retrieval())
+  notes = "\n".join(loaded.notes())
+  for name in (
+    *("topic.train.tsv", "qrels.train.txt"),
+    *("topics.miracl-v1.0-sw-train.tsv", "qrels.miracl-v1.0-sw-train.tsv"),
+    "fi/qrels/train.tsv",
+  ):
+    assert notes.partition("Not read: ")[2].count(name) == 1, name
   tests = {(test.language, test.split): test for test in loaded.tests()}
   assert sorted(tests) == [
     ("de", "test"), ("en", "dev"), ("en", "test"), ("fi", "test"),

@@ -141,6 +141,8 @@ def test_an_unknown_form_is_refused_with_an_example_of_each(
     ("a.en-de.tsv", b"x\t\xff\n", "text: is not UTF-8"),
     ("a.en-de.tsv", "x\ry\tz\n", "text: holds a carriage return"),
     ("w.en-de.tsv", "nan\tx\ty\n", "margin: 'nan' is not a number"),
+    ("m.en-de.jsonl", '{"source": "x", "target": "y", "margin": 1e999}\n',
+     "margin: is inf"),
     ("a.en-de.jsonl", '{"english": "x"}\n', "non_english: is missing"),
     ("a.en-de.jsonl", '{"english": 3, "non_english": "y"}\n',
      "english: is a number"),
@@ -151,6 +153,10 @@ def test_a_bad_pair_is_named_and_skipped_alone(tmp_path, name, bad_line, field):
   good = {
     "a.en-de.tsv": ["one\teins\n", "two\tzwei\n"],
     "w.en-de.tsv": ["1.1\tone\teins\n", "1.1\ttwo\tzwei\n"],
+    "m.en-de.jsonl": [
+      _jsonl({"source": "one", "target": "eins", "margin": 1.1}),
+      _jsonl({"source": "two", "target": "zwei", "margin": 10**400}),
+    ],
     "a.en-de.jsonl": [
       _jsonl({"english": "one", "non_english": "eins"}),
       _jsonl({"english": "two", "non_english": "zwei"}),

@@ -78,11 +78,18 @@ class JudgedSet:
     )
     found: dict[str, dict[str, int]] = {}
     without_query = 0
-    for qrel in self._dataset.qrels_iter():
-      if qrel.query_id in queries:
-        found.setdefault(qrel.query_id, {})[qrel.doc_id] = int(qrel.relevance)
-      else:
+    for number, qrel in enumerate(self._dataset.qrels_iter(), start=1):
+      if qrel.query_id not in queries:
         without_query += 1
+        continue
+      try:
+        trec.check_new_judgement(qrel.query_id, qrel.doc_id, found)
+      except record_fields.FieldError as error:
+        bad_records.report(
+          self._names.qrels, number, error.field, error.problem
+        )
+        continue
+      found.setdefault(qrel.query_id, {})[qrel.doc_id] = int(qrel.relevance)
     return judged.Judgements(queries, found, without_query)
 
   def _passages(
@@ -98,8 +105,8 @@ class JudgedSet:
     """Reads the data set as a test.
 
     Args:
-      bad_records: Receives passages and queries that cannot be used. The line
-        is the number of the record.
+      bad_records: Receives passages, queries and judgements that cannot be
+        used. The line is the number of the record.
 
     Raises:
       RecordError: as `judged.make_test` does.

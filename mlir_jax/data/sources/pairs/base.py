@@ -9,9 +9,6 @@ from typing import Any, ClassVar, Protocol
 from mlir_jax.data import records
 from mlir_jax.data.sources import files
 
-# Any format may have the language of a record in one of these fields.
-LANGUAGE_FIELDS = ("language", "lang")
-
 
 class Corpus(Protocol):
   """The passages to which records refer by id.
@@ -113,7 +110,8 @@ class PairFormat(abc.ABC):
   ) -> records.RetrievalRecord:
     """Makes a record of training from a record of a file.
 
-    The reader adds the place and the language (`LANGUAGE_FIELDS`).
+    The reader adds the place and the language (see
+    `record_fields.LANGUAGE_FIELDS`).
 
     Args:
       record: The decoded object.

@@ -69,7 +69,7 @@ class Columns(base.PairFormat):
         )
     negatives = _negatives(record)
     context.note_unused(
-      record, (*names.values(), *negatives, *base.LANGUAGE_FIELDS)
+      record, (*names.values(), *negatives, *record_fields.LANGUAGE_FIELDS)
     )
     return records.RetrievalRecord(
       record_fields.get_text(record, names["question"]),

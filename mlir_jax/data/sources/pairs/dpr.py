@@ -39,7 +39,8 @@ class Dpr(base.PairFormat):
       )
 
     context.note_unused(
-      record, ("question", _POSITIVES, _NEGATIVES, *base.LANGUAGE_FIELDS)
+      record,
+      ("question", _POSITIVES, _NEGATIVES, *record_fields.LANGUAGE_FIELDS),
     )
     return records.RetrievalRecord(
       record_fields.get_text(record, "question"),
@@ -52,9 +53,14 @@ class Dpr(base.PairFormat):
   def with_negatives(self, record, passages, scores=None):
     """Adds objects to `hard_negative_ctxs`, each with its score."""
     id_field = _IDS[any(_IDS[1] in value for value in record[_POSITIVES])]
+    known = [value.get(id_field) for value in record[_POSITIVES]]
     added: list[dict[str, Any]] = [
       {"title": passage.title, "text": passage.text}
-      | ({id_field: passage.passage_id} if passage.passage_id else {})
+      | (
+        {id_field: passages_lib.written_id(passage.passage_id, known)}
+        if passage.passage_id
+        else {}
+      )
       for passage in passages
     ]
     for value, score in zip(added, scores or (), strict=bool(scores)):

@@ -28,7 +28,7 @@ class FlagEmbedding(base.PairFormat):
   def parse(self, record, context):
     """Makes a record; hard negatives may be missing or null."""
     context.note_unused(
-      record, ("query", "pos", "neg", "prompt", *base.LANGUAGE_FIELDS)
+      record, ("query", "pos", "neg", "prompt", *record_fields.LANGUAGE_FIELDS)
     )
     prompt = record.get("prompt")
     if prompt is not None:

@@ -4,6 +4,7 @@ It lets mined hard negatives be added to a data set of BEIR and the like: a
 judgement of 0 is a hard negative.
 """
 
+import collections
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -117,10 +118,17 @@ class JudgedPairs:
     """Yields all passages of the data set."""
     yield from judged_lib.read_passages(self._split, bad_records)
 
+  def check(self, raw: Iterable[tuple[object, Mapping[str, Any]]]) -> None:
+    """Reads all records: an id that was read can be written."""
+    collections.deque(raw, maxlen=0)
+
   def write(
     self, target: str | os.PathLike, raw: Iterable[Mapping[str, Any]]
   ) -> None:
     """Writes judgements in the columns of this file, whole or not at all.
+
+    All judgements of other queries are kept: those of queries without a
+    positive, which `read_pairs` leaves out, and of queries that are not there.
 
     Args:
       target: The new file of judgements; it may be this one.
@@ -136,11 +144,13 @@ class JudgedPairs:
     header, row = "", "{query}\tQ0\t{passage}\t{relevance}\n"
     if tuple(first.split()) == trec.BEIR_COLUMNS:
       header, row = f"{first}\n", "{query}\t{passage}\t{relevance}\n"
+    judged, _ = trec.read_qrels(self.path, None, records.BadRecords("skip"))
+    changed = {value["query_id"]: value[_JUDGED] for value in raw}
     with files.writing(target) as file:
       file.write(header.encode())
-      for value in raw:
-        for passage_id, relevance in value[_JUDGED].items():
+      for query_id, relevances in (judged | changed).items():
+        for passage_id, relevance in relevances.items():
           line = row.format(
-            query=value["query_id"], passage=passage_id, relevance=relevance
+            query=query_id, passage=passage_id, relevance=relevance
           )
           file.write(line.encode())

@@ -82,7 +82,7 @@ class Seen:
       ]
       more = ", …" if len(self.prompts) > _SHOWN else ""
       lines.append(
-        f"{name}: in place of encoding.query.prefix, questions have the prompts"
+        f"{name}: in place of the query's prefix, questions have the prompts"
         f" {', '.join(shown)}{more}"
       )
     return lines
@@ -107,6 +107,7 @@ class PairFile:
     format_name: str = "",
     corpus: base.Corpus | None = None,
     use_prompts: bool = True,
+    prefix: str = "data.",
   ):
     """Names the file; it is read later.
 
@@ -119,6 +120,8 @@ class PairFile:
       format_name: The name of the file's format; "" to recognize it.
       corpus: The passages to which records refer by id.
       use_prompts: Whether a question keeps its prompt.
+      prefix: What precedes the settings' names in messages; see
+        `collections.load`.
     """
     self.path = (
       path
@@ -132,6 +135,7 @@ class PairFile:
     self._format_name = format_name
     self._corpus = corpus or NoCorpus()
     self._use_prompts = use_prompts
+    self._prefix = prefix
     self.files = (self.path, *self._corpus.files)
 
   def describe(self, root: pathlib.Path) -> list[str]:
@@ -200,6 +204,14 @@ class PairFile:
     name, _ = self._choose(values)
     return self._formats[name]
 
+  def check(self, raw: Iterable[tuple[object, Mapping[str, Any]]]) -> None:
+    """Checks that `write` can write records; raises as `containers.check`.
+
+    Args:
+      raw: Records as in `write`, each after its place.
+    """
+    containers.check(raw, like=self.path)
+
   def write(
     self, target: str | os.PathLike, raw: Iterable[Mapping[str, Any]]
   ) -> None:
@@ -242,7 +254,7 @@ class PairFile:
       place, _ = peeked[-1]
       raise records.RecordError(
         f"{place}: its fields are those of {' and '.join(found)}; set"
-        " data.format to the one that is meant."
+        f" {self._prefix}format to the one that is meant."
       )
     return found[0], itertools.chain(peeked, values)
 
@@ -254,7 +266,7 @@ class PairFile:
       has = f"its fields are {names}" if value else "it has no fields"
     raise records.RecordError(
       f"{place}: its format is not known: {has}. A record has one of these"
-      " forms (data.formats adds one of your own):\n"
+      f" forms ({self._prefix}formats adds one of your own):\n"
       + registry.describe(self._formats)
     )
 
@@ -280,7 +292,7 @@ class PairFile:
       FieldError: if its field is no code, or differs from the file's name.
     """
     found = {}
-    for field in base.LANGUAGE_FIELDS:
+    for field in record_fields.LANGUAGE_FIELDS:
       if value.get(field) not in (None, ""):
         text = record_fields.check_text(value[field], field)
         try:

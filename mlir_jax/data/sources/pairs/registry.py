@@ -32,11 +32,13 @@ BUILT_IN: Formats = types.MappingProxyType(
 )
 
 
-def find(targets: Mapping[str, str]) -> Formats:
+def find(targets: Mapping[str, str], prefix: str = "data.") -> Formats:
   """Returns our formats and those of the user, by name.
 
   Args:
     targets: The config's data.formats: name to "MODULE:CLASS".
+    prefix: What precedes the settings' names in messages; see
+      `collections.load`.
 
   Raises:
     ValueError: if a target cannot be imported or is not a format, or if its
@@ -44,7 +46,7 @@ def find(targets: Mapping[str, str]) -> Formats:
   """
   formats = dict(BUILT_IN)
   for name, target in targets.items():
-    field = f"data.formats.{name}"
+    field = f"{prefix}formats{'=' if prefix == '--' else '.'}{name}"
     if name in BUILT_IN:
       raise ValueError(f"{field}: give another name; {name} is a format.")
     found = extensions.load(target, field)

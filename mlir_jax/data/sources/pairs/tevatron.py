@@ -31,7 +31,13 @@ class Tevatron(base.PairFormat):
 
     context.note_unused(
       record,
-      ("query_id", "query", _POSITIVES, _NEGATIVES, *base.LANGUAGE_FIELDS),
+      (
+        "query_id",
+        "query",
+        _POSITIVES,
+        _NEGATIVES,
+        *record_fields.LANGUAGE_FIELDS,
+      ),
     )
     return records.RetrievalRecord(
       record_fields.get_text(record, "query"),
@@ -44,14 +50,16 @@ class Tevatron(base.PairFormat):
   def with_negatives(self, record, passages, scores=None):
     """Adds objects to `negative_passages`; there is no field for scores."""
     del scores
-    return passages_lib.with_added(
-      record,
-      _NEGATIVES,
-      [
-        {"docid": each.passage_id, "title": each.title, "text": each.text}
-        for each in passages
-      ],
-    )
+    known = [value.get("docid") for value in record[_POSITIVES]]
+    added = [
+      {
+        "docid": passages_lib.written_id(each.passage_id, known),
+        "title": each.title,
+        "text": each.text,
+      }
+      for each in passages
+    ]
+    return passages_lib.with_added(record, _NEGATIVES, added)
 
   def without_negatives(self, record):
     """Empties the list of hard negatives, if there is one."""

@@ -34,7 +34,14 @@ class TevatronById(base.PairFormat):
     # A record with both names is not of this format: which one is the query?
     query = _QUERIES[0] if _QUERIES[0] in record else _QUERIES[1]
     context.note_unused(
-      record, ("query_id", query, _POSITIVES, _NEGATIVES, *base.LANGUAGE_FIELDS)
+      record,
+      (
+        "query_id",
+        query,
+        _POSITIVES,
+        _NEGATIVES,
+        *record_fields.LANGUAGE_FIELDS,
+      ),
     )
     return records.RetrievalRecord(
       record_fields.get_text(record, query),
@@ -52,9 +59,11 @@ class TevatronById(base.PairFormat):
         f"{_NEGATIVES} holds ids, but a hard negative has none: take hard"
         " negatives from corpus/."
       )
-    return passages_lib.with_added(
-      record, _NEGATIVES, [passage.passage_id for passage in passages]
-    )
+    added = [
+      passages_lib.written_id(passage.passage_id, record[_POSITIVES])
+      for passage in passages
+    ]
+    return passages_lib.with_added(record, _NEGATIVES, added)
 
   def without_negatives(self, record):
     """Empties the list of hard negatives, if there is one."""

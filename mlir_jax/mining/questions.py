@@ -1,4 +1,4 @@
-"""Holds the questions and the passages from which negatives are mined.
+"""Holds the questions, and the passages from which negatives are mined.
 
 A passage is identified by its text, not by its id: two ids, spellings, forms of
 an accent or numbers of spaces make no difference (`terms.normalize`). A title
