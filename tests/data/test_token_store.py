@@ -16,6 +16,8 @@ from mlir_jax.batches import identity
 from mlir_jax.data import (
   language_table,
   records,
+  store_arrays,
+  store_join,
   store_texts,
   store_writer,
   token_store,
@@ -622,6 +624,132 @@ def test_pairs_too_alike_to_be_shuffled_are_an_error(tmp_path):
   ]
   with pytest.raises(ValueError, match="5 pairs of de-en"):
     build(tmp_path / "store", collection(parallel=pairs), shuffle_parallel=True)
+
+
+# --- Several shards. ---
+
+
+def read_shards(tmp_path, *shares, retrieval, parallel=(), monolingual=()):
+  """Reads a shard for each function that takes its share of the records."""
+  shards = []
+  for number, share in enumerate(shares):
+    folder = tmp_path / f"shard-{len(shares)}-{number}"
+    folder.mkdir()
+    streams = map(share, (retrieval, parallel, monolingual))
+    shards.append(
+      store_arrays.read_shard(folder, *streams, CONTRACT, TOKENIZER)
+    )
+  return shards
+
+
+def rows_with_hashes(shards, joined):
+  """Returns the rows of all shards of each stream, sorted, by hashes alone."""
+  found = {"retrieval": [], "parallel": [], "monolingual": []}
+  for shard, streams in zip(shards, joined.shards, strict=True):
+    text = {role: hashes.text for role, hashes in shard.hashes.items()}
+
+    def languages(numbers):
+      return np.array(joined.languages)[numbers].tolist()
+
+    arrays, groups = streams["retrieval"]
+    language = np.repeat(
+      [group.language for group in groups], [group.rows for group in groups]
+    )
+
+    def ragged(name, offsets, row, arrays=arrays):
+      start, stop = arrays[offsets][row : row + 2]
+      return arrays[name][start:stop]
+
+    for row, query in enumerate(arrays["queries"]):
+      passages = [
+        sorted(text["passage"][ragged(f"{kind}s", f"{kind}_offsets", row)])
+        for kind in ("positive", "negative")
+      ]
+      known = ragged("known", "known_offsets", arrays["questions"][row])
+      found["retrieval"].append(
+        (text["query"][query], language[row], *passages, known.tolist())
+      )
+    for stream in ("parallel", "monolingual"):
+      arrays, _ = streams[stream]
+      for texts, numbers in zip(
+        arrays["texts"], arrays["languages"], strict=True
+      ):
+        hashes = text["sentence"][texts].tolist()
+        found[stream].append((hashes, languages(numbers)))
+  return {stream: sorted(rows) for stream, rows in found.items()}
+
+
+def test_several_shards_and_one_say_the_same(tmp_path):
+  streams = {
+    "retrieval": RETRIEVAL,
+    "parallel": (
+      *PARALLEL,
+      # Repeated, in one language and in the other order.
+      records.ParallelRecord("cloud", "garden", "en", "en"),
+      records.ParallelRecord("garden", " cloud", "en", "en"),
+    ),
+    "monolingual": MONOLINGUAL,
+  }
+  policy = records.BadRecords()
+  one = read_shards(tmp_path, list, **streams)
+  # Shards have their languages in other orders; the last has no record.
+  several = read_shards(
+    tmp_path,
+    *(lambda rows, i=i: rows[i::3] for i in (2, 0, 1)),
+    lambda rows: (),
+    **streams,
+  )
+  whole = store_join.join(one, policy)
+  joined = store_join.join(several, policy)
+  assert whole.dropped == joined.dropped
+  assert joined.dropped == {
+    "hard negatives without text": 0,
+    "hard negatives that are positives": 1,
+    "passage ids that have two texts": 0,
+    "parallel pairs with identical sides": 1,
+    "repeated parallel pairs": 2,
+  }
+  assert rows_with_hashes(one, whole) == rows_with_hashes(several, joined)
+  # A pair that is right in another shard is not a wrong one.
+  pairs = many_pairs()[:400]  # Of one language pair.
+  shards = read_shards(
+    tmp_path,
+    lambda rows: rows[::2],
+    lambda rows: rows[1::2],
+    retrieval=(),
+    parallel=pairs,
+  )
+  right = store_join.join(shards, policy)
+  wrong = store_join.join(shards, policy, shuffle_seed=1)
+  right, wrong = (
+    [tuple(pair) for pair, _ in rows_with_hashes(shards, each)["parallel"]]
+    for each in (right, wrong)
+  )
+  assert not set(right) & set(wrong)
+  for side in (0, 1):
+    assert sorted(p[side] for p in right) == sorted(p[side] for p in wrong)
+
+
+def test_an_id_with_two_texts_in_two_shards_is_refused_naming_both_places(
+  tmp_path,
+):
+  rows = [
+    row("who", "river", "ä", place=place(1)),
+    row("what", "stone", "1", place=place(2, "b.json")),
+    row("river", "stone", "1", place=place(3)),
+    row("stone", "cloud", "ä", place=place(4)),
+  ]
+  shards = read_shards(
+    tmp_path, lambda rows: rows[:2], lambda rows: rows[2:], retrieval=rows
+  )
+  with pytest.raises(
+    records.RecordError,
+    match=r"^a\.json:1: record 4, passage id: 'ä' is also the id of another"
+    r" text, in a\.json:1: record 1; ",
+  ):
+    store_join.join(shards, records.BadRecords())
+  joined = store_join.join(shards, records.BadRecords("skip"))
+  assert joined.dropped["passage ids that have two texts"] == 1
 
 
 def test_equal_input_gives_an_equal_fingerprint(store, tmp_path):
