@@ -292,9 +292,9 @@ def find_clashes(shards: Sequence[IdKeys]) -> np.ndarray:
   """Finds the passage ids that have two texts in one file.
 
   Returns:
-    int64 [n, 5], sorted by the last two: the id's number in the latter shard;
-    the shard and the row that have it first; and the shard and the row that
-    have it first with another text.
+    int64 [n, 5]: the shard and the row that have an id first; the shard and the
+    row that have it first with another text; and the id's number in the latter
+    shard. They are sorted by the last three.
   """
   ids, texts, rows, numbers = map(np.concatenate, zip(*shards, strict=True))
   shard = np.repeat(np.arange(len(shards)), [len(keys.ids) for keys in shards])
@@ -307,9 +307,9 @@ def find_clashes(shards: Sequence[IdKeys]) -> np.ndarray:
   other = other[np.unique(ids[other], return_index=True)[1]]
   one = first[other]
   clashes = np.column_stack(
-    [numbers[other], shard[one], rows[one], shard[other], rows[other]]
+    [shard[one], rows[one], shard[other], rows[other], numbers[other]]
   ).astype(np.int64)
-  return clashes[np.lexsort((clashes[:, 4], clashes[:, 3]))]
+  return clashes[np.lexsort(clashes[:, :1:-1].T)]
 
 
 def _report_clash(
@@ -318,12 +318,12 @@ def _report_clash(
   bad_records: records.BadRecords,
 ) -> None:
   """Reports a passage id that has two texts, from `find_clashes`."""
-  number, *places = clash.tolist()
+  *first, shard, row, number = clash.tolist()
   one, other = (
     _place(shards[shard].streams["retrieval"], row)
-    for shard, row in (places[:2], places[2:])
+    for shard, row in (first, (shard, row))
   )
-  arrays = shards[places[2]].streams["retrieval"].arrays
+  arrays = shards[shard].streams["retrieval"].arrays
   start, stop = arrays["id_offsets"][number : number + 2]
   name = arrays["id_names"][start:stop].tobytes()
   where = "this record" if one == other else str(one)
