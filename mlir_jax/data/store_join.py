@@ -6,14 +6,11 @@ texts. Then it makes the arrays of each shard, with the rows of a group
 together.
 """
 
-import collections
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from mlir_jax.batches import sampling
 from mlir_jax.data import records, store_arrays, store_texts, token_store
 
 
@@ -46,7 +43,6 @@ class Joined(NamedTuple):
 def join(
   shards: Sequence[store_arrays.Shard],
   bad_records: records.BadRecords,
-  shuffle_seed: int | None = None,
 ) -> Joined:
   """Joins shards.
 
@@ -54,12 +50,9 @@ def join(
     shards: The shards. Of equal pairs, the first is kept.
     bad_records: Its policy says whether a passage id with two texts is an
       error.
-    shuffle_seed: If given, every sentence gets a wrong partner from its shard,
-      by this seed.
 
   Raises:
     RecordError: for a passage id with two texts, if the policy is "error".
-    ValueError: if the pairs of two languages cannot be shuffled.
   """
   languages, numbers = number_languages([shard.languages for shard in shards])
   clashes = find_clashes([_passages_with_ids(shard) for shard in shards])
@@ -68,18 +61,13 @@ def join(
   known = find_known_positives([_retrieval_keys(shard) for shard in shards])
   pairs = [_pair_keys(*each) for each in zip(shards, numbers, strict=True)]
   kept, identical, repeated = find_kept_pairs(pairs)
-  right = {}
-  if shuffle_seed is not None:
-    right = _right_pairs(shards, pairs, kept)
   joined = []
   for i, shard in enumerate(shards):
     retrieval, parallel, monolingual = shard.streams.values()
     joined.append(
       {
         "retrieval": _arrange_retrieval(retrieval, known[i]),
-        "parallel": _arrange_parallel(
-          parallel, pairs[i], kept[i], right, shuffle_seed
-        ),
+        "parallel": _arrange_parallel(parallel, pairs[i], kept[i]),
         "monolingual": _arrange_monolingual(monolingual, numbers[i]),
       }
     )
@@ -398,77 +386,6 @@ def _in_order(texts: np.ndarray, languages: np.ndarray) -> np.ndarray:
   return np.where(one_language[:, None], np.sort(texts, axis=1), texts)
 
 
-def _right_pairs(
-  shards: Sequence[store_arrays.Shard],
-  pairs: Sequence[ParallelKeys],
-  kept: Sequence[np.ndarray],
-) -> dict[str, np.ndarray]:
-  """Returns the pairs of all shards by language pair; uint64 [n, 2] each.
-
-  Pairs in one language are there in both directions.
-  """
-  found = collections.defaultdict(list)
-  for shard, keys, of_shard in zip(shards, pairs, kept, strict=True):
-    rows = shard.streams["parallel"]
-    for number, (name, _) in enumerate(rows.groups):
-      here = of_shard & (rows.arrays["groups"] == number)
-      found[name].append(keys.texts[here])
-      one_language = here & (keys.languages[:, 0] == keys.languages[:, 1])
-      found[name].append(keys.texts[one_language, ::-1])
-  return {name: np.concatenate(parts) for name, parts in found.items()}
-
-
-def mispair(
-  pairs: np.ndarray, right: np.ndarray, name: str, seed: int
-) -> np.ndarray:
-  """Permutes the second sides of pairs, so that every pair is wrong.
-
-  Args:
-    pairs: Text hashes, uint64 [n, 2], of one language pair.
-    right: All right pairs of these languages, uint64 [m, 2].
-    name: The language pair.
-    seed: Determines the permutation.
-
-  Returns:
-    int64 [n]: for each pair, the pair that gives it its second side. With the
-    first side, none forms a right pair or a pair of two identical sides.
-
-  Raises:
-    ValueError: if no such permutation is found.
-  """
-  size = len(pairs)
-
-  def permutation(length: int, turn: int) -> np.ndarray:
-    key = sampling.make_key(seed, "shuffle parallel", name, turn)
-    return sampling.permute(np.arange(length), size, key)
-
-  # Both hashes of a pair in one number.
-  hashes, numbers = np.unique(
-    np.concatenate([pairs, right]), return_inverse=True
-  )
-  numbers = numbers.reshape(-1, 2).astype(np.int64)
-  first, second = numbers[:size].T
-  right_pairs = numbers[size:] @ [len(hashes), 1]
-  # One cycle through all pairs has no fixed point. But a sentence may be in
-  # several pairs, so some pairs are still right, and are swapped again.
-  cycle, givers = permutation(size, 0), np.empty(size, np.int64)
-  givers[cycle] = np.roll(cycle, 1)
-  for turn in range(1, 101):
-    made = first * len(hashes) + second[givers]
-    still_right = np.flatnonzero(
-      np.isin(made, right_pairs) | (first == second[givers])
-    )
-    if not still_right.size:
-      return givers
-    turned = permutation(still_right.size, turn)
-    for a, b in zip(still_right, turned, strict=True):
-      givers[[a, b]] = givers[[b, a]]
-  raise ValueError(
-    f"The {size} pairs of {name} are too few, or too alike, to be shuffled"
-    " so that all are wrong; leave this language pair out."
-  )
-
-
 # --- The arrays of the store. ---
 
 
@@ -533,34 +450,15 @@ def _arrange_retrieval(
 
 
 def _arrange_parallel(
-  rows: store_arrays.ShardRows,
-  keys: ParallelKeys,
-  kept: np.ndarray,
-  right: Mapping[str, np.ndarray],
-  shuffle_seed: int | None,
+  rows: store_arrays.ShardRows, keys: ParallelKeys, kept: np.ndarray
 ) -> StreamArrays:
-  """Groups the kept pairs; gives each a wrong second side if there is a seed.
-
-  Args:
-    rows: The rows.
-    keys: Their keys.
-    kept: bool [N].
-    right: From `_right_pairs`.
-    shuffle_seed: See `join`.
-  """
+  """Groups the kept pairs; `kept` is bool [N]."""
   place = np.flatnonzero(kept)
   order, groups = _group(rows.arrays["groups"][place], rows.groups)
   place = place[order]
-  texts = rows.arrays["texts"][place]
-  if shuffle_seed is not None:
-    start = 0
-    for name, of_pair in itertools.groupby(groups, lambda g: g.language):
-      here = slice(start, start + sum(group.rows for group in of_pair))
-      givers = mispair(keys.texts[place[here]], right[name], name, shuffle_seed)
-      texts[here, 1] = texts[here, 1][givers]
-      start = here.stop
   return StreamArrays(
-    {"texts": texts, "languages": keys.languages[place]}, groups
+    {"texts": rows.arrays["texts"][place], "languages": keys.languages[place]},
+    groups,
   )
 
 
