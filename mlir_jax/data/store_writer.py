@@ -135,7 +135,12 @@ def _write(
     )
 
   shard = store_arrays.read_shard(
-    folder, *map(read_stream, token_store.STREAMS), contract, tokenizer
+    folder,
+    read_stream("retrieval"),
+    read_stream("parallel"),
+    read_stream("monolingual"),
+    contract,
+    tokenizer,
   )
   joined = store_join.join([shard], bad_records)
   (streams,) = joined.shards
