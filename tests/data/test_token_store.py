@@ -121,7 +121,7 @@ def store(tmp_path_factory):
 
 
 def text_of(store, role, text):
-  """The words of a text id, read back through its tokens."""
+  """The words of a text, read back through its tokens."""
   ids, mask = store.sequences(role, np.asarray(text), 16)
   names = {i: word for word, i in VOCABULARY.items()}
   return " ".join(names[i] for i in ids[mask][1:-1])
