@@ -41,13 +41,13 @@ class Joined(NamedTuple):
 
 
 def join(
-  shards: Sequence[store_arrays.Shard],
-  bad_records: records.BadRecords,
+  shards: Sequence[store_arrays.Shard], bad_records: records.BadRecords
 ) -> Joined:
   """Joins shards.
 
   Args:
-    shards: The shards. Of equal pairs, the first is kept.
+    shards: The shards. Of equal pairs, the first is kept: the result depends
+      on the order of the shards, but not on how they were built.
     bad_records: Its policy says whether a passage id with two texts is an
       error.
 
@@ -63,12 +63,12 @@ def join(
   kept, identical, repeated = find_kept_pairs(pairs)
   joined = []
   for i, shard in enumerate(shards):
-    retrieval, parallel, monolingual = shard.streams.values()
+    rows = shard.streams
     joined.append(
       {
-        "retrieval": _arrange_retrieval(retrieval, known[i]),
-        "parallel": _arrange_parallel(parallel, pairs[i], kept[i]),
-        "monolingual": _arrange_monolingual(monolingual, numbers[i]),
+        "retrieval": _arrange_retrieval(rows["retrieval"], known[i]),
+        "parallel": _arrange_parallel(rows["parallel"], pairs[i], kept[i]),
+        "monolingual": _arrange_monolingual(rows["monolingual"], numbers[i]),
       }
     )
 
