@@ -93,6 +93,7 @@ class PairFile:
 
   Attributes:
     path: The file.
+    name: The name of the source, see `records.RetrievalRecord`.
     files: The file, and those of the corpus.
     seen: What the last whole pass has found; None before it.
   """
@@ -108,6 +109,7 @@ class PairFile:
     corpus: base.Corpus | None = None,
     use_prompts: bool = True,
     prefix: str = "data.",
+    name: str = "",
   ):
     """Names the file; it is read later.
 
@@ -122,7 +124,9 @@ class PairFile:
       use_prompts: Whether a question keeps its prompt.
       prefix: What precedes the settings' names in messages; see
         `collections.load`.
+      name: The name of the source.
     """
+    self.name = name
     self.path = (
       path
       if isinstance(path, files.UnchangedFile)
