@@ -64,6 +64,7 @@ def test_a_partial_contract_closes_only_the_fields_that_are_open():
     "passage.max_length": 128,
     "sentence.prefix": "query: ",
     "sentence.max_length": 64,
+    "prompts": {},
   }
 
 

@@ -104,6 +104,7 @@ def read_retrieval(
       raise ValueError(f"The question {record.question!r} has no positive.")
     language, place = record.language, record.place
     body = _prompt(record, contract) + contract.body(record.question)
+    passage_prompt = contract.precedes("passage", record.source_name)
     queries.append(texts.add("query", body, language))
     _ = languages[language]  # Numbers it.
     codes.append(names[language, record.source_name])
@@ -117,7 +118,7 @@ def read_retrieval(
       (with_text, negatives, negative_counts),
     ):
       for passage in passages:
-        body = contract.body(passage.text, passage.title)
+        body = passage_prompt + contract.body(passage.text, passage.title)
         name = passage.passage_id
         values.extend(
           (
@@ -163,13 +164,17 @@ def read_retrieval(
 def _prompt(
   record: records.RetrievalRecord, contract: contract_lib.EncodingContract
 ) -> str:
-  """Returns a question's own prompt; "" if it is the prefix of queries.
+  """Returns what precedes a question: its own prompt, or that of its source.
+
+  It is "" if that is the prefix of queries.
 
   Raises:
     RecordError: if both would precede the question.
   """
-  prefix = contract.query.prefix
-  if record.prompt is None or record.prompt == prefix:
+  prefix = contract.in_bodies().query.prefix
+  if record.prompt is None:
+    return contract.precedes("query", record.source_name)
+  if record.prompt == prefix:
     return ""
   if prefix:
     where = f"{record.place}, " if record.place else ""

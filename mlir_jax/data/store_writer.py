@@ -31,7 +31,8 @@ def build(
   by language and source; within a group they keep the collection's order.
 
   Two texts are the same if the tokens of their stripped bodies (title, joiner
-  and text) are equal, before prefix, special tokens and truncation. So "Oslo"
+  and text) are equal, before prefix, special tokens and truncation. (A prompt
+  is a part of the body.) So "Oslo"
   and full-width "Oslo" are the same if the tokenizer gives both the same
   tokens. Texts that become equal in a role when they are cut share a sequence
   there.
@@ -129,7 +130,7 @@ def _write(
     )
 
   languages = store_texts.Numbering()
-  texts = store_texts.StoreTexts(folder, contract, tokenizer)
+  texts = store_texts.StoreTexts(folder, contract.in_bodies(), tokenizer)
   makers = {
     "retrieval": store_arrays.read_retrieval(
       read_stream("retrieval"), contract, texts, languages, bad_records

@@ -15,7 +15,14 @@ from tokenizers import models, pre_tokenizers, processors
 from mlir_jax import contract as contract_lib
 from mlir_jax import sharding
 from mlir_jax.batches import batch as batch_lib
-from mlir_jax.batches import drawing, masking, packing, reader, row_plans
+from mlir_jax.batches import (
+  drawing,
+  masking,
+  mixture,
+  packing,
+  reader,
+  row_plans,
+)
 from mlir_jax.data import records, store_writer, token_store
 from mlir_jax.training import compiled_step
 
@@ -23,7 +30,7 @@ SPEC = batch_lib.BatchSpec(
   retrieval=8, hard_negatives=2, parallel=6, monolingual=4, masked=5
 )
 PAD = 0
-TEMPERATURE = 2.0
+MIXTURE = mixture.Mixture(2.0)
 
 
 def retrieval():
@@ -127,13 +134,13 @@ def roomy(spec):
 
 def plans_of(store, spec=SPEC, steps=20, **settings):
   return row_plans.make_plans(
-    store, spec, 0, TEMPERATURE, steps, mask_rate=0.3, **settings
+    store, spec, 0, MIXTURE, steps, mask_rate=0.3, **settings
   )
 
 
 def raw_batch(store, step, spec=SPEC, seed=0, plans=None, host_rows=np.arange):
   batch = reader.batch_of_step(
-    store, spec, plans or [roomy(spec)], seed, TEMPERATURE, step,
+    store, spec, plans or [roomy(spec)], seed, MIXTURE, step,
     host_rows, MASKER,
   )  # fmt: skip
   return as_dict(batch)
@@ -209,7 +216,7 @@ def batches(
   plans=None,
 ):  # fmt: skip
   return reader.batches(
-    kind, store, spec, plans or [roomy(spec)], 0, TEMPERATURE, start, stop,
+    kind, store, spec, plans or [roomy(spec)], 0, MIXTURE, start, stop,
     host_rows, prefetch, MASKER,
   )  # fmt: skip
 
@@ -329,7 +336,7 @@ def test_a_step_that_was_not_looked_at_has_rows_too(store, monkeypatch):
   assert plans.last_resort
   with pytest.raises(ValueError, match="step 3 do not fit"):
     raw_batch(store, 3, spec, plans=[{"passage": (packing.Block(1, 16, 4),)}])
-  tokens = drawing.lengths_of_steps(store, spec, 0, TEMPERATURE, 0, 30)
+  tokens = drawing.lengths_of_steps(store, spec, 0, MIXTURE, 0, 30)
   usual = int(np.median(tokens["passage"].sum(axis=1)))
   tight = {"passage": (packing.Block(1, usual, 8),)}
   shapes = {
@@ -579,16 +586,16 @@ def test_masks_of_a_global_batch_split_otherwise_are_the_same(store):
 def test_masked_text_needs_a_masker_and_monolingual_rows(store, tmp_path):
   spec = batch_lib.BatchSpec(0, 0, 0, 0, 4)
   with pytest.raises(ValueError, match=r"batch\.masked is 4.*make_masker"):
-    reader.batches("in_process", store, spec, (), 0, TEMPERATURE, 0, 1)
+    reader.batches("in_process", store, spec, (), 0, MIXTURE, 0, 1)
   with pytest.raises(ValueError, match=r"batch\.masked is 4.*make_masker"):
-    reader.batch_of_step(store, spec, (), 0, TEMPERATURE, 0)
+    reader.batch_of_step(store, spec, (), 0, MIXTURE, 0)
   poorer = make_store(tmp_path / "store", parallel=parallel)
   message = (
     "no monolingual rows: set batch.masked=0 and loss.masked_lm.weight=0, or"
     " add monolingual text"
   )
   with pytest.raises(ValueError, match=re.escape(message)):
-    drawing.check(poorer, spec)
+    drawing.check(poorer, spec, MIXTURE)
 
 
 def test_resume_reads_the_same_batches(store):
@@ -618,7 +625,7 @@ def test_both_readers_give_identical_batches(store):
 @pytest.mark.slow
 def test_both_readers_give_batches_of_several_shapes(store):
   spec = batch_lib.BatchSpec(0, 0, 0, 8)
-  tokens = drawing.lengths_of_steps(store, spec, 0, TEMPERATURE, 0, 12)
+  tokens = drawing.lengths_of_steps(store, spec, 0, MIXTURE, 0, 12)
   usual = int(np.median(tokens["passage"].sum(axis=1)))
   longest = int(tokens["passage"].max())
   plans = [

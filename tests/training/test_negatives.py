@@ -15,7 +15,7 @@ from tokenizers import models, pre_tokenizers, processors
 
 from mlir_jax import config, contract
 from mlir_jax.batches import batch as batch_lib
-from mlir_jax.batches import drawing
+from mlir_jax.batches import drawing, mixture
 from mlir_jax.data import records, store_writer
 from mlir_jax.data.collections import folder
 from mlir_jax.losses import ir
@@ -92,7 +92,9 @@ def build_store(tmp_path, policy="error", **files):
 def ir_metrics(store, hard_negatives=0):
   """Returns the metrics of the IR loss on a batch of all rows."""
   spec = batch_lib.BatchSpec(store.rows("retrieval"), hard_negatives, 0, 0)
-  fields = drawing.draw(store, spec, 0, 1.0, 0).fields["retrieval"]
+  fields = drawing.draw(store, spec, 0, mixture.Mixture(), 0).fields[
+    "retrieval"
+  ]
   random = np.random.default_rng(0)
   shape = fields["passage_sequence"].shape
   _, metrics = ir.ir_loss(
