@@ -191,7 +191,7 @@ class EncodingContract:
   sentence: Role
   tokenizer_fingerprint: str
   golden_ids: tuple[tuple[int, ...], ...]
-  prompts: Prompts = dataclasses.field(default_factory=dict)
+  prompts: Prompts = dataclasses.field(default_factory=dict, hash=False)
 
   def role(self, name: str) -> Role:
     """Returns the role of that name; ValueError if there is none."""

@@ -177,6 +177,18 @@ def test_batches_without_negatives_are_refused():
     checks.check_settings(c)
   c.batch.hard_negatives = 1
   checks.check_settings(c)
+  c.loss.ir.in_batch = False
+  checks.check_settings(c)
+  c.loss.ir.symmetric = True
+  with pytest.raises(ValueError, match=r"set loss\.ir\.symmetric=False"):
+    checks.check_settings(c)
+  c.batch.hard_negatives = 0
+  with pytest.raises(
+    ValueError, match=r"in_batch is False and batch\.hard_negatives is 0"
+  ):
+    checks.check_settings(c)
+  c.loss.ir.in_batch, c.loss.ir.symmetric = True, False
+  c.batch.hard_negatives = 1
   c.batch.parallel = 1
   with pytest.raises(ValueError, match=r"batch\.parallel is 1: .*semantic"):
     checks.check_settings(c)
