@@ -42,6 +42,13 @@ def default() -> ml_collections.ConfigDict:
   # stream=parallel languages=en-de" or "tfds:NAME/CONFIG stream=retrieval". See
   # docs/data.md.
   data.sets = ml_collections.ConfigDict()
+  # Settings of a source: data.sources.NAME = "weight=2 query_prompt='…'", where
+  # NAME is that of ir/NAME.jsonl, parallel/NAME.en-de.tsv or data.sets.NAME. If
+  # a source of a stream has a weight, all of them share its positions by
+  # weight, 1 where none is given; else all rows are one pool. weight=0 leaves a
+  # source out. query_prompt and passage_prompt precede its texts in place of
+  # encoding.query.prefix and encoding.passage.prefix. See docs/data.md.
+  data.sources = ml_collections.ConfigDict()
   # A folder of line-aligned files, named as in LASER's Tatoeba; "" for none.
   data.tatoeba_root = ""
   data.on_bad_record = "error"  # Or "skip": bad records are counted and shown.
@@ -62,7 +69,8 @@ def default() -> ml_collections.ConfigDict:
   # another language, with at least this probability; 0 keeps all.
   cleaning.wrong_language = 0.0
   # A language is drawn with a probability ~ size ** (1 / temperature): 1 is
-  # proportional to size; a larger value is flatter. Our choice.
+  # proportional to size; a larger value is flatter. Our choice. If sources have
+  # weights, this holds inside each source.
   data.language_temperature = 2.0
   # Masked language modelling (batch.masked): which tokens are predicted.
   data.masking = ml_collections.ConfigDict()
@@ -141,6 +149,10 @@ def default() -> ml_collections.ConfigDict:
   batch.parallel = 64  # Sentence pairs.
   batch.monolingual = 64  # Sentences: third points of the language loss.
   batch.masked = 0  # Monolingual sentences for masked language modelling.
+  # "mixed": a batch has texts of all sources. "one_source": its questions and
+  # passages are from one source, and so are its translations; sources alternate
+  # over the steps. So negatives are of one kind, as BGE and E5 train.
+  batch.mixing = "mixed"
   # Texts are packed into rows of tokens. So many rows are encoded at a time,
   # over all devices. It bounds memory and keeps gradients exact, but every text
   # is encoded twice. 0: all rows at once.
@@ -225,6 +237,7 @@ def default() -> ml_collections.ConfigDict:
   c.eval.extra.unlock()
   c.data.formats.unlock()
   c.data.sets.unlock()
+  c.data.sources.unlock()
   return c
 
 
@@ -299,6 +312,7 @@ CHOICES = {
   "data.on_bad_record": ("error", "skip"),
   "data.prompts": ("use", "ignore"),
   "data.masking.kind": ("word", "span"),
+  "batch.mixing": ("mixed", "one_source"),
   "data.reader": ("auto", "tf_data", "in_process"),
   "encoding.pooling": ("mean", "cls", "last"),
   "model.towers": ("tied", "separate"),
@@ -312,8 +326,9 @@ CHOICES = {
 TARGETS = ("data.collection",)
 
 # Groups in which each field is a text of a name that the user chooses: it names
-# the user's own code (see `extensions`), or a data set of a library.
-NAMED = ("eval.extra", "data.formats", "data.sets")
+# the user's own code (see `extensions`), a data set of a library, or says how a
+# source is used.
+NAMED = ("eval.extra", "data.formats", "data.sets", "data.sources")
 
 # Fields that are or may be paths. A "~" at their start is the user's home.
 PATHS = (

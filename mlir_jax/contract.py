@@ -37,6 +37,16 @@ GOLDEN_TEXTS = (
 )
 
 
+# Name to role to what precedes a text in place of the role's prefix. A name is
+# that of a source of training data. A role that is not there has its prefix.
+Prompts = Mapping[str, Mapping[str, str]]
+
+# The names of prompts that sentence-transformers, and other libraries, have for
+# roles.
+_TAKEN = ("query", "document", "passage", "corpus", "sentence")
+_SUFFIXES = {"passage": "document", "sentence": "sentence"}
+
+
 class ContractMismatchError(ValueError):
   """Two encoding contracts differ; the message names the field."""
 
@@ -69,6 +79,7 @@ class PartialContract:
     query: The role of queries.
     passage: The role of passages.
     sentence: The role of parallel and monolingual sentences.
+    prompts: As in `EncodingContract`; open means none.
   """
 
   pooling: str | None = None
@@ -77,6 +88,7 @@ class PartialContract:
   query: PartialRole = PartialRole()
   passage: PartialRole = PartialRole()
   sentence: PartialRole = PartialRole()
+  prompts: Prompts | None = None
 
   @classmethod
   def from_dict(cls, values: Any) -> "PartialContract":
@@ -123,11 +135,12 @@ class PartialContract:
     Raises:
       ValueError: if a field is open or not supported; it names the field.
     """
-    for name, value in self.fields():
+    values = dataclasses.asdict(self)
+    values["prompts"] = values["prompts"] or {}
+    for name, value in _fields(values):
       problem = "not set." if value is None else _problem(name, value)
       if problem:
         raise ValueError(f"encoding.{name} is {problem}")
-    values = dataclasses.asdict(self)
     towers = {role: "query" if role == "query" else "passage" for role in ROLES}
     return EncodingContract(
       **{
@@ -167,6 +180,7 @@ class EncodingContract:
     sentence: The role of parallel and monolingual sentences.
     tokenizer_fingerprint: SHA-256 of the tokenizer's definition.
     golden_ids: Token ids of `GOLDEN_TEXTS`, untruncated.
+    prompts: The prompts that the model was trained with, see `Prompts`.
   """
 
   pooling: str
@@ -177,6 +191,7 @@ class EncodingContract:
   sentence: Role
   tokenizer_fingerprint: str
   golden_ids: tuple[tuple[int, ...], ...]
+  prompts: Prompts = dataclasses.field(default_factory=dict, hash=False)
 
   def role(self, name: str) -> Role:
     """Returns the role of that name; ValueError if there is none."""
@@ -184,9 +199,37 @@ class EncodingContract:
       raise ValueError(f"Unknown role {name!r}; the roles are {ROLES}.")
     return getattr(self, name)
 
-  def render(self, role: str, text: str, title: str = "") -> str:
+  def check_prompt(self, prompt: str) -> None:
+    """Raises ValueError if there is no prompt of that name; "" is allowed."""
+    if prompt and prompt not in self.prompts:
+      names = ", ".join(map(repr, self.prompts)) or "none"
+      raise ValueError(
+        f"There is no prompt {prompt!r}. The prompts that the model was trained"
+        f" with are: {names}. Without a prompt, a text has its role's prefix."
+      )
+
+  def prefix(self, role: str, prompt: str = "") -> str:
+    """Returns what precedes a text of a role.
+
+    Args:
+      role: The role.
+      prompt: The name of a prompt; "" for the role's prefix.
+
+    Raises:
+      ValueError: if there is no such role or prompt.
+    """
+    self.check_prompt(prompt)
+    return self.prefix_of_source(role, prompt)
+
+  def prefix_of_source(self, role: str, source: str) -> str:
+    """Returns what precedes a text of a source of training data in a role."""
+    return self.prompts.get(source, {}).get(role, self.role(role).prefix)
+
+  def render(
+    self, role: str, text: str, title: str = "", prompt: str = ""
+  ) -> str:
     """Returns the string that is tokenized: prefix, title, joiner, text."""
-    return self.role(role).prefix + self.body(text, title)
+    return self.prefix(role, prompt) + self.body(text, title)
 
   def body(self, text: str, title: str = "") -> str:
     """Returns the stripped text with its title; equal bodies are one text."""
@@ -202,6 +245,7 @@ class EncodingContract:
         name: PartialRole(self.role(name).prefix, self.role(name).max_length)
         for name in ROLES
       },
+      prompts=self.prompts,
     )
 
   def to_dict(self) -> dict[str, Any]:
@@ -216,6 +260,8 @@ class EncodingContract:
       ValueError: if a field is missing, unknown or not supported; it names
         the field.
     """
+    if isinstance(values, Mapping):
+      values = {"prompts": {}, **values}  # Older contracts have none.
     _check_names(values, cls, "The encoding contract")
     roles = {name: values[name] for name in ROLES}
     for name, role in roles.items():
@@ -281,6 +327,8 @@ def _problem(name: str, value: Any) -> str:
     return f"{value!r}; use 'query' or 'passage'."
   if kind == "normalize" and not isinstance(value, bool):
     return f"{value!r}; use True or False."
+  if kind == "prompts":
+    return problem_of_prompts(value)
   if kind in ("prefix", "title_joiner", "tokenizer_fingerprint"):
     return "" if isinstance(value, str) else f"{value!r}, which is not a text."
   if kind == "max_length":
@@ -301,6 +349,43 @@ def _problem(name: str, value: Any) -> str:
   ):
     return "not a list of token ids for each text."
   return ""
+
+
+def problem_of_prompts(value: Any) -> str:
+  """Says what is wrong with the prompts of a contract; "" if nothing is."""
+  if isinstance(value, Mapping) and all(
+    isinstance(name, str)
+    and isinstance(of_name, Mapping)
+    and all(
+      role in ROLES and isinstance(text, str) for role, text in of_name.items()
+    )
+    for name, of_name in value.items()
+  ):
+    return ""
+  return f"{value!r}, not a text for each name and role."
+
+
+def flat_prompts(prompts: Prompts) -> dict[str, str]:
+  """Returns prompts by one name each, as sentence-transformers has them.
+
+  The prompt of queries has the name of its source, that of passages ends in
+  "_document".
+
+  Raises:
+    ValueError: if two would have one name, or one has the name of a role.
+  """
+  flat: dict[str, str] = {}
+  for name, of_name in prompts.items():
+    for role, text in of_name.items():
+      label = name if role == "query" else f"{name}_{_SUFFIXES[role]}"
+      if label in flat or label in _TAKEN:
+        raise ValueError(
+          f"the prompt of {role} texts of the source {name!r} would have the"
+          f" name {label!r} in sentence-transformers, which another one has:"
+          " give the source's files another name."
+        )
+      flat[label] = text
+  return flat
 
 
 def _closed(ours: Any, theirs: Any) -> dict[str, Any]:
@@ -383,17 +468,25 @@ def golden_ids(tokenizer: tokenizers.Tokenizer) -> tuple[tuple[int, ...], ...]:
 def check_prefixes(
   contract: EncodingContract, tokenizer: tokenizers.Tokenizer
 ) -> None:
-  """Checks that every prefix leaves room for a text.
+  """Checks that every prefix and every prompt leaves room for a text.
 
   Raises:
-    ValueError: if one does not; it names the role's field.
+    ValueError: if one does not; it names the role's field or the source.
   """
-  for name in ROLES:
+  prefixes = [
+    (f"encoding.{name}.prefix", name, contract.role(name).prefix)
+    for name in ROLES
+  ] + [
+    (f"The {role}_prompt of the source {name!r}", role, prompt)
+    for name, of_name in contract.prompts.items()
+    for role, prompt in of_name.items()
+  ]
+  for what, name, prefix in prefixes:
     role = contract.role(name)
-    length = len(tokenizer.encode(role.prefix).ids)  # With special tokens.
-    if role.prefix and length >= role.max_length:
+    length = len(tokenizer.encode(prefix).ids)  # With special tokens.
+    if prefix and length >= role.max_length:
       raise ValueError(
-        f"encoding.{name}.prefix takes {length} tokens, but"
-        f" encoding.{name}.max_length is {role.max_length}, so all texts would"
-        " be equal: shorten the prefix or raise the length."
+        f"{what} takes {length} tokens, but encoding.{name}.max_length is"
+        f" {role.max_length}, so all texts would be equal: shorten it or raise"
+        " the length."
       )

@@ -266,6 +266,7 @@ def main(paths: Sequence[str]):
     _CHECKPOINT.value,
     batch_size=_BATCH_SIZE.value,
     revision=_REVISION.value,
+    prompt=_PROMPT.value,
   )
   role = _ROLE.value
   model.check_role(role)
@@ -282,7 +283,8 @@ def main(paths: Sequence[str]):
     print(cut)
   print(
     f"Wrote {output}: float32 {list(shape)}, encoded as {role}:"
-    f" prefix={settings.prefix!r}, max_length={settings.max_length},"
+    f" prefix={model.contract.prefix(role, _PROMPT.value)!r},"
+    f" max_length={settings.max_length},"
     f" pooling={model.contract.pooling},"
     f" normalize={model.contract.normalize}."
   )
@@ -306,6 +308,7 @@ if __name__ == "__main__":
   _REVISION = flags.DEFINE_string(
     "revision", "", "The branch, tag or commit of a name on the hub."
   )
+  _PROMPT = shared_flags.define_prompt()
   _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size",
     None,

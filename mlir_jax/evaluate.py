@@ -41,6 +41,7 @@ def evaluate(
   output: str = "",
   on_bad_record: str = "error",
   extra: Mapping[str, str] = types.MappingProxyType({}),
+  prompt: str = "",
 ) -> str:
   """Evaluates a model and writes results, TREC runs and report.
 
@@ -58,13 +59,16 @@ def evaluate(
     output: The folder of the results; "" for a new folder in the run's folder.
     on_bad_record: What to do with bad records of the tests: "error" or "skip".
     extra: Evaluators of the user: name to "MODULE:FUNCTION".
+    prompt: The name of a prompt that the model was trained with; "" for the
+      prefix of each role.
 
   Returns:
     The report as text.
 
   Raises:
-    ValueError: if the model is not found, the tests are missing or cannot be
-      read, an evaluator is not found, or the results cannot be written.
+    ValueError: if the model or the prompt is not found, the tests are missing
+      or cannot be read, an evaluator is not found, or the results cannot be
+      written.
   """
   from mlir_jax.batches import drawing
   from mlir_jax.data import collections
@@ -77,7 +81,7 @@ def evaluate(
     locations.check_output(locations.absolute(output), f"--output={output}")
   bad_records = records.BadRecords(on_bad_record, "--on_bad_record")
   found_evaluators = evaluators.find(extra, "--evaluator=")
-  loaded = model.load(source, checkpoint)
+  loaded = model.load(source, checkpoint, prompt=prompt)
   description = loaded.description
   given = _Tests(collection, root, tatoeba_root, sets)
   if not description and not (any(given) and output):
@@ -105,7 +109,8 @@ def evaluate(
     selects=lambda language: True,  # Nothing is selected here.
   )
   if not output:
-    output = f"{loaded.path}/evaluate-{tested.name}-{checkpoint}"
+    name = f"{tested.name}+{prompt}" if prompt else tested.name
+    output = f"{loaded.path}/evaluate-{name.replace('/', '_')}-{checkpoint}"
     if multihost.is_first():
       locations.check_output(output, f"{output} (give another --output)")
   tests = tested.tests()
@@ -129,7 +134,10 @@ def evaluate(
     trained_on=trained_on,
     streams=drawing.streams_read(config["batch"]) if config else (),
     extra=found_evaluators,
-    notes=[rule] if rule else (),
+    notes=[
+      *([rule] if rule else ()),
+      *([f"Texts had the prompts of {prompt!r}."] if prompt else ()),
+    ],
   )
   evaluation.table(loaded.params, loaded.step or 0)
   return evaluation.report()
@@ -259,6 +267,7 @@ def main():
       tatoeba_root=_TATOEBA_ROOT.value or "",
       output=_OUTPUT.value or "",
       on_bad_record=_ON_BAD_RECORD.value,
+      prompt=_PROMPT.value,
       sets=shared_flags.parse_named(
         "--set", _SET.value, "sw=ir_datasets:mr-tydi/sw/test"
       ),
@@ -282,6 +291,7 @@ if __name__ == "__main__":
     "last",
     'The checkpoint of a run: "last", "best" on dev, or a step.',
   )
+  _PROMPT = shared_flags.define_prompt()
   _COLLECTION = flags.DEFINE_string(
     "collection",
     "",

@@ -63,7 +63,8 @@ CHANGEABLE_FROM_STEP = ("model.dtype", "optim.", "train.steps")
 # Before the first checkpoint, the folder has the tokenizer and the token store,
 # which has its own contract. Only these fields have an effect on them.
 PREPARED = ("data.", "model.pretrained", "model.revision", "seed", "tokenizer.")
-NOT_PREPARED = ("data.language_temperature", "data.masking.")
+# The store's contract has the prompts of data.sources.
+NOT_PREPARED = ("data.language_temperature", "data.masking.", "data.sources.")
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

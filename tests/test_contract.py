@@ -39,6 +39,37 @@ def test_a_contract_survives_json():
   assert contract_lib.EncodingContract.from_dict(contract.to_dict()) == contract
 
 
+def test_prompts_belong_to_the_contract_and_older_ones_have_none():
+  prompts = {"nq": {"query": "Find: "}, "x": {"query": "Q ", "passage": "P "}}
+  contract = dataclasses.replace(make_contract(), prompts=prompts)
+  again = contract_lib.EncodingContract.from_json(contract.to_json())
+  assert again == contract and again.prompts == prompts
+  assert contract.partial().complete(make_tokenizer()) == contract
+  assert contract.render("query", "a", prompt="nq") == "Find: a"
+  assert contract.render("passage", "a", "b", prompt="nq") == "passage: b a"
+  assert contract.render("passage", "a", prompt="x") == "P a"
+  assert contract.render("query", "a") == "query: a"
+  with pytest.raises(ValueError, match=r"no prompt 'y'.*are: 'nq', 'x'"):
+    contract.render("query", "a", prompt="y")
+  with pytest.raises(
+    contract_lib.ContractMismatchError, match=r"prompts: {'nq"
+  ):
+    contract_lib.check_same(contract, make_contract(), "there")
+  older = make_contract().to_dict()
+  del older["prompts"]
+  assert contract_lib.EncodingContract.from_dict(older) == make_contract()
+  for bad in (["nq"], {"nq": "Find: "}, {"nq": {"title": "a"}}):
+    with pytest.raises(ValueError, match="not a text for each name and role"):
+      contract_lib.EncodingContract.from_dict({**older, "prompts": bad})
+
+
+def test_a_prompt_that_leaves_no_room_is_refused():
+  long = {"nq": {"query": "a " * 32}}
+  contract = dataclasses.replace(make_contract(), prompts=long)
+  with pytest.raises(ValueError, match="query_prompt of the source 'nq' takes"):
+    contract_lib.check_prefixes(contract, make_tokenizer())
+
+
 def test_a_partial_contract_is_what_a_contract_says_without_its_tokenizer():
   contract = make_contract()
   assert contract.partial().complete(make_tokenizer()) == contract
@@ -64,6 +95,7 @@ def test_a_partial_contract_closes_only_the_fields_that_are_open():
     "passage.max_length": 128,
     "sentence.prefix": "query: ",
     "sentence.max_length": 64,
+    "prompts": {},
   }
 
 

@@ -1,7 +1,6 @@
 """Draws the texts of a step from the token store, the same on all hosts."""
 
 import collections
-import dataclasses
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -9,7 +8,8 @@ import numpy as np
 
 from mlir_jax.batches import batch as batch_lib
 from mlir_jax.batches import identity, sampling
-from mlir_jax.data import token_store
+from mlir_jax.batches import mixture as mixture_lib
+from mlir_jax.data import records, token_store
 from mlir_jax.losses import registry
 
 # Stream to the rows of the store that it reads.
@@ -24,7 +24,11 @@ def streams_read(sizes: Mapping[str, int]) -> list[str]:
   return [stream for stream in token_store.STREAMS if stream in read]
 
 
-def check(store: token_store.TokenStore, spec: batch_lib.BatchSpec) -> None:
+def check(
+  store: token_store.TokenStore,
+  spec: batch_lib.BatchSpec,
+  mixture: mixture_lib.Mixture,
+) -> None:
   """Raises ValueError if the store lacks data that the batch needs."""
   for stream in batch_lib.STREAMS:
     size, rows = getattr(spec, stream), _ROWS[stream]
@@ -34,6 +38,10 @@ def check(store: token_store.TokenStore, spec: batch_lib.BatchSpec) -> None:
         f"batch.{stream} is {size}, but the token store {store.path} has no"
         f" {rows} rows: set batch.{stream}=0 and {others}, or add"
         f" {rows} text to the collection."
+      )
+    if size > 0:
+      mixture_lib.check(
+        stream, store.groups(rows), mixture, size, str(store.path)
       )
   if spec.hard_negatives > 0 and not len(store.arrays["retrieval_negatives"]):
     raise ValueError(
@@ -70,7 +78,7 @@ def draw(
   store: token_store.TokenStore,
   spec: batch_lib.BatchSpec,
   seed: int,
-  temperature: float,
+  mixture: mixture_lib.Mixture,
   step: int,
 ) -> Drawn:
   """Draws the global batch of a step.
@@ -79,26 +87,38 @@ def draw(
     store: The token store.
     spec: Global batch sizes.
     seed: The run's seed.
-    temperature: Languages are drawn with probability ~ size ** (1 /
-      temperature).
+    mixture: How sources and languages share the rows.
     step: From 0. Late steps take no longer than early ones.
 
   Raises:
     ValueError: if the store lacks a stream, see `check`.
   """
-  check(store, spec)
+  check(store, spec, mixture)
+  return _draw(store, spec, seed, mixture, step, 1)
+
+
+def _draw(
+  store: token_store.TokenStore,
+  spec: batch_lib.BatchSpec,
+  seed: int,
+  mixture: mixture_lib.Mixture,
+  first: int,
+  count: int,
+) -> Drawn:
+  """Draws the batches of some consecutive steps, as if they were one batch."""
   fields, texts, mask_keys = {}, collections.defaultdict(list), np.zeros(0)
   for stream in batch_lib.STREAMS:
     size = getattr(spec, stream)
     if not size:
       continue
-    positions = step * size + np.arange(size)
-    rows, epochs = sampling.draw(
-      positions,
-      seed,
+    rows, epochs = mixture_lib.draw(
       stream,
-      list(store.language_rows(_ROWS[stream]).values()),
-      temperature,
+      store.groups(_ROWS[stream]),
+      mixture,
+      seed,
+      size,
+      first,
+      count,
     )
     if stream == "retrieval":
       query = store.arrays["retrieval_queries"][rows]
@@ -114,6 +134,7 @@ def draw(
     if stream == "masked":
       # The key depends on the position, not on the row, so each epoch hides
       # other words.
+      positions = first * size + np.arange(count * size)
       mask_keys = sampling.make_key(seed, "masking", positions)
       texts["masked"].append(part)
     else:
@@ -141,7 +162,7 @@ def lengths_of_steps(
   store: token_store.TokenStore,
   spec: batch_lib.BatchSpec,
   seed: int,
-  temperature: float,
+  mixture: mixture_lib.Mixture,
   first: int,
   count: int,
 ) -> dict[str, np.ndarray]:
@@ -151,24 +172,15 @@ def lengths_of_steps(
     store: As in `draw`.
     spec: As in `draw`.
     seed: As in `draw`.
-    temperature: As in `draw`.
-    first: The first step, a multiple of `count`.
+    mixture: As in `draw`.
+    first: The first step.
     count: The number of steps.
 
   Returns:
     Group to int64 [count, T], the number of tokens of its T texts.
   """
-  # One batch that is `count` times as large has the texts of `count` batches.
-  sizes = {
-    stream: count * getattr(spec, stream) for stream in batch_lib.STREAMS
-  }
-  drawn = draw(
-    store,
-    dataclasses.replace(spec, **sizes),
-    seed,
-    temperature,
-    first // count,
-  )
+  check(store, spec, mixture)
+  drawn = _draw(store, spec, seed, mixture, first, count)
   return {
     group: np.concatenate(
       [
@@ -179,6 +191,52 @@ def lengths_of_steps(
     )
     for group, parts in drawn.texts.items()
   }
+
+
+def describe_sources(
+  store: token_store.TokenStore,
+  spec: batch_lib.BatchSpec,
+  mixture: mixture_lib.Mixture,
+) -> list[str]:
+  """Says in lines how several sources share the rows of each stream."""
+  lines = []
+  for stream in batch_lib.STREAMS:
+    groups = store.groups(_ROWS[stream])
+    if not getattr(spec, stream):
+      continue
+    shares = mixture_lib.source_shares(groups, mixture)
+    if len(shares) > 1:
+      listed = ", ".join(
+        f"{source or '(no name)'} {share:.1%}"
+        for source, share in sorted(shares.items())
+      )
+      lines.append(records.printable(f"Sources of batch.{stream}: {listed}"))
+  return lines
+
+
+def kinds_of_steps(
+  store: token_store.TokenStore,
+  spec: batch_lib.BatchSpec,
+  seed: int,
+  mixture: mixture_lib.Mixture,
+  steps: np.ndarray,
+) -> np.ndarray:
+  """Returns the sources of the batches of some steps; the arguments of `draw`.
+
+  Returns:
+    int64 [n, streams]: for each stream, the number of the source of its rows.
+    It is 0 for a stream whose batches have all sources.
+  """
+  return np.stack(
+    [
+      mixture_lib.sources_of_steps(
+        stream, store.groups(_ROWS[stream]), mixture, seed, steps
+      )
+      for stream in batch_lib.STREAMS
+      if getattr(spec, stream)
+    ],
+    axis=1,
+  )
 
 
 def _passages(
@@ -224,7 +282,7 @@ def _retrieval(
   """
   sequences = store.sequence_hashes("passage", passage)
   known = _known_positives(
-    store, rows, sequences, spec.positives(store.max_positives)
+    store, rows, sequences, min(store.max_positives, passage.size)
   )
   return {
     "query_text": identity.split(store.text_hashes("query", query)),
@@ -248,7 +306,7 @@ def _known_positives(
     store: The token store.
     rows: int64 [B].
     sequences: uint64 [B, C], hashes of the batch's passages.
-    most: P, from `BatchSpec.positives`.
+    most: P, see `BatchSpec.positives`.
 
   Returns:
     uint64 [B, P], sequence hashes, padded with `identity.NONE`.

@@ -14,6 +14,7 @@ import numpy as np
 
 from mlir_jax.batches import batch as batch_lib
 from mlir_jax.batches import drawing, masking, packing, row_plans
+from mlir_jax.batches import mixture as mixture_lib
 from mlir_jax.data import token_store
 
 KINDS = {
@@ -27,7 +28,7 @@ def batch_of_step(
   spec: batch_lib.BatchSpec,
   plans: Sequence[row_plans.Plan],
   seed: int,
-  temperature: float,
+  mixture: mixture_lib.Mixture,
   step: int,
   host_rows: Callable[[int], np.ndarray] = np.arange,
   masker: masking.Masker | None = None,
@@ -39,8 +40,7 @@ def batch_of_step(
     spec: Global batch sizes.
     plans: From `row_plans.make_plans`.
     seed: The run's seed.
-    temperature: Languages are drawn with probability ~ size ** (1 /
-      temperature).
+    mixture: How sources and languages share the rows.
     step: From 0. Late steps take no longer than early ones.
     host_rows: (number of rows of a global array) -> the rows that this host
       needs, int [n]. The default is all rows.
@@ -54,7 +54,7 @@ def batch_of_step(
       missing, or the plans were made for another store.
   """
   _check_masker(spec, masker)
-  drawn = drawing.draw(store, spec, seed, temperature, step)
+  drawn = drawing.draw(store, spec, seed, mixture, step)
   lengths = drawing.lengths(store, drawn)
   plan, packed = _pack(plans, lengths, masker, step)
   arrays = {
@@ -236,7 +236,7 @@ def batches(
   spec: batch_lib.BatchSpec,
   plans: Sequence[row_plans.Plan],
   seed: int,
-  temperature: float,
+  mixture: mixture_lib.Mixture,
   start: int,
   stop: int,
   host_rows: Callable[[int], np.ndarray] = np.arange,
@@ -252,7 +252,7 @@ def batches(
     spec: Global batch sizes.
     plans: From `row_plans.make_plans`.
     seed: The run's seed.
-    temperature: As in `batch_of_step`.
+    mixture: As in `batch_of_step`.
     start: First step.
     stop: The step after the last one.
     host_rows: As in `batch_of_step`.
@@ -267,7 +267,7 @@ def batches(
     ValueError: if the store lacks data that the batches need.
     ImportError: if the kind is "tf_data" and tensorflow is not installed.
   """
-  drawing.check(store, spec)
+  drawing.check(store, spec, mixture)
   _check_masker(spec, masker)
   make_batch = functools.partial(
     batch_of_step,
@@ -275,7 +275,7 @@ def batches(
     spec,
     plans,
     seed,
-    temperature,
+    mixture,
     host_rows=host_rows,
     masker=masker,
   )

@@ -17,7 +17,9 @@ from mlir_jax.batches import (
   packing,
   plan_sizes,
   row_lengths,
+  sampling,
 )
+from mlir_jax.batches import mixture as mixture_lib
 from mlir_jax.costs import flops
 from mlir_jax.data import token_store
 
@@ -29,6 +31,8 @@ Plan = Mapping[str, tuple[packing.Block, ...]]
 _SCANNED = 2**19
 _PACKED = 2**16
 _FEWEST = 32
+# If each batch has one source, the choice reads at least so many steps of each.
+_STEPS_OF_A_SOURCE = 8
 # Compiling a plan takes about as long as training on this number of tokens on
 # each device. An estimate for small encoders on CPUs, and for large ones on
 # accelerators, which compile for minutes.
@@ -107,7 +111,7 @@ def make_plans(
   store: token_store.TokenStore,
   spec: batch_lib.BatchSpec,
   seed: int,
-  temperature: float,
+  mixture: mixture_lib.Mixture,
   steps: int,
   *,
   chunk_rows: int = 0,
@@ -125,7 +129,7 @@ def make_plans(
     store: The token store.
     spec: Global batch sizes.
     seed: The run's seed.
-    temperature: As in `drawing.draw`.
+    mixture: As in `drawing.draw`.
     steps: Steps of the whole run.
     chunk_rows: Rows of a chunk, over all devices; 0 for no chunks.
     row_length: Tokens of a row; 0 to choose.
@@ -137,22 +141,23 @@ def make_plans(
   Raises:
     ValueError: if the store lacks a stream, or a row is too short.
   """
-  drawing.check(store, spec)
+  drawing.check(store, spec, mixture)
   total = sum(spec.texts().values())
   count = min(steps, max(1, _SCANNED // total // 8))
   portions = -(-steps // count)
-  firsts = _spread(portions, 8)
+  scanned = [(int(first) * count, count) for first in _spread(portions, 8)]
+  scanned += _rare_steps(store, spec, seed, mixture, steps, scanned)
   drawn = [
-    drawing.lengths_of_steps(
-      store, spec, seed, temperature, int(first) * count, count
-    )
-    for first in firsts
+    drawing.lengths_of_steps(store, spec, seed, mixture, first, length)
+    for first, length in scanned
   ]
+  # The last portion may continue after the run's last step.
+  numbers = np.concatenate([np.arange(f, f + n) for f, n in scanned])[:steps]
   lengths = {
-    # The last portion may continue after the run's last step.
     group: np.concatenate([each[group] for each in drawn])[:steps]
     for group in spec.texts()
   }
+  kinds = drawing.kinds_of_steps(store, spec, seed, mixture, numbers)
   roles = {
     "query": ["query"],
     "masked": ["sentence"],
@@ -175,7 +180,48 @@ def make_plans(
     multiple=multiple,
     mask_rate=mask_rate,
     compilation=compilation,
+    kinds=np.unique(kinds, axis=0, return_inverse=True)[1].ravel(),
   )
+
+
+def _rare_steps(
+  store: token_store.TokenStore,
+  spec: batch_lib.BatchSpec,
+  seed: int,
+  mixture: mixture_lib.Mixture,
+  steps: int,
+  scanned: Sequence[tuple[int, int]],
+) -> list[tuple[int, int]]:
+  """Finds steps whose source is rare, so that their lengths are known, too.
+
+  Args:
+    store: As in `make_plans`.
+    spec: As in `make_plans`.
+    seed: As in `make_plans`.
+    mixture: As in `make_plans`.
+    steps: As in `make_plans`.
+    scanned: Pairs of a first step and a number of steps, which are known.
+
+  Returns:
+    More such pairs, for each source that has less than `_STEPS_OF_A_SOURCE`
+    steps in `scanned`.
+  """
+  if not mixture.one_source:
+    return []
+  # Sources alternate evenly, so each of them comes in the first block.
+  numbers = np.arange(min(steps, sampling.BLOCK))
+  kinds = drawing.kinds_of_steps(store, spec, seed, mixture, numbers)
+  known = np.zeros(len(numbers), bool)
+  for first, length in scanned:
+    known[first : first + length] = True
+  found = set()
+  for of_stream in kinds.T:
+    for source in np.unique(of_stream):
+      places = np.flatnonzero(of_stream == source)
+      missing = _STEPS_OF_A_SOURCE - int(known[places].sum())
+      if missing > 0:
+        found |= {*places[~known[places]][:missing].tolist()}
+  return [(step, 1) for step in sorted(found)]
 
 
 def choose(
@@ -189,6 +235,7 @@ def choose(
   multiple: int = packing.MULTIPLE,
   mask_rate: float = 0.0,
   compilation: int = _COMPILATION_CPU,
+  kinds: np.ndarray | None = None,
 ) -> Plans:
   """Chooses rows from the lengths of texts in some steps.
 
@@ -203,6 +250,8 @@ def choose(
     multiple: As in `make_plans`.
     mask_rate: As in `make_plans`.
     compilation: As in `make_plans`.
+    kinds: int [S], steps with equal numbers have texts of the same sources;
+      None if all steps do.
   """
   needs = {
     group: targets(mask_rate, longest[group]) if group == "masked" else None
@@ -229,9 +278,14 @@ def choose(
     for group, of_group in lengths.items()
   }
   is_exact = amount >= len(heaviest) == steps
-  # One in 30,000 normally distributed numbers is larger. Rounded, because the
-  # last bit differs between machines.
-  likely = np.round(tokens.mean() + 4 * tokens.std(), 6)
+  if kinds is None:
+    kinds = np.zeros(len(tokens), np.int64)
+  likely = max(
+    # One in 30,000 normally distributed numbers is larger. Rounded, because the
+    # last bit differs between machines.
+    float(np.round(of_kind.mean() + 4 * of_kind.std(), 6))
+    for of_kind in (tokens[kinds == kind] for kind in np.unique(kinds))
+  )
   headroom = 0.0 if is_exact else max(0.0, likely / tokens.max() - 1)
   largest = {
     group: _rounded(

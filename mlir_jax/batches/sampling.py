@@ -95,31 +95,48 @@ def _feistel(x, a, b, key) -> np.ndarray:
   return high * b + low
 
 
-def quotas(group_sizes, temperature: float) -> np.ndarray:
-  """Returns how many of each `BLOCK` positions go to each group.
+def smoothed(group_sizes, temperature: float) -> np.ndarray:
+  """Returns weights ~ size ** (1 / temperature) of groups; float64 [G].
 
-  Group g gets a share p_g ~ size_g ** (1 / temperature) (Arivazhagan et al.
-  2019, arXiv 1907.05019). The largest remainders decide about the rounding to
-  whole positions. A group that has rows gets at least one position.
+  The formula is that of Arivazhagan et al. (2019, arXiv 1907.05019).
 
   Args:
     group_sizes: int [G], rows of each group.
-    temperature: Above 0. With 1, shares are proportional to sizes; larger
-      values make the shares more equal.
+    temperature: Above 0. With 1, weights are proportional to sizes; larger
+      values make them more equal.
+
+  Raises:
+    ValueError: if there are no rows.
+  """
+  group_sizes = np.asarray(group_sizes, np.int64)
+  filled = group_sizes > 0
+  if not filled.any():
+    raise ValueError("No group has rows.")
+  weights = (group_sizes / group_sizes.max()) ** (1 / temperature)
+  return np.maximum(weights, 1e-30) * filled  # A power may underflow.
+
+
+def quotas(weights: np.ndarray) -> np.ndarray:
+  """Returns how many of each `BLOCK` positions go to each group.
+
+  The largest remainders decide about the rounding to whole positions. A group
+  with a weight above 0 gets at least one position.
+
+  Args:
+    weights: float64 [G], at least 0.
 
   Returns:
     int64 [G], with the sum `BLOCK`.
 
   Raises:
-    ValueError: if there are no rows, or too many groups.
+    ValueError: if no group has a weight, or too many have one.
   """
-  group_sizes = np.asarray(group_sizes, np.int64)
-  filled = group_sizes > 0
+  weights = np.asarray(weights, np.float64)
+  filled = weights > 0
   if not 0 < filled.sum() <= BLOCK:
     raise ValueError(
       f"{filled.sum()} groups have rows; 1 to {BLOCK} can be mixed."
     )
-  weights = (group_sizes / group_sizes.max()) ** (1 / temperature) * filled
   # Rounded, because the last bit of a power differs between machines. It must
   # not decide about a position.
   ideal = np.round(BLOCK * weights / weights.sum(), 6)
@@ -137,7 +154,7 @@ def draw(
   seed: int,
   stream: str,
   group_sizes,
-  temperature: float,
+  weights: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns the rows at some positions of an endless stream.
 
@@ -150,14 +167,14 @@ def draw(
     seed: The run's seed.
     stream: The stream's name. With one seed, each stream has another order.
     group_sizes: int [G]; the rows of group 0 come first, then group 1's.
-    temperature: As in `quotas`.
+    weights: float64 [G], as in `quotas`. A group without rows has 0.
 
   Returns:
     rows: int64 [n].
     epochs: int64 [n], how often the row has been read before.
   """
   group_sizes = np.asarray(group_sizes, np.int64)
-  quota = quotas(group_sizes, temperature)
+  quota = quotas(weights)
   block, slot = np.divmod(np.asarray(positions, np.int64), BLOCK)
   group, rank = np.empty_like(block), np.empty_like(block)
   for number in np.unique(block).tolist():
@@ -193,6 +210,51 @@ def _interleave(
   groups.setflags(write=False)  # Shared by all callers.
   ranks.setflags(write=False)
   return groups, ranks
+
+
+def alternate(
+  steps: np.ndarray, seed: int, stream: str, quota: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+  """Gives each step one of several sources, which alternate evenly.
+
+  Args:
+    steps: int64 [n], from 0.
+    seed: The run's seed.
+    stream: The stream's name. With one seed, each stream has another order.
+    quota: From `quotas`: how many of `BLOCK` steps each source has.
+
+  Returns:
+    sources: int64 [n], the number of each step's source.
+    turns: int64 [n], how many earlier steps had that source.
+  """
+  block, slot = np.divmod(np.asarray(steps, np.int64), BLOCK)
+  sources, turns = np.empty_like(block), np.empty_like(block)
+  for number in np.unique(block).tolist():
+    of_block, ranks = _spread_evenly(quota, seed, stream, number)
+    inside = block == number
+    sources[inside] = of_block[slot[inside]]
+    turns[inside] = ranks[slot[inside]]
+  return sources, block * np.array(quota)[sources] + turns
+
+
+@functools.lru_cache(maxsize=32)
+def _spread_evenly(
+  quota: tuple[int, ...], seed: int, stream: str, block: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns an order of one block in which all sources are spread evenly.
+
+  The block has a part for each step of a source, all of one size, and the step
+  is at a random place in its part. The result is that of `_interleave`.
+  """
+  sources = np.repeat(np.arange(len(quota)), quota)
+  ranks = np.arange(BLOCK) - (np.cumsum(quota) - quota)[sources]
+  key = make_key(seed, stream, "one source", block, np.arange(BLOCK))
+  inside = (key >> np.uint64(11)).astype(np.float64) / 2**53  # In [0, 1).
+  order = np.argsort((ranks + inside) / np.array(quota)[sources], kind="stable")
+  sources, ranks = sources[order], ranks[order]
+  sources.setflags(write=False)  # Shared by all callers.
+  ranks.setflags(write=False)
+  return sources, ranks
 
 
 def choose(

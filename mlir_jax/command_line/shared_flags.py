@@ -113,6 +113,16 @@ def define_workdir() -> flags.FlagHolder:
   )
 
 
+def define_prompt() -> flags.FlagHolder:
+  """Defines --prompt, a prompt that a model was trained with."""
+  return flags.DEFINE_string(
+    "prompt",
+    "",
+    "The name of a prompt that the model was trained with: that of a source of"
+    " its training data. By default, texts have the prefix of their role.",
+  )
+
+
 def parse(argv: Sequence[str]) -> list[str]:
   """Parses all flags; checks the config and expands its paths.
 

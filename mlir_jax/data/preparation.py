@@ -17,6 +17,7 @@ from mlir_jax.data import (
   cleaning,
   collections,
   records,
+  source_settings,
   store_writer,
   token_store,
 )
@@ -150,7 +151,11 @@ def resolve_encoding(
   Raises:
     ValueError: if the folder does not decide a field, nor does the config.
   """
-  of_config = contract_lib.PartialContract.from_dict(config.encoding.to_dict())
+  sources = source_settings.find(config.data.sources.to_dict())
+  of_config = dataclasses.replace(
+    contract_lib.PartialContract.from_dict(config.encoding.to_dict()),
+    prompts=source_settings.prompts(sources),
+  )
   if kept:
     return of_config.over(kept.partial())
   if not found:
@@ -285,6 +290,10 @@ def prepare(
     rules=cleaning.Rules.of_config(config.data.to_dict()),
     selects=selection.parse(config.eval.selection).reads,
   )
+  sources = source_settings.find(config.data.sources.to_dict())
+  known = collection.sources()
+  if known is not None:
+    source_settings.check_known(sources, known)
   local = copies.local_copy(folder, config.hosts.local_dir)
   fetch_prepared(folder, local)
   path = epath.Path(local) / workdir.TOKEN_STORE
@@ -321,6 +330,9 @@ def prepare(
       bad_records=bad_records,
     )
     keep_prepared(folder, local)
+  if known is None:
+    known = (g.source for s in token_store.STREAMS for g in store.groups(s))
+    source_settings.check_known(sources, known)
   tests = collection.tests()
   translation_tests = collection.translation_tests()
   test_notes = [note for test in tests for note in test.notes]

@@ -160,6 +160,8 @@ class Collection:
       change when their folder is moved. Streams and fingerprint must come from
       the same bytes: a file that changes in between is an error.
     notes: Returns lines that say what the collection left out.
+    sources: Returns the names of the records' sources, without reading records;
+      None if they are not known.
   """
 
   name: str
@@ -171,6 +173,7 @@ class Collection:
   groups: Mapping[str, str]
   fingerprint: Callable[[], str]
   notes: Callable[[], Sequence[str]]
+  sources: Callable[[], Sequence[str] | None] = lambda: None
 
 
 class RecordError(ValueError):

@@ -77,8 +77,8 @@ def read_shard(
   languages = store_texts.Numbering()
   streams = {
     "retrieval": read_retrieval(retrieval, contract, texts, languages),
-    "parallel": read_parallel(parallel, texts, languages),
-    "monolingual": read_monolingual(monolingual, texts, languages),
+    "parallel": read_parallel(parallel, contract, texts, languages),
+    "monolingual": read_monolingual(monolingual, contract, texts, languages),
   }
   hashes, truncation = texts.finish()
   return Shard(streams, tuple(languages), hashes, truncation)
@@ -125,8 +125,10 @@ def read_retrieval(
     if not record.positives:
       raise ValueError(f"The question {record.question!r} has no positive.")
     language, place = record.language, record.place
-    body = _prompt(record, contract) + contract.body(record.question)
-    queries.append(texts.add("query", body, language))
+    query_prefix = _query_prefix(record, contract)
+    passage_prefix = contract.prefix_of_source("passage", record.source_name)
+    body = contract.body(record.question)
+    queries.append(texts.add("query", body, language, query_prefix))
     _ = languages[language]  # Numbers it.
     codes.append(groups[language, record.source_name])
     places.extend(
@@ -145,7 +147,7 @@ def read_retrieval(
         name = passage.passage_id
         values.extend(
           (
-            texts.add("passage", body, language),
+            texts.add("passage", body, language, passage_prefix),
             passage_ids[place.file, name] if place and name else -1,
           )
         )
@@ -193,18 +195,21 @@ def _id_arrays(
   }
 
 
-def _prompt(
+def _query_prefix(
   record: records.RetrievalRecord, contract: contract_lib.EncodingContract
 ) -> str:
-  """Returns a question's own prompt; "" if it is the prefix of queries.
+  """Returns what precedes a question: its own prompt, or that of its source.
+
+  A question's own prompt takes the place of its source's.
 
   Raises:
-    RecordError: if both would precede the question.
+    RecordError: if its own prompt differs from the prefix of all queries.
   """
-  prefix = contract.query.prefix
-  if record.prompt is None or record.prompt == prefix:
-    return ""
-  if prefix:
+  prefix = contract.prefix_of_source("query", record.source_name)
+  if record.prompt is None:
+    return prefix
+  has_prompt = "query" in contract.prompts.get(record.source_name, {})
+  if prefix and record.prompt != prefix and not has_prompt:
     where = f"{record.place}, " if record.place else ""
     raise records.RecordError(
       f"{where}prompt: {record.prompt!r} differs from encoding.query.prefix,"
@@ -216,6 +221,7 @@ def _prompt(
 
 def read_parallel(
   rows: Iterable[records.ParallelRecord],
+  contract: contract_lib.EncodingContract,
   texts: store_texts.ShardTexts,
   languages: store_texts.Numbering,
 ) -> ShardRows:
@@ -223,6 +229,7 @@ def read_parallel(
 
   Args:
     rows: The records.
+    contract: The encoding contract.
     texts: Tokenizes the texts.
     languages: Numbers the languages.
 
@@ -239,9 +246,10 @@ def read_parallel(
       continue
     pair = "-".join(sorted((record.source_language, record.target_language)))
     codes.append(groups[pair, record.source_name])
+    prefix = contract.prefix_of_source("sentence", record.source_name)
     first, second = sorted(
       [
-        (language, texts.add("sentence", text, language))
+        (language, texts.add("sentence", text, language, prefix))
         for text, language in (
           (record.source, record.source_language),
           (record.target, record.target_language),
@@ -266,6 +274,7 @@ def read_parallel(
 
 def read_monolingual(
   rows: Iterable[records.MonolingualRecord],
+  contract: contract_lib.EncodingContract,
   texts: store_texts.ShardTexts,
   languages: store_texts.Numbering,
 ) -> ShardRows:
@@ -273,6 +282,7 @@ def read_monolingual(
 
   Args:
     rows: The records.
+    contract: The encoding contract.
     texts: Tokenizes the texts.
     languages: Numbers the languages.
 
@@ -284,7 +294,10 @@ def read_monolingual(
   sentences, codes = array.array("i"), array.array("i")
   numbers = array.array("i")
   for record in rows:
-    sentences.append(texts.add("sentence", record.text, record.language))
+    prefix = contract.prefix_of_source("sentence", record.source_name)
+    sentences.append(
+      texts.add("sentence", record.text, record.language, prefix)
+    )
     numbers.append(languages[record.language])
     codes.append(groups[record.language, record.source_name])
   arrays = {

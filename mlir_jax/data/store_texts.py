@@ -2,6 +2,7 @@
 
 import array
 import hashlib
+import operator
 import pathlib
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
@@ -58,19 +59,21 @@ class ShardTexts:
       for name in contract_lib.ROLES
     }
 
-  def add(self, role: str, body: str, language: str) -> int:
+  def add(self, role: str, body: str, language: str, prefix: str) -> int:
     """Adds a text to a role.
 
     Args:
       role: The role that the text will be encoded in.
       body: The text, with its title.
       language: The text's language, for the count of cut texts.
+      prefix: What precedes the text when it is encoded.
 
     Returns:
-      The text's index in the role. Equal strings have one index. Different
-      strings have different ones, even if their tokens are equal.
+      The text's index in the role. Equal strings with equal prefixes have one
+      index. Different ones have different indices, even if their tokens are
+      equal.
     """
-    return self._roles[role].add(body.strip(), language)
+    return self._roles[role].add(body.strip(), language, prefix)
 
   def finish(self) -> tuple[dict[str, Hashes], dict]:
     """Tokenizes the waiting texts and writes the arrays of each role.
@@ -92,7 +95,6 @@ class _RoleTexts:
 
   def __init__(self, folder, name, role, tokenizer):
     self._base = folder / name
-    self._prefix = role.prefix
     self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
     self._tokenizer.no_padding()
     self._tokenizer.no_truncation()
@@ -104,30 +106,35 @@ class _RoleTexts:
     self._text_hashes = array.array("Q")
     self._sequence_hashes = array.array("Q")
     self.truncation = {}
-    self._waiting = []  # (body, language)
+    self._waiting = []  # (prefix, body, language)
     self._waiting_characters = 0
     self._tokens_file = f"{self._base}_tokens.npy"
     with open(self._tokens_file, "wb") as file:
       _write_header(file, 0)
 
-  def add(self, body: str, language: str) -> int:
+  def add(self, body: str, language: str, prefix: str) -> int:
     """Returns the index of a text; adds the text if it is new."""
-    digest = hashlib.blake2b(body.encode(), digest_size=16).digest()
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (prefix, body):
+      encoded = part.encode()
+      digest.update(b"%d " % len(encoded))  # Keeps both apart.
+      digest.update(encoded)
+    digest = digest.digest()
     known = len(self._indices)
     index = self._indices[digest]
     if index == known:
-      self._waiting.append((body, language))
+      self._waiting.append((prefix, body, language))
       self._waiting_characters += len(body)
       if self._waiting_characters >= _CHUNK_CHARACTERS:
         self._flush()
     return index
 
-  def _encode(self, bodies: list[str]) -> Iterator[tuple]:
+  def _encode(self, prefixes: list[str], bodies: list[str]) -> Iterator[tuple]:
     """Yields each body's tokens without prefix and cut, and its encoding."""
     plain = self._tokenizer.encode_batch_fast(bodies, add_special_tokens=False)
-    if self._prefix:
+    if any(prefixes):
       encodings = self._cutting.encode_batch_fast(
-        [self._prefix + body for body in bodies]
+        list(map(operator.add, prefixes, bodies))
       )
     else:  # The same as encoding the text again.
       encodings = map(self._cutting.post_process, plain)
@@ -136,15 +143,18 @@ class _RoleTexts:
 
   def _flush(self) -> None:
     """Tokenizes the waiting texts and appends their tokens to the file."""
-    encoded = self._encode([body for body, _ in self._waiting])
+    if not self._waiting:
+      return
+    prefixes, bodies, _ = map(list, zip(*self._waiting, strict=True))
+    encoded = self._encode(prefixes, bodies)
     with open(self._tokens_file, "ab") as file:
-      for (body, language), (body_ids, encoding) in zip(
+      for (prefix, body, language), (body_ids, encoding) in zip(
         self._waiting, encoded, strict=True
       ):
         ids = array.array("i", encoding.ids)
         if not ids:
           raise ValueError(
-            f"The tokenizer makes no tokens of {self._prefix + body!r}; it"
+            f"The tokenizer makes no tokens of {prefix + body!r}; it"
             " should add special tokens (its post_processor)."
           )
         ids.tofile(file)

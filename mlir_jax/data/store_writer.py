@@ -37,10 +37,10 @@ def build(
   by language and source; within a group they keep the collection's order.
 
   Two texts are the same if the tokens of their stripped bodies (title, joiner
-  and text) are equal, before prefix, special tokens and truncation. So "Oslo"
-  and full-width "Oslo" are the same if the tokenizer gives both the same
-  tokens. They then have one text hash. Texts that become equal in a role when
-  they are cut have one sequence hash there: see `batches.identity`.
+  and text) are equal, before prefix or prompt, special tokens and truncation.
+  So "Oslo" and full-width "Oslo" are the same if the tokenizer gives both the
+  same tokens. They then have one text hash. Texts that become equal in a role
+  when they are cut have one sequence hash there: see `batches.identity`.
 
   Left out and counted: parallel pairs with identical sides, repeated
   parallel pairs of one language pair (in either direction), hard negatives

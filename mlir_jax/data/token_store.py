@@ -31,8 +31,8 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -57,6 +57,19 @@ class Group(NamedTuple):
   source: str
   language: str
   rows: int
+
+
+def read_groups(values: Iterable[Mapping[str, Any]]) -> tuple[Group, ...]:
+  """Reads the groups of a stream from meta.json."""
+  return tuple(Group(**value) for value in values)
+
+
+def language_rows(groups: Iterable[Group]) -> dict[str, int]:
+  """Returns the rows of each language (or language pair), in their order."""
+  rows: dict[str, int] = {}
+  for group in groups:
+    rows[group.language] = rows.get(group.language, 0) + group.rows
+  return rows
 
 
 class TokenStoreError(ValueError):
@@ -163,7 +176,7 @@ class TokenStore:
 
     The groups of a language (or language pair) follow each other.
     """
-    return tuple(Group(**group) for group in self.meta["groups"][stream])
+    return read_groups(self.meta["groups"][stream])
 
   def rows(self, stream: str) -> int:
     """Returns the number of rows of a stream."""
@@ -171,10 +184,7 @@ class TokenStore:
 
   def language_rows(self, stream: str) -> dict[str, int]:
     """Returns the rows of each language (or language pair), in their order."""
-    rows: dict[str, int] = {}
-    for group in self.groups(stream):
-      rows[group.language] = rows.get(group.language, 0) + group.rows
-    return rows
+    return language_rows(self.groups(stream))
 
   def source_rows(self, stream: str) -> dict[str, int]:
     """Returns the rows of each source, sorted by their names."""

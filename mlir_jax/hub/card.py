@@ -201,6 +201,28 @@ def _contract(contract, tower) -> str:
     lines.append(
       f"| {role} | {calls[role]} | {prefix} | {settings.max_length} |"
     )
+  flat = contract_lib.flat_prompts(contract.prompts)
+  if flat:
+    names = {"query": "encode_query", "passage": "encode_document"}
+    lines += [
+      "",
+      "Sources of the training data had prompts of their own, in place of the"
+      " prefix. `prompt_name` names one of them:",
+      "",
+      "| role | source | `prompt_name` | prompt |",
+      "|:--|:--|:--|:--|",
+    ]
+    texts = [
+      (role, source, text)
+      for source, of_source in contract.prompts.items()
+      for role, text in of_source.items()
+    ]
+    for (role, source, text), name in zip(texts, flat, strict=True):
+      if role in folder.roles(contract, tower):
+        lines.append(
+          f"| {role} (`{names[role]}`) | {source} | `{name}` |"
+          f" `{card_usage.quote(text)}` |"
+        )
   pooling = {
     "mean": "the mean of the tokens' last states",
     "cls": "the first token's last state",

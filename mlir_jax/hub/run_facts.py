@@ -95,12 +95,19 @@ def find_rows(run_folder: epath.Path) -> dict[str, dict[str, int]]:
   path = run_folder / workdir.TOKEN_STORE / "meta.json"
   if not path.is_file():
     return {}
-  groups = token_store.read_meta(path).get("groups")
-  if (
-    not isinstance(groups, dict) or not {*token_store.STREAMS} <= groups.keys()
-  ):
-    raise ValueError(f"{path}: groups is {groups!r}. {reading.RESTORE}")
-  return {stream: groups[stream] for stream in token_store.STREAMS}
+  groups = token_store.read_meta(path).get("groups", {})
+  try:
+    return {
+      # An older store has the rows of each language.
+      stream: groups[stream]
+      if isinstance(groups[stream], dict)
+      else token_store.language_rows(token_store.read_groups(groups[stream]))
+      for stream in token_store.STREAMS
+    }
+  except (KeyError, TypeError) as error:
+    raise ValueError(
+      f"{path}: groups is {groups!r}. {reading.RESTORE}"
+    ) from error
 
 
 def collection_name(config: Mapping[str, Any]) -> str:

@@ -124,12 +124,17 @@ def make(
         "query": contract.query.prefix,
         "document": contract.passage.prefix,
         "sentence": contract.sentence.prefix,
+        **contract_lib.flat_prompts(contract.prompts),
       },
-      "default_prompt_name": "sentence" if contract.sentence.prefix else None,
+      # With prompts of sources, a folder must say which one encode() has.
+      "default_prompt_name": (
+        "sentence" if contract.sentence.prefix or contract.prompts else None
+      ),
       "similarity_fn_name": "cosine",
       layout_files.OURS: {
         "title_joiner": contract.title_joiner,
         "tower": tower,
+        **({"prompts": contract.prompts} if contract.prompts else {}),
       },
     },
     f"{folders['Pooling']}/{layout_files.CONFIG}": {

@@ -25,6 +25,9 @@ class IrLoss(base.Loss):
   # Divides the cosines. Our choice.
   temperature: float = base.setting(0.05, "[1e-4, 1e4]")
   symmetric: bool = base.setting(False)  # Adds passage -> query.
+  # Whether passages of other questions are negatives, too. If not, a question
+  # has its own hard negatives alone.
+  in_batch: bool = base.setting(True)
 
   title = "retrieval: a query and its passage"
   stream = "retrieval"
@@ -33,6 +36,17 @@ class IrLoss(base.Loss):
   def check(self, sizes: Mapping[str, int], group: str) -> None:
     """See `base.Loss.check`; also checks that a query has a negative."""
     super().check(sizes, group)
+    if not self.in_batch and not sizes["hard_negatives"]:
+      raise ValueError(
+        f"{group}.in_batch is False and batch.hard_negatives is 0: no question"
+        " has a negative. Set batch.hard_negatives to 1 or more, or"
+        f" {group}.in_batch=True."
+      )
+    if not self.in_batch and self.symmetric:
+      raise ValueError(
+        f"{group}.in_batch is False, but {group}.symmetric compares a passage"
+        f" with the questions of the batch: set {group}.symmetric=False."
+      )
     if sizes["retrieval"] == 1 and not sizes["hard_negatives"]:
       raise ValueError(
         "batch.retrieval is 1 and batch.hard_negatives is 0: no question has a"
@@ -63,6 +77,7 @@ class IrLoss(base.Loss):
       positive_sequence=retrieval.positive_sequence,
       temperature=self.temperature,
       symmetric=self.symmetric,
+      in_batch=self.in_batch,
       replicate=replicate,
     )
 
@@ -77,6 +92,7 @@ def ir_loss(
   positive_sequence: Array,
   temperature: float,
   symmetric: bool = False,
+  in_batch: bool = True,
   replicate: Callable[[Array], Array] = lambda x: x,
 ) -> tuple[Array, base.Metrics]:
   """The IR loss: each query finds its passage in the global batch.
@@ -100,6 +116,8 @@ def ir_loss(
     symmetric: Adds the direction passage -> query for the positives, and halves
       the sum. If a passage is masked for a query, the query is also masked for
       the passage.
+    in_batch: Whether passages of other rows are negatives. If not, pairs of
+      different rows count nowhere in the metrics, and `symmetric` is False.
     replicate: A sharding constraint on the candidates.
 
   Returns:
@@ -120,14 +138,17 @@ def ir_loss(
   )
   cosines = similarity.scores(queries, candidates)
   scores = cosines / temperature
-  allowed = valid[None] & ~is_positive
+  compared = jnp.broadcast_to(valid[None], is_positive.shape)
+  if not in_batch:
+    compared &= row[:, None] == jnp.arange(batch * columns) // columns
+  allowed = compared & ~is_positive
   loss = similarity.cross_entropy(scores, positive, allowed).mean()
 
   own = positive[:, None] == jnp.arange(batch * columns)
   best = jnp.argmax(jnp.where(allowed | own, scores, -jnp.inf), axis=1)
   metrics = {
     "accuracy": (best == positive).mean(),
-    "masked": (is_positive & valid[None] & ~own).sum(),
+    "masked": (is_positive & compared & ~own).sum(),
     # A query's own positive is not allowed as a negative.
     "queries_without_negatives": (~allowed.any(axis=1)).sum(),
     "mean_cosine": similarity.masked_mean(cosines, allowed),

@@ -82,7 +82,7 @@ class Layout:
     known: Whether it is a sentence-transformers folder. A plain Hugging Face
       folder says nothing about what follows.
     encoding: What it says of the contract. Only our own exports have a
-      title_joiner.
+      title_joiner and prompts of sources.
     tower: "both", or "query" or "passage" if an export holds only one.
     undecided: A field that is open in `encoding` ("query.prefix"), and the
       reason why a config must set it.
@@ -133,7 +133,7 @@ def read(folder: pathlib.Path) -> Layout:
       " dot product are supported."
     )
   prefixes, undecided = _read_prompts(path, model)
-  title_joiner, tower = _read_ours(path, model)
+  title_joiner, tower, own_prompts = _read_ours(path, model)
   lengths = _read_lengths(modules["Transformer"])
   encoding = contract_lib.PartialContract(
     pooling=_read_pooling(modules["Pooling"] / layout_files.CONFIG, model),
@@ -143,6 +143,7 @@ def read(folder: pathlib.Path) -> Layout:
       role: contract_lib.PartialRole(prefixes[role], lengths[role])
       for role in contract_lib.ROLES
     },
+    prompts=own_prompts,
   )
   projection = _read_dense(modules["Dense"]) if "Dense" in modules else None
   if "Normalize" in modules:
@@ -328,25 +329,27 @@ def _read_dense(folder: pathlib.Path) -> Projection:
 
 def _read_ours(
   path: pathlib.Path, model: Mapping
-) -> tuple[str | None, str | None]:
-  """Reads the title joiner and the tower; None if the folder has neither.
+) -> tuple[str | None, str | None, contract_lib.Prompts | None]:
+  """Reads title joiner, tower and prompts; None if the folder has none.
 
   sentence-transformers has no such settings, and ignores ours. So a copy of
   an export keeps them if mlir_jax.json is lost.
   """
   found = model.get(layout_files.OURS)
   if found is None:
-    return None, None
+    return None, None, None
   if (
     not isinstance(found, dict)
     or not isinstance(found.get("title_joiner"), str)
     or found.get("tower") not in layout_files.TOWERS
+    or contract_lib.problem_of_prompts(found.get("prompts", {}))
   ):
     raise LayoutError(
       f"{path}: {layout_files.OURS} is {found!r}; it holds title_joiner, a"
-      f" text, and tower, one of {layout_files.TOWERS}. {reading.RESTORE}"
+      f" text, and tower, one of {layout_files.TOWERS}, and perhaps prompts, a"
+      f" text for each name and role. {reading.RESTORE}"
     )
-  return found["title_joiner"], found["tower"]
+  return found["title_joiner"], found["tower"], found.get("prompts", {})
 
 
 def _check_prompts(path: pathlib.Path, model: Mapping) -> None:

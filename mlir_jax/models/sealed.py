@@ -67,7 +67,9 @@ def read(
       f"{path}: tower is {ours['tower']!r}, but {layout_files.MODEL} in the"
       f" same folder says {tower!r}. {reading.RESTORE}"
     )
-  joiner = contract_lib.PartialContract(title_joiner=contract.title_joiner)
+  joiner = contract_lib.PartialContract(
+    title_joiner=contract.title_joiner, prompts=contract.prompts
+  )
   contract_lib.check_same(
     contract.partial(), encoding.over(joiner), f"the files next to {path}"
   )

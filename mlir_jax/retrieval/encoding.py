@@ -44,6 +44,8 @@ class TextEncoder:
     tokenizer: The contract's tokenizer.
     mesh: The mesh; batches are split over "data".
     truncation: Role to (texts cut, all texts), of the texts encoded so far.
+    prompt: The name of the prompt of texts that are encoded without one; "" for
+      their role's prefix.
   """
 
   def __init__(
@@ -53,6 +55,7 @@ class TextEncoder:
     embed: Callable[[PyTree, str, Any], list[jax.Array]],
     mesh: jax.sharding.Mesh,
     batch_size: int = 256,
+    prompt: str = "",
   ):
     """Checks the tokenizer and jits the encoder.
 
@@ -64,10 +67,14 @@ class TextEncoder:
       batch_size: The number of texts of 64 tokens that are encoded at once;
         of other lengths, as many tokens. It is rounded up to a multiple of the
         devices along "data". On a CPU the batches are smaller.
+      prompt: The encoder's `prompt`.
 
     Raises:
       ContractMismatchError: if the tokenizer is not the contract's.
+      ValueError: if there is no such prompt.
     """
+    contract.check_prompt(prompt)
+    self.prompt = prompt
     check_tokenizer(contract, tokenizer, "the tokenizer")
     self.contract = contract
     self.tokenizer = tokenizer
@@ -93,6 +100,7 @@ class TextEncoder:
     texts: Sequence[str],
     titles: Sequence[str] | None = None,
     *,
+    prompt: str | None = None,
     progress: str | None = None,
   ) -> np.ndarray:
     """Encodes texts; it holds all vectors, but only the tokens of a window.
@@ -102,13 +110,16 @@ class TextEncoder:
       role: "query", "passage" or "sentence".
       texts: The texts, without prefix. Texts that are too long are cut.
       titles: A title for each text, "" for none. Only passages have titles.
+      prompt: The name of a prompt of the contract; "" for the role's prefix,
+        None for the encoder's `prompt`.
       progress: Description of a progress bar; None for no bar.
 
     Returns:
       float32 [n, D], in the order of the texts.
 
     Raises:
-      ValueError: if the role is unknown or the titles do not match.
+      ValueError: if the role or the prompt is unknown, or the titles do not
+        match.
       NonFiniteError: if a vector holds NaN or infinity.
     """
     tower = self.contract.role(role).tower
@@ -116,7 +127,13 @@ class TextEncoder:
       raise ValueError(f"{len(titles)} titles for {len(texts)} texts.")
     vectors, done = None, 0
     for rows in self.encode_windows(
-      params, role, texts, titles, progress=progress, total=len(texts)
+      params,
+      role,
+      texts,
+      titles,
+      prompt=prompt,
+      progress=progress,
+      total=len(texts),
     ):
       if vectors is None:
         vectors = np.empty((len(texts), rows.shape[1]), np.float32)
@@ -133,6 +150,7 @@ class TextEncoder:
     texts: Iterable[str],
     titles: Iterable[str] | None = None,
     *,
+    prompt: str | None = None,
     progress: str | None = None,
     total: int | None = None,
   ) -> Iterator[np.ndarray]:
@@ -143,6 +161,7 @@ class TextEncoder:
       role: As in `encode`.
       texts: As in `encode`.
       titles: As in `encode`.
+      prompt: As in `encode`.
       progress: As in `encode`.
       total: The number of texts, for the bar; None if not known.
 
@@ -150,17 +169,19 @@ class TextEncoder:
       float32 [m, D], the vectors of the next m texts.
 
     Raises:
-      ValueError: if the role is unknown or the titles do not match.
+      ValueError: if the role or the prompt is unknown, or the titles do not
+        match.
       NonFiniteError: if a vector holds NaN or infinity.
     """
-    self.contract.role(role)
+    name = self.prompt if prompt is None else prompt
+    self.contract.prefix(role, name)  # It checks both names.
     titled = (
       zip(texts, itertools.repeat(""), strict=False)
       if titles is None
       else zip(texts, titles, strict=True)
     )
     rendered = (
-      self.contract.render(role, text, title) for text, title in titled
+      self.contract.render(role, text, title, name) for text, title in titled
     )
     with bars.bar(
       None,

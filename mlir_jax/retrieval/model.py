@@ -76,6 +76,7 @@ class Model:
     role: str = "query",
     titles: Iterable[str] | None = None,
     progress: str | None = None,
+    prompt: str | None = None,
   ) -> np.ndarray:
     """Encodes texts.
 
@@ -89,14 +90,18 @@ class Model:
       role: "query", "passage", or "sentence" for other texts.
       titles: A title for each passage, "" for none; only for passages.
       progress: Description of a progress bar; None for no bar.
+      prompt: The name of one of `contract.prompts`: a source of the training
+        data, whose prompts are used. The default is that of `load`; "" is the
+        role's prefix.
 
     Returns:
       float32 [n, D], in the order of the texts.
 
     Raises:
       ValueError: if `texts` or `titles` is not a sequence of texts (the message
-        names the first item that is not a text), the role is unknown, there
-        are more or fewer titles than texts, or this role's tower is missing.
+        names the first item that is not a text), the role or the prompt is
+        unknown, there are more or fewer titles than texts, or this role's tower
+        is missing.
     """
     texts = _list_texts(texts, "texts")
     self.check_role(role)
@@ -109,7 +114,7 @@ class Model:
         )
     before = dict(self.text_encoder.truncation)
     vectors = self.text_encoder.encode(
-      self.params, role, texts, titles, progress=progress
+      self.params, role, texts, titles, prompt=prompt, progress=progress
     )
     if cut := self.text_encoder.describe_truncation(before):
       warnings.warn(cut, stacklevel=2)
@@ -173,6 +178,7 @@ def load(
   mesh: jax.sharding.Mesh | None = None,
   batch_size: int | None = None,
   revision: str = "",
+  prompt: str = "",
 ) -> Model:
   """Loads a retriever, onto any mesh.
 
@@ -188,10 +194,12 @@ def load(
     batch_size: Texts that are encoded at once; None for the run's
       eval.batch_size, or 256.
     revision: Of a hub name: branch, tag or commit.
+    prompt: The name of the prompt that texts have, see `Model.encode`; "" for
+      their role's prefix.
 
   Raises:
-    ValueError: if there is no such model or checkpoint, the folder does not
-      say how it encodes or that is not supported, or a package for object
+    ValueError: if there is no such model, checkpoint or prompt, the folder does
+      not say how it encodes or that is not supported, or a package for object
       storage is missing.
     ContractMismatchError: if the folder's files do not agree on the encoding
       contract; it names the field.
@@ -204,7 +212,7 @@ def load(
         f"revision is {revision!r}, but {path} is a run's folder: give"
         " checkpoint."
       )
-    return load_run(path, checkpoint, mesh, batch_size)
+    return load_run(path, checkpoint, mesh, batch_size, prompt)
   if (folder / workdir.TOKENIZER).exists():
     raise ValueError(
       f"{path} is a run's folder without checkpoints: train the run."
@@ -216,7 +224,7 @@ def load(
     )
   name = str(folder) if folder.is_dir() else path
   mesh = sharding.make_mesh() if mesh is None else mesh
-  return _load_folder(name, mesh, batch_size, revision)
+  return _load_folder(name, mesh, batch_size, revision, prompt)
 
 
 def load_run(
@@ -224,11 +232,12 @@ def load_run(
   which: str | int = "last",
   mesh: jax.sharding.Mesh | None = None,
   batch_size: int | None = None,
+  prompt: str = "",
 ) -> Model:
   """Loads a checkpoint of a run: see `load`.
 
   Raises:
-    ValueError: if there is no such run or checkpoint.
+    ValueError: if there is no such run, checkpoint or prompt.
     ContractMismatchError: if the run's files do not agree on the contract.
   """
   mesh = sharding.make_mesh() if mesh is None else mesh
@@ -255,6 +264,7 @@ def load_run(
     )
     check_run(folder, description.contract, tokenizer)
     where = f"step {step} in {checkpoints.directory}"
+    description.contract.check_prompt(prompt)  # Before parameters are read.
     encoder_config = architecture.of_checkpoint(description.encoder, where)
     try:
       towers = description.config["model"]["towers"]
@@ -285,6 +295,7 @@ def load_run(
       embed,
       mesh,
       size,
+      prompt,
     ),
     encoder_config=encoder_config,
     params=params,
@@ -328,7 +339,11 @@ def check_run(
 
 
 def _load_folder(
-  path: str, mesh: jax.sharding.Mesh, batch_size: int | None, revision: str
+  path: str,
+  mesh: jax.sharding.Mesh,
+  batch_size: int | None,
+  revision: str,
+  prompt: str,
 ) -> Model:
   """Loads an export or another sentence-transformers folder."""
   root = pretrained.fetch(path, revision)
@@ -383,6 +398,7 @@ def _load_folder(
       encoding.make_embed(encoder_config, contract),
       mesh,
       batch_size or 256,
+      prompt,
     ),
     encoder_config=encoder_config,
     params=params,

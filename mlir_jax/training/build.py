@@ -14,8 +14,9 @@ from mlir_jax import contract as contract_lib
 from mlir_jax import extensions, sharding, workdir
 from mlir_jax.batches import batch as batch_lib
 from mlir_jax.batches import drawing, masking, packing, reader, row_plans
+from mlir_jax.batches import mixture as mixture_lib
 from mlir_jax.checkpoints import manager, metadata
-from mlir_jax.data import preparation, token_store
+from mlir_jax.data import preparation, source_settings, token_store
 from mlir_jax.evals import evaluators, report, selection, suite
 from mlir_jax.losses import masked_lm as masked_lm_loss
 from mlir_jax.losses import registry
@@ -50,6 +51,16 @@ def batch_sizes(config: ml_collections.ConfigDict) -> dict[str, int]:
   return {name: config.batch[name] for name in batch_lib.STREAMS}
 
 
+def make_mixture(config: ml_collections.ConfigDict) -> mixture_lib.Mixture:
+  """Returns how sources and languages share the rows of a batch."""
+  sources = source_settings.find(config.data.sources.to_dict())
+  return mixture_lib.Mixture(
+    config.data.language_temperature,
+    source_settings.weights(sources),
+    one_source=config.batch.mixing == "one_source",
+  )
+
+
 def make_plans(
   config: ml_collections.ConfigDict,
   store: token_store.TokenStore,
@@ -60,7 +71,7 @@ def make_plans(
     store,
     batch_spec(config),
     config.seed,
-    config.data.language_temperature,
+    make_mixture(config),
     config.train.steps,
     **row_settings(config, mesh),
   )
@@ -322,13 +333,16 @@ def make_batches(
   """
   kind = reader.choose(config.data.reader)
   print(f"Batches: {reader.KINDS[kind]} (data.reader={kind}).")
+  mixture, spec = make_mixture(config), batch_spec(config)
+  for line in drawing.describe_sources(store, spec, mixture):
+    print(line)
   batches = reader.batches(
     kind,
     store,
-    batch_spec(config),
+    spec,
     plans.plans,
     seed=config.seed,
-    temperature=config.data.language_temperature,
+    mixture=mixture,
     start=first_step,
     stop=config.train.steps,
     host_rows=functools.partial(sharding.host_rows, mesh),

@@ -12,7 +12,7 @@ from etils import epath
 from mlir_jax import config_checks, sharding, workdir
 from mlir_jax import contract as contract_lib
 from mlir_jax.batches import masking
-from mlir_jax.data import preparation
+from mlir_jax.data import preparation, source_settings
 from mlir_jax.evals import evaluators, selection
 from mlir_jax.hub import warm_start
 from mlir_jax.losses import base, registry
@@ -33,6 +33,7 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
   losses = registry.make(config.loss)
   registry.check(losses, dataclasses.asdict(build.batch_spec(config)))
   _check_shape(config, losses)
+  source_settings.find(config.data.sources.to_dict())
   _check_sources(config)
   _check_attention(config)
   if config.model.towers != "tied" and not any(

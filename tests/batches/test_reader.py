@@ -15,7 +15,14 @@ from tokenizers import models, pre_tokenizers, processors
 from mlir_jax import contract as contract_lib
 from mlir_jax import sharding
 from mlir_jax.batches import batch as batch_lib
-from mlir_jax.batches import drawing, masking, packing, reader, row_plans
+from mlir_jax.batches import (
+  drawing,
+  masking,
+  mixture,
+  packing,
+  reader,
+  row_plans,
+)
 from mlir_jax.data import records, store_writer, token_store
 from mlir_jax.training import compiled_step
 
@@ -23,7 +30,7 @@ SPEC = batch_lib.BatchSpec(
   retrieval=8, hard_negatives=2, parallel=6, monolingual=4, masked=5
 )
 PAD = 0
-TEMPERATURE = 2.0
+MIXTURE = mixture.Mixture(2.0)
 
 
 def retrieval():
@@ -75,14 +82,14 @@ TOKENIZER = make_tokenizer()
 MASKER = masking.make_masker(TOKENIZER, "word", 0.3)
 
 
-def make_store(path, **streams):
+def make_store(path, lengths=(4, 5), **streams):
   """Builds a store of the given streams."""
   contract = contract_lib.PartialContract(
     pooling="mean",
     normalize=True,
     title_joiner=" ",
-    query=contract_lib.PartialRole("", 4),
-    passage=contract_lib.PartialRole("", 5),
+    query=contract_lib.PartialRole("", lengths[0]),
+    passage=contract_lib.PartialRole("", lengths[1]),
     sentence=contract_lib.PartialRole("", 6),
   ).complete(TOKENIZER)
   nothing = dict.fromkeys(token_store.STREAMS, tuple)
@@ -120,21 +127,23 @@ def store(tmp_path_factory):
 def roomy(spec):
   """Returns a plan with room for the texts of any step."""
   return {
-    group: (packing.Block(texts, 32, 4, 40),)
+    group: (packing.Block(texts, 128, 4, 40),)
     for group, texts in spec.texts().items()
   }
 
 
 def plans_of(store, spec=SPEC, steps=20, **settings):
   return row_plans.make_plans(
-    store, spec, 0, TEMPERATURE, steps, mask_rate=0.3, **settings
+    store, spec, 0, MIXTURE, steps, mask_rate=0.3, **settings
   )
 
 
-def raw_batch(store, step, spec=SPEC, seed=0, plans=None, host_rows=np.arange):
+def raw_batch(
+  store, step, spec=SPEC, seed=0, plans=None, host_rows=np.arange,
+  mixed=MIXTURE,
+):  # fmt: skip
   batch = reader.batch_of_step(
-    store, spec, plans or [roomy(spec)], seed, TEMPERATURE, step,
-    host_rows, MASKER,
+    store, spec, plans or [roomy(spec)], seed, mixed, step, host_rows, MASKER,
   )  # fmt: skip
   return as_dict(batch)
 
@@ -209,7 +218,7 @@ def batches(
   plans=None,
 ):  # fmt: skip
   return reader.batches(
-    kind, store, spec, plans or [roomy(spec)], 0, TEMPERATURE, start, stop,
+    kind, store, spec, plans or [roomy(spec)], 0, MIXTURE, start, stop,
     host_rows, prefetch, MASKER,
   )  # fmt: skip
 
@@ -321,6 +330,86 @@ def test_the_plan_holds_every_step_and_says_its_padding(store):
   assert f"Padding: {plans.padding:.1%}" in str(plans)
 
 
+def long_and_short(name, count, words):
+  return [
+    records.RetrievalRecord(
+      f"q{i % 30} w{i // 30}",
+      (records.Passage(" ".join(f"w{(i + j) % 30}" for j in range(words))),),
+      source_name=name,
+    )
+    for i in range(count)
+  ]
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+  """A store of a large source of short texts and two small ones of long."""
+  return make_store(
+    tmp_path_factory.mktemp("sources") / "store",
+    lengths=(8, 120),
+    retrieval=lambda: (
+      long_and_short("short", 900, 3)
+      + long_and_short("long", 300, 100)
+      + long_and_short("rare", 100, 60)
+    ),
+    parallel=parallel,
+  )
+
+
+def test_plans_of_batches_of_one_source_hold_every_step_with_few_pads(sources):
+  spec = batch_lib.BatchSpec(32, 0, 6, 0)
+  mixed = mixture.Mixture(
+    2.0, (("long", 1.0), ("rare", 0.002), ("short", 3.0)), one_source=True
+  )
+  steps = 3000
+  plans = row_plans.make_plans(sources, spec, 0, mixed, steps)
+  kinds = drawing.kinds_of_steps(sources, spec, 0, mixed, np.arange(steps))
+  assert len(np.unique(kinds[:, 0])) == 3
+  assert plans.padding < 0.04
+  real = computed = 0
+  rare = np.flatnonzero(kinds[:, 0] == 1)
+  for step in (*range(100), *rare):
+    batch = raw_batch(sources, int(step), spec, plans=plans.plans, mixed=mixed)
+    of_step = sum(r["segment"].size for r in batch["texts"]["passage"])
+    # The last resort is not needed, not even for the rare source.
+    assert of_step < sum(map(packing.tokens, plans.plans[-1].values()))
+    if step not in rare:
+      computed += of_step
+      real += sum((r["segment"] > 0).sum() for r in batch["texts"]["passage"])
+  assert 1 - real / computed < 0.05
+  # The largest plan is for the source of long texts, not for all spread.
+  lengths = drawing.lengths_of_steps(sources, spec, 0, mixed, 0, steps)
+  assert plans.last_resort
+  largest = plans.plans[-2]
+  heaviest = lengths["passage"].sum(axis=1).max()
+  assert sum(map(packing.tokens, largest.values())) < 1.2 * heaviest
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+def test_hosts_share_a_batch_of_one_source(sources, hosts):
+  spec = batch_lib.BatchSpec(32, 0, 8, 0)
+  mixed = mixture.Mixture(2.0, (("long", 1.0),), one_source=True)
+  for step in (5, 10**6):
+    whole = leaves(raw_batch(sources, step, spec, mixed=mixed))
+    parts = [
+      leaves(
+        raw_batch(
+          sources,
+          step,
+          spec,
+          host_rows=lambda size, host=host: np.arange(size)[host::hosts],
+          mixed=mixed,
+        )
+      )
+      for host in range(hosts)
+    ]
+    for name, leaf in whole.items():
+      union = np.empty_like(leaf)
+      for host, part in enumerate(parts):
+        union[host::hosts] = part[name]
+      np.testing.assert_array_equal(union, leaf, err_msg=name)
+
+
 def test_a_step_that_was_not_looked_at_has_rows_too(store, monkeypatch):
   monkeypatch.setattr(row_plans, "_SCANNED", 64)
   monkeypatch.setattr(row_plans, "_PACKED", 64)
@@ -329,7 +418,7 @@ def test_a_step_that_was_not_looked_at_has_rows_too(store, monkeypatch):
   assert plans.last_resort
   with pytest.raises(ValueError, match="step 3 do not fit"):
     raw_batch(store, 3, spec, plans=[{"passage": (packing.Block(1, 16, 4),)}])
-  tokens = drawing.lengths_of_steps(store, spec, 0, TEMPERATURE, 0, 30)
+  tokens = drawing.lengths_of_steps(store, spec, 0, MIXTURE, 0, 30)
   usual = int(np.median(tokens["passage"].sum(axis=1)))
   tight = {"passage": (packing.Block(1, usual, 8),)}
   shapes = {
@@ -585,16 +674,16 @@ def test_masks_of_a_global_batch_split_otherwise_are_the_same(store):
 def test_masked_text_needs_a_masker_and_monolingual_rows(store, tmp_path):
   spec = batch_lib.BatchSpec(0, 0, 0, 0, 4)
   with pytest.raises(ValueError, match=r"batch\.masked is 4.*make_masker"):
-    reader.batches("in_process", store, spec, (), 0, TEMPERATURE, 0, 1)
+    reader.batches("in_process", store, spec, (), 0, MIXTURE, 0, 1)
   with pytest.raises(ValueError, match=r"batch\.masked is 4.*make_masker"):
-    reader.batch_of_step(store, spec, (), 0, TEMPERATURE, 0)
+    reader.batch_of_step(store, spec, (), 0, MIXTURE, 0)
   poorer = make_store(tmp_path / "store", parallel=parallel)
   message = (
     "no monolingual rows: set batch.masked=0 and loss.masked_lm.weight=0, or"
     " add monolingual text"
   )
   with pytest.raises(ValueError, match=re.escape(message)):
-    drawing.check(poorer, spec)
+    drawing.check(poorer, spec, MIXTURE)
 
 
 def test_resume_reads_the_same_batches(store):
@@ -624,7 +713,7 @@ def test_both_readers_give_identical_batches(store):
 @pytest.mark.slow
 def test_both_readers_give_batches_of_several_shapes(store):
   spec = batch_lib.BatchSpec(0, 0, 0, 8)
-  tokens = drawing.lengths_of_steps(store, spec, 0, TEMPERATURE, 0, 12)
+  tokens = drawing.lengths_of_steps(store, spec, 0, MIXTURE, 0, 12)
   usual = int(np.median(tokens["passage"].sum(axis=1)))
   longest = int(tokens["passage"].max())
   plans = [

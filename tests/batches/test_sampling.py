@@ -86,8 +86,9 @@ def test_orders_are_the_same_in_every_version():
     110,
     988,
   ]
+  sizes = [5, 900]
   rows, epochs = sampling.draw(
-    4000 + np.arange(6), 7, "retrieval", [5, 900], 2.0
+    4000 + np.arange(6), 7, "retrieval", sizes, sampling.smoothed(sizes, 2.0)
   )
   assert rows.tolist() == [1, 385, 356, 263, 715, 123]
   assert epochs.tolist() == [54, 4, 4, 4, 4, 4]
@@ -95,7 +96,7 @@ def test_orders_are_the_same_in_every_version():
 
 def test_each_epoch_reads_every_row_once():
   size = 300
-  rows, epochs = sampling.draw(np.arange(3 * size), 5, "x", [size], 1.0)
+  rows, epochs = sampling.draw(np.arange(3 * size), 5, "x", [size], [1.0])
   np.testing.assert_array_equal(epochs, np.repeat(np.arange(3), size))
   for epoch in range(3):
     of_epoch = rows[epochs == epoch]
@@ -106,7 +107,11 @@ def test_each_epoch_reads_every_row_once():
 def test_each_group_reads_its_rows_once_per_epoch_of_its_own():
   sizes = np.array([0, 7, 500, 40])
   rows, epochs = sampling.draw(
-    np.arange(4 * sampling.BLOCK), 5, "x", sizes, 3.0
+    np.arange(4 * sampling.BLOCK),
+    5,
+    "x",
+    sizes,
+    sampling.smoothed(sizes, 3.0),
   )
   starts = np.cumsum(sizes) - sizes
   for start, size in zip(starts, sizes, strict=True):
@@ -120,7 +125,7 @@ def test_each_group_reads_its_rows_once_per_epoch_of_its_own():
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
 def test_quotas_follow_the_smoothed_sizes(temperature):
   sizes = np.array([12000, 3328, 0, 6189, 1, 331])
-  quota = sampling.quotas(sizes, temperature)
+  quota = sampling.quotas(sampling.smoothed(sizes, temperature))
   weights = np.where(sizes, sizes ** (1 / temperature), 0)
   ideal = sampling.BLOCK * weights / weights.sum()
   assert quota.sum() == sampling.BLOCK
@@ -131,45 +136,47 @@ def test_quotas_follow_the_smoothed_sizes(temperature):
 
 def test_every_block_has_exactly_its_quotas():
   sizes = np.array([1000, 50, 200])
-  rows, _ = sampling.draw(np.arange(3 * sampling.BLOCK), 2, "x", sizes, 2.0)
+  weights = sampling.smoothed(sizes, 2.0)
+  rows, _ = sampling.draw(np.arange(3 * sampling.BLOCK), 2, "x", sizes, weights)
   group = np.searchsorted(np.cumsum(sizes), rows, side="right")
   for block in group.reshape(3, -1):
     counts = np.bincount(block, minlength=3)
-    np.testing.assert_array_equal(counts, sampling.quotas(sizes, 2.0))
+    np.testing.assert_array_equal(counts, sampling.quotas(weights))
   # Mixed within a block, not one group after the other.
   assert set(group[:64]) == {0, 1, 2}
 
 
 def test_more_small_groups_than_room_still_fill_the_block():
-  quota = sampling.quotas([10**9, *[1] * 4000], 1.0)
+  quota = sampling.quotas([10**9, *[1] * 4000])
   assert quota.sum() == sampling.BLOCK
   assert quota.min() == 1
   assert quota[0] == 96
-  quota = sampling.quotas([50] * 2500 + [1] * 1500, 1.0)
+  quota = sampling.quotas([50] * 2500 + [1] * 1500)
   assert quota.sum() == sampling.BLOCK
   assert quota.min() == 1
 
 
 def test_bad_mixtures_are_refused():
   with pytest.raises(ValueError, match="0 groups have rows"):
-    sampling.quotas([0, 0], 1.0)
+    sampling.quotas([0, 0])
 
 
 def test_rows_do_not_depend_on_how_positions_are_asked_for():
   sizes, positions = [300, 40, 7], np.arange(8000, 8600)
-  whole, epochs = sampling.draw(positions, 1, "x", sizes, 2.0)
+  weights = sampling.smoothed(sizes, 2.0)
+  whole, epochs = sampling.draw(positions, 1, "x", sizes, weights)
   for parts in (np.array_split(positions, 7), positions[:, None][:20]):
-    pieces = [sampling.draw(part, 1, "x", sizes, 2.0) for part in parts]
+    pieces = [sampling.draw(part, 1, "x", sizes, weights) for part in parts]
     read = np.concatenate([rows for rows, _ in pieces])
     np.testing.assert_array_equal(read, whole[: len(read)])
-  back, back_epochs = sampling.draw(positions[::-1], 1, "x", sizes, 2.0)
+  back, back_epochs = sampling.draw(positions[::-1], 1, "x", sizes, weights)
   np.testing.assert_array_equal(back[::-1], whole)
   np.testing.assert_array_equal(back_epochs[::-1], epochs)
 
 
 def test_seeds_and_streams_have_orders_of_their_own():
   orders = {
-    tuple(sampling.draw(np.arange(64), seed, stream, [500], 1.0)[0])
+    tuple(sampling.draw(np.arange(64), seed, stream, [500], [1.0])[0])
     for seed in (0, 1)
     for stream in ("parallel", "monolingual")
   }
@@ -181,7 +188,9 @@ def test_a_late_step_costs_what_the_first_costs():
     best = np.inf
     for _ in range(5):
       begin = time.perf_counter()
-      sampling.draw(start + np.arange(128), 0, "x", [12000, 3000, 90], 2.0)
+      sampling.draw(
+        start + np.arange(128), 0, "x", [12000, 3000, 90], [4, 2, 1]
+      )
       best = min(best, time.perf_counter() - begin)
     return best
 

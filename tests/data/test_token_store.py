@@ -193,6 +193,54 @@ def test_rows_of_a_language_are_grouped_by_source(tmp_path, store):
   assert "by source" not in store.summary()
 
 
+def test_prompts_of_a_source_take_the_place_of_the_prefix(tmp_path):
+  prompts = {
+    "b": {"query": "what: ", "passage": "cloud: "},
+    "c": {"passage": "river "},
+  }
+  contract = dataclasses.replace(CONTRACT, prompts=prompts)
+  same = {"question": "who", "positives": (passage("stone", "", "river"),)}
+  rows = [
+    records.RetrievalRecord(**same, source_name="a"),
+    records.RetrievalRecord(**same, source_name="b"),
+    records.RetrievalRecord(**same, source_name="b", prompt="garden "),
+    records.RetrievalRecord(**same, source_name="c"),
+  ]
+  built = store_writer.build(
+    tmp_path / "store",
+    collection(rows, PARALLEL),
+    contract,
+    TOKENIZER,
+    PAD,
+    shuffle_parallel=False,
+    seed=0,
+    source="made",
+  )
+  assert built.contract.prompts == prompts
+  found = [
+    text_of(built, "query", text) for text in built.arrays["retrieval_queries"]
+  ]
+  assert found == ["query : who", "what : who", "garden who", "query : who"]
+  found = [
+    text_of(built, "passage", built.arrays["retrieval_positives"][row])
+    for row in range(4)
+  ]
+  # Passages are cut to five tokens, with the special ones.
+  assert found == ["river stone", "cloud : river", "cloud : river", *found[3:]]
+  assert found[3] == "river river stone"
+  # Encoding by the source's name gives the same tokens.
+  for row, source in enumerate(("", "b")):
+    text = contract.render("query", " who ", prompt=source)
+    ids, mask = built.sequences(
+      "query", np.asarray(built.arrays["retrieval_queries"][row]), 6
+    )
+    assert ids[mask].tolist() == TOKENIZER.encode(text).ids
+  # Sentences have no prompts here.
+  assert text_of(built, "sentence", built.arrays["parallel_texts"][0, 0]) == (
+    "Fluss"
+  )
+
+
 def test_tokens_are_those_of_the_contract(store):
   for role, body in (
     ("query", "who"),

@@ -224,7 +224,14 @@ def batch_mesh(devices):
 # One function for all tests: they share its compilations.
 @functools.partial(
   jax.jit,
-  static_argnames=("loss", "devices", "symmetric", "stop_gradient", "kinds"),
+  static_argnames=(
+    "loss",
+    "devices",
+    "symmetric",
+    "in_batch",
+    "stop_gradient",
+    "kinds",
+  ),
 )
 def value_and_gradients(embeddings, labels, *, loss, devices, **settings):
   everywhere = NamedSharding(batch_mesh(devices), P())
@@ -281,13 +288,13 @@ def is_negative(labels, i, row, column):
   )
 
 
-def reference_ir(embeddings, labels, *, temperature, symmetric):
+def reference_ir(embeddings, labels, *, temperature, symmetric, in_batch=True):
   queries, passages = embeddings["queries"], embeddings["passages"]
   batch, columns, _ = passages.shape
   forward, backward, cosines, found, masked, alone = [], [], [], 0, 0, 0
   for i in range(batch):
     scores = [dot(queries[i], passages[i, 0]) / temperature]
-    for row in range(batch):
+    for row in range(batch) if in_batch else [i]:
       for column in range(columns):
         if is_negative(labels, i, row, column):
           cosines.append(dot(queries[i], passages[row, column]))
@@ -415,6 +422,11 @@ def assert_same(result, expected, tolerance=1e-12):
 LANGUAGE = {"temperature": 0.2, "weights": WEIGHTS}
 CASES = {
   "ir": (ir, reference_ir, {"temperature": 0.05, "symmetric": False}),
+  "ir-own-negatives": (
+    ir,
+    reference_ir,
+    {"temperature": 0.3, "symmetric": False, "in_batch": False},
+  ),
   "ir-both-ways": (ir, reference_ir, {"temperature": 0.3, "symmetric": True}),
   "semantic": (semantic, reference_semantic, {"temperature": 0.05}),
   "semantic-warm": (semantic, reference_semantic, {"temperature": 0.7}),

@@ -14,7 +14,7 @@ import tiny
 from flax import traverse_util
 
 from mlir_jax import config, config_files, sharding
-from mlir_jax.batches import drawing, packing
+from mlir_jax.batches import drawing, mixture, packing
 from mlir_jax.data import preparation
 from mlir_jax.models import encoder, hf_config
 from mlir_jax.planner import backbones, chips, lowering, rows, table
@@ -150,7 +150,8 @@ def test_with_a_store_a_plan_has_its_rows_texts_and_padding(prepared):
   mesh = sharding.make_mesh(devices=jax.devices()[:4])
   row = rows.make_row(c, backbones.encoder_config(c), mesh, CHIP, (2, 2), store)
   spec = build.batch_spec(c)
-  steps = [drawing.draw(store, spec, c.seed, 2.0, step) for step in range(4)]
+  mixed = mixture.Mixture(2.0)
+  steps = [drawing.draw(store, spec, c.seed, mixed, step) for step in range(4)]
   tokens = [drawing.lengths(store, drawn)["passage"].sum() for drawn in steps]
   assert not row.problem
   assert row.texts == 128

@@ -90,6 +90,30 @@ def test_gradients_are_those_of_one_piece_to_1e_12(
 
 
 @pytest.mark.slow
+def test_own_negatives_alone_are_those_of_one_piece():
+  losses = rb.make_losses(ir={"in_batch": False, "symmetric": False})
+  with jax.enable_x64(True):
+    config = config_of(0.0)
+    params = rb.make_params(config, "tied", with_head=True)
+    whole, split = (
+      rb.gradients(
+        params,
+        rb.make_batch(rb.MASKED_SPEC, plan),
+        config=config,
+        losses=losses,
+        **options,
+      )
+      for plan, options in (
+        (rb.one_a_row(rb.MASKED_SPEC), {}),
+        (rb.packed(rb.MASKED_SPEC), {"devices": 8, "chunk_rows": 8}),
+      )
+    )
+    np.testing.assert_allclose(split[0], whole[0], rtol=1e-12)
+    rb.assert_same(split[1], whole[1])
+    rb.assert_same(split[2], whole[2], atol=1e-10)
+
+
+@pytest.mark.slow
 def test_with_dropout_the_gradient_is_that_of_the_chunked_function():
   """Compares the gradient with differences along a random direction."""
   with jax.enable_x64(True):

@@ -15,7 +15,7 @@ from tokenizers import models, pre_tokenizers, processors
 
 from mlir_jax import config, contract
 from mlir_jax.batches import batch as batch_lib
-from mlir_jax.batches import drawing
+from mlir_jax.batches import drawing, mixture
 from mlir_jax.data import records, store_writer
 from mlir_jax.data.collections import folder
 from mlir_jax.losses import ir
@@ -92,7 +92,9 @@ def build_store(tmp_path, policy="error", **files):
 def ir_metrics(store, hard_negatives=0):
   """Returns the metrics of the IR loss on a batch of all rows."""
   spec = batch_lib.BatchSpec(store.rows("retrieval"), hard_negatives, 0, 0)
-  fields = drawing.draw(store, spec, 0, 1.0, 0).fields["retrieval"]
+  fields = drawing.draw(store, spec, 0, mixture.Mixture(), 0).fields[
+    "retrieval"
+  ]
   random = np.random.default_rng(0)
   shape = fields["passage_valid"].shape
   _, metrics = ir.ir_loss(
@@ -175,6 +177,18 @@ def test_batches_without_negatives_are_refused():
     checks.check_settings(c)
   c.batch.hard_negatives = 1
   checks.check_settings(c)
+  c.loss.ir.in_batch = False
+  checks.check_settings(c)
+  c.loss.ir.symmetric = True
+  with pytest.raises(ValueError, match=r"set loss\.ir\.symmetric=False"):
+    checks.check_settings(c)
+  c.batch.hard_negatives = 0
+  with pytest.raises(
+    ValueError, match=r"in_batch is False and batch\.hard_negatives is 0"
+  ):
+    checks.check_settings(c)
+  c.loss.ir.in_batch, c.loss.ir.symmetric = True, False
+  c.batch.hard_negatives = 1
   c.batch.parallel = 1
   with pytest.raises(ValueError, match=r"batch\.parallel is 1: .*semantic"):
     checks.check_settings(c)

@@ -121,6 +121,7 @@ def load() -> records.Collection:
     tests=_tests,
     translation_tests=tuple,
     groups=GROUPS,
+    sources=lambda: [""],
     fingerprint=_fingerprint,
     notes=_notes,
   )

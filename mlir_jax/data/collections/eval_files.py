@@ -167,6 +167,16 @@ def is_released(name: str) -> bool:
   return any(pattern.fullmatch(name) for pattern in patterns)
 
 
+def source_name(path: pathlib.Path) -> str:
+  """Returns the name of the source of a split train: that of its folder.
+
+  Folders as released, of different languages, are one source: "mrtydi".
+  """
+  if _MR_TYDI.fullmatch(path.name) or _MIRACL.fullmatch(path.name):
+    return path.name.partition("-")[0]
+  return path.name or path.resolve().name  # The folder may be ".".
+
+
 def find_released(path: pathlib.Path, names: layout.Names) -> Iterator[Tests]:
   """Yields the tests of a folder for which `is_released` is true."""
   if match := _MR_TYDI.fullmatch(path.name):

@@ -82,7 +82,7 @@ def _training_source(tests: eval_files.Tests) -> layout.Source:
   assert tests.train
   train, language = tests.train.unchanged(), tests.language
   return layout.Source(
-    tests.path.name or tests.path.resolve().name,  # The folder may be ".".
+    eval_files.source_name(tests.path),
     train.all,  # pyright: ignore[reportArgumentType]
     (language,),
     lambda bad_records: judged.read_pairs(train, language, bad_records),
@@ -267,5 +267,8 @@ def load(
       *layout.describe((*trained, *parallel, *monolingual), folder),
       *eval_files.describe(tests),
       *names.notes(folder),
+    ],
+    sources=lambda: [
+      source.name for source in (*retrieval, *trained, *parallel, *monolingual)
     ],
   )

@@ -31,12 +31,14 @@ class NamedSet:
     languages: The languages of its texts.
     read: Yields the records of its stream, or the test.
     notes: Returns lines that say what it was read as.
+    name: The name in the config, which is that of the source.
   """
 
   setting: setting_lib.Setting
   languages: tuple[str, ...]
   read: Callable[[records.BadRecords], Iterator[Any]]
   notes: Callable[[], Sequence[str]] = tuple
+  name: str = ""
 
 
 def _values(
@@ -199,6 +201,7 @@ def _with_source(name: str, named: NamedSet) -> NamedSet:
   """Returns a data set whose records have the name of their source."""
   return dataclasses.replace(
     named,
+    name=name,
     read=lambda bad_records: records.of_source(name, named.read(bad_records)),
   )
 
@@ -225,6 +228,17 @@ def _groups(
         "English" if language == "en" else "without parallel text",
       )
   return merged
+
+
+def _sources(
+  collection: records.Collection, sets: Sequence[NamedSet]
+) -> list[str] | None:
+  """Returns the sources of a collection and of data sets; None if unknown."""
+  known = collection.sources()
+  if known is None:
+    return None
+  own = (named.name for named in sets if named.setting.stream != "test")
+  return [*known, *own]
 
 
 def _tests(
@@ -286,6 +300,7 @@ def added(
     monolingual=joined("monolingual"),
     tests=lambda: _tests(collection, of("test"), bad_records),
     groups=_groups(collection.groups, sets),
+    sources=lambda: _sources(collection, sets),
     fingerprint=fingerprint,
     notes=lambda: [
       *collection.notes(),
@@ -306,4 +321,5 @@ def empty() -> records.Collection:
     groups={"en": "English"},
     fingerprint=lambda: hashlib.sha256().hexdigest(),
     notes=tuple,
+    sources=list,
   )

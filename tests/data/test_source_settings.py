@@ -1,0 +1,69 @@
+"""What a config says about sources is read, or refused by the field's name."""
+
+import pytest
+
+from mlir_jax.data import source_settings
+
+
+def find(**sources):
+  return source_settings.find(sources)
+
+
+def test_weights_and_prompts_are_read_by_source():
+  settings = find(
+    nq="weight=2.5 query_prompt='Represent this: '",
+    other="name='mrtydi-v1.1 (old)' weight=0",
+    wiki='passage_prompt="text: " query_prompt="Find:\n"',
+    unnamed="name= weight=1",
+  )
+  assert source_settings.weights(settings) == (
+    ("", 1.0),
+    ("mrtydi-v1.1 (old)", 0.0),
+    ("nq", 2.5),
+  )
+  assert source_settings.prompts(settings) == {
+    "nq": {"query": "Represent this: "},
+    "wiki": {"query": "Find:\n", "passage": "text: "},
+  }
+
+
+@pytest.mark.parametrize(
+  ("value", "message"),
+  [
+    ("", "give a weight or a prompt"),
+    ("name=b", "give a weight or a prompt"),
+    ("weight", "'weight' is not KEY=VALUE"),
+    ("weight=1 weight=2", "'weight=2' is not KEY=VALUE"),
+    ("wieght=1", "'wieght=1' is not KEY=VALUE"),
+    ("weight=-1", "weight is -1; it must be a number from"),
+    ("weight=nan", "weight is nan"),
+    ("weight=1e-7", "weight is 1e-7"),
+    ("weight=inf", "weight is inf"),
+    ("weight=two", "weight is two"),
+    ("query_prompt='a b", "No closing quotation"),
+    ("query_prompt=' '", "query_prompt is ' '; it must be"),
+    ("query_prompt=' a'", "query_prompt is ' a'; it must be"),
+    ("name= query_prompt=a", "the source has no name"),
+    ("name=query query_prompt=a", "the source 'query' would have the name"),
+  ],
+)
+def test_a_setting_that_cannot_be_used_is_refused(value, message):
+  with pytest.raises(ValueError, match=message) as caught:
+    find(a=value)
+  assert str(caught.value).startswith("data.sources")
+
+
+def test_two_settings_of_one_source_are_refused():
+  with pytest.raises(ValueError, match=r"\.a and data\.sources\.b are both"):
+    find(a="weight=1", b="name=a weight=2")
+  with pytest.raises(ValueError, match="'a_document' in sentence-transformers"):
+    find(a="passage_prompt=x", b="name=a_document query_prompt=y")
+
+
+def test_a_source_that_there_is_not_is_refused_with_the_list():
+  settings = find(nq="weight=1")
+  source_settings.check_known(settings, ["nq", ""])
+  with pytest.raises(
+    ValueError, match=r"no source 'nq'. The sources are: '', 'wiki'\."
+  ):
+    source_settings.check_known(settings, ["wiki", "", "wiki"])
