@@ -109,12 +109,13 @@ def mine(
   from mlir_jax.data.collections import pair_files
   from mlir_jax.data.sources import files
   from mlir_jax.mining import pairs, portions, progress
+  from mlir_jax.mining import source as source_lib
 
   if picture and not picture.endswith(".png"):
     raise ValueError(f"--plot={picture} should end in .png.")
   input_path, output_path = pathlib.Path(source), pathlib.Path(output)
   pair_settings = pair_settings or pair_files.DEFAULTS
-  pairs_read = pairs.Source(input_path, pair_settings)
+  pairs_read = source_lib.Source(input_path, pair_settings)
   pairs_read.targets(output_path.parent, output_path)  # It checks the name.
   _check_output(input_path, output_path)
   bad_records = records.BadRecords(on_bad_record, "--on_bad_record")
@@ -124,7 +125,7 @@ def mine(
   if corpus:
     corpus_file = files.UnchangedFile(pathlib.Path(corpus))
     hashes[os.fspath(corpus_file)] = corpus_file.read_hash()
-    for passage in pairs.read_passages(corpus_file, bad_records):
+    for passage in source_lib.read_passages(corpus_file, bad_records):
       passages.add(passage)
   settings = {"replace": replace, "with_scores": with_scores}
   prefix = search.model.contract.query.prefix if search.model else None

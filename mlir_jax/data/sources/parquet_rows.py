@@ -142,7 +142,8 @@ def _widened(known: Any, values: Iterable[Any]) -> Any:
   """Returns a type that also has the fields of new values.
 
   Without it, pyarrow leaves out a field that the type lacks, in silence. A type
-  of nulls, which is that of empty lists, becomes the type of the values.
+  of nulls, which is that of empty lists, becomes the type of the values; whole
+  numbers become float64 if a value is not whole.
 
   Args:
     known: The type of a column, or of a part of it.
@@ -161,6 +162,9 @@ def _widened(known: Any, values: Iterable[Any]) -> Any:
     )
   if pa.types.is_null(known):
     return pa.array(list(values)).type
+  if pa.types.is_integer(known):
+    is_real = any(isinstance(value, float) for value in values)
+    return pa.float64() if is_real else known
   if not pa.types.is_struct(known):
     return known
   objects = [value for value in values if isinstance(value, Mapping)]

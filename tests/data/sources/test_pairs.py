@@ -110,21 +110,24 @@ def test_new_fields_of_objects_in_parquet_are_written(tmp_path):
   import pyarrow as pa
 
   path = tmp_path / "a.parquet"
-  passage = {"text": "Lima is …"}
+  passage = {"text": "Lima is …", "score": 7}
   example = {
     "question": "capital?",
     "positive_ctxs": [passage],
     "hard_negative_ctxs": [passage],
+    "others": [],
   }
   parquet.write_table(pa.Table.from_pylist([example]), path)
   ((_, raw),) = containers.read(path, source_files.strict())
-  changed = registry.BUILT_IN["dpr"].with_negatives(raw, ADDED, [2.0, 1.0])
+  changed = registry.BUILT_IN["dpr"].with_negatives(raw, ADDED, [2.5, 1.0])
+  changed["others"] = ["new"]
   # More rows than a batch: the first batches have the narrow type.
   containers.write(path, [raw] * 1000 + [changed], like=path)
   *_, (_, last) = containers.read(path, source_files.strict())
   first, *added = last["hard_negative_ctxs"]
-  assert {**first, "text": ""} == dict.fromkeys(added[0]) | {"text": ""}
-  assert [each["score"] for each in added] == [2.0, 1.0]
+  assert first == dict.fromkeys(added[0]) | passage
+  assert [each["score"] for each in added] == [2.5, 1.0]
+  assert last["others"] == ["new"]
   assert [each["title"] for each in added] == [each.title for each in ADDED]
 
 
