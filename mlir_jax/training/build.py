@@ -15,7 +15,7 @@ from mlir_jax import extensions, sharding, workdir
 from mlir_jax.batches import batch as batch_lib
 from mlir_jax.batches import drawing, masking, packing, reader, row_plans
 from mlir_jax.checkpoints import manager, metadata
-from mlir_jax.data import preparation, token_store
+from mlir_jax.data import guide_vectors, preparation, token_store
 from mlir_jax.evals import evaluators, report, selection, suite
 from mlir_jax.losses import masked_lm as masked_lm_loss
 from mlir_jax.losses import registry
@@ -289,6 +289,7 @@ def compile_step(
     mesh: The mesh.
   """
   spec = batch_spec(config)
+  guide_width = prepared.guide.width if prepared.guide else 0
   train_step = compiled_step.CompiledStep(
     jitted,
     state,
@@ -298,19 +299,22 @@ def compile_step(
         plan,
         mesh,
         positives=spec.positives(prepared.store.max_positives),
+        guide_width=guide_width,
       )
       for plan in plans.plans
     ],
     ahead=len(plans.plans) - plans.last_resort,
   )
-  operations = compiled_step.step_flops(config, encoder_config, plans)
+  operations = compiled_step.step_flops(
+    config, encoder_config, plans, guide_width
+  )
   print(f"A step takes {operations} over {mesh.size} devices.")
   return train_step
 
 
 def make_batches(
   config: ml_collections.ConfigDict,
-  store: token_store.TokenStore,
+  prepared: preparation.Prepared,
   plans: row_plans.Plans,
   masker: masking.Masker | None,
   mesh: jax.sharding.Mesh,
@@ -324,7 +328,7 @@ def make_batches(
   print(f"Batches: {reader.KINDS[kind]} (data.reader={kind}).")
   batches = reader.batches(
     kind,
-    store,
+    prepared.store,
     batch_spec(config),
     plans.plans,
     seed=config.seed,
@@ -334,6 +338,7 @@ def make_batches(
     host_rows=functools.partial(sharding.host_rows, mesh),
     prefetch=config.data.prefetch,
     masker=masker,
+    guide=prepared.guide,
   )
 
   def place():
@@ -407,7 +412,10 @@ def make_suite(
     dev_passages=config.eval.dev_passages,
     extra=evaluators.find(config.eval.extra),
     selection=chosen,
-    notes=[chosen.describe(_dev_languages(prepared))],
+    notes=[
+      chosen.describe(_dev_languages(prepared)),
+      *_guide(config, prepared),
+    ],
   )
 
 
@@ -417,6 +425,15 @@ def _groups(
   """Returns each language's group in the report."""
   pairs = prepared.store.groups("retrieval") if config.batch.retrieval else ()
   return report.with_pairs(prepared.collection.groups, pairs)
+
+
+def _guide(
+  config: ml_collections.ConfigDict, prepared: preparation.Prepared
+) -> list[str]:
+  """Returns a sentence on the guide of the IR loss, if there is one."""
+  if not prepared.guide:
+    return []
+  return [guide_vectors.describe(prepared.guide.guide, config.loss.ir)]
 
 
 def _dev_languages(prepared: preparation.Prepared) -> set[str]:
@@ -460,6 +477,7 @@ def make_description(
       "selection": selection.parse(config.eval.selection).describe(
         _dev_languages(prepared)
       ),
+      **({"guide": dict(prepared.guide.guide)} if prepared.guide else {}),
     },
   )
 
