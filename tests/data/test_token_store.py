@@ -12,9 +12,12 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
 from mlir_jax import contract as contract_lib
+from mlir_jax.batches import identity
 from mlir_jax.data import (
   language_table,
   records,
+  store_arrays,
+  store_join,
   store_texts,
   store_writer,
   token_store,
@@ -130,9 +133,9 @@ def ragged(store, name, offsets, row):
 
 
 def test_rows_are_grouped_by_language(store):
-  assert store.groups("retrieval") == {"en": 3, "fi": 1}
-  assert store.groups("parallel") == {"de-en": 3, "en-fi": 1}
-  assert store.groups("monolingual") == {"de": 1, "fi": 2}
+  assert store.language_rows("retrieval") == {"en": 3, "fi": 1}
+  assert store.language_rows("parallel") == {"de-en": 3, "en-fi": 1}
+  assert store.language_rows("monolingual") == {"de": 1, "fi": 2}
   assert [
     text_of(store, "query", t).removeprefix("query : ")
     for t in store.arrays["retrieval_queries"]
@@ -146,6 +149,50 @@ def test_rows_are_grouped_by_language(store):
   assert store.rows("parallel") == 4
 
 
+def test_rows_of_a_language_are_grouped_by_source(tmp_path, store):
+  def named(rows, *names):
+    return [
+      dataclasses.replace(row, source_name=name)
+      for row, name in zip(rows, names, strict=True)
+    ]
+
+  sources = build(
+    tmp_path / "store",
+    collection(
+      named(RETRIEVAL, "b", "a", "a", "b"),
+      named(PARALLEL, "b", "a", "b", "a", "a", "a"),
+      named(MONOLINGUAL, "", "x", "x"),
+    ),
+  )
+  group = token_store.Group
+  assert sources.groups("retrieval") == (
+    group("a", "en", 1),
+    group("b", "en", 2),
+    group("a", "fi", 1),
+  )
+  assert [
+    text_of(sources, "query", t).removeprefix("query : ")
+    for t in sources.arrays["retrieval_queries"]
+  ] == ["what", "who", "who", "pilvi"]
+  # A repeated pair is a row of the first source that has it.
+  assert sources.groups("parallel") == (
+    group("a", "de-en", 2),
+    group("b", "de-en", 1),
+    group("b", "en-fi", 1),
+  )
+  assert sources.groups("monolingual") == (
+    group("x", "de", 1),
+    group("", "fi", 1),
+    group("x", "fi", 1),
+  )
+  for stream in token_store.STREAMS:
+    assert sources.language_rows(stream) == store.language_rows(stream)
+  assert sources.source_rows("retrieval") == {"a": 2, "b": 2}
+  assert "retrieval by source: a 2, b 2" in sources.summary()
+  assert "monolingual by source: (no name) 1, x 2" in sources.summary()
+  assert "by source" not in store.summary()
+
+
 def test_tokens_are_those_of_the_contract(store):
   for role, body in (
     ("query", "who"),
@@ -156,9 +203,7 @@ def test_tokens_are_those_of_the_contract(store):
     found = [
       ids[mask].tolist()
       for ids, mask in zip(
-        *store.sequences(
-          role, np.flatnonzero(store.arrays[f"{role}_sequences"] >= 0), 16
-        ),
+        *store.sequences(role, np.arange(len(store.lengths(role))), 16),
         strict=True,
       )
     ]
@@ -211,21 +256,17 @@ def test_a_long_max_length_costs_nothing_where_texts_are_short(tmp_path):
   # The longest sentence has 11 tokens, query 3, and passages are cut to 5.
   assert store.padded_lengths == {"query": 8, "passage": 5, "sentence": 16}
   for role, length in store.padded_lengths.items():
-    texts = np.flatnonzero(store.arrays[f"{role}_sequences"] >= 0)
+    texts = np.arange(len(store.lengths(role)))
     _, mask = store.sequences(role, texts, length)
     assert mask.sum() == store.lengths(role).sum()  # Nothing was cut.
 
 
-def test_a_text_that_a_role_lacks_is_an_error(store):
-  with pytest.raises(ValueError, match="role query"):
-    store.sequences("query", store.arrays["parallel_texts"], 8)
-
-
-def test_one_text_has_one_id_in_all_streams(store):
+def test_one_text_has_one_hash_in_all_streams(store):
   # "pilvi" is a question, a translation and a monolingual sentence.
-  pilvi = store.arrays["retrieval_queries"][3]
-  assert pilvi in store.arrays["parallel_texts"]
-  assert pilvi in store.arrays["monolingual_texts"]
+  pilvi = store.text_hashes("query", store.arrays["retrieval_queries"][3])
+  for stream in ("parallel", "monolingual"):
+    texts = store.arrays[f"{stream}_texts"]
+    assert pilvi in store.text_hashes("sentence", texts)
   # A title and a text are one body.
   first = ragged(store, "retrieval_positives", "retrieval_positive_offsets", 0)
   assert text_of(store, "passage", first[0]) == "river stone"
@@ -233,10 +274,10 @@ def test_one_text_has_one_id_in_all_streams(store):
 
 def test_each_text_is_encoded_once_per_role(store):
   for role, distinct in (("query", 3), ("passage", 8), ("sentence", 10)):
-    sequences = store.arrays[f"{role}_sequences"]
-    encoded = sequences[sequences >= 0]
-    assert sorted(encoded) == list(range(len(encoded)))
-    assert len(encoded) == len(store.lengths(role)) == distinct
+    assert len(store.lengths(role)) == distinct
+    texts = np.arange(distinct)
+    for hashes in (store.text_hashes, store.sequence_hashes):
+      assert len(set(hashes(role, texts).tolist())) == distinct
   assert store.lengths("query").max() == 5
 
 
@@ -253,7 +294,7 @@ def test_a_question_knows_the_positives_of_all_its_rows(store):
       store, "retrieval_positives", "retrieval_positive_offsets", row
     )
   ]
-  own = store.sequence_numbers("passage", np.array(own))
+  own = store.sequence_hashes("passage", np.array(own)).tolist()
   assert sorted(known) == sorted(own)
   assert store.max_positives == 3
 
@@ -326,12 +367,13 @@ def test_equal_tokens_are_one_text_in_all_roles(tmp_path, prefix):
     source="made",
   )
   arrays = store.arrays
-  assert len(set(arrays["retrieval_queries"])) == 1
-  river, also, cloud = arrays["retrieval_positives"]
+  assert len({*store.text_hashes("query", arrays["retrieval_queries"])}) == 1
+  passages = store.text_hashes("passage", arrays["retrieval_positives"])
+  river, also, cloud = passages
   assert river == also != cloud
-  assert arrays["parallel_texts"].tolist() == [
-    [river, arrays["monolingual_texts"][0]]
-  ]
+  (garden,) = store.text_hashes("sentence", arrays["monolingual_texts"])
+  (pair,) = store.text_hashes("sentence", arrays["parallel_texts"])
+  assert pair.tolist() == [river, garden]
   assert store.dropped["parallel pairs with identical sides"] == 1
   assert store.dropped["repeated parallel pairs"] == 1
   # One question, of which each row knows both positives.
@@ -339,7 +381,7 @@ def test_equal_tokens_are_one_text_in_all_roles(tmp_path, prefix):
   assert store.dropped["hard negatives that are positives"] == 2
   # The stored tokens are those of encoding the text itself.
   for role in contract_lib.ROLES:
-    for text in np.flatnonzero(arrays[f"{role}_sequences"] >= 0):
+    for text in range(len(store.lengths(role))):
       ids, mask = store.sequences(role, text, 8)
       words = text_of(store, role, text).removeprefix(prefix)
       assert ids[mask].tolist() == tokenizer.encode(prefix + words).ids
@@ -364,15 +406,15 @@ def test_texts_that_are_cut_alike_share_a_sequence_in_that_role(tmp_path):
   store = build(tmp_path / "store", data)
   # "query: " and two words; three of a passage; and all of a sentence.
   queries = store.arrays["retrieval_queries"]
-  assert queries[0] != queries[1]
-  assert len(set(store.sequence_numbers("query", queries))) == 1
-  cloud, garden = store.arrays["monolingual_texts"]
-  assert cloud != garden
-  passages = store.sequence_numbers("passage", np.array([cloud, garden]))
-  sentences = store.sequence_numbers("sentence", np.array([cloud, garden, -1]))
-  assert passages[0] == passages[1]
-  assert sentences[0] != sentences[1]
-  assert sentences[2] == -1
+  assert len(set(store.text_hashes("query", queries))) == 2
+  assert len(set(store.sequence_hashes("query", queries))) == 1
+  sentences = np.array([*store.arrays["monolingual_texts"], -1])
+  assert len(set(store.text_hashes("sentence", sentences))) == 3
+  assert len(set(store.sequence_hashes("sentence", sentences))) == 3
+  assert store.sequence_hashes("sentence", sentences)[-1] == identity.NONE
+  cut_alike = np.arange(2)  # The positive and the first negative.
+  assert len(set(store.text_hashes("passage", cut_alike))) == 2
+  assert len(set(store.sequence_hashes("passage", cut_alike))) == 1
   # A negative that is encoded like the positive is a positive. But a question
   # does not know the positives of questions that are only cut alike.
   assert store.max_positives == 1
@@ -557,9 +599,10 @@ def test_shuffled_pairs_are_all_wrong_and_hold_the_same_sentences(tmp_path):
   wrong = build(tmp_path / "wrong", data, shuffle_parallel=True, seed=1)
   right_texts = right.arrays["parallel_texts"]
   wrong_texts = wrong.arrays["parallel_texts"]
+  # Both stores have the same texts in one order.
   assert not set(map(tuple, right_texts)) & set(map(tuple, wrong_texts))
   start = 0
-  for size in right.groups("parallel").values():
+  for size in right.language_rows("parallel").values():
     group = slice(start, start + size)
     for side in (0, 1):
       np.testing.assert_array_equal(
@@ -581,6 +624,132 @@ def test_pairs_too_alike_to_be_shuffled_are_an_error(tmp_path):
   ]
   with pytest.raises(ValueError, match="5 pairs of de-en"):
     build(tmp_path / "store", collection(parallel=pairs), shuffle_parallel=True)
+
+
+# --- Several shards. ---
+
+
+def read_shards(tmp_path, *shares, retrieval, parallel=(), monolingual=()):
+  """Reads a shard for each function that takes its share of the records."""
+  shards = []
+  for number, share in enumerate(shares):
+    folder = tmp_path / f"shard-{len(shares)}-{number}"
+    folder.mkdir()
+    streams = map(share, (retrieval, parallel, monolingual))
+    shards.append(
+      store_arrays.read_shard(folder, *streams, CONTRACT, TOKENIZER)
+    )
+  return shards
+
+
+def rows_with_hashes(shards, joined):
+  """Returns the rows of all shards of each stream, sorted, by hashes alone."""
+  found = {"retrieval": [], "parallel": [], "monolingual": []}
+  for shard, streams in zip(shards, joined.shards, strict=True):
+    text = {role: hashes.text for role, hashes in shard.hashes.items()}
+
+    def languages(numbers):
+      return np.array(joined.languages)[numbers].tolist()
+
+    arrays, groups = streams["retrieval"]
+    language = np.repeat(
+      [group.language for group in groups], [group.rows for group in groups]
+    )
+
+    def ragged(name, offsets, row, arrays=arrays):
+      start, stop = arrays[offsets][row : row + 2]
+      return arrays[name][start:stop]
+
+    for row, query in enumerate(arrays["queries"]):
+      passages = [
+        sorted(text["passage"][ragged(f"{kind}s", f"{kind}_offsets", row)])
+        for kind in ("positive", "negative")
+      ]
+      known = ragged("known", "known_offsets", arrays["questions"][row])
+      found["retrieval"].append(
+        (text["query"][query], language[row], *passages, known.tolist())
+      )
+    for stream in ("parallel", "monolingual"):
+      arrays, _ = streams[stream]
+      for texts, numbers in zip(
+        arrays["texts"], arrays["languages"], strict=True
+      ):
+        hashes = text["sentence"][texts].tolist()
+        found[stream].append((hashes, languages(numbers)))
+  return {stream: sorted(rows) for stream, rows in found.items()}
+
+
+def test_several_shards_and_one_say_the_same(tmp_path):
+  streams = {
+    "retrieval": RETRIEVAL,
+    "parallel": (
+      *PARALLEL,
+      # Repeated, in one language and in the other order.
+      records.ParallelRecord("cloud", "garden", "en", "en"),
+      records.ParallelRecord("garden", " cloud", "en", "en"),
+    ),
+    "monolingual": MONOLINGUAL,
+  }
+  policy = records.BadRecords()
+  one = read_shards(tmp_path, list, **streams)
+  # Shards have their languages in other orders; the last has no record.
+  several = read_shards(
+    tmp_path,
+    *(lambda rows, i=i: rows[i::3] for i in (2, 0, 1)),
+    lambda rows: (),
+    **streams,
+  )
+  whole = store_join.join(one, policy)
+  joined = store_join.join(several, policy)
+  assert whole.dropped == joined.dropped
+  assert joined.dropped == {
+    "hard negatives without text": 0,
+    "hard negatives that are positives": 1,
+    "passage ids that have two texts": 0,
+    "parallel pairs with identical sides": 1,
+    "repeated parallel pairs": 2,
+  }
+  assert rows_with_hashes(one, whole) == rows_with_hashes(several, joined)
+  # A pair that is right in another shard is not a wrong one.
+  pairs = many_pairs()[:400]  # Of one language pair.
+  shards = read_shards(
+    tmp_path,
+    lambda rows: rows[::2],
+    lambda rows: rows[1::2],
+    retrieval=(),
+    parallel=pairs,
+  )
+  right = store_join.join(shards, policy)
+  wrong = store_join.join(shards, policy, shuffle_seed=1)
+  right, wrong = (
+    [tuple(pair) for pair, _ in rows_with_hashes(shards, each)["parallel"]]
+    for each in (right, wrong)
+  )
+  assert not set(right) & set(wrong)
+  for side in (0, 1):
+    assert sorted(p[side] for p in right) == sorted(p[side] for p in wrong)
+
+
+def test_an_id_with_two_texts_in_two_shards_is_refused_naming_both_places(
+  tmp_path,
+):
+  rows = [
+    row("who", "river", "ä", place=place(1)),
+    row("what", "stone", "1", place=place(2, "b.json")),
+    row("river", "stone", "1", place=place(3)),
+    row("stone", "cloud", "ä", place=place(4)),
+  ]
+  shards = read_shards(
+    tmp_path, lambda rows: rows[:2], lambda rows: rows[2:], retrieval=rows
+  )
+  with pytest.raises(
+    records.RecordError,
+    match=r"^a\.json:1: record 4, passage id: 'ä' is also the id of another"
+    r" text, in a\.json:1: record 1; ",
+  ):
+    store_join.join(shards, records.BadRecords())
+  joined = store_join.join(shards, records.BadRecords("skip"))
+  assert joined.dropped["passage ids that have two texts"] == 1
 
 
 def test_equal_input_gives_an_equal_fingerprint(store, tmp_path):

@@ -82,6 +82,7 @@ def _training_source(tests: eval_files.Tests) -> layout.Source:
   assert tests.train
   train, language = tests.train.unchanged(), tests.language
   return layout.Source(
+    tests.path.name or tests.path.resolve().name,  # The folder may be ".".
     train.all,  # pyright: ignore[reportArgumentType]
     (language,),
     lambda bad_records: judged.read_pairs(train, language, bad_records),
@@ -230,7 +231,8 @@ def load(
     sources: Sequence[layout.Source | reading.PairFile],
   ) -> Iterable[Any]:
     return itertools.chain.from_iterable(
-      source.read(bad_records) for source in sources
+      records.of_source(source.name, source.read(bad_records))
+      for source in sources
     )
 
   return records.Collection(
