@@ -97,12 +97,13 @@ class Guide:
       ValueError: if the files of the collection have changed.
       NonFiniteError: if a vector holds NaN or infinity.
     """
+    parts = guide_parts.Parts(self._folder, self._local)
     kept = self._meta if self._is_asked() else None
     if kept and kept["store"] == store.fingerprint:
+      parts.remove()  # A kill may have left them.
       return guide_vectors.GuideVectors.open(self._path)
     loaded = self._loaded or _load(**self._asked)
     self._loaded = None  # Its memory is needed for training.
-    parts = guide_parts.Parts(self._folder, self._local)
     parts.begin(
       {
         "format": guide_vectors.FORMAT,
