@@ -1,10 +1,10 @@
 """Says which texts are the same, by a 64-bit hash of their tokens.
 
 A hash needs no numbering of all texts, so the parts of a token store can be
-made independently. It is BLAKE2b with 64 bits. Two different texts with one hash
-count as the same text, and nothing shows it. Among n texts, the probability of
-any such collision is about n^2 / 2^65: 3e-6 for ten million texts, 3e-2 for a
-billion.
+made independently. It is BLAKE2b with 64 bits. Two different texts with one
+hash count as the same text, and nothing shows it. Among n texts, the
+probability of any such collision is about n^2 / 2^65: 3e-6 for ten million
+texts, 3e-2 for a billion.
 
 The store and the reader have hashes as uint64. JAX has no uint64 without x64,
 so a batch has the two halves of a hash in a last axis of size 2, int32.

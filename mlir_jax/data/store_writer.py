@@ -9,7 +9,13 @@ import tokenizers
 
 from mlir_jax import bars
 from mlir_jax import contract as contract_lib
-from mlir_jax.data import records, store_arrays, store_join, token_store
+from mlir_jax.data import (
+  records,
+  store_arrays,
+  store_join,
+  store_shuffling,
+  token_store,
+)
 from mlir_jax.storage import digests, writing
 
 
@@ -129,10 +135,20 @@ def _write(
     )
 
   shard = store_arrays.read_shard(
-    folder, *map(read_stream, token_store.STREAMS), contract, tokenizer
+    folder,
+    read_stream("retrieval"),
+    read_stream("parallel"),
+    read_stream("monolingual"),
+    contract,
+    tokenizer,
   )
-  joined = store_join.join([shard], bad_records, shuffle_seed)
+  joined = store_join.join([shard], bad_records)
   (streams,) = joined.shards
+  if shuffle_seed is not None:
+    hashes = shard.hashes["sentence"].text
+    streams["parallel"] = store_shuffling.shuffle(
+      streams["parallel"], hashes, shuffle_seed
+    )
   for stream, (arrays, _) in streams.items():
     for name, values in arrays.items():
       np.save(folder / f"{stream}_{name}.npy", values)
