@@ -192,7 +192,8 @@ def test_vectors_outlive_their_guide_and_another_guide_replaces_them(
   [
     ({"loss.ir.guide_revision": "main"}, "guide_revision is 'main', but"),
     ({"loss.ir.guide_relative_margin": 0.1}, "guide_relative_margin is 0.1"),
-    ({"loss.ir.guide": "x", "batch.retrieval": 0, "loss.ir.weight": 0.0},
+    ({"loss.ir.guide": "x", "batch.retrieval": 0, "loss.ir.weight": 0.0,
+      "loss.language.passages": 0.0},
      "batch.retrieval is 0, so there is nothing to mask"),
   ],
 )  # fmt: skip
