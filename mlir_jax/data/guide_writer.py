@@ -178,8 +178,7 @@ class _Text(NamedTuple):
     role: "query" or "passage".
     text: The text.
     title: Its title, "" for none.
-    body: What identifies it in the token store: with the title, or with a
-      prompt of its own.
+    body: What identifies it in the token store; see `store_arrays`.
   """
 
   role: str
@@ -194,12 +193,11 @@ def _read(
   """Yields the texts of the retrieval stream, in order, with repeated ones."""
   contract = store.contract
   for record in collection.retrieval():
-    prompt = store_arrays.prompt_of(record, contract)
-    body = prompt + contract.body(record.question)
+    body = store_arrays.question_body(record, contract)
     yield _Text("query", record.question, "", body)
     for passage in (*record.positives, *record.hard_negatives):
       if record_fields.strip(passage.text):
-        body = contract.body(passage.text, passage.title)
+        body = store_arrays.passage_body(passage, contract)
         yield _Text("passage", passage.text, passage.title, body)
 
 

@@ -125,7 +125,7 @@ def read_retrieval(
     if not record.positives:
       raise ValueError(f"The question {record.question!r} has no positive.")
     language, place = record.language, record.place
-    body = prompt_of(record, contract) + contract.body(record.question)
+    body = question_body(record, contract)
     queries.append(texts.add("query", body, language))
     _ = languages[language]  # Numbers it.
     codes.append(groups[language, record.source_name])
@@ -141,7 +141,7 @@ def read_retrieval(
       (with_text, negatives, negative_counts),
     ):
       for passage in passages:
-        body = contract.body(passage.text, passage.title)
+        body = passage_body(passage, contract)
         name = passage.passage_id
         values.extend(
           (
@@ -193,7 +193,25 @@ def _id_arrays(
   }
 
 
-def prompt_of(
+def question_body(
+  record: records.RetrievalRecord, contract: contract_lib.EncodingContract
+) -> str:
+  """Returns what identifies a question in the store, before it is stripped.
+
+  Raises:
+    RecordError: if a question has a prompt, but the contract has a prefix.
+  """
+  return _prompt(record, contract) + contract.body(record.question)
+
+
+def passage_body(
+  passage: records.Passage, contract: contract_lib.EncodingContract
+) -> str:
+  """Returns what identifies a passage in the store, before it is stripped."""
+  return contract.body(passage.text, passage.title)
+
+
+def _prompt(
   record: records.RetrievalRecord, contract: contract_lib.EncodingContract
 ) -> str:
   """Returns a question's own prompt; "" if it is the prefix of queries.
