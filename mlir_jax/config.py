@@ -336,6 +336,7 @@ PATHS = (
   "data.tatoeba_root",
   "tokenizer.path",
   "model.pretrained",
+  "loss.ir.guide",
   "train.compilation_cache",
   "hosts.local_dir",
 )

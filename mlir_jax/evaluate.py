@@ -91,9 +91,9 @@ def evaluate(
     )
   config = description.config if description else {}
   chosen = _choose_tests(given, config.get("data", {}), source)
-  trained_on, groups, rule = None, {}, ""
+  trained_on, groups, notes = None, {}, []
   if description:
-    rule = description.provenance.get("selection", "")
+    notes = _notes(config, description.provenance)
     trained_on = _find_trained_on(config, given.collection)
     groups = find_groups(description.provenance, trained_on)
     if not (any(given) or trained_on):
@@ -135,7 +135,7 @@ def evaluate(
     streams=drawing.streams_read(config["batch"]) if config else (),
     extra=found_evaluators,
     notes=[
-      *([rule] if rule else ()),
+      *notes,
       *([f"Texts had the prompts of {prompt!r}."] if prompt else ()),
     ],
   )
@@ -174,6 +174,18 @@ def _choose_tests(
   if collection == "folder" and not root:
     raise ValueError("--collection=folder needs --root=FOLDER.")
   return _Tests(collection, root, tatoeba_root, sets)
+
+
+def _notes(
+  config: Mapping[str, Any], provenance: Mapping[str, Any]
+) -> list[str]:
+  """Returns sentences on the training; an older run has none."""
+  from mlir_jax.data import guide_vectors
+
+  notes = [provenance["selection"]] if provenance.get("selection") else []
+  if guide := provenance.get("guide"):
+    notes.append(guide_vectors.describe(guide, config["loss"]["ir"]))
+  return notes
 
 
 def _find_trained_on(

@@ -182,6 +182,21 @@ def make_batch(spec=SPEC, plan=None, seed=0):
   return batch_lib.Batch(texts=rows_of, **streams)
 
 
+def all_different(retrieval):
+  """Returns the pairs with texts that all differ, so that none is masked."""
+
+  def number(values, first):
+    *shape, _ = values.shape
+    numbers = first + np.arange(np.prod(shape), dtype=np.uint64)
+    return identity.split(numbers.reshape(shape))
+
+  return retrieval.replace(
+    query_sequence=number(retrieval.query_sequence, 0),
+    passage_sequence=number(retrieval.passage_sequence, 0),
+    positive_sequence=np.full_like(retrieval.positive_sequence, -1),
+  )
+
+
 def make_params(config=CONFIG, towers="tied", with_head=False):
   """Makes parameters in the config's dtype."""
   params = encoder.init_params(config, towers, jax.random.key(0), with_head)

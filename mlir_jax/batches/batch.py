@@ -64,9 +64,14 @@ class BatchSpec:
     return min(most, self.retrieval * (1 + self.hard_negatives))
 
 
-def _array(*shape: str | int, dtype: type = np.int32) -> Any:
+def _array(
+  *shape: str | int, dtype: type = np.int32, optional: bool = False
+) -> Any:
   """Returns a field for an array of this shape; letters are sizes."""
-  return dataclasses.field(metadata={"shape": shape, "dtype": dtype})
+  metadata = {"shape": shape, "dtype": dtype}
+  if optional:
+    return dataclasses.field(default=None, metadata=metadata)
+  return dataclasses.field(metadata=metadata)
 
 
 @flax.struct.dataclass
@@ -116,6 +121,9 @@ class Retrieval:
     passage_valid: False where hard negatives are missing.
     positive_sequence: Sequence hashes of the known positives that are in the
       batch, at most P, at the front.
+    query_guide: The guide's vectors of the questions; None without a guide.
+    passage_guide: The guide's vectors of the passages, 0 where hard negatives
+      are missing; None without a guide.
   """
 
   query: Array = _array("B")
@@ -126,6 +134,10 @@ class Retrieval:
   passage_sequence: Array = _array("B", "C", 2)
   passage_valid: Array = _array("B", "C", dtype=np.bool_)
   positive_sequence: Array = _array("B", "P", 2)
+  query_guide: Array | None = _array("B", "G", dtype=np.float16, optional=True)
+  passage_guide: Array | None = _array(
+    "B", "C", "G", dtype=np.float16, optional=True
+  )
 
 
 @flax.struct.dataclass
@@ -200,20 +212,18 @@ def fill(kind: type, create: Create, **sizes: int) -> Any:
   Args:
     kind: The class.
     create: Makes an array.
-    **sizes: The values of the letters in its shapes: B=16, C=3.
+    **sizes: The values of the letters in its shapes: B=16, C=3. An optional
+      array is left out if the value of one of its letters is 0.
   """
-  return kind(
-    **{
-      field.name: create(
-        tuple(
-          size if isinstance(size, int) else sizes[size]
-          for size in field.metadata["shape"]
-        ),
-        field.metadata["dtype"],
-      )
-      for field in dataclasses.fields(kind)
-    }
-  )
+  arrays = {}
+  for field in dataclasses.fields(kind):
+    shape = tuple(
+      size if isinstance(size, int) else sizes[size]
+      for size in field.metadata["shape"]
+    )
+    if field.default is dataclasses.MISSING or all(shape):
+      arrays[field.name] = create(shape, field.metadata["dtype"])
+  return kind(**arrays)
 
 
 def make(
@@ -222,6 +232,7 @@ def make(
   create: Create,
   *,
   positives: int = 1,
+  guide_width: int = 0,
 ) -> Batch:
   """Returns a batch of the given sizes; `create` makes each of its arrays.
 
@@ -230,12 +241,13 @@ def make(
     plan: Group to the blocks of its rows.
     create: Makes an array.
     positives: P, from `BatchSpec.positives`.
+    guide_width: G, the numbers of a guide's vector; 0 without a guide.
   """
   streams = {}
   if size := spec.retrieval:
     columns = 1 + spec.hard_negatives
     streams["retrieval"] = fill(
-      Retrieval, create, B=size, C=columns, P=positives
+      Retrieval, create, B=size, C=columns, P=positives, G=guide_width
     )
   if size := spec.parallel:
     streams["parallel"] = fill(Parallel, create, N=size)

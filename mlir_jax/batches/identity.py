@@ -36,6 +36,11 @@ def split(hashes: np.ndarray) -> np.ndarray:
   return hashes.reshape(-1).view("<i4").reshape(*hashes.shape, 2)
 
 
+def join(halves: np.ndarray) -> np.ndarray:
+  """Returns the hashes of halves: int32 [..., 2] -> uint64 [...]."""
+  return np.ascontiguousarray(halves, "<i4").view("<u8")[..., 0]
+
+
 def equal(one: Any, other: Any) -> Any:
   """Compares hashes of a batch: int32 [..., 2] with [..., 2] -> bool [...].
 

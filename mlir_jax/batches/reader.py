@@ -13,9 +13,9 @@ import jax
 import numpy as np
 
 from mlir_jax.batches import batch as batch_lib
-from mlir_jax.batches import drawing, masking, packing, row_plans
+from mlir_jax.batches import drawing, identity, masking, packing, row_plans
 from mlir_jax.batches import mixture as mixture_lib
-from mlir_jax.data import token_store
+from mlir_jax.data import guide_vectors, token_store
 
 KINDS = {
   "tf_data": "made in a tf.data pipeline",
@@ -32,6 +32,7 @@ def batch_of_step(
   step: int,
   host_rows: Callable[[int], np.ndarray] = np.arange,
   masker: masking.Masker | None = None,
+  guide: guide_vectors.GuideVectors | None = None,
 ) -> batch_lib.Batch:
   """Makes the batch of a step, or the part of it that this host needs.
 
@@ -45,6 +46,7 @@ def batch_of_step(
     host_rows: (number of rows of a global array) -> the rows that this host
       needs, int [n]. The default is all rows.
     masker: Hides words of the stream "masked".
+    guide: Its vectors are added to the questions and passages.
 
   Returns:
     The batch, of NumPy arrays.
@@ -63,6 +65,11 @@ def batch_of_step(
     }
     for stream, fields in drawn.fields.items()
   }
+  if guide and (retrieval := arrays.get("retrieval")):
+    for role in guide_vectors.ROLES:
+      retrieval[f"{role}_guide"] = guide.find(
+        role, identity.join(retrieval[f"{role}_text"])
+      )
   texts, masked = {}, None
   for group, parts in drawn.texts.items():
     blocks = [
@@ -242,6 +249,7 @@ def batches(
   host_rows: Callable[[int], np.ndarray] = np.arange,
   prefetch: int = 2,
   masker: masking.Masker | None = None,
+  guide: guide_vectors.GuideVectors | None = None,
 ) -> Generator[tuple[int, batch_lib.Batch], None, None]:
   """Reads the batches of the steps from `start` to `stop` - 1.
 
@@ -258,6 +266,7 @@ def batches(
     host_rows: As in `batch_of_step`.
     prefetch: Batches prepared ahead, at least 1.
     masker: As in `batch_of_step`.
+    guide: As in `batch_of_step`.
 
   Returns:
     A generator of (step, batch). Closing it also stops the preparation of later
@@ -278,6 +287,7 @@ def batches(
     mixture,
     host_rows=host_rows,
     masker=masker,
+    guide=guide,
   )
   read = {"tf_data": _tf_data, "in_process": _in_process}[kind]
   return read(make_batch, start, stop, prefetch)

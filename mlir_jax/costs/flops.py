@@ -92,6 +92,7 @@ def train_step(
   real: Sequence[Texts],
   computed: Sequence[Texts],
   matrices: Sequence[tuple[int, int]] = (),
+  frozen: Sequence[tuple[int, int, int]] = (),
   places: int = 0,
   forwards_again: int = 0,
   attends_again: int = 0,
@@ -106,6 +107,8 @@ def train_step(
     real: The texts that are encoded, without padding.
     computed: The rows that they are packed into.
     matrices: (rows, columns) of the losses' score matrices.
+    frozen: (rows, columns, width of the vectors) of the score matrices that
+      have no gradient.
     places: The number of places where tokens are predicted. The backward pass
       always computes their scores again.
     forwards_again: How often the backward pass encodes texts again: once if a
@@ -119,10 +122,11 @@ def train_step(
   scores = sum(
     2 * rows * columns * config.output_size for rows, columns in matrices
   )
+  constant = sum(2 * rows * columns * width for rows, columns, width in frozen)
   predicting = predict(config, places)
   return Flops(
-    model=3 * (needed + scores + predicting),
+    model=3 * (needed + scores + predicting) + constant,
     padding=3 * (encoding - needed),
     again=forwards_again * encoding + attends_again * attending + predicting,
-    scores=3 * scores,
+    scores=3 * scores + constant,
   )

@@ -16,6 +16,8 @@ from mlir_jax import workdir
 from mlir_jax.data import (
   cleaning,
   collections,
+  guide_vectors,
+  guide_writer,
   records,
   source_settings,
   store_writer,
@@ -41,6 +43,7 @@ class Prepared:
     translation_tests: The collection's translation tests.
     pad_id: The tokenizer's padding id.
     store: The token store that training reads.
+    guide: The vectors of the guide, if the run has one.
   """
 
   collection: records.Collection
@@ -50,6 +53,7 @@ class Prepared:
   pad_id: int
   contract: contract_lib.EncodingContract
   store: token_store.TokenStore
+  guide: guide_vectors.GuideVectors | None = None
 
 
 def training_texts(collection: records.Collection) -> Iterator[str]:
@@ -244,6 +248,7 @@ def prepare_together(
         for name, value in workdir.flatten(prepared.contract.to_dict()).items()
       },
       "token store": prepared.store.fingerprint,
+      "guide": dict(prepared.guide.guide) if prepared.guide else None,
       "backbone": backbone.read_text() if backbone.exists() else "",
       "device": jax.devices()[0].device_kind,
       "devices of a process": jax.local_device_count(),
@@ -317,6 +322,11 @@ def prepare(
         " them, or start in another --workdir."
       )
   check(tokenizer, contract)
+  guide = None
+  if config.loss.ir.guide:
+    guide = guide_writer.Guide(
+      config.loss.ir.guide, config.loss.ir.guide_revision, folder, local
+    )
   if not store:
     store = store_writer.build(
       str(path),
@@ -333,11 +343,15 @@ def prepare(
   if known is None:
     known = (g.source for s in token_store.STREAMS for g in store.groups(s))
     source_settings.check_known(sources, known)
+  vectors = guide and guide.vectors(store, collection, tokenizer, bad_records)
   tests = collection.tests()
   translation_tests = collection.translation_tests()
   test_notes = [note for test in tests for note in test.notes]
   print("\n".join([*collection.notes(), *test_notes, store.summary()]))
+  if vectors:
+    print(vectors.summary())
   print(records.describe_bad("test", bad_records.drain()))
   return Prepared(
-    collection, tests, translation_tests, tokenizer, pad_id, contract, store
-  )
+    collection, tests, translation_tests, tokenizer, pad_id, contract, store,
+    vectors,
+  )  # fmt: skip

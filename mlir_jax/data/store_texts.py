@@ -4,7 +4,7 @@ import array
 import hashlib
 import operator
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -95,9 +95,7 @@ class _RoleTexts:
 
   def __init__(self, folder, name, role, tokenizer):
     self._base = folder / name
-    self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
-    self._tokenizer.no_padding()
-    self._tokenizer.no_truncation()
+    self._tokenizer = plain(tokenizer)
     self._cutting = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
     self._cutting.enable_truncation(role.max_length, direction="right")
     # Keyed by digests: the texts themselves would fill the memory.
@@ -182,6 +180,31 @@ class _RoleTexts:
     np.save(f"{self._base}_text_hashes.npy", hashes.text)
     np.save(f"{self._base}_sequence_hashes.npy", hashes.sequence)
     return hashes
+
+
+def plain(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+  """Returns a copy of a tokenizer that neither pads nor cuts."""
+  copy = tokenizers.Tokenizer.from_str(tokenizer.to_str())
+  copy.no_padding()
+  copy.no_truncation()
+  return copy
+
+
+def hash_bodies(
+  tokenizer: tokenizers.Tokenizer, bodies: Sequence[str]
+) -> list[int]:
+  """Returns the text hashes of bodies; see `Hashes`.
+
+  Args:
+    tokenizer: From `plain`.
+    bodies: Texts with their titles.
+  """
+  return [
+    identity.hash_of(array.array("i", encoding.ids))
+    for encoding in tokenizer.encode_batch_fast(
+      [body.strip() for body in bodies], add_special_tokens=False
+    )
+  ]
 
 
 def _write_header(file: BinaryIO, length: int) -> None:

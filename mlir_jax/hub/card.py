@@ -8,7 +8,7 @@ from typing import Any
 import huggingface_hub
 
 from mlir_jax import contract as contract_lib
-from mlir_jax.data import token_store
+from mlir_jax.data import guide_vectors, token_store
 from mlir_jax.evals import rendering, report
 from mlir_jax.hub import card_usage, check, folder, run_facts
 from mlir_jax.losses import registry
@@ -283,8 +283,15 @@ def _training(config, rows, provenance) -> str:
     f" {config['train']['steps']:,} steps).",
     # Older runs did not record it.
     *(["", provenance["selection"]] if provenance.get("selection") else ()),
+    *_guide(config, provenance),
   ]
   return "\n".join(lines)
+
+
+def _guide(config, provenance) -> list[str]:
+  if not (guide := provenance.get("guide")):
+    return []
+  return ["", guide_vectors.describe(guide, config["loss"]["ir"])]
 
 
 def _provenance(provenance, step, checked) -> str:

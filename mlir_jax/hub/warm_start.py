@@ -29,13 +29,32 @@ def is_run(name: str) -> bool:
   return workdir.is_trained(epath.Path(locations.absolute(name)))
 
 
-def of_run(run: str, which: str, local: str) -> tuple[pathlib.Path, int]:
-  """Writes a run's checkpoint as a model's folder, once.
+def load_run(run: str, which: str, mesh: jax.sharding.Mesh) -> model.Model:
+  """Loads a checkpoint of another run.
 
   Args:
     run: The other run's folder.
     which: "best", "last", or a step; "" for the best one, or the last one if
       none was evaluated.
+    mesh: The devices.
+
+  Raises:
+    ValueError: if there is no such checkpoint, or it is damaged.
+  """
+  try:
+    return model.load_run(run, which or "best", mesh)
+  except manager.NotEvaluatedError:
+    if which:
+      raise
+    return model.load_run(run, "last", mesh)
+
+
+def of_run(run: str, which: str, local: str) -> tuple[pathlib.Path, int]:
+  """Writes a run's checkpoint as a model's folder, once.
+
+  Args:
+    run: The other run's folder.
+    which: As in `load_run`.
     local: The local copy of the workdir of the run that starts.
 
   Returns:
@@ -50,12 +69,7 @@ def of_run(run: str, which: str, local: str) -> tuple[pathlib.Path, int]:
   if which.isdecimal() and target.is_dir():
     return target, int(which)
   mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
-  try:
-    loaded = model.load_run(run, which or "best", mesh)
-  except manager.NotEvaluatedError:
-    if which:
-      raise
-    loaded = model.load_run(run, "last", mesh)
+  loaded = load_run(run, which, mesh)
   # `load_run` always gives both.
   assert loaded.step is not None and loaded.description is not None
   target = targets / f"{name}-step-{loaded.step}"

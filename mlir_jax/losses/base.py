@@ -124,6 +124,17 @@ class Loss:
     del sizes
     return []
 
+  def guide_matrices(self, sizes: Mapping[str, int]) -> list[tuple[int, int]]:
+    """Returns (rows, columns) of each matrix of a guide's cosines.
+
+    They have no gradient. The planner counts their operations.
+
+    Args:
+      sizes: See `check`.
+    """
+    del sizes
+    return []
+
   def __call__(
     self, outputs: Outputs, batch: batch_lib.Batch, replicate: Replicate
   ) -> tuple[jax.Array, Metrics]:

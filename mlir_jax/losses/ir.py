@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from mlir_jax.batches import batch as batch_lib
 from mlir_jax.batches import identity
 from mlir_jax.losses import base, similarity
+from mlir_jax.losses import guide as guide_lib
 
 Array = jax.Array
 
@@ -28,6 +29,18 @@ class IrLoss(base.Loss):
   # Whether passages of other questions are negatives, too. If not, a question
   # has its own hard negatives alone.
   in_batch: bool = base.setting(True)
+  # A frozen retriever, "" for none: a run, an export, a sentence-transformers
+  # folder or a hub name. A passage is no negative of a question if the guide
+  # gives it a higher cosine than the question's positive (GISTEmbed). Its
+  # vectors of all questions and passages are computed once and kept.
+  guide: str = base.setting("")
+  # As model.revision: a branch, tag or commit of a hub name, or a run's "last",
+  # "best" or step.
+  guide_revision: str = base.setting("")
+  # A negative's cosine is at least so much lower than that of the positive.
+  guide_absolute_margin: float = base.setting(0.0, "[0, 2]")
+  # The same, as a share of the positive's cosine: 0.05 allows 95% of it.
+  guide_relative_margin: float = base.setting(0.0, "[0, 1)")
 
   title = "retrieval: a query and its passage"
   stream = "retrieval"
@@ -59,6 +72,10 @@ class IrLoss(base.Loss):
     passages = sizes["retrieval"] * (1 + sizes["hard_negatives"])
     return [(sizes["retrieval"], passages)]
 
+  def guide_matrices(self, sizes: Mapping[str, int]) -> list[tuple[int, int]]:
+    """Returns [(queries, passages)]; [] without a guide."""
+    return self.score_matrices(sizes) if self.guide else []
+
   def __call__(
     self,
     outputs: base.Outputs,
@@ -68,6 +85,21 @@ class IrLoss(base.Loss):
     """See `base.Loss`; the metrics are those of `ir_loss`."""
     retrieval = batch.retrieval
     assert retrieval is not None  # See `stream`.
+    false_negatives = None
+    if self.guide:
+      queries, passages = retrieval.query_guide, retrieval.passage_guide
+      if queries is None or passages is None:
+        raise ValueError(
+          f"The batch has no vectors of the guide {self.guide!r}: a run has one"
+          " guide, that of loss.ir.guide."
+        )
+      false_negatives = guide_lib.false_negatives(
+        queries,
+        passages,
+        absolute_margin=self.guide_absolute_margin,
+        relative_margin=self.guide_relative_margin,
+        replicate=replicate,
+      )
     return ir_loss(
       outputs["queries"],
       outputs["passages"],
@@ -78,6 +110,7 @@ class IrLoss(base.Loss):
       temperature=self.temperature,
       symmetric=self.symmetric,
       in_batch=self.in_batch,
+      false_negatives=false_negatives,
       replicate=replicate,
     )
 
@@ -93,6 +126,7 @@ def ir_loss(
   temperature: float,
   symmetric: bool = False,
   in_batch: bool = True,
+  false_negatives: Array | None = None,
   replicate: Callable[[Array], Array] = lambda x: x,
 ) -> tuple[Array, base.Metrics]:
   """The IR loss: each query finds its passage in the global batch.
@@ -100,7 +134,7 @@ def ir_loss(
   For query i: -log softmax over all passages p of s(q_i, p) / temperature, at
   its own positive. Masked, so that they are not negatives, are passages with
   the sequence of a known positive of i, the positives of rows that ask the same
-  question, and padding.
+  question, padding, and what a guide takes for a right answer.
 
   Args:
     queries: [B, D].
@@ -118,12 +152,16 @@ def ir_loss(
       the passage.
     in_batch: Whether passages of other rows are negatives. If not, pairs of
       different rows count nowhere in the metrics, and `symmetric` is False.
+    false_negatives: bool [B, B * (1 + H)], from `guide.false_negatives`; None
+      without a guide. A query's own positive stays.
     replicate: A sharding constraint on the candidates.
 
   Returns:
     The loss, a scalar in nats, and the metrics "accuracy" (share of queries
     whose own positive scores higher than all negatives), "masked" (number of
-    masked query-passage pairs, padding not counted),
+    masked query-passage pairs, neither padding nor those of the guide counted),
+    "masked_by_guide" (number of other pairs that the guide masks; only with a
+    guide),
     "queries_without_negatives" (number of queries that learn nothing),
     "mean_cosine" (of queries and their negatives) and "effective_rank" (of the
     positives).
@@ -141,12 +179,18 @@ def ir_loss(
   compared = jnp.broadcast_to(valid[None], is_positive.shape)
   if not in_batch:
     compared &= row[:, None] == jnp.arange(batch * columns) // columns
-  allowed = compared & ~is_positive
+  masked, metrics = is_positive, {}
+  if false_negatives is not None:
+    masked = is_positive | false_negatives
+    metrics["masked_by_guide"] = similarity.count(
+      compared & false_negatives & ~is_positive
+    )
+  allowed = compared & ~masked
   loss = similarity.cross_entropy(scores, positive, allowed).mean()
 
   own = positive[:, None] == jnp.arange(batch * columns)
   best = jnp.argmax(jnp.where(allowed | own, scores, -jnp.inf), axis=1)
-  metrics = {
+  metrics |= {
     "accuracy": (best == positive).mean(),
     "masked": (is_positive & compared & ~own).sum(),
     # A query's own positive is not allowed as a negative.
@@ -156,7 +200,7 @@ def ir_loss(
   }
   if symmetric:
     to_queries = scores.reshape(batch, batch, columns)[:, :, 0].T
-    allowed = ~is_positive.reshape(batch, batch, columns)[:, :, 0].T
+    allowed = ~masked.reshape(batch, batch, columns)[:, :, 0].T
     backward = similarity.cross_entropy(to_queries, row, allowed).mean()
     loss = (loss + backward) / 2
   return loss, metrics

@@ -1,12 +1,16 @@
 """The shape of a run's encoder, without its weights."""
 
+import contextlib
 import dataclasses
 import pathlib
 
 import ml_collections
 from etils import epath
 
-from mlir_jax.models import architecture, hf_config, pretrained
+from mlir_jax import workdir
+from mlir_jax.checkpoints import manager
+from mlir_jax.hub import warm_start
+from mlir_jax.models import architecture, hf_config, layout_files, pretrained
 from mlir_jax.storage import copies, locations
 from mlir_jax.training import initial_state
 
@@ -80,18 +84,9 @@ def encoder_config(
       max_positions=model.max_positions,
       dtype=model.dtype,
     )
-  elif locations.is_url(model.pretrained):
-    folder = copies.copy_folder(model.pretrained, ("*.json",))
-    shape = pretrained.load_config(pathlib.Path(folder), model.dtype)
-  elif pathlib.Path(model.pretrained).is_dir():
-    shape = pretrained.load_config(pathlib.Path(model.pretrained), model.dtype)
-  elif model.pretrained in _BACKBONES:
-    hf = _BACKBONES[model.pretrained]
-    shape = hf_config.from_dict(hf, model.dtype)
   else:
-    raise ValueError(
-      f"The shape of {model.pretrained} is not known: give its config.json with"
-      f" --encoder=FILE. The known ones are {', '.join(_BACKBONES)}."
+    shape = _find(
+      model.pretrained, model.dtype, "give its config.json with --encoder=FILE"
     )
   rates = initial_state.dropout_rates(model)
   return dataclasses.replace(
@@ -102,4 +97,52 @@ def encoder_config(
     remat=model.remat,
     attention=model.attention,
     scan_layers=model.scan_layers,
+  )
+
+
+def guide_width(config: ml_collections.ConfigDict) -> int:
+  """Returns the numbers of a vector of the run's guide; 0 without a guide.
+
+  Raises:
+    ValueError: if the guide's shape is not known.
+  """
+  guide = config.loss.ir.guide
+  if not guide:
+    return 0
+  return _find(guide, "float32", "name a folder in loss.ir.guide").output_size
+
+
+def _find(name: str, dtype: str, mend: str) -> architecture.EncoderConfig:
+  """Returns the shape of a model: a run, a folder, or one of `_BACKBONES`.
+
+  Args:
+    name: The model.
+    dtype: Of activations.
+    mend: What to do if the shape is not known.
+
+  Raises:
+    ValueError: if the shape is not known.
+  """
+  if warm_start.is_run(name):
+    run = epath.Path(locations.absolute(name))
+    with contextlib.closing(
+      manager.Checkpoints(str(run / workdir.CHECKPOINTS), read_only=True)
+    ) as checkpoints:
+      step = checkpoints.find("last")
+      shape = checkpoints.read_description(step).encoder
+    return architecture.of_checkpoint({**shape, "dtype": dtype}, name)
+  if locations.is_url(name):
+    folder = pathlib.Path(copies.copy_folder(name, ("*.json",)))
+  else:
+    folder = pathlib.Path(name)
+  if folder.is_dir():
+    # The towers of an export have one shape.
+    tower = folder / "passage"
+    is_tower = (tower / layout_files.MODULES).is_file()
+    return pretrained.load_config(tower if is_tower else folder, dtype)
+  if name in _BACKBONES:
+    return hf_config.from_dict(_BACKBONES[name], dtype)
+  raise ValueError(
+    f"The shape of {name} is not known: {mend}. The known ones are"
+    f" {', '.join(_BACKBONES)}."
   )

@@ -96,6 +96,7 @@ def lower(
   mesh: jax.sharding.Mesh,
   plan: row_plans.Plan,
   store: token_store.TokenStore | None = None,
+  guide_width: int = 0,
 ) -> jax.stages.Lowered:
   """Lowers the train step of a run with this config.
 
@@ -105,6 +106,7 @@ def lower(
     mesh: The devices; they need not exist.
     plan: The shapes of a batch.
     store: The run's token store, if it is prepared.
+    guide_width: From `backbones.guide_width`.
   """
   schedule, optimizer = build.make_optimizer(config)
   abstract = jax.eval_shape(
@@ -124,5 +126,6 @@ def lower(
     plan,
     mesh,
     positives=spec.positives(store.max_positives) if store else 1,
+    guide_width=guide_width,
   )
   return train_step.lower(sharding.abstract(abstract, shardings), batch)

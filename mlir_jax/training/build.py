@@ -16,7 +16,12 @@ from mlir_jax.batches import batch as batch_lib
 from mlir_jax.batches import drawing, masking, packing, reader, row_plans
 from mlir_jax.batches import mixture as mixture_lib
 from mlir_jax.checkpoints import manager, metadata
-from mlir_jax.data import preparation, source_settings, token_store
+from mlir_jax.data import (
+  guide_vectors,
+  preparation,
+  source_settings,
+  token_store,
+)
 from mlir_jax.evals import evaluators, report, selection, suite
 from mlir_jax.losses import masked_lm as masked_lm_loss
 from mlir_jax.losses import registry
@@ -300,6 +305,7 @@ def compile_step(
     mesh: The mesh.
   """
   spec = batch_spec(config)
+  guide_width = prepared.guide.width if prepared.guide else 0
   train_step = compiled_step.CompiledStep(
     jitted,
     state,
@@ -309,19 +315,22 @@ def compile_step(
         plan,
         mesh,
         positives=spec.positives(prepared.store.max_positives),
+        guide_width=guide_width,
       )
       for plan in plans.plans
     ],
     ahead=len(plans.plans) - plans.last_resort,
   )
-  operations = compiled_step.step_flops(config, encoder_config, plans)
+  operations = compiled_step.step_flops(
+    config, encoder_config, plans, guide_width
+  )
   print(f"A step takes {operations} over {mesh.size} devices.")
   return train_step
 
 
 def make_batches(
   config: ml_collections.ConfigDict,
-  store: token_store.TokenStore,
+  prepared: preparation.Prepared,
   plans: row_plans.Plans,
   masker: masking.Masker | None,
   mesh: jax.sharding.Mesh,
@@ -334,11 +343,11 @@ def make_batches(
   kind = reader.choose(config.data.reader)
   print(f"Batches: {reader.KINDS[kind]} (data.reader={kind}).")
   mixture, spec = make_mixture(config), batch_spec(config)
-  for line in drawing.describe_sources(store, spec, mixture):
+  for line in drawing.describe_sources(prepared.store, spec, mixture):
     print(line)
   batches = reader.batches(
     kind,
-    store,
+    prepared.store,
     spec,
     plans.plans,
     seed=config.seed,
@@ -348,6 +357,7 @@ def make_batches(
     host_rows=functools.partial(sharding.host_rows, mesh),
     prefetch=config.data.prefetch,
     masker=masker,
+    guide=prepared.guide,
   )
 
   def place():
@@ -421,7 +431,10 @@ def make_suite(
     dev_passages=config.eval.dev_passages,
     extra=evaluators.find(config.eval.extra),
     selection=chosen,
-    notes=[chosen.describe(_dev_languages(prepared))],
+    notes=[
+      chosen.describe(_dev_languages(prepared)),
+      *_guide(config, prepared),
+    ],
   )
 
 
@@ -432,6 +445,15 @@ def _groups(
   store = prepared.store
   pairs = store.language_rows("retrieval") if config.batch.retrieval else ()
   return report.with_pairs(prepared.collection.groups, pairs)
+
+
+def _guide(
+  config: ml_collections.ConfigDict, prepared: preparation.Prepared
+) -> list[str]:
+  """Returns a sentence on the guide of the IR loss, if there is one."""
+  if not prepared.guide:
+    return []
+  return [guide_vectors.describe(prepared.guide.guide, config.loss.ir)]
 
 
 def _dev_languages(prepared: preparation.Prepared) -> set[str]:
@@ -475,6 +497,7 @@ def make_description(
       "selection": selection.parse(config.eval.selection).describe(
         _dev_languages(prepared)
       ),
+      **({"guide": dict(prepared.guide.guide)} if prepared.guide else {}),
     },
   )
 

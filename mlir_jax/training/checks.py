@@ -35,6 +35,7 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
   _check_shape(config, losses)
   source_settings.find(config.data.sources.to_dict())
   _check_sources(config)
+  _check_guide(config)
   _check_attention(config)
   if config.model.towers != "tied" and not any(
     loss.weight and "queries" in loss.reads for loss in losses.values()
@@ -111,6 +112,22 @@ def _check_sources(config: ml_collections.ConfigDict) -> None:
     raise ValueError(
       f"model.revision is {model.revision!r}, but model.pretrained is"
       f" {model.pretrained!r}: only a name on the hub and a run have revisions."
+    )
+
+
+def _check_guide(config: ml_collections.ConfigDict) -> None:
+  """Refuses settings of a guide that have no effect."""
+  ir = config.loss.ir
+  for name, value in ir.items():
+    if name.startswith("guide_") and value and not ir.guide:
+      raise ValueError(
+        f"loss.ir.{name} is {value!r}, but loss.ir.guide is '': name a guide,"
+        f" or leave {name} out."
+      )
+  if ir.guide and not config.batch.retrieval:
+    raise ValueError(
+      f"loss.ir.guide is {ir.guide!r}, but batch.retrieval is 0, so there is"
+      " nothing to mask: set loss.ir.guide=''."
     )
 
 

@@ -32,6 +32,7 @@ def abstract_batch(
   mesh: jax.sharding.Mesh,
   *,
   positives: int = 1,
+  guide_width: int = 0,
 ) -> batch_lib.Batch:
   """Returns a global batch without values, for compilation.
 
@@ -40,6 +41,7 @@ def abstract_batch(
     plan: The rows.
     mesh: The mesh that the batch is placed on.
     positives: P, from `BatchSpec.positives`.
+    guide_width: As in `batch.make`.
 
   Returns:
     The batch, of `jax.ShapeDtypeStruct`s with shardings.
@@ -47,7 +49,9 @@ def abstract_batch(
   create = functools.partial(
     jax.ShapeDtypeStruct, sharding=sharding.over_data(mesh)
   )
-  return batch_lib.make(spec, plan, create, positives=positives)
+  return batch_lib.make(
+    spec, plan, create, positives=positives, guide_width=guide_width
+  )
 
 
 def keep_compiled(cache: str, folder: str) -> None:
@@ -155,6 +159,7 @@ def step_flops(
   config: ml_collections.ConfigDict,
   encoder_config: architecture.EncoderConfig,
   plans: row_plans.Plans,
+  guide_width: int = 0,
 ) -> flops.Flops:
   """Returns the operations of a step, over all devices.
 
@@ -162,7 +167,9 @@ def step_flops(
     config: The run's.
     encoder_config: The encoder's.
     plans: The rows of the run's batches.
+    guide_width: The numbers of a guide's vector; 0 without a guide.
   """
+  losses = registry.make(config.loss)
   counts = plans.counts
   usual = plans.usual
   return flops.train_step(
@@ -179,8 +186,13 @@ def step_flops(
     ],
     [
       matrix
-      for loss in registry.make(config.loss).values()
+      for loss in losses.values()
       for matrix in loss.score_matrices(config.batch)
+    ],
+    [
+      (*matrix, guide_width)
+      for loss in losses.values()
+      for matrix in loss.guide_matrices(config.batch)
     ],
     places=sum(block.rows * block.targets for block in usual.get("masked", ())),
     forwards_again=(config.batch.chunk_rows > 0)

@@ -152,7 +152,7 @@ def _train(
     config, prepared, encoder_config, folder, history
   )
   batches = build.make_batches(
-    config, prepared.store, plans, masker, mesh, first_step
+    config, prepared, plans, masker, mesh, first_step
   )
   with contextlib.ExitStack() as stack:
     if profile:

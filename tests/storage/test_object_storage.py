@@ -18,7 +18,13 @@ from absl import flags
 import mlir_jax
 from mlir_jax import encode, evaluate, workdir
 from mlir_jax.checkpoints import damage, listing, manager
-from mlir_jax.data import collections, preparation, token_store, tokenizer
+from mlir_jax.data import (
+  collections,
+  guide_writer,
+  preparation,
+  token_store,
+  tokenizer,
+)
 from mlir_jax.models import pretrained
 from mlir_jax.planner import backbones, rows
 from mlir_jax.storage import copies, locations, writing
@@ -92,6 +98,45 @@ def test_a_machine_copies_what_another_one_prepared(
   (tmp_path / "second" / workdir.TOKENIZER).write_text("{}")
   again = prepare(make_config(root, tmp_path / "second"))
   assert again.store.fingerprint == first.store.fingerprint
+
+
+def test_a_machine_goes_on_with_the_guides_vectors_of_another_one(
+  store, tmp_path, monkeypatch
+):
+  """The first machine is lost before all parts of the vectors are there."""
+  root = tiny.write_folder(tmp_path / "data")
+  sentence_models.save(tmp_path / "guide")
+  monkeypatch.setattr(guide_writer, "_TEXTS", 50)
+  encoded, encode_part = [], guide_writer._encode
+
+  def encode(model, role, texts):
+    if len(encoded) == 2:
+      raise ConnectionError
+    encoded.append(role)
+    return encode_part(model, role, texts)
+
+  def start(machine):
+    c = make_config(root, tmp_path / machine)
+    c.loss.ir.guide = str(tmp_path / "guide")
+    return prepare(c).guide
+
+  with monkeypatch.context() as patch, pytest.raises(ConnectionError):
+    patch.setattr(guide_writer, "_encode", encode)
+    start("first")
+  assert len([name for name in names(store) if "guide-parts/" in name]) == 3
+  encoded.clear()
+  monkeypatch.setattr(
+    guide_writer,
+    "_encode",
+    lambda *args: encoded.append(args[1]) or encode_part(*args),
+  )
+  second = start("second")
+  assert len(encoded) == 2 * 3 - 2  # Of 120 questions and 120 passages.
+  assert not [name for name in names(store) if "guide-parts/" in name]
+  shutil.rmtree(tmp_path / "guide")
+  third = start("third")
+  assert third.path == tmp_path / "third" / "guide"
+  assert third.meta == second.meta
 
 
 def test_a_store_that_arrives_damaged_is_refused(store, tmp_path):
