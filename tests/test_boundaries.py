@@ -19,7 +19,7 @@ ONLY_IN = {
   "bm25s": "retrieval/bm25.py",
   "orbax": "checkpoints/",
   "tensorflow": "batches/reader.py",
-  "tensorflow_datasets": "data/",
+  "tensorflow_datasets": ("data/sources/named/", "tfds/"),
   "ir_datasets": "data/sources/named/",
   "datasets": "data/sources/named/",
   "py3langid": "data/cleaning.py",

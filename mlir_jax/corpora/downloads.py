@@ -59,7 +59,7 @@ def format_size(size: int | None) -> str:
   return f"{amount:.0f} {unit}" if amount >= 10 else f"{amount:.2g} {unit}"
 
 
-def fetch(files: Iterable[File], folder: pathlib.Path) -> None:
+def fetch(files: Iterable[File], folder: pathlib.Path) -> dict[str, str]:
   """Downloads the files that are not there, and checks those that are.
 
   Args:
@@ -67,12 +67,16 @@ def fetch(files: Iterable[File], folder: pathlib.Path) -> None:
     folder: Where they are put. A file that was put there by hand is checked as
       a downloaded one is.
 
+  Returns:
+    The SHA-256 of each file, by its path.
+
   Raises:
     DownloadError: if a file cannot be downloaded, or is not the file of the
       first download.
     UnreadableError: if a file that is there has changed, or `CHECKSUMS` is
       damaged.
   """
+  fetched = {}
   for file in files:
     target = folder / file.path
     known = _read(folder).get(file.path, {})
@@ -88,13 +92,16 @@ def fetch(files: Iterable[File], folder: pathlib.Path) -> None:
       )
     else:
       reading.check_file(target)
+      expected = digests.of_file(target)
     if not known:
       entry = {
         "url": file.url,
         "bytes": target.stat().st_size,
-        "sha256": expected or digests.of_file(target),
+        "sha256": expected,
       }
       _write(folder, file.path, entry)
+    fetched[file.path] = expected
+  return fetched
 
 
 def _download(

@@ -50,9 +50,12 @@ def list_files(
   """Yields a file of each language."""
   del folder
   for language in request.languages:
-    yield downloads.File(
-      f"{request.base}/{PATH}/{language}.json", f"{language}.json"
-    )
+    yield file(request.base, language)
+
+
+def file(base: str, language: str) -> downloads.File:
+  """Returns the file of a language."""
+  return downloads.File(f"{base}/{PATH}/{language}.json", f"{language}.json")
 
 
 def build(

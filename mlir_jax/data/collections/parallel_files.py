@@ -23,7 +23,10 @@ _ONE_FILE = re.compile(
   rf"|(?:.+\.)?({languages.SEVERAL})\.(tsv|tmx|jsonl?|csv|parquet)"
 )
 _NTREX = re.compile(rf"(newstest2019)-(src|ref)\.({_CODE})\.txt")
-_NTREX_COMPANION = re.compile(r"(DOCUMENT_IDS|LANGUAGES)\.tsv")
+# Of a second Spanish translation, too.
+_NTREX_COMPANION = re.compile(
+  r"(DOCUMENT_IDS|LANGUAGES)\.tsv|newstest2019-ref-2\.spa\.txt"
+)
 
 
 def _two_files(
