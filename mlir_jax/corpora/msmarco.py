@@ -37,8 +37,7 @@ def build(
   """
   del request
   path = raw / _NAME
-  with damage.naming(path):
-    queries, judged = _read_queries(path)
+  queries, judged = _read_queries(path)
   wanted = {passage_id for _, passage_id in judged["train"]}
   texts: dict[str, str] = {}
 
@@ -90,18 +89,19 @@ def _read_queries(
   queries, judged = {}, {}
   for split in ("train", "dev.small"):
     queries[split], judged[split] = {}, []
-  for member, lines in _read_tables(path):
-    split = member.partition(".")[2].removesuffix(".tsv")
-    if split not in queries:
-      continue
-    if member.startswith("queries."):
-      for number, line in enumerate(lines, start=1):
-        query_id, text = _columns(line, 2, path, member, number)
-        queries[split][query_id] = layout.one_line(text)
-    elif member.startswith("qrels."):
-      for number, line in enumerate(lines, start=1):
-        query_id, _, passage_id, _ = _columns(line, 4, path, member, number)
-        judged[split].append((query_id, passage_id))
+  with damage.open_tar(path) as archive:
+    for member, lines in _tables(archive):
+      split = member.partition(".")[2].removesuffix(".tsv")
+      if split not in queries:
+        continue
+      if member.startswith("queries."):
+        for number, line in enumerate(lines, start=1):
+          query_id, text = _columns(line, 2, path, member, number)
+          queries[split][query_id] = layout.one_line(text)
+      elif member.startswith("qrels."):
+        for number, line in enumerate(lines, start=1):
+          query_id, _, passage_id, _ = _columns(line, 4, path, member, number)
+          judged[split].append((query_id, passage_id))
   for split, found in judged.items():
     judged[split] = [pair for pair in found if pair[0] in queries[split]]
     if not judged[split]:
@@ -112,8 +112,8 @@ def _read_queries(
 
 
 def _read_passages(path: pathlib.Path) -> Iterator[tuple[str, str]]:
-  with damage.naming(path):
-    for member, lines in _read_tables(path):
+  with damage.open_tar(path) as archive:
+    for member, lines in _tables(archive):
       if member == _PASSAGES:
         for number, line in enumerate(
           bars.bar(lines, _PASSAGES, unit="passage", delay=2), start=1
@@ -134,15 +134,13 @@ def _columns(
   return columns
 
 
-def _read_tables(path: pathlib.Path) -> Iterator[tuple[str, io.TextIOWrapper]]:
-  """Yields the name and the lines of each file of the archive, one at a time.
-
-  Who reads the lines calls `damage.naming`: errors are raised there, too.
-  """
-  with tarfile.open(path, "r:gz") as archive:
-    for member in archive:
-      if member.isfile():
-        file = archive.extractfile(member)
-        assert file  # Since it is a file.
-        name = pathlib.PurePosixPath(member.name).name
-        yield name, io.TextIOWrapper(file, encoding="utf-8", newline="\n")
+def _tables(
+  archive: tarfile.TarFile,
+) -> Iterator[tuple[str, io.TextIOWrapper]]:
+  """Yields the name and the lines of each file of the archive, one at a time."""
+  for member in archive:
+    if member.isfile():
+      file = archive.extractfile(member)
+      assert file  # Since it is a file.
+      name = pathlib.PurePosixPath(member.name).name
+      yield name, io.TextIOWrapper(file, encoding="utf-8", newline="\n")

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 
 from mlir_jax import bars
-from mlir_jax.corpora import corpus, downloads, layout
+from mlir_jax.corpora import corpus, damage, downloads, layout
 from mlir_jax.data import languages, records
 from mlir_jax.data.sources import translation_rows
 from mlir_jax.storage import reading
@@ -135,14 +135,19 @@ def build_ntrex(
         f" {len(english):,}. Delete both, then the same command downloads them"
         " again."
       )
+    pairs = [*zip(english, lines, strict=True)]
     count = layout.write_parallel(
       folder,
       # Several files may be in one language, such as zho-CN and zho-TW.
       f"ntrex-{language}",
       ("en", languages.code(language)),
-      zip(english, lines, strict=True),
+      filter(all, pairs),
     )
-    notes.append(f"parallel/en-{language}: {count:,} pairs")
+    empty = len(pairs) - count
+    notes.append(
+      f"parallel/en-{language}: {count:,} pairs"
+      + (f"; left out: {empty:,} with an empty side" if empty else "")
+    )
   return notes
 
 
@@ -162,7 +167,8 @@ def _read_wikimatrix(
 
 
 def _read_lines(path: pathlib.Path) -> list[str]:
-  text = path.read_text(encoding="utf-8").removesuffix("\n")
+  with damage.naming(path):
+    text = path.read_text(encoding="utf-8").removesuffix("\n")
   return [layout.one_line(line) for line in text.split("\n")]
 
 

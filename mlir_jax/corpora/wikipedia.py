@@ -8,7 +8,6 @@ The dev split of Mr. TyDi is kept in English alone: it selects the model.
 
 import pathlib
 import shutil
-import tarfile
 from collections.abc import Iterable, Iterator
 from typing import IO
 
@@ -104,7 +103,7 @@ def extract_mr_tydi(
   wanted = {"collection/docs.jsonl.gz"}
   for split in splits:
     wanted |= {f"topic.{split}.tsv", f"qrels.{split}.txt"}
-  with damage.naming(path), tarfile.open(path) as archive:
+  with damage.open_tar(path) as archive:
     for member in bars.bar(archive, path.name, unit="file", delay=2):
       name = "/".join(pathlib.PurePosixPath(member.name).parts[-2:])
       name = name if name in wanted else name.rpartition("/")[2]

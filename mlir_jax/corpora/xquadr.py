@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from mlir_jax.corpora import corpus, downloads, layout
+from mlir_jax.corpora import corpus, damage, downloads, layout
 from mlir_jax.data import records
 from mlir_jax.storage import reading
 
@@ -102,17 +102,48 @@ def read(path: pathlib.Path, language: str, variant: str) -> _Test:
     UnreadableError: if it is not XQuAD-R's JSON; it names the paragraph.
   """
   test = _Test([], {}, [])
-  for number, article in enumerate(reading.read_json(path)["data"]):
-    for index, paragraph in enumerate(article["paragraphs"]):
-      where = f"{path}: data[{number}].paragraphs[{index}]"
-      try:
-        _add(test, paragraph, f"a{number:02d}p{index}", language, variant)
-      except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise reading.UnreadableError(
-          f"{where} is not as in XQuAD-R ({type(error).__name__}: {error})."
-          " Delete the file, then the same command downloads it again."
-        ) from error
+  for _, (number, index), paragraph in read_paragraphs(path):
+    try:
+      _add(test, paragraph, f"a{number:02d}p{index}", language, variant)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+      raise _unreadable(
+        path,
+        f"data[{number}].paragraphs[{index}] is not as in XQuAD-R"
+        f" ({type(error).__name__}: {error})",
+      ) from error
   return test
+
+
+def read_paragraphs(
+  path: pathlib.Path,
+) -> Iterator[tuple[str, tuple[int, int], dict[str, Any]]]:
+  """Reads a file in the form of SQuAD.
+
+  Yields:
+    The title of an article, the numbers of the article and of the paragraph,
+    and the paragraph, which has its text in "context".
+
+  Raises:
+    UnreadableError: if the file has another form; it names the place.
+  """
+  articles = reading.read_json(path, mend=damage.MEND).get("data")
+  if not isinstance(articles, list):
+    raise _unreadable(path, "data is not a list")
+  for number, article in enumerate(articles):
+    try:
+      title, paragraphs = article.get("title", ""), article["paragraphs"]
+      contexts = [paragraph["context"] for paragraph in paragraphs]
+      is_right = all(isinstance(each, str) for each in (title, *contexts))
+    except (KeyError, TypeError, AttributeError):
+      is_right = False
+    if not is_right:
+      raise _unreadable(path, f"data[{number}] has no paragraphs with context")
+    for index, paragraph in enumerate(paragraphs):
+      yield title, (number, index), paragraph
+
+
+def _unreadable(path: pathlib.Path, problem: str) -> reading.UnreadableError:
+  return reading.UnreadableError(f"{path}: {problem}. {damage.MEND}")
 
 
 def _add(
