@@ -137,7 +137,7 @@ def _columns(
 def _tables(
   archive: tarfile.TarFile,
 ) -> Iterator[tuple[str, io.TextIOWrapper]]:
-  """Yields the name and the lines of each file of the archive, one at a time."""
+  """Yields the name and the lines of each file, one file at a time."""
   for member in archive:
     if member.isfile():
       file = archive.extractfile(member)

@@ -13,6 +13,7 @@ import json
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from mlir_jax.corpora import corpus, damage, downloads, layout, xquadr
 from mlir_jax.data import records
@@ -115,7 +116,7 @@ def _passage(title: str, text: str) -> records.Passage:
 
 
 def _read_lines(
-  path: pathlib.Path, fields: Mapping[str, type | tuple[type, ...]]
+  path: pathlib.Path, fields: Mapping[Any, type | tuple[type, ...]]
 ) -> Iterator[list]:
   """Yields the fields of each line of a file of JSON objects.
 
