@@ -33,16 +33,15 @@ def _plain(value: Any, feature: Any) -> Any:
       dict(zip(found, row, strict=True))
       for row in zip(*found.values(), strict=True)
     ]
-  if isinstance(value, np.ndarray | np.generic) and value.dtype == np.float32:
-    # The fewest digits that mean this number: 1.04, and not 1.0399999618….
-    value = value.astype(str).astype(np.float64)
-  if isinstance(value, np.ndarray):
+  if isinstance(value, np.ndarray | np.generic):
     value = value.tolist()
-    if not isinstance(value, list):
-      return _plain(value, None)
-  if isinstance(value, list | tuple):
+  if isinstance(value, list):
     return [_plain(each, inner) for each in value]
-  return value.item() if isinstance(value, np.generic) else value
+  if isinstance(value, float) and value == (stored := np.float32(value)):
+    # The library stores 32 bits. The fewest digits that mean this number are
+    # those of the source: 1.04, and not 1.0399999618.
+    return float(str(stored))
+  return value
 
 
 def _examples(setting: setting_lib.Setting) -> tuple[Any, Any]:
