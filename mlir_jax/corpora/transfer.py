@@ -22,6 +22,7 @@ from mlir_jax.storage import reading, writing
 TRIES = 5  # Without a new byte.
 # Before the second try; each further try waits twice as long.
 WAIT_SECONDS = 1.0
+_MAX_WAIT_SECONDS = 300  # If the server asks for more.
 # Without an answer, or without a byte.
 _TIMEOUT_SECONDS = 60.0
 _BLOCK_BYTES = 2**20
@@ -47,7 +48,15 @@ class DownloadError(ValueError):
 
 
 class _BreakError(Exception):
-  """The connection failed; the next try may succeed."""
+  """The connection failed; the next try may succeed.
+
+  Attributes:
+    wait: For how many seconds the server asks to wait.
+  """
+
+  def __init__(self, problem: object, wait: int = 0):
+    super().__init__(problem)
+    self.wait = wait
 
 
 class _ChangedError(Exception):
@@ -93,7 +102,8 @@ def download(
         tries = 1 if file.seek(0, os.SEEK_END) > before else tries + 1
         if tries >= TRIES:
           raise DownloadError(_no_answer(url, target, error)) from error
-        time.sleep(WAIT_SECONDS * 2 ** (tries - 1))
+        asked = error.wait if isinstance(error, _BreakError) else 0
+        time.sleep(max(asked, WAIT_SECONDS * 2 ** (tries - 1)))
       except urllib.error.HTTPError as error:
         raise DownloadError(
           f"{url}: the server answers {error.code} {error.reason}. The file"
@@ -180,7 +190,11 @@ def _receive(
     response = urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
   except urllib.error.HTTPError as error:
     if error.code in _TEMPORARY:
-      raise _BreakError(f"{error.code} {error.reason}") from error
+      # It may also be a date; then the usual time has to do.
+      asked = _integer(error.headers.get("Retry-After")) or 0
+      raise _BreakError(
+        f"{error.code} {error.reason}", min(asked, _MAX_WAIT_SECONDS)
+      ) from error
     if error.code == 416 and size:  # The part is as long as the file.
       raise _ChangedError("the file has changed") from error
     raise

@@ -1,5 +1,6 @@
 """A download is whole and the file it was before, or says what to do."""
 
+import dataclasses
 import hashlib
 import json
 import socket
@@ -138,6 +139,20 @@ def test_a_busy_server_is_asked_again(site, words, tmp_path):
   site.errors["/words.tsv"] = [503, 429, 503, 503]
   downloads.fetch([words], tmp_path)
   assert (tmp_path / words.path).read_bytes() == CONTENT
+
+
+def test_a_server_that_asks_to_wait_is_obeyed(
+  site, words, tmp_path, monkeypatch
+):
+  waits = []
+  monkeypatch.setattr(transfer.time, "sleep", waits.append)
+  site.errors["/words.tsv"] = [429, 429]
+  site.retry_after = "17"
+  downloads.fetch([words], tmp_path)
+  site.errors["/words.tsv"] = [503]
+  site.retry_after = "Fri, 31 Dec 1999 23:59:59 GMT"
+  downloads.fetch([dataclasses.replace(words, path="again.tsv")], tmp_path)
+  assert waits == [17, 17, 0.0]
 
 
 def test_another_file_than_the_first_is_refused(site, words, tmp_path):
