@@ -20,6 +20,7 @@ ONLY_IN = {
   "orbax": "checkpoints/",
   "tensorflow": "batches/reader.py",
   "tensorflow_datasets": ("data/sources/named/", "tfds/"),
+  "mlir_jax.tfds": ("data/sources/named/tfds_sets.py", "tfds/"),
   "ir_datasets": "data/sources/named/",
   "datasets": "data/sources/named/",
   "py3langid": "data/cleaning.py",
