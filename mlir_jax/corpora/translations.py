@@ -40,13 +40,13 @@ WIKIMATRIX = _codes(
 # out, because a pair is of two languages.
 NTREX = _codes(
   "afr amh arb aze-Latn bak bel bem ben bod bos bul cat ces ckb-Arab cym dan "
-  "deu div dzo ell est eus ewe fao fas fij fil fin fra fra-CA fuc gle glg guj "
-  "hau heb hin hmn hrv hun hye ibo ind isl ita jpn kan kat kaz khm kin kir kmr "
-  "kor lao lav lit ltz mal mar mey mkd mlg mlt mon mri msa mya nde nep nld nno "
-  "nob nso nya orm pan pol por por-BR prs pus ron rus shi sin slk slv smo "
-  "sna-Latn snd-Arab som spa spa-MX sqi srp-Cyrl srp-Latn ssw swa swe tah tam "
-  "tat tel tgk-Cyrl tha tir ton tsn tuk tur uig ukr urd uzb ven vie wol xho "
-  "yor yue zho-CN zho-TW zul"
+  "deu div dzo ell est eus ewe fao fas fij fil fin fra fra-CA fuc gle glg "
+  "gsw-BE gsw-ZH guj hau heb hin hmn hrv hun hye ibo ind isl ita jpn kan kat "
+  "kaz khm kin kir kmr kor lao lav lit ltz mal mar mey mkd mlg mlt mon mri "
+  "msa mya nde nep nld nno nob nso nya orm pan pol por por-BR prs pus ron rus "
+  "shi sin slk slv smo sna-Latn snd-Arab som spa spa-MX sqi srp-Cyrl srp-Latn "
+  "ssw swa swe tah tam tat tel tgk-Cyrl tha tir ton tsn tuk tur uig ukr urd "
+  "uzb ven vie wol xho yor yue zho-CN zho-TW zul"
 )
 
 _MIN_MARGIN = 1.04
