@@ -163,6 +163,5 @@ def _read_distractors(raw: pathlib.Path) -> Iterator[records.Passage]:
       if not title or not text:  # AfriQA has questions without a passage.
         continue
       yield _passage(title, layout.one_line(text))
-  for title, _, paragraph in xquadr.read_paragraphs(raw / "xquad.en.json"):
-    text = layout.one_line(paragraph["context"])
-    yield _passage(title.replace("_", " "), text)
+  for title, text in xquadr.read_paragraphs(raw / "xquad.en.json"):
+    yield _passage(title.replace("_", " "), layout.one_line(text))

@@ -648,15 +648,15 @@ def test_a_bad_line_of_a_distractor_is_named(tmp_path, content, problem):
 @pytest.mark.parametrize(
   "content, problem",
   [
-    ({}, "data is not a list"),
-    ({"data": [{"title": "T"}]}, r"data\[0\] has no paragraphs"),
-    ({"data": [{"paragraphs": [{"context": "C"}]}]}, r"paragraphs\[0\] is not"),
+    ({}, "data: is missing"),
+    ({"data": [{"title": "T"}]}, r"data\[0\].paragraphs: is missing"),
+    ({"data": [{"paragraphs": [{"context": "C"}]}]}, "sentence_breaks: is mis"),
   ],
 )
 def test_a_bad_file_of_xquad_is_named(tmp_path, content, problem):
   path = tmp_path / "de.json"
   path.write_text(json.dumps(content))
-  with pytest.raises(ValueError, match=rf"de\.json: .*{problem}.*again\."):
+  with pytest.raises(ValueError, match=rf"de\.json:1: .*{problem}.*again\."):
     xquadr.read(path, "de", xquadr.SENTENCES)
 
 
