@@ -67,7 +67,7 @@ class _Test:
     path: str | os.PathLike,
     language: str,
     bad_records: records.BadRecords,
-    paragraphs: bool,
+    whole_paragraphs: bool,
   ):
     self.passages: list[records.Passage] = []
     self.queries: dict[str, str] = {}
@@ -75,7 +75,7 @@ class _Test:
     self._path = str(path)
     self._language = language
     self._bad_records = bad_records
-    self._paragraphs = paragraphs
+    self._whole_paragraphs = whole_paragraphs
 
   def add_paragraph(self, value: Any, where: str, name: str) -> None:
     """Adds the passages and the questions of a paragraph."""
@@ -84,9 +84,11 @@ class _Test:
     record_fields.check_text(context, f"{where}.context")
     assert isinstance(context, str)
     passages, sentences = [], {}
-    breaks = [(0, len(context))] if self._paragraphs else _breaks(value, where)
+    breaks = (
+      [(0, len(context))] if self._whole_paragraphs else _breaks(value, where)
+    )
     for i, (start, end) in enumerate(breaks):
-      sentence = "" if self._paragraphs else f"s{i}"
+      sentence = "" if self._whole_paragraphs else f"s{i}"
       passage_id = f"{name}{sentence}.{self._language}"
       text = record_fields.check_text(
         context[start:end], f"{where}.sentence_breaks[{i}]"
@@ -136,7 +138,7 @@ def read_test(
   path: str | os.PathLike,
   language: str,
   bad_records: records.BadRecords,
-  paragraphs: bool = False,
+  whole_paragraphs: bool = False,
 ) -> records.RetrievalTest:
   """Reads the test of a language.
 
@@ -146,14 +148,14 @@ def read_test(
       searches the passages of all languages together.
     bad_records: Receives paragraphs and questions that cannot be used. The
       line is that of the file's object.
-    paragraphs: Whether the paragraphs are the passages, and not the sentences.
+    whole_paragraphs: Whether paragraphs, not sentences, are the passages.
 
   Raises:
     RecordError: for a bad record, if the policy is "error"; under any policy if
       the file is not JSON or holds no question.
   """
   bad_records = records.BadRecordsOfFile(bad_records)
-  test = _Test(path, language, bad_records, paragraphs)
+  test = _Test(path, language, bad_records, whole_paragraphs)
   value = _load(path)
   try:
     articles = _get_list(value, "data", "")
