@@ -17,6 +17,8 @@ class Site:
     tags: Path to ETag; others have none.
     breaks: Path to the numbers of bytes after which the next answers break off.
     errors: Path to the statuses of the next answers.
+    retry_after: What these answers ask: in how many seconds to try again.
+    careless: Paths of which a part is sent without a look at If-Range.
     asked: (path, Range header) of each request.
   """
 
@@ -25,6 +27,8 @@ class Site:
   tags: dict[str, str] = dataclasses.field(default_factory=dict)
   breaks: dict[str, list[int]] = dataclasses.field(default_factory=dict)
   errors: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+  retry_after: str = ""
+  careless: set[str] = dataclasses.field(default_factory=set)
   asked: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
 
@@ -38,11 +42,16 @@ def serving() -> Iterator[Site]:
       path, span = self.path, self.headers.get("Range", "")
       site.asked.append((path, span))
       if errors := site.errors.get(path):
-        return self.send_error(errors.pop(0))
+        self.send_response(errors.pop(0))
+        if site.retry_after:
+          self.send_header("Retry-After", site.retry_after)
+        self.send_header("Content-Length", "0")
+        return self.end_headers()
       if path not in site.files:
         return self.send_error(404)
       content, tag, start = site.files[path], site.tags.get(path), 0
-      if span and tag and self.headers.get("If-Range") == tag:
+      is_same = tag and self.headers.get("If-Range") == tag
+      if span and (is_same or path in site.careless):
         start = int(span.removeprefix("bytes=").removesuffix("-"))
         if start >= len(content):
           return self.send_error(416)

@@ -13,6 +13,7 @@ of a tiny encoder from scratch.
 """
 
 import argparse
+import signal
 import subprocess
 import sys
 
@@ -68,13 +69,37 @@ def main():
       *("--collection=folder", f"--root={given.data}/xquadr"),
     ],
   ]
+  if wanted and not xquadr:
+    print(f"XQuAD-R has none of {given.languages}: it is left out.")
+    steps = [steps[0], steps[2]]
   for step in steps:
     print("mlir-jax", *step, flush=True)
-    status = subprocess.run(
-      [sys.executable, "-m", "mlir_jax", *step]
-    ).returncode
-    if status:
+    if status := run([sys.executable, "-m", "mlir_jax", *step]):
       sys.exit(status)
+
+
+def run(command):
+  """Runs a command, which gets the signals that this program gets.
+
+  So Ctrl-C lets the training save its state. `subprocess.run` would kill it.
+
+  Returns:
+    The command's exit status; 128 and more after a signal.
+  """
+  # In a group of its own, it does not get a signal of the terminal twice.
+  process = subprocess.Popen(command, process_group=0)
+  received = []
+
+  def forward(number, _):
+    received.append(number)
+    process.send_signal(number)
+
+  for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, forward)
+  status = process.wait()
+  if received and not status:
+    return 128 + received[-1]
+  return status if status >= 0 else 128 - status
 
 
 def _download(given, name, languages, mirror):

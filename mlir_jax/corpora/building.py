@@ -93,7 +93,10 @@ def plan(
         f"--languages: {stem} has no {language!r}; it has"
         f" {', '.join(found.languages)}."
       )
-  wanted = tuple(dict.fromkeys(languages)) or found.languages
+  # In one order, so that equal requests give equal collections.
+  wanted = tuple(
+    each for each in found.languages if not languages or each in languages
+  )
   mirror = mirror.rstrip("/")
   if is_mixture:
     parts = tuple(
@@ -102,9 +105,7 @@ def plan(
         corpus.Request(
           f"{mirror}/{part.name}" if mirror else part.base,
           part.variants[0],
-          tuple(each for each in wanted if each in part.languages)
-          # Without English there is neither a pair nor a dev test.
-          or part.languages[:1],
+          _of_part(found, part, wanted),
         ),
       )
       for part in found.parts
@@ -122,6 +123,27 @@ def plan(
     local / folder_name,
     f"{root}/{folder_name}" if locations.is_url(root) else "",
   )
+
+
+def _of_part(
+  mixture: corpus.Mixture, part: corpus.Corpus, wanted: Sequence[str]
+) -> tuple[str, ...]:
+  """Returns the languages of a part of a mixture.
+
+  English is always one of them: the pairs and the dev test are English.
+
+  Raises:
+    ValueError: if the part has none of the languages.
+  """
+  found = tuple(
+    each for each in part.languages if each in wanted or each == "en"
+  )
+  if not found:
+    raise ValueError(
+      f"--languages: {part.name}, a part of {mixture.name}, has none of"
+      f" {', '.join(wanted)}; add one of {', '.join(part.languages)}."
+    )
+  return found
 
 
 def bring(planned: Plan) -> list[str]:

@@ -46,6 +46,26 @@ MR_TYDI = corpus.Corpus(
   build=wikipedia.build_mr_tydi,
 )
 
+XQUAD_R = corpus.Corpus(
+  name="xquadr",
+  summary="XQuAD-R (LAReQA), tests; passages are sentences or paragraphs",
+  licence="CC BY-SA 4.0",
+  base=_GITHUB,
+  languages=xquadr.LANGUAGES,
+  list_files=xquadr.list_files,
+  build=xquadr.build,
+  variants=(xquadr.SENTENCES, xquadr.PARAGRAPHS),
+)
+MIRACL = corpus.Corpus(
+  name="miracl",
+  summary="MIRACL 1.0, its dev part as tests in 18 languages",
+  licence="Apache 2.0; passages: CC BY-SA",
+  base="https://huggingface.co/datasets/miracl",
+  languages=tuple(wikipedia.MIRACL),
+  list_files=wikipedia.list_miracl,
+  build=wikipedia.build_miracl,
+)
+
 _ALL = (
   corpus.Corpus(
     name="debian",
@@ -76,28 +96,11 @@ _ALL = (
     list_files=nq.list_files,
     build=nq.build,
   ),
-  corpus.Corpus(
-    name="xquadr",
-    summary="XQuAD-R (LAReQA), tests; passages are sentences or paragraphs",
-    licence="CC BY-SA 4.0",
-    base=_GITHUB,
-    languages=xquadr.LANGUAGES,
-    list_files=xquadr.list_files,
-    build=xquadr.build,
-    variants=(xquadr.SENTENCES, xquadr.PARAGRAPHS),
-  ),
+  XQUAD_R,
   DPR_NQ,
   WIKIMATRIX,
   MR_TYDI,
-  corpus.Corpus(
-    name="miracl",
-    summary="MIRACL 1.0, its dev part as tests in 18 languages",
-    licence="Apache 2.0; passages: CC BY-SA",
-    base="https://huggingface.co/datasets/miracl",
-    languages=tuple(wikipedia.MIRACL),
-    list_files=wikipedia.list_miracl,
-    build=wikipedia.build_miracl,
-  ),
+  MIRACL,
   corpus.Corpus(
     name="msmarco",
     summary="MS MARCO's passages: English pairs, a test over 8.8 million",

@@ -29,7 +29,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from mlir_jax.corpora import corpus, downloads, layout
+from mlir_jax.corpora import corpus, damage, downloads, layout
 from mlir_jax.data import records
 
 PARALLEL = ("da", "de", "fr", "it")
@@ -185,8 +185,7 @@ def read_descriptions(
     for name in ("Package", "Description-md5", "Description"):
       if name not in fields:
         raise ValueError(
-          f"{where}:{started}: the stanza has no field {name}; delete the file,"
-          " then the same command downloads it again."
+          f"{where}:{started}: the stanza has no field {name}. {damage.MEND}"
         )
     return Description(
       fields["Package"],
@@ -211,7 +210,9 @@ def read_descriptions(
     else:
       name, colon, value = line.partition(":")
       if not colon:
-        raise ValueError(f"{where}:{number}: {line[:40]!r} is no field: value.")
+        raise ValueError(
+          f"{where}:{number}: {line[:40]!r} is not FIELD: VALUE. {damage.MEND}"
+        )
       started = started if fields else number
       if re.fullmatch(r"Description-(?!md5$).+", name):
         name, paragraphs = "Description", [[]]
@@ -223,15 +224,17 @@ def read_descriptions(
 def read_release(path: pathlib.Path) -> dict[str, tuple[int, str]]:
   """Reads a release's list: name to size in bytes and SHA-256."""
   listed, inside = {}, False
-  for line in path.read_text(encoding="utf-8").splitlines():
+  with damage.naming(path):
+    text = path.read_text(encoding="utf-8")
+  for line in text.splitlines():
     if not line.startswith(" "):
       inside = line.startswith("SHA256:")
     elif inside and len(parts := line.split()) == 3 and parts[1].isdecimal():
       listed[parts[2]] = int(parts[1]), parts[0]
   if not listed:
     raise ValueError(
-      f"{path} lists no files below SHA256: it is not a Debian release; delete"
-      " it, then the same command downloads it again."
+      f"{path} lists no files below SHA256: it is not a Debian release."
+      f" {damage.MEND}"
     )
   return listed
 
@@ -251,16 +254,10 @@ def _read_language(raw: pathlib.Path, language: str) -> list[Description]:
       path = raw / f"Translation-{sheet}{ending}"
       if not path.exists():
         continue
-      try:
-        with opener(path) as file:
-          text = io.TextIOWrapper(file, encoding="utf-8")
-          for each in read_descriptions(text, str(path)):
-            found.setdefault(each.md5, each)
-      except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
-        raise ValueError(
-          f"{path} cannot be read: {error}. Delete it, then the same command"
-          " downloads it again."
-        ) from error
+      with damage.naming(path), opener(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8")
+        for each in read_descriptions(text, str(path)):
+          found.setdefault(each.md5, each)
   return list(found.values())
 
 

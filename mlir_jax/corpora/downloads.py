@@ -59,7 +59,7 @@ def format_size(size: int | None) -> str:
   return f"{amount:.0f} {unit}" if amount >= 10 else f"{amount:.2g} {unit}"
 
 
-def fetch(files: Iterable[File], folder: pathlib.Path) -> None:
+def fetch(files: Iterable[File], folder: pathlib.Path) -> dict[str, str]:
   """Downloads the files that are not there, and checks those that are.
 
   Args:
@@ -67,56 +67,88 @@ def fetch(files: Iterable[File], folder: pathlib.Path) -> None:
     folder: Where they are put. A file that was put there by hand is checked as
       a downloaded one is.
 
+  Returns:
+    The SHA-256 of each file, by its path.
+
   Raises:
     DownloadError: if a file cannot be downloaded, or is not the file of the
       first download.
     UnreadableError: if a file that is there has changed, or `CHECKSUMS` is
       damaged.
   """
+  fetched = {}
   for file in files:
     target = folder / file.path
     known = _read(folder).get(file.path, {})
     expected = file.sha256 or known.get("sha256", "")
-    if not target.exists():
-      _download(file, target, expected, folder / CHECKSUMS)
-    if expected:
-      digests.check(
-        folder,
-        {file.path: expected},
-        f"Delete it, then the same command downloads it again. If the change is"
-        f" right, delete its entry in {folder / CHECKSUMS} instead.",
-      )
+    if target.exists():
+      found = _check(file, target, expected, folder)
     else:
-      reading.check_file(target)
-    if not known:
+      found = _download(file, target, expected, folder)
+    if known.get("sha256") != found:
       entry = {
         "url": file.url,
         "bytes": target.stat().st_size,
-        "sha256": expected or digests.of_file(target),
+        "sha256": found,
       }
       _write(folder, file.path, entry)
+    fetched[file.path] = found
+  return fetched
+
+
+def _check(
+  file: File, target: pathlib.Path, expected: str, folder: pathlib.Path
+) -> str:
+  """Checks a file that is there; returns its SHA-256."""
+  if not expected:  # It was put there by hand.
+    reading.check_file(target)
+    if problem := transfer.find_problem(target, target):
+      raise reading.UnreadableError(
+        f"{target} is {problem}. Delete it, then the same command downloads it."
+      )
+    return digests.of_file(target)
+  mend = "Delete it, then the same command downloads it again."
+  if not file.sha256:
+    mend += (
+      f" If the change is right, delete its entry in {folder / CHECKSUMS}"
+      " instead."
+    )
+  digests.check(folder, {file.path: expected}, mend)
+  return expected
 
 
 def _download(
-  file: File, target: pathlib.Path, expected: str, checksums: pathlib.Path
-) -> None:
+  file: File, target: pathlib.Path, expected: str, folder: pathlib.Path
+) -> str:
+  """Downloads a file; returns its SHA-256."""
   part = _part(target)
-  transfer.download(file.url, part, target)
-  found = digests.of_file(part)
-  if expected and found != expected:
+  with transfer.alone(part) as opened:
+    if target.exists():  # Another process was faster.
+      transfer.discard(part)
+      return _check(file, target, expected, folder)
+    transfer.download(file.url, opened, part, target)
+    found = digests.of_file(part)
+    if expected and found != expected:
+      transfer.discard(part)
+      raise transfer.DownloadError(
+        f"{file.url}: the server sends another file: its SHA-256 is {found},"
+        f" but {'its publisher lists' if file.sha256 else 'it was before'}"
+        f" {expected}. Start the same command again, in case the transfer was"
+        f" at fault. If there is a new version, delete {_accept(file, folder)}"
+      )
+    os.replace(part, target)
     transfer.discard(part)
-    expects, accept = (
-      ("its publisher lists", f"delete {checksums.parent}, to begin anew")
-      if file.sha256
-      else ("it was before", f"delete the entry {file.path!r} in {checksums}")
-    )
-    raise transfer.DownloadError(
-      f"{file.url}: the server sends another file: its SHA-256 is {found}, but"
-      f" {expects} {expected}. Start the same command again, in case the"
-      f" transfer was at fault. If there is a new version, {accept}."
-    )
-  os.replace(part, target)
-  transfer.discard(part)
+  return found
+
+
+def _accept(file: File, folder: pathlib.Path) -> str:
+  """Says what to delete so that a new version is taken."""
+  checksums = folder / CHECKSUMS
+  if not file.sha256:
+    return f"the entry {file.path!r} in {checksums}."
+  # The list of files is next to them.
+  where = pathlib.PurePosixPath(file.path).parent
+  return f"{folder / where}, and the entries of {where}/ in {checksums}."
 
 
 def _part(target: pathlib.Path) -> pathlib.Path:

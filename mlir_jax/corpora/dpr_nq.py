@@ -11,7 +11,13 @@ from collections.abc import Iterator
 
 from mlir_jax.corpora import corpus, downloads
 
-_NAME = "biencoder-nq-train.json.gz"
+SPLITS = ("train", "dev")
+
+
+def file(base: str, split: str) -> downloads.File:
+  """Returns the file of a split."""
+  name = f"biencoder-nq-{split}.json.gz"
+  return downloads.File(f"{base}/{name}", name)
 
 
 def list_files(
@@ -19,17 +25,17 @@ def list_files(
 ) -> Iterator[downloads.File]:
   """Yields the training part."""
   del folder
-  yield downloads.File(f"{request.base}/{_NAME}", _NAME)
+  yield file(request.base, "train")
 
 
 def build(
   request: corpus.Request, raw: pathlib.Path, folder: pathlib.Path
 ) -> list[str]:
   """Writes ir/; see `corpus.Corpus`. A hard link takes no space."""
-  del request
+  name = file(request.base, "train").path
   (folder / "ir").mkdir()
   try:
-    os.link(raw / _NAME, folder / "ir" / _NAME)
+    os.link(raw / name, folder / "ir" / name)
   except OSError:  # Not every file system has links.
-    shutil.copyfile(raw / _NAME, folder / "ir" / _NAME)
-  return [f"ir/{_NAME}"]
+    shutil.copyfile(raw / name, folder / "ir" / name)
+  return [f"ir/{name}"]

@@ -22,12 +22,11 @@ import io
 import lzma
 import pathlib
 import re
-import tarfile
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from mlir_jax import bars
-from mlir_jax.corpora import corpus, debian, downloads, layout
+from mlir_jax.corpora import corpus, damage, debian, downloads, layout
 from mlir_jax.data import records
 from mlir_jax.storage import reading
 
@@ -50,9 +49,9 @@ _MIN_WORDS = 3  # Of an English paragraph that is aligned.
 _MIN_TRANSLATED = 0.7
 
 _PAGE = re.compile(r".*/help/[^/]+/text/(.+)\.html")
-_MEND = "Delete the file, then the same command downloads it again."
 _AR_MAGIC = b"!<arch>\n"
-_AR_HEADER_BYTES = 60
+# A name, four numbers and the size in bytes.
+_AR_HEADER = re.compile(rb"([ -~]{16})[ -~]{32}([0-9]{1,10}) *`\n")
 
 
 class Page(NamedTuple):
@@ -172,19 +171,17 @@ def read_pages(path: pathlib.Path) -> dict[str, Page]:
     UnreadableError: if the file is damaged.
   """
   pages = {}
-  try:
-    with tarfile.open(fileobj=io.BytesIO(_read_data(path))) as archive:
-      for member in bars.bar(archive, path.name, unit="file", delay=2):
-        match = _PAGE.fullmatch(member.name)
-        if match and member.isfile():
-          file = archive.extractfile(member)
-          assert file  # Since it is a file.
-          parser = _PageParser()
-          parser.feed(file.read().decode("utf-8"))
-          if page := parser.page():
-            pages[match[1]] = page
-  except (OSError, EOFError, ValueError, lzma.LZMAError, tarfile.TarError) as e:
-    raise reading.UnreadableError(f"{path} cannot be read: {e}. {_MEND}") from e
+  data = io.BytesIO(_read_data(path))
+  with damage.open_tar(path, data) as archive:
+    for member in bars.bar(archive, path.name, unit="file", delay=2):
+      match = _PAGE.fullmatch(member.name)
+      if match and member.isfile():
+        file = archive.extractfile(member)
+        assert file  # Since it is a file.
+        parser = _PageParser()
+        parser.feed(file.read().decode("utf-8"))
+        if page := parser.page():
+          pages[match[1]] = page
   return dict(sorted(pages.items()))
 
 
@@ -248,37 +245,36 @@ def _read_packages(path: pathlib.Path) -> dict[str, dict[str, str]]:
   """Reads where the packages of the help are: package to fields."""
   found: dict[str, dict[str, str]] = {}
   fields: dict[str, str] = {}
-  try:
-    with lzma.open(path, "rt", encoding="utf-8") as file:
-      for line in file:
-        name, _, value = line.partition(": ")
-        if name == "Package":
-          fields = {}
-          if value.startswith("libreoffice-help-"):
-            found[value.strip()] = fields
-        elif name in ("Filename", "Size", "SHA256"):
-          fields[name] = value.strip()
-  except (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError) as error:
-    raise reading.UnreadableError(
-      f"{path} cannot be read: {error}. {_MEND}"
-    ) from error
+  with (
+    damage.naming(path),
+    lzma.open(path, "rt", encoding="utf-8") as file,
+  ):
+    for line in file:
+      name, _, value = line.partition(": ")
+      if name == "Package":
+        fields = {}
+        if value.startswith("libreoffice-help-"):
+          found[value.strip()] = fields
+      elif name in ("Filename", "Size", "SHA256"):
+        fields[name] = value.strip()
   return found
 
 
 def _read_data(path: pathlib.Path) -> bytes:
   """Returns data.tar of a .deb, still compressed (deb(5), ar(5))."""
   content = path.read_bytes()
-  if not content.startswith(_AR_MAGIC):
-    raise ValueError("it is not a Debian package")
   place = len(_AR_MAGIC)
-  while place + _AR_HEADER_BYTES <= len(content):
-    header = content[place : place + _AR_HEADER_BYTES]
-    name, size = header[:16].decode().strip(" /"), int(header[48:58])
-    place += _AR_HEADER_BYTES
-    if name.startswith("data.tar"):
+  while content.startswith(_AR_MAGIC) and (
+    header := _AR_HEADER.match(content, place)
+  ):
+    name, size = header[1], int(header[2])
+    place = header.end()
+    if name.startswith(b"data.tar"):
       return content[place : place + size]
     place += size + size % 2
-  raise ValueError("it has no data.tar")
+  raise reading.UnreadableError(
+    f"{path} is not a Debian package, or has no data.tar. {damage.MEND}"
+  )
 
 
 def _unique(pages: Mapping[str, Page]) -> dict[str, Page]:

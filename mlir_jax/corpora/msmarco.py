@@ -6,20 +6,18 @@ ir/, without hard negatives. The development part is the test, over all 8.8
 million passages.
 """
 
-import contextlib
 import io
 import pathlib
 import tarfile
 from collections.abc import Iterator
 
 from mlir_jax import bars
-from mlir_jax.corpora import corpus, downloads, layout
+from mlir_jax.corpora import corpus, damage, downloads, layout
 from mlir_jax.data import records
 from mlir_jax.storage import reading
 
 _NAME = "collectionandqueries.tar.gz"
 _PASSAGES = "collection.tsv"
-_MEND = "Delete the file, then the same command downloads it again."
 
 
 def list_files(
@@ -60,7 +58,7 @@ def build(
   if missing := wanted - texts.keys():
     raise reading.UnreadableError(
       f"{path}: {_PASSAGES} lacks {len(missing):,} passages that are judged."
-      f" {_MEND}"
+      f" {damage.MEND}"
     )
   pairs = layout.write_pairs(
     folder,
@@ -91,35 +89,37 @@ def _read_queries(
   queries, judged = {}, {}
   for split in ("train", "dev.small"):
     queries[split], judged[split] = {}, []
-  for member, lines in _read_tables(path):
-    split = member.partition(".")[2].removesuffix(".tsv")
-    if split not in queries:
-      continue
-    if member.startswith("queries."):
-      for number, line in enumerate(lines, start=1):
-        query_id, text = _columns(line, 2, path, member, number)
-        queries[split][query_id] = layout.one_line(text)
-    elif member.startswith("qrels."):
-      for number, line in enumerate(lines, start=1):
-        query_id, _, passage_id, _ = _columns(line, 4, path, member, number)
-        judged[split].append((query_id, passage_id))
+  with damage.open_tar(path) as archive:
+    for member, lines in _tables(archive):
+      split = member.partition(".")[2].removesuffix(".tsv")
+      if split not in queries:
+        continue
+      if member.startswith("queries."):
+        for number, line in enumerate(lines, start=1):
+          query_id, text = _columns(line, 2, path, member, number)
+          queries[split][query_id] = layout.one_line(text)
+      elif member.startswith("qrels."):
+        for number, line in enumerate(lines, start=1):
+          query_id, _, passage_id, _ = _columns(line, 4, path, member, number)
+          judged[split].append((query_id, passage_id))
   for split, found in judged.items():
     judged[split] = [pair for pair in found if pair[0] in queries[split]]
     if not judged[split]:
       raise reading.UnreadableError(
-        f"{path} has no judged query of {split}. {_MEND}"
+        f"{path} has no judged query of {split}. {damage.MEND}"
       )
   return queries, judged
 
 
 def _read_passages(path: pathlib.Path) -> Iterator[tuple[str, str]]:
-  for member, lines in _read_tables(path):
-    if member == _PASSAGES:
-      for number, line in enumerate(
-        bars.bar(lines, _PASSAGES, unit="passage", delay=2), start=1
-      ):
-        passage_id, text = _columns(line, 2, path, member, number)
-        yield passage_id, layout.one_line(text)
+  with damage.open_tar(path) as archive:
+    for member, lines in _tables(archive):
+      if member == _PASSAGES:
+        for number, line in enumerate(
+          bars.bar(lines, _PASSAGES, unit="passage", delay=2), start=1
+        ):
+          passage_id, text = _columns(line, 2, path, member, number)
+          yield passage_id, layout.one_line(text)
 
 
 def _columns(
@@ -129,27 +129,18 @@ def _columns(
   if len(columns) != count:
     raise reading.UnreadableError(
       f"{path}: {member}:{number} has {len(columns)} columns, not {count}."
-      f" {_MEND}"
+      f" {damage.MEND}"
     )
   return columns
 
 
-def _read_tables(path: pathlib.Path) -> Iterator[tuple[str, io.TextIOWrapper]]:
-  """Yields the name and the lines of each file of the archive, one at a time.
-
-  Raises:
-    UnreadableError: if the archive is damaged.
-  """
-  with contextlib.ExitStack() as stack:
-    try:
-      archive = stack.enter_context(tarfile.open(path, "r:gz"))
-      for member in archive:
-        if member.isfile():
-          file = archive.extractfile(member)
-          assert file  # Since it is a file.
-          name = pathlib.PurePosixPath(member.name).name
-          yield name, io.TextIOWrapper(file, encoding="utf-8", newline="\n")
-    except (tarfile.TarError, OSError, EOFError, UnicodeDecodeError) as error:
-      raise reading.UnreadableError(
-        f"{path} cannot be read: {error}. {_MEND}"
-      ) from error
+def _tables(
+  archive: tarfile.TarFile,
+) -> Iterator[tuple[str, io.TextIOWrapper]]:
+  """Yields the name and the lines of each file, one file at a time."""
+  for member in archive:
+    if member.isfile():
+      file = archive.extractfile(member)
+      assert file  # Since it is a file.
+      name = pathlib.PurePosixPath(member.name).name
+      yield name, io.TextIOWrapper(file, encoding="utf-8", newline="\n")

@@ -12,9 +12,10 @@ import hashlib
 import json
 import pathlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from mlir_jax.corpora import corpus, downloads, layout, xquadr
+from mlir_jax.corpora import corpus, damage, downloads, layout, xquadr
 from mlir_jax.data import records
 from mlir_jax.storage import reading
 
@@ -29,8 +30,6 @@ _AFRIQA_FILES = {
 }
 _MAX_PASSAGES = 4000
 _MIN_CHARACTERS = 100  # Of a distractor.
-
-_MEND = "Delete the file, then the same command downloads it again."
 
 
 def list_files(
@@ -116,26 +115,39 @@ def _passage(title: str, text: str) -> records.Passage:
   return records.Passage(text, layout.one_line(title), f"{name}#{digest}")
 
 
-def _read_lines(path: pathlib.Path, fields: Iterable[str]) -> Iterator[list]:
-  """Yields the fields of each line of a file of JSON objects."""
-  with open(path, encoding="utf-8", newline="\n") as file:
+def _read_lines(
+  path: pathlib.Path, fields: Mapping[Any, type | tuple[type, ...]]
+) -> Iterator[list]:
+  """Yields the fields of each line of a file of JSON objects.
+
+  Args:
+    path: The file.
+    fields: The names of the fields, and the types that they may have.
+  """
+  with (
+    damage.naming(path),
+    open(path, encoding="utf-8", newline="\n") as file,
+  ):
     for number, line in enumerate(file, start=1):
       if not line.strip():
         continue
       try:
         value = json.loads(line)
         found = [value[field] for field in fields]
+        if not all(map(isinstance, found, fields.values())):
+          raise TypeError("a field has another type")
       except (ValueError, KeyError, TypeError) as error:
         raise reading.UnreadableError(
           f"{path}:{number} is not a record with {', '.join(fields)}"
-          f" ({type(error).__name__}: {error}). {_MEND}"
+          f" ({type(error).__name__}: {error}). {damage.MEND}"
         ) from error
       yield found
 
 
 def _read_qed(path: pathlib.Path) -> Iterator[tuple[str, records.Passage]]:
   """Yields the questions whose paragraph has an answer."""
-  fields = ("title_text", "question_text", "paragraph_text", "annotation")
+  fields = dict.fromkeys(("title_text", "question_text", "paragraph_text"), str)
+  fields |= {"annotation": dict}
   for title, question, text, annotation in _read_lines(path, fields):
     if annotation.get("explanation_type") != "none":
       yield (
@@ -146,12 +158,10 @@ def _read_qed(path: pathlib.Path) -> Iterator[tuple[str, records.Passage]]:
 
 def _read_distractors(raw: pathlib.Path) -> Iterator[records.Passage]:
   for path in sorted(raw.glob("gold_span_passages.*.json")):
-    for title, text in _read_lines(path, ("title", "context")):
+    fields = dict.fromkeys(("title", "context"), (str, type(None)))
+    for title, text in _read_lines(path, fields):
       if not title or not text:  # AfriQA has questions without a passage.
         continue
       yield _passage(title, layout.one_line(text))
-  path = raw / "xquad.en.json"
-  for article in reading.read_json(path)["data"]:
-    title = article["title"].replace("_", " ")
-    for paragraph in article["paragraphs"]:
-      yield _passage(title, layout.one_line(paragraph["context"]))
+  for title, text in xquadr.read_paragraphs(raw / "xquad.en.json"):
+    yield _passage(title.replace("_", " "), layout.one_line(text))

@@ -1,5 +1,6 @@
 """Downloads a file over HTTP; after a break it goes on where it stopped."""
 
+import codecs
 import contextlib
 import fcntl
 import http.client
@@ -21,6 +22,7 @@ from mlir_jax.storage import reading, writing
 TRIES = 5  # Without a new byte.
 # Before the second try; each further try waits twice as long.
 WAIT_SECONDS = 1.0
+_MAX_WAIT_SECONDS = 300  # If the server asks for more.
 # Without an answer, or without a byte.
 _TIMEOUT_SECONDS = 60.0
 _BLOCK_BYTES = 2**20
@@ -46,14 +48,24 @@ class DownloadError(ValueError):
 
 
 class _BreakError(Exception):
-  """The connection failed; the next try may succeed."""
+  """The connection failed; the next try may succeed.
+
+  Attributes:
+    wait: For how many seconds the server asks to wait.
+  """
+
+  def __init__(self, problem: object, wait: int = 0):
+    super().__init__(problem)
+    self.wait = wait
 
 
 class _ChangedError(Exception):
   """The server has another file than the one of which a part is here."""
 
 
-def download(url: str, part: pathlib.Path, target: pathlib.Path) -> None:
+def download(
+  url: str, file: IO[bytes], part: pathlib.Path, target: pathlib.Path
+) -> None:
   """Downloads a file to `part`, from where an earlier call stopped.
 
   A server that cannot send a range, or whose file has changed in the meantime,
@@ -61,6 +73,7 @@ def download(url: str, part: pathlib.Path, target: pathlib.Path) -> None:
 
   Args:
     url: Its http or https address.
+    file: The part, from `alone`.
     part: Where the bytes are collected. PART.json says of which version of the
       file they are. After an error, both stay for the next call.
     target: Where the file will be; for messages.
@@ -72,32 +85,36 @@ def download(url: str, part: pathlib.Path, target: pathlib.Path) -> None:
   """
   if not url.startswith(("http://", "https://")):
     raise DownloadError(f"{url}: only http and https addresses are supported.")
-  part.parent.mkdir(parents=True, exist_ok=True)
-  with _alone(part) as file:
-    version = _read_version(part)
-    tries = 0
-    with bars.bar(
-      description=target.name, unit="B", unit_scale=True, unit_divisor=1024
-    ) as bar:
-      while True:
-        before = file.seek(0, os.SEEK_END)
-        try:
-          _receive(url, file, version, part, bar)
-          break
-        except (_BreakError, _ChangedError) as error:
-          if isinstance(error, _ChangedError):
-            version = {}
-            _empty(file)
-          tries = 1 if file.seek(0, os.SEEK_END) > before else tries + 1
-          if tries >= TRIES:
-            raise DownloadError(_no_answer(url, target, error)) from error
-          time.sleep(WAIT_SECONDS * 2 ** (tries - 1))
-        except urllib.error.HTTPError as error:
-          raise DownloadError(
-            f"{url}: the server answers {error.code} {error.reason}. The file"
-            f" may have moved: {_by_hand(target)}"
-          ) from error
-    _check_content(url, part, target)
+  version = _read_version(part)
+  tries = 0
+  with bars.bar(
+    description=target.name, unit="B", unit_scale=True, unit_divisor=1024
+  ) as bar:
+    while True:
+      before = file.seek(0, os.SEEK_END)
+      try:
+        _receive(url, file, version, part, bar)
+        break
+      except (_BreakError, _ChangedError) as error:
+        if isinstance(error, _ChangedError):
+          version = {}
+          _empty(file)
+        tries = 1 if file.seek(0, os.SEEK_END) > before else tries + 1
+        if tries >= TRIES:
+          raise DownloadError(_no_answer(url, target, error)) from error
+        asked = error.wait if isinstance(error, _BreakError) else 0
+        time.sleep(max(asked, WAIT_SECONDS * 2 ** (tries - 1)))
+      except urllib.error.HTTPError as error:
+        raise DownloadError(
+          f"{url}: the server answers {error.code} {error.reason}. The file"
+          f" may have moved, or need a login: {_by_hand(target)}"
+        ) from error
+  if problem := find_problem(part, target):
+    discard(part)
+    raise DownloadError(
+      f"{url}: the server sends {problem}, not {target.name}."
+      f" {_by_hand(target)}"
+    )
 
 
 def discard(part: pathlib.Path) -> None:
@@ -107,18 +124,30 @@ def discard(part: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def _alone(part: pathlib.Path) -> Iterator[IO[bytes]]:
-  """Opens a part for writing at its end; no other process may write it."""
-  with open(part, "ab+") as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      raise DownloadError(
-        f"{part}: another process downloads this file. Wait until it has ended."
-      ) from error
-    except OSError:
-      pass  # The file system has no locks.
-    yield file
+def alone(part: pathlib.Path) -> Iterator[IO[bytes]]:
+  """Opens a part for writing at its end; no other process may write it.
+
+  Within this context the part may get its name: another process does not write
+  to the file then, either.
+  """
+  part.parent.mkdir(parents=True, exist_ok=True)
+  while True:
+    with open(part, "ab+") as file:
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError as error:
+        raise DownloadError(
+          f"{part}: another process downloads this file. Wait until it has"
+          " ended."
+        ) from error
+      except OSError:
+        pass  # The file system has no locks.
+      # Before it was locked, another process may have renamed or removed it.
+      if part.exists() and os.path.samestat(
+        os.fstat(file.fileno()), part.stat()
+      ):
+        yield file
+        return
 
 
 def _receive(
@@ -161,7 +190,11 @@ def _receive(
     response = urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
   except urllib.error.HTTPError as error:
     if error.code in _TEMPORARY:
-      raise _BreakError(f"{error.code} {error.reason}") from error
+      # It may also be a date; then the usual time has to do.
+      asked = _integer(error.headers.get("Retry-After")) or 0
+      raise _BreakError(
+        f"{error.code} {error.reason}", min(asked, _MAX_WAIT_SECONDS)
+      ) from error
     if error.code == 416 and size:  # The part is as long as the file.
       raise _ChangedError("the file has changed") from error
     raise
@@ -172,6 +205,12 @@ def _receive(
       start, total = _range(response.headers.get("Content-Range", ""))
       if start != size:
         raise _ChangedError("the server sends another part")
+      # Not every server looks at If-Range.
+      sent = _validator(response.headers)
+      if (sent and sent != version["validator"]) or (
+        version.get("bytes") not in (None, total)
+      ):
+        raise _ChangedError("the file has changed")
     else:
       _empty(file)
       size = 0
@@ -208,9 +247,10 @@ def _version_file(part: pathlib.Path) -> pathlib.Path:
 
 def _read_version(part: pathlib.Path) -> dict[str, Any]:
   try:
-    return reading.read_json(_version_file(part))
+    found = reading.read_json(_version_file(part))
   except reading.UnreadableError:
     return {}  # Then the file is downloaded from its start.
+  return found if isinstance(found.get("validator"), str) else {}
 
 
 def _validator(headers: http.client.HTTPMessage) -> str:
@@ -231,28 +271,31 @@ def _integer(text: str | None) -> int | None:
   return int(text) if text and text.isdecimal() else None
 
 
-def _check_content(url: str, part: pathlib.Path, target: pathlib.Path) -> None:
-  """Refuses, and removes, a part that cannot be the file of that name.
+def find_problem(path: pathlib.Path, target: pathlib.Path) -> str:
+  """Returns why a file cannot be what its name says; "" if it can.
 
   A server may send a page that says that one has to log in.
+
+  Args:
+    path: The file.
+    target: Where it will be; its name counts.
   """
-  with open(part, "rb") as file:
+  with open(path, "rb") as file:
     start = file.read(64)
   starts = _STARTS.get(target.suffix)
   if not start:
-    problem = "an empty file"
-  elif reading.is_lfs_pointer(start):
-    problem = "a Git LFS pointer"
-  elif starts and not start.lstrip().startswith(starts):
-    problem = f"something else, which begins with {start[:20]!r}"
-  elif start.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
-    problem = "a web page"
-  else:
-    return
-  discard(part)
-  raise DownloadError(
-    f"{url}: the server sends {problem}, not {target.name}. {_by_hand(target)}"
-  )
+    return "an empty file"
+  if reading.is_lfs_pointer(start):
+    return "a Git LFS pointer"
+  if starts and not start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(
+    starts
+  ):
+    return f"something else, which begins with {start[:20]!r}"
+  if start.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
+    return "a web page"
+  if not starts and start.startswith(_STARTS[".gz"]):
+    return "a gzipped file"
+  return ""
 
 
 def _no_answer(url: str, target: pathlib.Path, error: Exception) -> str:

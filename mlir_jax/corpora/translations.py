@@ -5,15 +5,14 @@ sentence. Those below the margin of 1.04, which its authors advise, are left
 out. Tatoeba is copied as it is; NTREX becomes parallel/.
 """
 
-import gzip
-import os
 import pathlib
 import shutil
 from collections.abc import Iterable, Iterator
 
 from mlir_jax import bars
-from mlir_jax.corpora import corpus, downloads, layout
-from mlir_jax.data import languages
+from mlir_jax.corpora import corpus, damage, downloads, layout
+from mlir_jax.data import languages, records
+from mlir_jax.data.sources import translation_rows
 from mlir_jax.storage import reading
 
 
@@ -37,10 +36,17 @@ WIKIMATRIX = _codes(
   "hu id is it ja ko la lt mk ml mr nds nl no oc pl pt ro ru sh si sk sl sq "
   "sr sv sw ta te tl tr tt uk vi zh"
 )
-# With the languages of the collections here; NTREX has 128.
+# NTREX's names of its languages. British, Indian and American English are left
+# out, because a pair is of two languages.
 NTREX = _codes(
-  "arb ben ces dan deu ell fin fra hin ind ita jpn kor nld pol por ron rus "
-  "spa swa swe tel tha tur ukr vie zho-CN"
+  "afr amh arb aze-Latn bak bel bem ben bod bos bul cat ces ckb-Arab cym dan "
+  "deu div dzo ell est eus ewe fao fas fij fil fin fra fra-CA fuc gle glg "
+  "gsw-BE gsw-ZH guj hau heb hin hmn hrv hun hye ibo ind isl ita jpn kan kat "
+  "kaz khm kin kir kmr kor lao lav lit ltz mal mar mey mkd mlg mlt mon mri "
+  "msa mya nde nep nld nno nob nso nya orm pan pol por por-BR prs pus ron rus "
+  "shi sin slk slv smo sna-Latn snd-Arab som spa spa-MX sqi srp-Cyrl srp-Latn "
+  "ssw swa swe tah tam tat tel tgk-Cyrl tha tir ton tsn tuk tur uig ukr urd "
+  "uzb ven vie wol xho yor yue zho-CN zho-TW zul"
 )
 
 _MIN_MARGIN = 1.04
@@ -52,8 +58,18 @@ def list_wikimatrix(
   """Yields a file of each language; the two codes are in alphabetical order."""
   del folder
   for language in request.languages:
-    name = f"WikiMatrix.{_pair(language)}.tsv.gz"
-    yield downloads.File(f"{request.base}/{name}", name)
+    yield wikimatrix_file(request.base, wikimatrix_pair("en", language))
+
+
+def wikimatrix_pair(first: str, second: str) -> tuple[str, str]:
+  """Returns two languages in the order in which WikiMatrix names them."""
+  return (first, second) if first < second else (second, first)
+
+
+def wikimatrix_file(base: str, pair: tuple[str, str]) -> downloads.File:
+  """Returns the file of a pair of languages."""
+  name = f"WikiMatrix.{'-'.join(pair)}.tsv.gz"
+  return downloads.File(f"{base}/{name}", name)
 
 
 def build_wikimatrix(
@@ -62,16 +78,17 @@ def build_wikimatrix(
   """Writes parallel/; see `corpus.Corpus`."""
   notes = []
   for language in request.languages:
-    pair = _pair(language)
-    counts = {"below the margin": 0, "bad lines": 0}
+    pair = wikimatrix_pair("en", language)
+    path = raw / wikimatrix_file(request.base, pair).path
+    bad = records.BadRecords("skip")
+    below = [0]
     count = layout.write_parallel(
-      folder,
-      "wikimatrix",
-      (pair.split("-")[0], pair.split("-")[1]),
-      _read_wikimatrix(raw / f"WikiMatrix.{pair}.tsv.gz", counts),
+      folder, "wikimatrix", pair, _read_wikimatrix(path, pair, bad, below)
     )
-    left_out = ", ".join(f"{n:,} {what}" for what, n in counts.items())
-    notes.append(f"parallel/{pair}: {count:,} pairs; left out: {left_out}")
+    notes.append(
+      f"parallel/{'-'.join(pair)}: {count:,} pairs; left out: {below[0]:,}"
+      f" below the margin, {bad.count:,} bad lines"
+    )
   return notes
 
 
@@ -118,55 +135,40 @@ def build_ntrex(
         f" {len(english):,}. Delete both, then the same command downloads them"
         " again."
       )
+    pairs = [*zip(english, lines, strict=True)]
     count = layout.write_parallel(
       folder,
-      "ntrex",
+      # Several files may be in one language, such as zho-CN and zho-TW.
+      f"ntrex-{language}",
       ("en", languages.code(language)),
-      zip(english, lines, strict=True),
+      filter(all, pairs),
     )
-    notes.append(f"parallel/en-{language}: {count:,} pairs")
+    empty = len(pairs) - count
+    notes.append(
+      f"parallel/en-{language}: {count:,} pairs"
+      + (f"; left out: {empty:,} with an empty side" if empty else "")
+    )
   return notes
 
 
-def _pair(language: str) -> str:
-  return "-".join(sorted(("en", language)))
-
-
 def _read_wikimatrix(
-  path: pathlib.Path, counts: dict[str, int]
+  path: pathlib.Path,
+  pair: tuple[str, str],
+  bad_records: records.BadRecords,
+  below: list[int],
 ) -> Iterator[tuple[str, str]]:
-  """Yields the pairs above the margin; counts the lines that are left out."""
-  with (
-    open(path, "rb") as raw,
-    gzip.open(raw, "rb") as file,
-    bars.bar(
-      description=path.name,
-      total=os.path.getsize(path),
-      unit="B",
-      unit_scale=True,
-      delay=2,
-    ) as bar,
-  ):
-    for line in file:
-      bar.update(raw.tell() - bar.n)
-      columns = line.decode("utf-8", "replace").rstrip("\n").split("\t")
-      try:
-        margin, source, target = columns
-        is_near = float(margin) >= _MIN_MARGIN
-      except ValueError:
-        counts["bad lines"] += 1
-        continue
-      source, target = layout.one_line(source), layout.one_line(target)
-      if not source or not target or "\ufffd" in source + target:
-        counts["bad lines"] += 1
-      elif is_near:
-        yield source, target
-      else:
-        counts["below the margin"] += 1
+  """Yields the pairs from the margin on; counts the others in `below[0]`."""
+  rows = translation_rows.read_scored(path, pair, bad_records)
+  for margin, record in bars.bar(rows, path.name, unit="pair", delay=2):
+    if margin >= _MIN_MARGIN:
+      yield layout.one_line(record.source), layout.one_line(record.target)
+    else:
+      below[0] += 1
 
 
 def _read_lines(path: pathlib.Path) -> list[str]:
-  text = path.read_text(encoding="utf-8").removesuffix("\n")
+  with damage.naming(path):
+    text = path.read_text(encoding="utf-8").removesuffix("\n")
   return [layout.one_line(line) for line in text.split("\n")]
 
 

@@ -10,11 +10,12 @@ sentence.
 """
 
 import pathlib
+import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
 
-from mlir_jax.corpora import corpus, downloads, layout
+from mlir_jax.corpora import corpus, damage, downloads, layout
 from mlir_jax.data import records
+from mlir_jax.data.sources import xquad_r
 from mlir_jax.storage import reading
 
 LANGUAGES = (
@@ -23,6 +24,8 @@ LANGUAGES = (
 SENTENCES = ""
 PARAGRAPHS = "paragraphs"
 PATH = "google-research-datasets/lareqa/master/xquad-r"
+# The part of a passage's id that numbers the sentence of a paragraph.
+_SENTENCE = re.compile(r"s[0-9]+(?=\.)")
 
 _POOL = """\
 The judgements over the passages of all languages (LAReQA). A passage that
@@ -36,23 +39,18 @@ LAReQA reports the mean average precision over the questions of all languages.
 """
 
 
-class _Test(NamedTuple):
-  """The test of a language."""
-
-  passages: list[records.Passage]
-  paragraphs: dict[str, str]  # Passage id to its paragraph's id.
-  queries: list[layout.Query]
-
-
 def list_files(
   request: corpus.Request, folder: pathlib.Path
 ) -> Iterator[downloads.File]:
   """Yields a file of each language."""
   del folder
   for language in request.languages:
-    yield downloads.File(
-      f"{request.base}/{PATH}/{language}.json", f"{language}.json"
-    )
+    yield file(request.base, language)
+
+
+def file(base: str, language: str) -> downloads.File:
+  """Returns the file of a language."""
+  return downloads.File(f"{base}/{PATH}/{language}.json", f"{language}.json")
 
 
 def build(
@@ -62,18 +60,26 @@ def build(
   notes, judged = [], {}
   for language in request.languages:
     test = read(raw / f"{language}.json", language, request.variant)
-    layout.write_test(
-      folder,
-      language,
-      test.passages,
-      {"test": test.queries},
-      test.paragraphs if request.variant == SENTENCES else None,
-    )
-    for query in test.queries:
+    passages = [
+      records.Passage(_clean(passage.text), "", passage.passage_id)
+      for passage in test.passages
+    ]
+    queries = [
+      layout.Query(query_id, _clean(query), tuple(test.qrels[query_id]))
+      for query_id, query in test.queries.items()
+    ]
+    paragraphs = None
+    if request.variant == SENTENCES:
+      paragraphs = {
+        passage.passage_id: _SENTENCE.sub("", passage.passage_id)
+        for passage in passages
+      }
+    layout.write_test(folder, language, passages, {"test": queries}, paragraphs)
+    for query in queries:
       judged.setdefault(query.query_id, []).extend(query.relevant)
     notes.append(
-      f"eval/{language}: {len(test.passages):,} passages,"
-      f" {len(test.queries):,} test queries"
+      f"eval/{language}: {len(passages):,} passages, {len(queries):,} test"
+      " queries"
     )
   layout.write_lines(
     folder / "pool" / "qrels.txt.gz",
@@ -87,7 +93,9 @@ def build(
   return notes
 
 
-def read(path: pathlib.Path, language: str, variant: str) -> _Test:
+def read(
+  path: pathlib.Path, language: str, variant: str
+) -> records.RetrievalTest:
   """Reads a file of XQuAD-R.
 
   Args:
@@ -96,58 +104,34 @@ def read(path: pathlib.Path, language: str, variant: str) -> _Test:
     variant: `SENTENCES` or `PARAGRAPHS`.
 
   Raises:
-    UnreadableError: if it is not XQuAD-R's JSON; it names the paragraph.
+    UnreadableError: if it is not XQuAD-R's JSON; it names the field.
   """
-  test = _Test([], {}, [])
-  for number, article in enumerate(reading.read_json(path)["data"]):
-    for index, paragraph in enumerate(article["paragraphs"]):
-      where = f"{path}: data[{number}].paragraphs[{index}]"
-      try:
-        _add(test, paragraph, f"a{number:02d}p{index}", language, variant)
-      except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise reading.UnreadableError(
-          f"{where} is not as in XQuAD-R ({type(error).__name__}: {error})."
-          " Delete the file, then the same command downloads it again."
-        ) from error
+  bad = records.BadRecords("skip")
+  try:
+    test = xquad_r.read_test(path, language, bad, variant == PARAGRAPHS)
+  except records.RecordError as error:
+    raise reading.UnreadableError(f"{error} {damage.MEND}") from error
+  if bad.count:
+    raise reading.UnreadableError(f"{bad.first[0]}. {damage.MEND}")
   return test
 
 
-def _add(
-  test: _Test, paragraph: Any, name: str, language: str, variant: str
-) -> None:
-  """Adds the passages and the queries of a paragraph to a test.
+def read_paragraphs(path: pathlib.Path) -> Iterator[tuple[str, str]]:
+  """Yields the title of the article and the text of each paragraph.
 
-  Args:
-    test: What was read before.
-    paragraph: From the file.
-    name: The paragraph's id, without the language.
-    language: The file's language.
-    variant: As in `read`.
+  Raises:
+    UnreadableError: if the file has not the form of SQuAD; it names the place.
   """
-  context = paragraph["context"]
-  paragraph_id = f"{name}.{language}"
-  if variant == PARAGRAPHS:
-    spans = [(0, len(context))]
-    ids = [paragraph_id]
-  else:
-    spans = [(start, end) for start, end in paragraph["sentence_breaks"]]
-    ids = [f"{name}s{index}.{language}" for index in range(len(spans))]
-  for (start, end), passage_id in zip(spans, ids, strict=True):
-    text = _clean(context[start:end])
-    test.passages.append(records.Passage(text, "", passage_id))
-    test.paragraphs[passage_id] = paragraph_id
-  for question in paragraph["qas"]:
-    place = question["answers"][0]["answer_start"]
-    found = [
-      passage_id
-      for (start, end), passage_id in zip(spans, ids, strict=True)
-      if start <= place < end
-    ]
-    if len(found) != 1:
-      raise ValueError(f"the answer of {question['id']} is in no sentence")
-    test.queries.append(
-      layout.Query(question["id"], _clean(question["question"]), tuple(found))
-    )
+  value = reading.read_json(path, mend=damage.MEND)
+  try:
+    for article in value["data"]:
+      for paragraph in article["paragraphs"]:
+        yield str(article["title"]), str(paragraph["context"])
+  except (KeyError, TypeError) as error:
+    raise reading.UnreadableError(
+      f"{path} has not the form of SQuAD: data[].paragraphs[].context"
+      f" ({type(error).__name__}: {error}). {damage.MEND}"
+    ) from error
 
 
 def _clean(text: str) -> str:

@@ -4,6 +4,7 @@ The sources are laid out exactly as the public ones.
 """
 
 import bz2
+import errno
 import gzip
 import hashlib
 import io
@@ -18,12 +19,15 @@ import pytest
 
 from mlir_jax.corpora import (
   building,
+  damage,
   debian,
   libreoffice,
+  nq,
   transfer,
   translations,
+  xquadr,
 )
-from mlir_jax.data import records
+from mlir_jax.data import languages, records
 from mlir_jax.data.collections import folder
 
 WORDS = ("search", "sound", "image", "network", "kernel", "letter", "garden")
@@ -174,7 +178,7 @@ def test_a_file_that_the_release_does_not_list_stops_the_build(
   "text, message",
   [
     ("Package: a\nDescription-en: b\n c\n\n", "f:1: the stanza has no field D"),
-    ("\nPackage: a\nnonsense\n", "f:3: 'nonsense' is no field"),
+    ("\nPackage: a\nnonsense\n", "f:3: 'nonsense' is not FIELD: VALUE"),
   ],
 )
 def test_a_bad_stanza_names_its_line(text, message):
@@ -477,6 +481,20 @@ def test_ntrex_and_tatoeba_keep_their_lines_together(site, tmp_path):
   ]
   assert pairs[0].target_language == "zh"
 
+  # Two translations in one language, one of them with an empty line.
+  site.files["/newstest2019-ref.spa.txt"] = b"Uno.\nDos.\n"
+  site.files["/newstest2019-ref.spa-MX.txt"] = b"Uno, pues.\n\n"
+  root, notes = bring("ntrex", tmp_path / "es", site, ["spa-MX", "spa"])
+  pairs = list(load(root, require_pairs=False).parallel())
+  assert sorted((p.source, p.target, p.target_language) for p in pairs) == [
+    ("One.", "Uno, pues.", "es"),
+    ("One.", "Uno.", "es"),
+    ("Two.", "Dos.", "es"),
+  ]
+  assert notes[-1] == (
+    "parallel/en-spa-MX: 1 pairs; left out: 1 with an empty side"
+  )
+
   for side in ("deu", "eng"):
     site.files[f"/tatoeba.deu-eng.{side}"] = f"{side}\n".encode()
   root, _ = bring("tatoeba", tmp_path, site, ["deu"])
@@ -497,10 +515,12 @@ def test_miracl_asks_its_dev_part_for_all_passages(site, tmp_path):
     {"docid": f"39#{n}", "title": "Albedo", "text": f"Text\n\n{n}."}
     for n in range(3)
   ]
+  docs.append({"docid": "40#0", "title": "", "text": " "})
   site.files[
     "/miracl-corpus/resolve/main/miracl-corpus-v1.0-yo/docs-0.jsonl.gz"
   ] = gzip.compress("\n".join(map(json.dumps, docs)).encode())
-  root, _ = bring("miracl", tmp_path, site, ["yo"])
+  root, notes = bring("miracl", tmp_path, site, ["yo"])
+  assert "bad test records skipped: 1" in notes[1] and "docs-0" in notes[1]
   test = by_name(load(root, require_pairs=False))["yo", "test"]
   assert [passage.text for passage in test.passages] == [
     "Text 0.",
@@ -536,7 +556,136 @@ def test_msmarco_pairs_what_is_judged_and_asks_for_all_passages(site, tmp_path):
   assert not (tmp_path / "bad" / "msmarco").exists()
 
 
+# --- Damaged files.
+
+
+def gzipped(text: str) -> bytes:
+  """Text that does not become small, gzipped."""
+  noise = "".join(hashlib.sha256(bytes([n])).hexdigest() for n in range(250))
+  return gzip.compress(f"{text}{noise}\n".encode())
+
+
+def cut(content: bytes) -> bytes:
+  return content[: len(content) * 2 // 3]
+
+
+def spoilt(content: bytes) -> bytes:
+  middle = len(content) // 2
+  return content[:middle] + bytes(200) + content[middle + 200 :]
+
+
+@pytest.mark.parametrize("spoil", [cut, spoilt])
+@pytest.mark.parametrize(
+  "name, languages, path, content",
+  [
+    ("msmarco", (), "/collectionandqueries.tar.gz",
+     tar({"collection.tsv": b"".join(b"%d\tText %d.\n" % (n, n * 7919)
+                                     for n in range(2000))})),
+    ("mrtydi", ["th"], "/mrtydi-v1.1-thai.tar.gz",
+     tar({"t/collection/docs.jsonl.gz": gzipped("")})),
+    ("wikimatrix", ["fi"], "/WikiMatrix.en-fi.tsv.gz",
+     gzipped("1.2\tOne.\tYksi.\n" * 9)),
+    ("miracl", ["yo"],
+     "/miracl-corpus/resolve/main/miracl-corpus-v1.0-yo/docs-0.jsonl.gz",
+     gzipped('{"docid": "1", "title": "", "text": "One."}\n' * 9)),
+  ],
+)  # fmt: skip
+def test_a_damaged_file_is_named_and_nothing_is_built(
+  site, tmp_path, name, languages, path, content, spoil
+):
+  judged = "/miracl/resolve/main/miracl-v1.0-yo"
+  for kind in ("topics", "qrels"):
+    site.files[f"{judged}/{kind}/{kind}.miracl-v1.0-yo-dev.tsv"] = b"1\t2\n"
+  site.files[path] = spoil(content)
+  with pytest.raises(ValueError) as caught:
+    bring(name, tmp_path, site, languages)
+  message = str(caught.value)
+  assert path.rpartition("/")[2] in message, message
+  assert "again" in message and "\n" not in message
+  assert [path.name for path in tmp_path.iterdir()] == ["downloads"]
+
+
+@pytest.mark.parametrize("spoil", [cut, spoilt])
+def test_a_damaged_file_of_debian_is_named(tmp_path, spoil):
+  text = "".join(stanza(n, "en") for n in range(2000)).encode()
+  for ending, pack in ((".xz", lzma), (".bz2", bz2), (".gz", gzip)):
+    path = tmp_path / f"Translation-en{ending}"
+    path.write_bytes(spoil(pack.compress(text)))
+    with pytest.raises(ValueError, match=rf"-en\{ending}.*again"):
+      debian._read_language(tmp_path, "en")
+    path.unlink()
+  for content in (spoil(deb("de")), b"!<arch>\n", b"!<arch>\n" + b"x" * 99):
+    path = tmp_path / "help.deb"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"help\.deb .*again"):
+      libreoffice.read_pages(path)
+
+
+def test_a_full_disk_is_not_called_a_damaged_archive():
+  with (
+    pytest.raises(OSError, match="No space") as caught,
+    damage.naming("a.gz"),
+  ):
+    raise OSError(errno.ENOSPC, "No space left on device")
+  assert not isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize(
+  "content, problem",
+  [
+    (b'{"title": "T", "context": "C"}\n\xff\n', "cannot be read: 'utf-8'"),
+    (b'{"title": "T", "context": 7}\n', r":1 is not a record with title, co"),
+    (b'{"title": "T"}\n', r":1 is not a record with title, context \(KeyErr"),
+  ],
+)
+def test_a_bad_line_of_a_distractor_is_named(tmp_path, content, problem):
+  path = tmp_path / "gold_span_passages.afriqa.bem.en.dev.json"
+  path.write_bytes(content)
+  with pytest.raises(ValueError, match=f"{path.name}{problem}| {problem}"):
+    list(nq._read_distractors(tmp_path))
+
+
+@pytest.mark.parametrize(
+  "content, problem",
+  [
+    ({}, "data: is missing"),
+    ({"data": [{"title": "T"}]}, r"data\[0\].paragraphs: is missing"),
+    ({"data": [{"paragraphs": [{"context": "C"}]}]}, "sentence_breaks: is mis"),
+  ],
+)
+def test_a_bad_file_of_xquad_is_named(tmp_path, content, problem):
+  path = tmp_path / "de.json"
+  path.write_text(json.dumps(content))
+  with pytest.raises(ValueError, match=rf"de\.json:1: .*{problem}.*again\."):
+    xquadr.read(path, "de", xquadr.SENTENCES)
+
+
 # --- What a user may ask for.
+
+
+def test_languages_in_another_order_are_the_same_request(tmp_path):
+  first = building.plan("debian", str(tmp_path), ["zh", "de", "en"])
+  second = building.plan("debian", str(tmp_path), ["en", "de", "zh", "de"])
+  assert first == second
+
+
+def test_hu2023_always_has_english_and_never_another_language(tmp_path):
+  planned = building.plan("hu2023", str(tmp_path), ["fi", "sw"])
+  assert {part.name: of.languages for part, of in planned.parts} == {
+    "dpr_nq": ("en",),
+    "wikimatrix": ("fi", "sw"),
+    "mrtydi": ("en", "fi", "sw"),
+  }
+  with pytest.raises(
+    ValueError, match=r"wikimatrix, .* has none of en, th; add"
+  ):
+    building.plan("hu2023", str(tmp_path), ["th", "en"])
+
+
+def test_ntrex_has_all_languages_but_other_kinds_of_english():
+  assert len(translations.NTREX) == len(set(translations.NTREX)) == 126
+  codes = {languages.code(name) for name in translations.NTREX}
+  assert "en" not in codes and len(codes) > 110
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A download is whole and the file it was before, or says what to do."""
 
+import dataclasses
 import hashlib
 import json
 import socket
@@ -76,24 +77,82 @@ def test_a_later_command_goes_on_where_the_first_stopped(
   assert site.asked[-1] == ("/words.tsv", "bytes=4000-")
 
 
-@pytest.mark.parametrize("tag", ['"v2"', None])
+@pytest.mark.parametrize(
+  "tag, content, careless",
+  [
+    ('"v2"', CONTENT[::-1], False),
+    (None, CONTENT[::-1], False),
+    ('"v2"', CONTENT[::-1], True),
+    (None, CONTENT[::-1] + b"more", True),
+  ],
+)
 def test_two_versions_of_a_file_are_never_joined(
-  site, words, tmp_path, monkeypatch, tag
+  site, words, tmp_path, monkeypatch, tag, content, careless
 ):
   monkeypatch.setattr(transfer, "TRIES", 1)
   site.breaks["/words.tsv"] = [4000]
   with pytest.raises(transfer.DownloadError):
     downloads.fetch([words], tmp_path)
-  site.files["/words.tsv"] = CONTENT[::-1]
+  monkeypatch.setattr(transfer, "TRIES", 2)
+  site.files["/words.tsv"] = content
   site.tags["/words.tsv"] = tag
+  site.careless |= {"/words.tsv"} if careless else set()
   downloads.fetch([words], tmp_path)
-  assert (tmp_path / words.path).read_bytes() == CONTENT[::-1]
+  assert (tmp_path / words.path).read_bytes() == content
+
+
+def test_until_a_file_has_its_name_no_other_process_writes_to_it(
+  site, words, tmp_path, monkeypatch
+):
+  part = tmp_path / "tsv/.words.tsv.part"
+  of_file = downloads.digests.of_file
+
+  def hashed(path):
+    with pytest.raises(transfer.DownloadError, match="another process down"):
+      transfer.alone(part).__enter__()
+    return of_file(path)
+
+  monkeypatch.setattr(downloads.digests, "of_file", hashed)
+  downloads.fetch([words], tmp_path)
+  assert (tmp_path / words.path).read_bytes() == CONTENT
+
+
+def test_a_part_that_another_process_renames_is_not_written_to(
+  tmp_path, monkeypatch
+):
+  part, target = tmp_path / ".a.part", tmp_path / "a"
+  part.write_bytes(b"whole")
+  lock = transfer.fcntl.flock
+
+  def slow_lock(*arguments):
+    if not target.exists():
+      part.rename(target)
+    lock(*arguments)
+
+  monkeypatch.setattr(transfer.fcntl, "flock", slow_lock)
+  with transfer.alone(part) as file:
+    file.write(b"another")
+  assert target.read_bytes() == b"whole"
 
 
 def test_a_busy_server_is_asked_again(site, words, tmp_path):
   site.errors["/words.tsv"] = [503, 429, 503, 503]
   downloads.fetch([words], tmp_path)
   assert (tmp_path / words.path).read_bytes() == CONTENT
+
+
+def test_a_server_that_asks_to_wait_is_obeyed(
+  site, words, tmp_path, monkeypatch
+):
+  waits = []
+  monkeypatch.setattr(transfer.time, "sleep", waits.append)
+  site.errors["/words.tsv"] = [429, 429]
+  site.retry_after = "17"
+  downloads.fetch([words], tmp_path)
+  site.errors["/words.tsv"] = [503]
+  site.retry_after = "Fri, 31 Dec 1999 23:59:59 GMT"
+  downloads.fetch([dataclasses.replace(words, path="again.tsv")], tmp_path)
+  assert waits == [17, 17, 0.0]
 
 
 def test_another_file_than_the_first_is_refused(site, words, tmp_path):
@@ -109,7 +168,11 @@ def test_another_file_than_the_first_is_refused(site, words, tmp_path):
 
 def test_a_file_that_its_publisher_does_not_list_is_refused(words, tmp_path):
   listed = downloads.File(words.url, words.path, sha256="0" * 64)
-  with pytest.raises(transfer.DownloadError, match="its publisher lists 0000"):
+  with pytest.raises(
+    transfer.DownloadError,
+    # Not the files of other corpora.
+    match=r"its publisher lists 0000.*delete \S+/tsv, and the entries of tsv/",
+  ):
     downloads.fetch([listed], tmp_path)
   assert not names(tmp_path)
 
@@ -163,6 +226,7 @@ def test_without_a_network_the_message_names_address_and_place(
     ("a.txt", b" <!DOCTYPE html>", "a web page"),
     ("a.tsv", b"", "an empty file"),
     ("a.tsv", b"version https://git-lfs.github.com/spec/v1", "a Git LFS"),
+    ("a.tsv", b"\x1f\x8b\x08", "a gzipped file"),
   ],
 )
 def test_a_page_in_place_of_a_file_is_refused(
@@ -172,3 +236,16 @@ def test_a_page_in_place_of_a_file_is_refused(
   with pytest.raises(transfer.DownloadError, match=f"sends {problem}"):
     downloads.fetch([downloads.File(f"{site.url}/{name}", name)], tmp_path)
   assert not names(tmp_path)
+
+
+def test_a_page_that_was_put_by_hand_is_refused(site, words, tmp_path):
+  (tmp_path / "tsv").mkdir()
+  (tmp_path / words.path).write_bytes(b"<html>Log in")
+  with pytest.raises(reading.UnreadableError, match=r"is a web page\. Delete"):
+    downloads.fetch([words], tmp_path)
+  assert names(tmp_path) == ["tsv/words.tsv"] and not site.asked
+
+
+def test_a_json_file_may_begin_with_a_byte_order_mark(site, tmp_path):
+  site.files["/a.json"] = b"\xef\xbb\xbf{}"
+  downloads.fetch([downloads.File(f"{site.url}/a.json", "a.json")], tmp_path)

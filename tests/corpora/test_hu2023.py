@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import runpy
+import signal
 import subprocess
 import sys
 
@@ -44,3 +46,61 @@ def test_one_command_goes_from_the_download_to_both_tables(tmp_path):
   )
   assert len(reports) == 2 and any("xquadr" in name for name in reports)
   assert done.stdout.count("mlir-jax ") >= 4
+
+
+@pytest.mark.parametrize(
+  "languages, commands, xquadr",
+  [
+    ("", ["download", "download", "train", "evaluate"], None),
+    ("fi,de", ["download", "download", "train", "evaluate"], "de"),
+    ("fi,sw", ["download", "train"], None),
+  ],
+)
+def test_the_steps_are_those_of_the_languages(
+  monkeypatch, languages, commands, xquadr
+):
+  recipe = runpy.run_path(str(config_files.shipped()["hu2023"]))
+  steps = []
+  monkeypatch.setitem(recipe["main"].__globals__, "run", steps.append)
+  arguments = ["hu2023.py", "--workdir=W", f"--languages={languages}"]
+  monkeypatch.setattr(
+    sys, "argv", [*arguments, "--mirror=http://m", "--config.train.steps=9"]
+  )
+  recipe["main"]()
+  steps = [step[3:] for step in steps]  # Without "python -m mlir_jax".
+  assert [step[0] for step in steps] == commands
+  of_training = next(step for step in steps if step[0] == "train")
+  assert "--config.train.steps=9" in of_training
+  for step in steps[: len(commands) - 2]:
+    asked = {"hu2023": languages, "xquadr": xquadr}[step[1]]
+    given = [each for each in step if each.startswith("--languages=")]
+    assert given == ([f"--languages={asked}"] if asked else [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_the_step_end_in_its_own_way(tmp_path, number):
+  step = """
+import pathlib, signal, sys, time
+def save(*_):
+  time.sleep(0.6)
+  pathlib.Path("saved").write_text("")
+  sys.exit(0)
+signal.signal(int(sys.argv[1]), save)
+print("ready", flush=True)
+time.sleep(60)
+"""
+  recipe = config_files.shipped()["hu2023"]
+  code = f"""
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("recipe", {str(recipe)!r})
+recipe = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(recipe)
+sys.exit(recipe.run([sys.executable, "-c", {step!r}, "{int(number)}"]))
+"""
+  with subprocess.Popen(
+    [sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE
+  ) as started:
+    assert started.stdout.readline() == b"ready\n"
+    started.send_signal(number)
+    assert started.wait() == 128 + number
+  assert (tmp_path / "saved").exists()

@@ -296,7 +296,7 @@ def test_the_fingerprint_is_of_the_release(monkeypatch):
 
 @pytest.mark.slow
 def test_the_tensorflow_dataset_holds_the_same_records(tmp_path):
-  from mlir_jax.data.collections import cldr_tfds
+  from mlir_jax.tfds import cldr as cldr_tfds
 
   def read(name):
     builder = cldr_tfds.MlirJaxCldr(

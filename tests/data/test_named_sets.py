@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import source_files
 
@@ -182,6 +183,41 @@ assert "tensorflow" not in sys.modules
     text=True,
   )
   assert not done.returncode, done.stderr
+
+
+def test_what_tfds_stores_is_as_in_the_source():
+  """Objects in lists, and the digits of a number."""
+  import tensorflow_datasets as tfds
+
+  from mlir_jax.data.sources.named import tfds_sets
+
+  text = tfds.features.Text()
+  features = tfds.features.FeaturesDict(
+    {
+      "passages": tfds.features.Sequence(
+        {"docid": text, "notes": tfds.features.Sequence(text)}
+      ),
+      "none": tfds.features.Sequence({"docid": text}),
+      "margin": np.float32,
+      "scores": tfds.features.Tensor(shape=(2,), dtype=np.float64),
+    }
+  )
+  stored = {
+    "passages": {"docid": [b"a", b"b"], "notes": [[b"x", b"y"], []]},
+    "none": {"docid": np.array([], object)},
+    "margin": float(np.float32(1.04)),
+    "scores": np.array([0.1, float("nan")]),
+  }
+  found = tfds_sets._plain(stored, features)
+  assert str(found.pop("scores")) == "[0.1, nan]"
+  assert found == {
+    "passages": [
+      {"docid": "a", "notes": ["x", "y"]},
+      {"docid": "b", "notes": []},
+    ],
+    "none": [],
+    "margin": 1.04,
+  }
 
 
 def test_an_id_of_ir_datasets_is_a_test_or_pairs(tmp_path):

@@ -96,23 +96,39 @@ def make_passage(value: Any, passage_id: str) -> records.Passage:
   return records.Passage(text, title, passage_id)
 
 
-def _passages(
-  found: Files, bad_records: records.BadRecords
+def iterate_passages(
+  found: Files,
+  bad_records: records.BadRecords,
+  wanted: Collection[str] | None = None,
+  check_ids: bool = True,
 ) -> Iterator[records.Passage]:
-  """Yields the passages; an id that is there twice is a bad record."""
+  """Yields passages, in the order of the files.
+
+  Args:
+    found: The files of a split.
+    bad_records: Receives passages that cannot be used.
+    wanted: The ids of the passages that are yielded; None for all.
+    check_ids: Whether an id that is yielded twice is a bad record. Memory then
+      holds all ids that are yielded.
+  """
   lines: dict[str, int | str] = {}
   for path in found.docs:
 
-    def parse(line: str, number: int, path=path) -> records.Passage:
+    def parse(line: str, number: int, path=path) -> records.Passage | None:
       passage = found.parse_passage(line)
-      trec.check_new_id(passage.passage_id, lines, "id")
-      several = len(found.docs) > 1
-      lines[passage.passage_id] = (
-        f"{number} of {_name(path)}" if several else number
-      )
+      if wanted is not None and passage.passage_id not in wanted:
+        return None
+      if check_ids:
+        trec.check_new_id(passage.passage_id, lines, "id")
+        several = len(found.docs) > 1
+        lines[passage.passage_id] = (
+          f"{number} of {_name(path)}" if several else number
+        )
       return passage
 
-    yield from text_lines.read_records(path, bad_records, parse)
+    for passage in text_lines.read_records(path, bad_records, parse):
+      if passage:
+        yield passage
 
 
 def read_passages(
@@ -124,7 +140,7 @@ def read_passages(
     RecordError: for a bad record, if the policy is "error"; under any policy if
       there is no passage.
   """
-  passages = tuple(_passages(found, bad_records))
+  passages = tuple(iterate_passages(found, bad_records))
   if not passages:
     raise records.RecordError(
       f"{found.names.docs} holds no passage; write it again."
@@ -325,8 +341,7 @@ def read_pairs(
   wanted = {name for ids in judgements.judged.values() for name in ids}
   by_id = {
     passage.passage_id: passage
-    for passage in _passages(found, bad_records)
-    if passage.passage_id in wanted
+    for passage in iterate_passages(found, bad_records, wanted)
   }
   return make_pairs(found.names, language, by_id, judgements, bad_records)
 

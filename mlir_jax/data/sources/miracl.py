@@ -21,7 +21,8 @@ SPLITS = {"train": "train", "test": "dev"}
 _DOCS = re.compile(r"docs-([0-9]+)\.jsonl")
 
 
-def _parse_passage(line: str) -> records.Passage:
+def parse_passage(line: str) -> records.Passage:
+  """Makes the passage of a line of docs-N.jsonl; raises FieldError."""
   value = record_fields.parse_json(line)
   passage_id = record_fields.check_id(
     record_fields.get_field(value, "docid"), "docid"
@@ -67,5 +68,5 @@ def locate(folder: pathlib.Path, split: str) -> judged.Files:
     tuple(docs[number] for number in sorted(docs)),
     paths[0],
     paths[1],
-    _parse_passage,
+    parse_passage,
   )

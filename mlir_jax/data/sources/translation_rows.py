@@ -57,6 +57,29 @@ def recognize(
   return form
 
 
+def read_scored(
+  path: str | os.PathLike,
+  codes: tuple[str, str],
+  bad_records: records.BadRecords,
+) -> Iterator[tuple[float, records.ParallelRecord]]:
+  """Reads a file of WikiMatrix: yields the margin and the pair of each row.
+
+  Args:
+    path: The file, plain or gzipped.
+    codes: The languages, in the order of the columns.
+    bad_records: Receives bad rows.
+
+  Raises:
+    RecordError: for a bad row, if the policy is "error"; under any policy if
+      no row can be used.
+  """
+  return text_lines.read_records(
+    path,
+    bad_records,
+    lambda line, _: translations.parse_scored_row(_cells(line), codes),
+  )
+
+
 def read(
   path: str | os.PathLike,
   codes: tuple[str, str],

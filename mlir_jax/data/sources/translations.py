@@ -32,6 +32,27 @@ Translations are in one of these forms, in files that name both languages:
 Named fields may be in .json, .jsonl, .csv, .tsv or .parquet."""
 
 
+def check_margin(value: Any) -> float:
+  """Returns a margin that is a number, or the text of one.
+
+  Raises:
+    FieldError: if it is not a finite number.
+  """
+  if not isinstance(value, int | float) or isinstance(value, bool):
+    text = record_fields.check_text(value, _MARGIN_FIELD)
+    if not MARGIN.fullmatch(text):
+      raise record_fields.FieldError(
+        _MARGIN_FIELD,
+        f"{record_fields.show(text)} is not a number; give one like 1.07",
+      )
+    value = float(text)
+  if isinstance(value, float) and not math.isfinite(value):
+    raise record_fields.FieldError(
+      _MARGIN_FIELD, f"is {value}; give a number like 1.07"
+    )
+  return value
+
+
 @dataclasses.dataclass
 class Margins:
   """Cuts the pairs with a low margin score, and counts them.
@@ -47,24 +68,8 @@ class Margins:
   bad_records: records.BadRecords
 
   def cuts(self, value: Any) -> bool:
-    """Returns whether a pair is cut, by its margin: a number or its text.
-
-    Raises:
-      FieldError: if it is not a finite number.
-    """
-    if not isinstance(value, int | float) or isinstance(value, bool):
-      text = record_fields.check_text(value, _MARGIN_FIELD)
-      if not MARGIN.fullmatch(text):
-        raise record_fields.FieldError(
-          _MARGIN_FIELD,
-          f"{record_fields.show(text)} is not a number; give one like 1.07",
-        )
-      value = float(text)
-    if isinstance(value, float) and not math.isfinite(value):
-      raise record_fields.FieldError(
-        _MARGIN_FIELD, f"is {value}; give a number like 1.07"
-      )
-    if value >= self.least:
+    """Returns whether a pair is cut, by its margin; see `check_margin`."""
+    if check_margin(value) >= self.least:
       return False
     self.bad_records.count_removed(
       self.path,
@@ -165,30 +170,53 @@ def form_of_row(columns: Sequence[str], codes: tuple[str, str]) -> Form | None:
   Returns:
     The form; None if there is none for such a row.
   """
-  fields: tuple[str, ...] = codes
-  kind = f"rows of {' and '.join(codes)}"
   if len(columns) == 3 and MARGIN.fullmatch(columns[0]):
-    fields = (_MARGIN_FIELD, *codes)
+
+    def parse_scored(row: Any, margins: Margins):
+      margin, pair = parse_scored_row(row, codes)
+      return None if margins.cuts(margin) else pair
+
     kind = f"WikiMatrix rows of a margin, {' and '.join(codes)}"
-  elif len(columns) != 2:
+    return Form(kind, parse_scored)
+  if len(columns) != 2:
     return None
+  return Form(
+    f"rows of {' and '.join(codes)}", lambda row, _: _parse_row(row, codes)
+  )
 
-  def parse(row: Any, margins: Margins) -> records.ParallelRecord | None:
-    if len(row) != len(fields):
-      raise record_fields.FieldError(
-        "columns",
-        f"are {len(row)}, not {len(fields)}: {', '.join(fields)}; a tab is only"
-        " between columns",
-      )
-    *margin, source, target = row
-    pair = records.ParallelRecord(
-      record_fields.check_text(source, codes[0]),
-      record_fields.check_text(target, codes[1]),
-      *codes,
+
+def parse_scored_row(
+  row: Sequence[str], codes: tuple[str, str]
+) -> tuple[float, records.ParallelRecord]:
+  """Returns the margin and the pair of a row of WikiMatrix.
+
+  Args:
+    row: Its cells.
+    codes: The languages of the pair, in the order of the columns.
+
+  Raises:
+    FieldError: if the row cannot be used.
+  """
+  _check_columns(row, (_MARGIN_FIELD, *codes))
+  margin, *sentences = row
+  return check_margin(margin), _parse_row(sentences, codes)
+
+
+def _parse_row(
+  row: Sequence[str], codes: tuple[str, str]
+) -> records.ParallelRecord:
+  _check_columns(row, codes)
+  source, target = map(record_fields.check_text, row, codes)
+  return records.ParallelRecord(source, target, *codes)
+
+
+def _check_columns(row: Sequence[str], names: Sequence[str]) -> None:
+  if len(row) != len(names):
+    raise record_fields.FieldError(
+      "columns",
+      f"are {len(row)}, not {len(names)}: {', '.join(names)}; a tab is only"
+      " between columns",
     )
-    return None if margin and margins.cuts(margin[0]) else pair
-
-  return Form(kind, parse)
 
 
 def kept(

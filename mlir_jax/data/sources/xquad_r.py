@@ -62,23 +62,34 @@ def _breaks(paragraph: Any, where: str) -> list[tuple[int, int]]:
 class _Test:
   """Collects the passages, queries and judgements of a file."""
 
-  def __init__(self, path, language: str, bad_records: records.BadRecords):
+  def __init__(
+    self,
+    path: str | os.PathLike,
+    language: str,
+    bad_records: records.BadRecords,
+    whole_paragraphs: bool,
+  ):
     self.passages: list[records.Passage] = []
     self.queries: dict[str, str] = {}
     self.qrels: dict[str, dict[str, int]] = {}
     self._path = str(path)
     self._language = language
     self._bad_records = bad_records
+    self._whole_paragraphs = whole_paragraphs
 
   def add_paragraph(self, value: Any, where: str, name: str) -> None:
-    """Adds the sentences and the questions of a paragraph."""
+    """Adds the passages and the questions of a paragraph."""
     # As it is: the starts of sentences and answers count its characters.
     context = record_fields.get_field(value, "context", where)
     record_fields.check_text(context, f"{where}.context")
     assert isinstance(context, str)
     passages, sentences = [], {}
-    for i, (start, end) in enumerate(_breaks(value, where)):
-      passage_id = f"{name}s{i}.{self._language}"
+    breaks = (
+      [(0, len(context))] if self._whole_paragraphs else _breaks(value, where)
+    )
+    for i, (start, end) in enumerate(breaks):
+      sentence = "" if self._whole_paragraphs else f"s{i}"
+      passage_id = f"{name}{sentence}.{self._language}"
       text = record_fields.check_text(
         context[start:end], f"{where}.sentence_breaks[{i}]"
       )
@@ -124,7 +135,10 @@ class _Test:
 
 
 def read_test(
-  path: str | os.PathLike, language: str, bad_records: records.BadRecords
+  path: str | os.PathLike,
+  language: str,
+  bad_records: records.BadRecords,
+  whole_paragraphs: bool = False,
 ) -> records.RetrievalTest:
   """Reads the test of a language.
 
@@ -134,13 +148,14 @@ def read_test(
       searches the passages of all languages together.
     bad_records: Receives paragraphs and questions that cannot be used. The
       line is that of the file's object.
+    whole_paragraphs: Whether paragraphs, not sentences, are the passages.
 
   Raises:
     RecordError: for a bad record, if the policy is "error"; under any policy if
       the file is not JSON or holds no question.
   """
   bad_records = records.BadRecordsOfFile(bad_records)
-  test = _Test(path, language, bad_records)
+  test = _Test(path, language, bad_records, whole_paragraphs)
   value = _load(path)
   try:
     articles = _get_list(value, "data", "")

@@ -101,6 +101,19 @@ def test_mr_tydi_gives_pairs_and_tests_where_it_is_the_data(tmp_path):
   assert _load(tmp_path).fingerprint() != before
 
 
+def test_pairs_are_read_with_the_ids_of_judged_passages_alone(tmp_path):
+  """The ids of a whole corpus would fill the memory."""
+  path = write_mr_tydi(tmp_path / "mrtydi-v1.1-arabic")
+  docs = [{"id": f"{i}#0", "contents": f"T\n\ntext {i}"} for i in (0, 1, 2, 2)]
+  source_files.write(path / "collection/docs.jsonl.gz", _jsonl(*docs))
+  (pair,) = _load(tmp_path, require_pairs=True).retrieval()
+  assert pair.positives[0].text == "text 0"
+  docs.append(docs[0])
+  source_files.write(path / "collection/docs.jsonl.gz", _jsonl(*docs))
+  with pytest.raises(records.RecordError, match=r":5: id: '0#0' is in line 1"):
+    list(_load(tmp_path, require_pairs=True).retrieval())
+
+
 def test_in_eval_a_released_folder_is_a_test_alone(tmp_path):
   write_mr_tydi(tmp_path / "eval/mrtydi-v1.1-english")
   write_miracl(tmp_path / "eval")
