@@ -171,9 +171,9 @@ def _prompt(
   Raises:
     RecordError: if both would precede the question.
   """
-  prefix = contract.in_bodies().query.prefix
   if record.prompt is None:
     return contract.precedes("query", record.source_name)
+  prefix = contract.in_bodies().query.prefix
   if record.prompt == prefix:
     return ""
   if prefix:
