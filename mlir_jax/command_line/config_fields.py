@@ -27,7 +27,7 @@ def add_targets(config: ml_collections.ConfigDict, argv: Sequence[str]) -> None:
   named = "|".join(map(re.escape, config_lib.NAMED))
   flag = rf"--?config\.(loss\.extra\.\w+\.target|({named})\.\w+)(?:=(.*))?"
   for argument, following in zip(argv, [*argv[1:], ""], strict=True):
-    if match := re.fullmatch(flag, argument):
+    if match := re.fullmatch(flag, argument, re.DOTALL):  # Of prompts.
       target = following if match[3] is None else match[3]
       group, kind, name, *field = match[1].split(".")
       extra = config_checks.extras(config, f"{group}.{kind}")

@@ -136,8 +136,9 @@ class MtebEncoder:
 
 
 def _fingerprint(model: model_lib.Model) -> str:
-  """Returns the SHA-256 of the contract and all parameters."""
+  """Returns the SHA-256 of the contract, the prompt and all parameters."""
   digest = hashlib.sha256(model.contract.to_json().encode())
+  digest.update(model.text_encoder.prompt.encode())
   for leaf in jax.tree.leaves(model.params):
     digest.update(np.ascontiguousarray(jax.device_get(leaf)).data)
   return digest.hexdigest()

@@ -2,6 +2,8 @@
 
 import pytest
 
+from mlir_jax import config, config_checks
+from mlir_jax.command_line import config_fields
 from mlir_jax.data import source_settings
 
 
@@ -25,6 +27,17 @@ def test_weights_and_prompts_are_read_by_source():
     "nq": {"query": "Represent this: "},
     "wiki": {"query": "Find:\n", "passage": "text: "},
   }
+
+
+def test_a_flag_sets_a_prompt_of_several_lines():
+  c = config.default()
+  value = "weight=2 query_prompt='Find:\nQuery: '"
+  argument = f"--config.data.sources.nq={value}"
+  config_fields.add_targets(c, [argument])
+  assert c.data.sources.to_dict() == {"nq": value}
+  config_checks.check(c)
+  (setting,) = source_settings.find(c.data.sources.to_dict())
+  assert setting.prompts == {"query": "Find:\nQuery: "}
 
 
 @pytest.mark.parametrize(
