@@ -26,7 +26,6 @@ from mlir_jax.data import (
   store_texts,
   token_store,
 )
-from mlir_jax.data.sources import record_fields
 from mlir_jax.hub import warm_start
 from mlir_jax.models import architecture, pretrained
 from mlir_jax.retrieval import model as model_lib
@@ -197,10 +196,10 @@ def _read(
   for record in collection.retrieval():
     body = store_arrays.question_body(record, contract)
     yield _Text("query", record.question, "", body)
-    for passage in (*record.positives, *record.hard_negatives):
-      if record_fields.strip(passage.text):
-        body = store_arrays.passage_body(passage, contract)
-        yield _Text("passage", passage.text, passage.title, body)
+    negatives = store_arrays.with_text(record.hard_negatives)
+    for passage in (*record.positives, *negatives):
+      body = store_arrays.passage_body(passage, contract)
+      yield _Text("passage", passage.text, passage.title, body)
 
 
 def _portions(texts: Iterable[_Text], characters: int) -> Iterator[list[_Text]]:

@@ -132,13 +132,11 @@ def read_retrieval(
     places.extend(
       (files[place.file], place.line, place.number) if place else (-1, 0, 0)
     )
-    with_text = [
-      p for p in record.hard_negatives if record_fields.strip(p.text)
-    ]
-    without_text += len(record.hard_negatives) - len(with_text)
+    hard_negatives = with_text(record.hard_negatives)
+    without_text += len(record.hard_negatives) - len(hard_negatives)
     for passages, values, counts in (
       (record.positives, positives, positive_counts),
-      (with_text, negatives, negative_counts),
+      (hard_negatives, negatives, negative_counts),
     ):
       for passage in passages:
         body = passage_body(passage, contract)
@@ -202,6 +200,13 @@ def question_body(
     RecordError: if a question has a prompt, but the contract has a prefix.
   """
   return _prompt(record, contract) + contract.body(record.question)
+
+
+def with_text(
+  passages: Iterable[records.Passage],
+) -> list[records.Passage]:
+  """Returns the hard negatives that the store takes: those that have a text."""
+  return [each for each in passages if record_fields.strip(each.text)]
 
 
 def passage_body(
