@@ -3,10 +3,10 @@
 python benchmarks/guide.py --workdir=W
 
 W is the folder of a prepared run with a guide (loss.ir.guide). The masks are
-those of the run's batches, for some margins. The loss and the reading of a batch
-are timed with and without the guide, in turn: the script prints medians and
-quartiles of the CPU time of the process, which other processes disturb less than
-the clock.
+those of the run's batches, for some margins. The loss, and the reading of a
+batch, are timed with and without the guide, in turn. The script prints medians
+and quartiles of the CPU time of the process, which other processes disturb less
+than the clock.
 """
 
 import argparse
