@@ -3,10 +3,10 @@
 python benchmarks/guide.py --workdir=W
 
 W is the folder of a prepared run with a guide (loss.ir.guide). The masks are
-those of the run's batches, for some margins. A step is a whole training step of
-the run's model, with and without the guide, in turn: the script prints medians
-of the CPU time of the process, which other processes disturb less than the
-clock.
+those of the run's batches, for some margins. The loss, and the reading of a
+batch, are timed with and without the guide, in turn. The script prints medians
+and quartiles of the CPU time of the process, which other processes disturb less
+than the clock.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import json
 import pathlib
 import statistics
 import time
+from collections.abc import Callable
 
 import jax
 import ml_collections
@@ -22,11 +23,11 @@ import numpy as np
 
 from mlir_jax import config as config_lib
 from mlir_jax import sharding, workdir
+from mlir_jax.batches import batch as batch_lib
 from mlir_jax.batches import reader
 from mlir_jax.data import preparation
 from mlir_jax.losses import ir
-from mlir_jax.models import encoder
-from mlir_jax.training import build, checks, initial_state, step
+from mlir_jax.training import build, checks
 
 MARGINS = (0.0, 0.02, 0.05, 0.1)
 
@@ -74,20 +75,45 @@ def count(prepared, config, plans, steps: int) -> None:
     )
 
 
-def make_step(config, prepared, folder, mesh):
-  """Returns the jitted step, and its state."""
-  schedule, optimizer = build.make_optimizer(config)
-  backbone = preparation.fetch_backbone(config, folder)
-  shape = initial_state.initial_config(
-    config.model, prepared.tokenizer, backbone
+def time_in_turn(sides: dict[str, Callable[[], object]], turns: int) -> None:
+  """Prints the medians of the CPU time of some functions, called in turn."""
+  times = {name: [] for name in sides}
+  for turn in range(turns + 1):
+    for name, side in sides.items():
+      started = time.process_time()
+      side()
+      if turn:  # The first turn compiles.
+        times[name].append(1000 * (time.process_time() - started))
+  for name, found in times.items():
+    low, middle, high = statistics.quantiles(found, n=4)
+    print(f"{name}: {middle:.1f} ms of CPU ({low:.1f} to {high:.1f})")
+
+
+def loss_of(size: int, width: int, guide_width: int) -> Callable[[], object]:
+  """Returns the IR loss of a random batch, with its gradient."""
+  random = np.random.default_rng(0)
+  spec = batch_lib.BatchSpec(size, 0, 0, 0)
+  batch = batch_lib.make(
+    spec,
+    {},
+    lambda shape, dtype: jax.numpy.asarray(
+      random.normal(size=shape) * 1000, dtype
+    ),
+    guide_width=guide_width,
   )
-  params = encoder.init_params(shape, config.model.towers, jax.random.key(0))
-  state = step.init_state(params, optimizer)
-  shardings = sharding.state_shardings(state, mesh, config.mesh.fsdp)
-  jitted = build.jit_step(
-    config, prepared.contract, schedule, optimizer, mesh, shardings, shape
-  )
-  return jitted, jax.device_put(state, shardings)
+  outputs = {
+    "queries": jax.numpy.asarray(random.normal(size=(size, width)), "f"),
+    "passages": jax.numpy.asarray(random.normal(size=(size, 1, width)), "f"),
+  }
+  loss = ir.IrLoss(guide="made" if guide_width else "")
+
+  @jax.jit
+  def compute(outputs, batch):
+    return jax.value_and_grad(
+      lambda outputs: loss(outputs, batch, lambda x: x), has_aux=True
+    )(outputs)
+
+  return lambda: jax.block_until_ready(compute(outputs, batch))
 
 
 def main():
@@ -96,6 +122,7 @@ def main():
   parser.add_argument("--workdir", required=True)
   parser.add_argument("--batches", type=int, default=30)
   parser.add_argument("--turns", type=int, default=9)
+  parser.add_argument("--sizes", type=int, nargs="+", default=[64, 1024])
   settings = parser.parse_args()
   folder = str(pathlib.Path(settings.workdir).resolve())
   kept = (pathlib.Path(folder) / workdir.CONFIG_FILE).read_text("utf-8")
@@ -104,36 +131,42 @@ def main():
     config.update(ml_collections.ConfigDict(json.loads(kept)))
   check = functools.partial(checks.check_fits, config, folder)
   prepared = preparation.prepare(config, folder, check)
-  mesh = sharding.make_mesh()
-  plans = build.make_plans(config, prepared.store, mesh).plans
+  assert prepared.guide, "The run has no guide."
+  plans = build.make_plans(config, prepared.store, sharding.make_mesh()).plans
   count(prepared, config, plans, settings.batches)
+  width = prepared.guide.width
+  for size in settings.sizes:
+    time_in_turn(
+      {
+        f"IR loss and gradient, {size} pairs, without a guide": loss_of(
+          size, width, 0
+        ),
+        f"IR loss and gradient, {size} pairs, with a guide": loss_of(
+          size, width, width
+        ),
+      },
+      settings.turns,
+    )
+  number = iter(range(10**6))
 
-  plain = config.copy_and_resolve_references()
-  plain.loss.ir.guide = ""
-  sides, times = {}, {}
-  for name, each, guide in (
-    ("without", plain, None),
-    ("with", config, prepared.guide),
-  ):
-    batch = reader.batch_of_step(
-      prepared.store, build.batch_spec(each), plans, 0, 1.0, 0, guide=guide
+  def read(guide):
+    return lambda: reader.batch_of_step(
+      prepared.store,
+      build.batch_spec(config),
+      plans,
+      config.seed,
+      1.0,
+      next(number),
+      guide=guide,
     )
-    jitted, state = make_step(each, prepared, folder, mesh)
-    sides[name] = jitted, state, sharding.place_batch(batch, mesh)
-    times[name] = []
-  for turn in range(settings.turns + 1):
-    for name, (jitted, state, batch) in sides.items():
-      started = time.process_time()
-      state, _ = jax.block_until_ready(jitted(state, batch))
-      sides[name] = jitted, state, batch
-      if turn:  # The first turn compiles.
-        times[name].append(time.process_time() - started)
-  for name, found in times.items():
-    quarters = statistics.quantiles(found, n=4)
-    print(
-      f"step {name} a guide: {quarters[1]:.3f} s of CPU"
-      f" ({quarters[0]:.3f} to {quarters[2]:.3f})"
-    )
+
+  time_in_turn(
+    {
+      "reading a batch without a guide": read(None),
+      "reading a batch with a guide": read(prepared.guide),
+    },
+    settings.turns,
+  )
 
 
 if __name__ == "__main__":

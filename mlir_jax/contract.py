@@ -471,18 +471,8 @@ def check_prefixes(
   """Checks that every prefix and every prompt leaves room for a text.
 
   Raises:
-    ValueError: if one does not; it names the role's field or the source. Also
-      if a prefix begins with white space and its role has prompts, because
-      white space around a body is removed.
+    ValueError: if one does not; it names the role's field or the source.
   """
-  for name in ROLES:
-    if contract.role(name).prefix != contract.in_bodies().role(name).prefix:
-      prefix = contract.role(name).prefix
-      if prefix[:1].isspace():
-        raise ValueError(
-          f"encoding.{name}.prefix is {prefix!r}; with prompts in data.sources"
-          " it must not begin with white space."
-        )
   prefixes = [
     (f"encoding.{name}.prefix", name, contract.role(name).prefix)
     for name in ROLES

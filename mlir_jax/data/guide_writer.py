@@ -9,7 +9,7 @@ import hashlib
 import json
 import pathlib
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -22,10 +22,10 @@ from mlir_jax.data import (
   guide_parts,
   guide_vectors,
   records,
+  store_arrays,
   store_texts,
   token_store,
 )
-from mlir_jax.data.sources import record_fields
 from mlir_jax.hub import warm_start
 from mlir_jax.models import architecture, pretrained
 from mlir_jax.retrieval import model as model_lib
@@ -35,6 +35,8 @@ from mlir_jax.storage import copies
 # because a text can be a book.
 _TEXTS = 16_384
 _CHARACTERS = 2**26
+# Texts after which the progress bar moves.
+_ENCODED = 2048
 # Characters of the texts that are hashed together.
 _HASHED = 4_000_000
 
@@ -194,10 +196,10 @@ def _read(
   for record in collection.retrieval():
     body = contract.body(record.question)
     yield _Text("query", record.question, "", body)
-    for passage in (*record.positives, *record.hard_negatives):
-      if record_fields.strip(passage.text):
-        body = contract.body(passage.text, passage.title)
-        yield _Text("passage", passage.text, passage.title, body)
+    negatives = store_arrays.with_text(record.hard_negatives)
+    for passage in (*record.positives, *negatives):
+      body = contract.body(passage.text, passage.title)
+      yield _Text("passage", passage.text, passage.title, body)
 
 
 def _portions(texts: Iterable[_Text], characters: int) -> Iterator[list[_Text]]:
@@ -280,9 +282,11 @@ def _compute(
     def end_part(role: str) -> None:
       texts = waiting[role]
       waiting[role], characters[role] = [], 0
-      if parts.add(role, len(texts), lambda: _encode(model, role, texts)):
-        bar.initial += len(texts)  # The rate does not count it.
-      bar.update(len(texts))
+      if parts.add(
+        role, len(texts), lambda: _encode(model, role, texts, bar.update)
+      ):
+        bar.initial += len(texts)  # The rate does not count them.
+        bar.update(len(texts))
 
     for portion in _portions(_read(collection, store), _HASHED):
       hashes = store_texts.hash_bodies(plain, [text.body for text in portion])
@@ -305,10 +309,27 @@ def _compute(
 
 
 def _encode(
-  model: model_lib.Model, role: str, texts: Sequence[_Text]
+  model: model_lib.Model,
+  role: str,
+  texts: Sequence[_Text],
+  advance: Callable[[int], object],
 ) -> np.ndarray:
-  """Returns the guide's vectors of texts, float32 [n, G]."""
-  titles = [text.title for text in texts] if role == "passage" else None
-  return model.text_encoder.encode(
-    model.params, role, [text.text for text in texts], titles
-  )
+  """Returns the guide's vectors of texts, float32 [n, G].
+
+  Args:
+    model: The guide.
+    role: The role.
+    texts: The texts.
+    advance: Moves the progress bar by a number of texts.
+  """
+  vectors = []
+  for first in range(0, len(texts), _ENCODED):
+    some = texts[first : first + _ENCODED]
+    titles = [text.title for text in some] if role == "passage" else None
+    vectors.append(
+      model.text_encoder.encode(
+        model.params, role, [text.text for text in some], titles
+      )
+    )
+    advance(len(some))
+  return np.concatenate(vectors)

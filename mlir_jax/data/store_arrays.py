@@ -134,13 +134,11 @@ def read_retrieval(
     places.extend(
       (files[place.file], place.line, place.number) if place else (-1, 0, 0)
     )
-    with_text = [
-      p for p in record.hard_negatives if record_fields.strip(p.text)
-    ]
-    without_text += len(record.hard_negatives) - len(with_text)
+    hard_negatives = with_text(record.hard_negatives)
+    without_text += len(record.hard_negatives) - len(hard_negatives)
     for passages, values, counts in (
       (record.positives, positives, positive_counts),
-      (with_text, negatives, negative_counts),
+      (hard_negatives, negatives, negative_counts),
     ):
       for passage in passages:
         body = contract.body(passage.text, passage.title)
@@ -193,6 +191,13 @@ def _id_arrays(
     "id_names": np.frombuffer(bytes(names), np.uint8),
     "id_offsets": store_texts.row_offsets(lengths),
   }
+
+
+def with_text(
+  passages: Iterable[records.Passage],
+) -> list[records.Passage]:
+  """Returns the hard negatives that the store takes: those that have a text."""
+  return [each for each in passages if record_fields.strip(each.text)]
 
 
 def _query_prefix(

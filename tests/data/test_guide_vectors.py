@@ -63,11 +63,11 @@ def count_encoded(monkeypatch, dies_at=None):
   """Returns the sizes of the parts that are encoded from now on."""
   sizes, encode = [], guide_writer._encode
 
-  def counted(model, role, texts):
+  def counted(model, role, texts, advance):
     if len(sizes) == dies_at:
       raise KeyboardInterrupt
     sizes.append(len(texts))
-    return encode(model, role, texts)
+    return encode(model, role, texts, advance)
 
   monkeypatch.setattr(guide_writer, "_encode", counted)
   return sizes

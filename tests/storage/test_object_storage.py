@@ -109,11 +109,11 @@ def test_a_machine_goes_on_with_the_guides_vectors_of_another_one(
   monkeypatch.setattr(guide_writer, "_TEXTS", 50)
   encoded, encode_part = [], guide_writer._encode
 
-  def encode(model, role, texts):
+  def encode(*args):
     if len(encoded) == 2:
       raise ConnectionError
-    encoded.append(role)
-    return encode_part(model, role, texts)
+    encoded.append(args)
+    return encode_part(*args)
 
   def start(machine):
     c = make_config(root, tmp_path / machine)
@@ -128,7 +128,7 @@ def test_a_machine_goes_on_with_the_guides_vectors_of_another_one(
   monkeypatch.setattr(
     guide_writer,
     "_encode",
-    lambda *args: encoded.append(args[1]) or encode_part(*args),
+    lambda *args: encoded.append(args) or encode_part(*args),
   )
   second = start("second")
   assert len(encoded) == 2 * 3 - 2  # Of 120 questions and 120 passages.
