@@ -1,9 +1,13 @@
 """Defines the records that all sources yield, or report as bad."""
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
+
+STREAMS = ("retrieval", "parallel", "monolingual")
+_SHOWN = 5  # Messages of bad records that are kept.
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -125,6 +129,46 @@ class TranslationTest:
   targets: tuple[str, ...]
 
 
+class TrainingFile(Protocol):
+  """A file that must hold the same bytes at each reading.
+
+  Attributes:
+    sha256: The hash of the bytes; "" before the file was first read.
+  """
+
+  sha256: str
+
+  def __fspath__(self) -> str: ...
+
+  def check(self, sha256: str) -> None:
+    """Keeps the first hash; raises RecordError if a later one differs."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """A part of a stream that is read at once, such as a file.
+
+  Attributes:
+    files: The files that are read.
+    read: Yields the records; it reports bad ones to its argument.
+    notes: Returns lines that say what the last pass has found.
+  """
+
+  files: Sequence[TrainingFile]
+  read: Callable[["BadRecords"], Iterator[Any]]
+  notes: Callable[[], Sequence[str]] = tuple
+
+
+def chained(
+  parts: Sequence[Part], bad_records: "BadRecords"
+) -> Callable[[], Iterator[Any]]:
+  """Returns the function that yields the records of all parts, in order."""
+  return lambda: itertools.chain.from_iterable(
+    part.read(bad_records) for part in parts
+  )
+
+
 @dataclasses.dataclass(frozen=True)
 class Collection:
   """All that a training run reads: three streams and the tests.
@@ -146,6 +190,8 @@ class Collection:
       change when their folder is moved. Streams and fingerprint must come from
       the same bytes: a file that changes in between is an error.
     notes: Returns lines that say what the collection left out.
+    parts: The parts of each stream, in order, by its name; together they are
+      the stream. So several processes can read it. None: one process reads it.
   """
 
   name: str
@@ -157,6 +203,7 @@ class Collection:
   groups: Mapping[str, str]
   fingerprint: Callable[[], str]
   notes: Callable[[], Sequence[str]]
+  parts: Mapping[str, Sequence[Part]] | None = None
 
 
 class RecordError(ValueError):
@@ -207,7 +254,7 @@ class BadRecords:
     if self.policy == "error":
       raise RecordError(f"{message} ({self.setting}=skip skips it.)")
     self.count += 1
-    if len(self.first) < 5:
+    if len(self.first) < _SHOWN:
       self.first.append(message)
 
   def count_removed(self, path: str, what: str) -> None:
@@ -223,6 +270,21 @@ class BadRecords:
     }
     self.count, self.first, self.removed = 0, [], {}
     return drained
+
+
+def merge_bad(all_bad: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+  """Adds up what `BadRecords.drain` has returned for several parts, in order.
+
+  Returns:
+    What it would have returned for all parts together.
+  """
+  merged: dict[str, Any] = {"count": 0, "first": [], "removed": {}}
+  for bad in all_bad:
+    merged["count"] += bad["count"]
+    merged["first"] = [*merged["first"], *bad["first"]][:_SHOWN]
+    for what, (count, path) in bad["removed"].items():
+      merged["removed"].setdefault(what, [0, path])[0] += count
+  return merged
 
 
 class BadRecordsOfFile(BadRecords):

@@ -1,12 +1,11 @@
 """Finds the user's own files in a folder and makes a collection of them."""
 
+import functools
 import hashlib
-import itertools
 import json
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from mlir_jax import bars
 from mlir_jax.corpora import catalog
@@ -87,6 +86,11 @@ def _training_source(tests: eval_files.Tests) -> layout.Source:
     lambda bad_records: judged.read_pairs(train, language, bad_records),
     lambda: f"question-passage pairs in {language} (the split train)",
   )
+
+
+def _part(source: layout.Source) -> records.Part:
+  """Returns the part of a stream that a source is."""
+  return records.Part(source.files, source.read)
 
 
 def _groups(
@@ -226,18 +230,34 @@ def load(
     for file in files_read
   }
 
-  def read_all(
-    sources: Sequence[layout.Source | reading.PairFile],
-  ) -> Iterable[Any]:
-    return itertools.chain.from_iterable(
-      source.read(bad_records) for source in sources
-    )
+  def describe_pairs(files: Sequence[reading.PairFile]) -> list[str]:
+    lines = [line for file in files for line in file.describe(folder)]
+    # The last file shows whether any file has needed the corpus.
+    is_last = files and files[-1] is retrieval[-1]
+    if corpus and is_last and all(file.seen for file in retrieval):
+      lines += corpus.describe(folder)
+    return lines
+
+  parts = {
+    "retrieval": [
+      *(
+        records.Part(
+          file.files, file.read, functools.partial(describe_pairs, [file])
+        )
+        for file in retrieval
+      ),
+      *map(_part, trained),
+    ],
+    "parallel": list(map(_part, parallel)),
+    "monolingual": list(map(_part, monolingual)),
+  }
 
   return records.Collection(
     name=folder.resolve().name,
-    retrieval=lambda: read_all([*retrieval, *trained]),
-    parallel=lambda: read_all(parallel),
-    monolingual=lambda: read_all(monolingual),
+    **{
+      stream: records.chained(each, bad_records)
+      for stream, each in parts.items()
+    },
     tests=lambda: tuple(
       test for each in tests for test in each.read(bad_records)
     ),
@@ -255,14 +275,10 @@ def load(
     ),
     fingerprint=lambda: _fingerprint(folder, training_files),
     notes=lambda: [
-      *(line for file in retrieval for line in file.describe(folder)),
-      *(
-        corpus.describe(folder)
-        if corpus and all(file.seen for file in retrieval)
-        else ()
-      ),
+      *describe_pairs(retrieval),
       *layout.describe((*trained, *parallel, *monolingual), folder),
       *eval_files.describe(tests),
       *names.notes(folder),
     ],
+    parts=parts,
   )

@@ -256,13 +256,17 @@ def added(
   def of(stream: str) -> list[NamedSet]:
     return [named for named in sets if named.setting.stream == stream]
 
-  def joined(stream: str):
-    return lambda: itertools.chain(
-      getattr(collection, stream)(),
-      itertools.chain.from_iterable(
-        named.read(bad_records) for named in of(stream)
-      ),
-    )
+  def parts_of(stream: str) -> list[records.Part]:
+    # Without parts, one process reads all.
+    parts = [records.Part((), lambda _: iter(getattr(collection, stream)()))]
+    if collection.parts is not None:
+      parts = collection.parts.get(stream, ())
+    return [
+      *parts,
+      *(records.Part((), named.read, named.notes) for named in of(stream)),
+    ]
+
+  parts = {stream: parts_of(stream) for stream in records.STREAMS}
 
   def fingerprint() -> str:
     hashes = [_hash(named) for named in sets if named not in of("test")]
@@ -271,9 +275,10 @@ def added(
 
   return dataclasses.replace(
     collection,
-    retrieval=joined("retrieval"),
-    parallel=joined("parallel"),
-    monolingual=joined("monolingual"),
+    **{
+      stream: records.chained(each, bad_records)
+      for stream, each in parts.items()
+    },
     tests=lambda: _tests(collection, of("test"), bad_records),
     groups=_groups(collection.groups, sets),
     fingerprint=fingerprint,
@@ -281,6 +286,7 @@ def added(
       *collection.notes(),
       *(line for named in sets for line in named.notes()),
     ],
+    parts=None if collection.parts is None else parts,
   )
 
 
@@ -296,4 +302,5 @@ def empty() -> records.Collection:
     groups={"en": "English"},
     fingerprint=lambda: hashlib.sha256().hexdigest(),
     notes=tuple,
+    parts={},
   )
