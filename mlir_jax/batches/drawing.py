@@ -98,7 +98,7 @@ def draw(
       positions,
       seed,
       stream,
-      list(store.groups(_ROWS[stream]).values()),
+      list(store.language_rows(_ROWS[stream]).values()),
       temperature,
     )
     if stream == "retrieval":

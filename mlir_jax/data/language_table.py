@@ -36,7 +36,7 @@ def _rows(store: token_store.TokenStore) -> dict[str, list[int]]:
       counts = np.bincount(np.concatenate(sides))
       groups = dict(zip(store.languages, counts.tolist(), strict=False))
     else:
-      groups = store.groups(stream)
+      groups = store.language_rows(stream)
     for language, count in groups.items():
       rows[language][i] += count
   return dict(rows)
@@ -47,7 +47,8 @@ def _row_languages(store: token_store.TokenStore, stream: str) -> np.ndarray:
   names = list(store.languages)
   groups = store.groups(stream)
   return np.repeat(
-    [names.index(language) for language in groups], list(groups.values())
+    [names.index(group.language) for group in groups],
+    [group.rows for group in groups],
   ).astype(np.int64)
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 STREAMS = ("retrieval", "parallel", "monolingual")
 _SHOWN = 5  # Messages of bad records that are kept.
@@ -48,6 +48,8 @@ class RetrievalRecord:
       texts in one file is refused, or ignored and counted.
     prompt: What precedes the question in place of the query's prefix; None for
       the prefix.
+    source_name: The name of the data set that the record is from; "" for none.
+      A config gives sources their weights and prompts by this name.
   """
 
   question: str
@@ -56,24 +58,36 @@ class RetrievalRecord:
   language: str = "en"
   place: Place | None = dataclasses.field(default=None, compare=False)
   prompt: str | None = None
+  source_name: str = dataclasses.field(default="", compare=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ParallelRecord:
-  """A sentence and its translation."""
+  """A sentence and its translation; `source_name` as in a `RetrievalRecord`."""
 
   source: str
   target: str
   source_language: str
   target_language: str
+  source_name: str = dataclasses.field(default="", compare=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MonolingualRecord:
-  """A sentence in one language."""
+  """A sentence in one language; `source_name` as in a `RetrievalRecord`."""
 
   text: str
   language: str
+  source_name: str = dataclasses.field(default="", compare=False)
+
+
+Record = TypeVar("Record", RetrievalRecord, ParallelRecord, MonolingualRecord)
+
+
+def of_source(name: str, rows: Iterable[Record]) -> Iterator[Record]:
+  """Yields the records with the name of their source."""
+  for record in rows:
+    yield dataclasses.replace(record, source_name=name)
 
 
 def texts(

@@ -2,10 +2,12 @@
 
 Which texts are the same is known only when all texts are tokenized. So each
 `read_…` function reads a stream, under the texts' provisional numbers, and
-returns a function that makes the stream's arrays later, grouped by language.
+returns a function that makes the stream's arrays later, grouped by language and
+source.
 """
 
 import array
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -13,7 +15,7 @@ import numpy as np
 
 from mlir_jax import contract as contract_lib
 from mlir_jax.batches import sampling
-from mlir_jax.data import records, store_texts
+from mlir_jax.data import records, store_texts, token_store
 from mlir_jax.data.sources import record_fields
 
 
@@ -22,12 +24,12 @@ class StreamArrays(NamedTuple):
 
   Attributes:
     arrays: Name, without the stream's, to array.
-    groups: Language or language pair to its number of rows, in order.
+    groups: The groups of rows, in order.
     dropped: The reason for leaving something out to its count.
   """
 
   arrays: Mapping[str, np.ndarray]
-  groups: Mapping[str, int]
+  groups: tuple[token_store.Group, ...]
   dropped: Mapping[str, int]
 
 
@@ -39,23 +41,29 @@ def _take_rows(values, offsets, order) -> tuple[np.ndarray, np.ndarray]:
   return values[np.arange(len(shift)) + shift], new_offsets
 
 
-def _group(codes, names: Sequence[str]) -> tuple[np.ndarray, dict[str, int]]:
-  """Groups rows by name.
+def _group(
+  codes, names: Sequence[tuple[str, str]]
+) -> tuple[np.ndarray, tuple[token_store.Group, ...]]:
+  """Groups rows by language and source.
 
   Args:
     codes: int [n], indices into `names`.
-    names: The groups' names.
+    names: The language (or language pair) and the source of each group.
 
   Returns:
     The order in which the rows of each group are together and the groups are
-    sorted by name; and the number of rows of each group.
+    sorted by language, then by source; and the groups.
   """
   by_name = sorted(range(len(names)), key=names.__getitem__)
   rank = np.argsort(by_name)
   codes = np.array(codes, np.int64)
   counts = np.bincount(codes, minlength=len(names))
-  groups = {names[i]: int(counts[i]) for i in by_name if counts[i]}
-  return np.argsort(rank[codes], kind="stable"), groups
+  groups = (
+    token_store.Group(names[i][1], names[i][0], int(counts[i]))
+    for i in by_name
+    if counts[i]
+  )
+  return np.argsort(rank[codes], kind="stable"), tuple(groups)
 
 
 def read_retrieval(
@@ -83,6 +91,7 @@ def read_retrieval(
     RecordError: if a question has a prompt, but the contract has a prefix.
   """
   passage_ids = store_texts.Numbering()  # Of (file, id).
+  names = store_texts.Numbering()  # Of (language, source).
   queries, codes = array.array("i"), array.array("i")
   places = array.array("q")  # Line and number in turn.
   # Provisional text and passage id in turn; and the number of passages of each
@@ -96,7 +105,8 @@ def read_retrieval(
     language, place = record.language, record.place
     body = _prompt(record, contract) + contract.body(record.question)
     queries.append(texts.add("query", body, language))
-    codes.append(languages[language])
+    _ = languages[language]  # Numbers it.
+    codes.append(names[language, record.source_name])
     places.extend((place.line, place.number) if place else (0, 0))
     with_text = [
       p for p in record.hard_negatives if record_fields.strip(p.text)
@@ -130,7 +140,7 @@ def read_retrieval(
     if len(clashes) and bad_records.policy == "error":
       _report_clash(clashes[0], list(passage_ids), places, bad_records)
 
-    order, groups = _group(codes, list(languages))
+    order, groups = _group(codes, list(names))
     arrays = _retrieval_arrays(
       identities.text[np.array(queries, np.int32)][order],
       *(_take_rows(values[:, 0], offsets, order) for values, offsets in ragged),
@@ -284,16 +294,15 @@ def read_parallel(
     The function that makes the arrays. It raises ValueError if the pairs of two
     languages cannot be shuffled.
   """
-  pairs = store_texts.Numbering()  # Of languages, by name.
+  pairs = store_texts.Numbering()  # Of (language pair, source).
   codes, sides = array.array("i"), array.array("i")
   identical = 0
   for record in rows:
     if record.source.strip() == record.target.strip():
       identical += 1  # Not worth tokenizing.
       continue
-    codes.append(
-      pairs["-".join(sorted((record.source_language, record.target_language)))]
-    )
+    pair = "-".join(sorted((record.source_language, record.target_language)))
+    codes.append(pairs[pair, record.source_name])
     first, second = sorted(
       [
         (language, texts.add("sentence", text, language))
@@ -320,9 +329,10 @@ def read_parallel(
     sentences = np.ascontiguousarray(distinct[:, :2])
     if shuffle_seed is not None:
       start = 0
-      for name, size in groups.items():
-        group = sentences[start : start + size]
-        group[:, 1] = _mispair(group, name, shuffle_seed)
+      for name, of_pair in itertools.groupby(groups, lambda g: g.language):
+        size = sum(group.rows for group in of_pair)
+        rows_of_pair = sentences[start : start + size]
+        rows_of_pair[:, 1] = _mispair(rows_of_pair, name, shuffle_seed)
         start += size
     arrays = {
       "texts": sentences,
@@ -390,16 +400,19 @@ def read_monolingual(
   languages: store_texts.Numbering,
 ) -> Callable[[store_texts.Identities], StreamArrays]:
   """Reads the plain sentences; returns the function that makes the arrays."""
+  names = store_texts.Numbering()  # Of (language, source).
   sentences, codes = array.array("i"), array.array("i")
+  numbers = array.array("i")  # Of the languages.
   for record in rows:
     sentences.append(texts.add("sentence", record.text, record.language))
-    codes.append(languages[record.language])
+    numbers.append(languages[record.language])
+    codes.append(names[record.language, record.source_name])
 
   def make_arrays(identities: store_texts.Identities) -> StreamArrays:
-    order, groups = _group(codes, list(languages))
+    order, groups = _group(codes, list(names))
     arrays = {
       "texts": identities.text[np.array(sentences, np.int32)][order],
-      "languages": np.array(codes, np.int32)[order],
+      "languages": np.array(numbers, np.int32)[order],
     }
     return StreamArrays(arrays, groups, {})
 

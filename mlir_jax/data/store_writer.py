@@ -28,7 +28,7 @@ def build(
   """Tokenizes a collection's three streams into a store.
 
   The store is whole or not there: see `writing.folder_aside`. Rows are grouped
-  by language; within a language they keep the collection's order.
+  by language and source; within a group they keep the collection's order.
 
   Two texts are the same if the tokens of their stripped bodies (title, joiner
   and text) are equal, before prefix, special tokens and truncation. So "Oslo"
@@ -144,7 +144,8 @@ def _write(
   identities, truncation = texts.finish()
   groups, dropped, max_positives = {}, {}, 0
   for stream, make_arrays in makers.items():
-    arrays, groups[stream], stream_dropped = make_arrays(identities)
+    arrays, of_stream, stream_dropped = make_arrays(identities)
+    groups[stream] = [group._asdict() for group in of_stream]
     dropped |= stream_dropped
     for name, values in arrays.items():
       np.save(folder / f"{stream}_{name}.npy", values)

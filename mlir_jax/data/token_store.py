@@ -28,6 +28,7 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,7 +37,21 @@ from mlir_jax.data import records
 from mlir_jax.storage import digests, reading
 
 STREAMS = ("retrieval", "parallel", "monolingual")
-FORMAT = 3
+FORMAT = 4
+
+
+class Group(NamedTuple):
+  """Rows of a stream that are together: those of a source in a language.
+
+  Attributes:
+    source: The name of the source; "" for none.
+    language: The language; of translations, the pair, such as "de-en".
+    rows: Their number.
+  """
+
+  source: str
+  language: str
+  rows: int
 
 
 class TokenStoreError(ValueError):
@@ -138,13 +153,30 @@ class TokenStore:
     """Reason for which records were left out to their number."""
     return self.meta["dropped"]
 
-  def groups(self, stream: str) -> Mapping[str, int]:
-    """Returns the rows of each language (or language pair) of a stream."""
-    return self.meta["groups"][stream]
+  def groups(self, stream: str) -> tuple[Group, ...]:
+    """Returns the groups of a stream in the order of its rows.
+
+    The groups of a language (or language pair) follow each other.
+    """
+    return tuple(Group(**group) for group in self.meta["groups"][stream])
 
   def rows(self, stream: str) -> int:
     """Returns the number of rows of a stream."""
-    return sum(self.groups(stream).values())
+    return sum(group.rows for group in self.groups(stream))
+
+  def language_rows(self, stream: str) -> dict[str, int]:
+    """Returns the rows of each language (or language pair), in their order."""
+    rows: dict[str, int] = {}
+    for group in self.groups(stream):
+      rows[group.language] = rows.get(group.language, 0) + group.rows
+    return rows
+
+  def source_rows(self, stream: str) -> dict[str, int]:
+    """Returns the rows of each source, sorted by their names."""
+    rows: dict[str, int] = {}
+    for group in sorted(self.groups(stream)):
+      rows[group.source] = rows.get(group.source, 0) + group.rows
+    return rows
 
   def lengths(self, role: str) -> np.ndarray:
     """Returns the number of tokens of each sequence of a role; int64 [S]."""
@@ -241,8 +273,12 @@ class TokenStore:
     """Describes in lines what the store holds, lacks and has cut."""
     lines = []
     for stream in STREAMS:
-      groups = ", ".join(f"{g} {n:,}" for g, n in self.groups(stream).items())
-      lines.append(f"{stream}: {self.rows(stream):,} rows ({groups or 'none'})")
+      languages = _list_counts(self.language_rows(stream))
+      lines.append(f"{stream}: {self.rows(stream):,} rows ({languages})")
+      sources = self.source_rows(stream)
+      if sources.keys() > {""} or len(sources) > 1:
+        named = {name or "(no name)": rows for name, rows in sources.items()}
+        lines.append(f"{stream} by source: {_list_counts(named)}")
     lines.append(f"hard negatives: {len(self.arrays['retrieval_negatives']):,}")
     if self.meta["shuffled_by"] is not None:
       lines.append("parallel pairs are shuffled: a control experiment")
@@ -258,6 +294,11 @@ class TokenStore:
         length = self.contract.role(role).max_length
         lines.append(f"{role} texts cut to {length} tokens: {shares}")
     return "\n".join(lines)
+
+
+def _list_counts(counts: Mapping[str, int]) -> str:
+  listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+  return records.printable(listed or "none")
 
 
 # These are not content: other files may hold the same texts.

@@ -415,7 +415,8 @@ def _groups(
   config: ml_collections.ConfigDict, prepared: preparation.Prepared
 ) -> dict[str, str]:
   """Returns each language's group in the report."""
-  pairs = prepared.store.groups("retrieval") if config.batch.retrieval else ()
+  store = prepared.store
+  pairs = store.language_rows("retrieval") if config.batch.retrieval else ()
   return report.with_pairs(prepared.collection.groups, pairs)
 
 

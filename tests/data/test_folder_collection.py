@@ -300,6 +300,39 @@ def test_companions_are_not_read_but_listed(root):
   )
 
 
+def test_records_have_the_name_of_their_source(root):
+  for name, text in (
+    ("ir/nq.v2.ja.jsonl", _pairs("c")),
+    ("parallel/TED-en-de-train.tsv", "two\tzwei\n"),
+    ("parallel/wiki.en-de.tsv", "three\tdrei\n"),
+    ("parallel/en-fi.tsv", "four\tneljä\n"),
+    ("parallel/newstest2019-src.eng.txt", "five\n"),
+    ("parallel/newstest2019-ref.fin.txt", "viisi\n"),
+    ("mono/fin_news_2023_10K-sentences.txt", "1\tyksi\n"),
+  ):
+    (root / name).write_text(text, encoding="utf-8")
+  released = root / "mrtydi-v1.1-swahili"
+  shutil.copytree(root / "eval" / "fi", released)
+  for split in ("topic", "qrels"):
+    train = released / f"{split}.train.{'tsv' if split == 'topic' else 'txt'}"
+    shutil.copy(train.with_name(train.name.replace("train", "test")), train)
+  collection = _load(root)
+
+  def sources(stream):
+    return [record.source_name for record in getattr(collection, stream)()]
+
+  assert sources("retrieval") == ["a", "b", "nq.v2", "mrtydi-v1.1-swahili"]
+  assert sources("parallel") == [
+    "TED",
+    "",  # en-fi.tsv
+    "news",
+    "newstest2019",
+    "old.news",
+    "wiki",
+  ]
+  assert sources("monolingual") == ["news_2023_10K", "web", "web"]
+
+
 def test_files_of_one_language_are_merged(root):
   for name, text in (
     ("mono/a.zh_TW.txt", "one\n"),

@@ -130,9 +130,9 @@ def ragged(store, name, offsets, row):
 
 
 def test_rows_are_grouped_by_language(store):
-  assert store.groups("retrieval") == {"en": 3, "fi": 1}
-  assert store.groups("parallel") == {"de-en": 3, "en-fi": 1}
-  assert store.groups("monolingual") == {"de": 1, "fi": 2}
+  assert store.language_rows("retrieval") == {"en": 3, "fi": 1}
+  assert store.language_rows("parallel") == {"de-en": 3, "en-fi": 1}
+  assert store.language_rows("monolingual") == {"de": 1, "fi": 2}
   assert [
     text_of(store, "query", t).removeprefix("query : ")
     for t in store.arrays["retrieval_queries"]
@@ -144,6 +144,50 @@ def test_rows_are_grouped_by_language(store):
     "fi",
   ]
   assert store.rows("parallel") == 4
+
+
+def test_rows_of_a_language_are_grouped_by_source(tmp_path, store):
+  def named(rows, *names):
+    return [
+      dataclasses.replace(row, source_name=name)
+      for row, name in zip(rows, names, strict=True)
+    ]
+
+  sources = build(
+    tmp_path / "store",
+    collection(
+      named(RETRIEVAL, "b", "a", "a", "b"),
+      named(PARALLEL, "b", "a", "b", "a", "a", "a"),
+      named(MONOLINGUAL, "", "x", "x"),
+    ),
+  )
+  group = token_store.Group
+  assert sources.groups("retrieval") == (
+    group("a", "en", 1),
+    group("b", "en", 2),
+    group("a", "fi", 1),
+  )
+  assert [
+    text_of(sources, "query", t).removeprefix("query : ")
+    for t in sources.arrays["retrieval_queries"]
+  ] == ["what", "who", "who", "pilvi"]
+  # A repeated pair is a row of the first source that has it.
+  assert sources.groups("parallel") == (
+    group("a", "de-en", 2),
+    group("b", "de-en", 1),
+    group("b", "en-fi", 1),
+  )
+  assert sources.groups("monolingual") == (
+    group("x", "de", 1),
+    group("", "fi", 1),
+    group("x", "fi", 1),
+  )
+  for stream in token_store.STREAMS:
+    assert sources.language_rows(stream) == store.language_rows(stream)
+  assert sources.source_rows("retrieval") == {"a": 2, "b": 2}
+  assert "retrieval by source: a 2, b 2" in sources.summary()
+  assert "monolingual by source: (no name) 1, x 2" in sources.summary()
+  assert "by source" not in store.summary()
 
 
 def test_tokens_are_those_of_the_contract(store):
@@ -559,7 +603,7 @@ def test_shuffled_pairs_are_all_wrong_and_hold_the_same_sentences(tmp_path):
   wrong_texts = wrong.arrays["parallel_texts"]
   assert not set(map(tuple, right_texts)) & set(map(tuple, wrong_texts))
   start = 0
-  for size in right.groups("parallel").values():
+  for size in right.language_rows("parallel").values():
     group = slice(start, start + size)
     for side in (0, 1):
       np.testing.assert_array_equal(

@@ -7,7 +7,6 @@ registers the builder:
   tfds.load("mlir_jax_cldr/passages", split="test_de")
 """
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
@@ -96,7 +95,7 @@ def _read_stream(collection: records.Collection, name: str) -> Iterator[dict]:
         "language": record.language,
       }
     else:
-      yield dataclasses.asdict(record)
+      yield {field: getattr(record, field) for field in _STREAM_FIELDS[name]}
 
 
 def _read_test(test: records.RetrievalTest, name: str) -> Iterator[dict]:

@@ -81,6 +81,7 @@ def _training_source(tests: eval_files.Tests) -> layout.Source:
   assert tests.train
   train, language = tests.train.unchanged(), tests.language
   return layout.Source(
+    tests.path.name or tests.path.resolve().name,  # The folder may be ".".
     train.all,  # pyright: ignore[reportArgumentType]
     (language,),
     lambda bad_records: judged.read_pairs(train, language, bad_records),
@@ -88,9 +89,18 @@ def _training_source(tests: eval_files.Tests) -> layout.Source:
   )
 
 
-def _part(source: layout.Source) -> records.Part:
+def _part(
+  source: layout.Source | reading.PairFile,
+  notes: Callable[[], Sequence[str]] = tuple,
+) -> records.Part:
   """Returns the part of a stream that a source is."""
-  return records.Part(source.files, source.read)
+  return records.Part(
+    source.files,
+    lambda bad_records: records.of_source(
+      source.name, source.read(bad_records)
+    ),
+    notes,
+  )
 
 
 def _groups(
@@ -241,9 +251,7 @@ def load(
   parts = {
     "retrieval": [
       *(
-        records.Part(
-          file.files, file.read, functools.partial(describe_pairs, [file])
-        )
+        _part(file, functools.partial(describe_pairs, [file]))
         for file in retrieval
       ),
       *map(_part, trained),

@@ -40,6 +40,7 @@ class Source:
   """Files that one reader reads together, as a part of a stream.
 
   Attributes:
+    name: The name of the source, see `records.RetrievalRecord`.
     files: The files.
     languages: Their languages.
     read: Yields the records; it reports bad ones to its argument.
@@ -47,6 +48,7 @@ class Source:
       record of the file.
   """
 
+  name: str
   files: tuple[files.UnchangedFile, ...]
   languages: tuple[str, ...]
   read: Callable[[records.BadRecords], Iterator[Any]]

@@ -9,7 +9,8 @@ from mlir_jax.data.sources import files, plain_text, record_fields, text_records
 
 # The second is a name of the Leipzig corpora: deu_news_2023_10K-sentences.
 _TEXT = re.compile(
-  rf".+\.({languages.PATTERN})\.(txt|jsonl?|csv|parquet)|([a-z]{{3}})_.+-sentences\.txt"
+  rf"(.+)\.({languages.PATTERN})\.(txt|jsonl?|csv|parquet)"
+  r"|([a-z]{3})_(.+)-sentences\.txt"
 )
 # What comes with a Leipzig corpus.
 _COMPANION = re.compile(
@@ -25,9 +26,10 @@ Plain text is in one of these forms, in files that name its language:
 Records with the field "text" may be in .json, .jsonl, .csv or .parquet."""
 
 
-def _lines(path: pathlib.Path, language: str) -> layout.Source:
+def _lines(name: str, path: pathlib.Path, language: str) -> layout.Source:
   file = files.UnchangedFile(path)
   return layout.Source(
+    name,
     (file,),
     (language,),
     lambda bad_records: plain_text.read(file, language, bad_records),
@@ -35,7 +37,7 @@ def _lines(path: pathlib.Path, language: str) -> layout.Source:
   )
 
 
-def _records(path: pathlib.Path, language: str) -> layout.Source:
+def _records(name: str, path: pathlib.Path, language: str) -> layout.Source:
   file = files.UnchangedFile(path)
 
   def kind() -> str:
@@ -47,6 +49,7 @@ def _records(path: pathlib.Path, language: str) -> layout.Source:
     )
 
   return layout.Source(
+    name,
     (file,),
     (language,),
     lambda bad_records: text_records.read(file, language, bad_records),
@@ -63,8 +66,11 @@ def find(folder: pathlib.Path, names: layout.Names) -> list[layout.Source]:
   sources = []
   for name, path in names.listed(folder).items():
     if match := _TEXT.fullmatch(name):
-      make = _lines if match[2] in ("txt", None) else _records
-      sources.append(make(path, names.code(match[1] or match[3])))
+      source, code, ending, leipzig_code, leipzig_source = match.groups()
+      make = _lines if ending in ("txt", None) else _records
+      sources.append(
+        make(source or leipzig_source, path, names.code(code or leipzig_code))
+      )
     elif files.is_companion(name) or _COMPANION.fullmatch(name):
       names.not_read.append(path)
     else:

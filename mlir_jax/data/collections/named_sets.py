@@ -190,7 +190,17 @@ def find(
       found.append(_parallel(setting, margin))
     else:
       found.append(_monolingual(setting))
+    if setting.stream != "test":
+      found[-1] = _with_source(name, found[-1])
   return found
+
+
+def _with_source(name: str, named: NamedSet) -> NamedSet:
+  """Returns a data set whose records have the name of their source."""
+  return dataclasses.replace(
+    named,
+    read=lambda bad_records: records.of_source(name, named.read(bad_records)),
+  )
 
 
 def _hash(named: NamedSet) -> str:

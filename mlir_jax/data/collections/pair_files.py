@@ -13,7 +13,7 @@ from mlir_jax.data.sources.pairs import corpus, reading, registry
 
 _ENDINGS = "|".join(containers.ENDINGS)
 # The dots of a name separate a language from the rest.
-_PAIRS = re.compile(rf".*?[^.](?:\.({languages.PATTERN}))?\.(?:{_ENDINGS})")
+_PAIRS = re.compile(rf"(.*?[^.])(?:\.({languages.PATTERN}))?\.(?:{_ENDINGS})")
 _CORPUS = re.compile(rf".+\.(?:{_ENDINGS})")
 
 
@@ -99,12 +99,13 @@ def find(
   return [
     reading.PairFile(
       files.UnchangedFile(path),
-      language=_language(path, match[1], names) if match[1] else default,
-      is_named=bool(match[1]),
+      language=_language(path, match[2], names) if match[2] else default,
+      is_named=bool(match[2]),
       formats=formats,
       format_name=settings.format,
       corpus=passages,
       use_prompts=settings.prompts == "use",
+      name=match[1],
     )
     for match, path in names.find(folder, _PAIRS)
   ]

@@ -16,17 +16,19 @@ from mlir_jax.data.sources import (
 )
 
 _CODE = languages.PATTERN
-_MOSES = re.compile(rf"(.+\.({_CODE})-({_CODE}))\.(\2|\3)")
+_MOSES = re.compile(rf"((.+)\.({_CODE})-({_CODE}))\.(\3|\4)")
 # One file; sentence-transformers names some "TED2020-en-de-train.tsv".
 _ONE_FILE = re.compile(
-  r".+-([a-z]{2,3}-[a-z]{2,3})-train\.(tsv)"
-  rf"|(?:.+\.)?({languages.SEVERAL})\.(tsv|tmx|jsonl?|csv|parquet)"
+  r"(.+)-([a-z]{2,3}-[a-z]{2,3})-train\.(tsv)"
+  rf"|(?:(.+)\.)?({languages.SEVERAL})\.(tsv|tmx|jsonl?|csv|parquet)"
 )
-_NTREX = re.compile(rf"(newstest2019)-(src|ref)\.({_CODE})\.txt")
+_NTREX_NAME = "newstest2019"
+_NTREX = re.compile(rf"{_NTREX_NAME}-(src|ref)\.({_CODE})\.txt")
 _NTREX_COMPANION = re.compile(r"(DOCUMENT_IDS|LANGUAGES)\.tsv")
 
 
 def _two_files(
+  name: str,
   paths: tuple[pathlib.Path, pathlib.Path],
   codes: tuple[str, str],
   opened: dict[pathlib.Path, files.UnchangedFile],
@@ -42,6 +44,7 @@ def _two_files(
     opened.setdefault(path, files.UnchangedFile(path)) for path in paths
   )
   return layout.Source(
+    name,
     (source, target),
     codes,
     lambda bad_records: moses.read(source, target, *codes, bad_records),
@@ -50,7 +53,11 @@ def _two_files(
 
 
 def _one_file(
-  path: pathlib.Path, codes: tuple[str, ...], ending: str, margin: float
+  name: str,
+  path: pathlib.Path,
+  codes: tuple[str, ...],
+  ending: str,
+  margin: float,
 ) -> layout.Source:
   """Makes the source of a file that holds both sides."""
   file = files.UnchangedFile(path)
@@ -61,6 +68,7 @@ def _one_file(
     )
   if ending == "tmx":
     return layout.Source(
+      name,
       (file,),
       codes,
       lambda bad_records: tmx.read(file, codes, bad_records),
@@ -80,6 +88,7 @@ def _one_file(
     return translation_records if has_names else translation_rows
 
   return layout.Source(
+    name,
     (file,),
     pair,
     lambda bad_records: reader().read(file, pair, bad_records, margin),
@@ -95,13 +104,13 @@ def _misnamed(path: pathlib.Path) -> ValueError:
 
 
 def _moses_pairs(
-  found: Mapping[tuple[str, str, str], Mapping[str, pathlib.Path]],
+  found: Mapping[tuple[str, str, str, str], Mapping[str, pathlib.Path]],
   names: layout.Names,
   opened: dict[pathlib.Path, files.UnchangedFile],
 ) -> list[layout.Source]:
   """Makes the sources of files like NAME.en-de.en and NAME.en-de.de."""
   sources = []
-  for (pair, source, target), paths in found.items():
+  for (pair, name, source, target), paths in found.items():
     if len(paths) != 2:
       (path,) = paths.values()
       raise ValueError(
@@ -110,6 +119,7 @@ def _moses_pairs(
       )
     sources.append(
       _two_files(
+        name,
         (paths[source], paths[target]),
         (names.code(source), names.code(target)),
         opened,
@@ -149,7 +159,13 @@ def _ntrex_pairs(
       names.not_read.append(path)
       continue
     pairs.append(
-      _two_files((sources[0], path), ("en", names.code(name)), opened, "NTREX")
+      _two_files(
+        _NTREX_NAME,
+        (sources[0], path),
+        ("en", names.code(name)),
+        opened,
+        "NTREX",
+      )
     )
   return pairs
 
@@ -171,21 +187,24 @@ def find(
     ValueError: for a file with another name, a side without its other side, or
       two sides in one language.
   """
-  sides: dict[tuple[str, str, str], dict[str, pathlib.Path]] = {}
+  sides: dict[tuple[str, str, str, str], dict[str, pathlib.Path]] = {}
   ntrex: dict[tuple[str, str], pathlib.Path] = {}
   opened: dict[pathlib.Path, files.UnchangedFile] = {}
   sources = []
   for name, path in names.listed(folder).items():
     if match := _MOSES.fullmatch(name):
-      pair, source, target, side = match.groups()
-      sides.setdefault((pair, source, target), {})[side] = path
+      *key, side = match.groups()
+      pair, source_name, source, target = key
+      sides.setdefault((pair, source_name, source, target), {})[side] = path
     elif match := _NTREX.fullmatch(name):
-      ntrex[match[2], match[3]] = path
+      ntrex[match[1], match[2]] = path
     elif match := _ONE_FILE.fullmatch(name):
-      codes = tuple(
-        names.code(code) for code in languages.split(match[1] or match[3])
+      # Three groups for each form of a name.
+      source_name, several, ending = (
+        match.groups()[:3] if match[2] else match.groups()[3:]
       )
-      sources.append(_one_file(path, codes, match[2] or match[4], margin))
+      codes = tuple(names.code(code) for code in languages.split(several))
+      sources.append(_one_file(source_name or "", path, codes, ending, margin))
     elif files.is_companion(name) or _NTREX_COMPANION.fullmatch(name):
       names.not_read.append(path)
     else:

@@ -93,6 +93,7 @@ class PairFile:
 
   Attributes:
     path: The file.
+    name: The name of the source, see `records.RetrievalRecord`.
     files: The file, and those of the corpus.
     seen: What the last whole pass has found; None before it.
   """
@@ -107,6 +108,7 @@ class PairFile:
     format_name: str = "",
     corpus: base.Corpus | None = None,
     use_prompts: bool = True,
+    name: str = "",
   ):
     """Names the file; it is read later.
 
@@ -119,7 +121,9 @@ class PairFile:
       format_name: The name of the file's format; "" to recognize it.
       corpus: The passages to which records refer by id.
       use_prompts: Whether a question keeps its prompt.
+      name: The name of the source.
     """
+    self.name = name
     self.path = (
       path
       if isinstance(path, files.UnchangedFile)
