@@ -230,7 +230,7 @@ class Ours(Side):
   def _batch(self, texts: list[list[int]]):
     """Returns a batch like the reader's; queries come before passages."""
     from mlir_jax.batches import batch as batch_lib
-    from mlir_jax.batches import packing
+    from mlir_jax.batches import identity, packing
 
     lengths = np.array([len(ids) for ids in texts])
     packed = packing.pack(lengths, self.blocks)
@@ -244,8 +244,9 @@ class Ours(Side):
     count = self.settings.queries
     # Column 0 has the positives, column 1 a hard negative for each.
     passage = slot[count:].reshape(-1, count).T
-    text = np.arange(passage.size, dtype=np.int32).reshape(-1, count).T
-    question = np.arange(count, dtype=np.int32)
+    number = np.arange(passage.size, dtype=np.uint64).reshape(-1, count).T
+    text = identity.split(number)
+    question = identity.split(np.arange(count, dtype=np.uint64))
     return batch_lib.Batch(
       texts={"passage": tuple(filled)},
       retrieval=batch_lib.Retrieval(
@@ -255,7 +256,7 @@ class Ours(Side):
         passage=passage,
         passage_text=text,
         passage_sequence=text,
-        passage_valid=np.ones(text.shape, bool),
+        passage_valid=np.ones(passage.shape, bool),
         positive_sequence=text[:, :1],
       ),
     )

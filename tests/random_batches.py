@@ -8,7 +8,7 @@ import numpy as np
 
 from mlir_jax import contract, sharding
 from mlir_jax.batches import batch as batch_lib
-from mlir_jax.batches import packing
+from mlir_jax.batches import identity, packing
 from mlir_jax.losses import registry
 from mlir_jax.models import architecture, encoder
 from mlir_jax.training import build, step
@@ -88,16 +88,25 @@ def make_batch(spec=SPEC, plan=None, seed=0):
   def text(shape, dtype=np.int32):
     return random.integers(0, 60, shape).astype(dtype)
 
+  def hashes(like):
+    return identity.split(text(like.shape[:-1], np.uint64))
+
   # Made without rows, so that the random numbers do not depend on the plan.
   made = batch_lib.make(spec, {"masked": ()}, text, positives=2)
   retrieval = made.retrieval
   if retrieval:
     valid = np.ones(retrieval.passage_valid.shape, bool)
     valid[::3, 1:][:, 1:] = False
+    is_there = valid[..., None]
     retrieval = retrieval.replace(
-      passage_text=np.where(valid, retrieval.passage_text, -1),
-      passage_sequence=np.where(valid, retrieval.passage_sequence, -1),
+      query_text=hashes(retrieval.query_text),
+      query_sequence=hashes(retrieval.query_sequence),
+      passage_text=np.where(is_there, hashes(retrieval.passage_text), -1),
+      passage_sequence=np.where(
+        is_there, hashes(retrieval.passage_sequence), -1
+      ),
       passage_valid=valid,
+      positive_sequence=hashes(retrieval.positive_sequence),
     )
   slot_of, rows_of = {}, {}
   for group, count in spec.texts().items():
@@ -165,7 +174,11 @@ def make_batch(spec=SPEC, plan=None, seed=0):
   for name in ("parallel", "monolingual"):
     if sentences := getattr(made, name):
       rows = place("passage", sentences.sentence)
-      streams[name] = sentences.replace(sentence=rows)
+      streams[name] = sentences.replace(
+        sentence=rows,
+        text=hashes(sentences.text),
+        sequence=hashes(sentences.sequence),
+      )
   return batch_lib.Batch(texts=rows_of, **streams)
 
 

@@ -108,24 +108,24 @@ class Retrieval:
 
   Attributes:
     query: Places of texts.
-    query_text: Text ids.
-    query_sequence: Sequences.
+    query_text: Text hashes.
+    query_sequence: Sequence hashes.
     passage: Places of texts; the positive first.
-    passage_text: Text ids.
-    passage_sequence: Sequences.
+    passage_text: Text hashes.
+    passage_sequence: Sequence hashes.
     passage_valid: False where hard negatives are missing.
-    positive_sequence: Sequences of the known positives that are in the batch,
-      at most P.
+    positive_sequence: Sequence hashes of the known positives that are in the
+      batch, at most P, at the front.
   """
 
   query: Array = _array("B")
-  query_text: Array = _array("B")
-  query_sequence: Array = _array("B")
+  query_text: Array = _array("B", 2)
+  query_sequence: Array = _array("B", 2)
   passage: Array = _array("B", "C")
-  passage_text: Array = _array("B", "C")
-  passage_sequence: Array = _array("B", "C")
+  passage_text: Array = _array("B", "C", 2)
+  passage_sequence: Array = _array("B", "C", 2)
   passage_valid: Array = _array("B", "C", dtype=np.bool_)
-  positive_sequence: Array = _array("B", "P")
+  positive_sequence: Array = _array("B", "P", 2)
 
 
 @flax.struct.dataclass
@@ -134,13 +134,13 @@ class Parallel:
 
   Attributes:
     sentence: Places of texts.
-    text: Text ids.
-    sequence: Sequences.
+    text: Text hashes.
+    sequence: Sequence hashes.
   """
 
   sentence: Array = _array("N", 2)
-  text: Array = _array("N", 2)
-  sequence: Array = _array("N", 2)
+  text: Array = _array("N", 2, 2)
+  sequence: Array = _array("N", 2, 2)
 
 
 @flax.struct.dataclass
@@ -149,23 +149,25 @@ class Monolingual:
 
   Attributes:
     sentence: Places of texts.
-    text: Text ids.
-    sequence: Sequences.
+    text: Text hashes.
+    sequence: Sequence hashes.
   """
 
   sentence: Array = _array("M")
-  text: Array = _array("M")
-  sequence: Array = _array("M")
+  text: Array = _array("M", 2)
+  sequence: Array = _array("M", 2)
 
 
 @flax.struct.dataclass
 class Batch:
   """The data of a step. A stream that the batch does not have is None.
 
-  Ids are int32; -1 is none. Texts with the same text id have the same words, in
-  any role. Texts of one role with the same sequence have the same tokens. The
-  place of a text counts the places for texts in its tower's rows, one block
-  after the other: it is the index of the text's vector.
+  A hash has two halves, in a last axis of size 2; compare hashes with
+  `identity.equal`. Both halves are -1 for no text. Texts with the same text
+  hash have the same words, in any role. Texts of one role with the same
+  sequence hash have the same tokens. The place of a text counts the places for
+  texts in its tower's rows, one block after the other: it is the index of the
+  text's vector.
 
   Attributes:
     texts: Tower ("passage", and "query" if queries have their own tower) to the

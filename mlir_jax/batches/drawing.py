@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mlir_jax.batches import batch as batch_lib
-from mlir_jax.batches import sampling
+from mlir_jax.batches import identity, sampling
 from mlir_jax.data import token_store
 from mlir_jax.losses import registry
 
@@ -44,7 +44,7 @@ def check(store: token_store.TokenStore, spec: batch_lib.BatchSpec) -> None:
 
 
 class Part(NamedTuple):
-  """A stream's texts in one role; `text` holds their ids, int32 [n, ...]."""
+  """A stream's texts in one role: `text` is int32 [n, ...], -1 for none."""
 
   stream: str
   role: str
@@ -55,9 +55,8 @@ class Drawn(NamedTuple):
   """A step's global batch before anything is padded.
 
   Attributes:
-    fields: Stream to arrays by which its losses recognize equal texts. Text
-      ids are comparable in all roles, sequence numbers only within a role.
-      Within a role, texts with the same id have the same sequence.
+    fields: Stream to its fields in the batch but for the places of texts: the
+      hashes by which its losses recognize equal texts. See `batch.Batch`.
     texts: Group to its texts. A text's number is its index in this order.
     mask_keys: uint64 [M], a key for each masked sentence.
   """
@@ -102,10 +101,12 @@ def draw(
       temperature,
     )
     if stream == "retrieval":
-      fields[stream] = found = _retrieval(store, rows, epochs, seed, spec)
+      query = store.arrays["retrieval_queries"][rows]
+      passage, valid = _passages(store, rows, epochs, seed, spec)
+      fields[stream] = _retrieval(store, rows, query, passage, valid, spec)
       queries = "passage" if spec.tied else "query"
-      texts[queries].append(Part(stream, "query", found["query_text"]))
-      texts["passage"].append(Part(stream, "passage", found["passage_text"]))
+      texts[queries].append(Part(stream, "query", query))
+      texts["passage"].append(Part(stream, "passage", passage))
       continue
     part = Part(
       stream, "sentence", store.arrays[f"{_ROWS[stream]}_texts"][rows]
@@ -117,8 +118,8 @@ def draw(
       texts["masked"].append(part)
     else:
       fields[stream] = {
-        "text": part.text,
-        "sequence": store.sequence_numbers("sentence", part.text),
+        "text": identity.split(store.text_hashes(part.role, part.text)),
+        "sequence": identity.split(store.sequence_hashes(part.role, part.text)),
       }
       texts["passage"].append(part)
   return Drawn(fields, dict(texts), mask_keys)
@@ -180,14 +181,19 @@ def lengths_of_steps(
   }
 
 
-def _retrieval(
+def _passages(
   store: token_store.TokenStore,
   rows: np.ndarray,
   epochs: np.ndarray,
   seed: int,
   spec: batch_lib.BatchSpec,
-) -> dict:
-  """Returns the arrays of the IR loss; rows and epochs are int64 [B]."""
+) -> tuple[np.ndarray, np.ndarray]:
+  """Chooses the passages of rows; rows and epochs are int64 [B].
+
+  Returns:
+    Texts, int32 [B, 1 + H], the positive first; and which of them are valid,
+    bool [B, 1 + H].
+  """
   passages, valid = _choose(store, "positive", rows, 1, epochs, seed)
   if spec.hard_negatives:
     negatives, has_negative = _choose(
@@ -195,18 +201,38 @@ def _retrieval(
     )
     passages = np.concatenate([passages, negatives], axis=1)
     valid = np.concatenate([valid, has_negative], axis=1)
+  return passages, valid
 
-  sequences = store.sequence_numbers("passage", passages)
-  query_text = store.arrays["retrieval_queries"][rows]
+
+def _retrieval(
+  store: token_store.TokenStore,
+  rows: np.ndarray,
+  query: np.ndarray,
+  passage: np.ndarray,
+  valid: np.ndarray,
+  spec: batch_lib.BatchSpec,
+) -> dict[str, np.ndarray]:
+  """Returns the fields of the IR loss.
+
+  Args:
+    store: The token store.
+    rows: int64 [B].
+    query: Their texts, int32 [B].
+    passage: From `_passages`.
+    valid: From `_passages`.
+    spec: Global batch sizes.
+  """
+  sequences = store.sequence_hashes("passage", passage)
+  known = _known_positives(
+    store, rows, sequences, spec.positives(store.max_positives)
+  )
   return {
-    "query_text": query_text,
-    "query_sequence": store.sequence_numbers("query", query_text),
-    "passage_text": passages,
-    "passage_sequence": sequences,
+    "query_text": identity.split(store.text_hashes("query", query)),
+    "query_sequence": identity.split(store.sequence_hashes("query", query)),
+    "passage_text": identity.split(store.text_hashes("passage", passage)),
+    "passage_sequence": identity.split(sequences),
     "passage_valid": valid,
-    "positive_sequence": _known_positives(
-      store, rows, sequences, spec.positives(store.max_positives)
-    ),
+    "positive_sequence": identity.split(known),
   }
 
 
@@ -221,11 +247,11 @@ def _known_positives(
   Args:
     store: The token store.
     rows: int64 [B].
-    sequences: int32 [B, C], of the batch's passages.
+    sequences: uint64 [B, C], hashes of the batch's passages.
     most: P, from `BatchSpec.positives`.
 
   Returns:
-    int32 [B, P], sequences, padded with -1.
+    uint64 [B, P], sequence hashes, padded with `identity.NONE`.
   """
   questions = store.arrays["retrieval_questions"][rows]
   offsets = store.arrays["retrieval_known_offsets"]
@@ -235,7 +261,7 @@ def _known_positives(
   known = store.arrays["retrieval_known"][np.repeat(starts, counts) + places]
   hit = np.isin(known, sequences)
   hits = np.bincount(row[hit], minlength=len(rows))
-  found = np.full((len(rows), most), -1, np.int32)
+  found = np.full((len(rows), most), identity.NONE)
   found[np.arange(most) < hits[:, None]] = known[hit]
   return found
 
@@ -251,7 +277,7 @@ def _choose(
   """Chooses some of each row's positives or hard negatives.
 
   Returns:
-    Text ids, int32 [B, amount], and which of them are valid, bool [B, amount].
+    Texts, int32 [B, amount], and which of them are valid, bool [B, amount].
   """
   offsets = store.arrays[f"retrieval_{kind}_offsets"]
   starts = offsets[rows]

@@ -55,7 +55,7 @@ def _row_languages(store: token_store.TokenStore, stream: str) -> np.ndarray:
 def _texts(
   store: token_store.TokenStore, role: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Yields text ids that appear in a role, with their languages' numbers."""
+  """Yields a role's texts, by index, with their languages' numbers."""
   arrays = store.arrays
   if role == "sentence":
     for stream in ("parallel", "monolingual"):
@@ -79,7 +79,9 @@ def _lengths(store: token_store.TokenStore, role: str) -> dict[str, str]:
   pairs = np.unique(np.concatenate(found).astype(np.int64), axis=0)
   shown = {}
   for number in np.unique(pairs[:, 1]):
-    lengths = store.text_lengths(role, pairs[pairs[:, 1] == number, 0])
+    texts = pairs[pairs[:, 1] == number, 0]
+    _, distinct = np.unique(store.text_hashes(role, texts), return_index=True)
+    lengths = store.text_lengths(role, texts[distinct])
     median, high = np.percentile(lengths, (50, 95))
     language = store.languages[number]
     cut, total = store.truncation.get(role, {}).get(language, (0, 0))

@@ -1,21 +1,16 @@
-"""Tokenizes the texts of a token store, each once per role.
-
-Texts with equal tokens are one text, but that is known only when all texts are
-tokenized. Until then a text has a provisional number, which is that of its
-string.
-"""
+"""Tokenizes the texts of a shard of a token store, each once per role."""
 
 import array
 import hashlib
-import itertools
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import tokenizers
 
 from mlir_jax import contract as contract_lib
+from mlir_jax.batches import identity
 
 # Characters of the texts that are tokenized together: some 10,000 passages. A
 # number of texts would not bound memory, because a text can be a book.
@@ -35,48 +30,22 @@ def row_offsets(lengths) -> np.ndarray:
   return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
-class Identities(NamedTuple):
-  """Which texts are the same.
+class Hashes(NamedTuple):
+  """The hashes of a role's texts; see `batches.identity`.
 
   Attributes:
-    text: Provisional number to text id, int32; equal texts have one id.
-    sequences: Role to int32 [texts], text id to the number of its token
-      sequence in that role; -1 if the text does not appear in the role. Texts
-      that are encoded alike have one sequence.
+    text: Of the tokens of each stripped body, before prefix, special tokens and
+      cutting; uint64 [T]. Equal texts have one hash in all roles and shards.
+    sequence: Of the encoded tokens, uint64 [T]. Texts that are encoded alike
+      in this role have one.
   """
 
   text: np.ndarray
-  sequences: Mapping[str, np.ndarray]
+  sequence: np.ndarray
 
 
-class _Digests:
-  """Keeps digests of numbered token sequences, to find equal sequences."""
-
-  _BYTES = 16
-
-  def __init__(self):
-    # One bytes object per sequence would fill the memory.
-    self._digests = bytearray()
-
-  def set(self, number: int, sequence: array.array) -> None:
-    """Keeps the digest of a sequence."""
-    start, size = self._BYTES * number, self._BYTES
-    self._digests.extend(bytes(max(start + size - len(self._digests), 0)))
-    self._digests[start : start + size] = hashlib.blake2b(
-      sequence, digest_size=size
-    ).digest()
-
-  def first_equal(self) -> np.ndarray:
-    """Returns, for each number, the first with the same digest; int64."""
-    digests = np.frombuffer(self._digests, f"S{self._BYTES}")
-    _, first, inverse = np.unique(
-      digests, return_index=True, return_inverse=True
-    )
-    return first[inverse]
-
-
-class StoreTexts:
-  """Numbers the texts of a store and writes the tokens of each role."""
+class ShardTexts:
+  """Gives the texts of a shard an index in each role; writes their tokens."""
 
   def __init__(
     self,
@@ -84,13 +53,8 @@ class StoreTexts:
     contract: contract_lib.EncodingContract,
     tokenizer: tokenizers.Tokenizer,
   ):
-    # Keyed by digests: the texts themselves would fill the memory.
-    self._numbers = Numbering()
-    self._bodies = _Digests()  # Of provisional texts.
     self._roles = {
-      name: _RoleTexts(
-        folder, name, contract.role(name), tokenizer, self._bodies
-      )
+      name: _RoleTexts(folder, name, contract.role(name), tokenizer)
       for name in contract_lib.ROLES
     }
 
@@ -103,66 +67,60 @@ class StoreTexts:
       language: The text's language, for the count of cut texts.
 
     Returns:
-      The text's provisional number, which it has in all roles.
+      The text's index in the role. Equal strings have one index. Different
+      strings have different ones, even if their tokens are equal.
     """
-    body = body.strip()
-    digest = hashlib.blake2b(body.encode(), digest_size=16).digest()
-    text = self._numbers[digest]
-    self._roles[role].add(text, body, language)
-    return text
+    return self._roles[role].add(body.strip(), language)
 
-  def finish(self) -> tuple[Identities, dict]:
+  def finish(self) -> tuple[dict[str, Hashes], dict]:
     """Tokenizes the waiting texts and writes the arrays of each role.
 
     Returns:
-      Which texts are the same; and role to language to [strings cut, all
+      Role to the hashes of its texts; and role to language to [strings cut, all
       strings].
     """
-    truncation = {name: role.flush() for name, role in self._roles.items()}
-    # Text ids have no gaps, and the order in which the texts were added.
-    ids, text = np.unique(self._bodies.first_equal(), return_inverse=True)
-    text = text.astype(np.int32)
-    sequences = {
-      name: role.finish(text, len(ids)) for name, role in self._roles.items()
-    }
-    return Identities(text, sequences), truncation
+    hashes = {name: role.finish() for name, role in self._roles.items()}
+    return hashes, {name: role.truncation for name, role in self._roles.items()}
 
 
 class _RoleTexts:
-  """Tokenizes the texts of one role in chunks, into the role's arrays."""
+  """Tokenizes the texts of one role in chunks, into the role's arrays.
 
-  def __init__(self, folder, name, role, tokenizer, bodies):
+  Attributes:
+    truncation: Language to [strings cut, all strings].
+  """
+
+  def __init__(self, folder, name, role, tokenizer):
     self._base = folder / name
     self._prefix = role.prefix
-    self._bodies = bodies
     self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
     self._tokenizer.no_padding()
     self._tokenizer.no_truncation()
     self._cutting = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
     self._cutting.enable_truncation(role.max_length, direction="right")
-    self._sequences = array.array("i")  # Provisional text to sequence, or -1.
-    self._encoded = _Digests()  # Of sequences, after prefix and cutting.
-    self._added = 0
+    # Keyed by digests: the texts themselves would fill the memory.
+    self._indices = Numbering()
     self._lengths = array.array("i")
-    self._truncation = {}  # Language to [strings cut, all strings].
-    self._waiting = []  # (provisional text, body, language)
+    self._text_hashes = array.array("Q")
+    self._sequence_hashes = array.array("Q")
+    self.truncation = {}
+    self._waiting = []  # (body, language)
     self._waiting_characters = 0
     self._tokens_file = f"{self._base}_tokens.npy"
     with open(self._tokens_file, "wb") as file:
       _write_header(file, 0)
 
-  def add(self, text: int, body: str, language: str) -> None:
-    """Adds the text of a provisional number, unless it is here already."""
-    missing = text + 1 - len(self._sequences)
-    self._sequences.extend(itertools.repeat(-1, missing))
-    if self._sequences[text] >= 0:
-      return
-    self._sequences[text] = self._added
-    self._added += 1
-    self._waiting.append((text, body, language))
-    self._waiting_characters += len(body)
-    if self._waiting_characters >= _CHUNK_CHARACTERS:
-      self.flush()
+  def add(self, body: str, language: str) -> int:
+    """Returns the index of a text; adds the text if it is new."""
+    digest = hashlib.blake2b(body.encode(), digest_size=16).digest()
+    known = len(self._indices)
+    index = self._indices[digest]
+    if index == known:
+      self._waiting.append((body, language))
+      self._waiting_characters += len(body)
+      if self._waiting_characters >= _CHUNK_CHARACTERS:
+        self._flush()
+    return index
 
   def _encode(self, bodies: list[str]) -> Iterator[tuple]:
     """Yields each body's tokens without prefix and cut, and its encoding."""
@@ -176,15 +134,11 @@ class _RoleTexts:
     for body, encoding in zip(plain, encodings, strict=True):
       yield array.array("i", body.ids), encoding
 
-  def flush(self) -> dict:
-    """Tokenizes the waiting texts and appends their tokens to the file.
-
-    Returns:
-      Language to [strings cut, all strings], so far.
-    """
-    encoded = self._encode([body for _, body, _ in self._waiting])
+  def _flush(self) -> None:
+    """Tokenizes the waiting texts and appends their tokens to the file."""
+    encoded = self._encode([body for body, _ in self._waiting])
     with open(self._tokens_file, "ab") as file:
-      for (text, body, language), (body_ids, encoding) in zip(
+      for (body, language), (body_ids, encoding) in zip(
         self._waiting, encoded, strict=True
       ):
         ids = array.array("i", encoding.ids)
@@ -194,39 +148,30 @@ class _RoleTexts:
             " should add special tokens (its post_processor)."
           )
         ids.tofile(file)
-        self._bodies.set(text, body_ids)
-        self._encoded.set(len(self._lengths), ids)
+        self._text_hashes.append(identity.hash_of(body_ids))
+        self._sequence_hashes.append(identity.hash_of(ids))
         self._lengths.append(len(ids))
-        counts = self._truncation.setdefault(language, [0, 0])
+        counts = self.truncation.setdefault(language, [0, 0])
         counts[0] += bool(encoding.overflowing)
         counts[1] += 1
     self._waiting.clear()
     self._waiting_characters = 0
-    return self._truncation
 
-  def finish(self, text: np.ndarray, texts: int) -> np.ndarray:
-    """Writes the arrays that lead from text ids to tokens, after `flush`.
-
-    Args:
-      text: Provisional number to text id, int32.
-      texts: The number of texts, in all roles together.
-
-    Returns:
-      Text id to sequence, int32 [texts]; -1 if the text does not appear in this
-      role. Of several sequences with equal tokens, all texts have the first.
-    """
+  def finish(self) -> Hashes:
+    """Tokenizes the waiting texts and writes all arrays of the role."""
+    self._flush()
     offsets = row_offsets(self._lengths)
     with open(self._tokens_file, "r+b") as file:
       # numpy leaves room in a header for its first dimension to grow.
       _write_header(file, int(offsets[-1]))
+    hashes = Hashes(
+      np.array(self._text_hashes, np.uint64),
+      np.array(self._sequence_hashes, np.uint64),
+    )
     np.save(f"{self._base}_offsets.npy", offsets)
-    found = np.array(self._sequences, np.int32)
-    # Backwards: the last assignment stays, and so equal texts get the first.
-    numbers = np.flatnonzero(found >= 0)[::-1]
-    sequences = np.full(texts, -1, np.int32)
-    sequences[text[numbers]] = self._encoded.first_equal()[found[numbers]]
-    np.save(f"{self._base}_sequences.npy", sequences)
-    return sequences
+    np.save(f"{self._base}_text_hashes.npy", hashes.text)
+    np.save(f"{self._base}_sequence_hashes.npy", hashes.sequence)
+    return hashes
 
 
 def _write_header(file: BinaryIO, length: int) -> None:

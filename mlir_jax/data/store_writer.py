@@ -9,7 +9,7 @@ import tokenizers
 
 from mlir_jax import bars
 from mlir_jax import contract as contract_lib
-from mlir_jax.data import records, store_arrays, store_texts, token_store
+from mlir_jax.data import records, store_arrays, store_join, token_store
 from mlir_jax.storage import digests, writing
 
 
@@ -33,8 +33,8 @@ def build(
   Two texts are the same if the tokens of their stripped bodies (title, joiner
   and text) are equal, before prefix, special tokens and truncation. So "Oslo"
   and full-width "Oslo" are the same if the tokenizer gives both the same
-  tokens. Texts that become equal in a role when they are cut share a sequence
-  there.
+  tokens. They then have one text hash. Texts that become equal in a role when
+  they are cut have one sequence hash there: see `batches.identity`.
 
   Left out and counted: parallel pairs with identical sides, repeated
   parallel pairs of one language pair (in either direction), hard negatives
@@ -128,39 +128,28 @@ def _write(
       unit=" rows",
     )
 
-  languages = store_texts.Numbering()
-  texts = store_texts.StoreTexts(folder, contract, tokenizer)
-  makers = {
-    "retrieval": store_arrays.read_retrieval(
-      read_stream("retrieval"), contract, texts, languages, bad_records
-    ),
-    "parallel": store_arrays.read_parallel(
-      read_stream("parallel"), texts, languages, shuffle_seed
-    ),
-    "monolingual": store_arrays.read_monolingual(
-      read_stream("monolingual"), texts, languages
-    ),
-  }
-  identities, truncation = texts.finish()
-  groups, dropped, max_positives = {}, {}, 0
-  for stream, make_arrays in makers.items():
-    arrays, of_stream, stream_dropped = make_arrays(identities)
-    groups[stream] = [group._asdict() for group in of_stream]
-    dropped |= stream_dropped
+  shard = store_arrays.read_shard(
+    folder, *map(read_stream, token_store.STREAMS), contract, tokenizer
+  )
+  joined = store_join.join([shard], bad_records, shuffle_seed)
+  (streams,) = joined.shards
+  for stream, (arrays, _) in streams.items():
     for name, values in arrays.items():
       np.save(folder / f"{stream}_{name}.npy", values)
-    if stream == "retrieval":
-      max_positives = int(np.diff(arrays["known_offsets"]).max(initial=0))
+  known_offsets = streams["retrieval"].arrays["known_offsets"]
   return {
     "format": token_store.FORMAT,
     "collection": collection.name,
     "contract": contract.to_dict(),
-    "languages": list(languages),
-    "max_positives": max_positives,
+    "languages": list(joined.languages),
+    "max_positives": int(np.diff(known_offsets).max(initial=0)),
     "shuffled_by": shuffle_seed,
-    "groups": groups,
-    "dropped": dropped,
-    "truncation": truncation,
+    "groups": {
+      stream: [group._asdict() for group in found.groups]
+      for stream, found in streams.items()
+    },
+    "dropped": joined.dropped,
+    "truncation": shard.truncation,
     "arrays": {
       file.stem: _description(file) for file in sorted(folder.glob("*.npy"))
     },

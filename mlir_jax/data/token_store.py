@@ -1,24 +1,28 @@
 """Opens the token store: every text of a collection, tokenized once.
 
 The store is a folder of .npy files, which are read through memory maps, and
-meta.json. Rows name texts by their ids. Two texts have the same id, in all
-roles, if their tokens before prefix, special tokens and truncation are equal.
-Each role (query, passage, sentence) has the tokens of the texts that appear in
-it. Texts that become equal there when they are cut have one sequence:
+meta.json. Each role (query, passage, sentence) has the tokens of the texts that
+appear in it. A row names a text by its index in the role. Several texts of a
+role may have the same tokens. Two hashes say which texts are the same, see
+`batches.identity`:
 
-  {role}_tokens      int32 [all tokens]  the sequences, one after another
-  {role}_offsets     int64 [S + 1]       where each sequence starts
-  {role}_sequences   int32 [texts]       text id -> sequence, -1 for none
-  retrieval_queries             int32 [R]     text ids
-  retrieval_positives           int32 [*]     text ids
+  {role}_tokens            int32 [all tokens]  the texts, one after another
+  {role}_offsets           int64 [T + 1]       where each text starts
+  {role}_text_hashes       uint64 [T]  of the tokens before prefix, special
+                                       tokens and cutting; comparable in all
+                                       roles
+  {role}_sequence_hashes   uint64 [T]  of the tokens; comparable in this role
+  retrieval_queries             int32 [R]     texts of the role query
+  retrieval_positives           int32 [*]     texts of the role passage
   retrieval_positive_offsets    int64 [R + 1]
-  retrieval_negatives           int32 [*]     text ids of hard negatives
+  retrieval_negatives           int32 [*]     hard negatives, of the same role
   retrieval_negative_offsets    int64 [R + 1]
   retrieval_questions           int32 [R]     number of the distinct question
-  retrieval_known               int32 [*]     sequences of all its positives
+  retrieval_known               uint64 [*]    sequence hashes of all its
+                                              positives
   retrieval_known_offsets       int64 [Q + 1]
-  parallel_texts, parallel_languages          int32 [N, 2]
-  monolingual_texts, monolingual_languages    int32 [M]
+  parallel_texts, parallel_languages          int32 [N, 2]  of the role sentence
+  monolingual_texts, monolingual_languages    int32 [M]     of the role sentence
 """
 
 import dataclasses
@@ -33,11 +37,12 @@ from typing import NamedTuple
 import numpy as np
 
 from mlir_jax import contract as contract_lib
+from mlir_jax.batches import identity
 from mlir_jax.data import records
 from mlir_jax.storage import digests, reading
 
 STREAMS = ("retrieval", "parallel", "monolingual")
-FORMAT = 4
+FORMAT = 5
 
 
 class Group(NamedTuple):
@@ -179,14 +184,14 @@ class TokenStore:
     return rows
 
   def lengths(self, role: str) -> np.ndarray:
-    """Returns the number of tokens of each sequence of a role; int64 [S]."""
+    """Returns the number of tokens of each text of a role; int64 [T]."""
     return np.diff(self.arrays[f"{role}_offsets"])
 
   @functools.cached_property
   def padded_lengths(self) -> Mapping[str, int]:
     """Role to the length to which its texts are padded, in tokens.
 
-    It is the length of the longest sequence, rounded up to a multiple of 8, but
+    It is the length of the longest text, rounded up to a multiple of 8, but
     at most max_length: the same in every batch and on every host.
     """
     return {
@@ -197,36 +202,42 @@ class TokenStore:
       for role in contract_lib.ROLES
     }
 
-  def sequence_numbers(self, role: str, texts: np.ndarray) -> np.ndarray:
-    """Returns the sequences of some texts; texts encoded alike have one.
+  def text_hashes(self, role: str, texts: np.ndarray) -> np.ndarray:
+    """Returns hashes that are equal for equal texts in any roles.
 
     Args:
-      role: The role that the texts are encoded in.
-      texts: int [...], text ids that appear in that role, or -1.
+      role: The role of the texts.
+      texts: int [...], texts of that role, or -1.
 
     Returns:
-      int32 [...], -1 where the text is -1.
-
-    Raises:
-      ValueError: if a text does not appear in that role.
+      uint64 [...], `identity.NONE` where the text is -1.
     """
-    found = self.arrays[f"{role}_sequences"][texts]
-    if ((found < 0) & (texts >= 0)).any():
-      raise ValueError(f"Some of these texts do not appear in the role {role}.")
-    return np.where(texts < 0, np.int32(-1), found)
+    return self._hashes(f"{role}_text_hashes", texts)
+
+  def sequence_hashes(self, role: str, texts: np.ndarray) -> np.ndarray:
+    """Returns hashes that are equal for texts of the role with equal tokens.
+
+    Args:
+      role: The role of the texts.
+      texts: int [...], texts of that role, or -1.
+
+    Returns:
+      uint64 [...], `identity.NONE` where the text is -1.
+    """
+    return self._hashes(f"{role}_sequence_hashes", texts)
+
+  def _hashes(self, array: str, texts: np.ndarray) -> np.ndarray:
+    return np.where(texts < 0, identity.NONE, self.arrays[array][texts])
 
   def text_lengths(self, role: str, texts: np.ndarray) -> np.ndarray:
     """Returns the numbers of tokens of some texts in a role.
 
     Args:
-      role: The role that the texts are encoded in.
-      texts: int [...], text ids that appear in that role; -1 has no tokens.
+      role: The role of the texts.
+      texts: int [...], texts of that role; -1 has no tokens.
 
     Returns:
       int64 [...].
-
-    Raises:
-      ValueError: if a text does not appear in that role.
     """
     _, lengths = self._find(role, texts)
     return lengths
@@ -237,9 +248,8 @@ class TokenStore:
     """Returns the padded tokens of some texts.
 
     Args:
-      role: The role that the texts are encoded in.
-      texts: int [...], text ids that appear in that role; -1 gives only
-        padding.
+      role: The role of the texts.
+      texts: int [...], texts of that role; -1 gives only padding.
       length: The length to which they are padded, in tokens.
 
     Returns:
@@ -247,7 +257,7 @@ class TokenStore:
       mask: bool, the same shape; False is padding.
 
     Raises:
-      ValueError: if a text does not appear in that role, or is longer.
+      ValueError: if a text is longer.
     """
     starts, lengths = self._find(role, texts)
     if lengths.max(initial=0) > length:
@@ -265,9 +275,8 @@ class TokenStore:
   ) -> tuple[np.ndarray, np.ndarray]:
     """Returns where the tokens of some texts start, and their numbers."""
     offsets = self.arrays[f"{role}_offsets"]
-    sequence = self.sequence_numbers(role, texts)
-    starts = offsets[sequence]
-    return starts, np.where(texts < 0, 0, offsets[sequence + 1] - starts)
+    starts = offsets[texts]
+    return starts, np.where(texts < 0, 0, offsets[texts + 1] - starts)
 
   def summary(self) -> str:
     """Describes in lines what the store holds, lacks and has cut."""

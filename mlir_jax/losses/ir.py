@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mlir_jax.batches import batch as batch_lib
+from mlir_jax.batches import identity
 from mlir_jax.losses import base, similarity
 
 Array = jax.Array
@@ -88,12 +89,13 @@ def ir_loss(
   Args:
     queries: [B, D].
     passages: [B, 1 + H, D]; column 0 is the positive, then hard negatives.
-    query_sequence: The questions' sequences, int32 [B].
-    passage_sequence: int32 [B, 1 + H].
+    query_sequence: Sequence hashes of the questions, int32 [B, 2]; see
+      `batches.identity`.
+    passage_sequence: int32 [B, 1 + H, 2].
     passage_valid: bool [B, 1 + H], False for padding. The vectors of padding
       must also be finite.
-    positive_sequence: Sequences of the known positives, at least of those in
-      the batch, int32 [B, P], padded with -1.
+    positive_sequence: Sequence hashes of the known positives, at least of those
+      in the batch, int32 [B, P, 2], padded with -1.
     temperature: Divides the cosines.
     symmetric: Adds the direction passage -> query for the positives, and halves
       the sum. If a passage is masked for a query, the query is also masked for
@@ -149,21 +151,22 @@ def _known_positives(
 
   The arguments are those of `ir_loss`.
   """
-  batch, columns = passage_sequence.shape
-  passages = replicate(passage_sequence.reshape(-1))
+  batch, columns, _ = passage_sequence.shape
+  passages = replicate(passage_sequence.reshape(-1, 2))
 
   def add(found, known):  # One of the P known positives at a time.
-    hit = (passages == known[:, None]) & (known >= 0)[:, None]
-    return found | hit, None
+    hit = identity.equal(passages, known[:, None])
+    return found | (hit & identity.is_text(known)[:, None]), None
 
   def add_all(found, known):
-    return jax.lax.scan(add, found, known.T)[0]
+    return jax.lax.scan(add, found, known.swapaxes(0, 1))[0]
 
   # The reader lists the known positives that are in the batch, at the front. A
   # question has few of these, even if P is large. So only as many columns are
   # compared as the longest list needs, or up to twice as many.
   place = jnp.arange(1, positive_sequence.shape[1] + 1)
-  longest = jnp.where(positive_sequence >= 0, place, 0).max(initial=0)
+  is_known = identity.is_text(positive_sequence)
+  longest = jnp.where(is_known, place, 0).max(initial=0)
 
   def add_from(start, found):
     more = positive_sequence[:, start : max(2 * start, _USUAL)]
@@ -178,9 +181,9 @@ def _known_positives(
     )
 
   # The list may lack a row's own positive.
-  own = passages[None] == passage_sequence[:, :1]
+  own = identity.equal(passages[None], passage_sequence[:, :1])
   are_known = add_from(0, own)
-  same_question = query_sequence[:, None] == query_sequence[None, :]
+  same_question = identity.equal(query_sequence[:, None], query_sequence)
   asked_alike = jnp.zeros((batch, batch, columns), bool)
   asked_alike = asked_alike.at[:, :, 0].set(same_question)
   return are_known | asked_alike.reshape(batch, -1)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from mlir_jax.batches import batch as batch_lib
+from mlir_jax.batches import identity
 from mlir_jax.losses import base, similarity
 
 Array = jax.Array
@@ -102,9 +103,9 @@ class ThirdPoints(NamedTuple):
 
   Attributes:
     embeddings: [K, D].
-    text: Text ids, int32 [K].
-    sequence: Their sequences, int32 [K]; -1 if their role is not that of the
-      translations.
+    text: Text hashes, int32 [K, 2]; see `batches.identity`.
+    sequence: Their sequence hashes, int32 [K, 2]; -1 if their role is not that
+      of the translations.
     valid: bool [K]; False for padding.
   """
 
@@ -128,11 +129,11 @@ def third_points(
     vectors = outputs["sentences" if kind == "parallel" else kind]
     sentences = getattr(batch, kind)
     text, sequence = sentences.text, sentences.sequence
-    valid = jnp.ones_like(text, bool)
+    valid = jnp.ones(text.shape[:-1], bool)
   return ThirdPoints(
     vectors.reshape(-1, vectors.shape[-1]),
-    text.ravel(),
-    sequence.ravel(),
+    text.reshape(-1, 2),
+    sequence.reshape(-1, 2),
     valid.ravel(),
   )
 
@@ -159,8 +160,8 @@ def language_loss(
 
   Args:
     sentences: [N, 2, D].
-    text: Text ids, int32 [N, 2].
-    sequence: Their sequences, int32 [N, 2].
+    text: Text hashes, int32 [N, 2, 2]; see `batches.identity`.
+    sequence: Their sequence hashes, int32 [N, 2, 2].
     third_points: Kind ("parallel", "passages", "monolingual") to its points.
     temperature: Divides the differences of cosines.
     weights: Kind to its weight, at least for these kinds. A kind with no point
@@ -175,8 +176,8 @@ def language_loss(
     and a third point were left out because their texts are equal).
   """
 
-  def is_a_side(points, sides):  # int32 [K], [N, 2] -> bool [N, K].
-    return jnp.any(sides[:, :, None] == points[None, None, :], axis=1)
+  def is_a_side(points, sides):  # int32 [K, 2], [N, 2, 2] -> bool [N, K].
+    return jnp.any(identity.equal(sides[:, :, None], points), axis=1)
 
   difference = sentences[:, 0] - sentences[:, 1]
   weighted_excess: Any = 0.0  # Arrays from the first kind on.

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mlir_jax.batches import batch as batch_lib
+from mlir_jax.batches import identity
 from mlir_jax.losses import base, similarity
 
 Array = jax.Array
@@ -71,7 +72,7 @@ def semantic_loss(
 
   Args:
     sentences: [N, 2, D]; the second axis holds the two sides.
-    sequence: Their sequences, int32 [N, 2].
+    sequence: Their sequence hashes, int32 [N, 2, 2]; see `batches.identity`.
     temperature: Divides the cosines.
     replicate: A sharding constraint; it is applied to the candidates.
 
@@ -88,13 +89,13 @@ def semantic_loss(
   index = jnp.arange(2 * pairs)
   translation = index ^ 1
 
-  def sides(ids):  # Of each sentence: its own, its translation's.
-    return ids.reshape(-1), ids[:, ::-1].reshape(-1)
+  def sides(hashes):  # Of each sentence: its own, its translation's.
+    return hashes.reshape(-1, 2), hashes[:, ::-1].reshape(-1, 2)
 
   related = jnp.zeros((2 * pairs, 2 * pairs), bool)
   for ours in sides(sequence):
     for theirs in sides(replicate(sequence)):
-      related |= ours[:, None] == theirs
+      related |= identity.equal(ours[:, None], theirs)
   itself = index[:, None] == index
   is_translation = translation[:, None] == index
 

@@ -261,19 +261,19 @@ def test_a_batch_has_the_promised_arrays(store):
   }
   assert others == {
     "/retrieval/query": ((8,), "int32"),
-    "/retrieval/query_text": ((8,), "int32"),
-    "/retrieval/query_sequence": ((8,), "int32"),
+    "/retrieval/query_text": ((8, 2), "int32"),
+    "/retrieval/query_sequence": ((8, 2), "int32"),
     "/retrieval/passage": ((8, 3), "int32"),
-    "/retrieval/passage_text": ((8, 3), "int32"),
-    "/retrieval/passage_sequence": ((8, 3), "int32"),
+    "/retrieval/passage_text": ((8, 3, 2), "int32"),
+    "/retrieval/passage_sequence": ((8, 3, 2), "int32"),
     "/retrieval/passage_valid": ((8, 3), "bool"),
-    "/retrieval/positive_sequence": ((8, 3), "int32"),
+    "/retrieval/positive_sequence": ((8, 3, 2), "int32"),
     "/parallel/sentence": ((6, 2), "int32"),
-    "/parallel/text": ((6, 2), "int32"),
-    "/parallel/sequence": ((6, 2), "int32"),
+    "/parallel/text": ((6, 2, 2), "int32"),
+    "/parallel/sequence": ((6, 2, 2), "int32"),
     "/monolingual/sentence": ((4,), "int32"),
-    "/monolingual/text": ((4,), "int32"),
-    "/monolingual/sequence": ((4,), "int32"),
+    "/monolingual/text": ((4, 2), "int32"),
+    "/monolingual/sequence": ((4, 2), "int32"),
     "/masked/0/places": ((5, 30), "int32"),
     "/masked/0/targets": ((5, 30), "int32"),
     "/masked/0/valid": ((5, 30), "bool"),
@@ -347,13 +347,18 @@ def test_a_stream_of_size_0_is_absent(store):
   assert batch.keys() == {"parallel"}
   assert not raw_batch(store, 0, batch_lib.BatchSpec(0, 0, 0, 0, 5))["texts"]
   batch = batch_of_step(store, 0, batch_lib.BatchSpec(4, 0, 0, 0))
-  assert batch["retrieval"]["passage_text"].shape == (4, 1)
+  assert batch["retrieval"]["passage_text"].shape == (4, 1, 2)
 
 
 # Token ids of the words, as `make_store` numbers them.
 def words(ids, kind):
   base = ("q", "p", "n", "w", "e", "de", "fi", "m").index(kind) * 30 + 3
   return ids - base
+
+
+def whole(hashes):
+  """Returns hashes as one number each, int64; -1 for no text."""
+  return np.ascontiguousarray(hashes).view(np.int64)[..., 0]
 
 
 def test_passages_are_the_rows_own(store):
@@ -375,7 +380,7 @@ def test_passages_are_the_rows_own(store):
     assert (ids[~valid] == PAD).all()
     assert not part["passage"]["mask"][~valid].any()
     for name in ("passage_text", "passage_sequence"):
-      np.testing.assert_array_equal(part[name] >= 0, valid)
+      np.testing.assert_array_equal(whole(part[name]) != -1, valid)
 
 
 @pytest.mark.parametrize(("pairs", "negatives"), [(8, 2), (2, 0)])
@@ -387,16 +392,17 @@ def test_known_positives_are_those_that_are_in_the_batch(
     part = batch_of_step(store, step, spec)["retrieval"]
     # A question has at most 3, and a batch holds no more than its passages.
     most = min(3, pairs * (1 + negatives))
-    assert part["positive_sequence"].shape == (pairs, most)
+    assert part["positive_sequence"].shape == (pairs, most, 2)
     row = words(part["query"]["ids"][:, 1], "q")
     passage = words(part["passage"]["ids"][..., 1], "p")
-    for i, known in enumerate(part["positive_sequence"]):
+    sequence = whole(part["passage_sequence"])
+    for i, known in enumerate(whole(part["positive_sequence"])):
       own = part["passage_valid"] & (passage == row[i])
-      expected = np.unique(part["passage_sequence"][own])
-      np.testing.assert_array_equal(np.unique(known[known >= 0]), expected)
-      assert part["passage_sequence"][i, 0] in expected
+      expected = np.unique(sequence[own])
+      np.testing.assert_array_equal(np.unique(known[known != -1]), expected)
+      assert sequence[i, 0] in expected
       # They are at the front, so that a loss may ignore the rest.
-      assert (known[: len(expected)] >= 0).all()
+      assert (known[: len(expected)] != -1).all()
 
 
 def test_sequences_are_equal_where_what_is_encoded_is(store):
@@ -408,9 +414,9 @@ def test_sequences_are_equal_where_what_is_encoded_is(store):
     ("monolingual", "sentence", "sequence"),
   ):
     part = batch[stream]
-    ids = part[role]["ids"].reshape(part[name].size, -1)
+    sequence = whole(part[name]).ravel()
+    ids = part[role]["ids"].reshape(sequence.size, -1)
     _, alike = np.unique(ids, axis=0, return_inverse=True)
-    sequence = part[name].ravel()
     np.testing.assert_array_equal(
       alike[:, None] == alike, sequence[:, None] == sequence
     )
@@ -489,7 +495,7 @@ def test_an_epoch_reads_every_row_once(store):
     for epoch in range(2):
       read = np.concatenate(
         [
-          batch_of_step(store, step, spec)[stream][name]
+          whole(batch_of_step(store, step, spec)[stream][name])
           for step in range(5 * epoch, 5 * epoch + 5)
         ]
       )

@@ -12,6 +12,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
 from mlir_jax import contract as contract_lib
+from mlir_jax.batches import identity
 from mlir_jax.data import (
   language_table,
   records,
@@ -200,9 +201,7 @@ def test_tokens_are_those_of_the_contract(store):
     found = [
       ids[mask].tolist()
       for ids, mask in zip(
-        *store.sequences(
-          role, np.flatnonzero(store.arrays[f"{role}_sequences"] >= 0), 16
-        ),
+        *store.sequences(role, np.arange(len(store.lengths(role))), 16),
         strict=True,
       )
     ]
@@ -255,21 +254,17 @@ def test_a_long_max_length_costs_nothing_where_texts_are_short(tmp_path):
   # The longest sentence has 11 tokens, query 3, and passages are cut to 5.
   assert store.padded_lengths == {"query": 8, "passage": 5, "sentence": 16}
   for role, length in store.padded_lengths.items():
-    texts = np.flatnonzero(store.arrays[f"{role}_sequences"] >= 0)
+    texts = np.arange(len(store.lengths(role)))
     _, mask = store.sequences(role, texts, length)
     assert mask.sum() == store.lengths(role).sum()  # Nothing was cut.
 
 
-def test_a_text_that_a_role_lacks_is_an_error(store):
-  with pytest.raises(ValueError, match="role query"):
-    store.sequences("query", store.arrays["parallel_texts"], 8)
-
-
-def test_one_text_has_one_id_in_all_streams(store):
+def test_one_text_has_one_hash_in_all_streams(store):
   # "pilvi" is a question, a translation and a monolingual sentence.
-  pilvi = store.arrays["retrieval_queries"][3]
-  assert pilvi in store.arrays["parallel_texts"]
-  assert pilvi in store.arrays["monolingual_texts"]
+  pilvi = store.text_hashes("query", store.arrays["retrieval_queries"][3])
+  for stream in ("parallel", "monolingual"):
+    texts = store.arrays[f"{stream}_texts"]
+    assert pilvi in store.text_hashes("sentence", texts)
   # A title and a text are one body.
   first = ragged(store, "retrieval_positives", "retrieval_positive_offsets", 0)
   assert text_of(store, "passage", first[0]) == "river stone"
@@ -277,10 +272,10 @@ def test_one_text_has_one_id_in_all_streams(store):
 
 def test_each_text_is_encoded_once_per_role(store):
   for role, distinct in (("query", 3), ("passage", 8), ("sentence", 10)):
-    sequences = store.arrays[f"{role}_sequences"]
-    encoded = sequences[sequences >= 0]
-    assert sorted(encoded) == list(range(len(encoded)))
-    assert len(encoded) == len(store.lengths(role)) == distinct
+    assert len(store.lengths(role)) == distinct
+    texts = np.arange(distinct)
+    for hashes in (store.text_hashes, store.sequence_hashes):
+      assert len(set(hashes(role, texts).tolist())) == distinct
   assert store.lengths("query").max() == 5
 
 
@@ -297,7 +292,7 @@ def test_a_question_knows_the_positives_of_all_its_rows(store):
       store, "retrieval_positives", "retrieval_positive_offsets", row
     )
   ]
-  own = store.sequence_numbers("passage", np.array(own))
+  own = store.sequence_hashes("passage", np.array(own)).tolist()
   assert sorted(known) == sorted(own)
   assert store.max_positives == 3
 
@@ -370,12 +365,13 @@ def test_equal_tokens_are_one_text_in_all_roles(tmp_path, prefix):
     source="made",
   )
   arrays = store.arrays
-  assert len(set(arrays["retrieval_queries"])) == 1
-  river, also, cloud = arrays["retrieval_positives"]
+  assert len({*store.text_hashes("query", arrays["retrieval_queries"])}) == 1
+  passages = store.text_hashes("passage", arrays["retrieval_positives"])
+  river, also, cloud = passages
   assert river == also != cloud
-  assert arrays["parallel_texts"].tolist() == [
-    [river, arrays["monolingual_texts"][0]]
-  ]
+  (garden,) = store.text_hashes("sentence", arrays["monolingual_texts"])
+  (pair,) = store.text_hashes("sentence", arrays["parallel_texts"])
+  assert pair.tolist() == [river, garden]
   assert store.dropped["parallel pairs with identical sides"] == 1
   assert store.dropped["repeated parallel pairs"] == 1
   # One question, of which each row knows both positives.
@@ -383,7 +379,7 @@ def test_equal_tokens_are_one_text_in_all_roles(tmp_path, prefix):
   assert store.dropped["hard negatives that are positives"] == 2
   # The stored tokens are those of encoding the text itself.
   for role in contract_lib.ROLES:
-    for text in np.flatnonzero(arrays[f"{role}_sequences"] >= 0):
+    for text in range(len(store.lengths(role))):
       ids, mask = store.sequences(role, text, 8)
       words = text_of(store, role, text).removeprefix(prefix)
       assert ids[mask].tolist() == tokenizer.encode(prefix + words).ids
@@ -408,15 +404,15 @@ def test_texts_that_are_cut_alike_share_a_sequence_in_that_role(tmp_path):
   store = build(tmp_path / "store", data)
   # "query: " and two words; three of a passage; and all of a sentence.
   queries = store.arrays["retrieval_queries"]
-  assert queries[0] != queries[1]
-  assert len(set(store.sequence_numbers("query", queries))) == 1
-  cloud, garden = store.arrays["monolingual_texts"]
-  assert cloud != garden
-  passages = store.sequence_numbers("passage", np.array([cloud, garden]))
-  sentences = store.sequence_numbers("sentence", np.array([cloud, garden, -1]))
-  assert passages[0] == passages[1]
-  assert sentences[0] != sentences[1]
-  assert sentences[2] == -1
+  assert len(set(store.text_hashes("query", queries))) == 2
+  assert len(set(store.sequence_hashes("query", queries))) == 1
+  sentences = np.array([*store.arrays["monolingual_texts"], -1])
+  assert len(set(store.text_hashes("sentence", sentences))) == 3
+  assert len(set(store.sequence_hashes("sentence", sentences))) == 3
+  assert store.sequence_hashes("sentence", sentences)[-1] == identity.NONE
+  cut_alike = np.arange(2)  # The positive and the first negative.
+  assert len(set(store.text_hashes("passage", cut_alike))) == 2
+  assert len(set(store.sequence_hashes("passage", cut_alike))) == 1
   # A negative that is encoded like the positive is a positive. But a question
   # does not know the positives of questions that are only cut alike.
   assert store.max_positives == 1
@@ -601,6 +597,7 @@ def test_shuffled_pairs_are_all_wrong_and_hold_the_same_sentences(tmp_path):
   wrong = build(tmp_path / "wrong", data, shuffle_parallel=True, seed=1)
   right_texts = right.arrays["parallel_texts"]
   wrong_texts = wrong.arrays["parallel_texts"]
+  # Both stores have the same texts in one order.
   assert not set(map(tuple, right_texts)) & set(map(tuple, wrong_texts))
   start = 0
   for size in right.language_rows("parallel").values():

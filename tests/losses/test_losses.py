@@ -139,25 +139,37 @@ def embeddings_of_batch(dtype=np.float64) -> dict[str, np.ndarray]:
 # --- The losses, each as a function of embeddings and labels. ---
 
 
+def hashes(numbers):
+  """Returns hashes, int32 [..., 2], that are equal where the numbers are.
+
+  Different numbers may share a half, and either half may be -1. Both are -1
+  only for the number -1.
+  """
+  numbers = jnp.asarray(numbers)
+  halves = jnp.stack([numbers % 7 - 3, numbers // 7 - 1], axis=-1)
+  halves = jnp.where(numbers[..., None] == 2, 1000, halves)  # Not (-1, -1).
+  return jnp.where(numbers[..., None] < 0, -1, halves).astype(jnp.int32)
+
+
 def ir(embeddings, labels, **settings):
-  names = ("query_sequence", "passage_sequence", "passage_valid")
-  names += ("positive_sequence",)
+  names = ("query_sequence", "passage_sequence", "positive_sequence")
   return ir_lib.ir_loss(
     embeddings["queries"],
     embeddings["passages"],
-    **{name: labels[name] for name in names},
+    passage_valid=labels["passage_valid"],
+    **{name: hashes(labels[name]) for name in names},
     **settings,
   )
 
 
 def semantic(embeddings, labels, **settings):
   return semantic_lib.semantic_loss(
-    embeddings["sentences"], labels["sentence_sequence"], **settings
+    embeddings["sentences"], hashes(labels["sentence_sequence"]), **settings
   )
 
 
 def third_points_of(embeddings, labels):
-  """Kind -> (embeddings [K, D], text ids [K], sequences [K], valid [K])."""
+  """Kind -> (embeddings [K, D], texts [K], sequences [K], valid [K])."""
   sentences, passages = embeddings["sentences"], embeddings["passages"]
   sentence_text = labels["sentence_text"].reshape(-1)
   return {
@@ -182,13 +194,19 @@ def third_points_of(embeddings, labels):
   }
 
 
+def with_hashes(embeddings, text, sequence, valid):
+  return language_lib.ThirdPoints(
+    embeddings, hashes(text), hashes(sequence), valid
+  )
+
+
 def language(embeddings, labels, *, kinds=KINDS, **settings):
   points = third_points_of(embeddings, labels)
   return language_lib.language_loss(
     embeddings["sentences"],
-    labels["sentence_text"],
-    labels["sentence_sequence"],
-    {kind: language_lib.ThirdPoints(*points[kind]) for kind in kinds},
+    hashes(labels["sentence_text"]),
+    hashes(labels["sentence_sequence"]),
+    {kind: with_hashes(*points[kind]) for kind in kinds},
     **settings,
   )
 
@@ -512,7 +530,7 @@ def in_place_of_candidates(vectors):
 @pytest.mark.usefixtures("x64")
 def test_semantic_masks_copies_and_other_translations_at_one_hop_only():
   sentences = embeddings_of_batch()["sentences"].reshape(-1, DIMENSIONS)
-  sequence = jnp.asarray(labels_of_batch()["sentence_sequence"])
+  sequence = hashes(labels_of_batch()["sentence_sequence"])
   expected = np.ones((len(PAIRS), len(PAIRS)), bool)
   for first, second in RELATED_PAIRS:
     expected[first, second] = expected[second, first] = False
@@ -595,7 +613,7 @@ def anchor_gradients(sentences, sequence):
 @pytest.mark.parametrize("deleted", range(len(PAIRS)))
 def test_semantic_stays_the_same_where_a_deleted_pair_was_masked(deleted):
   sentences = embeddings_of_batch()["sentences"]
-  sequence = labels_of_batch()["sentence_sequence"]
+  sequence = hashes(labels_of_batch()["sentence_sequence"])
   keep = np.delete(np.arange(len(PAIRS)), deleted)
   before = np.asarray(anchor_gradients(sentences, sequence))[keep]
   after = np.asarray(anchor_gradients(sentences[keep], sequence[keep]))
@@ -626,9 +644,9 @@ def test_language_does_not_change_when_masked_third_points_are_deleted():
     return jax.value_and_grad(
       lambda sentences: language_lib.language_loss(
         sentences,
-        text,
-        sequence,
-        {kind: language_lib.ThirdPoints(*points[kind]) for kind in KINDS},
+        hashes(text),
+        hashes(sequence),
+        {kind: with_hashes(*points[kind]) for kind in KINDS},
         temperature=0.2,
         weights=WEIGHTS,
       )[0]
@@ -744,16 +762,11 @@ def one_third_point(pair, third):
   """Returns excess, loss and gradients of pair [2, D] and third [D]."""
 
   def loss(pair, third):
-    point = language_lib.ThirdPoints(
-      third[None],
-      jnp.array([2], jnp.int32),
-      jnp.array([12], jnp.int32),
-      jnp.array([True]),
-    )
+    point = with_hashes(third[None], [2], [12], jnp.array([True]))
     value, metrics = language_lib.language_loss(
       pair[None],
-      jnp.array([[0, 1]], jnp.int32),
-      jnp.array([[10, 11]], jnp.int32),
+      hashes([[0, 1]]),
+      hashes([[10, 11]]),
       {"monolingual": point},
       temperature=0.2,
       weights=WEIGHTS,
