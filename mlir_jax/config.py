@@ -45,6 +45,8 @@ def default() -> ml_collections.ConfigDict:
   # A folder of line-aligned files, named as in LASER's Tatoeba; "" for none.
   data.tatoeba_root = ""
   data.on_bad_record = "error"  # Or "skip": bad records are counted and shown.
+  # The token store is built in so many shards, each by one process. SHARDTEXT
+  data.shards = 16
   # Control experiment: pairs each parallel sentence with a wrong translation.
   data.shuffle_parallel = False
   # Translations that are probably wrong are left out, and counted.
@@ -244,6 +246,7 @@ ENCODING = contract.PartialContract(
 # overflows. `config_checks.ranges` adds the fields of the losses.
 RANGES = {
   "seed": "[0, 4294967295]",  # JAX's keys take the low 32 bits.
+  "data.shards": "[1, 1e5]",
   "data.language_temperature": "[0.001, 1e6]",
   "data.cleaning.margin": "[0, 100]",
   "data.cleaning.length_ratio": "0 or [1, 1e6]",

@@ -2,10 +2,13 @@
 
 python -m mlir_jax.prepare --config=quickstart --workdir=W
 
-Training does this, too, if it is not done before.
+Training does this, too, if it is not done before. A killed run goes on where it
+was, in shards (see data.shards).
 """
 
 import functools
+
+from absl import flags
 
 from mlir_jax import lock
 from mlir_jax.command_line import program, shared_flags
@@ -27,6 +30,7 @@ def main():
       config,
       folder,
       functools.partial(checks.check_fits, config, folder),
+      processes=_WORKERS.value,
     )
   shared = overlap.count_shared_texts(
     prepared.collection,
@@ -43,4 +47,11 @@ def main():
 if __name__ == "__main__":
   _CONFIG = shared_flags.define_config()
   _WORKDIR = shared_flags.define_workdir()
+  _WORKERS = flags.DEFINE_integer(
+    "workers",
+    0,
+    "Processes that read and tokenize; 0 for one on each core. The data are the"
+    " same for any number.",
+    lower_bound=0,
+  )
   program.start(main, required=("config", "workdir"))

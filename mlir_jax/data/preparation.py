@@ -1,9 +1,11 @@
 """Prepares a run's data, or opens data that was prepared before."""
 
 import dataclasses
+import functools
 import json
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 import ml_collections
@@ -22,11 +24,12 @@ from mlir_jax.data import (
 )
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.data.collections import pair_files
+from mlir_jax.data.shards import pool
 from mlir_jax.evals import selection
 from mlir_jax.hosts import multihost
 from mlir_jax.hub import warm_start
 from mlir_jax.models import layout, pretrained
-from mlir_jax.storage import copies, locations, reading, writing
+from mlir_jax.storage import copies, digests, locations, reading, writing
 
 _META = "meta.json"  # Of a token store. If it is there, the store is whole.
 
@@ -212,6 +215,51 @@ def keep_prepared(folder: str, local: str) -> None:
   )
 
 
+def _key(
+  config: ml_collections.ConfigDict,
+  contract: contract_lib.EncodingContract,
+  source: str,
+) -> str:
+  """Returns a hash of all that the bytes of a token store depend on."""
+  return digests.of_value(
+    {
+      "format": token_store.FORMAT,
+      "data": config.data.to_dict(),
+      "seed": config.seed,
+      "contract": contract.to_dict(),
+      "source": source,
+    }
+  )
+
+
+def _open_collection(
+  data: Mapping[str, Any], selects: str, *, require_pairs: bool
+) -> tuple[records.Collection, records.BadRecords]:
+  """Opens a run's collection.
+
+  Args:
+    data: The config's group `data`, a plain dict.
+    selects: The config's eval.selection.
+    require_pairs: See `collections.load`.
+
+  Returns:
+    The collection, and what receives its bad records.
+  """
+  bad_records = records.BadRecords(data["on_bad_record"])
+  collection = collections.load(
+    data["collection"],
+    data["root"],
+    bad_records,
+    data["tatoeba_root"],
+    require_pairs=require_pairs,
+    pairs=pair_files.Settings.of_config(data),
+    sets=data["sets"],
+    rules=cleaning.Rules.of_config(data),
+    selects=selection.parse(selects).reads,
+  )
+  return collection, bad_records
+
+
 def prepare_together(
   config: ml_collections.ConfigDict,
   folder: str,
@@ -252,6 +300,7 @@ def prepare(
   folder: str,
   check: Callable[[tokenizers.Tokenizer, contract_lib.EncodingContract], None],
   from_step: int | None = None,
+  processes: int = 0,
 ) -> Prepared:
   """Prepares a run's data, or opens what was prepared before.
 
@@ -263,6 +312,7 @@ def prepare(
     check: Raises ValueError if the model does not fit the tokenizer and the
       contract. It is called before texts are tokenized, which may take hours.
     from_step: The checkpoint that the user named to continue from, if any.
+    processes: Processes that read and tokenize; 0 for one on each core.
 
   Raises:
     ValueError: if the folder belongs to another experiment, its token store was
@@ -273,18 +323,13 @@ def prepare(
   workdir.claim(
     config.to_dict(), folder, config_lib.default().to_dict(), from_step
   )
-  bad_records = records.BadRecords(config.data.on_bad_record)
-  collection = collections.load(
-    config.data.collection,
-    config.data.root,
-    bad_records,
-    config.data.tatoeba_root,
+  open_collection = functools.partial(
+    _open_collection,
+    config.data.to_dict(),
+    config.eval.selection,
     require_pairs=bool(config.batch.retrieval),
-    pairs=pair_files.Settings.of_config(config.data.to_dict()),
-    sets=config.data.sets.to_dict(),
-    rules=cleaning.Rules.of_config(config.data.to_dict()),
-    selects=selection.parse(config.eval.selection).reads,
   )
+  collection, bad_records = open_collection()
   local = copies.local_copy(folder, config.hosts.local_dir)
   fetch_prepared(folder, local)
   path = epath.Path(local) / workdir.TOKEN_STORE
@@ -316,12 +361,20 @@ def prepare(
       seed=config.seed,
       source=source,
       bad_records=bad_records,
+      shards=config.data.shards,
+      workers=store_writer.Workers(
+        open_collection,
+        processes or pool.cores(),
+        _key(config, contract, source),
+      ),
     )
     keep_prepared(folder, local)
   tests = collection.tests()
   translation_tests = collection.translation_tests()
   test_notes = [note for test in tests for note in test.notes]
-  print("\n".join([*collection.notes(), *test_notes, store.summary()]))
+  # A file that was just read has its lines in both.
+  notes = dict.fromkeys([*store.meta["notes"], *collection.notes()])
+  print("\n".join([*notes, *test_notes, store.summary()]))
   print(records.describe_bad("test", bad_records.drain()))
   return Prepared(
     collection, tests, translation_tests, tokenizer, pad_id, contract, store

@@ -1,9 +1,13 @@
 """Opens the token store: every text of a collection, tokenized once.
 
 The store is a folder of .npy files, which are read through memory maps, and
-meta.json. Each role (query, passage, sentence) has the tokens of the texts that
-appear in it. A row names a text by its index in the role. Several texts of a
-role may have the same tokens. Two hashes say which texts are the same, see
+meta.json. It has shards, which were made independently. Each shard has a folder
+with its tokens, such as 00003/query_tokens.npy. The other arrays are those of
+all shards together.
+
+Each role (query, passage, sentence) has the tokens of the texts that appear in
+it. A row names a text by its index in the role. Several texts of a role may
+have the same tokens. Two hashes say which texts are the same, see
 `batches.identity`:
 
   {role}_tokens            int32 [all tokens]  the texts, one after another
@@ -39,10 +43,11 @@ import numpy as np
 from mlir_jax import contract as contract_lib
 from mlir_jax.batches import identity
 from mlir_jax.data import records
+from mlir_jax.data.shards import tokens as tokens_lib
 from mlir_jax.storage import digests, reading
 
-STREAMS = ("retrieval", "parallel", "monolingual")
-FORMAT = 5
+STREAMS = records.STREAMS
+FORMAT = 6
 
 
 class Group(NamedTuple):
@@ -71,7 +76,8 @@ class TokenStore:
     path: The folder.
     meta: The content of meta.json.
     contract: The encoding contract with which the texts were tokenized.
-    arrays: Name to memory-mapped array; the module's docstring lists them.
+    arrays: Name to memory-mapped array, but for tokens; the module's docstring
+      lists them.
   """
 
   path: pathlib.Path
@@ -116,7 +122,9 @@ class TokenStore:
     if not just_built:
       _check_arrays(path, meta)
     arrays = {
-      name: _open_array(path / f"{name}.npy") for name in meta["arrays"]
+      name: _open_array(path / f"{name}.npy")
+      for name in meta["arrays"]
+      if "/" not in name  # Not in the folder of a shard.
     }
     return cls(path, meta, read_contract(file), arrays)
 
@@ -214,6 +222,23 @@ class TokenStore:
     """
     return self._hashes(f"{role}_text_hashes", texts)
 
+  @functools.cached_property
+  def tokens(self) -> Mapping[str, tokens_lib.ShardedTokens]:
+    """Role to the tokens of all texts, one text after another; int32."""
+    opened = {}
+    for role in contract_lib.ROLES:
+      names = [
+        f"{tokens_lib.folder_name(number)}/{role}_tokens"
+        for number in range(self.meta["shards"])
+      ]
+      opened[role] = tokens_lib.ShardedTokens(
+        [self.meta["arrays"][name]["shape"][0] for name in names],
+        lambda number, names=names: _open_array(
+          self.path / f"{names[number]}.npy"
+        ),
+      )
+    return opened
+
   def sequence_hashes(self, role: str, texts: np.ndarray) -> np.ndarray:
     """Returns hashes that are equal for texts of the role with equal tokens.
 
@@ -266,8 +291,7 @@ class TokenStore:
       )
     places = np.arange(length)
     mask = places < lengths[..., None]
-    tokens = self.arrays[f"{role}_tokens"]
-    ids = tokens[np.where(mask, starts[..., None] + places, 0)]
+    ids = self.tokens[role].take(starts, mask)
     return np.where(mask, ids, np.int32(self.pad_id)), mask
 
   def _find(
@@ -311,7 +335,7 @@ def _list_counts(counts: Mapping[str, int]) -> str:
 
 
 # These are not content: other files may hold the same texts.
-_PROVENANCE = ("source", "bad_records")
+_PROVENANCE = ("source", "bad_records", "notes")
 _REBUILD = (
   "delete the folder and prepare again (mlir_jax.prepare, or start the run)."
 )

@@ -92,7 +92,7 @@ def test_skipped_records_are_shown_at_every_start(
   with pytest.raises(ValueError, match=r"made\.en-de\.de:121: "):
     prepare(c, str(tmp_path / "run"))
   c.data.on_bad_record = "skip"
-  flags = {"_CONFIG": c, "_WORKDIR": str(tmp_path / "run")}
+  flags = {"_CONFIG": c, "_WORKDIR": str(tmp_path / "run"), "_WORKERS": 1}
   for name, value in flags.items():
     flag = types.SimpleNamespace(value=value)
     monkeypatch.setattr(prepare_lib, name, flag, raising=False)

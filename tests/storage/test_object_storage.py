@@ -96,7 +96,7 @@ def test_a_machine_copies_what_another_one_prepared(
 def test_a_store_that_arrives_damaged_is_refused(store, tmp_path):
   root = tiny.write_folder(tmp_path / "data")
   prepare(make_config(root, tmp_path / "first"))
-  name = f"{URL}/tokens/query_tokens.npy"
+  name = f"{URL}/tokens/00000/query_tokens.npy"
   content = store.objects[name]
   store.objects[name] = content[:-1] + bytes([content[-1] ^ 1])
   with pytest.raises(token_store.TokenStoreError, match="query_tokens"):

@@ -87,7 +87,7 @@ def _run_all(function, jobs, processes: int, bar: tqdm.tqdm) -> list[Any]:
     raise MemoryError(
       f"One of {processes} processes that prepare the data was killed, perhaps"
       " because memory is short: start again with fewer, such as"
-      f" --processes={processes // 2}. What is done stays."
+      f" --workers={processes // 2}. What is done stays."
     ) from error
   except BaseException:
     stopped.set()
