@@ -5,7 +5,7 @@ import functools
 import json
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import ml_collections
@@ -177,18 +177,31 @@ def resolve_encoding(
   return of_config.over(found.encoding).over(config_lib.ENCODING)
 
 
-def fetch_prepared(folder: str, local: str) -> None:
-  """Copies prepared data from object storage to the local copy.
+def open_prepared(folder: str, local: str) -> token_store.TokenStore | None:
+  """Opens the token store of a run, if there is one.
+
+  From object storage, the tokenizer and the store are copied to the local copy,
+  but for the tokens: each shard's are copied when they are first read.
 
   Args:
     folder: The run's folder.
     local: Its local copy. The token store of another run is removed from it.
 
   Raises:
-    token_store.TokenStoreError: if the copied token store is not whole.
+    token_store.TokenStoreError: if the token store is not whole.
   """
+  path = epath.Path(local) / workdir.TOKEN_STORE
   if folder == local:
-    return
+    return token_store.TokenStore.open(str(path)) if path.exists() else None
+  _fetch_prepared(folder, local)
+  if not path.exists():
+    return None
+  remote = f"{folder}/{workdir.TOKEN_STORE}"
+  return token_store.TokenStore.open(str(path), remote=remote)
+
+
+def _fetch_prepared(folder: str, local: str) -> None:
+  """Copies prepared data, see `open_prepared`."""
   copies.fetch(folder, local, workdir.TOKENIZER)
   ours = epath.Path(local) / workdir.TOKEN_STORE
   theirs = epath.Path(folder) / workdir.TOKEN_STORE
@@ -199,13 +212,16 @@ def fetch_prepared(folder: str, local: str) -> None:
     if known[0]:
       print(f"Copying {theirs} to {ours}.")
       copies.fetch_folder(folder, local, workdir.TOKEN_STORE)
-      token_store.TokenStore.open(str(ours))
 
 
 def keep_prepared(folder: str, local: str) -> None:
   """Copies prepared data to object storage; meta.json is the last file."""
-  store = epath.Path(local) / workdir.TOKEN_STORE
-  names = sorted(path.name for path in store.iterdir())
+  store = pathlib.Path(local) / workdir.TOKEN_STORE
+  names = sorted(
+    path.relative_to(store).as_posix()
+    for path in store.rglob("*")
+    if path.is_file()
+  )
   names.sort(key=lambda name: name == _META)
   copies.upload(
     folder,
@@ -229,6 +245,48 @@ def _key(
       "contract": contract.to_dict(),
       "source": source,
     }
+  )
+
+
+def _with_store(
+  collection: records.Collection, store: token_store.TokenStore
+) -> records.Collection:
+  """Checks that a store was built from the files of a collection.
+
+  The store alone is read for training, so its files may be gone. Those that are
+  there must be the same.
+
+  Returns:
+    The collection. If files are gone, it has the groups that it had before, and
+    its streams raise ValueError.
+
+  Raises:
+    ValueError: if files have changed, or there are others.
+  """
+  kept, found = store.meta["files"], collection.files
+  if gone := sorted(kept.keys() - found.keys()):
+    same = all(kept.get(name) == found[name].read_hash() for name in found)
+  else:
+    same = store.source == collection.fingerprint()
+  if not same:
+    raise ValueError(
+      f"The files under data.root have changed since {store.path} was built:"
+      " restore them, or start in another --workdir."
+    )
+  if not gone:
+    return collection
+  names = records.printable(", ".join(gone[:3])) + ", …" * bool(gone[3:])
+  message = f"training files are gone, {len(gone):,} of {len(kept):,} ({names})"
+  print(f"{message}: training reads the token store, which holds their texts.")
+
+  def refuse() -> NoReturn:
+    raise ValueError(f"{message}.")
+
+  return dataclasses.replace(
+    collection,
+    groups=store.meta["report_groups"],
+    **dict.fromkeys(records.STREAMS, refuse),
+    parts=None,
   )
 
 
@@ -301,6 +359,7 @@ def prepare(
   check: Callable[[tokenizers.Tokenizer, contract_lib.EncodingContract], None],
   from_step: int | None = None,
   processes: int = 0,
+  beam: str | None = None,
 ) -> Prepared:
   """Prepares a run's data, or opens what was prepared before.
 
@@ -313,6 +372,7 @@ def prepare(
       contract. It is called before texts are tokenized, which may take hours.
     from_step: The checkpoint that the user named to continue from, if any.
     processes: Processes that read and tokenize; 0 for one on each core.
+    beam: The flags of Apache Beam, which then reads and tokenizes.
 
   Raises:
     ValueError: if the folder belongs to another experiment, its token store was
@@ -323,17 +383,17 @@ def prepare(
   workdir.claim(
     config.to_dict(), folder, config_lib.default().to_dict(), from_step
   )
+  local = copies.local_copy(folder, config.hosts.local_dir)
+  store = open_prepared(folder, local)
+  path = epath.Path(local) / workdir.TOKEN_STORE
   open_collection = functools.partial(
     _open_collection,
     config.data.to_dict(),
     config.eval.selection,
-    require_pairs=bool(config.batch.retrieval),
+    # A store holds them.
+    require_pairs=bool(config.batch.retrieval) and not store,
   )
   collection, bad_records = open_collection()
-  local = copies.local_copy(folder, config.hosts.local_dir)
-  fetch_prepared(folder, local)
-  path = epath.Path(local) / workdir.TOKEN_STORE
-  store = token_store.TokenStore.open(str(path)) if path.exists() else None
   found = None
   if not store and (backbone := fetch_backbone(config, folder)):
     found = warm_start.read(backbone)
@@ -341,14 +401,10 @@ def prepare(
   tokenizer = find_tokenizer(config, collection, folder, local)
   pad_id = tokenizer_lib.pad_id(tokenizer)
   contract = encoding.complete(tokenizer)
-  source = collection.fingerprint()
   if store:
     contract_lib.check_same(contract, store.contract, str(path))
-    if store.source != source:
-      raise ValueError(
-        f"The files under data.root have changed since {path} was built:"
-        " restore them, or start in another --workdir."
-      )
+    collection = _with_store(collection, store)
+  source = "" if store else collection.fingerprint()
   check(tokenizer, contract)
   if not store:
     store = store_writer.build(
@@ -366,6 +422,7 @@ def prepare(
         open_collection,
         processes or pool.cores(),
         _key(config, contract, source),
+        beam,
       ),
     )
     keep_prepared(folder, local)

@@ -158,6 +158,10 @@ class TrainingFile(Protocol):
     """Keeps the first hash; raises RecordError if a later one differs."""
     ...
 
+  def read_hash(self) -> str:
+    """Reads the file and returns its hash; raises as `check` does."""
+    ...
+
 
 @dataclasses.dataclass(frozen=True)
 class Part:
@@ -206,6 +210,8 @@ class Collection:
     notes: Returns lines that say what the collection left out.
     parts: The parts of each stream, in order, by its name; together they are
       the stream. So several processes can read it. None: one process reads it.
+    files: The files of the three streams, by their names in the folder. A token
+      store can be used when they are gone.
   """
 
   name: str
@@ -218,6 +224,7 @@ class Collection:
   fingerprint: Callable[[], str]
   notes: Callable[[], Sequence[str]]
   parts: Mapping[str, Sequence[Part]] | None = None
+  files: Mapping[str, TrainingFile] = dataclasses.field(default_factory=dict)
 
 
 class RecordError(ValueError):

@@ -14,8 +14,14 @@ import tokenizers
 
 from mlir_jax import bars
 from mlir_jax import contract as contract_lib
-from mlir_jax.data import records, store_index, store_join, token_store
-from mlir_jax.data.shards import partition, pool, tokens
+from mlir_jax.data import (
+  records,
+  store_index,
+  store_join,
+  store_texts,
+  token_store,
+)
+from mlir_jax.data.shards import beam_runner, partition, pool, tokens
 from mlir_jax.data.shards import shard as shard_lib
 from mlir_jax.storage import writing
 
@@ -31,11 +37,13 @@ class Workers(NamedTuple):
     processes: The number of processes of this machine.
     key: Names all that the store's bytes depend on. What a killed build with
       the same key has done stays.
+    beam: The flags of Apache Beam, which then does the work; None for no Beam.
   """
 
   open_collection: partition.Opener
   processes: int
   key: str
+  beam: str | None = None
 
 
 def build(
@@ -134,6 +142,7 @@ def build(
         )
         writing.write_aside(str(meta_file), text)
       meta = token_store.read_meta(meta_file)
+      store_texts.parse_tokenizer.cache_clear()
       for folder in _shard_folders(content, shards):
         shutil.rmtree(shard_lib.rows_folder(folder), ignore_errors=True)
   except writing.TakenError:
@@ -182,54 +191,66 @@ def _make_shards(
   parts = partition.parts_of(collection)
   jobs = partition.plan_jobs(parts)
   folders = [str(needed / f"{number:05}") for number in range(len(jobs))]
-  open_collection, processes = lambda: (collection, bad_records), 1
   files = {
     os.fspath(file): file
     for each in parts.values()
     for part in each
     for file in part.files
   }
-  if (
-    workers
-    and collection.parts is not None
-    and sum(map(os.path.getsize, files)) >= _MIN_BYTES
-  ):
-    open_collection, processes = workers.open_collection, workers.processes
-  pool.run(
-    partition.spill,
-    [
-      (open_collection, *each, shards)
-      for each in zip(jobs, folders, strict=True)
-    ],
-    processes,
-    bars.bar(None, f"{collection.name}: reading", unit=" records"),
-  )
+  shard_folders = [str(folder) for folder in _shard_folders(content, shards)]
+  if workers and workers.beam is not None:
+    beam_runner.run(
+      workers.open_collection,
+      jobs,
+      str(needed),
+      recipe,
+      shard_folders,
+      workers.beam,
+    )
+  else:
+    open_collection, processes = lambda: (collection, bad_records), 1
+    size = sum(map(os.path.getsize, files))
+    if workers and collection.parts is not None and size >= _MIN_BYTES:
+      open_collection, processes = workers.open_collection, workers.processes
+    pool.run(
+      partition.spill,
+      [
+        (open_collection, job, folder, shards)
+        for job, folder in zip(jobs, folders, strict=True)
+      ],
+      processes,
+      bars.bar(None, f"{collection.name}: reading", unit=" records"),
+    )
   found = [partition.read_meta(folder) for folder in folders]
   for each in found:
     # Between its hash and its reading, a file may have changed.
     for name, sha256 in each["files"].items():
       if sha256:
         files[name].check(sha256)
-  counts = np.sum([each["records"] for each in found], axis=0)
-  spilled = sum(path.stat().st_size for path in needed.rglob("*.jsonl"))
-  is_large = workers and spilled >= _MIN_BYTES
-  pool.run(
-    shard_lib.make,
-    [
-      (recipe, folders, number, str(folder))
-      for number, folder in enumerate(_shard_folders(content, shards))
-    ],
-    workers.processes if workers and is_large else 1,
-    bars.bar(
-      None,
-      f"{collection.name}: tokenizing",
-      unit=" records",
-      total=int(counts.sum()),
-    ),
-  )
+  if not workers or workers.beam is None:
+    size = sum(path.stat().st_size for path in needed.rglob("*.jsonl"))
+    pool.run(
+      shard_lib.make,
+      [
+        (recipe, folders, number, folder)
+        for number, folder in enumerate(shard_folders)
+      ],
+      workers.processes if workers and size >= _MIN_BYTES else 1,
+      bars.bar(
+        None,
+        f"{collection.name}: tokenizing",
+        unit=" records",
+        total=sum(sum(each["records"]) for each in found),
+      ),
+    )
   return {
     "bad_records": records.merge_bad(each["bad_records"] for each in found),
     "notes": [line for each in found for line in each["notes"]],
+    "files": {
+      name: file.sha256 or file.read_hash()
+      for name, file in collection.files.items()
+    },
+    "report_groups": dict(collection.groups),
   }
 
 

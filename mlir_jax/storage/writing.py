@@ -138,7 +138,10 @@ def folder_resumed(
   """
   path = pathlib.Path(os.path.abspath(path))
   path.parent.mkdir(parents=True, exist_ok=True)
+  _remove_unfinished(path)
   around = path.with_name(f".{path.name}.unfinished")
+  if around.is_symlink():  # Its name can be foreseen.
+    around.unlink()
   around.mkdir(mode=0o700, exist_ok=True)
   with open(around / "lock", "w", encoding="utf-8") as lock:
     # Without locks, nobody waits.

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from mlir_jax import bars
 from mlir_jax.corpora import catalog
@@ -116,18 +116,15 @@ def _groups(
   return groups
 
 
-def _fingerprint(
-  folder: pathlib.Path, training_files: Iterable[files.UnchangedFile]
-) -> str:
+def _fingerprint(training_files: Mapping[str, files.UnchangedFile]) -> str:
   """Returns SHA-256 of the files' contents and their names in the folder."""
-  named = sorted(
-    (pathlib.Path(file).relative_to(folder).as_posix(), file)
-    for file in training_files
-  )
   contents = [
     (name, file.read_hash())
     for name, file in bars.bar(
-      named, "Hashing the training files", unit="file", leave=False
+      sorted(training_files.items()),
+      "Hashing the training files",
+      unit="file",
+      leave=False,
     )
   ]
   return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
@@ -232,7 +229,7 @@ def load(
     raise _missing(folder, setting, any_file)
 
   training_files = {
-    file
+    pathlib.Path(file).relative_to(folder).as_posix(): file
     for files_read in (
       *(file.files for file in retrieval),
       *(source.files for source in (*trained, *parallel, *monolingual)),
@@ -281,7 +278,7 @@ def load(
         *translations,
       ],
     ),
-    fingerprint=lambda: _fingerprint(folder, training_files),
+    fingerprint=lambda: _fingerprint(training_files),
     notes=lambda: [
       *describe_pairs(retrieval),
       *layout.describe((*trained, *parallel, *monolingual), folder),
@@ -289,4 +286,5 @@ def load(
       *names.notes(folder),
     ],
     parts=parts,
+    files=training_files,
   )

@@ -6,10 +6,11 @@ records. So it depends neither on the format nor on the name of the file.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mlir_jax.data import records
@@ -17,6 +18,9 @@ from mlir_jax.storage import reading, writing
 
 # Opens a collection, with the bad records of what is read.
 Opener = Callable[[], tuple[records.Collection, records.BadRecords]]
+
+# The stream and the number of each part that one process reads, in order.
+PartJob = Sequence[tuple[str, int]]
 
 _BUFFERED = 32_000_000  # Characters that wait to be written.
 _STEP = 1000  # Records between two reports of progress.
@@ -92,7 +96,7 @@ def shard_of(stream: str, part: int, number: int, shards: int) -> int:
 
 def read_parts(
   collection: records.Collection,
-  job: Sequence[tuple[str, int]],
+  job: PartJob,
   bad_records: records.BadRecords,
 ) -> Iterator[tuple[str, int, int, Any]]:
   """Yields stream, part, number and record of each record of a job."""
@@ -102,31 +106,9 @@ def read_parts(
       yield stream, part, number, record
 
 
-def describe(
-  collection: records.Collection,
-  job: Sequence[tuple[str, int]],
-  bad_records: records.BadRecords,
-) -> dict[str, Any]:
-  """Returns what reading a job has found, besides the records.
-
-  Args:
-    collection: The collection that was read.
-    job: The job.
-    bad_records: The bad records of the job; they are drained.
-  """
-  parts = [parts_of(collection)[stream][number] for stream, number in job]
-  return {
-    "bad_records": bad_records.drain(),
-    "notes": [line for part in parts for line in part.notes()],
-    "files": {
-      os.fspath(file): file.sha256 for part in parts for file in part.files
-    },
-  }
-
-
 def spill(
   open_collection: Opener,
-  job: Sequence[tuple[str, int]],
+  job: PartJob,
   folder: str,
   shards: int,
   *,
@@ -169,12 +151,59 @@ def spill(
         waiting = 0
     _write(buffers)
     progress(new)
-    meta = describe(collection, job, bad_records) | {"records": counts}
-    (aside / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    write_meta(str(aside), collection, job, bad_records, counts)
+
+
+def write_lines(
+  folder: str, shard: int, rows: Iterable[tuple[str, int, int, str]]
+) -> None:
+  """Writes records for `read_shard`.
+
+  Args:
+    folder: Where to write.
+    shard: The shard of all of them.
+    rows: Stream, part, number and line of each record, sorted by the stream and
+      these numbers.
+  """
+  for (stream, part), group in itertools.groupby(rows, lambda row: row[:2]):
+    path = _spilled(pathlib.Path(folder), stream, part, shard)
+    _write({path: [line for *_, line in group]})
+
+
+def write_meta(
+  folder: str,
+  collection: records.Collection,
+  job: PartJob,
+  bad_records: records.BadRecords,
+  counts: Sequence[int],
+) -> None:
+  """Writes what `read_meta` returns.
+
+  Args:
+    folder: The folder of the job.
+    collection: The collection that was read.
+    job: The job.
+    bad_records: The bad records of the job; they are drained.
+    counts: The number of records of each shard.
+  """
+  parts = [parts_of(collection)[stream][number] for stream, number in job]
+  meta = {
+    "records": counts,
+    "bad_records": bad_records.drain(),
+    "notes": [line for part in parts for line in part.notes()],
+    "files": {
+      os.fspath(file): file.sha256 for part in parts for file in part.files
+    },
+  }
+  writing.write_aside(f"{folder}/meta.json", json.dumps(meta))
 
 
 def read_meta(folder: str | os.PathLike) -> dict[str, Any]:
-  """Returns what `describe` has found in a job, and "records", by shard."""
+  """Returns what reading a job has found, besides the records.
+
+  It has "records", their number in each shard; "bad_records"; "notes"; and
+  "files", the hashes of the files.
+  """
   return reading.read_json(f"{folder}/meta.json", mend=_MEND)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import tokenizers
 
 from mlir_jax import contract as contract_lib
 from mlir_jax.data import store_arrays, store_texts
@@ -72,7 +71,7 @@ def make(
       read("parallel"),
       read("monolingual"),
       recipe.contract,
-      tokenizers.Tokenizer.from_str(recipe.tokenizer),
+      recipe.tokenizer,
     )
     rows = aside / _ROWS
     rows.mkdir()
