@@ -151,7 +151,8 @@ def build(
     if meta and built.fingerprint != meta["fingerprint"]:
       raise
     return built
-  return token_store.TokenStore.open(path, just_built=True)
+  # With workers, a killed process may have written some of the arrays.
+  return token_store.TokenStore.open(path, just_built=workers is None)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ the same paths.
 
 import contextlib
 import os
+import pathlib
 import shlex
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -71,6 +72,10 @@ def run(
     for number, folder in enumerate(shard_folders)
     if not os.path.exists(folder)
   ]
+  if not missing:
+    return
+  for refused in _refusals(job_folder):  # Of an earlier run.
+    refused.unlink()
   try:
     with beam.Pipeline(
       options=pipeline_options.PipelineOptions(shlex.split(options))
@@ -94,12 +99,14 @@ def run(
       )
   except Exception:
     # Beam puts the error of a worker into one of its own.
-    for name in sorted(os.listdir(job_folder)):
-      refused = os.path.join(job_folder, name, _REFUSED)
-      if os.path.exists(refused):
-        with open(refused, encoding="utf-8") as file:
-          raise records.RecordError(file.read()) from None
+    for refused in _refusals(job_folder):
+      raise records.RecordError(refused.read_text(encoding="utf-8")) from None
     raise
+
+
+def _refusals(job_folder: str) -> list[pathlib.Path]:
+  """Returns the files with messages for the user, that of the first job first."""
+  return sorted(pathlib.Path(job_folder).glob(f"*/{_REFUSED}"))
 
 
 def _read(
