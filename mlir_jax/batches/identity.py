@@ -1,8 +1,8 @@
 """Says which texts are the same, by a 64-bit hash of their tokens.
 
 A hash needs no numbering of all texts, so the parts of a token store can be
-made independently. It is the first 64 bits of BLAKE2b. Two different texts
-with one hash count as the same text, and nothing shows it. Among n texts, the
+made independently. It is BLAKE2b with 64 bits. Two different texts with one
+hash count as the same text, and nothing shows it. Among n texts, the
 probability of any such collision is about n^2 / 2^65: 3e-6 for ten million
 texts, 3e-2 for a billion.
 
@@ -32,8 +32,8 @@ def hash_of(content: Any) -> int:
 
 def split(hashes: np.ndarray) -> np.ndarray:
   """Returns the halves of hashes: uint64 [...] -> int32 [..., 2]."""
-  hashes = np.asarray(hashes, "<u8", order="C")
-  return hashes.view("<i4").reshape(*hashes.shape, 2)
+  hashes = np.asarray(hashes, "<u8")
+  return hashes.reshape(-1).view("<i4").reshape(*hashes.shape, 2)
 
 
 def equal(one: Any, other: Any) -> Any:

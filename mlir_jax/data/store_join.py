@@ -6,14 +6,11 @@ texts. Then it makes the arrays of each shard, with the rows of a group
 together.
 """
 
-import collections
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from mlir_jax.batches import sampling
 from mlir_jax.data import records, store_arrays, store_texts, token_store
 
 
@@ -44,22 +41,18 @@ class Joined(NamedTuple):
 
 
 def join(
-  shards: Sequence[store_arrays.Shard],
-  bad_records: records.BadRecords,
-  shuffle_seed: int | None = None,
+  shards: Sequence[store_arrays.Shard], bad_records: records.BadRecords
 ) -> Joined:
   """Joins shards.
 
   Args:
-    shards: The shards. Of equal pairs, the first is kept.
+    shards: The shards. Of equal pairs, the first is kept: the result depends
+      on the order of the shards, but not on how they were built.
     bad_records: Its policy says whether a passage id with two texts is an
       error.
-    shuffle_seed: If given, every sentence gets a wrong partner from its shard,
-      by this seed.
 
   Raises:
     RecordError: for a passage id with two texts, if the policy is "error".
-    ValueError: if the pairs of two languages cannot be shuffled.
   """
   languages, numbers = number_languages([shard.languages for shard in shards])
   clashes = find_clashes([_passages_with_ids(shard) for shard in shards])
@@ -68,19 +61,14 @@ def join(
   known = find_known_positives([_retrieval_keys(shard) for shard in shards])
   pairs = [_pair_keys(*each) for each in zip(shards, numbers, strict=True)]
   kept, identical, repeated = find_kept_pairs(pairs)
-  right = {}
-  if shuffle_seed is not None:
-    right = _right_pairs(shards, pairs, kept)
   joined = []
   for i, shard in enumerate(shards):
-    retrieval, parallel, monolingual = shard.streams.values()
+    rows = shard.streams
     joined.append(
       {
-        "retrieval": _arrange_retrieval(retrieval, known[i]),
-        "parallel": _arrange_parallel(
-          parallel, pairs[i], kept[i], right, shuffle_seed
-        ),
-        "monolingual": _arrange_monolingual(monolingual, numbers[i]),
+        "retrieval": _arrange_retrieval(rows["retrieval"], known[i]),
+        "parallel": _arrange_parallel(rows["parallel"], pairs[i], kept[i]),
+        "monolingual": _arrange_monolingual(rows["monolingual"], numbers[i]),
       }
     )
 
@@ -292,9 +280,9 @@ def find_clashes(shards: Sequence[IdKeys]) -> np.ndarray:
   """Finds the passage ids that have two texts in one file.
 
   Returns:
-    int64 [n, 5], sorted by the last two: the id's number in the latter shard;
-    the shard and the row that have it first; and the shard and the row that
-    have it first with another text.
+    int64 [n, 5]: the shard and the row that have an id first; the shard and the
+    row that have it first with another text; and the id's number in the latter
+    shard. They are sorted by the last three.
   """
   ids, texts, rows, numbers = map(np.concatenate, zip(*shards, strict=True))
   shard = np.repeat(np.arange(len(shards)), [len(keys.ids) for keys in shards])
@@ -307,9 +295,9 @@ def find_clashes(shards: Sequence[IdKeys]) -> np.ndarray:
   other = other[np.unique(ids[other], return_index=True)[1]]
   one = first[other]
   clashes = np.column_stack(
-    [numbers[other], shard[one], rows[one], shard[other], rows[other]]
+    [shard[one], rows[one], shard[other], rows[other], numbers[other]]
   ).astype(np.int64)
-  return clashes[np.lexsort((clashes[:, 4], clashes[:, 3]))]
+  return clashes[np.lexsort(clashes[:, :1:-1].T)]
 
 
 def _report_clash(
@@ -318,12 +306,12 @@ def _report_clash(
   bad_records: records.BadRecords,
 ) -> None:
   """Reports a passage id that has two texts, from `find_clashes`."""
-  number, *places = clash.tolist()
+  *first, shard, row, number = clash.tolist()
   one, other = (
     _place(shards[shard].streams["retrieval"], row)
-    for shard, row in (places[:2], places[2:])
+    for shard, row in (first, (shard, row))
   )
-  arrays = shards[places[2]].streams["retrieval"].arrays
+  arrays = shards[shard].streams["retrieval"].arrays
   start, stop = arrays["id_offsets"][number : number + 2]
   name = arrays["id_names"][start:stop].tobytes()
   where = "this record" if one == other else str(one)
@@ -398,77 +386,6 @@ def _in_order(texts: np.ndarray, languages: np.ndarray) -> np.ndarray:
   return np.where(one_language[:, None], np.sort(texts, axis=1), texts)
 
 
-def _right_pairs(
-  shards: Sequence[store_arrays.Shard],
-  pairs: Sequence[ParallelKeys],
-  kept: Sequence[np.ndarray],
-) -> dict[str, np.ndarray]:
-  """Returns the pairs of all shards by language pair; uint64 [n, 2] each.
-
-  Pairs in one language are there in both directions.
-  """
-  found = collections.defaultdict(list)
-  for shard, keys, of_shard in zip(shards, pairs, kept, strict=True):
-    rows = shard.streams["parallel"]
-    for number, (name, _) in enumerate(rows.groups):
-      here = of_shard & (rows.arrays["groups"] == number)
-      found[name].append(keys.texts[here])
-      one_language = here & (keys.languages[:, 0] == keys.languages[:, 1])
-      found[name].append(keys.texts[one_language, ::-1])
-  return {name: np.concatenate(parts) for name, parts in found.items()}
-
-
-def mispair(
-  pairs: np.ndarray, right: np.ndarray, name: str, seed: int
-) -> np.ndarray:
-  """Permutes the second sides of pairs, so that every pair is wrong.
-
-  Args:
-    pairs: Text hashes, uint64 [n, 2], of one language pair.
-    right: All right pairs of these languages, uint64 [m, 2].
-    name: The language pair.
-    seed: Determines the permutation.
-
-  Returns:
-    int64 [n]: for each pair, the pair that gives it its second side. With the
-    first side, none forms a right pair or a pair of two identical sides.
-
-  Raises:
-    ValueError: if no such permutation is found.
-  """
-  size = len(pairs)
-
-  def permutation(length: int, turn: int) -> np.ndarray:
-    key = sampling.make_key(seed, "shuffle parallel", name, turn)
-    return sampling.permute(np.arange(length), size, key)
-
-  # Both hashes of a pair in one number.
-  hashes, numbers = np.unique(
-    np.concatenate([pairs, right]), return_inverse=True
-  )
-  numbers = numbers.reshape(-1, 2).astype(np.int64)
-  first, second = numbers[:size].T
-  right_pairs = numbers[size:] @ [len(hashes), 1]
-  # One cycle through all pairs has no fixed point. But a sentence may be in
-  # several pairs, so some pairs are still right, and are swapped again.
-  cycle, givers = permutation(size, 0), np.empty(size, np.int64)
-  givers[cycle] = np.roll(cycle, 1)
-  for turn in range(1, 101):
-    made = first * len(hashes) + second[givers]
-    still_right = np.flatnonzero(
-      np.isin(made, right_pairs) | (first == second[givers])
-    )
-    if not still_right.size:
-      return givers
-    turned = permutation(still_right.size, turn)
-    for a, b in zip(still_right, turned, strict=True):
-      givers[[a, b]] = givers[[b, a]]
-  raise ValueError(
-    f"The {size} pairs of {name} are too few, or too alike, to be shuffled"
-    " so that all are wrong; leave this language pair out."
-  )
-
-
 # --- The arrays of the store. ---
 
 
@@ -533,34 +450,15 @@ def _arrange_retrieval(
 
 
 def _arrange_parallel(
-  rows: store_arrays.ShardRows,
-  keys: ParallelKeys,
-  kept: np.ndarray,
-  right: Mapping[str, np.ndarray],
-  shuffle_seed: int | None,
+  rows: store_arrays.ShardRows, keys: ParallelKeys, kept: np.ndarray
 ) -> StreamArrays:
-  """Groups the kept pairs; gives each a wrong second side if there is a seed.
-
-  Args:
-    rows: The rows.
-    keys: Their keys.
-    kept: bool [N].
-    right: From `_right_pairs`.
-    shuffle_seed: See `join`.
-  """
+  """Groups the kept pairs; `kept` is bool [N]."""
   place = np.flatnonzero(kept)
   order, groups = _group(rows.arrays["groups"][place], rows.groups)
   place = place[order]
-  texts = rows.arrays["texts"][place]
-  if shuffle_seed is not None:
-    start = 0
-    for name, of_pair in itertools.groupby(groups, lambda g: g.language):
-      here = slice(start, start + sum(group.rows for group in of_pair))
-      givers = mispair(keys.texts[place[here]], right[name], name, shuffle_seed)
-      texts[here, 1] = texts[here, 1][givers]
-      start = here.stop
   return StreamArrays(
-    {"texts": texts, "languages": keys.languages[place]}, groups
+    {"texts": rows.arrays["texts"][place], "languages": keys.languages[place]},
+    groups,
   )
 
 

@@ -18,6 +18,7 @@ from mlir_jax.data import (
   records,
   store_index,
   store_join,
+  store_shuffling,
   store_texts,
   token_store,
 )
@@ -264,9 +265,15 @@ def _join(
   """Joins the shards and writes the arrays of all; returns their meta.json."""
   folders = _shard_folders(content, shards)
   read = [shard_lib.read_rows(folder) for folder in folders]
-  joined = store_join.join(read, bad_records, shuffle_seed)
+  joined = store_join.join(read, bad_records)
   first = store_index.write_texts(content, folders)
   streams = store_index.merge(joined.shards, first)
+  if shuffle_seed is not None:
+    streams["parallel"] = store_shuffling.shuffle(
+      streams["parallel"],
+      np.load(content / "sentence_text_hashes.npy", mmap_mode="r"),
+      shuffle_seed,
+    )
   for stream, (arrays, _) in streams.items():
     for name, values in arrays.items():
       np.save(content / f"{stream}_{name}.npy", values)

@@ -376,7 +376,7 @@ def test_passages_are_the_rows_own(store):
       negatives = ids[i, 1:][valid[i, 1:]]
       assert (words(negatives[:, 1], "n") == row[i]).all()
       assert len(set(negatives[:, 2])) == len(negatives)
-    # Missing ones are padding, without a text id that could match.
+    # Missing ones are padding, without a hash that could match.
     assert (ids[~valid] == PAD).all()
     assert not part["passage"]["mask"][~valid].any()
     for name in ("passage_text", "passage_sequence"):

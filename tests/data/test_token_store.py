@@ -16,6 +16,8 @@ from mlir_jax.batches import identity
 from mlir_jax.data import (
   language_table,
   records,
+  store_arrays,
+  store_join,
   store_texts,
   store_writer,
   token_store,
@@ -119,7 +121,7 @@ def store(tmp_path_factory):
 
 
 def text_of(store, role, text):
-  """The words of a text id, read back through its tokens."""
+  """The words of a text, read back through its tokens."""
   ids, mask = store.sequences(role, np.asarray(text), 16)
   names = {i: word for word, i in VOCABULARY.items()}
   return " ".join(names[i] for i in ids[mask][1:-1])
@@ -615,6 +617,29 @@ def test_shuffled_pairs_are_all_wrong_and_hold_the_same_sentences(tmp_path):
   assert "control experiment" in wrong.summary()
 
 
+def test_a_shuffled_pair_in_one_language_is_wrong_in_both_directions(tmp_path):
+  data = collection(
+    parallel=[
+      records.ParallelRecord(
+        numbered("river", i), numbered("river", i + further), "en", "en"
+      )
+      for i in range(60)
+      for further in (1, 2, 3)
+    ]
+  )
+  right, wrong = (
+    {
+      tuple(store.text_hashes("sentence", pair).tolist())
+      for pair in store.arrays["parallel_texts"]
+    }
+    for store in (
+      build(tmp_path / "right", data),
+      build(tmp_path / "wrong", data, shuffle_parallel=True),
+    )
+  )
+  assert not wrong & (right | {(b, a) for a, b in right})
+
+
 def test_pairs_too_alike_to_be_shuffled_are_an_error(tmp_path):
   pairs = [
     records.ParallelRecord("river", numbered("Fluss", i), "en", "de")
@@ -622,6 +647,114 @@ def test_pairs_too_alike_to_be_shuffled_are_an_error(tmp_path):
   ]
   with pytest.raises(ValueError, match="5 pairs of de-en"):
     build(tmp_path / "store", collection(parallel=pairs), shuffle_parallel=True)
+
+
+# --- Several shards. ---
+
+
+def read_shards(tmp_path, *shares, retrieval, parallel=(), monolingual=()):
+  """Reads a shard for each function that takes its share of the records."""
+  shards = []
+  for number, share in enumerate(shares):
+    folder = tmp_path / f"shard-{len(shares)}-{number}"
+    folder.mkdir()
+    streams = map(share, (retrieval, parallel, monolingual))
+    shards.append(
+      store_arrays.read_shard(folder, *streams, CONTRACT, TOKENIZER)
+    )
+  return shards
+
+
+def rows_with_hashes(shards, joined):
+  """Returns the rows of all shards of each stream, sorted, by hashes alone."""
+  found = {"retrieval": [], "parallel": [], "monolingual": []}
+  for shard, streams in zip(shards, joined.shards, strict=True):
+    text = {role: hashes.text for role, hashes in shard.hashes.items()}
+
+    def languages(numbers):
+      return np.array(joined.languages)[numbers].tolist()
+
+    arrays, groups = streams["retrieval"]
+    language = np.repeat(
+      [group.language for group in groups], [group.rows for group in groups]
+    )
+
+    def ragged(name, offsets, row, arrays=arrays):
+      start, stop = arrays[offsets][row : row + 2]
+      return arrays[name][start:stop]
+
+    for row, query in enumerate(arrays["queries"]):
+      passages = [
+        sorted(text["passage"][ragged(f"{kind}s", f"{kind}_offsets", row)])
+        for kind in ("positive", "negative")
+      ]
+      known = ragged("known", "known_offsets", arrays["questions"][row])
+      found["retrieval"].append(
+        (text["query"][query], language[row], *passages, known.tolist())
+      )
+    for stream in ("parallel", "monolingual"):
+      arrays, _ = streams[stream]
+      for texts, numbers in zip(
+        arrays["texts"], arrays["languages"], strict=True
+      ):
+        hashes = text["sentence"][texts].tolist()
+        found[stream].append((hashes, languages(numbers)))
+  return {stream: sorted(rows) for stream, rows in found.items()}
+
+
+def test_several_shards_and_one_say_the_same(tmp_path):
+  streams = {
+    "retrieval": RETRIEVAL,
+    "parallel": (
+      *PARALLEL,
+      # Repeated, in one language and in the other order.
+      records.ParallelRecord("cloud", "garden", "en", "en"),
+      records.ParallelRecord("garden", " cloud", "en", "en"),
+    ),
+    "monolingual": MONOLINGUAL,
+  }
+  policy = records.BadRecords()
+  one = read_shards(tmp_path, list, **streams)
+  # Shards have their languages in other orders; the last has no record.
+  several = read_shards(
+    tmp_path,
+    *(lambda rows, i=i: rows[i::3] for i in (2, 0, 1)),
+    lambda rows: (),
+    **streams,
+  )
+  whole = store_join.join(one, policy)
+  joined = store_join.join(several, policy)
+  assert whole.dropped == joined.dropped
+  assert joined.dropped == {
+    "hard negatives without text": 0,
+    "hard negatives that are positives": 1,
+    "passage ids that have two texts": 0,
+    "parallel pairs with identical sides": 1,
+    "repeated parallel pairs": 2,
+  }
+  assert rows_with_hashes(one, whole) == rows_with_hashes(several, joined)
+
+
+def test_an_id_with_two_texts_in_two_shards_is_refused_naming_both_places(
+  tmp_path,
+):
+  rows = [
+    row("who", "river", "ä", place=place(1)),
+    row("what", "stone", "1", place=place(2, "b.json")),
+    row("river", "stone", "1", place=place(3)),
+    row("stone", "cloud", "ä", place=place(4)),
+  ]
+  shards = read_shards(
+    tmp_path, lambda rows: rows[:2], lambda rows: rows[2:], retrieval=rows
+  )
+  with pytest.raises(
+    records.RecordError,
+    match=r"^a\.json:1: record 4, passage id: 'ä' is also the id of another"
+    r" text, in a\.json:1: record 1; ",
+  ):
+    store_join.join(shards, records.BadRecords())
+  joined = store_join.join(shards, records.BadRecords("skip"))
+  assert joined.dropped["passage ids that have two texts"] == 1
 
 
 def test_equal_input_gives_an_equal_fingerprint(store, tmp_path):

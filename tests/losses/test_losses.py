@@ -26,9 +26,10 @@ DIMENSIONS = 5
 PAD = (-1, -1)  # Text and sequence of a passage that is padding.
 
 # A batch with all cases for the mask. Each row has the question's sequence, the
-# passages as (text id, sequence) with the positive first, and the sequences of
-# the known positives. Sequences and text ids are separate numbers. Equal texts
-# have the same sequence; so have texts that become equal when they are cut.
+# passages as (text, sequence) with the positive first, and the sequences of the
+# known positives. All are numbers, of which the losses get hashes. Numbers of
+# texts and of sequences are not related. Equal texts have the same sequence; so
+# have texts that become equal when they are cut.
 ROWS = (
   # The positive is not among the known positives. Another row has a hard
   # negative that is cut to the same sequence.
@@ -87,7 +88,7 @@ def labels_of_batch() -> dict[str, np.ndarray]:
   def padded(values):
     return values + [-1] * (3 - len(values))
 
-  def sequence(texts):  # Sequences differ from text ids here, too.
+  def sequence(texts):  # Its number differs from the text's here, too.
     cut = np.vectorize(lambda text: CUT_ALIKE.get(text, text))
     return (1000 + cut(texts)).astype(np.int32)
 

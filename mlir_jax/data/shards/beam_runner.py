@@ -105,7 +105,7 @@ def run(
 
 
 def _refusals(job_folder: str) -> list[pathlib.Path]:
-  """Returns the files with messages for the user, that of the first job first."""
+  """Returns the files with messages for the user, the first job's first."""
   return sorted(pathlib.Path(job_folder).glob(f"*/{_REFUSED}"))
 
 

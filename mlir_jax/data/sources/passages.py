@@ -61,7 +61,8 @@ def read_hard_negatives(
 
   Returns:
     The passages. A null passage, or one without text, has the text "".
-    `store_arrays` drops it and counts it; it also drops copies of a positive.
+    `store_arrays` drops it and counts it; `store_join` drops copies of a
+    positive.
 
   Raises:
     RecordError: for a bad hard negative, if the policy is "error".
