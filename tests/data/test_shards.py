@@ -4,6 +4,7 @@ import functools
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from mlir_jax.data import (
   records,
   store_writer,
 )
-from mlir_jax.data.shards import partition, pool
+from mlir_jax.data.shards import partition, pool, tokens
 
 
 def open_folder(root, policy="error"):
@@ -38,7 +39,9 @@ def recipe(root):
   return tokenizer, contract.complete(tokenizer)
 
 
-def build(root, path, shards=3, processes=1, policy="error", key="made"):
+def build(
+  root, path, shards=3, processes=1, policy="error", key="made", beam=None
+):
   tokenizer, contract = recipe(root)
   collection, bad_records = open_folder(root, policy)
   return store_writer.build(
@@ -53,7 +56,7 @@ def build(root, path, shards=3, processes=1, policy="error", key="made"):
     bad_records=bad_records,
     shards=shards,
     workers=store_writer.Workers(
-      functools.partial(open_folder, root, policy), processes, key
+      functools.partial(open_folder, root, policy), processes, key, beam
     ),
   )
 
@@ -203,6 +206,30 @@ def test_records_are_spread_evenly_over_shards():
   assert counts.min() > 850 and counts.max() < 1150
   other = [partition.shard_of("parallel", 1, n, 7) for n in range(7000)]
   assert spread != other
+
+
+def anonymous_bytes():
+  """The memory of this process that no file backs."""
+  status = pathlib.Path("/proc/self/status").read_text()
+  return 1024 * int(re.search(r"RssAnon:\s+(\d+)", status)[1])
+
+
+def test_memory_stays_flat_while_all_tokens_are_read(tmp_path):
+  """A store may be larger than the memory."""
+  sizes = [12_000_000, 0, 13_000_000]  # 100 MB.
+  for number, size in enumerate(sizes):
+    np.save(tmp_path / f"{number}.npy", np.arange(size, dtype=np.int32))
+  found = tokens.ShardedTokens(
+    sizes, lambda number: np.load(tmp_path / f"{number}.npy", mmap_mode="r")
+  )
+  mask = np.ones((1000, 100), bool)
+  before = anonymous_bytes()
+  total = 0
+  for start in range(0, len(found), mask.size):
+    starts = np.arange(start, start + mask.size, mask.shape[1])
+    total += int(found.take(starts, mask).sum(dtype=np.int64))
+  assert total == sum(size * (size - 1) // 2 for size in sizes)
+  assert anonymous_bytes() - before < 20e6
 
 
 def _work(number, *, progress):
