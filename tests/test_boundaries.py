@@ -22,6 +22,7 @@ ONLY_IN = {
   "tensorflow_datasets": "data/",
   "ir_datasets": "data/sources/named/",
   "datasets": "data/sources/named/",
+  "apache_beam": "data/shards/beam_runner.py",
   "py3langid": "data/cleaning.py",
   "flax.linen": "models/",
   "sentence_transformers": "hub/check.py",
