@@ -4,8 +4,8 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 import jax
 import ml_collections
@@ -290,34 +290,6 @@ def _with_store(
   )
 
 
-def _open_collection(
-  data: Mapping[str, Any], selects: str, *, require_pairs: bool
-) -> tuple[records.Collection, records.BadRecords]:
-  """Opens a run's collection.
-
-  Args:
-    data: The config's group `data`, a plain dict.
-    selects: The config's eval.selection.
-    require_pairs: See `collections.load`.
-
-  Returns:
-    The collection, and what receives its bad records.
-  """
-  bad_records = records.BadRecords(data["on_bad_record"])
-  collection = collections.load(
-    data["collection"],
-    data["root"],
-    bad_records,
-    data["tatoeba_root"],
-    require_pairs=require_pairs,
-    pairs=pair_files.Settings.of_config(data),
-    sets=data["sets"],
-    rules=cleaning.Rules.of_config(data),
-    selects=selection.parse(selects).reads,
-  )
-  return collection, bad_records
-
-
 def prepare_together(
   config: ml_collections.ConfigDict,
   folder: str,
@@ -386,14 +358,19 @@ def prepare(
   local = copies.local_copy(folder, config.hosts.local_dir)
   store = open_prepared(folder, local)
   path = epath.Path(local) / workdir.TOKEN_STORE
-  open_collection = functools.partial(
-    _open_collection,
-    config.data.to_dict(),
-    config.eval.selection,
+  bad_records = records.BadRecords(config.data.on_bad_record)
+  collection = collections.load(
+    config.data.collection,
+    config.data.root,
+    bad_records,
+    config.data.tatoeba_root,
     # A store holds them.
     require_pairs=bool(config.batch.retrieval) and not store,
+    pairs=pair_files.Settings.of_config(config.data.to_dict()),
+    sets=config.data.sets.to_dict(),
+    rules=cleaning.Rules.of_config(config.data.to_dict()),
+    selects=selection.parse(config.eval.selection).reads,
   )
-  collection, bad_records = open_collection()
   found = None
   if not store and (backbone := fetch_backbone(config, folder)):
     found = warm_start.read(backbone)
@@ -419,7 +396,7 @@ def prepare(
       bad_records=bad_records,
       shards=config.data.shards,
       workers=store_writer.Workers(
-        open_collection,
+        functools.partial(collections.open_for_training, config.data.to_dict()),
         processes or pool.cores(),
         _key(config, contract, source),
         beam,
