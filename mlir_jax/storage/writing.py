@@ -159,6 +159,7 @@ def folder_resumed(
         (around / name).mkdir()
       write_aside(str(known), key)
     yield around / "content", around / "needed"
+    shutil.rmtree(around / "needed", ignore_errors=True)  # It may be large.
     os.rename(around / "content", path)
     shutil.rmtree(around, ignore_errors=True)
 

@@ -3,11 +3,8 @@
 import functools
 import os
 import pathlib
-import random
 import re
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -245,37 +242,38 @@ def test_a_killed_worker_is_an_error_that_says_what_to_do():
     pool.run(_work, [(n,) for n in range(6)], 2, bars.bar(unit="job"))
 
 
-def resumed(root, path):
-  """Builds in a process of its own; for the tests that kill it."""
-  store_writer._MIN_BYTES = 0
-  build(root, path, shards=6, processes=2)
+def build_killed(root, path, after):
+  """Builds in a fork that is killed before or after it first renames."""
+  child = os.fork()
+  if child:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+  def killing(move, *paths):
+    if after:
+      move(*paths)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+  for name in ("rename", "replace"):
+    setattr(os, name, functools.partial(killing, getattr(os, name)))
+  try:
+    build(root, path)
+  finally:
+    os._exit(1)
 
 
 @pytest.mark.slow
-def test_a_killed_build_goes_on_with_equal_bytes(root, tmp_path):
-  expected = build(root, tmp_path / "whole", shards=6)
-  code = (
-    "import sys, test_shards\n"
-    "if __name__ == '__main__':\n  test_shards.resumed(*sys.argv[1:])\n"
-  )
-  script = tmp_path / "script.py"
-  script.write_text(code)
-  folders = os.pathsep.join([str(pathlib.Path(__file__).parent), *sys.path])
-  environment = os.environ | {"PYTHONPATH": folders}
-  random_ = random.Random(0)
-  path = tmp_path / "store"
+def test_a_build_that_is_killed_at_any_place_goes_on_with_equal_bytes(
+  root, tmp_path
+):
+  expected = build(root, tmp_path / "whole")
   kills = 0
-  while not path.exists():
-    process = subprocess.Popen(
-      [sys.executable, script, root, path], env=environment
-    )
-    try:
-      process.wait(random_.uniform(2, 6) * (1 + kills / 4))
-    except subprocess.TimeoutExpired:
-      process.kill()
+  while not (tmp_path / "store").exists():
+    for after in (False, True):
+      assert build_killed(root, tmp_path / "store", after) == -signal.SIGKILL
       kills += 1
-    process.wait()
-  assert content(path) == content(expected.path)
-  assert {each.name for each in tmp_path.iterdir()} == {
-    *("whole", "store", "script.py")
-  }
+    assert kills < 100
+  assert kills > 20
+  assert content(tmp_path / "store") == content(expected.path)
+  # Only the folder of the last kill is left; the next build removes it.
+  left = {each.name for each in tmp_path.iterdir()} - {"whole", "store"}
+  assert left <= {".store.unfinished"}
