@@ -151,16 +151,19 @@ def folder_resumed(
       raise TakenError(
         errno.EEXIST, "another process has written it", str(path)
       )
-    known = around / "key"
-    if not known.exists() or known.read_text(encoding="utf-8") != key:
+    known, content, needed = (
+      around / name for name in ("key", "content", "needed")
+    )
+    is_known = known.exists() and known.read_text(encoding="utf-8") == key
+    if not is_known or not content.exists():
       known.unlink(missing_ok=True)
-      for name in ("content", "needed"):
-        shutil.rmtree(around / name, ignore_errors=True)
-        (around / name).mkdir()
+      for folder in (content, needed):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
       write_aside(str(known), key)
-    yield around / "content", around / "needed"
-    shutil.rmtree(around / "needed", ignore_errors=True)  # It may be large.
-    os.rename(around / "content", path)
+    yield content, needed
+    shutil.rmtree(needed, ignore_errors=True)  # It may be large.
+    os.rename(content, path)
     shutil.rmtree(around, ignore_errors=True)
 
 
