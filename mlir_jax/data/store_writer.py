@@ -138,10 +138,13 @@ def build(
           "pad_id": pad_id,
           "source": source,
         }
-        text = json.dumps(
-          token_store.sealed(meta), indent=2, ensure_ascii=False
+        # A kill leaves no part of it in the store.
+        aside = needed / "meta.json"
+        aside.write_text(
+          json.dumps(token_store.sealed(meta), indent=2, ensure_ascii=False),
+          encoding="utf-8",
         )
-        writing.write_aside(str(meta_file), text)
+        os.replace(aside, meta_file)
       meta = token_store.read_meta(meta_file)
       store_texts.parse_tokenizer.cache_clear()
       for folder in _shard_folders(content, shards):
