@@ -1,6 +1,7 @@
 """A store is built in shards: by any processes, with equal bytes."""
 
 import functools
+import itertools
 import os
 import pathlib
 import re
@@ -242,21 +243,37 @@ def test_a_killed_worker_is_an_error_that_says_what_to_do():
     pool.run(_work, [(n,) for n in range(6)], 2, bars.bar(unit="job"))
 
 
-def build_killed(root, path, after):
-  """Builds in a fork that is killed before or after it first renames."""
+def build_killed(root, path, moves, after):
+  """Builds in a fork that is killed when it renames for the n-th time.
+
+  Args:
+    root: The collection.
+    path: The store.
+    moves: n.
+    after: Whether it is killed after it has renamed, or before.
+
+  Returns:
+    Whether it was killed.
+  """
   child = os.fork()
   if child:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, -signal.SIGKILL)
+    return status < 0
+  done = []
 
   def killing(move, *paths):
-    if after:
+    done.append(paths)
+    if len(done) < moves or after:
       move(*paths)
-    os.kill(os.getpid(), signal.SIGKILL)
+    if len(done) == moves:
+      os.kill(os.getpid(), signal.SIGKILL)
 
   for name in ("rename", "replace"):
     setattr(os, name, functools.partial(killing, getattr(os, name)))
   try:
     build(root, path)
+    os._exit(0)
   finally:
     os._exit(1)
 
@@ -266,14 +283,15 @@ def test_a_build_that_is_killed_at_any_place_goes_on_with_equal_bytes(
   root, tmp_path
 ):
   expected = build(root, tmp_path / "whole")
+  store = tmp_path / "store"
   kills = 0
-  while not (tmp_path / "store").exists():
-    for after in (False, True):
-      assert build_killed(root, tmp_path / "store", after) == -signal.SIGKILL
-      kills += 1
-    assert kills < 100
-  assert kills > 20
-  assert content(tmp_path / "store") == content(expected.path)
-  # Only the folder of the last kill is left; the next build removes it.
+  # A file that is read takes two: its meta.json, then its folder.
+  places = itertools.cycle([(1, False), (1, True), (2, False), (2, True)])
+  while not store.exists():
+    kills += build_killed(root, store, *next(places))
+  assert kills >= 20
+  assert content(store) == content(expected.path)
+  # Only the folder of the last kill is left, without what was needed.
   left = {each.name for each in tmp_path.iterdir()} - {"whole", "store"}
   assert left <= {".store.unfinished"}
+  assert not list(tmp_path.glob(".store.unfinished/needed/*"))
