@@ -660,7 +660,7 @@ def read_shards(tmp_path, *shares, retrieval, parallel=(), monolingual=()):
     folder.mkdir()
     streams = map(share, (retrieval, parallel, monolingual))
     shards.append(
-      store_arrays.read_shard(folder, *streams, CONTRACT, TOKENIZER)
+      store_arrays.read_shard(folder, *streams, CONTRACT, TOKENIZER.to_str())
     )
   return shards
 
