@@ -96,6 +96,9 @@ setuptools.setup(
     "transformers>=5.17",
   ],
   extras_require={
+    # It needs protobuf < 7 and numpy < 2.5, so not in one environment with
+    # the tests.
+    "beam": ["apache-beam>=2.77"],
     "cuda": ["jax[cuda13]>=0.10.2"],
     "datasets": [DATASETS],
     "ir_datasets": [IR_DATASETS],

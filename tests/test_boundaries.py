@@ -23,6 +23,7 @@ ONLY_IN = {
   "mlir_jax.tfds": ("data/sources/named/tfds_sets.py", "tfds/"),
   "ir_datasets": "data/sources/named/",
   "datasets": "data/sources/named/",
+  "apache_beam": "data/shards/beam_runner.py",
   "py3langid": "data/cleaning.py",
   "flax.linen": "models/",
   "sentence_transformers": "hub/check.py",

@@ -186,9 +186,22 @@ def cleaned(
   check_installed(rules)
   if rules == Rules(margin=rules.margin):
     return collection
+  parts = collection.parts
+  if parts is not None:
+    cleaned_parts = [
+      dataclasses.replace(
+        part,
+        read=lambda bad_records, read=part.read: clean(
+          read(bad_records), rules, bad_records, collection.name
+        ),
+      )
+      for part in parts.get("parallel", ())
+    ]
+    parts = {**parts, "parallel": cleaned_parts}
   return dataclasses.replace(
     collection,
     parallel=lambda: clean(
       collection.parallel(), rules, bad_records, collection.name
     ),
+    parts=parts,
   )

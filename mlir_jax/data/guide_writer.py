@@ -271,7 +271,7 @@ def _compute(
   }
   waiting: dict[str, list[_Text]] = {role: [] for role in rows}
   characters = dict.fromkeys(rows, 0)
-  plain = store_texts.plain(tokenizer)
+  plain = store_texts.parse_tokenizer(tokenizer.to_str())
   with bars.bar(
     None,
     "Encoding with the guide",

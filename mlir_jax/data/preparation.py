@@ -1,9 +1,11 @@
 """Prepares a run's data, or opens data that was prepared before."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 import jax
 import ml_collections
@@ -24,12 +26,13 @@ from mlir_jax.data import (
   token_store,
 )
 from mlir_jax.data import tokenizer as tokenizer_lib
-from mlir_jax.data.collections import pair_files, parts
+from mlir_jax.data.collections import fingerprints, pair_files
+from mlir_jax.data.shards import pool
 from mlir_jax.evals import selection
 from mlir_jax.hosts import multihost
 from mlir_jax.hub import warm_start
 from mlir_jax.models import layout, pretrained
-from mlir_jax.storage import copies, locations, reading, writing
+from mlir_jax.storage import copies, digests, locations, reading, writing
 
 _META = "meta.json"  # Of a token store. If it is there, the store is whole.
 
@@ -183,18 +186,31 @@ def resolve_encoding(
   return of_config.over(found.encoding).over(config_lib.ENCODING)
 
 
-def fetch_prepared(folder: str, local: str) -> None:
-  """Copies prepared data from object storage to the local copy.
+def open_prepared(folder: str, local: str) -> token_store.TokenStore | None:
+  """Opens the token store of a run, if there is one.
+
+  From object storage, the tokenizer and the store are copied to the local copy,
+  but for the tokens: each shard's are copied when they are first read.
 
   Args:
     folder: The run's folder.
     local: Its local copy. The token store of another run is removed from it.
 
   Raises:
-    token_store.TokenStoreError: if the copied token store is not whole.
+    token_store.TokenStoreError: if the token store is not whole.
   """
+  path = epath.Path(local) / workdir.TOKEN_STORE
   if folder == local:
-    return
+    return token_store.TokenStore.open(str(path)) if path.exists() else None
+  _fetch_prepared(folder, local)
+  if not path.exists():
+    return None
+  remote = f"{folder}/{workdir.TOKEN_STORE}"
+  return token_store.TokenStore.open(str(path), remote=remote)
+
+
+def _fetch_prepared(folder: str, local: str) -> None:
+  """Copies prepared data, see `open_prepared`."""
   copies.fetch(folder, local, workdir.TOKENIZER)
   ours = epath.Path(local) / workdir.TOKEN_STORE
   theirs = epath.Path(folder) / workdir.TOKEN_STORE
@@ -205,19 +221,87 @@ def fetch_prepared(folder: str, local: str) -> None:
     if known[0]:
       print(f"Copying {theirs} to {ours}.")
       copies.fetch_folder(folder, local, workdir.TOKEN_STORE)
-      token_store.TokenStore.open(str(ours))
 
 
 def keep_prepared(folder: str, local: str) -> None:
   """Copies prepared data to object storage; meta.json is the last file."""
-  store = epath.Path(local) / workdir.TOKEN_STORE
-  names = sorted(path.name for path in store.iterdir())
+  store = pathlib.Path(local) / workdir.TOKEN_STORE
+  names = sorted(
+    path.relative_to(store).as_posix()
+    for path in store.rglob("*")
+    if path.is_file()
+  )
   names.sort(key=lambda name: name == _META)
   copies.upload(
     folder,
     local,
     workdir.TOKENIZER,
     *(f"{workdir.TOKEN_STORE}/{name}" for name in names),
+  )
+
+
+def _key(
+  config: ml_collections.ConfigDict,
+  contract: contract_lib.EncodingContract,
+  source: str,
+) -> str:
+  """Returns a hash of all that the bytes of a token store depend on."""
+  return digests.of_value(
+    {
+      "format": token_store.FORMAT,
+      "data": config.data.to_dict(),
+      "seed": config.seed,
+      "contract": contract.to_dict(),
+      "source": source,
+    }
+  )
+
+
+def _with_store(
+  collection: records.Collection,
+  store: token_store.TokenStore,
+  config: ml_collections.ConfigDict,
+) -> records.Collection:
+  """Checks that a store was built from the files of a collection.
+
+  The store alone is read for training, so its files may be gone. Those that are
+  there must be the same.
+
+  Returns:
+    The collection. If files are gone, it has the groups that it had before, and
+    its streams raise ValueError.
+
+  Raises:
+    ValueError: if files have changed, or there are others.
+  """
+  kept, found = store.meta["files"], collection.files
+  changed = ""
+  if gone := sorted(kept.keys() - found.keys()):
+    if any(kept.get(name) != found[name].read_hash() for name in found):
+      changed = f"files under data.root={config.data.root}"
+  elif store.source != (source := collection.fingerprint()):
+    changed = fingerprints.changed(
+      store.source, source, config.data.collection, config.data.root
+    )
+  if changed:
+    raise ValueError(
+      f"Training data have changed since {store.path} was built: {changed}."
+      " Restore them, or start in another --workdir."
+    )
+  if not gone:
+    return collection
+  names = records.printable(", ".join(gone[:3])) + ", …" * bool(gone[3:])
+  message = f"training files are gone, {len(gone):,} of {len(kept):,} ({names})"
+  print(f"{message}: training reads the token store, which holds their texts.")
+
+  def refuse() -> NoReturn:
+    raise ValueError(f"{message}.")
+
+  return dataclasses.replace(
+    collection,
+    groups=store.meta["report_groups"],
+    **dict.fromkeys(records.STREAMS, refuse),
+    parts=None,
   )
 
 
@@ -262,6 +346,8 @@ def prepare(
   folder: str,
   check: Callable[[tokenizers.Tokenizer, contract_lib.EncodingContract], None],
   from_step: int | None = None,
+  processes: int = 0,
+  beam: str | None = None,
 ) -> Prepared:
   """Prepares a run's data, or opens what was prepared before.
 
@@ -273,6 +359,8 @@ def prepare(
     check: Raises ValueError if the model does not fit the tokenizer and the
       contract. It is called before texts are tokenized, which may take hours.
     from_step: The checkpoint that the user named to continue from, if any.
+    processes: Processes that read and tokenize; 0 for one on each core.
+    beam: The flags of Apache Beam, which then reads and tokenizes.
 
   Raises:
     ValueError: if the folder belongs to another experiment, its token store was
@@ -283,26 +371,26 @@ def prepare(
   workdir.claim(
     config.to_dict(), folder, config_lib.default().to_dict(), from_step
   )
+  local = copies.local_copy(folder, config.hosts.local_dir)
+  store = open_prepared(folder, local)
+  path = epath.Path(local) / workdir.TOKEN_STORE
   bad_records = records.BadRecords(config.data.on_bad_record)
   collection = collections.load(
     config.data.collection,
     config.data.root,
     bad_records,
     config.data.tatoeba_root,
-    require_pairs=bool(config.batch.retrieval),
+    # A store holds them.
+    require_pairs=bool(config.batch.retrieval) and not store,
     pairs=pair_files.Settings.of_config(config.data.to_dict()),
     sets=config.data.sets.to_dict(),
     rules=cleaning.Rules.of_config(config.data.to_dict()),
     selects=selection.parse(config.eval.selection).reads,
   )
   sources = source_settings.find(config.data.sources.to_dict())
-  known = collection.sources()
+  known = None if store else collection.sources()
   if known is not None:
     source_settings.check_known(sources, known)
-  local = copies.local_copy(folder, config.hosts.local_dir)
-  fetch_prepared(folder, local)
-  path = epath.Path(local) / workdir.TOKEN_STORE
-  store = token_store.TokenStore.open(str(path)) if path.exists() else None
   found = None
   if not store and (backbone := fetch_backbone(config, folder)):
     found = warm_start.read(backbone)
@@ -310,17 +398,10 @@ def prepare(
   tokenizer = find_tokenizer(config, collection, folder, local)
   pad_id = tokenizer_lib.pad_id(tokenizer)
   contract = encoding.complete(tokenizer)
-  source = collection.fingerprint()
   if store:
     contract_lib.check_same(contract, store.contract, str(path))
-    if store.source != source:
-      what = parts.changed(
-        store.source, source, config.data.collection, config.data.root
-      )
-      raise ValueError(
-        f"Training data have changed since {path} was built: {what}. Restore"
-        " them, or start in another --workdir."
-      )
+    collection = _with_store(collection, store, config)
+  source = "" if store else collection.fingerprint()
   check(tokenizer, contract)
   guide = None
   if config.loss.ir.guide:
@@ -338,6 +419,13 @@ def prepare(
       seed=config.seed,
       source=source,
       bad_records=bad_records,
+      shards=config.data.shards,
+      workers=store_writer.Workers(
+        functools.partial(collections.open_for_training, config.data.to_dict()),
+        processes or pool.cores(),
+        _key(config, contract, source),
+        beam,
+      ),
     )
     keep_prepared(folder, local)
   if known is None:
@@ -347,7 +435,9 @@ def prepare(
   tests = collection.tests()
   translation_tests = collection.translation_tests()
   test_notes = [note for test in tests for note in test.notes]
-  print("\n".join([*collection.notes(), *test_notes, store.summary()]))
+  # A file that was just read has its lines in both.
+  notes = dict.fromkeys([*store.meta["notes"], *collection.notes()])
+  print("\n".join([*notes, *test_notes, store.summary()]))
   if vectors:
     print(vectors.summary())
   print(records.describe_bad("test", bad_records.drain()))

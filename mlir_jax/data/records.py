@@ -1,9 +1,13 @@
 """Defines the records that all sources yield, or report as bad."""
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+STREAMS = ("retrieval", "parallel", "monolingual")
+_SHOWN = 5  # Messages of bad records that are kept.
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -139,6 +143,50 @@ class TranslationTest:
   targets: tuple[str, ...]
 
 
+class TrainingFile(Protocol):
+  """A file that must hold the same bytes at each reading.
+
+  Attributes:
+    sha256: The hash of the bytes; "" before the file was first read.
+  """
+
+  sha256: str
+
+  def __fspath__(self) -> str: ...
+
+  def check(self, sha256: str) -> None:
+    """Keeps the first hash; raises RecordError if a later one differs."""
+    ...
+
+  def read_hash(self) -> str:
+    """Reads the file and returns its hash; raises as `check` does."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """A part of a stream that is read at once, such as a file.
+
+  Attributes:
+    files: The files that are read.
+    read: Yields the records; it reports bad ones to its argument.
+    notes: Returns lines that say what the last pass has found.
+  """
+
+  files: Sequence[TrainingFile]
+  read: Callable[["BadRecords"], Iterator[Any]]
+  notes: Callable[[], Sequence[str]] = tuple
+
+
+def chained(
+  parts: Sequence[Part], bad_records: "BadRecords"
+) -> Callable[[], Iterator[Any]]:
+  """Returns the function that yields the records of all parts, in order."""
+  return lambda: itertools.chain.from_iterable(
+    part.read(bad_records) for part in parts
+  )
+
+
 @dataclasses.dataclass(frozen=True)
 class Collection:
   """All that a training run reads: three streams and the tests.
@@ -162,6 +210,10 @@ class Collection:
     notes: Returns lines that say what the collection left out.
     sources: Returns the names of the records' sources, without reading records;
       None if they are not known.
+    parts: The parts of each stream, in order, by its name; together they are
+      the stream. So several processes can read it. None: one process reads it.
+    files: The files of the three streams, by their names in the folder. A token
+      store can be used when they are gone.
   """
 
   name: str
@@ -174,6 +226,8 @@ class Collection:
   fingerprint: Callable[[], str]
   notes: Callable[[], Sequence[str]]
   sources: Callable[[], Sequence[str] | None] = lambda: None
+  parts: Mapping[str, Sequence[Part]] | None = None
+  files: Mapping[str, TrainingFile] = dataclasses.field(default_factory=dict)
 
 
 class RecordError(ValueError):
@@ -224,7 +278,7 @@ class BadRecords:
     if self.policy == "error":
       raise RecordError(f"{message} ({self.setting}=skip skips it.)")
     self.count += 1
-    if len(self.first) < 5:
+    if len(self.first) < _SHOWN:
       self.first.append(message)
 
   def count_removed(self, path: str, what: str) -> None:
@@ -240,6 +294,21 @@ class BadRecords:
     }
     self.count, self.first, self.removed = 0, [], {}
     return drained
+
+
+def merge_bad(all_bad: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+  """Adds up what `BadRecords.drain` has returned for several parts, in order.
+
+  Returns:
+    What it would have returned for all parts together.
+  """
+  merged: dict[str, Any] = {"count": 0, "first": [], "removed": {}}
+  for bad in all_bad:
+    merged["count"] += bad["count"]
+    merged["first"] = [*merged["first"], *bad["first"]][:_SHOWN]
+    for what, (count, path) in bad["removed"].items():
+      merged["removed"].setdefault(what, [0, path])[0] += count
+  return merged
 
 
 class BadRecordsOfFile(BadRecords):

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
-import tokenizers
 
 from mlir_jax import contract as contract_lib
 from mlir_jax.batches import identity
@@ -58,7 +57,7 @@ def read_shard(
   parallel: Iterable[records.ParallelRecord],
   monolingual: Iterable[records.MonolingualRecord],
   contract: contract_lib.EncodingContract,
-  tokenizer: tokenizers.Tokenizer,
+  tokenizer: str,
 ) -> Shard:
   """Reads the records of a shard and writes the arrays of its texts.
 
@@ -68,7 +67,7 @@ def read_shard(
     parallel: Its translations.
     monolingual: Its plain sentences.
     contract: The encoding contract.
-    tokenizer: The tokenizer.
+    tokenizer: The tokenizer's JSON.
 
   Raises:
     ValueError: if a record cannot be used.

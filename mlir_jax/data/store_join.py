@@ -419,7 +419,7 @@ def _group(
   return np.argsort(rank[codes], kind="stable"), tuple(groups)
 
 
-def _take_rows(values, offsets, order) -> tuple[np.ndarray, np.ndarray]:
+def take_rows(values, offsets, order) -> tuple[np.ndarray, np.ndarray]:
   """Puts ragged rows in another order; returns their values and offsets."""
   new_offsets = store_texts.row_offsets(np.diff(offsets)[order])
   return values[_ranges(offsets[:-1][order], new_offsets)], new_offsets
@@ -431,12 +431,12 @@ def _arrange_retrieval(
   """Groups the rows; leaves out hard negatives that are positives."""
   arrays = rows.arrays
   order, groups = _group(arrays["groups"], rows.groups)
-  positives, positive_offsets = _take_rows(
+  positives, positive_offsets = take_rows(
     arrays["positives"], arrays["positive_offsets"], order
   )
   owners = np.repeat(np.arange(len(order)), np.diff(arrays["negative_offsets"]))
   left = np.bincount(owners[known.kept], minlength=len(order))
-  negatives, negative_offsets = _take_rows(
+  negatives, negative_offsets = take_rows(
     arrays["negatives"][known.kept], store_texts.row_offsets(left), order
   )
   return StreamArrays(

@@ -1,6 +1,7 @@
 """Tokenizes the texts of a shard of a token store, each once per role."""
 
 import array
+import functools
 import hashlib
 import operator
 import pathlib
@@ -45,6 +46,26 @@ class Hashes(NamedTuple):
   sequence: np.ndarray
 
 
+@functools.lru_cache(maxsize=4)  # One for each role, and one that does not cut.
+def parse_tokenizer(
+  tokenizer: str, max_length: int | None = None
+) -> tokenizers.Tokenizer:
+  """Makes a tokenizer that does not pad.
+
+  A large one takes a second, so it is kept for the next shard.
+
+  Args:
+    tokenizer: The tokenizer's JSON.
+    max_length: The tokens of a text at most; None does not cut.
+  """
+  made = tokenizers.Tokenizer.from_str(tokenizer)
+  made.no_padding()
+  made.no_truncation()
+  if max_length is not None:
+    made.enable_truncation(max_length, direction="right")
+  return made
+
+
 class ShardTexts:
   """Gives the texts of a shard an index in each role; writes their tokens."""
 
@@ -52,8 +73,15 @@ class ShardTexts:
     self,
     folder: pathlib.Path,
     contract: contract_lib.EncodingContract,
-    tokenizer: tokenizers.Tokenizer,
+    tokenizer: str,
   ):
+    """Makes the files of the roles.
+
+    Args:
+      folder: Where to write.
+      contract: The encoding contract.
+      tokenizer: The tokenizer's JSON.
+    """
     self._roles = {
       name: _RoleTexts(folder, name, contract.role(name), tokenizer)
       for name in contract_lib.ROLES
@@ -95,9 +123,8 @@ class _RoleTexts:
 
   def __init__(self, folder, name, role, tokenizer):
     self._base = folder / name
-    self._tokenizer = plain(tokenizer)
-    self._cutting = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
-    self._cutting.enable_truncation(role.max_length, direction="right")
+    self._tokenizer = parse_tokenizer(tokenizer)
+    self._cutting = parse_tokenizer(tokenizer, role.max_length)
     # Keyed by digests: the texts themselves would fill the memory.
     self._indices = Numbering()
     self._lengths = array.array("i")
@@ -180,14 +207,6 @@ class _RoleTexts:
     np.save(f"{self._base}_text_hashes.npy", hashes.text)
     np.save(f"{self._base}_sequence_hashes.npy", hashes.sequence)
     return hashes
-
-
-def plain(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-  """Returns a copy of a tokenizer that neither pads nor cuts."""
-  copy = tokenizers.Tokenizer.from_str(tokenizer.to_str())
-  copy.no_padding()
-  copy.no_truncation()
-  return copy
 
 
 def hash_bodies(

@@ -1,9 +1,13 @@
 """Opens the token store: every text of a collection, tokenized once.
 
 The store is a folder of .npy files, which are read through memory maps, and
-meta.json. Each role (query, passage, sentence) has the tokens of the texts that
-appear in it. A row names a text by its index in the role. Several texts of a
-role may have the same tokens. Two hashes say which texts are the same, see
+meta.json. It has shards, which were made independently. Each shard has a folder
+with its tokens, such as 00003/query_tokens.npy. The other arrays are those of
+all shards together.
+
+Each role (query, passage, sentence) has the tokens of the texts that appear in
+it. A row names a text by its index in the role. Several texts of a role may
+have the same tokens. Two hashes say which texts are the same, see
 `batches.identity`:
 
   {role}_tokens            int32 [all tokens]  the texts, one after another
@@ -39,10 +43,11 @@ import numpy as np
 from mlir_jax import contract as contract_lib
 from mlir_jax.batches import identity
 from mlir_jax.data import records
-from mlir_jax.storage import digests, reading
+from mlir_jax.data.shards import tokens as tokens_lib
+from mlir_jax.storage import copies, digests, reading
 
-STREAMS = ("retrieval", "parallel", "monolingual")
-FORMAT = 5
+STREAMS = records.STREAMS
+FORMAT = 6
 
 
 class Group(NamedTuple):
@@ -84,17 +89,25 @@ class TokenStore:
     path: The folder.
     meta: The content of meta.json.
     contract: The encoding contract with which the texts were tokenized.
-    arrays: Name to memory-mapped array; the module's docstring lists them.
+    arrays: Name to memory-mapped array, but for tokens; the module's docstring
+      lists them.
+    remote: Where the tokens are that this machine has not read yet: a folder on
+      object storage; "" if all are in `path`.
   """
 
   path: pathlib.Path
   meta: Mapping
   contract: contract_lib.EncodingContract
   arrays: Mapping[str, np.ndarray]
+  remote: str = ""
 
   @classmethod
   def open(
-    cls, path: str | os.PathLike, *, just_built: bool = False
+    cls,
+    path: str | os.PathLike,
+    *,
+    just_built: bool = False,
+    remote: str = "",
   ) -> "TokenStore":
     """Opens a store and checks that it is whole.
 
@@ -103,6 +116,8 @@ class TokenStore:
     Args:
       path: The folder.
       just_built: Whether this process has just hashed the arrays.
+      remote: The store on object storage of which `path` is a copy. Tokens that
+        are not in `path` are copied when they are first read.
 
     Raises:
       FileNotFoundError: if there is no store.
@@ -127,11 +142,18 @@ class TokenStore:
         f"{file} has changed since it was built; {_REBUILD}"
       )
     if not just_built:
-      _check_arrays(path, meta)
+      names = [
+        name
+        for name in meta["arrays"]
+        if not (remote and "/" in name) or (path / f"{name}.npy").exists()
+      ]
+      _check_arrays(path, meta, names)
     arrays = {
-      name: _open_array(path / f"{name}.npy") for name in meta["arrays"]
+      name: _open_array(path / f"{name}.npy")
+      for name in meta["arrays"]
+      if "/" not in name  # Not in the folder of a shard.
     }
-    return cls(path, meta, read_contract(file), arrays)
+    return cls(path, meta, read_contract(file), arrays, remote)
 
   @property
   def fingerprint(self) -> str:
@@ -224,6 +246,29 @@ class TokenStore:
     """
     return self._hashes(f"{role}_text_hashes", texts)
 
+  @functools.cached_property
+  def tokens(self) -> Mapping[str, tokens_lib.ShardedTokens]:
+    """Role to the tokens of all texts, one text after another; int32."""
+    opened = {}
+    for role in contract_lib.ROLES:
+      names = [
+        f"{tokens_lib.folder_name(number)}/{role}_tokens"
+        for number in range(self.meta["shards"])
+      ]
+      opened[role] = tokens_lib.ShardedTokens(
+        [self.meta["arrays"][name]["shape"][0] for name in names],
+        lambda number, names=names: self._open_tokens(names[number]),
+      )
+    return opened
+
+  def _open_tokens(self, name: str) -> np.ndarray:
+    """Opens the tokens of a role and a shard; copies them first if needed."""
+    file = self.path / f"{name}.npy"
+    if self.remote and not file.exists():
+      copies.fetch(self.remote, str(self.path), f"{name}.npy")
+      _check_arrays(self.path, self.meta, [name])
+    return _open_array(file)
+
   def sequence_hashes(self, role: str, texts: np.ndarray) -> np.ndarray:
     """Returns hashes that are equal for texts of the role with equal tokens.
 
@@ -276,8 +321,7 @@ class TokenStore:
       )
     places = np.arange(length)
     mask = places < lengths[..., None]
-    tokens = self.arrays[f"{role}_tokens"]
-    ids = tokens[np.where(mask, starts[..., None] + places, 0)]
+    ids = self.tokens[role].take(starts, mask)
     return np.where(mask, ids, np.int32(self.pad_id)), mask
 
   def _find(
@@ -321,7 +365,7 @@ def _list_counts(counts: Mapping[str, int]) -> str:
 
 
 # These are not content: other files may hold the same texts.
-_PROVENANCE = ("source", "bad_records")
+_PROVENANCE = ("source", "bad_records", "notes", "files", "report_groups")
 _REBUILD = (
   "delete the folder and prepare again (mlir_jax.prepare, or start the run)."
 )
@@ -349,9 +393,11 @@ def read_contract(path: str | os.PathLike) -> contract_lib.EncodingContract:
     raise TokenStoreError(f"{path}: {error} To mend it, {_REBUILD}") from error
 
 
-def _check_arrays(path: pathlib.Path, meta: Mapping) -> None:
-  """Compares each array's file with its hash, once on a machine."""
-  hashes = {f"{name}.npy": a["sha256"] for name, a in meta["arrays"].items()}
+def _check_arrays(
+  path: pathlib.Path, meta: Mapping, names: Sequence[str]
+) -> None:
+  """Compares the files of arrays with their hashes, once on a machine."""
+  hashes = {f"{name}.npy": meta["arrays"][name]["sha256"] for name in names}
   try:
     digests.check(path, hashes, f"To mend it, {_REBUILD}")
   except reading.UnreadableError as error:

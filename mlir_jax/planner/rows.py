@@ -1,7 +1,6 @@
 """The rows of a plan: the costs of one compiled step each."""
 
 import dataclasses
-import pathlib
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,7 +10,7 @@ import jax
 import ml_collections
 
 from mlir_jax import contract as contract_lib
-from mlir_jax import sharding, workdir
+from mlir_jax import sharding
 from mlir_jax.batches import batch as batch_lib
 from mlir_jax.batches import packing, row_plans
 from mlir_jax.costs import collectives, flops, memory, traffic
@@ -301,9 +300,13 @@ def _by_kind_and_loops(
 def open_store(folder: str) -> token_store.TokenStore:
   """Opens the token store of a prepared run, for the lengths of its texts."""
   folder = locations.absolute(folder)
-  local = copies.local_copy(folder)
-  preparation.fetch_prepared(folder, local)
-  return token_store.TokenStore.open(pathlib.Path(local) / workdir.TOKEN_STORE)
+  store = preparation.open_prepared(folder, copies.local_copy(folder))
+  if not store:
+    raise FileNotFoundError(
+      f"There is no token store in {folder}: prepare it first"
+      " (mlir_jax.prepare)."
+    )
+  return store
 
 
 def make_rows(

@@ -44,23 +44,25 @@ def fetch(folder: str, local: str, name: str) -> None:
   if not theirs.exists():
     ours.unlink(missing_ok=True)
     return
-  content = theirs.read_bytes()
-  if ours.exists() and ours.read_bytes() == content:
+  if ours.exists() and ours.read_bytes() == theirs.read_bytes():
     return
-  writing.write_aside(str(ours), content)
+  with writing.writing_aside(str(ours)) as file, theirs.open("rb") as source:
+    shutil.copyfileobj(source, file)
 
 
 def fetch_folder(folder: str, local: str, name: str) -> None:
-  """Copies a folder of the run's folder to the local copy, whole or not at all.
+  """Copies the files of a folder to the local copy, all or none.
 
-  Another process of this machine may have copied it in the meantime.
+  Folders in it are not copied: `fetch` copies their files one by one. Another
+  process of this machine may have copied it in the meantime.
   """
   with (
     contextlib.suppress(writing.TakenError),
     writing.folder_aside(f"{local}/{name}") as aside,
   ):
     for path in (epath.Path(folder) / name).iterdir():
-      path.copy(epath.Path(aside) / path.name)
+      if not path.is_dir():
+        path.copy(epath.Path(aside) / path.name)
 
 
 def copy_folder(url: str, patterns: Sequence[str]) -> str:

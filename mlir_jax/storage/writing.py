@@ -115,6 +115,58 @@ def folder_aside(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     shutil.rmtree(around, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def folder_resumed(
+  path: str | os.PathLike, key: str
+) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
+  """Makes a folder in steps, which a killed process does not lose.
+
+  The block finds what an earlier block with the same key has left. A step must
+  write aside, then rename. If several processes make the same folder, one works
+  and the others wait.
+
+  Args:
+    path: Where the folder will be, on a disk. Its parent is made if missing. It
+      gets its name when the block ends without an error.
+    key: Names the content: the same steps with the same results.
+
+  Yields:
+    The folder to write in, and a folder for what is not needed in the end.
+
+  Raises:
+    TakenError: if another process has written to `path` in the meantime.
+  """
+  path = pathlib.Path(os.path.abspath(path))
+  path.parent.mkdir(parents=True, exist_ok=True)
+  _remove_unfinished(path)
+  around = path.with_name(f".{path.name}.unfinished")
+  if around.is_symlink():  # Its name can be foreseen.
+    around.unlink()
+  around.mkdir(mode=0o700, exist_ok=True)
+  with open(around / "lock", "w", encoding="utf-8") as lock:
+    # Without locks, nobody waits.
+    with contextlib.suppress(OSError):
+      fcntl.flock(lock, fcntl.LOCK_EX)
+    if path.exists() or not (around / "lock").exists():
+      raise TakenError(
+        errno.EEXIST, "another process has written it", str(path)
+      )
+    known, content, needed = (
+      around / name for name in ("key", "content", "needed")
+    )
+    is_known = known.exists() and known.read_text(encoding="utf-8") == key
+    if not is_known or not content.exists():
+      known.unlink(missing_ok=True)
+      for folder in (content, needed):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+      write_aside(str(known), key)
+    yield content, needed
+    shutil.rmtree(needed, ignore_errors=True)  # It may be large.
+    os.rename(content, path)
+    shutil.rmtree(around, ignore_errors=True)
+
+
 def _name_aside(path: pathlib.Path) -> pathlib.Path:
   # A part of the name, since file systems limit the length of names.
   random = secrets.token_hex(_RANDOM_BYTES)

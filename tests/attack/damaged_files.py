@@ -601,9 +601,9 @@ def stores() -> Iterator[Damage]:
   yield Damage(meta, "another format", edits(format=99), ("resume",))
   yield Damage(meta, "without hashes", edits(arrays={}), ("resume",))
   yield Damage("tokens", "missing", missing, ("load", "going on"), same=True)
-  for name in ("query_tokens", "query_offsets", "parallel_texts"):
+  for name in ("00000/query_tokens", "query_offsets", "parallel_texts"):
     yield Damage(f"tokens/{name}.npy", "a flipped bit", flip, ("going on",))
-  array = "tokens/sentence_tokens.npy"
+  array = "tokens/00000/sentence_tokens.npy"
   for kind, do in {
     "cut": cut,
     "cut by a number": lambda path: path.write_bytes(path.read_bytes()[:-4]),
@@ -618,11 +618,11 @@ def stores() -> Iterator[Damage]:
     ),
     "a pickle": lambda path: np.save(
       path,
-      np.array([Touch(path.parent.parent.parent / scoreboard.MARKER)], object),
+      np.array([Touch(path.parents[3] / scoreboard.MARKER)], object),
       allow_pickle=True,
     ),
     "only a pickle": lambda path: path.write_bytes(
-      pickle.dumps(Touch(path.parent.parent.parent / scoreboard.MARKER))
+      pickle.dumps(Touch(path.parents[3] / scoreboard.MARKER))
     ),
     "a header that is code": lambda path: path.write_bytes(
       npy_header("__import__('os').mkdir('EXECUTED')")

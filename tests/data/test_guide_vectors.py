@@ -84,7 +84,7 @@ def test_each_text_has_the_vector_that_sentence_transformers_gives_it(
   printed = capsys.readouterr().out
   assert f"guide {folder}: vectors of 24, 120 of the role query and" in printed
   assert not (tmp_path / "guide-parts").exists()
-  plain = store_texts.plain(prepared.tokenizer)
+  plain = store_texts.parse_tokenizer(prepared.tokenizer.to_str())
 
   def vectors(role, bodies):
     hashes = store_texts.hash_bodies(plain, bodies)

@@ -78,6 +78,30 @@ def test_changed_data_sets_are_refused_by_name(tmp_path, monkeypatch):
     prepare(c, str(tmp_path / "run"))
 
 
+def test_training_files_may_be_gone_after_they_were_prepared(tmp_path, capsys):
+  root = tiny.write_folder(tmp_path / "data")
+  c = tiny.make_config(root)
+  first = prepare(c, str(tmp_path / "run"))
+  moved = tmp_path / "moved"
+  moved.mkdir()
+  for name in ("ir", "parallel"):
+    shutil.move(root / name, moved / name)
+  capsys.readouterr()
+  again = prepare(c, str(tmp_path / "run"))
+  assert "training files are gone, 3 of 5 (" in capsys.readouterr().out
+  assert again.store.fingerprint == first.store.fingerprint
+  assert again.collection.groups == first.collection.groups
+  assert len(again.tests) == len(first.tests)
+  with pytest.raises(ValueError, match="files are gone"):
+    list(again.collection.retrieval())
+  with open(root / "mono/made.fi.txt", "a") as file:
+    file.write("one more\n")
+  with pytest.raises(ValueError, match=r"built: files under data\.root="):
+    prepare(c, str(tmp_path / "run"))
+  with pytest.raises(ValueError, match="there is no file in ir/"):
+    prepare(c, str(tmp_path / "other"))
+
+
 def test_a_file_that_changes_while_it_is_prepared_leaves_no_store(tmp_path):
   """A file of aligned lines shifts by a line after it was hashed."""
   c = tiny.make_config(tiny.write_folder(tmp_path / "data"))
@@ -110,7 +134,12 @@ def test_skipped_records_are_shown_at_every_start(
   with pytest.raises(ValueError, match=r"made\.en-de\.de:121: "):
     prepare(c, str(tmp_path / "run"))
   c.data.on_bad_record = "skip"
-  flags = {"_CONFIG": c, "_WORKDIR": str(tmp_path / "run")}
+  flags = {
+    "_CONFIG": c,
+    "_WORKDIR": str(tmp_path / "run"),
+    "_WORKERS": 1,
+    "_RUNNER": "local",
+  }
   for name, value in flags.items():
     flag = types.SimpleNamespace(value=value)
     monkeypatch.setattr(prepare_lib, name, flag, raising=False)

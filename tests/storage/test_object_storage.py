@@ -142,11 +142,45 @@ def test_a_machine_goes_on_with_the_guides_vectors_of_another_one(
 def test_a_store_that_arrives_damaged_is_refused(store, tmp_path):
   root = tiny.write_folder(tmp_path / "data")
   prepare(make_config(root, tmp_path / "first"))
-  name = f"{URL}/tokens/query_tokens.npy"
-  content = store.objects[name]
-  store.objects[name] = content[:-1] + bytes([content[-1] ^ 1])
+
+  def damage_array(name):
+    content = store.objects[f"{URL}/tokens/{name}.npy"]
+    flipped = content[:-1] + bytes([content[-1] ^ 1])
+    store.objects[f"{URL}/tokens/{name}.npy"] = flipped
+
+  number = store_shard_with_tokens(tmp_path / "first" / "tokens")
+  damage_array(f"{number:05}/query_tokens")
+  second = prepare(make_config(root, tmp_path / "second"))
   with pytest.raises(token_store.TokenStoreError, match="query_tokens"):
-    prepare(make_config(root, tmp_path / "second"))
+    second.store.tokens["query"].shard(number)
+  damage_array("query_offsets")
+  with pytest.raises(token_store.TokenStoreError, match="query_offsets"):
+    prepare(make_config(root, tmp_path / "third"))
+
+
+def store_shard_with_tokens(path):
+  """The number of a shard that has questions."""
+  arrays = token_store.TokenStore.open(path).meta["arrays"]
+  return next(
+    number
+    for number in range(100)
+    if arrays[f"{number:05}/query_tokens"]["shape"] != [0]
+  )
+
+
+def test_a_machine_copies_a_shard_when_it_first_reads_it(store, tmp_path):
+  root = tiny.write_folder(tmp_path / "data")
+  first = prepare(make_config(root, tmp_path / "first")).store
+  second = prepare(make_config(root, tmp_path / "second")).store
+  copied = tmp_path / "second/tokens"
+  assert not list(copied.rglob("*_tokens.npy"))
+  texts = np.arange(1)
+  ids, _ = second.sequences("passage", texts, 64)
+  np.testing.assert_array_equal(ids, first.sequences("passage", texts, 64)[0])
+  assert len(list(copied.rglob("*_tokens.npy"))) == 1
+  # The next start goes on with what is there.
+  again = prepare(make_config(root, tmp_path / "second")).store
+  np.testing.assert_array_equal(again.sequences("passage", texts, 64)[0], ids)
 
 
 def test_a_storage_that_does_not_answer_is_not_damage(
@@ -431,7 +465,7 @@ def test_a_pod_reads_the_collection_from_object_storage(
   ]
   # A file that is gone there is not read from the copy.
   del store.objects["gs://bucket/data/mine/mono/made.fi.txt"]
-  with pytest.raises(ValueError, match=r"files under data\.root have"):
+  with pytest.raises(ValueError, match=r"built: files under data\.root="):
     prepare(make_config("gs://bucket/data/mine", tmp_path / "second"))
 
 

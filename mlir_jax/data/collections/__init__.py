@@ -4,6 +4,7 @@ import dataclasses
 import os
 import types
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from mlir_jax import extensions
 from mlir_jax.data import cleaning, records
@@ -77,6 +78,31 @@ def load(
   )
   collection = named_sets.added(collection, found, bad_records)
   return cleaning.cleaned(collection, rules, bad_records)
+
+
+def open_for_training(
+  data: Mapping[str, Any],
+) -> tuple[records.Collection, records.BadRecords]:
+  """Opens a collection in another process, to read its training files.
+
+  Args:
+    data: The config's group `data`, a plain dict; `load` has accepted it.
+
+  Returns:
+    The collection, and what receives its bad records.
+  """
+  bad_records = records.BadRecords(data["on_bad_record"])
+  collection = load(
+    data["collection"],
+    data["root"],
+    bad_records,
+    require_pairs=False,
+    pairs=pair_files.Settings.of_config(data),
+    sets=data["sets"],
+    rules=cleaning.Rules.of_config(data),
+    selects=lambda language: True,
+  )
+  return collection, bad_records
 
 
 def _load(

@@ -1,12 +1,11 @@
 """Finds the user's own files in a folder and makes a collection of them."""
 
+import functools
 import hashlib
-import itertools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from mlir_jax import bars
 from mlir_jax.corpora import catalog
@@ -90,6 +89,20 @@ def _training_source(tests: eval_files.Tests) -> layout.Source:
   )
 
 
+def _part(
+  source: layout.Source | reading.PairFile,
+  notes: Callable[[], Sequence[str]] = tuple,
+) -> records.Part:
+  """Returns the part of a stream that a source is."""
+  return records.Part(
+    source.files,
+    lambda bad_records: records.of_source(
+      source.name, source.read(bad_records)
+    ),
+    notes,
+  )
+
+
 def _groups(
   parallel: Iterable[layout.Source], others: Iterable[str]
 ) -> dict[str, str]:
@@ -103,18 +116,15 @@ def _groups(
   return groups
 
 
-def _fingerprint(
-  folder: pathlib.Path, training_files: Iterable[files.UnchangedFile]
-) -> str:
+def _fingerprint(training_files: Mapping[str, files.UnchangedFile]) -> str:
   """Returns SHA-256 of the files' contents and their names in the folder."""
-  named = sorted(
-    (pathlib.Path(file).relative_to(folder).as_posix(), file)
-    for file in training_files
-  )
   contents = [
     (name, file.read_hash())
     for name, file in bars.bar(
-      named, "Hashing the training files", unit="file", leave=False
+      sorted(training_files.items()),
+      "Hashing the training files",
+      unit="file",
+      leave=False,
     )
   ]
   return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
@@ -220,7 +230,7 @@ def load(
     raise _missing(folder, setting, any_file)
 
   training_files = {
-    file
+    pathlib.Path(file).relative_to(folder).as_posix(): file
     for files_read in (
       *(file.files for file in retrieval),
       *(source.files for source in (*trained, *parallel, *monolingual)),
@@ -228,19 +238,32 @@ def load(
     for file in files_read
   }
 
-  def read_all(
-    sources: Sequence[layout.Source | reading.PairFile],
-  ) -> Iterable[Any]:
-    return itertools.chain.from_iterable(
-      records.of_source(source.name, source.read(bad_records))
-      for source in sources
-    )
+  def describe_pairs(files: Sequence[reading.PairFile]) -> list[str]:
+    lines = [line for file in files for line in file.describe(folder)]
+    # The last file shows whether any file has needed the corpus.
+    is_last = files and files[-1] is retrieval[-1]
+    if corpus and is_last and all(file.seen for file in retrieval):
+      lines += corpus.describe(folder)
+    return lines
+
+  parts = {
+    "retrieval": [
+      *(
+        _part(file, functools.partial(describe_pairs, [file]))
+        for file in retrieval
+      ),
+      *map(_part, trained),
+    ],
+    "parallel": list(map(_part, parallel)),
+    "monolingual": list(map(_part, monolingual)),
+  }
 
   return records.Collection(
     name=folder.resolve().name,
-    retrieval=lambda: read_all([*retrieval, *trained]),
-    parallel=lambda: read_all(parallel),
-    monolingual=lambda: read_all(monolingual),
+    **{
+      stream: records.chained(each, bad_records)
+      for stream, each in parts.items()
+    },
     tests=lambda: tuple(
       test for each in tests for test in each.read(bad_records)
     ),
@@ -256,14 +279,9 @@ def load(
         *translations,
       ],
     ),
-    fingerprint=lambda: _fingerprint(folder, training_files),
+    fingerprint=lambda: _fingerprint(training_files),
     notes=lambda: [
-      *(line for file in retrieval for line in file.describe(folder)),
-      *(
-        corpus.describe(folder)
-        if corpus and all(file.seen for file in retrieval)
-        else ()
-      ),
+      *describe_pairs(retrieval),
       *layout.describe((*trained, *parallel, *monolingual), folder),
       *eval_files.describe(tests),
       *names.notes(folder),
@@ -271,4 +289,6 @@ def load(
     sources=lambda: [
       source.name for source in (*retrieval, *trained, *parallel, *monolingual)
     ],
+    parts=parts,
+    files=training_files,
   )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mlir_jax.data import languages, records
-from mlir_jax.data.collections import layout, pair_files, parts
+from mlir_jax.data.collections import fingerprints, layout, pair_files
 from mlir_jax.data.sources import (
   containers,
   text_records,
@@ -280,24 +280,29 @@ def added(
   def of(stream: str) -> list[NamedSet]:
     return [named for named in sets if named.setting.stream == stream]
 
-  def joined(stream: str):
-    return lambda: itertools.chain(
-      getattr(collection, stream)(),
-      itertools.chain.from_iterable(
-        named.read(bad_records) for named in of(stream)
-      ),
-    )
+  def parts_of(stream: str) -> list[records.Part]:
+    # Without parts, one process reads all.
+    parts = [records.Part((), lambda _: iter(getattr(collection, stream)()))]
+    if collection.parts is not None:
+      parts = collection.parts.get(stream, ())
+    return [
+      *parts,
+      *(records.Part((), named.read, named.notes) for named in of(stream)),
+    ]
+
+  parts = {stream: parts_of(stream) for stream in records.STREAMS}
 
   def fingerprint() -> str:
     trained = [named for named in sets if named not in of("test")]
     hashes = {named.setting.field: _hash(named) for named in trained}
-    return parts.join(collection.fingerprint(), hashes)
+    return fingerprints.join(collection.fingerprint(), hashes)
 
   return dataclasses.replace(
     collection,
-    retrieval=joined("retrieval"),
-    parallel=joined("parallel"),
-    monolingual=joined("monolingual"),
+    **{
+      stream: records.chained(each, bad_records)
+      for stream, each in parts.items()
+    },
     tests=lambda: _tests(collection, of("test"), bad_records),
     groups=_groups(collection.groups, sets),
     sources=lambda: _sources(collection, sets),
@@ -306,6 +311,7 @@ def added(
       *collection.notes(),
       *(line for named in sets for line in named.notes()),
     ],
+    parts=None if collection.parts is None else parts,
   )
 
 
@@ -322,4 +328,5 @@ def empty() -> records.Collection:
     fingerprint=lambda: hashlib.sha256().hexdigest(),
     notes=tuple,
     sources=list,
+    parts={},
   )

@@ -51,11 +51,14 @@ class UnchangedFile(os.PathLike):
 
   All readers accept it as a path. `open_bytes` hashes the bytes that it reads
   and compares the hash at the file's end.
+
+  Attributes:
+    sha256: The hash of the bytes; "" before the file was first read.
   """
 
   def __init__(self, path: pathlib.Path):
     self._path = path
-    self._sha256 = ""
+    self.sha256 = ""
 
   def __fspath__(self) -> str:
     return os.fspath(self._path)
@@ -69,8 +72,8 @@ class UnchangedFile(os.PathLike):
     Raises:
       RecordError: if the file holds other bytes than before.
     """
-    self._sha256 = self._sha256 or sha256
-    if sha256 != self._sha256:
+    self.sha256 = self.sha256 or sha256
+    if sha256 != self.sha256:
       raise records.RecordError(
         f"{self} has changed since it was first read: start again when"
         " nothing writes to it."

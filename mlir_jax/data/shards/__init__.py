@@ -1,0 +1,1 @@
+"""Builds a token store in shards, each alone, by many processes."""
