@@ -215,7 +215,7 @@ def hash_bodies(
   """Returns the text hashes of bodies; see `Hashes`.
 
   Args:
-    tokenizer: From `plain`.
+    tokenizer: From `parse_tokenizer`; it does not cut.
     bodies: Texts with their titles.
   """
   return [
