@@ -69,7 +69,9 @@ def build(folder, tmp_path, policy="error", tokenizer=None, prefix=""):
 def true_negatives(store):
   """Returns the questions' number, and each one's passages of others."""
   offsets = store.arrays["retrieval_positive_offsets"]
-  positives = store.arrays["retrieval_positives"][offsets[:-1]]
+  positives = store.text_hashes(
+    "passage", store.arrays["retrieval_positives"][offsets[:-1]]
+  )
   return len(positives), (positives[:, None] != positives).sum(axis=1)
 
 
@@ -148,10 +150,10 @@ def test_equal_pairs_make_equal_stores_in_any_format(cases, tmp_path):
   without_titles = arrays(cases / "formats/flagembedding", prompt)
   assert arrays(folder.parent, prompt) == without_titles
   assert without_titles != with_titles
-  # A prompt takes the place of the prefix, and nothing else changes.
+  # A prompt takes the place of the prefix. It is a part of the question's text.
   prompted = arrays(cases / "formats/flagembedding")
   changed = {n for n in prompted if prompted[n] != without_titles[n]}
-  assert changed == set()
+  assert changed == {"query_text_hashes"}
   with pytest.raises(
     records.RecordError, match=r"train\.jsonl:1: record 1, pro"
   ):
@@ -191,7 +193,8 @@ def test_twins_are_one_text(cases, tmp_path):
   rows, negatives = true_negatives(store)
   assert rows == 32
   assert (negatives == 30).all()  # All but itself and its twin.
-  assert len(np.unique(store.arrays["retrieval_queries"])) == 16
+  queries = store.text_hashes("query", store.arrays["retrieval_queries"])
+  assert len(np.unique(queries)) == 16
 
 
 def test_lines_without_a_visible_character_are_blank(cases):

@@ -137,7 +137,8 @@ class KnownPositives(NamedTuple):
   """The positives of a shard's questions in all shards.
 
   Attributes:
-    questions: Each row's question, int32 [R]: a number in the shard.
+    questions: Each row's question, int32 [R]: a number in the shard, by first
+      appearance.
     known: Sequence hashes of the positives of each question, uint64 [*].
     offsets: int64 [Q + 1].
     kept: Whether a hard negative is no positive of its question, bool [*].
@@ -199,7 +200,11 @@ def find_known_positives(
   known = np.unique(np.concatenate(positives))
   joined = []
   for of_rows, of_shard in zip(questions, negatives, strict=True):
-    distinct, local = np.unique(of_rows, return_inverse=True)
+    distinct, first, local = np.unique(
+      of_rows, return_index=True, return_inverse=True
+    )
+    order = np.argsort(first)  # Questions are numbered as they appear.
+    local, distinct = np.argsort(order)[local], distinct[order]
     starts = np.searchsorted(known, distinct * span)
     ends = np.searchsorted(known, (distinct + 1) * span)
     offsets = store_texts.row_offsets(ends - starts)
