@@ -94,6 +94,28 @@ def test_gradients_are_those_of_one_piece_to_1e_12(
 
 
 @pytest.mark.slow
+def test_long_lists_of_known_positives_change_nothing():
+  """One device has short lists; eight have long ones, and chunks."""
+  with jax.enable_x64(True):
+    params, (total, gradient, _) = expected("tied", 0.5)
+    spec = spec_of("tied")
+    batch = rb.make_batch(spec, rb.packed(spec))
+    retrieval = batch.retrieval
+    known = np.repeat(retrieval.positive_sequence, 300, axis=1)
+    found = rb.gradients(
+      params,
+      batch.replace(retrieval=retrieval.replace(positive_sequence=known)),
+      config=config_of(0.5),
+      devices=8,
+      fsdp=False,
+      chunk_rows=8,
+      key=jax.random.key(1),
+    )
+    np.testing.assert_allclose(found[0], total, rtol=1e-12)
+    rb.assert_same(found[1], gradient)
+
+
+@pytest.mark.slow
 def test_with_dropout_the_gradient_is_that_of_the_chunked_function():
   """Compares the gradient with differences along a random direction."""
   with jax.enable_x64(True):
