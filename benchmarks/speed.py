@@ -20,9 +20,12 @@ waits. Compilation and warm-up are not measured.
 - --before=FOLDER adds an earlier version of this project, which takes its turn
   like the others. FOLDER is its whole source tree.
 - Each side pads in its own way, and prints its share of padding. Ours packs
-  queries and passages together into rows, which are the same at every step.
-  Theirs pads each of the two to its longest text. To encode, both sort texts by
-  length.
+  queries and passages together into rows. It chooses them as a run of 10,000
+  steps does, and compiles each size that the measured batches use. Theirs pads
+  each of the two to its longest text. To encode, both sort texts by length.
+- --data=A.gz,B.gz reads short texts: line n of A is a question, and line n of B
+  its passage. --times=3 repeats the model's layers, because only their number
+  matters for speed.
 
 With --device=gpu, the model has XLM-R base's shape with random weights, in
 bfloat16. The batch is 512 queries and 1,024 passages of 128 random tokens. The
@@ -38,6 +41,8 @@ import gzip
 import json
 import os
 import platform
+import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -54,9 +59,17 @@ LEARNING_RATE = 3e-5
 # The number of batches, which are used in turn. It is odd, because only every
 # second step is counted, and each batch must be.
 STEPS = 9
+# The rows are those of a run of so many steps. It knows the lengths of some.
+RUN = 10_000
+KNOWN = 500
 # Steps in one measurement on a GPU, where one step is too short to measure.
 GPU_STEPS = 20
 XLMR = {"vocab_size": 250_002, "type_vocab_size": 1, "pad_token_id": 1}
+# The arguments of a side's process, if they are given.
+ARGUMENTS = (
+  *("device", "model", "data", "queries", "chunk_rows"),
+  *("texts", "encode_batch", "threads"),
+)
 # Keeps the memory that a step frees for the next one, in huge pages. XLA
 # requests a step's memory at once, and otherwise waits each time until the
 # system has cleared it. PyTorch gains less. Both sides get this setting.
@@ -64,6 +77,48 @@ MALLOC = (
   "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0"
   ":glibc.malloc.trim_threshold=1099511627776"
 )
+
+
+def write_pairs(paths: Sequence[str], target: str) -> None:
+  """Writes pairs of lines of two files as DPR's JSON, gzipped."""
+  columns = []
+  for path in paths:
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+      columns.append(file.read().split("\n"))
+  rows = [
+    {"question": question, "positive_ctxs": [{"title": "", "text": text}]}
+    for question, text in zip(*columns, strict=True)
+    if question and text
+  ]
+  with gzip.open(target, "wt", encoding="utf-8") as file:
+    json.dump(rows, file)
+
+
+def repeat_layers(folder: str, times: int, target: str) -> None:
+  """Copies a model and repeats all its layers some times."""
+  from safetensors import numpy as safetensors
+
+  shutil.copytree(folder, target)
+  with open(f"{folder}/config.json", encoding="utf-8") as file:
+    config = json.load(file)
+  count = config["num_hidden_layers"]
+  config["num_hidden_layers"] = count * times
+  with open(f"{target}/config.json", "w", encoding="utf-8") as file:
+    json.dump(config, file)
+  weights = {}
+  for name, array in safetensors.load_file(
+    f"{folder}/model.safetensors"
+  ).items():
+    of_layer = re.fullmatch(r"(.*\blayer\.)(\d+)(\..*)", name)
+    if not of_layer:
+      weights[name] = array
+      continue
+    before, number, after = of_layer.groups()
+    for turn in range(times):
+      weights[f"{before}{int(number) + turn * count}{after}"] = array
+  safetensors.save_file(
+    weights, f"{target}/model.safetensors", {"format": "pt"}
+  )
 
 
 def read_pairs(path: str) -> list[tuple[str, str]]:
@@ -84,6 +139,7 @@ class Side:
   Attributes:
     settings: The command line.
     ids: Role to the token ids of each text of each batch.
+    pairs: All questions and passages.
     texts: Passages to encode.
     taken: Steps taken.
   """
@@ -92,6 +148,7 @@ class Side:
     """Reads the texts."""
     self.settings = settings
     self.taken = 0
+    self.pairs = []
     count = settings.queries
     if settings.device == "gpu":
       random = np.random.default_rng(0)
@@ -101,7 +158,7 @@ class Side:
         for role, rows in (("query", count), ("passage", 2 * count))
       }
       return
-    pairs = read_pairs(settings.data)
+    pairs = self.pairs = read_pairs(settings.data)
     end = STEPS * count
     self.texts = [pair[1] for pair in pairs[end : end + settings.texts]]
     self.ids = {}
@@ -149,7 +206,7 @@ class Ours(Side):
     from mlir_jax import config as config_lib
     from mlir_jax import contract as contract_lib
     from mlir_jax import sharding
-    from mlir_jax.batches import row_plans
+    from mlir_jax.batches import packing, row_plans
     from mlir_jax.models import architecture, encoder, pretrained
     from mlir_jax.retrieval import encoding
     from mlir_jax.training import build, step
@@ -186,21 +243,32 @@ class Ours(Side):
       }
     )
     self.contract = said.over(config_lib.ENCODING).complete(tokenizer)
-    lengths = [
-      [len(ids) for ids in queries + passages]
+    batches = [
+      queries + passages
       for queries, passages in zip(*self.ids.values(), strict=True)
     ]
-    # As in a long run, the rows hold all steps.
-    self.plans = row_plans.choose(
-      {"passage": np.array(lengths)},
-      {"passage": int(np.max(lengths))},
-      len(lengths),
+    self.lengths = np.array([[len(ids) for ids in batch] for batch in batches])
+    known = np.concatenate([self.lengths, self._lengths_of_others()])
+    plans = row_plans.choose(
+      {"passage": known},
+      {"passage": int(known.max())},
+      RUN if self.pairs else len(known),
       chunk_rows=settings.chunk_rows,
+      compilation=row_plans.compilation(mesh.devices.flat[0].platform),
     )
-    self.blocks = self.plans.plans[-1]["passage"]
+    self.plans = plans
+    # The rows of each batch; a step uses the first plan that holds its texts.
+    self.blocks = [
+      next(
+        plan["passage"]
+        for plan in plans.plans
+        if packing.fits(of_batch, plan["passage"])
+      )
+      for of_batch in self.lengths
+    ]
     self.batches = [
-      sharding.place_batch(self._batch(queries + passages), mesh)
-      for queries, passages in zip(*self.ids.values(), strict=True)
+      sharding.place_batch(self._batch(*each), mesh)
+      for each in zip(batches, self.blocks, strict=True)
     ]
     schedule, optimizer = build.make_optimizer(config)
 
@@ -218,7 +286,10 @@ class Ours(Side):
       self.shape,
     )  # fmt: skip
     started = time.perf_counter()
-    self.compiled = jitted.lower(self.state, self.batches[0]).compile()
+    self.compiled = {}
+    for blocks, batch in zip(self.blocks, self.batches, strict=True):
+      if blocks not in self.compiled:
+        self.compiled[blocks] = jitted.lower(self.state, batch).compile()
     self.compile_seconds = time.perf_counter() - started
     if self.texts:
       self.text_encoder = encoding.TextEncoder(
@@ -227,15 +298,37 @@ class Ours(Side):
         settings.encode_batch,
       )  # fmt: skip
 
-  def _batch(self, texts: list[list[int]]):
-    """Returns a batch like the reader's; queries come before passages."""
+  def _lengths_of_others(self) -> np.ndarray:
+    """Returns the lengths of the texts of other steps, int [steps, texts]."""
+    texts = self.lengths.shape[1]
+    if not self.pairs:
+      return np.zeros((0, texts), int)
+    of_roles = []
+    for column, role in enumerate(MAX_LENGTH):
+      encoded = self.tokenizer(role).encode_batch_fast(
+        [PREFIX[role] + pair[column] for pair in self.pairs]
+      )
+      of_roles.append(np.array([len(text.ids) for text in encoded]))
+    random = np.random.default_rng(1)
+    drawn = random.integers(
+      len(self.pairs), size=(KNOWN - len(self.lengths), texts // 2)
+    )
+    return np.concatenate([lengths[drawn] for lengths in of_roles], axis=1)
+
+  def _batch(self, texts: list[list[int]], blocks: Sequence):
+    """Returns a batch like the reader's; queries come before passages.
+
+    Args:
+      texts: The ids of each text.
+      blocks: The batch's rows.
+    """
     from mlir_jax.batches import batch as batch_lib
     from mlir_jax.batches import identity, packing
 
     lengths = np.array([len(ids) for ids in texts])
-    packed = packing.pack(lengths, self.blocks)
+    packed = packing.pack(lengths, blocks)
     filled = []
-    for block, number in zip(self.blocks, packed.numbers, strict=True):
+    for block, number in zip(blocks, packed.numbers, strict=True):
       there = number[number >= 0]
       tokens = np.concatenate([np.zeros(0, int), *(texts[n] for n in there)])
       rows, _, _ = packing.lay_out(number, block.length, tokens, lengths[there])
@@ -267,19 +360,32 @@ class Ours(Side):
     from mlir_jax.costs import flops
 
     matrix = (self.settings.queries, len(self.ids["passage"][0]))
-    memory = self.compiled.memory_analysis().temp_size_in_bytes
+    memory = max(
+      compiled.memory_analysis().temp_size_in_bytes
+      for compiled in self.compiled.values()
+    )
+    steps = len(self.lengths)
+    counts = flops.Texts(
+      self.lengths[0].size,
+      self.lengths.sum() / steps,
+      (self.lengths.astype(int) ** 2).sum() / steps,
+    )
+    computed = sum(map(packing.tokens, self.blocks)) / steps
+    rows = [
+      " + ".join(f"{block.rows} x {block.length}" for block in blocks)
+      for blocks in self.compiled
+    ]
     return {
       "with": f"jax {self.jax.__version__}",
-      "rows": " + ".join(f"{b.rows} x {b.length}" for b in self.blocks),
-      "real tokens": round(self.plans.counts["passage"].tokens),
-      "tokens in a step": packing.tokens(self.blocks),
-      "padding": f"{self.plans.padding:.1%}",
-      "flops": flops.train_step(
-        self.shape, list(self.plans.counts.values()), [], [matrix]
-      ).model,
+      "rows": " or ".join(rows),
+      "real tokens": round(counts.tokens),
+      "tokens in a step": round(computed),
+      "padding": f"{1 - counts.tokens / computed:.1%}",
+      "padding of the run": f"{self.plans.padding:.1%}",
+      "flops": flops.train_step(self.shape, [counts], [], [matrix]).model,
       "flops of encoding": self._encoding_flops(),
       "temporaries": f"{memory / 2**20:,.0f} MiB",
-      "compiled in": f"{self.compile_seconds:.1f} s",
+      "compiled in": f"{self.compile_seconds:.1f} s ({len(rows)} sizes)",
     }
 
   def _encoding_flops(self) -> int:
@@ -322,8 +428,9 @@ class Ours(Side):
     """Returns the seconds of a training step."""
     started = time.perf_counter()
     for _ in range(self.steps()):
-      batch = self.batches[self.taken % len(self.batches)]
-      self.state, metrics = self.compiled(self.state, batch)
+      number = self.taken % len(self.batches)
+      compiled = self.compiled[self.blocks[number]]
+      self.state, metrics = compiled(self.state, self.batches[number])
       self.taken += 1
     self.jax.device_get(metrics)
     return (time.perf_counter() - started) / self.steps()
@@ -599,7 +706,12 @@ class Process:
 
   def __init__(self, side: str, settings: argparse.Namespace, exchange: str):
     """Starts the process."""
-    script, arguments = __file__, sys.argv[1:]
+    script = __file__
+    arguments = [
+      f"--{name}={value}"
+      for name in ARGUMENTS
+      if (value := getattr(settings, name))
+    ]
     threads = str(settings.threads)
     variables = {
       "GLIBC_TUNABLES": MALLOC,
@@ -612,7 +724,6 @@ class Process:
     }
     if side == "before":
       script, side = f"{settings.before}/benchmarks/speed.py", "ours"
-      arguments = [a for a in arguments if not a.startswith("--before=")]
       exchange = f"{exchange}/before"
       os.mkdir(exchange)
       variables["PYTHONPATH"] = settings.before
@@ -756,7 +867,8 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
   parser.add_argument("--model", help="folder of weights and tokenizer")
-  parser.add_argument("--data", help="pairs: DPR's JSON, gzipped")
+  parser.add_argument("--data", help="pairs: DPR's JSON, or two files; gzipped")
+  parser.add_argument("--times", type=int, default=1, help="to repeat layers")
   parser.add_argument("--queries", type=int, help="of a step; 64, or 512")
   parser.add_argument(
     "--chunk_rows", type=int, default=0, help="our batch.chunk_rows"
@@ -791,6 +903,13 @@ def main():
     )
   run = compare_on_gpu if settings.device == "gpu" else compare
   with tempfile.TemporaryDirectory() as exchange:
+    if settings.device == "cpu":
+      if settings.times > 1:
+        repeat_layers(settings.model, settings.times, f"{exchange}/model")
+        settings.model = f"{exchange}/model"
+      if "," in settings.data:
+        write_pairs(settings.data.split(","), f"{exchange}/pairs.json.gz")
+        settings.data = f"{exchange}/pairs.json.gz"
     run(settings, exchange)
 
 

@@ -5,7 +5,6 @@ later steps are known before the first one. The rows are chosen for them.
 """
 
 import dataclasses
-import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -15,6 +14,7 @@ from mlir_jax.batches import (
   drawing,
   masking,
   packing,
+  plan_candidates,
   plan_sizes,
   row_lengths,
   sampling,
@@ -23,8 +23,7 @@ from mlir_jax.batches import mixture as mixture_lib
 from mlir_jax.costs import flops
 from mlir_jax.data import token_store
 
-# Group to the blocks of its rows, the longest first.
-Plan = Mapping[str, tuple[packing.Block, ...]]
+Plan = plan_candidates.Plan
 
 # The choice reads the lengths of _SCANNED texts. It packs _PACKED texts a few
 # times, or _FEWEST steps of large batches.
@@ -41,15 +40,6 @@ _COMPILATION = 20_000_000
 # A further plan must save its compilation, and at least this share.
 _MIN_SAVING = 0.002
 _MAX_PLANS = 12
-# The choice of plans has this many numbers of rows for the group with the most
-# tokens, and fewer for the others.
-_LEVELS = 32
-_LEVELS_OF_OTHERS = 4
-# Steps are ordered by their tokens. Each of so many parts of them gets numbers
-# of long rows that suit it.
-_PARTS = 5
-# A plan has the long rows that this share of its part's steps need.
-_ENOUGH = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +135,9 @@ def make_plans(
   total = sum(spec.texts().values())
   count = min(steps, max(1, _SCANNED // total // 8))
   portions = -(-steps // count)
-  scanned = [(int(first) * count, count) for first in _spread(portions, 8)]
+  scanned = [
+    (int(first) * count, count) for first in plan_candidates.spread(portions, 8)
+  ]
   scanned += _rare_steps(store, spec, seed, mixture, steps, scanned)
   drawn = [
     drawing.lengths_of_steps(store, spec, seed, mixture, first, length)
@@ -261,23 +253,62 @@ def choose(
   texts = sum(of_group.shape[1] for of_group in lengths.values())
   heaviest = np.argsort(-tokens, kind="stable")
   amount = max(_FEWEST, _PACKED // texts)
-  # A sample of all steps, and the heaviest ones, which decide about the size.
-  typical = heaviest[_spread(len(heaviest), amount)]
-  heavy = heaviest[:amount]
-  alike = max(1, min(4, 2048 // texts))
-  alike = heaviest[(len(heaviest) - 1) // 2 :][:alike]
-  shapes = {
-    group: row_lengths.choose(
-      list(of_group[alike]),
-      longest[group],
-      row_length=row_length,
-      multiple=multiple,
-      targets=needs[group],
-      quantum=devices * (2 if chunk_rows else 1),
-    )
-    for group, of_group in lengths.items()
-  }
+  alike = heaviest[(len(heaviest) - 1) // 2 :][: max(1, min(4, 2048 // texts))]
+
+  def of_steps(steps):
+    return {group: of_group[steps] for group, of_group in lengths.items()}
+
+  candidates = plan_candidates.Candidates(
+    {
+      group: row_lengths.choose(
+        list(of_group),
+        longest[group],
+        row_length=row_length,
+        multiple=multiple,
+        targets=needs[group],
+        quantum=devices * (2 if chunk_rows else 1),
+      )
+      for group, of_group in of_steps(alike).items()
+    },
+    needs,
+    chunk_rows,
+    devices,
+  )
   is_exact = amount >= len(heaviest) == steps
+  # The heaviest steps decide about the largest size.
+  largest = candidates.largest(
+    of_steps(heaviest[:amount]), 0.0 if is_exact else _headroom(tokens, kinds)
+  )
+  typical = heaviest[plan_candidates.spread(len(heaviest), amount)]
+  price = compilation * devices / (steps * max(float(tokens.mean()), 1.0))
+  plans = _choose_sizes(candidates, of_steps(typical), largest, price)
+  # The share of padding is that of other steps, for which nothing was chosen.
+  others = np.setdiff1d(heaviest, typical)
+  checked = typical
+  if len(others) >= len(typical):
+    checked = others[plan_candidates.spread(len(others), amount)]
+  computed = _computed(plans, of_steps(checked), needs)
+  if not is_exact:
+    plans.append(
+      candidates.last_resort(
+        {group: of_group.shape[1] for group, of_group in lengths.items()}
+      )
+    )
+  return Plans(
+    tuple(plans),
+    not is_exact,
+    {group: _count(of_group) for group, of_group in of_steps(checked).items()},
+    computed,
+  )
+
+
+def _headroom(tokens: np.ndarray, kinds: np.ndarray | None) -> float:
+  """Returns the share of tokens by which other steps may be heavier.
+
+  Args:
+    tokens: int [S], the tokens of known steps.
+    kinds: As in `choose`.
+  """
   if kinds is None:
     kinds = np.zeros(len(tokens), np.int64)
   likely = max(
@@ -286,61 +317,38 @@ def choose(
     float(np.round(of_kind.mean() + 4 * of_kind.std(), 6))
     for of_kind in (tokens[kinds == kind] for kind in np.unique(kinds))
   )
-  headroom = 0.0 if is_exact else max(0.0, likely / tokens.max() - 1)
-  largest = {
-    group: _rounded(
-      _count_rows(of_group[heavy], shapes[group][0], needs[group], headroom),
-      chunk_rows,
-      devices,
-    )
-    for group, of_group in lengths.items()
-  }
-  candidates, holds = [largest], np.ones((1, len(typical)), bool)
+  return max(0.0, likely / tokens.max() - 1)
+
+
+def _choose_sizes(
+  candidates: plan_candidates.Candidates,
+  lengths: Mapping[str, np.ndarray],
+  largest: Plan,
+  price: float,
+) -> list[Plan]:
+  """Returns the plans that are worth their compilation, the cheapest first.
+
+  Args:
+    candidates: Proposes plans.
+    lengths: Group to the tokens of its texts, int [S, T]; the heaviest step
+      first.
+    largest: The plan that holds all expected steps; it is always chosen.
+    price: The cost of compiling a plan, as a share of the run's cost.
+  """
+  steps = len(next(iter(lengths.values())))
+  plans, holds = [largest], np.ones((1, steps), bool)
   # A run in which no plan can save its compilation has one.
-  price = compilation * devices / (steps * max(float(tokens.mean()), 1.0))
-  if price < 0.5 and len(typical) > 1:
-    smaller, holds_of_smaller = _smaller(
-      {group: lengths[group][typical] for group in lengths},
-      largest,
-      shapes,
-      needs,
-      chunk_rows,
-      devices,
-    )
-    candidates += smaller
+  if price < 0.5 and steps > 1:
+    smaller, holds_of_smaller = candidates.smaller(lengths, largest)
+    plans += smaller
     holds = np.concatenate([holds, holds_of_smaller])
   chosen = plan_sizes.choose(
-    np.array([_cost(plan) for plan in candidates]),
+    np.array([plan_candidates.cost(plan) for plan in plans]),
     holds,
     _MAX_PLANS,
     lambda before, after: before - after > max(_MIN_SAVING, price) * before,
   )
-  plans = [candidates[index] for index in chosen]
-  # The share of padding is that of other steps, for which nothing was chosen.
-  others = np.setdiff1d(heaviest, typical)
-  checked = typical
-  if len(others) >= len(typical):
-    checked = others[_spread(len(others), amount)]
-  computed = _computed(
-    plans, {group: lengths[group][checked] for group in lengths}, needs
-  )
-  if not is_exact:
-    plans.append(
-      {
-        group: _rounded(
-          [shapes[group][0][0]._replace(rows=of_group.shape[1])],
-          chunk_rows,
-          devices,
-        )
-        for group, of_group in lengths.items()
-      }
-    )
-  return Plans(
-    tuple(plans),
-    not is_exact,
-    {group: _count(of_group[checked]) for group, of_group in lengths.items()},
-    computed,
-  )
+  return [plans[index] for index in chosen]
 
 
 def _computed(
@@ -372,16 +380,6 @@ def _computed(
   return float(np.mean(computed))
 
 
-def _cost(plan: Plan) -> int:
-  """Returns the cost of a step, an integer."""
-  return sum(map(packing.work, plan.values()))
-
-
-def _spread(size: int, amount: int) -> np.ndarray:
-  """Returns at most `amount` evenly spaced numbers from 0 to size - 1."""
-  return np.unique(np.linspace(0, size - 1, amount).astype(int))
-
-
 def _count(lengths: np.ndarray) -> flops.Texts:
   """Returns the mean counts of steps with these lengths, int [S, T]."""
   return flops.Texts(
@@ -395,149 +393,3 @@ def targets(rate: float, longest: int) -> np.ndarray:
   """Returns the largest numbers of targets of texts of 0, 1, ... tokens."""
   sizes = -(-np.arange(longest + 1) // 8) * 8
   return masking.max_targets(rate, sizes) * (sizes > 0)
-
-
-def _rounded(
-  blocks: Sequence[packing.Block], chunk_rows: int, devices: int
-) -> tuple[packing.Block, ...]:
-  """Rounds each block's rows up to equal parts for devices and chunks."""
-  blocks = [block for block in blocks if block.rows]
-
-  def split(parts):
-    quantum = parts * devices
-    return tuple(
-      block._replace(rows=-(-block.rows // quantum) * quantum)
-      for block in blocks
-    )
-
-  if not chunk_rows:
-    return split(1)
-  parts = 2  # See `chunking.count_parts`.
-  while packing.tokens(split(parts)) > parts * chunk_rows * blocks[0].length:
-    parts += 1
-    if parts * devices > sum(block.rows for block in blocks):
-      return split(parts)  # One row each: no smaller chunk is possible.
-  # With one or two more parts, less rounding may be necessary.
-  return min(map(split, range(parts, parts + 3)), key=packing.tokens)
-
-
-def _count_rows(
-  lengths: np.ndarray,
-  blocks: Sequence[packing.Block],
-  need: np.ndarray | None,
-  headroom: float = 0.0,
-) -> list[packing.Block]:
-  """Returns the blocks with enough rows for each of some steps.
-
-  Args:
-    lengths: int [S, T], tokens of the texts of the steps.
-    blocks: The blocks; their numbers of rows are ignored.
-    need: The argument `targets` of `packing.pack`.
-    headroom: The share of additional rows, for steps with more tokens.
-  """
-  counted = [block._replace(rows=0) for block in blocks]
-  for number, block in enumerate(counted):
-    # The rows of earlier blocks are fixed. Later blocks have none yet, so this
-    # one takes only texts that are too long for the next; the last takes the
-    # rest.
-    of_steps = [
-      packing.rows_needed(step, counted, need)[number] for step in lengths
-    ]
-    rows = max(of_steps)
-    counted[number] = block._replace(rows=int(np.ceil(rows * (1 + headroom))))
-  if not packing.tokens(counted):
-    counted[-1] = counted[-1]._replace(rows=1)
-  return counted
-
-
-def _smaller(
-  lengths: Mapping[str, np.ndarray],
-  largest: Plan,
-  shapes: Mapping[str, Sequence[tuple[packing.Block, ...]]],
-  needs: Mapping[str, np.ndarray | None],
-  chunk_rows: int,
-  devices: int,
-) -> tuple[list[Plan], np.ndarray]:
-  """Returns plans that are smaller than the largest, for some of the steps.
-
-  Args:
-    lengths: Group to the tokens of its texts, int [S, T]; the heaviest step
-      first.
-    largest: The plan that holds all expected steps.
-    shapes: Group to some choices of the lengths of its rows.
-    needs: Group to the argument `targets` of `packing.pack`.
-    chunk_rows: As in `make_plans`.
-    devices: As in `make_plans`.
-
-  Returns:
-    C plans; and whether each of them holds each step, bool [C, S].
-  """
-  groups = sorted(lengths, key=lambda group: -int(lengths[group].sum()))
-  of_groups = []
-  for group in groups:
-    is_first = group == groups[0]
-    blocks = largest[group]
-    options = {blocks: np.ones(len(lengths[group]), bool)}
-    for before in (
-      before
-      for shape in shapes[group][: None if is_first else 1]
-      for before in _long_rows(
-        lengths[group], shape, needs[group], _PARTS if is_first else 1
-      )
-    ):
-      needed = np.array(
-        [
-          packing.rows_needed(step, before, needs[group])
-          for step in lengths[group]
-        ]
-      )
-      enough = [block.rows for block in before[:-1]]
-      is_held = (needed[:, :-1] <= enough).all(axis=1)
-      rows = np.sort(needed[is_held, -1])
-      levels = _LEVELS if is_first else _LEVELS_OF_OTHERS
-      if not rows.size:
-        continue
-      for number in np.unique(rows[_spread(len(rows), levels + 1)]):
-        blocks = _rounded(
-          [*before[:-1], before[-1]._replace(rows=max(1, int(number)))],
-          chunk_rows,
-          devices,
-        )
-        fits = is_held & (needed[:, -1] <= blocks[-1].rows)
-        options[blocks] = options.get(blocks, False) | fits
-    of_groups.append(options)
-  plans, holds = [], []
-  for some in itertools.product(*(options.items() for options in of_groups)):
-    plan = {group: each[0] for group, each in zip(groups, some, strict=True)}
-    if _cost(plan) < _cost(largest):
-      plans.append({group: plan[group] for group in lengths})
-      holds.append(np.all([each[1] for each in some], axis=0))
-  return plans, np.array(holds, bool).reshape(len(plans), -1)
-
-
-def _long_rows(
-  lengths: np.ndarray,
-  blocks: Sequence[packing.Block],
-  need: np.ndarray | None,
-  parts: int,
-) -> list[tuple[packing.Block, ...]]:
-  """Returns numbers of rows for all blocks but the last, which gets none.
-
-  Args:
-    lengths: int [S, T], the heaviest step first.
-    blocks: The lengths of rows.
-    need: The argument `targets` of `packing.pack`.
-    parts: Each of so many parts of the steps gets numbers that suit it.
-  """
-  found = []
-  for steps in np.array_split(lengths, min(parts, len(lengths))):
-    counted = [block._replace(rows=0) for block in blocks]
-    for number in range(len(blocks) - 1):
-      rows = np.sort(
-        [packing.rows_needed(step, counted, need)[number] for step in steps]
-      )
-      enough = rows[int(_ENOUGH * (len(rows) - 1))]
-      counted[number] = counted[number]._replace(rows=int(enough))
-    if tuple(counted) not in found:
-      found.append(tuple(counted))
-  return found

@@ -148,9 +148,12 @@ def make_encode(
       batches may have masked sentences.
     chunk_rows: Rows that are encoded at a time, over all devices; 0 for all.
   """
+  read = make_read(encoder_config, contract)
+  if mesh.size == 1 and mesh.devices.flat[0].platform == "cpu":
+    read = chunking.in_halves(read)
   return outputs.make_encode(
     chunking.make_encode(
-      make_read(encoder_config, contract),
+      read,
       mesh,
       shardings,
       chunk_rows,

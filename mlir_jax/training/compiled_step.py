@@ -82,8 +82,9 @@ def keep_compiled(cache: str, folder: str) -> None:
 
 
 def _key(batch: PyTree) -> tuple:
-  """Returns the shapes of a batch."""
-  return tuple(leaf.shape for leaf in jax.tree.leaves(batch))
+  """Returns the structure and the shapes of a batch."""
+  leaves, structure = jax.tree.flatten(batch)
+  return structure, tuple(leaf.shape for leaf in leaves)
 
 
 class CompiledStep:

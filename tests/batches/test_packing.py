@@ -176,6 +176,16 @@ def test_long_runs_whose_steps_differ_have_a_few_sizes():
   assert len(slow.plans) < len(many.plans)
 
 
+def test_a_long_run_without_a_smaller_size_has_one():
+  # Each device has one row, so no step needs fewer rows.
+  plans = row_plans.choose(
+    {"passage": np.full((200, 8), 100)}, {"passage": 128}, 10**6, devices=8
+  )
+  blocks, rare = (plan["passage"] for plan in plans.plans)
+  assert plans.last_resort and len(blocks) == len(rare) == 1
+  assert blocks[0].rows == rare[0].rows == 8
+
+
 def test_the_chosen_sizes_cost_least():
   random = np.random.default_rng(0)
   costs = np.sort(random.integers(100, 200, 12))[::-1].copy()

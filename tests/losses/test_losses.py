@@ -467,6 +467,23 @@ def test_losses_metrics_and_gradients_are_those_of_the_formulas(case, devices):
     assert 0 < result[1]["accuracy"] < 1
 
 
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("devices", [1, 8])
+def test_known_positives_at_the_end_of_long_lists_are_masked(devices):
+  loss, _, settings = CASES["ir-both-ways"]
+  labels = labels_of_batch()
+  # Only one row has a third known positive, which begins at column 600.
+  known = np.repeat(labels["positive_sequence"], 300, axis=1)
+  result = evaluate(
+    loss,
+    embeddings_of_batch(),
+    labels | {"positive_sequence": known},
+    devices=devices,
+    **settings,
+  )
+  assert_same(result, by_formula("ir-both-ways"))
+
+
 @pytest.mark.parametrize("case", ["ir-both-ways", "semantic", "language"])
 def test_float32_agrees_with_float64_and_eight_devices_with_one(case):
   loss, _, settings = CASES[case]

@@ -12,6 +12,7 @@ from mlir_jax import sharding
 from mlir_jax.batches import batch as batch_lib
 from mlir_jax.costs import collectives, memory
 from mlir_jax.models import encoder
+from mlir_jax.models import rows as rows_lib
 from mlir_jax.training import build, chunking, compiled_step, outputs
 from mlir_jax.training import step as step_lib
 
@@ -50,6 +51,7 @@ def spec_of(towers):
 
 
 CASES = [
+  ("tied", 0.5, 1, False, 0, True),
   ("tied", 0.5, 1, False, 8, True),
   ("tied", 0.5, 8, False, 8, True),
   ("tied", 0.5, 8, True, 0, True),
@@ -63,12 +65,14 @@ CASES = [
   ("towers", "dropout", "devices", "fsdp", "chunk", "packed"), CASES
 )
 def test_gradients_are_those_of_one_piece_to_1e_12(
-  towers, dropout, devices, fsdp, chunk, packed
+  monkeypatch, towers, dropout, devices, fsdp, chunk, packed
 ):
   """Uses all losses, with hard negatives, repeated texts and unequal taus.
 
-  Some cases have dropout, which must not depend on a text's row or device.
+  Some cases have dropout, which must not depend on a text's row or device. One
+  device on the CPU encodes in halves.
   """
+  monkeypatch.setattr(chunking, "_HALF", 1)
   with jax.enable_x64(True):
     params, (total, gradient, metrics) = expected(towers, dropout)
     spec = spec_of(towers)
@@ -111,6 +115,28 @@ def test_own_negatives_alone_are_those_of_one_piece():
     np.testing.assert_allclose(split[0], whole[0], rtol=1e-12)
     rb.assert_same(split[1], whole[1])
     rb.assert_same(split[2], whole[2], atol=1e-10)
+
+
+@pytest.mark.slow
+def test_long_lists_of_known_positives_change_nothing():
+  """One device has short lists; eight have long ones, and chunks."""
+  with jax.enable_x64(True):
+    params, (total, gradient, _) = expected("tied", 0.5)
+    spec = spec_of("tied")
+    batch = rb.make_batch(spec, rb.packed(spec))
+    retrieval = batch.retrieval
+    known = np.repeat(retrieval.positive_sequence, 300, axis=1)
+    found = rb.gradients(
+      params,
+      batch.replace(retrieval=retrieval.replace(positive_sequence=known)),
+      config=config_of(0.5),
+      devices=8,
+      fsdp=False,
+      chunk_rows=8,
+      key=jax.random.key(1),
+    )
+    np.testing.assert_allclose(found[0], total, rtol=1e-12)
+    rb.assert_same(found[1], gradient)
 
 
 @pytest.mark.slow
@@ -219,6 +245,37 @@ def test_memory_is_that_of_a_chunk_and_of_the_vectors():
   assert taken[1] < 1.3 * taken[0] + scores + gradient
   # Without chunks it would be many times as much.
   assert 64 * taken[0] > 10 * taken[1]
+
+
+def test_halves_hold_each_row_once_and_each_enough_tokens(monkeypatch):
+  monkeypatch.setattr(chunking, "_HALF", 8)
+  table = np.arange(20.0)[:, None] * [1, 2]
+  params = {"encoder": {"embeddings": {"token": table}}}
+  seen = []
+
+  def read(params, group, blocks, token_vectors=None):
+    shapes = [block.ids.shape for block in blocks]
+    if token_vectors is None:
+      token_vectors = table[rows_lib.flat(blocks, "ids")]
+    else:
+      seen.append(shapes)
+    return [part.sum(axis=1) for part in rows_lib.split(blocks, token_vectors)]
+
+  def encode(*shapes):
+    blocks = [
+      rows_lib.one_a_row(np.arange(size).reshape(shape) % 20, np.ones(shape))
+      for shape, size in zip(shapes, map(np.prod, shapes), strict=True)
+    ]
+    found = chunking.in_halves(read)(params, "passage", blocks)
+    for each, block in zip(found, blocks, strict=True):
+      np.testing.assert_array_equal(each, table[block.ids].sum(axis=1))
+
+  encode((5, 3), (2, 2))
+  assert seen == [[(2, 3), (1, 2)], [(3, 3), (1, 2)]]
+  seen.clear()
+  encode((5, 3))  # 15 tokens are not enough for two halves.
+  encode((1, 99), (2, 2))  # One row has no halves.
+  assert not seen
 
 
 def test_a_chunk_that_does_not_divide_is_refused():
