@@ -85,7 +85,8 @@ def test_a_number_outside_of_its_range_is_refused(name, no_training):
 def test_every_number_has_a_range_and_every_word_its_choices():
   numbers = {n for n, (kind, _) in FIELDS.items() if kind in (int, float)}
   assert numbers == RANGES.keys()
-  free = {"encoding.title_joiner", "model.revision", *config.PATHS}
+  free = {"encoding.title_joiner", *config.PATHS}
+  free |= {"model.revision", "loss.ir.guide_revision"}
   free |= {"data.format", "data.language", "eval.selection"}
   texts = {n for n, (kind, _) in FIELDS.items() if kind is str} - free
   texts = {n for n in texts if not n.endswith(".prefix")}
