@@ -260,6 +260,7 @@ def build_killed(root, path, moves, after):
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert status in (0, -signal.SIGKILL)
     return status < 0
+  os.environ["TOKENIZERS_PARALLELISM"] = "false"  # A fork has one thread.
   done = []
 
   def killing(move, *paths):
