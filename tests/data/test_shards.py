@@ -264,6 +264,9 @@ def build_killed(root, path, moves, after):
   done = []
 
   def killing(move, *paths):
+    if str(paths[0]).endswith(".npy"):  # In a folder that has no name yet.
+      move(*paths)
+      return
     done.append(paths)
     if len(done) < moves or after:
       move(*paths)
