@@ -149,6 +149,8 @@ def build(
       store_texts.parse_tokenizer.cache_clear()
       for folder in _shard_folders(content, shards):
         shutil.rmtree(shard_lib.rows_folder(folder), ignore_errors=True)
+      for left in content.glob(".*.tmp"):  # Of killed processes.
+        shutil.rmtree(left, ignore_errors=True)
   except writing.TakenError:
     # Another process may have built the same store in the meantime.
     built = token_store.TokenStore.open(path)

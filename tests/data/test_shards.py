@@ -260,9 +260,13 @@ def build_killed(root, path, moves, after):
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert status in (0, -signal.SIGKILL)
     return status < 0
+  os.environ["TOKENIZERS_PARALLELISM"] = "false"  # A fork has one thread.
   done = []
 
   def killing(move, *paths):
+    if str(paths[0]).endswith(".npy"):  # In a folder that has no name yet.
+      move(*paths)
+      return
     done.append(paths)
     if len(done) < moves or after:
       move(*paths)
@@ -272,7 +276,7 @@ def build_killed(root, path, moves, after):
   for name in ("rename", "replace"):
     setattr(os, name, functools.partial(killing, getattr(os, name)))
   try:
-    build(root, path)
+    build(root, path, shards=6)
     os._exit(0)
   finally:
     os._exit(1)
@@ -282,7 +286,7 @@ def build_killed(root, path, moves, after):
 def test_a_build_that_is_killed_at_any_place_goes_on_with_equal_bytes(
   root, tmp_path
 ):
-  expected = build(root, tmp_path / "whole")
+  expected = build(root, tmp_path / "whole", shards=6)
   store = tmp_path / "store"
   kills = 0
   # A file that is read takes two: its meta.json, then its folder.
