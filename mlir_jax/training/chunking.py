@@ -1,4 +1,4 @@
-"""Encodes a batch over the mesh, whole or in chunks of bounded memory.
+"""Encodes a batch over the mesh: whole, in halves, or in chunks.
 
 In-batch losses need the vectors of all texts at once, but not their
 activations. With chunks, the vectors are computed first, and no activation is

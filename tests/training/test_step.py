@@ -13,7 +13,14 @@ from random_batches import CONFIG, LOSSES, make_batch, make_losses
 from mlir_jax import sharding
 from mlir_jax.losses import registry
 from mlir_jax.models import encoder
-from mlir_jax.training import build, chunking, optim, outputs, step
+from mlir_jax.training import (
+  build,
+  chunking,
+  compiled_step,
+  optim,
+  outputs,
+  step,
+)
 
 
 def make_step(devices, *, losses=LOSSES, config=CONFIG, towers="tied", **adamw):
@@ -250,3 +257,22 @@ def test_losses_that_cannot_be_fed_are_refused(changes, sizes, message):
       }
       | sizes,
     )
+
+
+def test_batches_of_equal_shapes_may_differ_in_their_structure():
+  one, two = np.zeros(1), np.zeros(2)
+  batches = [
+    {"passage": (one, two), "query": (one,)},
+    {"passage": (one,), "query": (two, one)},
+  ]
+  assert (
+    len({str(list(map(np.shape, jax.tree.leaves(b)))) for b in batches}) == 1
+  )
+  step = compiled_step.CompiledStep(
+    jax.jit(lambda state, batch: (state, len(batch["query"]))),
+    one,
+    batches,
+    ahead=2,
+    say=lambda line: None,
+  )
+  assert [int(step(one, batch)[1]) for batch in batches] == [1, 2]
