@@ -198,7 +198,7 @@ def _find_trained_on(
     named: The collection that this command line names, or "". No other code of
       a user is imported.
   """
-  from mlir_jax.data import cleaning, collections
+  from mlir_jax.data import cleaning, collections, source_settings
   from mlir_jax.data.collections import pair_files
 
   data = config["data"]
@@ -216,7 +216,7 @@ def _find_trained_on(
     )
     return None
   try:
-    return collections.load(
+    found = collections.load(
       data["collection"],
       data["root"],
       # Training did not read bad records, so they are not counted.
@@ -228,6 +228,9 @@ def _find_trained_on(
       rules=cleaning.Rules.of_config(data),
       selects=_selects(config),
     )
+    # An older config has no such settings.
+    settings = source_settings.find(data.get("sources", {}))
+    return source_settings.trained_on(found, settings)
   except (ValueError, OSError) as error:
     print(f"Shared texts are not counted; the run's data are gone: {error}")
     return None

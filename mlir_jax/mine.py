@@ -36,7 +36,7 @@ _MOST = 1_000_000  # Negatives or ranks.
 
 
 def _check_search(
-  finder: str, has_model: bool, analyzer: str, tokenizer: str
+  finder: str, has_model: bool, analyzer: str, tokenizer: str, prompt: str
 ) -> None:
   """Raises ValueError if the flags with these names do not fit together."""
   if finder != "bm25" and not has_model:
@@ -48,6 +48,8 @@ def _check_search(
     )
   if analyzer == "subwords" and not (has_model or tokenizer):
     raise ValueError("--analyzer=subwords needs --tokenizer or --model.")
+  if prompt and not has_model:
+    raise ValueError("--prompt needs --model.")
   if tokenizer and analyzer != "subwords":
     raise ValueError("--tokenizer needs --analyzer=subwords.")
 
@@ -128,7 +130,10 @@ def mine(
     for passage in source_lib.read_passages(corpus_file, bad_records):
       passages.add(passage)
   settings = {"replace": replace, "with_scores": with_scores}
-  prefix = search.model.contract.query.prefix if search.model else None
+  prefix = None
+  if search.model:
+    prompt = search.model.text_encoder.prompt
+    prefix = search.model.contract.prefix("query", prompt)
   read = pairs.read(
     pairs_read, passages, bad_records, own=own, **settings, prefix=prefix
   )
@@ -214,6 +219,7 @@ def main():
     bool(_MODEL.value),
     _ANALYZER.value,
     _TOKENIZER.value or "",
+    _PROMPT.value,
   )
   settings: dict[str, Any] = {
     field.name: flags.FLAGS[field.name].value
@@ -251,6 +257,7 @@ def main():
       _CHECKPOINT.value,
       batch_size=_BATCH_SIZE.value,
       revision=_REVISION.value,
+      prompt=_PROMPT.value,
     )
     model.check_role("query")
     model.check_role("passage")
@@ -327,6 +334,7 @@ if __name__ == "__main__":
     "last",
     'The checkpoint of a run: "last", "best" by English dev, or a step.',
   )
+  _PROMPT = shared_flags.define_prompt()
   _REVISION = flags.DEFINE_string(
     "revision", "", "The branch, tag or commit of a name on the hub."
   )

@@ -18,7 +18,7 @@ from mlir_jax.storage import locations
 def main():
   """Prepares the data as the flags say."""
   from mlir_jax.batches import drawing
-  from mlir_jax.data import language_table, preparation
+  from mlir_jax.data import language_table, preparation, source_settings
   from mlir_jax.data.shards import beam_runner
   from mlir_jax.evals import overlap, ranking
   from mlir_jax.training import checks, stopping
@@ -40,7 +40,10 @@ def main():
   shared = {}
   try:
     shared = overlap.count_shared_texts(
-      prepared.collection,
+      source_settings.trained_on(
+        prepared.collection,
+        source_settings.find(config.data.sources.to_dict()),
+      ),
       prepared.tests,
       prepared.contract,
       drawing.streams_read(config.batch.to_dict()),

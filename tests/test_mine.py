@@ -1,5 +1,6 @@
 """Pairs in any format come back with hard negatives, whole or not at all."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -18,6 +19,7 @@ from mlir_jax.data.collections import pair_files
 from mlir_jax.data.sources import containers
 from mlir_jax.mining import rules as rules_lib
 from mlir_jax.mining import search
+from mlir_jax.retrieval import encoding
 
 RULES = rules_lib.Rules(num_negatives=2)
 TOWNS = ["Lima", "Oslo", "Accra", "Hanoi", "Quito", "Riga"]
@@ -352,10 +354,11 @@ def test_bad_settings_and_files_are_refused_before_the_search(
   refused(r"train\.jsonl:7: .*answers: is a number", with_scores=True)
   assert [path.name for path in tmp_path.iterdir()] == ["train.jsonl"]
   for arguments, message in (
-    (("dense", False, "words", ""), "--candidates=dense needs --model"),
-    (("bm25", False, "subwords", ""), "needs --tokenizer or --model"),
-    (("dense", True, "subwords", ""), "--analyzer=subwords is of BM25"),
-    (("bm25", True, "words", "t"), "--tokenizer needs --analyzer=subwords"),
+    (("dense", False, "words", "", ""), "--candidates=dense needs --model"),
+    (("bm25", False, "subwords", "", ""), "needs --tokenizer or --model"),
+    (("dense", True, "subwords", "", ""), "--analyzer=subwords is of BM25"),
+    (("bm25", True, "words", "t", ""), "--tokenizer needs --analyzer=subwords"),
+    (("bm25", False, "words", "", "nq"), "--prompt needs --model"),
   ):
     with pytest.raises(ValueError, match=message):
       mine._check_search(*arguments)
@@ -421,6 +424,58 @@ def test_a_model_finds_and_ranks_candidates(tmp_path, one_device, capsys):
   assert any(name.startswith("d") for name in ids)  # Of the other corpus.
   assert "ranked by the model's cosine; analyzer: subwords" in (
     capsys.readouterr().out
+  )
+
+
+@pytest.mark.slow
+def test_a_model_mines_with_the_prompt_that_it_was_trained_with(
+  tmp_path, one_device
+):
+  sentence_models.save(tmp_path / "model")
+  plain = mlir_jax.load(str(tmp_path / "model"), batch_size=16)
+  contract = dataclasses.replace(
+    plain.contract, prompts={"nq": {"query": "Find: "}}
+  )
+  encoder = encoding.TextEncoder(
+    contract,
+    plain.text_encoder.tokenizer,
+    encoding.make_embed(plain.encoder_config, contract),
+    plain.text_encoder.mesh,
+    prompt="nq",
+  )
+  prompted = dataclasses.replace(plain, text_encoder=encoder)
+  source = tmp_path / "train.jsonl"
+  source.write_text(
+    "".join(
+      json.dumps({"query": text, "pos": [f"{text} b"], "prompt": "Find: "})
+      + "\n"
+      for text in ("apple", "river", "stone")
+    )
+  )
+
+  def mined(model, name):
+    output = tmp_path / name
+    found = search.Search("dense", model)
+    rules = rules_lib.Rules(num_negatives=1)
+    mine.mine(str(source), str(output), rules, found, with_scores=True)
+    return [json.loads(line) for line in output.read_text().splitlines()]
+
+  with pytest.raises(ValueError, match="encodes queries with 'apple: '"):
+    mined(plain, "plain.jsonl")
+  assert len(mined(prompted, "prompted.jsonl")) == 3
+  # A search that was killed does not go on with another prompt.
+  other = dataclasses.replace(
+    plain,
+    text_encoder=encoding.TextEncoder(
+      contract,
+      plain.text_encoder.tokenizer,
+      encoding.make_embed(plain.encoder_config, contract),
+      plain.text_encoder.mesh,
+    ),
+  )
+  assert (
+    search.Search("dense", other).identity()
+    != search.Search("dense", prompted).identity()
   )
 
 

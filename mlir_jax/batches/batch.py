@@ -177,9 +177,9 @@ class Batch:
   A hash has two halves, in a last axis of size 2; compare hashes with
   `identity.equal`. Both halves are -1 for no text. Texts with the same text
   hash have the same words, in any role. Texts of one role with the same
-  sequence hash have the same tokens. The place of a text counts the places for
-  texts in its tower's rows, one block after the other: it is the index of the
-  text's vector.
+  sequence hash have the same tokens, but for their prompts. The place of a text
+  counts the places for texts in its tower's rows, one block after the other: it
+  is the index of the text's vector.
 
   Attributes:
     texts: Tower ("passage", and "query" if queries have their own tower) to the

@@ -104,8 +104,23 @@ def _draw(
   mixture: mixture_lib.Mixture,
   first: int,
   count: int,
+  *,
+  only_texts: bool = False,
 ) -> Drawn:
-  """Draws the batches of some consecutive steps, as if they were one batch."""
+  """Draws the batches of some consecutive steps, as if they were one batch.
+
+  Without the fields, many steps take little memory: a question may have
+  thousands of known positives.
+
+  Args:
+    store: As in `draw`.
+    spec: As in `draw`.
+    seed: As in `draw`.
+    mixture: As in `draw`.
+    first: The first step.
+    count: The number of steps.
+    only_texts: Whether to leave out the fields.
+  """
   fields, texts, mask_keys = {}, collections.defaultdict(list), np.zeros(0)
   for stream in batch_lib.STREAMS:
     size = getattr(spec, stream)
@@ -123,7 +138,8 @@ def _draw(
     if stream == "retrieval":
       query = store.arrays["retrieval_queries"][rows]
       passage, valid = _passages(store, rows, epochs, seed, spec)
-      fields[stream] = _retrieval(store, rows, query, passage, valid, spec)
+      if not only_texts:
+        fields[stream] = _retrieval(store, rows, query, passage, valid, spec)
       queries = "passage" if spec.tied else "query"
       texts[queries].append(Part(stream, "query", query))
       texts["passage"].append(Part(stream, "passage", passage))
@@ -137,12 +153,13 @@ def _draw(
       positions = first * size + np.arange(count * size)
       mask_keys = sampling.make_key(seed, "masking", positions)
       texts["masked"].append(part)
-    else:
+      continue
+    texts["passage"].append(part)
+    if not only_texts:
       fields[stream] = {
         "text": identity.split(store.text_hashes(part.role, part.text)),
         "sequence": identity.split(store.sequence_hashes(part.role, part.text)),
       }
-      texts["passage"].append(part)
   return Drawn(fields, dict(texts), mask_keys)
 
 
@@ -180,7 +197,7 @@ def lengths_of_steps(
     Group to int64 [count, T], the number of tokens of its T texts.
   """
   check(store, spec, mixture)
-  drawn = _draw(store, spec, seed, mixture, first, count)
+  drawn = _draw(store, spec, seed, mixture, first, count, only_texts=True)
   return {
     group: np.concatenate(
       [

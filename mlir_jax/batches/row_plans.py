@@ -143,10 +143,12 @@ def make_plans(
     drawing.lengths_of_steps(store, spec, seed, mixture, first, length)
     for first, length in scanned
   ]
+  numbers = np.concatenate([np.arange(f, f + n) for f, n in scanned])
   # The last portion may continue after the run's last step.
-  numbers = np.concatenate([np.arange(f, f + n) for f, n in scanned])[:steps]
+  is_step = numbers < steps
+  numbers = numbers[is_step]
   lengths = {
-    group: np.concatenate([each[group] for each in drawn])[:steps]
+    group: np.concatenate([each[group] for each in drawn])[is_step]
     for group in spec.texts()
   }
   kinds = drawing.kinds_of_steps(store, spec, seed, mixture, numbers)

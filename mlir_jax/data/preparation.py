@@ -180,6 +180,15 @@ def resolve_encoding(
       f"{found.folder} does not say how to encode; set these:\n"
       + "\n".join(undecided)
     )
+  lost = (found.encoding.prompts or {}).keys() - (
+    of_config.prompts or {}
+  ).keys()
+  if lost:
+    print(
+      f"{found.folder} was trained with prompts of the sources"
+      f" {', '.join(map(repr, sorted(lost)))}. This run has none of theirs: its"
+      " prompts are those of data.sources alone."
+    )
   for name, value in found.encoding.fields():
     if name not in set_here and value is not None:
       print(f"encoding.{name} is {value!r}, as {found.folder} says.")

@@ -1,11 +1,13 @@
 """Reads what the config says about sources of records: data.sources.NAME."""
 
+import dataclasses
 import math
 import shlex
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from mlir_jax import contract as contract_lib
+from mlir_jax.data import records
 
 _PROMPTS = {"query_prompt": "query", "passage_prompt": "passage"}
 _KEYS = ("weight", *_PROMPTS, "name")
@@ -147,6 +149,37 @@ def prompts(
     for setting in sorted(settings, key=lambda setting: setting.name)
     if setting.prompts
   }
+
+
+def left_out(settings: Iterable[SourceSetting]) -> set[str]:
+  """Returns the names of the sources with the weight 0."""
+  return {setting.name for setting in settings if setting.weight == 0}
+
+
+def trained_on(
+  collection: records.Collection, settings: Iterable[SourceSetting]
+) -> records.Collection:
+  """Returns a collection without the records of sources that are left out.
+
+  Args:
+    collection: The collection.
+    settings: From `find`.
+  """
+  names = left_out(settings)
+  if not names:
+    return collection
+
+  def without(stream):
+    def read():
+      return (each for each in stream() if each.source_name not in names)
+
+    return read
+
+  return dataclasses.replace(
+    collection,
+    **{name: without(getattr(collection, name)) for name in records.STREAMS},
+    parts=None,
+  )
 
 
 def check_known(

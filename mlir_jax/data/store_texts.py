@@ -38,8 +38,11 @@ class Hashes(NamedTuple):
   Attributes:
     text: Of the tokens of each stripped body, before prefix, special tokens and
       cutting; uint64 [T]. Equal texts have one hash in all roles and shards.
-    sequence: Of the encoded tokens, uint64 [T]. Texts that are encoded alike
-      in this role have one.
+    sequence: Of those tokens that are left when the text is cut after the
+      role's prefix, uint64 [T]. Equal texts have one in this role, and so do
+      texts that become equal when they are cut. A prompt in place of the prefix
+      changes nothing: a question's positive stays a positive where its source
+      has a prompt.
   """
 
   text: np.ndarray
@@ -125,6 +128,9 @@ class _RoleTexts:
     self._base = folder / name
     self._tokenizer = parse_tokenizer(tokenizer)
     self._cutting = parse_tokenizer(tokenizer, role.max_length)
+    # The tokens that the prefix and the special tokens leave for a body.
+    taken = len(self._tokenizer.encode(role.prefix).ids)
+    self._room = max(role.max_length - taken, 0)
     # Keyed by digests: the texts themselves would fill the memory.
     self._indices = Numbering()
     self._lengths = array.array("i")
@@ -184,7 +190,7 @@ class _RoleTexts:
           )
         ids.tofile(file)
         self._text_hashes.append(identity.hash_of(body_ids))
-        self._sequence_hashes.append(identity.hash_of(ids))
+        self._sequence_hashes.append(identity.hash_of(body_ids[: self._room]))
         self._lengths.append(len(ids))
         counts = self.truncation.setdefault(language, [0, 0])
         counts[0] += bool(encoding.overflowing)

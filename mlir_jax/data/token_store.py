@@ -15,7 +15,8 @@ have the same tokens. Two hashes say which texts are the same, see
   {role}_text_hashes       uint64 [T]  of the tokens before prefix, special
                                        tokens and cutting; comparable in all
                                        roles
-  {role}_sequence_hashes   uint64 [T]  of the tokens; comparable in this role
+  {role}_sequence_hashes   uint64 [T]  of those of them that are left when the
+                                       text is cut; comparable in this role
   retrieval_queries             int32 [R]     texts of the role query
   retrieval_positives           int32 [*]     texts of the role passage
   retrieval_positive_offsets    int64 [R + 1]
@@ -47,7 +48,7 @@ from mlir_jax.data.shards import tokens as tokens_lib
 from mlir_jax.storage import copies, digests, reading
 
 STREAMS = records.STREAMS
-FORMAT = 6
+FORMAT = 7
 
 
 class Group(NamedTuple):
@@ -270,7 +271,7 @@ class TokenStore:
     return _open_array(file)
 
   def sequence_hashes(self, role: str, texts: np.ndarray) -> np.ndarray:
-    """Returns hashes that are equal for texts of the role with equal tokens.
+    """Returns hashes that are equal for texts of the role that are cut alike.
 
     Args:
       role: The role of the texts.

@@ -149,7 +149,8 @@ def _check_prompt(prompt: str | None, prefix: str | None) -> None:
   if prefix is not None and prompt not in (None, prefix):
     raise ValueError(
       f"the question has the prompt {prompt!r}, but the model encodes queries"
-      f" with the prefix {prefix!r}. --prompts=ignore leaves prompts out."
+      f" with {prefix!r}. --prompt names another prompt of the model;"
+      " --prompts=ignore leaves those of the questions out."
     )
 
 

@@ -149,7 +149,8 @@ def _load_tokenizer(name: str) -> tokenizers.Tokenizer:
 
 def _hash_model(model: model_lib.Model) -> str:
   """Returns a hash of all that decides a model's vectors."""
-  digest = hashlib.sha256(repr((model.contract, model.similarity)).encode())
+  decisive = model.contract, model.similarity, model.text_encoder.prompt
+  digest = hashlib.sha256(repr(decisive).encode())
   leaves = jax.tree_util.tree_leaves_with_path(model.params)
   for path, leaf in bars.bar(
     leaves, "Hashing the model", unit="array", delay=5, leave=False

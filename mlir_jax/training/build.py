@@ -429,7 +429,10 @@ def make_suite(
     text_encoder,
     f"{folder}/{workdir.RESULTS}",
     top_k=config.eval.top_k,
-    trained_on=prepared.collection,
+    trained_on=source_settings.trained_on(
+      prepared.collection,
+      source_settings.find(config.data.sources.to_dict()),
+    ),
     streams=drawing.streams_read(config.batch),
     dev_passages=config.eval.dev_passages,
     extra=evaluators.find(config.eval.extra),
@@ -445,8 +448,15 @@ def _groups(
   config: ml_collections.ConfigDict, prepared: preparation.Prepared
 ) -> dict[str, str]:
   """Returns each language's group in the report."""
-  store = prepared.store
-  pairs = store.language_rows("retrieval") if config.batch.retrieval else ()
+  pairs = set()
+  if config.batch.retrieval:
+    sources = source_settings.find(config.data.sources.to_dict())
+    left_out = source_settings.left_out(sources)
+    pairs = {
+      group.language
+      for group in prepared.store.groups("retrieval")
+      if group.source not in left_out
+    }
   return report.with_pairs(prepared.collection.groups, pairs)
 
 

@@ -225,6 +225,8 @@ def batches(
 
 def leaves(batch, path=""):
   """Maps paths to arrays."""
+  if batch is None:  # It has no guide.
+    return {}
   if isinstance(batch, np.ndarray):
     return {path: batch}
   if isinstance(batch, batch_lib.Batch):
@@ -383,6 +385,25 @@ def test_plans_of_batches_of_one_source_hold_every_step_with_few_pads(sources):
   largest = plans.plans[-2]
   heaviest = lengths["passage"].sum(axis=1).max()
   assert sum(map(packing.tokens, largest.values())) < 1.2 * heaviest
+
+
+def test_plans_are_chosen_for_steps_of_the_run_each_once(sources, monkeypatch):
+  """Even if portions of steps do not divide the run."""
+  spec = batch_lib.BatchSpec(32, 0, 6, 0)
+  monkeypatch.setattr(row_plans, "_SCANNED", 76 * 8 * 2)  # 8 times 2 steps.
+  monkeypatch.setattr(row_plans, "_STEPS_OF_A_SOURCE", 17)
+  # The known positives of many steps would fill the memory.
+  monkeypatch.setattr(drawing, "_known_positives", None)
+  kinds_of_steps, steps = drawing.kinds_of_steps, []
+
+  def noting(*args):
+    steps.append(args[-1].tolist())
+    return kinds_of_steps(*args)
+
+  monkeypatch.setattr(drawing, "kinds_of_steps", noting)
+  mixed = mixture.Mixture(2.0, one_source=True)
+  row_plans.make_plans(sources, spec, 0, mixed, 17)
+  assert sorted(steps[-1]) == list(range(17))
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 4])

@@ -1,10 +1,18 @@
 """What a config says about sources is read, or refused by the field's name."""
 
+import pathlib
+import types
+from typing import Any
+
 import pytest
 
 from mlir_jax import config, config_checks
+from mlir_jax import contract as contract_lib
 from mlir_jax.command_line import config_fields
-from mlir_jax.data import source_settings
+from mlir_jax.data import preparation, source_settings, token_store
+from mlir_jax.evals import report
+from mlir_jax.models import layout
+from mlir_jax.training import build
 
 
 def find(**sources):
@@ -27,6 +35,38 @@ def test_weights_and_prompts_are_read_by_source():
     "nq": {"query": "Represent this: "},
     "wiki": {"query": "Find:\n", "passage": "text: "},
   }
+
+
+def test_a_language_whose_source_is_left_out_has_no_pairs():
+  c = config.default()
+  with c.data.sources.unlocked():
+    c.data.sources.wiki = "weight=0"
+  groups = (
+    token_store.Group("nq", "de", 5),
+    token_store.Group("wiki", "de", 5),
+    token_store.Group("wiki", "ja", 5),
+  )
+  prepared: Any = types.SimpleNamespace(
+    store=types.SimpleNamespace(groups=lambda stream: groups),
+    collection=types.SimpleNamespace(groups={"ja": "zero-shot"}),
+  )
+  found = build._groups(c, prepared)
+  assert found == {"de": report.WITH_PAIRS, "ja": "zero-shot"}
+
+
+def test_prompts_of_a_pretrained_model_are_not_lost_in_silence(capsys):
+  c = config.default()
+  with c.data.sources.unlocked():
+    c.data.sources.nq = "query_prompt='Find: '"
+  prompts = {"nq": {"query": "Search: "}, "wiki": {"query": "Look: "}}
+  found = layout.Layout(
+    pathlib.Path("model"),
+    pathlib.Path("model"),
+    encoding=contract_lib.PartialContract(prompts=prompts),
+  )
+  encoding = preparation.resolve_encoding(c, found)
+  assert encoding.prompts == {"nq": {"query": "Find: "}}
+  assert "trained with prompts of the sources 'wiki'" in capsys.readouterr().out
 
 
 def test_a_flag_sets_a_prompt_of_several_lines():

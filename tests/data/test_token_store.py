@@ -241,6 +241,35 @@ def test_prompts_of_a_source_take_the_place_of_the_prefix(tmp_path):
   )
 
 
+def test_a_positive_stays_one_where_its_source_has_a_prompt(tmp_path):
+  """A prompt is no part of a text: it makes no false negative."""
+  prompts = {"b": {"query": "what ", "passage": "cloud cloud "}}
+  contract = dataclasses.replace(CONTRACT, prompts=prompts)
+  right, other = passage("river stone"), passage("garden")
+  rows = [
+    records.RetrievalRecord("who", (right,), (other,), source_name="a"),
+    records.RetrievalRecord("who", (other,), (right,), source_name="b"),
+  ]
+  built = store_writer.build(
+    str(tmp_path / "store"),
+    collection(rows),
+    contract,
+    make_tokenizer(),
+    0,
+    shuffle_parallel=False,
+    seed=0,
+    source="made",
+  )
+  # Each row's negative is a positive of its question in the other row.
+  assert built.dropped["hard negatives that are positives"] == 2
+  assert built.max_positives == 2
+  for role, array in (("query", "queries"), ("passage", "positives")):
+    texts = built.arrays[f"retrieval_{array}"]
+    assert len(set(built.lengths(role)[texts])) == 2  # A prompt is encoded.
+  hashes = built.sequence_hashes("query", built.arrays["retrieval_queries"])
+  assert hashes[0] == hashes[1]
+
+
 def test_tokens_are_those_of_the_contract(store):
   for role, body in (
     ("query", "who"),

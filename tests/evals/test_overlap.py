@@ -7,7 +7,7 @@ import tokenizers
 from tokenizers import models
 
 from mlir_jax import contract as contract_lib
-from mlir_jax.data import records
+from mlir_jax.data import records, source_settings
 from mlir_jax.evals import overlap
 
 CONTRACT = contract_lib.PartialContract(
@@ -104,6 +104,25 @@ def test_a_stream_that_was_not_trained_on_is_not_read():
   )
   with pytest.raises(AssertionError, match="read"):
     overlap.count_shared_texts(collection, TESTS, CONTRACT)
+
+
+def test_a_source_that_is_left_out_shares_nothing():
+  def named(stream):
+    return lambda: [
+      dataclasses.replace(record, source_name="a") for record in stream()
+    ]
+
+  collection = dataclasses.replace(
+    COLLECTION, retrieval=named(COLLECTION.retrieval)
+  )
+  for weight, streams in (("0", ("parallel", "monolingual")), ("2", None)):
+    settings = source_settings.find({"a": f"weight={weight}"})
+    counts = overlap.count_shared_texts(
+      source_settings.trained_on(collection, settings), TESTS, CONTRACT
+    )
+    assert counts == overlap.count_shared_texts(
+      collection, TESTS, CONTRACT, *([streams] if streams else [])
+    )
 
 
 def test_without_tests_nothing_is_read_or_counted():
