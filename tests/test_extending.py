@@ -378,7 +378,7 @@ def test_a_runs_collection_is_not_imported_unless_it_is_named(
     provenance={"groups": {}},
   )
   loaded = types.SimpleNamespace(description=description, path="run")
-  monkeypatch.setattr(model_lib, "load", lambda *_: loaded)
+  monkeypatch.setattr(model_lib, "load", lambda *_, **__: loaded)
   with pytest.raises(
     ValueError, match=r"repeat --collection=my_project\.data:load"
   ):

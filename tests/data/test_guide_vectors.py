@@ -110,12 +110,12 @@ def test_each_text_has_the_vector_that_sentence_transformers_gives_it(
   mesh = sharding.make_mesh()
   plans = build.make_plans(c, prepared.store, mesh).plans
   whole = reader.batch_of_step(
-    prepared.store, spec, plans, 0, 1.0, 3, guide=found
+    prepared.store, spec, plans, 0, build.make_mixture(c), 3, guide=found
   ).retrieval
   own = np.einsum("bg,bg->b", whole.query_guide, whole.passage_guide[:, 0])
   parts = [
     reader.batch_of_step(
-      prepared.store, spec, plans, 0, 1.0, 3, guide=found,
+      prepared.store, spec, plans, 0, build.make_mixture(c), 3, guide=found,
       host_rows=lambda size, host=host: np.arange(host, size, 2),
     ).retrieval
     for host in (0, 1)
@@ -129,7 +129,9 @@ def test_each_text_has_the_vector_that_sentence_transformers_gives_it(
   missing = ~whole.passage_valid
   assert missing.any() and not whole.passage_guide[missing].any()
   assert whole.passage_guide[whole.passage_valid].any(axis=-1).all()
-  plain_batch = reader.batch_of_step(prepared.store, spec, plans, 0, 1.0, 3)
+  plain_batch = reader.batch_of_step(
+    prepared.store, spec, plans, 0, build.make_mixture(c), 3
+  )
   assert plain_batch.retrieval.query_guide is None
 
 

@@ -464,7 +464,13 @@ def test_a_pod_reads_the_collection_from_object_storage(
     test.queries for test in prepared.tests
   ]
   # A file that is gone there is not read from the copy.
+  capsys.readouterr()
   del store.objects["gs://bucket/data/mine/mono/made.fi.txt"]
+  prepare(make_config("gs://bucket/data/mine", tmp_path / "second"))
+  assert "training files are gone, 1 of 4 (mono/made.fi.txt)" in (
+    capsys.readouterr().out
+  )
+  store.objects["gs://bucket/data/mine/mono/made.fi.txt"] = b"others\n"
   with pytest.raises(ValueError, match=r"built: files under data\.root="):
     prepare(make_config("gs://bucket/data/mine", tmp_path / "second"))
 

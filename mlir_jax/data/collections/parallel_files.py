@@ -23,7 +23,7 @@ _ONE_FILE = re.compile(
   rf"|(?:(.+)\.)?({languages.SEVERAL})\.(tsv|tmx|jsonl?|csv|parquet)"
 )
 _NTREX_NAME = "newstest2019"
-_NTREX = re.compile(rf"({_NTREX_NAME})-(src|ref)\.({_CODE})\.txt")
+_NTREX = re.compile(rf"{_NTREX_NAME}-(src|ref)\.({_CODE})\.txt")
 # Of a second Spanish translation, too.
 _NTREX_COMPANION = re.compile(
   rf"(DOCUMENT_IDS|LANGUAGES)\.tsv|{_NTREX_NAME}-ref-2\.spa\.txt"
