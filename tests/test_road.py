@@ -17,7 +17,12 @@ import tiny
 
 from mlir_jax import contract as contract_lib
 from mlir_jax import evaluate, sharding
-from mlir_jax.data import collections, preparation, token_store
+from mlir_jax.data import (
+  collections,
+  preparation,
+  store_texts,
+  token_store,
+)
 from mlir_jax.evals import report
 from mlir_jax.models import architecture, rows
 from mlir_jax.retrieval import encoding, model
@@ -248,8 +253,11 @@ def test_training_and_encoding_embed_a_text_alike(trained):
   root = loaded.description.config["data"]["root"]
   record = next(iter(collections.load("folder", root).retrieval()))
   passage = record.positives[0]
-  text = 0  # Passages are numbered in their order.
-  ids, mask = store.sequences("passage", np.array([text]), 16)
+  plain = store_texts.parse_tokenizer(encoder.tokenizer.to_str())
+  body = encoder.contract.body(passage.text, passage.title)
+  hashes = np.array(store_texts.hash_bodies(plain, [body]), np.uint64)
+  found = np.flatnonzero(store.arrays["passage_text_hashes"] == hashes)
+  ids, mask = store.sequences("passage", found[:1], 16)
   embed = encoding.make_embed(
     architecture.EncoderConfig(**loaded.description.encoder), encoder.contract
   )
