@@ -51,9 +51,7 @@ def build(path: pathlib.Path, name: str, root=None, **settings):
     bad_records=bad,
   )
   files = {
-    file.name: file.read_bytes()
-    for file in path.iterdir()
-    if file.name != "meta.json"
+    file.relative_to(path): file.read_bytes() for file in path.rglob("*.npy")
   }
   return files, loaded
 
