@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from mlir_jax import contract as contract_lib
+from mlir_jax.data import options as options_lib
 from mlir_jax.data import records
 
 _PROMPTS = {"query_prompt": "query", "passage_prompt": "passage"}
@@ -50,15 +51,7 @@ def parse(field: str, value: str) -> SourceSetting:
     raise ValueError(
       f"{field} is {value!r}: {error}. Write it like {_EXAMPLE}"
     ) from None
-  given = {}
-  for option in options:
-    key, equals, text = option.partition("=")
-    if key not in _KEYS or not equals or key in given:
-      raise ValueError(
-        f"{field}: {option!r} is not KEY=VALUE, with a KEY of"
-        f" {', '.join(_KEYS)} that is there once, like {_EXAMPLE}"
-      )
-    given[key] = text
+  given = options_lib.read(field, options, _KEYS, _EXAMPLE)
   name = given.pop("name", field.rpartition(".")[2])
   if not given:
     raise ValueError(

@@ -49,7 +49,9 @@ class Hashes(NamedTuple):
   sequence: np.ndarray
 
 
-@functools.lru_cache(maxsize=4)  # One for each role, and one that does not cut.
+@functools.lru_cache(
+  maxsize=4
+)  # Three roles cut their texts; bodies are not cut.
 def parse_tokenizer(
   tokenizer: str, max_length: int | None = None
 ) -> tokenizers.Tokenizer:

@@ -4,7 +4,7 @@ import importlib.util
 import re
 from typing import NamedTuple
 
-from mlir_jax.data import languages
+from mlir_jax.data import languages, options
 
 STREAMS = ("retrieval", "parallel", "monolingual", "test")
 
@@ -61,7 +61,7 @@ def parse(field: str, value: str) -> Setting:
   Raises:
     ValueError: if it cannot be used; it names the field.
   """
-  target, *options = value.split()
+  target, *others = value.split()
   library, colon, name = target.partition(":")
   if library not in LIBRARIES or not (colon and name):
     raise ValueError(
@@ -70,15 +70,9 @@ def parse(field: str, value: str) -> Setting:
       f" {', '.join(_KEYS)}:\n"
       f"{EXAMPLES}"
     )
-  given = {}
-  for option in options:
-    key, _, text = option.partition("=")
-    if key not in _KEYS or not text or key in given:
-      raise ValueError(
-        f"{field}: {option!r} is not KEY=VALUE, with a KEY of"
-        f" {', '.join(_KEYS)} that is there once."
-      )
-    given[key] = text
+  given = options.read(field, others, _KEYS)
+  if empty := [key for key, text in given.items() if not text]:
+    raise ValueError(f"{field}: {empty[0]}= has no value; give one.")
   is_ir = library == "ir_datasets"
   stream = given.get("stream", "test" if is_ir else "")
   usable = ("test", "retrieval") if is_ir else STREAMS[:-1]

@@ -258,7 +258,7 @@ class PairFile:
       place, _ = peeked[-1]
       raise records.RecordError(
         f"{place}: its fields are those of {' and '.join(found)}; set"
-        f" {self._prefix}format to the one that is meant."
+        f" {self._prefix}format to the format that you mean."
       )
     return found[0], itertools.chain(peeked, values)
 
