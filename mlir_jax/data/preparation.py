@@ -20,6 +20,7 @@ from mlir_jax.data import (
   collections,
   guide_vectors,
   guide_writer,
+  prepared_copies,
   records,
   source_settings,
   store_writer,
@@ -33,8 +34,6 @@ from mlir_jax.hosts import multihost
 from mlir_jax.hub import warm_start
 from mlir_jax.models import layout, pretrained
 from mlir_jax.storage import copies, digests, locations, reading, writing
-
-_META = "meta.json"  # Of a token store. If it is there, the store is whole.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,60 +194,6 @@ def resolve_encoding(
   return of_config.over(found.encoding).over(config_lib.ENCODING)
 
 
-def open_prepared(folder: str, local: str) -> token_store.TokenStore | None:
-  """Opens the token store of a run, if there is one.
-
-  From object storage, the tokenizer and the store are copied to the local copy,
-  but for the tokens: each shard's are copied when they are first read.
-
-  Args:
-    folder: The run's folder.
-    local: Its local copy. The token store of another run is removed from it.
-
-  Raises:
-    token_store.TokenStoreError: if the token store is not whole.
-  """
-  path = epath.Path(local) / workdir.TOKEN_STORE
-  if folder == local:
-    return token_store.TokenStore.open(str(path)) if path.exists() else None
-  _fetch_prepared(folder, local)
-  if not path.exists():
-    return None
-  remote = f"{folder}/{workdir.TOKEN_STORE}"
-  return token_store.TokenStore.open(str(path), remote=remote)
-
-
-def _fetch_prepared(folder: str, local: str) -> None:
-  """Copies prepared data, see `open_prepared`."""
-  copies.fetch(folder, local, workdir.TOKENIZER)
-  ours = epath.Path(local) / workdir.TOKEN_STORE
-  theirs = epath.Path(folder) / workdir.TOKEN_STORE
-  metas = [path / _META for path in (theirs, ours)]
-  known = [path.read_bytes() if path.exists() else None for path in metas]
-  if known[0] != known[1]:
-    ours.rmtree(missing_ok=True)
-    if known[0]:
-      print(f"Copying {theirs} to {ours}.")
-      copies.fetch_folder(folder, local, workdir.TOKEN_STORE)
-
-
-def keep_prepared(folder: str, local: str) -> None:
-  """Copies prepared data to object storage; meta.json is the last file."""
-  store = pathlib.Path(local) / workdir.TOKEN_STORE
-  names = sorted(
-    path.relative_to(store).as_posix()
-    for path in store.rglob("*")
-    if path.is_file()
-  )
-  names.sort(key=lambda name: name == _META)
-  copies.upload(
-    folder,
-    local,
-    workdir.TOKENIZER,
-    *(f"{workdir.TOKEN_STORE}/{name}" for name in names),
-  )
-
-
 def _key(
   config: ml_collections.ConfigDict,
   contract: contract_lib.EncodingContract,
@@ -381,7 +326,7 @@ def prepare(
     config.to_dict(), folder, config_lib.default().to_dict(), from_step
   )
   local = copies.local_copy(folder, config.hosts.local_dir)
-  store = open_prepared(folder, local)
+  store = prepared_copies.open_store(folder, local)
   path = epath.Path(local) / workdir.TOKEN_STORE
   bad_records = records.BadRecords(config.data.on_bad_record)
   collection = collections.load(
@@ -436,7 +381,7 @@ def prepare(
         beam,
       ),
     )
-    keep_prepared(folder, local)
+    prepared_copies.keep(folder, local)
   if known is None:
     known = (g.source for s in token_store.STREAMS for g in store.groups(s))
     source_settings.check_known(sources, known)

@@ -14,7 +14,7 @@ from mlir_jax import sharding
 from mlir_jax.batches import batch as batch_lib
 from mlir_jax.batches import packing, row_plans
 from mlir_jax.costs import collectives, flops, memory, traffic
-from mlir_jax.data import preparation, token_store
+from mlir_jax.data import preparation, prepared_copies, token_store
 from mlir_jax.models import architecture
 from mlir_jax.planner import backbones, chips, lowering
 from mlir_jax.retrieval import encoding
@@ -300,7 +300,7 @@ def _by_kind_and_loops(
 def open_store(folder: str) -> token_store.TokenStore:
   """Opens the token store of a prepared run, for the lengths of its texts."""
   folder = locations.absolute(folder)
-  store = preparation.open_prepared(folder, copies.local_copy(folder))
+  store = prepared_copies.open_store(folder, copies.local_copy(folder))
   if not store:
     raise FileNotFoundError(
       f"There is no token store in {folder}: prepare it first"
