@@ -267,6 +267,7 @@ def main(paths: Sequence[str]):
     batch_size=_BATCH_SIZE.value,
     revision=_REVISION.value,
     prompt=_PROMPT.value,
+    **shared_flags.prefixes(),
   )
   role = _ROLE.value
   model.check_role(role)
@@ -309,6 +310,7 @@ if __name__ == "__main__":
     "revision", "", "The branch, tag or commit of a name on the hub."
   )
   _PROMPT = shared_flags.define_prompt()
+  shared_flags.define_prefixes()
   _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size",
     None,

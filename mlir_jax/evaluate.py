@@ -42,6 +42,7 @@ def evaluate(
   on_bad_record: str = "error",
   extra: Mapping[str, str] = types.MappingProxyType({}),
   prompt: str = "",
+  prefixes: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> str:
   """Evaluates a model and writes results, TREC runs and report.
 
@@ -61,6 +62,7 @@ def evaluate(
     extra: Evaluators of the user: name to "MODULE:FUNCTION".
     prompt: The name of a prompt that the model was trained with; "" for the
       prefix of each role.
+    prefixes: "query_prefix" and so on, as `mlir_jax.load` takes them.
 
   Returns:
     The report as text.
@@ -79,9 +81,13 @@ def evaluate(
 
   if output and multihost.is_first():
     locations.check_output(locations.absolute(output), f"--output={output}")
+  if any(each is not None for each in prefixes.values()) and not output:
+    raise ValueError(
+      "A prefix is given: name the folder of these results with --output."
+    )
   bad_records = records.BadRecords(on_bad_record, "--on_bad_record")
   found_evaluators = evaluators.find(extra, "--evaluator=")
-  loaded = model.load(source, checkpoint, prompt=prompt)
+  loaded = model.load(source, checkpoint, prompt=prompt, **prefixes)
   description = loaded.description
   given = _Tests(collection, root, tatoeba_root, sets)
   if not description and not (any(given) and output):
@@ -136,6 +142,7 @@ def evaluate(
     extra=found_evaluators,
     notes=[
       *notes,
+      *loaded.notes,
       *([f"Texts had the prompts of {prompt!r}."] if prompt else ()),
     ],
   )
@@ -283,6 +290,7 @@ def main():
       output=_OUTPUT.value or "",
       on_bad_record=_ON_BAD_RECORD.value,
       prompt=_PROMPT.value,
+      prefixes=shared_flags.prefixes(),
       sets=shared_flags.parse_named(
         "--set", _SET.value, "sw=ir_datasets:mr-tydi/sw/test"
       ),
@@ -307,6 +315,7 @@ if __name__ == "__main__":
     'The checkpoint of a run: "last", "best" on dev, or a step.',
   )
   _PROMPT = shared_flags.define_prompt()
+  shared_flags.define_prefixes()
   _COLLECTION = flags.DEFINE_string(
     "collection",
     "",

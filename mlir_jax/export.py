@@ -98,7 +98,7 @@ def export(
         path, loaded.params, encoder_config, contract, tokenizer, tower
       )
       largest = max(largest, checked.difference)
-      (path / folder.README).write_text(
+      (path / layout_files.CARD).write_text(
         card.make(
           _name(name, target.name, subfolder),
           tower,

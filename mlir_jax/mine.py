@@ -226,6 +226,8 @@ def main():
     for field in dataclasses.fields(rules_lib.Rules)
   }
   rules = rules_lib.Rules(**settings)
+  if not _MODEL.value:
+    shared_flags.refuse_prefixes("--model")
   paths: dict[str, Any] = {}
   for name, flag in (
     ("input", _INPUT),
@@ -258,6 +260,7 @@ def main():
       batch_size=_BATCH_SIZE.value,
       revision=_REVISION.value,
       prompt=_PROMPT.value,
+      **shared_flags.prefixes(),
     )
     model.check_role("query")
     model.check_role("passage")
@@ -335,6 +338,7 @@ if __name__ == "__main__":
     'The checkpoint of a run: "last", "best" by English dev, or a step.',
   )
   _PROMPT = shared_flags.define_prompt()
+  shared_flags.define_prefixes()
   _REVISION = flags.DEFINE_string(
     "revision", "", "The branch, tag or commit of a name on the hub."
   )

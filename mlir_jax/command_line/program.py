@@ -4,7 +4,9 @@ import os
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Sequence
+from typing import TextIO
 
 from absl import app, flags, logging
 
@@ -46,6 +48,7 @@ def start(
     if missing:
       refusal.refuse(f"Give {' and '.join(missing)}; --help shows an example.")
     logging.set_verbosity(logging.WARNING)  # absl would also show INFO.
+    warnings.showwarning = _show_warning
     # SIGTERM raises, as Ctrl-C does, so that temporary files are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with process_flags.together():
@@ -73,6 +76,22 @@ def _parse(argv: Sequence[str]) -> list[str]:
     return shared_flags.parse(argv)
   except (ValueError, flags.Error) as error:
     refusal.refuse(config_files.one_line(error).removeprefix("flag "))
+
+
+def _show_warning(
+  message: Warning | str,
+  category: type[Warning],
+  filename: str,
+  lineno: int,
+  file: TextIO | None = None,
+  line: str | None = None,
+) -> None:
+  """Prints a warning; one of this package's own categories in one line."""
+  if category.__module__.split(".")[0] == "mlir_jax":
+    print(f"{refusal.program()}: {message}", file=sys.stderr)
+    return
+  text = warnings.formatwarning(message, category, filename, lineno, line)
+  print(text, end="", file=file or sys.stderr)
 
 
 def _check_devices() -> None:

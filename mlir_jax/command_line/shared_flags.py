@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import ml_collections
 from absl import flags
@@ -121,6 +122,38 @@ def define_prompt() -> flags.FlagHolder:
     "The name of a prompt that the model was trained with: that of a source of"
     " its training data. By default, texts have the prefix of their role.",
   )
+
+
+def define_prefixes() -> None:
+  """Defines --query_prefix, --passage_prefix and --sentence_prefix."""
+  from mlir_jax import contract  # It imports the tokenizers' library.
+
+  for role in contract.ROLES:
+    flags.DEFINE_string(
+      f"{role}_prefix",
+      None,
+      f"What precedes each {role} text, in place of what the model says, such"
+      " as 'query: '. It may be empty. A space at its end counts; in bash,"
+      " $'…\\n' has a line break.",
+    )
+
+
+def prefixes() -> dict[str, Any]:
+  """Returns the flags of `define_prefixes`, as arguments of `model.load`.
+
+  A flag that is not given is None.
+  """
+  from mlir_jax import contract
+
+  names = [f"{role}_prefix" for role in contract.ROLES]
+  return {name: flags.FLAGS[name].value for name in names}
+
+
+def refuse_prefixes(needed: str) -> None:
+  """Raises ValueError if a prefix is given without the flag that it needs."""
+  for name, prefix in prefixes().items():
+    if prefix is not None:
+      raise ValueError(f"--{name} needs {needed}.")
 
 
 def parse(argv: Sequence[str]) -> list[str]:

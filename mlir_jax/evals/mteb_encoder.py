@@ -129,7 +129,9 @@ class MtebEncoder:
         "max_tokens": max(role.max_length for role in roles),
         "embed_dim": model.encoder_config.output_size,
         "framework": ["JAX"],
-        "similarity_fn_name": model_meta.ScoringFunction(model.similarity),
+        "similarity_fn_name": model_meta.ScoringFunction(
+          model.similarity_fn_name
+        ),
         "use_instructions": any(role.prefix for role in roles),
       }
     )

@@ -21,8 +21,6 @@ from mlir_jax.models import (
 )
 from mlir_jax.storage import digests, locations
 
-README = "README.md"
-
 
 def check_free(path: str) -> pathlib.Path:
   """Returns the path of a new folder; ValueError if something is there."""

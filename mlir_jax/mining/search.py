@@ -43,7 +43,9 @@ class Search:
     """Names the scores that rank candidates."""
     if self.model is None:
       return "BM25"
-    kind = "cosine" if self.model.similarity == "cosine" else "inner product"
+    kind = (
+      "cosine" if self.model.similarity_fn_name == "cosine" else "inner product"
+    )
     return f"the model's {kind}"
 
   def describe(self, depth: int) -> str:
@@ -133,7 +135,7 @@ def _encode(
   ]
   if cut := model.text_encoder.describe_truncation():
     print(cut)
-  if model.similarity == "cosine" and not model.contract.normalize:
+  if model.similarity_fn_name == "cosine" and not model.contract.normalize:
     encoded = [candidates.unit_length(each) for each in encoded]
   return candidates.Vectors(*encoded)
 
@@ -149,7 +151,7 @@ def _load_tokenizer(name: str) -> tokenizers.Tokenizer:
 
 def _hash_model(model: model_lib.Model) -> str:
   """Returns a hash of all that decides a model's vectors."""
-  decisive = model.contract, model.similarity, model.text_encoder.prompt
+  decisive = model.contract, model.similarity_fn_name, model.text_encoder.prompt
   digest = hashlib.sha256(repr(decisive).encode())
   leaves = jax.tree_util.tree_leaves_with_path(model.params)
   for path, leaf in bars.bar(

@@ -11,6 +11,7 @@ CONFIG = "config.json"  # Of the encoder, and of each module.
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 WEIGHTS = "model.safetensors"
+CARD = "README.md"
 
 TOWERS = ("both", "query", "passage")
 TYPES = "sentence_transformers.models."  # Versions 2 to 6 know these.

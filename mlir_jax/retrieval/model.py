@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import reprlib
+import types
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -25,7 +26,7 @@ from mlir_jax.models import (
   sealed,
 )
 from mlir_jax.models import encoder as encoder_lib
-from mlir_jax.retrieval import encoding
+from mlir_jax.retrieval import encoding, prefixes
 from mlir_jax.storage import copies, locations, reading
 
 # For models without a title joiner; BEIR and mteb use a space, too.
@@ -41,20 +42,22 @@ class Model:
     text_encoder: Encodes texts by the contract.
     encoder_config: The shape of the encoder.
     params: The towers' parameters, on the text encoder's mesh.
-    similarity: How vectors are compared, "cosine" or "dot". For vectors of unit
-      length, both are the same.
+    similarity_fn_name: How vectors are compared, "cosine" or "dot". For vectors
+      of unit length, both are the same.
     step: Steps that it was trained; None for a model that is not ours.
     description: The checkpoint's description; None if it was not loaded from a
       run.
+    notes: Sentences for reports, on prefixes that are not the model's own.
   """
 
   path: str
   text_encoder: encoding.TextEncoder
   encoder_config: architecture.EncoderConfig
   params: Any
-  similarity: str
+  similarity_fn_name: str
   step: int | None
   description: metadata.Description | None = None
+  notes: tuple[str, ...] = ()
 
   @property
   def contract(self) -> contract_lib.EncodingContract:
@@ -67,7 +70,7 @@ class Model:
     return (
       f"Model({self.path!r}{step}: {self.encoder_config.family},"
       f" {self.encoder_config.output_size} numbers a vector,"
-      f" {self.similarity})"
+      f" {self.similarity_fn_name})"
     )
 
   def encode(
@@ -179,8 +182,15 @@ def load(
   batch_size: int | None = None,
   revision: str = "",
   prompt: str = "",
+  *,
+  query_prefix: str | None = None,
+  passage_prefix: str | None = None,
+  sentence_prefix: str | None = None,
 ) -> Model:
   """Loads a retriever, onto any mesh.
+
+  There is a `PrefixWarning` if a given prefix takes the place of one of the
+  model, or if the model's family needs prefixes and nothing names them.
 
   Args:
     path: A run's folder (the --workdir), an export (of separate towers, the
@@ -196,14 +206,23 @@ def load(
     revision: Of a hub name: branch, tag or commit.
     prompt: The name of the prompt that texts have, see `Model.encode`; "" for
       their role's prefix.
+    query_prefix: What precedes each query, such as "query: "; "" for nothing,
+      None for what the model says.
+    passage_prefix: The same of passages, before the title.
+    sentence_prefix: The same of other texts.
 
   Raises:
-    ValueError: if there is no such model, checkpoint or prompt, the folder does
-      not say how it encodes or that is not supported, or a package for object
-      storage is missing.
+    ValueError: if there is no such model, checkpoint or prompt, a prefix cannot
+      be used, the folder does not say how it encodes or that is not supported,
+      or a package for object storage is missing.
     ContractMismatchError: if the folder's files do not agree on the encoding
       contract; it names the field.
   """
+  given = {
+    "query": query_prefix,
+    "passage": passage_prefix,
+    "sentence": sentence_prefix,
+  }
   locations.check_packages(path)
   folder = epath.Path(locations.absolute(path))
   if (folder / workdir.CHECKPOINTS).is_dir():
@@ -212,7 +231,7 @@ def load(
         f"revision is {revision!r}, but {path} is a run's folder: give"
         " checkpoint."
       )
-    return load_run(path, checkpoint, mesh, batch_size, prompt)
+    return load_run(path, checkpoint, mesh, batch_size, prompt, given)
   if (folder / workdir.TOKENIZER).exists():
     raise ValueError(
       f"{path} is a run's folder without checkpoints: train the run."
@@ -224,7 +243,7 @@ def load(
     )
   name = str(folder) if folder.is_dir() else path
   mesh = sharding.make_mesh() if mesh is None else mesh
-  return _load_folder(name, mesh, batch_size, revision, prompt)
+  return _load_folder(name, mesh, batch_size, revision, prompt, given)
 
 
 def load_run(
@@ -233,11 +252,21 @@ def load_run(
   mesh: jax.sharding.Mesh | None = None,
   batch_size: int | None = None,
   prompt: str = "",
+  given: prefixes.Given = types.MappingProxyType({}),
 ) -> Model:
   """Loads a checkpoint of a run: see `load`.
 
+  Args:
+    run_folder: The run's folder.
+    which: The checkpoint.
+    mesh: As in `load`, like `batch_size` and `prompt`.
+    batch_size: Texts that are encoded at once.
+    prompt: The name of a prompt.
+    given: The prefixes that are given, by their roles.
+
   Raises:
-    ValueError: if there is no such run, checkpoint or prompt.
+    ValueError: if there is no such run, checkpoint or prompt, or a prefix
+      cannot be used.
     ContractMismatchError: if the run's files do not agree on the contract.
   """
   mesh = sharding.make_mesh() if mesh is None else mesh
@@ -264,7 +293,8 @@ def load_run(
     )
     check_run(folder, description.contract, tokenizer)
     where = f"step {step} in {checkpoints.directory}"
-    description.contract.check_prompt(prompt)  # Before parameters are read.
+    # Before parameters are read.
+    contract = prefixes.put(given, description.contract, tokenizer, prompt)
     encoder_config = architecture.of_checkpoint(description.encoder, where)
     try:
       towers = description.config["model"]["towers"]
@@ -284,13 +314,14 @@ def load_run(
     )
     encoding.check_finite_params(params, where)
   try:
-    embed = encoding.make_embed(encoder_config, description.contract)
+    embed = encoding.make_embed(encoder_config, contract)
   except ValueError as error:
     raise ValueError(f"{where}: {error} {reading.RESTORE}") from error
+  _warn(prefixes.describe_replaced(description.contract, contract, run_folder))
   return Model(
     path=str(folder),
     text_encoder=encoding.TextEncoder(
-      description.contract,
+      contract,
       tokenizer,
       embed,
       mesh,
@@ -299,10 +330,18 @@ def load_run(
     ),
     encoder_config=encoder_config,
     params=params,
-    similarity="cosine",
+    similarity_fn_name="cosine",
     step=step,
     description=description,
+    notes=tuple(filter(None, [prefixes.describe_given(given, contract)])),
   )
+
+
+def _warn(message: str) -> None:
+  """Warns the caller of `load`, in one of several processes."""
+  if message and jax.process_index() == 0:
+    # Above `load` and a function that it calls.
+    warnings.warn(message, prefixes.PrefixWarning, stacklevel=4)
 
 
 def check_run(
@@ -344,6 +383,7 @@ def _load_folder(
   batch_size: int | None,
   revision: str,
   prompt: str,
+  given: prefixes.Given,
 ) -> Model:
   """Loads an export or another sentence-transformers folder."""
   root = pretrained.fetch(path, revision)
@@ -373,7 +413,7 @@ def _load_folder(
         f" but the model next to it has {encoder_config.vocab_size} tokens: the"
         f" tokenizer is of another model. {reading.RESTORE}"
       )
-    contract = _read_contract(found, tokenizer)
+    contract = _read_contract(found, tokenizer, given)
     name = "" if found.tower == "both" else f"{found.tower}_"
     _, params[f"{name}encoder"] = pretrained.load(
       str(folder),
@@ -382,14 +422,18 @@ def _load_folder(
     )
     parts.append((contract, encoder_config, ours["step"]))
     similarity = found.similarity
-  contract, encoder_config, step = parts[0]
+    missing = prefixes.describe_missing(found, given, path)
+  own, encoder_config, step = parts[0]
   for other, *shape_and_step in parts[1:]:
-    contract_lib.check_same(contract, other, str(folders[1]))
+    contract_lib.check_same(own, other, str(folders[1]))
     if shape_and_step != [encoder_config, step]:
       raise ValueError(
         f"{folders[0]} and {folders[1]} are not of one export: config.json or"
         f" the step in {sealed.FILE} differs."
       )
+  contract = prefixes.put(given, own, tokenizer, prompt)
+  _warn(prefixes.describe_replaced(own, contract, path))
+  _warn(missing)
   return Model(
     path=path,
     text_encoder=encoding.TextEncoder(
@@ -402,15 +446,20 @@ def _load_folder(
     ),
     encoder_config=encoder_config,
     params=params,
-    similarity=similarity,
+    similarity_fn_name=similarity,
     step=step,
+    notes=tuple(
+      filter(None, (prefixes.describe_given(given, contract), missing))
+    ),
   )
 
 
 def _read_contract(
-  found: layout.Layout, tokenizer: tokenizers.Tokenizer
+  found: layout.Layout, tokenizer: tokenizers.Tokenizer, given: prefixes.Given
 ) -> contract_lib.EncodingContract:
   """Returns the encoding contract of a folder.
+
+  A given prefix closes what the folder leaves open. It replaces nothing.
 
   Raises:
     ContractMismatchError: if the tokenizer is not the export's.
@@ -426,12 +475,19 @@ def _read_contract(
       " becomes one vector: give a sentence-transformers folder, or train this"
       " model (model.pretrained) and give the run's folder."
     )
-  if found.undecided:
-    reasons = "\n  ".join(found.undecided.values())
+  closed = found.encoding.over(prefixes.partial(given))
+  undecided = {
+    field.partition(".")[0]: reason
+    for field, reason in found.undecided.items()
+    if closed.role(field.partition(".")[0]).prefix is None
+  }
+  if undecided:
+    flags = ", ".join(f"--{role}_prefix" for role in undecided)
+    reasons = "\n  ".join(undecided.values())
     raise ValueError(
-      f"{found.folder} does not say how the texts of each role are encoded;"
-      " train it with a config that sets these fields, or name the prompts in a"
-      f" copy of the folder:\n  {reasons}"
+      f"{found.folder} does not say how the texts of each role are encoded."
+      f" Give {flags} (in Python, arguments of these names), or train it with a"
+      f" config that sets these fields:\n  {reasons}"
     )
   default = contract_lib.PartialContract(title_joiner=_TITLE_JOINER)
-  return found.encoding.over(default).complete(tokenizer)
+  return closed.over(default).complete(tokenizer)

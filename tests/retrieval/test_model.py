@@ -120,7 +120,7 @@ def test_a_model_without_normalize_keeps_its_lengths(tmp_path):
   np.testing.assert_allclose(
     loaded.encode(TEXTS, "sentence"), theirs.encode(TEXTS), atol=1e-5
   )
-  assert loaded.similarity == "dot"
+  assert loaded.similarity_fn_name == "dot"
 
 
 def test_any_mesh_gives_the_same_vectors(saved, loaded):

@@ -9,8 +9,7 @@ import tiny
 
 from mlir_jax import contract as contract_lib
 from mlir_jax import evaluate, export
-from mlir_jax.hub import folder
-from mlir_jax.models import layout, sealed
+from mlir_jax.models import layout, layout_files, sealed
 from mlir_jax.retrieval import model
 from mlir_jax.training import run
 
@@ -98,7 +97,7 @@ def test_prompts_go_from_the_config_to_the_export(tmp_path, capsys):
 
   exported = tmp_path / "export"
   export.export(str(workdir), "last", str(exported))
-  card = (exported / folder.README).read_text()
+  card = (exported / layout_files.CARD).read_text()
   assert "| query (`encode_query`) | first | `first` |" in card
   assert (
     '| passage (`encode_document`) | first | `first_document` | `"Text: "`'
