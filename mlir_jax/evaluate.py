@@ -88,6 +88,7 @@ def evaluate(
   bad_records = records.BadRecords(on_bad_record, "--on_bad_record")
   found_evaluators = evaluators.find(extra, "--evaluator=")
   loaded = model.load(source, checkpoint, prompt=prompt, **prefixes)
+  loaded = loaded.with_inner_products()  # The tests compare by them.
   description = loaded.description
   given = _Tests(collection, root, tatoeba_root, sets)
   if not description and not (any(given) and output):

@@ -80,10 +80,10 @@ def _weight(field: str, text: str) -> float:
 
 
 def _check_prompt(field: str, key: str, prompt: str, name: str) -> str:
-  if not prompt.strip() or prompt[0].isspace():
+  if prompt[:1].isspace():
     raise ValueError(
-      f"{field}: {key} is {prompt!r}; it must be a text that does not begin"
-      " with white space."
+      f"{field}: {key} is {prompt!r}; it must not begin with white space. An"
+      " empty one leaves out the prefix of the role."
     )
   if not name:
     raise ValueError(

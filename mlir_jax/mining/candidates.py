@@ -180,12 +180,5 @@ def _score(
   return scores
 
 
-def unit_length(vectors: np.ndarray) -> np.ndarray:
-  """Returns vectors scaled to length 1, so that products are cosines."""
-  lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-  # The vector of a text without tokens is 0, and stays so.
-  return vectors / np.where(lengths > 0, lengths, 1)
-
-
 # Encodes texts of a role: embed(role, texts, titles=None), float32 [n, D].
 Embed = Callable[..., np.ndarray]

@@ -16,7 +16,7 @@ from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.mining import candidates, portions, progress
 from mlir_jax.mining import questions as questions_lib
 from mlir_jax.models import layout, pretrained
-from mlir_jax.retrieval import bm25, terms
+from mlir_jax.retrieval import bm25, encoding, terms
 from mlir_jax.retrieval import model as model_lib
 from mlir_jax.storage import locations
 
@@ -136,7 +136,7 @@ def _encode(
   if cut := model.text_encoder.describe_truncation():
     print(cut)
   if model.similarity_fn_name == "cosine" and not model.contract.normalize:
-    encoded = [candidates.unit_length(each) for each in encoded]
+    encoded = [encoding.unit_length(each) for each in encoded]
   return candidates.Vectors(*encoded)
 
 

@@ -93,6 +93,21 @@ class TextEncoder:
       embed, static_argnums=1, out_shardings=sharding.replicated(mesh)
     )
 
+  def with_contract(
+    self,
+    contract: contract_lib.EncodingContract,
+    embed: Callable[[PyTree, str, Any], list[jax.Array]],
+  ) -> "TextEncoder":
+    """Returns the encoder of another contract with the same tokenizer.
+
+    Args:
+      contract: The contract.
+      embed: From `make_embed`, of this contract.
+    """
+    return TextEncoder(
+      contract, self.tokenizer, embed, self.mesh, self._batch_size, self.prompt
+    )
+
   def encode(
     self,
     params: PyTree,
@@ -370,6 +385,13 @@ def _portions(
       portion, size = [], 0
   if portion:
     yield portion
+
+
+def unit_length(vectors: np.ndarray) -> np.ndarray:
+  """Returns vectors scaled to length 1, so that products are cosines."""
+  lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+  # The vector of a text without tokens is 0, and stays so.
+  return vectors / np.where(lengths > 0, lengths, 1)
 
 
 class NonFiniteError(FloatingPointError):

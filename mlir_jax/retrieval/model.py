@@ -27,6 +27,7 @@ from mlir_jax.models import (
 )
 from mlir_jax.models import encoder as encoder_lib
 from mlir_jax.retrieval import encoding, prefixes
+from mlir_jax.retrieval import index as index_lib
 from mlir_jax.storage import copies, locations, reading
 
 # For models without a title joiner; BEIR and mteb use a space, too.
@@ -122,6 +123,101 @@ class Model:
     if cut := self.text_encoder.describe_truncation(before):
       warnings.warn(cut, stacklevel=2)
     return vectors
+
+  def similarity(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Returns the model's similarity of all pairs: cosine or inner product.
+
+    Args:
+      a: [n, D] floats.
+      b: [m, D] floats.
+
+    Returns:
+      float32 [n, m]. The cosine of a vector of zeros is 0.
+
+    Raises:
+      ValueError: if the shapes do not fit.
+    """
+    a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
+      raise ValueError(
+        f"The vectors have the shapes {list(a.shape)} and {list(b.shape)}; give"
+        " [n, D] and [m, D], as `encode` returns them."
+      )
+    if self.similarity_fn_name == "cosine":
+      a, b = encoding.unit_length(a), encoding.unit_length(b)
+    return a @ b.T
+
+  def search(
+    self,
+    queries: Iterable[str],
+    passages: index_lib.Index | Mapping[str, str] | Iterable[str],
+    k: int = 10,
+    *,
+    prompt: str | None = None,
+    progress: str | None = None,
+  ) -> tuple[np.ndarray, list[list[Any]]]:
+    """Finds the best passages of each query, exactly.
+
+    Args:
+      queries: The queries, as `encode` takes texts.
+      passages: An index of vectors that this model made, or id to passage, or
+        passages. Passages are encoded at each call, so an index is better for
+        many of them.
+      k: The number of results; all passages if there are fewer.
+      prompt: As in `encode`.
+      progress: As in `encode`.
+
+    Returns:
+      scores: float32 [Q, min(k, n)], the model's similarity, descending.
+      ids: For each query, the ids of the passages in this order; the places of
+        passages without ids, from 0. The first one wins a tie of places, and
+        the last id one of ids, as in trec_eval.
+
+    Raises:
+      ValueError: if there is no passage, `k` is not positive, or texts cannot
+        be encoded; see `encode`.
+    """
+    if k < 1:
+      raise ValueError(f"k is {k}; give at least 1.")
+    model = self.with_inner_products()
+    places = None
+    if not isinstance(passages, index_lib.Index):
+      if isinstance(passages, Mapping):
+        ids = _list_texts(list(passages), "the ids of passages")
+        texts = _list_texts(list(passages.values()), "passages")
+      else:
+        texts = _list_texts(passages, "passages")
+        # An index has its ids in descending order.
+        ids = [f"{place:020}" for place in reversed(range(len(texts)))]
+        places = dict(zip(ids, range(len(ids)), strict=True))
+      if not texts:
+        raise ValueError("There are no passages.")
+      passages = index_lib.Index(
+        ids,
+        model.encode(texts, "passage", prompt=prompt, progress=progress),
+        model.text_encoder.mesh,
+      )
+    vectors = model.encode(queries, "query", prompt=prompt, progress=progress)
+    scores, found = passages.search(vectors, k)
+    if places is not None:
+      found = [[places[each] for each in best] for best in found]
+    return scores, found
+
+  def with_inner_products(self) -> "Model":
+    """Returns the model with vectors whose inner product is its similarity.
+
+    Search compares by inner product. So vectors that are compared by cosine
+    need unit length, even if the model's folder does not normalize them.
+    """
+    if self.similarity_fn_name == "dot" or self.contract.normalize:
+      return self
+    contract = dataclasses.replace(self.contract, normalize=True)
+    return dataclasses.replace(
+      self,
+      text_encoder=self.text_encoder.with_contract(
+        contract, encoding.make_embed(self.encoder_config, contract)
+      ),
+    )
 
   def check_role(self, role: str) -> None:
     """Raises ValueError if there is no such role, or its tower is missing."""

@@ -24,6 +24,7 @@ def test_weights_and_prompts_are_read_by_source():
     nq="weight=2.5 query_prompt='Represent this: '",
     other="name='mrtydi-v1.1 (old)' weight=0",
     wiki='passage_prompt="text: " query_prompt="Find:\n"',
+    bare="query_prompt=''",
     unnamed="name= weight=1",
   )
   assert source_settings.weights(settings) == (
@@ -32,6 +33,7 @@ def test_weights_and_prompts_are_read_by_source():
     ("nq", 2.5),
   )
   assert source_settings.prompts(settings) == {
+    "bare": {"query": ""},  # Its queries have no prefix.
     "nq": {"query": "Represent this: "},
     "wiki": {"query": "Find:\n", "passage": "text: "},
   }
