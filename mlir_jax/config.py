@@ -47,8 +47,8 @@ def default() -> ml_collections.ConfigDict:
   # a source of a stream has a weight, all of them share its positions by
   # weight, 1 where none is given; else all rows are one pool. weight=0 leaves a
   # source out. query_prompt and passage_prompt precede its texts in place of
-  # encoding.query.prefix and encoding.passage.prefix; query_prompt='' leaves the
-  # prefix out. See docs/data.md.
+  # encoding.query.prefix and encoding.passage.prefix; query_prompt='' leaves
+  # the prefix out. See docs/data.md.
   data.sources = ml_collections.ConfigDict()
   # A folder of line-aligned files, named as in LASER's Tatoeba; "" for none.
   data.tatoeba_root = ""

@@ -24,26 +24,30 @@ def start(
   main: Callable[..., object],
   required: Sequence[str],
   takes_files: bool = False,
+  takes_texts: bool = False,
 ) -> None:
   """Parses the flags of a program and calls its main function.
 
   Args:
-    main: Takes nothing and reads its flags; or takes the list of files.
+    main: Takes nothing and reads its flags; or takes the list of arguments
+      that are not flags.
     required: Flags that must be given.
-    takes_files: Whether arguments that are not flags are files.
+    takes_files: Whether these arguments are files.
+    takes_texts: Whether they are texts.
   """
   allocator.keep_freed_memory()  # Before jax is imported.
   flags.FLAGS.set_gnu_getopt()  # A flag may come after a file.
 
   def call(argv):
-    files = argv[1:]
-    if files and not takes_files:
+    others = argv[1:]
+    if others and not (takes_files or takes_texts):
       refusal.refuse(
-        f"Unexpected {files[0]!r}: every argument is a flag, --name=value."
+        f"Unexpected {others[0]!r}: every argument is a flag, --name=value."
       )
-    if "" in files:
-      refusal.refuse("The name of a file is empty.")
-    files = [os.path.expanduser(file) for file in files]
+    if takes_files:
+      if "" in others:
+        refusal.refuse("The name of a file is empty.")
+      others = [os.path.expanduser(file) for file in others]
     missing = [f"--{n}" for n in required if flags.FLAGS[n].value is None]
     if missing:
       refusal.refuse(f"Give {' and '.join(missing)}; --help shows an example.")
@@ -55,7 +59,7 @@ def start(
       try:
         with full_disk.reported_once(refusal.refuse):
           _check_environment()
-          main(files) if takes_files else main()
+          main(others) if takes_files or takes_texts else main()
       except Exception as error:
         if refusal.is_for_user(error):
           refusal.refuse(str(error))

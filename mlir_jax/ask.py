@@ -1,0 +1,268 @@
+"""Answers your queries with the best passages, in any language.
+
+python -m mlir_jax.ask --model=W --root=FOLDER
+
+Type a query, and see the best passages of all languages with their scores;
+Ctrl-D ends. --root is a collection with tests, as evaluate reads it; its
+passages are encoded into memory. Queries may also be arguments, or lines of the
+standard input:
+
+python -m mlir_jax.ask --model=W --root=FOLDER --json "capital of Peru"
+
+With --json, each query gives one line: {"query": …, "results": [{"rank", "id",
+"language", "score", "title", "text"}, …]}. All else is on the standard error.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from mlir_jax.command_line import program, shared_flags
+from mlir_jax.data import records
+
+if TYPE_CHECKING:
+  from mlir_jax.retrieval import answers
+
+_BATCH = 64  # Queries that are encoded together, if they are there.
+_WIDEST = 100  # Columns of text that are easy to read.
+_STOPPED = 130  # The exit status after Ctrl-C, as in a shell.
+
+
+def _is_conversation() -> bool:
+  """Whether a user types queries and sees the answers."""
+  return bool(sys.stdin and sys.stdin.isatty() and sys.stdout.isatty())
+
+
+def _say(line: str) -> None:
+  """Prints a line that is no answer."""
+  if line:
+    print(line, file=sys.stderr if _JSON.value else sys.stdout, flush=True)
+
+
+def _read_tests() -> list[records.RetrievalTest]:
+  """Reads the tests whose passages are searched."""
+  from mlir_jax.data import collections
+
+  bad_records = records.BadRecords(_ON_BAD_RECORD.value, "--on_bad_record")
+  sets = shared_flags.parse_named(
+    "--set", _SET.value, "sw=ir_datasets:mr-tydi/sw/test"
+  )
+  collection = collections.load(
+    _COLLECTION.value or ("folder" if _ROOT.value else "sets"),
+    _ROOT.value or "",
+    bad_records,
+    require_pairs=False,
+    prefix="--",
+    sets=sets,
+    selects=lambda language: True,  # Nothing is selected here.
+  )
+  tests = collection.tests()
+  if bad_records.count:
+    _say(records.describe_bad("test", bad_records.drain()))
+  there = sorted({test.language for test in tests})
+  chosen = _LANGUAGE.value or there
+  if not there or (missing := sorted({*chosen} - {*there})):
+    named = f" in {', '.join(missing)}" if there else ""
+    raise ValueError(
+      f"{_ROOT.value or collection.name} has no tests{named}, whose passages"
+      f" would be searched. Its languages are: {', '.join(there) or 'none'}."
+    )
+  return [test for test in tests if test.language in chosen]
+
+
+def _open() -> "answers.Answerer":
+  """Loads the model and the passages, as the flags say."""
+  tests = _read_tests()  # Before the model: a mistake in a path is frequent.
+  from mlir_jax.retrieval import answers
+  from mlir_jax.retrieval import model as model_lib
+
+  model = model_lib.load(
+    _MODEL.value,
+    _CHECKPOINT.value,
+    batch_size=_BATCH_SIZE.value,
+    revision=_REVISION.value,
+    prompt=_PROMPT.value,
+    **shared_flags.prefixes(),
+  )
+  model.check_role("query")
+  model.check_role("passage")
+  answerer = answers.of_tests(model, tests)
+  _say(answerer.model.text_encoder.describe_truncation())
+  languages = sorted({test.language for test in tests})
+  _say(
+    f"{len(answerer.index.passage_ids):,} passages in {', '.join(languages)},"
+    f" encoded by {model.path}."
+  )
+  return answerer
+
+
+def _answer(answerer: "answers.Answerer", queries: Sequence[str]) -> None:
+  """Prints the answers to some queries."""
+  encoder = answerer.model.text_encoder
+  before = dict(encoder.truncation)
+  found = answerer.answer(queries, _K.value)
+  _say(encoder.describe_truncation(before))
+  for query, best in zip(queries, found, strict=True):
+    if _JSON.value:
+      print(_as_json(query, best), flush=True)
+    else:
+      _show(query, best)
+
+
+def _as_json(query: str, best: Sequence["answers.Answer"]) -> str:
+  results = [
+    {
+      "rank": rank,
+      "id": passage.passage_id,
+      "language": passage.language,
+      "score": score,
+      "title": passage.title,
+      "text": passage.text,
+    }
+    for rank, (score, passage) in enumerate(best, start=1)
+  ]
+  line = {"query": query, "results": results}
+  return json.dumps(line, ensure_ascii=False)
+
+
+def _show(query: str, best: Sequence["answers.Answer"]) -> None:
+  from mlir_jax.command_line import answer_lines
+
+  if not _is_conversation():
+    print(f"> {answer_lines.clean(query)}")
+  columns = min(shutil.get_terminal_size().columns, _WIDEST)
+  print("\n".join(answer_lines.lay_out(best, columns)), end="\n\n", flush=True)
+
+
+def _check(query: str, place: str) -> str:
+  """Returns a query without white space around it; refuses broken text."""
+  try:
+    query.encode("utf-8")
+  except UnicodeEncodeError:
+    raise ValueError(f"{place} is not UTF-8.") from None
+  return query.strip()
+
+
+def _lines() -> Iterator[str]:
+  """Yields the lines of the standard input that are not blank."""
+  for number, line in enumerate(sys.stdin.buffer, start=1):
+    place = f"Line {number} of the standard input"
+    text = line.decode(
+      "utf-8-sig" if number == 1 else "utf-8", "surrogateescape"
+    )
+    if query := _check(text, place):
+      yield query
+
+
+def _batches(queries: Iterable[str]) -> Iterator[list[str]]:
+  """Yields queries in batches, if none of them has to be waited for."""
+  are_there = isinstance(queries, list) or stat.S_ISREG(
+    os.fstat(sys.stdin.fileno()).st_mode
+  )
+  queries, size = iter(queries), _BATCH if are_there else 1
+  while batch := list(itertools.islice(queries, size)):
+    yield batch
+
+
+def _converse(answerer: "answers.Answerer") -> None:
+  """Answers what the user types, until Ctrl-D."""
+  with contextlib.suppress(ImportError):  # Windows has none.
+    import readline  # noqa: F401  # `input` then edits and remembers lines.
+  _say("Type a query; Ctrl-D ends.")
+  while True:
+    try:
+      query = _check(input("> "), "The query")
+      if query:
+        _answer(answerer, [query])
+    except EOFError:
+      print()
+      return
+    except ValueError as error:  # The next query may be better.
+      _say(str(error))
+
+
+def main(queries: Sequence[str]):
+  """Answers queries as the flags say."""
+  if not (_ROOT.value or _COLLECTION.value or _SET.value):
+    raise ValueError("Give the passages: --root=FOLDER.")
+  given = [
+    _check(query, f"Query {number}")
+    for number, query in enumerate(queries, start=1)
+  ]
+  if "" in given:
+    raise ValueError(f"Query {given.index('') + 1} is empty.")
+  if not given and sys.stdin is None:
+    raise ValueError("There is neither a query nor a standard input.")
+  try:
+    answerer = _open()
+    if not given and _is_conversation():
+      _converse(answerer)
+      return
+    for batch in _batches(given or _lines()):
+      _answer(answerer, batch)
+  except KeyboardInterrupt:
+    print(file=sys.stderr)
+    sys.exit(_STOPPED)
+  except BrokenPipeError:  # The reader of the answers has seen enough.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+  _MODEL = shared_flags.define_path(
+    "model",
+    "A run's folder, an export, a sentence-transformers folder or a name on"
+    " the Hugging Face hub.",
+  )
+  _ROOT = shared_flags.define_path(
+    "root",
+    "The folder of a collection; the passages of its tests are searched.",
+  )
+  _K = flags.DEFINE_integer(
+    "k", 5, "The number of passages for each query.", lower_bound=1
+  )
+  _JSON = flags.DEFINE_bool(
+    "json", False, "Whether each query gives a line of JSON, for scripts."
+  )
+  _LANGUAGE = flags.DEFINE_list(
+    "language", [], "The languages of passages, such as de,fr; by default all."
+  )
+  _COLLECTION = flags.DEFINE_string(
+    "collection", "", "The collection: cldr, folder, sets or MODULE:FUNCTION."
+  )
+  _SET = flags.DEFINE_multi_string(
+    "set",
+    [],
+    "Tests that a library finds by name, NAME=ir_datasets:ID; may be repeated.",
+  )
+  _ON_BAD_RECORD = flags.DEFINE_enum(
+    "on_bad_record",
+    "error",
+    ("error", "skip"),
+    "What to do with bad records: stop, or skip and count them.",
+  )
+  _CHECKPOINT = flags.DEFINE_string(
+    "checkpoint",
+    "last",
+    'The checkpoint of a run: "last", "best" on dev, or a step.',
+  )
+  _REVISION = flags.DEFINE_string(
+    "revision", "", "The branch, tag or commit of a name on the hub."
+  )
+  _PROMPT = shared_flags.define_prompt()
+  shared_flags.define_prefixes()
+  _BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size",
+    None,
+    "Texts encoded at once.",
+    lower_bound=1,
+    upper_bound=1_000_000,
+  )
+  program.start(main, required=("model",), takes_texts=True)
