@@ -12,7 +12,7 @@ import pytest
 import sentence_models
 
 import mlir_jax
-from mlir_jax import encode
+from mlir_jax.retrieval import line_vectors
 
 BLOCKED = """
 import sys
@@ -22,7 +22,7 @@ import runpy
 sys.argv[0] = "mlir_jax.encode"
 runpy.run_module("mlir_jax.encode", run_name="__main__", alter_sys=True)
 """
-PACKAGE = pathlib.Path(encode.__file__).parents[1]
+PACKAGE = pathlib.Path(mlir_jax.__file__).parents[1]
 
 
 def call(*arguments, stdin=b""):
@@ -97,7 +97,7 @@ def test_many_chunks_give_one_array(tmp_path):
   (tmp_path / "b.txt").write_text("\n\nfffffff\n")
   output = tmp_path / "v.npy"
   paths = [str(tmp_path / name) for name in ("a.txt", "b.txt")]
-  assert encode.encode_files(lengths, paths, str(output)) == (7, 2)
+  assert line_vectors.encode_files(lengths, paths, str(output)) == (7, 2)
   assert np.load(output)[:, 0].tolist() == [1, 2, 3, 4, 0, 0, 7]
 
 
@@ -107,12 +107,12 @@ def test_a_bad_line_is_named_and_leaves_the_old_output(tmp_path):
   np.save(output, np.zeros((2, 2)))
   before = output.read_bytes()
   with pytest.raises(ValueError) as error:
-    encode.encode_files(lengths, [str(path)], str(output))
+    line_vectors.encode_files(lengths, [str(path)], str(output))
   assert str(error.value).startswith(f"{path}:2: text: is not UTF-8")
   assert "skip" not in str(error.value)  # A skipped line would move rows.
   path.write_text("")
   with pytest.raises(ValueError, match="There are no texts in"):
-    encode.encode_files(lengths, [str(path)], str(output))
+    line_vectors.encode_files(lengths, [str(path)], str(output))
   assert output.read_bytes() == before
   assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.txt", "v.npy"]
 
@@ -130,7 +130,7 @@ def test_rows_that_are_not_finite_or_have_another_width_are_not_written(
   (tmp_path / "a.txt").write_text("a\nbb\nccc\n")
   output = tmp_path / "v.npy"
   with pytest.raises(ValueError, match=r"v\.npy is not written.*row 2 "):
-    encode.encode_files(embed, [str(tmp_path / "a.txt")], str(output))
+    line_vectors.encode_files(embed, [str(tmp_path / "a.txt")], str(output))
   assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
@@ -153,9 +153,9 @@ def test_a_file_that_is_not_plain_text_needs_the_flag(
   content = content.encode()
   path.write_bytes(gzip.compress(content) if ".gz" in name else content)
   with pytest.raises(ValueError, match=f"{name} is not plain text: {sign}"):
-    encode.encode_files(lengths, [str(path)], str(output))
+    line_vectors.encode_files(lengths, [str(path)], str(output))
   assert not output.exists()
-  shape = encode.encode_files(
+  shape = line_vectors.encode_files(
     lengths, [str(path)], str(output), plain_text=True
   )
   assert shape == (1, 2)
@@ -169,7 +169,7 @@ def test_rows_that_are_not_vectors_leave_the_old_output(second, tmp_path):
   path.write_text("old")
   with (
     pytest.raises(ValueError, match=rf"^{path} is not written: .* row 2 "),
-    encode.write_rows(str(path)) as append,
+    line_vectors.write_rows(str(path)) as append,
   ):
     append(np.ones((2, 3), np.float32))
     append(second.astype(np.float32))
@@ -181,4 +181,7 @@ def test_a_line_that_only_begins_like_json_is_a_text(tmp_path):
   path, output = tmp_path / "a.txt", tmp_path / "v.npy"
   for line in ("{see below} river", "[1] apple", "[{" * 5000, "3"):
     path.write_text(line + "\nriver\n")
-    assert encode.encode_files(lengths, [str(path)], str(output)) == (2, 2)
+    assert line_vectors.encode_files(lengths, [str(path)], str(output)) == (
+      2,
+      2,
+    )
