@@ -4,9 +4,13 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str):
-  """`load` on first use: `import mlir_jax` alone stays cheap, without JAX."""
+  """Loads on first use: `import mlir_jax` alone stays cheap, without JAX."""
   if name == "load":
     from mlir_jax.retrieval import model
 
     return model.load
+  if name == "Index":
+    from mlir_jax.retrieval import index
+
+    return index.Index
   raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

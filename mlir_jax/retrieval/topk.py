@@ -40,6 +40,10 @@ class Tiling(NamedTuple):
   portion: int
 
 
+# If a query has more hits than so many portions, the best rows of the tile are
+# found together.
+_PORTIONS = 12
+
 # The scores of a tile stay in the caches of a CPU. Other devices need large
 # tiles, and blocks of their lanes.
 _CPU = Tiling(1 << 21, 16, 16)
@@ -162,6 +166,15 @@ class _Kept(NamedTuple):
   waiting: jax.Array
   floor: jax.Array
 
+  def add(self, k: int, scores: jax.Array, rows: jax.Array) -> "_Kept":
+    """Lets [Q, m] more candidates wait; there must be room for them."""
+    at = (jnp.zeros_like(self.waiting), k + self.waiting)
+    return self._replace(
+      scores=jax.lax.dynamic_update_slice(self.scores, scores, at),
+      rows=jax.lax.dynamic_update_slice(self.rows, rows, at),
+      waiting=self.waiting + scores.shape[1],
+    )
+
 
 def _sorted(kept: _Kept, k: int) -> _Kept:
   """Sorts the candidates, keeps the k best and raises the floor.
@@ -175,6 +188,16 @@ def _sorted(kept: _Kept, k: int) -> _Kept:
     kept.rows.at[:, :k].set(rows),
     jnp.zeros_like(kept.waiting),
     jnp.maximum(kept.floor, best[:, -1]),
+  )
+
+
+def _with_room(kept: _Kept, k: int, columns: int) -> _Kept:
+  """Sorts the candidates if there is no room for more columns of them."""
+  # A loop is a condition here: XLA changes its state in place.
+  return jax.lax.while_loop(
+    lambda kept: kept.waiting + columns > kept.scores.shape[1] - k,
+    lambda kept: _sorted(kept, k),
+    kept,
   )
 
 
@@ -199,62 +222,81 @@ class _Tile(NamedTuple):
     return (rows >= self.first) & (rows < self.stop)
 
 
-def _collect(kept: _Kept, tile: _Tile, k: int, block: int, portion: int):
-  """Adds the hits of a tile to the candidates, portion by portion.
+def _comparable(scores: jax.Array, counts: jax.Array) -> jax.Array:
+  """Returns scores as `lax.top_k` should rank them.
+
+  `lax.top_k` ranks 0.0 before -0.0, but they are equal scores. A NaN is the
+  difference of two scores that overflow: it becomes inf, and is seen.
 
   Args:
-    kept: The candidates; there is room for a portion behind the first k.
+    scores: float32.
+    counts: Which of them count; the others become -inf.
+  """
+  scores = jnp.where(scores == 0, 0.0, scores)
+  scores = jnp.where(jnp.isnan(scores), jnp.inf, scores)
+  return jnp.where(counts, scores, -jnp.inf)
+
+
+def _collect(kept: _Kept, tile: _Tile, k: int, block: int, portion: int):
+  """Adds the hits of a tile to the candidates.
+
+  Args:
+    kept: The candidates; there is room for k of them behind the first k, and
+      for a portion.
     tile: The tile.
     k: The number of results.
     block: Columns whose hits are counted together.
     portion: Hits of each query that are added at once; at least `block`.
   """
-  scores = tile.scores
-  count = len(scores)
-  blocks = scores.reshape(count, -1, block)
+  count, size = tile.scores.shape
+  blocks = tile.scores.reshape(count, -1, block)
   floor = kept.floor[:, None, None]
-  columns = jnp.arange(scores.shape[1], dtype=jnp.int32).reshape(-1, block)
-  hits = (blocks > floor) & tile.counts(columns)
+  columns = jnp.arange(size, dtype=jnp.int32)
+  hits = ~(blocks <= floor) & tile.counts(columns).reshape(-1, block)
   hits = hits.sum(axis=-1, dtype=jnp.int32)  # [Q, B].
-  number = jnp.arange(hits.shape[1], dtype=jnp.int32)
-  size = min(portion, hits.shape[1])
+  numbers = jnp.arange(hits.shape[1], dtype=jnp.int32)
+  most = hits.sum(axis=1).max()
+
+  def add_best(state):
+    """Adds the best rows of the tile, whether or not they are hits."""
+    kept, _ = state
+    scores = _comparable(tile.scores, tile.counts(columns))
+    best, places = _top_k_of_blocks(scores, k)
+    kept = _with_room(kept, k, best.shape[1])
+    return kept.add(k, best, tile.start + places), jnp.zeros_like(most)
+
+  # In the first tile, almost all rows are hits.
+  kept, most = jax.lax.while_loop(
+    lambda state: state[1] > _PORTIONS * portion, add_best, (kept, most)
+  )
 
   def left(done):
-    return (hits > 0) & (number > done[:, None])
+    return (hits > 0) & (numbers > done[:, None])
 
-  def add(state):
+  def add_portion(state):
     kept, done, _ = state
-    kept = jax.lax.while_loop(
-      lambda kept: kept.waiting + portion > kept.scores.shape[1] - k,
-      lambda kept: _sorted(kept, k),
-      kept,
-    )
+    kept = _with_room(kept, k, portion)
     # Blocks with hits come first, in their order. Of these, as many as have no
     # more than a portion of hits together.
-    has_hits, chosen = jax.lax.top_k(left(done).astype(jnp.float32), size)
+    has_hits, chosen = jax.lax.top_k(
+      left(done).astype(jnp.float32), min(portion, hits.shape[1])
+    )
     here = jnp.take_along_axis(hits, chosen, axis=1)
     taken = (has_hits > 0) & (jnp.cumsum(here, axis=1) <= portion)
-    values = jnp.take_along_axis(blocks, chosen[:, :, None], axis=1)
+    scores = jnp.take_along_axis(blocks, chosen[:, :, None], axis=1)
     places = chosen[:, :, None] * block + jnp.arange(block, dtype=jnp.int32)
-    is_hit = (values > floor) & tile.counts(places) & taken[:, :, None]
-    # lax.top_k ranks 0.0 before -0.0, but they are equal scores.
-    values = jnp.where(is_hit, jnp.where(values == 0, 0.0, values), -jnp.inf)
-    rows = jnp.where(is_hit, tile.start + places, -1)
+    is_hit = ~(scores <= floor) & tile.counts(places) & taken[:, :, None]
     best, rows = _best_of(
-      values.reshape(count, -1), rows.reshape(count, -1), portion
-    )
-    at = (jnp.zeros_like(kept.waiting), k + kept.waiting)
-    kept = kept._replace(
-      scores=jax.lax.dynamic_update_slice(kept.scores, best, at),
-      rows=jax.lax.dynamic_update_slice(kept.rows, rows, at),
-      waiting=kept.waiting + portion,
+      _comparable(scores, is_hit).reshape(count, -1),
+      (tile.start + places).reshape(count, -1),
+      portion,
     )
     done = jnp.where(taken, chosen, done[:, None]).max(axis=1)
-    return kept, done, left(done).any()
+    return kept.add(k, best, rows), done, left(done).any()
 
   done = jnp.full_like(kept.rows[:, 0], -1)
   kept, _, _ = jax.lax.while_loop(
-    lambda state: state[2], add, (kept, done, left(done).any())
+    lambda state: state[2], add_portion, (kept, done, most > 0)
   )
   return kept
 
@@ -274,12 +316,11 @@ def _shard_top_k(
   num_tiles = -(-rows // (BLOCK * most))
   size = BLOCK * -(-rows // (BLOCK * num_tiles))
   offset = jax.lax.axis_index(sharding.DATA) * rows
-  floor = jax.lax.pcast(floor, sharding.DATA, to="varying")
   # The more rows are kept, the more hits a tile has.
   portion = min(size, tiling.portion * -(-k // (16 * tiling.portion)))
-  columns_kept = k + max(2 * k, 8 * portion)
+  columns = k + max(2 * k, 8 * portion)
 
-  def score(number) -> _Tile:
+  def add(kept: _Kept, number):
     # The last tile is moved back to end with the shard. It may then overlap
     # with the tile before: those rows are skipped.
     start = jnp.minimum(number * size, rows - size)
@@ -288,31 +329,19 @@ def _shard_top_k(
       "qd,pd->qp", queries, passages, precision=jax.lax.Precision.HIGHEST
     )
     stop = jnp.minimum(num_valid, offset + rows)
-    return _Tile(scores, offset + start, offset + number * size, stop)
+    tile = _Tile(scores, offset + start, offset + number * size, stop)
+    return _collect(kept, tile, k, tiling.block, portion), None
 
-  # Almost all rows of the first tile would be hits.
-  tile = score(jnp.zeros_like(offset))
-  is_valid = tile.counts(jnp.arange(size, dtype=jnp.int32))
-  scores = jnp.where(tile.scores == 0, 0.0, tile.scores)
-  best, columns = _top_k_of_blocks(jnp.where(is_valid, scores, -jnp.inf), k)
-  found = best.shape[1]
-  kept = _Kept(
-    jnp.full_like(best, -jnp.inf, shape=(count, columns_kept))
-    .at[:, :found]
-    .set(best),
-    jnp.full_like(columns, -1, shape=(count, columns_kept))
-    .at[:, :found]
-    .set(tile.start + columns),
-    jnp.zeros_like(offset),
-    jnp.maximum(floor, best[:, -1] if found == k else -jnp.inf),
+  nothing = _Kept(
+    jnp.full((count, columns), -jnp.inf, jnp.float32),
+    jnp.full((count, columns), -1, jnp.int32),
+    jnp.zeros((), jnp.int32),
+    floor,
   )
   kept, _ = jax.lax.scan(
-    lambda kept, number: (
-      _collect(kept, score(number), k, tiling.block, portion),
-      None,
-    ),
-    kept,
-    jnp.arange(1, num_tiles, dtype=jnp.int32),
+    add,
+    jax.lax.pcast(nothing, sharding.DATA, to="varying"),
+    jnp.arange(num_tiles, dtype=jnp.int32),
   )
   scores, indices = _best_of(kept.scores, kept.rows, k)
   return scores, jnp.where(scores == -jnp.inf, -1, indices)
