@@ -18,6 +18,7 @@ PROGRAMS = (
   "train",
   "evaluate",
   "encode",
+  "search",
   "ask",
   "export",
   "plan",

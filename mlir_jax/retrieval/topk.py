@@ -3,9 +3,15 @@
 All ranking uses this search. Scores are float32 inner products. Of equal
 scores, the lower row comes first: within a device, between devices, and at the
 cut after k.
+
+A device scores its rows tile by tile. Few rows of a later tile can be among the
+k best: those whose score is above the k-th best score so far. Only they are
+collected, and they are sorted when many of them wait.
 """
 
 import functools
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +20,57 @@ from jax.sharding import Mesh, PartitionSpec
 
 from mlir_jax import bars, sharding
 
-BLOCK = 128  # Rows whose maximum is taken first: the lanes of a TPU.
-CHUNK = 131072  # Rows scored at once; it bounds the score matrix.
-QUERY_BATCH = 256  # Queries searched at once; it bounds the matrix, too.
+BLOCK = 128  # The rows of a device are padded to a multiple of it.
+CHUNK = 131072  # Rows that are placed, or scored, at once, at most.
+QUERY_BATCH = 1024  # Queries that are searched at once, at most.
+
+
+class Tiling(NamedTuple):
+  """How a device cuts its work into tiling.
+
+  Attributes:
+    scores: Scores that are computed at once: queries times the rows of a tile.
+    block: Rows whose hits are counted together. It divides `BLOCK`.
+    portion: Hits of a query that are collected at once, at least; not below
+      `block`.
+  """
+
+  scores: int
+  block: int
+  portion: int
+
+
+# If a query has more hits than so many portions, the best rows of the tile are
+# found together.
+_PORTIONS = 12
+
+# The scores of a tile stay in the caches of a CPU. Other devices need large
+# tiles, and blocks of their lanes.
+_CPU = Tiling(1 << 21, 16, 16)
+_ACCELERATOR = Tiling(1 << 25, 128, 128)
+
+
+def tiling_of(mesh: Mesh) -> Tiling:
+  """Returns the tiling for the devices of a mesh."""
+  is_cpu = mesh.devices.flat[0].platform == "cpu"
+  return _CPU if is_cpu else _ACCELERATOR
+
+
+class Rows(Protocol):
+  """Vectors that can be indexed: a NumPy array, or several files as one."""
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """The shape [N, D]."""
+    ...
+
+  def __getitem__(self, rows, /) -> np.ndarray:
+    """Returns the rows of a slice, or those of an array of numbers."""
+    ...
 
 
 def place(
-  passages: np.ndarray, mesh: Mesh, order: np.ndarray | None = None
+  passages: Rows, mesh: Mesh, order: np.ndarray | None = None
 ) -> jax.Array:
   """Puts passage embeddings on the mesh, padded so that they divide evenly.
 
@@ -30,8 +80,8 @@ def place(
   Args:
     passages: [N, D] floats.
     mesh: Has the axis "data".
-    order: int [N], the rows in the order in which they are placed; None for the
-      order of `passages`.
+    order: int [n], the rows in the order in which they are placed; None for all
+      rows in the order of `passages`.
 
   Returns:
     [N', D] float32, split over "data": the rows, then N' - N rows of zeros. N'
@@ -40,18 +90,19 @@ def place(
   Raises:
     ValueError: if there are no passages.
   """
-  if passages.ndim != 2 or not passages.size:
+  if len(passages.shape) != 2 or 0 in passages.shape:
     raise ValueError(
       "Passage embeddings must be a non-empty [N, D] array, not one of"
       f" shape {passages.shape}."
     )
+  count = passages.shape[0] if order is None else len(order)
   unit = BLOCK * mesh.shape[sharding.DATA]
-  shape = (-(-len(passages) // unit) * unit, passages.shape[1])
+  shape = (-(-count // unit) * unit, passages.shape[1])
 
   def shard(index: tuple[slice, ...]) -> np.ndarray:
     start, stop, _ = index[0].indices(shape[0])
     rows = np.zeros((stop - start, shape[1]), np.float32)
-    stop = min(stop, len(passages))
+    stop = min(stop, count)
     for first in range(start, stop, CHUNK):  # Indexing by `order` copies.
       last = min(first + CHUNK, stop)
       rows[first - start : last - start] = passages[
@@ -96,67 +147,234 @@ def _best_of(scores: jax.Array, indices: jax.Array, k: int):
   return scores, jnp.take_along_axis(indices, places, axis=1)
 
 
+class _Kept(NamedTuple):
+  """The candidates of one device, while it goes through its tiles.
+
+  The first k columns are the best ones, sorted. Candidates that wait follow, in
+  the order of their tiles. So of equal scores, the lower row is further left.
+  Free columns have the score -inf and the row -1.
+
+  Attributes:
+    scores: float32 [Q, k + room].
+    rows: int32 [Q, k + room].
+    waiting: int32, the columns after the first k that are in use.
+    floor: float32 [Q]. A row of a later tile is a hit if its score is higher.
+  """
+
+  scores: jax.Array
+  rows: jax.Array
+  waiting: jax.Array
+  floor: jax.Array
+
+  def add(self, k: int, scores: jax.Array, rows: jax.Array) -> "_Kept":
+    """Lets [Q, m] more candidates wait; there must be room for them."""
+    at = (jnp.zeros_like(self.waiting), k + self.waiting)
+    return self._replace(
+      scores=jax.lax.dynamic_update_slice(self.scores, scores, at),
+      rows=jax.lax.dynamic_update_slice(self.rows, rows, at),
+      waiting=self.waiting + scores.shape[1],
+    )
+
+
+def _sorted(kept: _Kept, k: int) -> _Kept:
+  """Sorts the candidates, keeps the k best and raises the floor.
+
+  A later row with the score of the k-th best row is not among the k best,
+  because k lower rows have this score or a higher one.
+  """
+  best, rows = _best_of(kept.scores, kept.rows, k)
+  return _Kept(
+    jnp.full_like(kept.scores, -jnp.inf).at[:, :k].set(best),
+    kept.rows.at[:, :k].set(rows),
+    jnp.zeros_like(kept.waiting),
+    jnp.maximum(kept.floor, best[:, -1]),
+  )
+
+
+def _with_room(kept: _Kept, k: int, columns: int) -> _Kept:
+  """Sorts the candidates if there is no room for more columns of them."""
+  # A loop is a condition here: XLA changes its state in place.
+  return jax.lax.while_loop(
+    lambda kept: kept.waiting + columns > kept.scores.shape[1] - k,
+    lambda kept: _sorted(kept, k),
+    kept,
+  )
+
+
+class _Tile(NamedTuple):
+  """The scores of consecutive rows of one device.
+
+  Attributes:
+    scores: float32 [Q, M].
+    start: The row of the first column.
+    first: The first row that counts: others were in the tile before.
+    stop: The row after the last one that counts: padding follows.
+  """
+
+  scores: jax.Array
+  start: jax.Array
+  first: jax.Array
+  stop: jax.Array
+
+  def counts(self, columns: jax.Array) -> jax.Array:
+    """Says which of some columns count."""
+    rows = self.start + columns
+    return (rows >= self.first) & (rows < self.stop)
+
+
+def _comparable(scores: jax.Array, counts: jax.Array) -> jax.Array:
+  """Returns scores as `lax.top_k` should rank them.
+
+  `lax.top_k` ranks 0.0 before -0.0, but they are equal scores. A NaN is the
+  difference of two scores that overflow: it becomes inf, and is seen.
+
+  Args:
+    scores: float32.
+    counts: Which of them count; the others become -inf.
+  """
+  scores = jnp.where(scores == 0, 0.0, scores)
+  scores = jnp.where(jnp.isnan(scores), jnp.inf, scores)
+  return jnp.where(counts, scores, -jnp.inf)
+
+
+def _collect(kept: _Kept, tile: _Tile, k: int, block: int, portion: int):
+  """Adds the hits of a tile to the candidates.
+
+  Args:
+    kept: The candidates; there is room for k of them behind the first k, and
+      for a portion.
+    tile: The tile.
+    k: The number of results.
+    block: Columns whose hits are counted together.
+    portion: Hits of each query that are added at once; at least `block`.
+  """
+  count, size = tile.scores.shape
+  blocks = tile.scores.reshape(count, -1, block)
+  floor = kept.floor[:, None, None]
+  columns = jnp.arange(size, dtype=jnp.int32)
+  hits = ~(blocks <= floor) & tile.counts(columns).reshape(-1, block)
+  hits = hits.sum(axis=-1, dtype=jnp.int32)  # [Q, B].
+  numbers = jnp.arange(hits.shape[1], dtype=jnp.int32)
+  most = hits.sum(axis=1).max()
+
+  def add_best(state):
+    """Adds the best rows of the tile, whether or not they are hits."""
+    kept, _ = state
+    scores = _comparable(tile.scores, tile.counts(columns))
+    best, places = _top_k_of_blocks(scores, k)
+    kept = _with_room(kept, k, best.shape[1])
+    return kept.add(k, best, tile.start + places), jnp.zeros_like(most)
+
+  # In the first tile, almost all rows are hits.
+  kept, most = jax.lax.while_loop(
+    lambda state: state[1] > _PORTIONS * portion, add_best, (kept, most)
+  )
+
+  def left(done):
+    return (hits > 0) & (numbers > done[:, None])
+
+  def add_portion(state):
+    kept, done, _ = state
+    kept = _with_room(kept, k, portion)
+    # Blocks with hits come first, in their order. Of these, as many as have no
+    # more than a portion of hits together.
+    has_hits, chosen = jax.lax.top_k(
+      left(done).astype(jnp.float32), min(portion, hits.shape[1])
+    )
+    here = jnp.take_along_axis(hits, chosen, axis=1)
+    taken = (has_hits > 0) & (jnp.cumsum(here, axis=1) <= portion)
+    scores = jnp.take_along_axis(blocks, chosen[:, :, None], axis=1)
+    places = chosen[:, :, None] * block + jnp.arange(block, dtype=jnp.int32)
+    is_hit = ~(scores <= floor) & tile.counts(places) & taken[:, :, None]
+    best, rows = _best_of(
+      _comparable(scores, is_hit).reshape(count, -1),
+      (tile.start + places).reshape(count, -1),
+      portion,
+    )
+    done = jnp.where(taken, chosen, done[:, None]).max(axis=1)
+    return kept.add(k, best, rows), done, left(done).any()
+
+  done = jnp.full_like(kept.rows[:, 0], -1)
+  kept, _, _ = jax.lax.while_loop(
+    lambda state: state[2], add_portion, (kept, done, most > 0)
+  )
+  return kept
+
+
 def _shard_top_k(
-  queries: jax.Array, shard: jax.Array, *, k: int, num_valid: int
+  queries: jax.Array,
+  shard: jax.Array,
+  floor: jax.Array,
+  *,
+  k: int,
+  num_valid: int,
+  tiling: Tiling,
 ):
   """Returns the best rows of one device: [Q, k] scores and global indices."""
-  rows = len(shard)
-  num_chunks = -(-rows // CHUNK)
-  size = BLOCK * -(-rows // (BLOCK * num_chunks))
+  rows, count = len(shard), len(queries)
+  most = max(1, min(CHUNK, tiling.scores // count) // BLOCK)
+  num_tiles = -(-rows // (BLOCK * most))
+  size = BLOCK * -(-rows // (BLOCK * num_tiles))
   offset = jax.lax.axis_index(sharding.DATA) * rows
+  # The more rows are kept, the more hits a tile has.
+  portion = min(size, tiling.portion * -(-k // (16 * tiling.portion)))
+  columns = k + max(2 * k, 8 * portion)
 
-  def merge(best, chunk):
-    # The last chunk is moved back to end with the shard. It may then overlap
-    # with the chunk before: those rows are skipped.
-    start = jnp.minimum(chunk * size, rows - size)
+  def add(kept: _Kept, number):
+    # The last tile is moved back to end with the shard. It may then overlap
+    # with the tile before: those rows are skipped.
+    start = jnp.minimum(number * size, rows - size)
     passages = jax.lax.dynamic_slice_in_dim(shard, start, size)
     scores = jnp.einsum(
       "qd,pd->qp", queries, passages, precision=jax.lax.Precision.HIGHEST
     )
-    # lax.top_k ranks 0.0 before -0.0, but they are equal scores.
-    scores = jnp.where(scores == 0, 0.0, scores)
-    row = start + jnp.arange(size, dtype=jnp.int32)
-    skipped = (row < chunk * size) | (offset + row >= num_valid)
-    scores, columns = _top_k_of_blocks(jnp.where(skipped, -jnp.inf, scores), k)
-    # Earlier results come first, because their rows are lower. Of equal -inf,
-    # index -1 then comes before skipped rows.
-    scores = jnp.concatenate([best[0], scores], axis=1)
-    indices = jnp.concatenate([best[1], offset + start + columns], axis=1)
-    return _best_of(scores, indices, k), None
+    stop = jnp.minimum(num_valid, offset + rows)
+    tile = _Tile(scores, offset + start, offset + number * size, stop)
+    return _collect(kept, tile, k, tiling.block, portion), None
 
-  nothing = (
-    jnp.full((len(queries), k), -jnp.inf, jnp.float32),
-    jnp.full((len(queries), k), -1, jnp.int32),
+  nothing = _Kept(
+    jnp.full((count, columns), -jnp.inf, jnp.float32),
+    jnp.full((count, columns), -1, jnp.int32),
+    jnp.zeros((), jnp.int32),
+    floor,
   )
-  best, _ = jax.lax.scan(
-    merge,
+  kept, _ = jax.lax.scan(
+    add,
     jax.lax.pcast(nothing, sharding.DATA, to="varying"),
-    jnp.arange(num_chunks, dtype=jnp.int32),
+    jnp.arange(num_tiles, dtype=jnp.int32),
   )
-  return best
+  scores, indices = _best_of(kept.scores, kept.rows, k)
+  return scores, jnp.where(scores == -jnp.inf, -1, indices)
 
 
-@functools.partial(jax.jit, static_argnames=("k", "mesh", "num_valid"))
+@functools.partial(
+  jax.jit, static_argnames=("k", "mesh", "num_valid", "tiling")
+)
 def top_k(
   queries: jax.Array,
   passages: jax.Array,
+  floor: jax.Array,
   *,
   k: int,
   mesh: Mesh,
   num_valid: int,
+  tiling: Tiling,
 ) -> tuple[jax.Array, jax.Array]:
   """Returns the k passages with the highest inner products, exactly.
 
-  Each device scores its own rows, `CHUNK` at a time, and sends its k best. The
+  Each device scores its own rows, a tile at a time, and sends its k best. The
   result is the k best of these.
 
   Args:
     queries: [Q, D] float32, replicated.
     passages: [N', D] float32, as `place` returns them. All scores must be
       finite.
+    floor: [Q] float32, replicated. Passages with this score or a lower one may
+      be missing from the result; -inf to find all.
     k: The number of results; it may exceed the number of passages.
     mesh: The mesh of the passages.
     num_valid: N, the number of passages before the padding.
+    tiling: From `tiling_of`.
 
   Returns:
     scores: [Q, k] float32, replicated, descending; -inf after the last passage.
@@ -175,11 +393,11 @@ def top_k(
     )
   everywhere = sharding.replicate(mesh)
   candidates = jax.shard_map(
-    functools.partial(_shard_top_k, k=k, num_valid=num_valid),
+    functools.partial(_shard_top_k, k=k, num_valid=num_valid, tiling=tiling),
     mesh=mesh,
-    in_specs=(PartitionSpec(), PartitionSpec(sharding.DATA)),
+    in_specs=(PartitionSpec(), PartitionSpec(sharding.DATA), PartitionSpec()),
     out_specs=PartitionSpec(None, sharding.DATA),
-  )(queries, passages)
+  )(queries, passages, floor)
   # One all-gather brings k candidates per device, in the order of their rows.
   return everywhere(_best_of(*everywhere(candidates), k=k))
 
@@ -191,7 +409,9 @@ def search(
   *,
   mesh: Mesh,
   num_valid: int,
+  floor: np.ndarray | None = None,
   description: str = "Searching",
+  moved: Callable[[int], object] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Calls `top_k` for any number of queries, in batches of one compiled size.
 
@@ -201,7 +421,9 @@ def search(
     k: As in `top_k`.
     mesh: As in `top_k`.
     num_valid: As in `top_k`.
+    floor: As in `top_k`; None for -inf.
     description: The text of the progress bar of a long search.
+    moved: Receives the number of queries after each batch, in place of a bar.
 
   Returns:
     scores: [Q, k] float32, as in `top_k`.
@@ -210,25 +432,41 @@ def search(
   size = min(QUERY_BATCH, len(queries))
   scores = np.empty((len(queries), k), np.float32)
   indices = np.empty((len(queries), k), np.int32)
+  replicated = sharding.replicated(mesh)
+
+  def put(array: np.ndarray) -> jax.Array:
+    return jax.make_array_from_callback(
+      array.shape, replicated, array.__getitem__
+    )
+
   with bars.bar(
-    None, description, unit="query", delay=2, total=len(queries), leave=False
+    None,
+    description,
+    unit="query",
+    delay=2,
+    total=len(queries),
+    leave=False,
+    disable=moved is not None,
   ) as progress:
     for start in range(0, len(queries), size or 1):
       real = queries[start : start + size]
+      stop = start + len(real)
       batch = np.zeros((size, queries.shape[1]), np.float32)
       batch[: len(real)] = real
+      floors = np.full(size, -np.inf, np.float32)
+      if floor is not None:
+        floors[: len(real)] = floor[start:stop]
       found = top_k(
-        jax.make_array_from_callback(
-          batch.shape, sharding.replicated(mesh), batch.__getitem__
-        ),
+        put(batch),
         passages,
+        put(floors),
         k=k,
         mesh=mesh,
         num_valid=num_valid,
+        tiling=tiling_of(mesh),
       )
-      stop = start + len(real)
       scores[start:stop], indices[start:stop] = (
         rows[: len(real)] for rows in jax.device_get(found)
       )
-      progress.update(len(real))
+      (moved or progress.update)(len(real))
   return scores, indices
