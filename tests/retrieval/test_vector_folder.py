@@ -4,24 +4,26 @@ import contextlib
 import json
 import os
 import pathlib
+import resource
 import shutil
-import signal
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import object_store
 import pytest
 
 from mlir_jax import lock
-from mlir_jax.data import id_sources, records
+from mlir_jax.data import id_sources, records, unique_ids
 from mlir_jax.retrieval import (
   collection_encoding,
+  encoding,
   pyserini_layout,
   vector_folder,
   vector_writer,
 )
-from mlir_jax.storage import reading
+from mlir_jax.storage import full_disk, reading
 
 SHARD = 3
 CONTRACT = {
@@ -46,9 +48,9 @@ SETTINGS = {
 }
 
 
-def write_docs(path, count=8):
+def write_docs(path, count=8, length=None):
   lines = (
-    json.dumps({"id": f"d{n}", "contents": f"T{n}\n\n{'x' * n}y"})
+    json.dumps({"id": f"d{n}", "contents": f"T{n}\n\n{'x' * (length or n)}y"})
     for n in range(count)
   )
   path.write_text("".join(f"{line}\n" for line in lines))
@@ -131,32 +133,48 @@ def test_float16_is_half_the_size_and_refuses_what_it_cannot_hold(
     encode(docs, tmp_path / "large", large, dtype="float16")
 
 
+# Starts processes that are killed before one of their renames. It forks them,
+# because importing the package takes longer than the rest.
 KILLED = """
 import os, signal, sys
 sys.path[:0] = {paths!r}
 import test_vector_folder as test
-from mlir_jax.storage import writing
-count, rename = 0, os.replace
-def counted(source, target):
-  global count
-  if count == {after}:
-    os.kill(os.getpid(), signal.SIGKILL)
-  count += 1
-  rename(source, target)
-os.replace = counted
-test.encode({docs!r}, {folder!r})
+for after in {all_after!r}:
+  child = os.fork()
+  if child:
+    _, status = os.waitpid(child, 0)
+    assert status == signal.SIGKILL, status
+    continue
+  rename, count = os.replace, 0
+  def counted(source, target):
+    global count
+    if count == after:
+      os.kill(os.getpid(), signal.SIGKILL)
+    count += 1
+    rename(source, target)
+  os.replace = counted
+  test.encode({docs!r}, "{folder}-%d" % after)
+  os._exit(1)
 """
 
 
 @pytest.mark.slow
 def test_a_killed_process_goes_on_and_the_folder_is_the_same(
-  docs, folder, tmp_path, capsys
+  docs, folder, tmp_path
 ):
-  """Killed before each rename: of state, ids, vectors, and the manifest."""
-  paths = [
-    str(pathlib.Path(__file__).parent),
-    str(pathlib.Path(__file__).parents[1]),
-  ]
+  here = pathlib.Path(__file__).parent
+  # The texts in whole shards after so many renames: the first state, then ids,
+  # vectors and the state of each of three shards, then the manifest.
+  whole = {1: 0, 2: 0, 3: 0, 4: 3, 6: 3, 9: 6, 10: 8}
+  code = KILLED.format(
+    paths=[str(here), str(here.parent)],
+    all_after=list(whole),
+    docs=str(docs),
+    folder=str(tmp_path / "killed"),
+  )
+  subprocess.run(
+    [sys.executable, "-W", "ignore", "-c", code], timeout=600, check=True
+  )
   encoded = []
 
   def counted(texts, titles, description):
@@ -164,19 +182,13 @@ def test_a_killed_process_goes_on_and_the_folder_is_the_same(
       encoded.append(len(rows))
       yield rows
 
-  # The first state, 3 files for each of 3 shards, the manifest.
-  for after, whole in [(2, 0), (3, 0), (6, 3), (9, 6), (10, 8)]:
+  for after, kept in whole.items():
     killed = tmp_path / f"killed-{after}"
-    code = KILLED.format(
-      paths=paths, after=after, docs=str(docs), folder=str(killed)
-    )
-    done = subprocess.run([sys.executable, "-c", code], timeout=300)
-    assert done.returncode == -signal.SIGKILL
     with pytest.raises(ValueError, match=r"is not whole.*same command again"):
       vector_folder.read(killed)
     encoded.clear()
     encode(docs, killed, counted)
-    assert sum(encoded) == 8 - whole
+    assert sum(encoded) == 8 - kept
     assert contents(killed) == contents(folder)
   encoded.clear()
   assert encode(docs, killed, counted).complete
@@ -264,6 +276,62 @@ def test_a_vector_that_is_not_finite_is_not_written(docs, tmp_path):
     encode(docs, tmp_path / "index", broken)
   # The next start goes on after the first shard.
   assert encode(docs, tmp_path / "index").rows == 8
+
+
+def test_the_text_of_a_broken_vector_is_named(docs, tmp_path):
+  def broken(texts, titles, description):
+    rows = list(embed(texts, titles, description))
+    if description == "shard 2 of 3":
+      error = encoding.NonFiniteError("The vector holds NaN.")
+      error.text = 1
+      raise error
+    return iter(rows)
+
+  with pytest.raises(
+    encoding.NonFiniteError, match=r"docs\.jsonl:5 \(id 'd4'\): The vector"
+  ):
+    encode(docs, tmp_path / "index", broken)
+
+
+def test_a_full_disk_keeps_the_whole_shards(docs, folder, tmp_path):
+  other = tmp_path / "other"
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+  def limited(texts, titles, description):
+    if description == "shard 2 of 3":
+      resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    return embed(texts, titles, description)
+
+  try:
+    with pytest.raises(OSError) as error:
+      encode(docs, other, limited)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  assert full_disk.find(error.value)
+  assert "vectors-00000.npy" in os.listdir(other)
+  assert not [name for name in os.listdir(other) if name.endswith(".tmp")]
+  encode(docs, other)
+  assert contents(other) == contents(folder)
+
+
+def test_memory_does_not_grow_with_the_corpus(tmp_path, monkeypatch):
+  monkeypatch.setattr(sys.modules[__name__], "SHARD", 500)
+  monkeypatch.setattr(unique_ids, "_SORTED", 500)
+  monkeypatch.setattr(unique_ids, "_WRITTEN", 500)
+
+  def wide(texts, titles, _):
+    rows = [[len(text)] for text, _ in zip(texts, titles, strict=True)]
+    yield np.repeat(np.array(rows, np.float32), 500, axis=1)
+
+  peaks = []
+  for count in (1000, 8000):
+    docs = write_docs(tmp_path / "docs.jsonl", count, length=20)
+    tracemalloc.start()
+    encode(docs, tmp_path / f"index-{count}", wide)
+    peaks.append(tracemalloc.get_traced_memory()[1])
+    tracemalloc.stop()
+  assert peaks[0] > 500 * 500 * 4  # The vectors of a shard.
+  assert peaks[1] < 1.1 * peaks[0]
 
 
 def test_another_model_source_or_setting_is_refused_with_what_differs(
