@@ -157,8 +157,7 @@ class Process:
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
-      env=os.environ
-      | {"GLIBC_TUNABLES": MALLOC, "OMP_NUM_THREADS": threads},
+      env=os.environ | {"GLIBC_TUNABLES": MALLOC, "OMP_NUM_THREADS": threads},
     )
     self.versions = self._answer()
 

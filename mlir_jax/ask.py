@@ -4,10 +4,14 @@ python -m mlir_jax.ask --model=W --root=FOLDER
 
 Type a query, and see the best passages of all languages with their scores;
 Ctrl-D ends. --root is a collection with tests, as evaluate reads it; its
-passages are encoded into memory. Queries may also be arguments, or lines of the
-standard input:
+passages are encoded into memory. --index is a folder that encode wrote, or
+pyserini; its model and its texts are found where it names them:
 
-python -m mlir_jax.ask --model=W --root=FOLDER --json "capital of Peru"
+python -m mlir_jax.ask --index=FOLDER
+
+Queries may also be arguments, or lines of the standard input:
+
+python -m mlir_jax.ask --index=FOLDER --json "capital of Peru"
 
 With --json, each query gives one line: {"query": …, "results": [{"rank", "id",
 "language", "score", "title", "text"}, …]}. All else is on the standard error.
@@ -25,8 +29,10 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from mlir_jax import extensions
 from mlir_jax.command_line import program, shared_flags
 from mlir_jax.data import records
+from mlir_jax.storage import locations
 
 if TYPE_CHECKING:
   from mlir_jax.retrieval import answers
@@ -47,61 +53,125 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr if _JSON.value else sys.stdout, flush=True)
 
 
-def _read_tests() -> list[records.RetrievalTest]:
-  """Reads the tests whose passages are searched."""
+def _load_collection(
+  name: str, root: str, sets: Sequence[str]
+) -> records.Collection:
+  """Loads the collection whose texts are searched, or shown.
+
+  Raises:
+    ValueError: if there is no such collection; or if it is the user's code, and
+      this command does not name it.
+  """
   from mlir_jax.data import collections
 
-  bad_records = records.BadRecords(_ON_BAD_RECORD.value, "--on_bad_record")
-  sets = shared_flags.parse_named(
-    "--set", _SET.value, "sw=ir_datasets:mr-tydi/sw/test"
-  )
-  collection = collections.load(
-    _COLLECTION.value or ("folder" if _ROOT.value else "sets"),
-    _ROOT.value or "",
-    bad_records,
+  if extensions.is_target(name) and name != _COLLECTION.value:
+    raise ValueError(
+      f"the collection {name} is code, which is imported only if the command"
+      f" names it: give --collection={name}."
+    )
+  return collections.load(
+    name,
+    root,
+    records.BadRecords(_ON_BAD_RECORD.value, "--on_bad_record"),
     require_pairs=False,
     prefix="--",
-    sets=sets,
+    sets=shared_flags.parse_named(
+      "--set", sets, "sw=ir_datasets:mr-tydi/sw/test"
+    ),
     selects=lambda language: True,  # Nothing is selected here.
   )
+
+
+def _given_collection() -> records.Collection | None:
+  """Loads the collection that the flags name; None if they name none."""
+  if not (_ROOT.value or _COLLECTION.value or _SET.value):
+    return None
+  return _load_collection(
+    _COLLECTION.value or ("folder" if _ROOT.value else "sets"),
+    _ROOT.value or "",
+    _SET.value,
+  )
+
+
+def _choose_tests(
+  collection: records.Collection,
+) -> list[records.RetrievalTest]:
+  """Returns the tests whose passages are searched."""
   tests = collection.tests()
-  if bad_records.count:
-    _say(records.describe_bad("test", bad_records.drain()))
   there = sorted({test.language for test in tests})
-  chosen = _LANGUAGE.value or there
-  if not there or (missing := sorted({*chosen} - {*there})):
+  missing = sorted({*_LANGUAGE.value} - {*there})
+  if missing or not there:
     named = f" in {', '.join(missing)}" if there else ""
     raise ValueError(
       f"{_ROOT.value or collection.name} has no tests{named}, whose passages"
       f" would be searched. Its languages are: {', '.join(there) or 'none'}."
     )
+  chosen = _LANGUAGE.value or there
   return [test for test in tests if test.language in chosen]
 
 
-def _open() -> "answers.Answerer":
-  """Loads the model and the passages, as the flags say."""
-  tests = _read_tests()  # Before the model: a mistake in a path is frequent.
+@contextlib.contextmanager
+def _open_collection() -> Iterator["answers.Answerer"]:
+  """Loads the model and encodes the passages of a collection."""
+  collection = _given_collection()
+  assert collection  # The flags were checked.
+  tests = _choose_tests(collection)  # Before the model, which takes seconds.
   from mlir_jax.retrieval import answers
   from mlir_jax.retrieval import model as model_lib
 
   model = model_lib.load(
     _MODEL.value,
-    _CHECKPOINT.value,
+    _CHECKPOINT.value or "last",
     batch_size=_BATCH_SIZE.value,
     revision=_REVISION.value,
-    prompt=_PROMPT.value,
+    prompt=_PROMPT.value or "",
     **shared_flags.prefixes(),
   )
   model.check_role("query")
   model.check_role("passage")
   answerer = answers.of_tests(model, tests)
   _say(answerer.model.text_encoder.describe_truncation())
-  languages = sorted({test.language for test in tests})
-  _say(
-    f"{len(answerer.index.passage_ids):,} passages in {', '.join(languages)},"
-    f" encoded by {model.path}."
+  languages = ", ".join(sorted({test.language for test in tests}))
+  _say(f"{answerer.size:,} passages in {languages}, encoded by {model.path}.")
+  yield answerer
+
+
+@contextlib.contextmanager
+def _open_index() -> Iterator["answers.Answerer"]:
+  """Loads an index, its model and its texts."""
+  from mlir_jax.retrieval import (
+    answers,
+    index_model,
+    index_texts,
+    vector_folder,
   )
-  return answerer
+  from mlir_jax.retrieval import index as index_lib
+
+  passages = vector_folder.read(_INDEX.value)
+  with index_texts.find(
+    passages,
+    _load_collection,
+    files=[locations.absolute(path) for path in _CORPUS.value],
+    collection=_given_collection(),
+  ) as (texts, notes):
+    model = index_model.load(
+      passages,
+      _MODEL.value,
+      _CHECKPOINT.value,
+      batch_size=_BATCH_SIZE.value,
+      revision=_REVISION.value,
+      prompt=_PROMPT.value,
+      **shared_flags.prefixes(),
+    )
+    model.check_role("query")
+    index = index_lib.Index.load(passages, model)
+    for note in notes:
+      _say(note)
+    answerer = answers.Answerer(model, index, texts)
+    _say(
+      f"{answerer.size:,} passages of {passages.path}, asked by {model.path}."
+    )
+    yield answerer
 
 
 def _answer(answerer: "answers.Answerer", queries: Sequence[str]) -> None:
@@ -189,10 +259,26 @@ def _converse(answerer: "answers.Answerer") -> None:
       _say(str(error))
 
 
+def _check_flags() -> None:
+  """Raises ValueError if the flags do not go together."""
+  has_collection = _ROOT.value or _COLLECTION.value or _SET.value
+  if not (_INDEX.value or has_collection):
+    raise ValueError("Give the passages: --root=FOLDER or --index=FOLDER.")
+  if not (_INDEX.value or _MODEL.value):
+    raise ValueError("--root needs --model.")
+  if _CORPUS.value and not _INDEX.value:
+    raise ValueError(
+      "--corpus names the texts of an index: give --index, or --root."
+    )
+  if _CORPUS.value and has_collection:
+    raise ValueError("Give the texts of the index by --corpus or by --root.")
+  if _LANGUAGE.value and _INDEX.value:
+    raise ValueError("--language needs --root without --index.")
+
+
 def main(queries: Sequence[str]):
   """Answers queries as the flags say."""
-  if not (_ROOT.value or _COLLECTION.value or _SET.value):
-    raise ValueError("Give the passages: --root=FOLDER.")
+  _check_flags()
   given = [
     _check(query, f"Query {number}")
     for number, query in enumerate(queries, start=1)
@@ -202,12 +288,12 @@ def main(queries: Sequence[str]):
   if not given and sys.stdin is None:
     raise ValueError("There is neither a query nor a standard input.")
   try:
-    answerer = _open()
-    if not given and _is_conversation():
-      _converse(answerer)
-      return
-    for batch in _batches(given or _lines()):
-      _answer(answerer, batch)
+    with _open_index() if _INDEX.value else _open_collection() as answerer:
+      if not given and _is_conversation():
+        _converse(answerer)
+        return
+      for batch in _batches(given or _lines()):
+        _answer(answerer, batch)
   except KeyboardInterrupt:
     print(file=sys.stderr)
     sys.exit(_STOPPED)
@@ -250,13 +336,19 @@ if __name__ == "__main__":
   )
   _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
-    "last",
-    'The checkpoint of a run: "last", "best" on dev, or a step.',
+    None,
+    'The checkpoint of a run: "last", "best" on dev, or a step. By default that'
+    " of the index, or the last one.",
   )
   _REVISION = flags.DEFINE_string(
     "revision", "", "The branch, tag or commit of a name on the hub."
   )
-  _PROMPT = shared_flags.define_prompt()
+  _PROMPT = flags.DEFINE_string(
+    "prompt",
+    None,
+    "The name of a prompt that the model was trained with. By default that of"
+    " the index, or none: texts have the prefix of their role.",
+  )
   shared_flags.define_prefixes()
   _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size",
@@ -265,4 +357,4 @@ if __name__ == "__main__":
     lower_bound=1,
     upper_bound=1_000_000,
   )
-  program.start(main, required=("model",), takes_texts=True)
+  program.start(main, required=(), takes_texts=True)

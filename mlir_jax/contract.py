@@ -7,7 +7,7 @@ read it, and each refuses a tokenizer or a folder that does not fit it.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import tokenizers
@@ -235,6 +235,16 @@ class EncodingContract:
     """Returns the stripped text with its title; equal bodies are one text."""
     return (f"{title}{self.title_joiner}{text}" if title else text).strip()
 
+  def with_prefixes_of(
+    self, other: "EncodingContract", roles: Iterable[str]
+  ) -> "EncodingContract":
+    """Returns a copy with another contract's prefixes of some roles."""
+    replaced: dict[str, Any] = {
+      name: dataclasses.replace(self.role(name), prefix=other.role(name).prefix)
+      for name in roles
+    }
+    return dataclasses.replace(self, **replaced)
+
   def partial(self) -> PartialContract:
     """Returns what a config can say of it: all but towers and tokenizer."""
     return PartialContract(
@@ -441,6 +451,29 @@ def check_same(ours: _Contract, theirs: _Contract, where: str) -> None:
       f"The encoding contract differs from that of {where}:\n"
       + "\n".join(lines)
     )
+
+
+def check_role(
+  ours: EncodingContract,
+  theirs: EncodingContract,
+  role: str,
+  where: str,
+) -> None:
+  """Checks that a model encodes as texts of a role were encoded.
+
+  The prefixes of other roles may differ: they are in none of those texts.
+
+  Args:
+    ours: The model's contract.
+    theirs: The contract of the encoded texts.
+    role: Their role; "" if it is not known.
+    where: Where they are, for the message.
+
+  Raises:
+    ContractMismatchError: naming the field.
+  """
+  others = [name for name in ROLES if role not in ("", name)]
+  check_same(ours, theirs.with_prefixes_of(ours, others), where)
 
 
 def fingerprint(tokenizer: tokenizers.Tokenizer) -> str:

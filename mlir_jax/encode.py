@@ -24,7 +24,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from etils import epath
@@ -247,6 +247,20 @@ def _sources(paths: Sequence[str]) -> Iterator[list["id_sources.Source"]]:
   )
 
 
+def _read_from(paths: Sequence[str]) -> dict[str, Any]:
+  """Returns what the manifest says about where the texts are."""
+  if paths:
+    return {"files": list(paths)}
+  return {
+    "collection": _COLLECTION.value or ("folder" if _ROOT.value else "sets"),
+    "root": locations.absolute(_ROOT.value) if _ROOT.value else "",
+    "sets": list(_SET.value),
+    "split": _SPLIT.value,
+    "languages": list(_LANGUAGE.value),
+    "language_in_ids": _LANGUAGE_IN_IDS.value,
+  }
+
+
 def _write_folder(
   paths: Sequence[str], output: str
 ) -> tuple["model_lib.Model", str]:
@@ -270,6 +284,7 @@ def _write_folder(
       count,
       output,
       sources=described,
+      read_from=_read_from(paths),
       dtype=_DTYPE.value,
       is_first=multihost.is_first(),
       agree=multihost.of_first,

@@ -27,7 +27,6 @@ import numpy as np
 from absl import flags
 
 from mlir_jax import contract as contract_lib
-from mlir_jax import workdir
 from mlir_jax.command_line import process_flags, program, shared_flags
 from mlir_jax.data import records
 from mlir_jax.data.sources import id_texts
@@ -35,7 +34,6 @@ from mlir_jax.storage import locations, reading
 
 if TYPE_CHECKING:
   from mlir_jax.retrieval import index as index_lib
-  from mlir_jax.retrieval import model as model_lib
   from mlir_jax.retrieval import vector_folder
 
 
@@ -137,9 +135,7 @@ def _check_ids(ids: Sequence[str], path: str) -> None:
     lines[name] = line
 
 
-def _read_folder(
-  path: str, passages: "vector_folder.VectorFolder"
-) -> _Queries:
+def _read_folder(path: str, passages: "vector_folder.VectorFolder") -> _Queries:
   """Reads the queries that `encode --role=query` wrote.
 
   Raises:
@@ -156,7 +152,11 @@ def _read_folder(
       " --role=query."
     )
   if found.contract and passages.contract:
-    contract_lib.check_same(found.contract, passages.contract, passages.path)
+    # Each folder has used the prefix of its own role alone.
+    theirs = passages.contract.with_prefixes_of(
+      found.contract, contract_lib.ROLES
+    )
+    contract_lib.check_same(found.contract, theirs, passages.path)
   vectors = np.concatenate([np.asarray(b, np.float32) for b in found.blocks])
   return _Queries(list(found.ids), None, vectors)
 
@@ -181,52 +181,6 @@ def _read_texts(path: str, format_name: str | None, policy: str) -> _Queries:
   )
 
 
-def _find_model(
-  passages: "vector_folder.VectorFolder",
-) -> "model_lib.Model":
-  """Loads the model of the flags, or the one that the index names.
-
-  Raises:
-    ValueError: if there is no such model.
-  """
-  from mlir_jax.retrieval import fingerprints
-  from mlir_jax.retrieval import model as model_lib
-
-  name, checkpoint = _MODEL.value, _CHECKPOINT.value
-  manifest = passages.manifest
-  if name is None:
-    name = manifest.get("model_name")
-    if not name:
-      raise ValueError(
-        f"--index={passages.path} does not name its model: give --model."
-      )
-    if os.path.isabs(name) and not os.path.exists(name):
-      raise ValueError(
-        f"The model of --index={passages.path}, {name}, is not there: give"
-        " --model."
-      )
-    if checkpoint is None and os.path.isdir(f"{name}/{workdir.CHECKPOINTS}"):
-      checkpoint = manifest.get("model_step")
-  prompt = _PROMPT.value
-  if prompt is None:
-    prompt = manifest.get("prompt", "")
-  model = model_lib.load(
-    name,
-    "last" if checkpoint is None else checkpoint,
-    batch_size=_BATCH_SIZE.value,
-    revision=_REVISION.value,
-    prompt=prompt,
-  )
-  known = passages.model.get("fingerprint")
-  if known and fingerprints.of_model(model) != known:
-    print(
-      f"{model} has other parameters than the model that encoded"
-      f" {passages.path}. That is right only if it is the other tower of the"
-      " same checkpoint."
-    )
-  return model
-
-
 def _describe(index: "index_lib.Index", queries: int, path: str, k: int) -> str:
   found = min(k, len(index.passage_ids))
   return (
@@ -240,7 +194,7 @@ def main():
   process_flags.join()
   from mlir_jax.hosts import multihost
   from mlir_jax.retrieval import index as index_lib
-  from mlir_jax.retrieval import runs, vector_folder
+  from mlir_jax.retrieval import index_model, runs, vector_folder
 
   output = locations.absolute(_OUTPUT.value)
   queries_path = locations.absolute(_QUERIES.value)
@@ -261,7 +215,15 @@ def main():
     queries = _read_folder(queries_path, passages)
   else:
     queries = _read_texts(queries_path, _FORMAT.value, _ON_BAD_RECORD.value)
-    model = _find_model(passages)
+    model = index_model.load(
+      passages,
+      _MODEL.value,
+      _CHECKPOINT.value,
+      batch_size=_BATCH_SIZE.value,
+      revision=_REVISION.value,
+      prompt=_PROMPT.value,
+      **shared_flags.prefixes(),
+    )
   multihost.check_in(
     "search", {"queries": len(queries.ids), "passages": len(passages.ids)}
   )
@@ -320,6 +282,7 @@ if __name__ == "__main__":
     "The name of a prompt that the model was trained with; by default the"
     " index's, if it was encoded with one.",
   )
+  shared_flags.define_prefixes()
   _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size",
     None,

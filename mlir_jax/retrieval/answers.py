@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from mlir_jax.data import records
 from mlir_jax.retrieval import index as index_lib
 from mlir_jax.retrieval import model as model_lib
@@ -41,6 +39,11 @@ class Answerer:
     self.model = model.with_inner_products()
     self.index = index
     self.texts = texts
+
+  @property
+  def size(self) -> int:
+    """The number of passages."""
+    return len(self.index.passage_ids)
 
   def answer(self, queries: Sequence[str], k: int) -> list[list[Answer]]:
     """Returns the `k` best passages of each query, the best one first."""
@@ -94,11 +97,5 @@ def of_tests(
     )
     for key, (language, passage) in passages.items()
   }
-  return Answerer(model, make_index(model, [*texts], vectors), texts)
-
-
-def make_index(
-  model: model_lib.Model, keys: Sequence[str], vectors: np.ndarray
-) -> index_lib.Index:
-  """Places vectors, float32 [N, D], on the model's devices."""
-  return index_lib.Index(keys, vectors, model.text_encoder.mesh)
+  index = index_lib.Index([*texts], vectors, model.text_encoder.mesh)
+  return Answerer(model, index, texts)

@@ -2,7 +2,9 @@
 
 import contextlib
 import itertools
+import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -92,6 +94,7 @@ def write(
   output: str,
   *,
   sources: Sequence[Mapping[str, str]] = (),
+  read_from: Mapping[str, Any] = types.MappingProxyType({}),
   dtype: str = "float32",
   is_first: bool = True,
   agree: Callable[[int], int] = int,
@@ -106,6 +109,7 @@ def write(
     count: Their number.
     output: The folder, from `locations.absolute`.
     sources: What the manifest says of the texts, with their hashes.
+    read_from: Where they are on this machine, see `index_texts.find`.
     dtype: One of `vector_folder.DTYPES`.
     is_first: Whether this process writes. All of several processes call this.
     agree: Returns the number that the first process has.
@@ -123,14 +127,18 @@ def write(
     "role": role,
     "prompt": encoder.prompt,
     "dtype": dtype,
-    "similarity": model.similarity,
+    "similarity": model.similarity_fn_name,
     "contract": model.contract.to_dict(),
     "model": {"fingerprint": fingerprints.of_model(model)},
     "sources": list(sources),
     "texts": count,
     "shard": shard,
   }
-  notes = {"model_name": model.path, "model_step": model.step}
+  notes = {
+    "model_name": model.path,
+    "model_step": model.step,
+    "read_from": dict(read_from),
+  }
 
   def embed(texts, titles, description):
     return encoder.encode_windows(

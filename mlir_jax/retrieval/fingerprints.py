@@ -6,14 +6,23 @@ import json
 import jax
 import numpy as np
 
+from mlir_jax import contract as contract_lib
 from mlir_jax.models import architecture
 from mlir_jax.retrieval import model as model_lib
 
 
-def of_model(model: model_lib.Model) -> str:
-  """Returns SHA-256 of a model's contract, shape and parameters."""
+def of_model(
+  model: model_lib.Model,
+  contract: contract_lib.EncodingContract | None = None,
+) -> str:
+  """Returns SHA-256 of a model's contract, shape and parameters.
+
+  Args:
+    model: The model.
+    contract: Takes the place of the model's contract.
+  """
   described = [
-    model.contract.to_dict(),
+    (contract or model.contract).to_dict(),
     architecture.shape_of(model.encoder_config),
   ]
   digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())

@@ -409,13 +409,16 @@ def check_model(
     ValueError: if the vectors have another width.
   """
   if passages.contract:
-    contract_lib.check_same(model.contract, passages.contract, passages.path)
+    contract_lib.check_role(
+      model.contract, passages.contract, passages.role, passages.path
+    )
     if (
-      model.similarity != passages.similarity and not model.contract.normalize
+      model.similarity_fn_name != passages.similarity
+      and not model.contract.normalize
     ):
       raise contract_lib.ContractMismatchError(
         f"The similarity differs from that of {passages.path}:"
-        f" {model.similarity!r} here, {passages.similarity!r} there."
+        f" {model.similarity_fn_name!r} here, {passages.similarity!r} there."
       )
   width = model.encoder_config.output_size
   if width != passages.shape[1]:

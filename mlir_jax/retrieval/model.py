@@ -176,12 +176,19 @@ class Model:
     Raises:
       ValueError: if there is no passage, `k` is not positive, or texts cannot
         be encoded; see `encode`.
+      ContractMismatchError: if the passages of the index were encoded in
+        another way.
     """
     if k < 1:
       raise ValueError(f"k is {k}; give at least 1.")
     model = self.with_inner_products()
     places = None
-    if not isinstance(passages, index_lib.Index):
+    if isinstance(passages, index_lib.Index):
+      if passages.contract:
+        contract_lib.check_role(
+          self.contract, passages.contract, "passage", passages.path
+        )
+    else:
       if isinstance(passages, Mapping):
         ids = _list_texts(list(passages), "the ids of passages")
         texts = _list_texts(list(passages.values()), "passages")

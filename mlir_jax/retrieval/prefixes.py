@@ -108,7 +108,7 @@ def put(
     if prefix is not None
   }
   for role in contract.prompts.get(prompt, {}):
-    if role in roles:
+    if role in roles and roles[role] != contract.role(role):
       raise ValueError(
         f"{role}_prefix is given, and the prompt {prompt!r} takes its place:"
         " give one of the two."

@@ -67,7 +67,9 @@ class VectorRows:
       values = self._blocks[block]
       start, stop = int(local[0]), int(local[-1]) + 1
       # A slice is not copied twice.
-      values = values[start:stop] if stop - start == len(local) else values[local]
+      values = (
+        values[start:stop] if stop - start == len(local) else values[local]
+      )
       found[order[first:last]] = values
       first = last
     self._check(found, rows)
