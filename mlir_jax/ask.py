@@ -305,11 +305,21 @@ if __name__ == "__main__":
   _MODEL = shared_flags.define_path(
     "model",
     "A run's folder, an export, a sentence-transformers folder or a name on"
-    " the Hugging Face hub.",
+    " the Hugging Face hub. By default the model that --index names.",
   )
   _ROOT = shared_flags.define_path(
     "root",
-    "The folder of a collection; the passages of its tests are searched.",
+    "The folder of a collection; the passages of its tests are searched. With"
+    " --index, only the texts are read from it.",
+  )
+  _INDEX = shared_flags.define_path(
+    "index", "A folder of passages' vectors, of encode or pyserini."
+  )
+  _CORPUS = flags.DEFINE_multi_string(
+    "corpus",
+    [],
+    "A file of the texts of --index, if they are not where they were encoded"
+    " from; may be repeated.",
   )
   _K = flags.DEFINE_integer(
     "k", 5, "The number of passages for each query.", lower_bound=1
