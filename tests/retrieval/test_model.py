@@ -1,5 +1,6 @@
 """A folder is enough to load a model, which encodes as the folder says."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -86,9 +87,10 @@ def test_importing_the_package_does_not_import_jax():
   script = """
 import sys, mlir_jax
 assert not {"jax", "numpy", "tokenizers"} & sys.modules.keys()
-from mlir_jax import load
+from mlir_jax import Index, load
 import mlir_jax.retrieval.model
 assert load is mlir_jax.retrieval.model.load is mlir_jax.load
+assert Index is mlir_jax.retrieval.index.Index
 """
   subprocess.run([sys.executable, "-c", script], check=True)
   with pytest.raises(AttributeError, match="no attribute 'loads'"):
@@ -121,6 +123,37 @@ def test_a_model_without_normalize_keeps_its_lengths(tmp_path):
     loaded.encode(TEXTS, "sentence"), theirs.encode(TEXTS), atol=1e-5
   )
   assert loaded.similarity_fn_name == "dot"
+
+
+def test_similarity_is_that_of_the_model(loaded):
+  a, b = np.array([[3, 4], [0, 0]]), np.array([[1.0, 0], [0, 2], [-3, -4]])
+  found = loaded.similarity(a, b)
+  assert found.dtype == np.float32
+  np.testing.assert_allclose(found, [[0.6, 0.8, -1], [0, 0, 0]], atol=1e-6)
+  by_product = dataclasses.replace(loaded, similarity_fn_name="dot")
+  np.testing.assert_array_equal(
+    by_product.similarity(a, b), [[3, 8, -25], [0, 0, 0]]
+  )
+  for wrong in (np.ones(2), np.ones((1, 3))):
+    with pytest.raises(ValueError, match=r"give \[n, D\] and \[m, D\]"):
+      loaded.similarity(a, wrong)
+
+
+def test_passages_are_searched_with_ids_or_by_their_places(loaded):
+  passages = ["river", "apple stone", "river", "winter"]
+  exact = loaded.encode(["cloud"]) @ loaded.encode(passages, "passage").T
+  expected = np.argsort(-exact[0], kind="stable")  # The first one wins a tie.
+  scores, places = loaded.search(["cloud"], passages, 9)
+  assert places == [expected.tolist()]
+  np.testing.assert_allclose(scores[0], exact[0][expected], atol=1e-6)
+  named = dict(zip(("a", "b", "c", "d"), passages, strict=True))
+  _, (ids,) = loaded.search(["cloud"], named, 4)
+  assert sorted(ids) == sorted(named)
+  assert ids.index("c") == ids.index("a") - 1  # A tie, as in trec_eval.
+  with pytest.raises(ValueError, match="There are no passages"):
+    loaded.search(["cloud"], [])
+  with pytest.raises(ValueError, match="k is 0"):
+    loaded.search(["cloud"], passages, 0)
 
 
 def test_any_mesh_gives_the_same_vectors(saved, loaded):
