@@ -151,6 +151,7 @@ def main(paths: Sequence[str]):
   """Encodes files or a collection as the flags say."""
   process_flags.join()
   from mlir_jax.hosts import multihost
+  from mlir_jax.retrieval import vector_writer
 
   paths = [path if path == "-" else locations.absolute(path) for path in paths]
   output = locations.absolute(_OUTPUT.value) if _OUTPUT.value else ""
@@ -160,6 +161,8 @@ def main(paths: Sequence[str]):
   if multihost.is_first():
     folder = os.path.dirname(output) if is_array else output
     locations.check_output(folder, f"--output={output}")
+    if not is_array:
+      vector_writer.check_free(output)
   multihost.check_in(
     "files", {path: _size(path) for path in paths if path != "-"}
   )
