@@ -218,7 +218,9 @@ def _write_array(
 
 
 @contextlib.contextmanager
-def _sources(paths: Sequence[str]) -> Iterator[list["id_sources.Source"]]:
+def _sources(
+  paths: Sequence[str], bad_records: records.BadRecords
+) -> Iterator[list["id_sources.Source"]]:
   """Finds the texts; files on object storage are copied to this machine."""
   from mlir_jax.data import collections, id_sources
 
@@ -234,7 +236,7 @@ def _sources(paths: Sequence[str]) -> Iterator[list["id_sources.Source"]]:
   collection = collections.load(
     _COLLECTION.value or ("folder" if _ROOT.value else "sets"),
     _ROOT.value or "",
-    records.BadRecords(_ON_BAD_RECORD.value, "--on_bad_record"),
+    bad_records,
     require_pairs=False,
     prefix="--",
     sets=sets,
@@ -257,8 +259,8 @@ def _write_folder(
   from mlir_jax.hosts import multihost
   from mlir_jax.retrieval import collection_encoding
 
-  with _sources(paths) as sources:
-    bad_records = records.BadRecords(_ON_BAD_RECORD.value, "--on_bad_record")
+  bad_records = records.BadRecords(_ON_BAD_RECORD.value, "--on_bad_record")
+  with _sources(paths, bad_records) as sources:
     count = id_sources.check(sources, _ROLE.value, bad_records)
     if bad_records.count:
       print(records.describe_bad("source", bad_records.drain()))
