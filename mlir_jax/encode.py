@@ -151,6 +151,7 @@ def main(paths: Sequence[str]):
   """Encodes files or a collection as the flags say."""
   process_flags.join()
   from mlir_jax.hosts import multihost
+  from mlir_jax.retrieval import vector_writer
 
   paths = [path if path == "-" else locations.absolute(path) for path in paths]
   output = locations.absolute(_OUTPUT.value) if _OUTPUT.value else ""
@@ -160,6 +161,8 @@ def main(paths: Sequence[str]):
   if multihost.is_first():
     folder = os.path.dirname(output) if is_array else output
     locations.check_output(folder, f"--output={output}")
+    if not is_array:
+      vector_writer.check_free(output)
   multihost.check_in(
     "files", {path: _size(path) for path in paths if path != "-"}
   )
@@ -216,7 +219,9 @@ def _write_array(
 
 
 @contextlib.contextmanager
-def _sources(paths: Sequence[str]) -> Iterator[list["id_sources.Source"]]:
+def _sources(
+  paths: Sequence[str], bad_records: records.BadRecords
+) -> Iterator[list["id_sources.Source"]]:
   """Finds the texts; files on object storage are copied to this machine."""
   from mlir_jax.data import collections, id_sources
 
@@ -232,7 +237,7 @@ def _sources(paths: Sequence[str]) -> Iterator[list["id_sources.Source"]]:
   collection = collections.load(
     _COLLECTION.value or ("folder" if _ROOT.value else "sets"),
     _ROOT.value or "",
-    records.BadRecords(_ON_BAD_RECORD.value, "--on_bad_record"),
+    bad_records,
     require_pairs=False,
     prefix="--",
     sets=sets,
@@ -269,8 +274,8 @@ def _write_folder(
   from mlir_jax.hosts import multihost
   from mlir_jax.retrieval import collection_encoding
 
-  with _sources(paths) as sources:
-    bad_records = records.BadRecords(_ON_BAD_RECORD.value, "--on_bad_record")
+  bad_records = records.BadRecords(_ON_BAD_RECORD.value, "--on_bad_record")
+  with _sources(paths, bad_records) as sources:
     count = id_sources.check(sources, _ROLE.value, bad_records)
     if bad_records.count:
       print(records.describe_bad("source", bad_records.drain()))

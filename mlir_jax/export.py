@@ -181,7 +181,7 @@ def main():
     raise ValueError("Give either --workdir, a run's folder, or --index.")
   if bool(_INDEX.value) != bool(_LAYOUT.value):
     raise ValueError("Give both --index and --layout, or none of them.")
-  if _INDEX.value:
+  if _INDEX.value and _LAYOUT.value:
     print(export_index(_INDEX.value, _LAYOUT.value, _OUTPUT.value))
     return
   print(

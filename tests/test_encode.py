@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import json
 import os
 import pathlib
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 import sentence_models
 
 import mlir_jax
-from mlir_jax.retrieval import line_vectors
+from mlir_jax.retrieval import line_vectors, vector_folder
 
 BLOCKED = """
 import sys
@@ -74,10 +75,46 @@ def test_row_n_is_the_vector_of_line_n_without_tensorflow(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_collection_becomes_a_folder_without_tensorflow(tmp_path):
+  model, output = tmp_path / "model", tmp_path / "index"
+  sentence_models.save(model)
+  words = ["river", "stone", "apple", "winter", "cloud"] * 8
+  records = [
+    {"_id": f"d{n}", "title": words[n - 1], "text": " ".join(words[:n])}
+    for n in range(1, 30)
+  ]
+  docs = tmp_path / "corpus.jsonl"
+  docs.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+  given = (f"--model={model}", "--role=passage", f"--output={output}", docs)
+  code, printed, error = call(*given)
+  assert code == 0, error
+  found = vector_folder.read(output)
+  assert list(found.ids) == [record["_id"] for record in records]
+  loaded = mlir_jax.load(str(model))
+  with pytest.warns(UserWarning, match="passage texts cut to 20 tokens") as cut:
+    expected = loaded.encode(
+      [record["text"] for record in records],
+      "passage",
+      [record["title"] for record in records],
+    )
+  np.testing.assert_allclose(found.blocks[0], expected, atol=1e-6)
+  assert found.contract == loaded.contract
+  assert printed.splitlines() == [
+    str(cut[0].message),
+    f"Wrote {output}: float32 [29, 24] with ids, in 1 shard, encoded as"
+    " passage: prefix='river: ', max_length=20, pooling=mean, normalize=True.",
+  ]
+  code, printed, error = call(*given)
+  assert code == 0 and "is complete: nothing is encoded." in printed, error
+  code, _, error = call(*given, "--dtype=float16")
+  assert code == 2 and "\n  dtype: 'float16' now, 'float32' there" in error
+
+
+@pytest.mark.slow
 def test_wrong_arguments_are_named(tmp_path):
   given = ("--model=m", "--role=query", f"--output={tmp_path}/v.npy")
   code, _, error = call(*given)
-  assert code == 2 and 'Give the files of texts, or "-"' in error
+  assert code == 2 and 'Give the files of texts ("-" for' in error
   code, _, error = call(*given, tmp_path / "none.txt")
   assert code == 2 and f"There is no file {tmp_path}/none.txt" in error
   texts = tmp_path / "texts.txt"
@@ -86,6 +123,9 @@ def test_wrong_arguments_are_named(tmp_path):
   assert code == 2 and "is one of the files of texts" in error
   assert texts.read_text() == "river\n"
   code, _, error = call(*given[:2], f"--output={tmp_path}", texts)
+  assert code == 2 and "holds other files (texts.txt)" in error
+  (tmp_path / "folder.npy").mkdir()
+  code, _, error = call(*given[:2], f"--output={tmp_path}/folder.npy", texts)
   assert code == 2 and "is not a file" in error
   code, _, error = call(*given[:2], f"--output={texts}/v.npy", texts)
   assert code == 2 and "texts.txt" in error

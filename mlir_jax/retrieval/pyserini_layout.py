@@ -13,31 +13,33 @@ from typing import Any
 
 import numpy as np
 
+from mlir_jax.data.sources import record_fields
 from mlir_jax.retrieval import vector_folder
 from mlir_jax.storage import reading, writing
 
 FILE = "embeddings.jsonl"
+_NUMBERS = {float, int}
 # Vectors in a block.
 _ROWS = 16_384
 
 
 def _parse(content: bytes, where: str) -> tuple[str, np.ndarray]:
   """Returns the id and the vector of a line, float32 [D]."""
-  value = reading.parse_json(content, where, mend=vector_folder.MEND)
-  text_id, numbers = value.get("id"), value.get("vector")
-  if type(text_id) not in (str, int):
-    problem = f"id is {text_id!r}, not a text"
-  elif not isinstance(numbers, list) or not all(
-    type(number) in (float, int) for number in numbers
-  ):
-    problem = "vector is not a list of numbers"
-  else:
-    with np.errstate(over="ignore"):
-      vector = np.array(numbers, np.float64).astype(np.float32)
-    if vector.size and np.isfinite(vector).all():
-      return str(text_id), vector
-    problem = "the vector is empty or not finite"
-  raise reading.UnreadableError(f"{where}: {problem}. {vector_folder.MEND}")
+  try:
+    value = record_fields.parse_json(content.decode("utf-8"))
+    text_id = record_fields.check_id(record_fields.get_field(value, "id"), "id")
+    numbers = record_fields.get_field(value, "vector")
+    if not isinstance(numbers, list) or not {*map(type, numbers)} <= _NUMBERS:
+      raise record_fields.FieldError("vector", "is not a list of numbers")
+    vector = np.array(numbers, np.float64)
+    largest = np.abs(vector).max(initial=0)
+    if not vector.size or largest > np.finfo(np.float32).max:
+      raise record_fields.FieldError("vector", "is empty or too large")
+  except (record_fields.FieldError, UnicodeDecodeError, OverflowError) as error:
+    raise reading.UnreadableError(
+      f"{where}: {error}. {vector_folder.MEND}"
+    ) from error
+  return text_id, vector.astype(np.float32)
 
 
 def read(

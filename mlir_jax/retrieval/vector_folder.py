@@ -327,7 +327,10 @@ def _read_ours(name: str, folder: pathlib.Path) -> VectorFolder:
   lines = []
   for number, shard in enumerate(shards):
     lines.append((folder / ids_name(number)).read_bytes())
-    if lines[-1].count(b"\n") != shard["rows"]:
+    count = 0
+    with contextlib.suppress(UnicodeDecodeError):
+      count = lines[-1].decode("utf-8").count("\n")
+    if count != shard["rows"]:
       raise reading.UnreadableError(
         f"{folder / ids_name(number)} does not hold {shard['rows']} ids. {MEND}"
       )

@@ -216,8 +216,12 @@ class Writer:
       yield shard
 
 
-def _check_ours(folder: str) -> None:
-  """Refuses a folder with files that are not of a folder of vectors."""
+def check_free(folder: str) -> None:
+  """Refuses a folder with files that are not of a folder of vectors.
+
+  Raises:
+    ValueError: naming some of the files.
+  """
   path = epath.Path(folder)
   names = {each.name for each in path.iterdir()} if path.is_dir() else set()
   if names & {vector_folder.MANIFEST, vector_folder.UNFINISHED}:
@@ -252,10 +256,15 @@ def opened(
   Raises:
     ValueError: if another process writes to the folder, or as `Writer.start`.
   """
-  _check_ours(folder)
+  check_free(folder)
   with lock.hold(folder, setting="--output"):
     writer = Writer(folder, settings, notes)
-    writer.start()
-    yield writer
-  if writer.complete:
+    try:
+      writer.start()
+      yield writer
+    finally:
+      if not locations.is_url(folder):
+        # While it is held: a process that comes later makes another file.
+        (epath.Path(folder) / lock.FILE).unlink(missing_ok=True)
+  if writer.complete:  # On object storage the lease is an object.
     (epath.Path(folder) / lock.FILE).unlink(missing_ok=True)
