@@ -1,204 +1,51 @@
-"""Encodes text files: one text per line in, one vector per line out.
+"""Encodes texts: a collection becomes a folder of vectors with their ids.
+
+python -m mlir_jax.encode --model=W --role=passage --output=FOLDER docs.jsonl
+
+Files hold a text with its id in each record: docs.jsonl, corpus.jsonl, topics
+and others (--format). Titles are joined to their texts by the contract. The
+folder holds shards of vectors and ids, and manifest.json. If the command is
+killed, the same command goes on at the last whole shard. --root encodes the
+tests of a collection in place of files.
 
 python -m mlir_jax.encode --model=W --role=query --output=vectors.npy texts.txt
 
-Files are UTF-8, plain or .gz, and are read one after the other; "-" is the
-standard input. The output is a float32 array [lines, width]: row n is the
-vector of line n. An empty line is a text, too. Files and output may be on
-object storage (gs://). A file of JSON lines or a table is refused, because its
-syntax would be encoded; --plain_text encodes it as it is.
+An output whose name ends in .npy is a float32 array [lines, width] of plain
+text: row n is the vector of line n. An empty line is a text, too. "-" is the
+standard input. A file of JSON lines or a table is refused, because its syntax
+would be encoded; --plain_text encodes it as it is.
 
-Several processes (--distributed) share the encoding. All of them read the
-files; process 0 writes.
+Files are UTF-8, plain or .gz, and are read one after the other. Files and
+output may be on object storage (gs://). Several processes (--distributed) share
+the encoding. All of them read the files; process 0 writes.
 """
 
 import contextlib
 import functools
-import json
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
 from absl import flags
 from etils import epath
 
-from mlir_jax import bars, contract
+from mlir_jax import contract
 from mlir_jax.command_line import process_flags, program, shared_flags
 from mlir_jax.data import records
-from mlir_jax.data.sources import text_lines
-from mlir_jax.storage import locations, writing
+from mlir_jax.data.sources import id_texts
+from mlir_jax.retrieval import line_vectors, vector_folder
+from mlir_jax.storage import locations
 
-_STDIN = "/dev/stdin"
+if TYPE_CHECKING:
+  from mlir_jax.data import id_sources
+  from mlir_jax.retrieval import model as model_lib
 
-# Endings of files whose lines are not plain text.
-_NOT_PLAIN = (".csv", ".json", ".jsonl", ".ndjson", ".parquet", ".tsv")
-
-
-class _NoBadLines(records.BadRecords):
-  """Stops at a bad line: without that line, later rows would move."""
-
-  def __init__(self, name: str):
-    super().__init__()
-    self._name = name  # The file as the user named it.
-
-  def report(self, path: str, line: int, field: str, problem: str) -> None:
-    raise records.RecordError(f"{self._name}:{line}: {field}: {problem}.")
-
-
-def check_plain(path: str, line: str | None = None) -> None:
-  """Refuses a file that is not plain text, by its name and first line.
-
-  Args:
-    path: The file's name.
-    line: Its first line; None to check only the name.
-
-  Raises:
-    ValueError: if the lines have the syntax of a format.
-  """
-  suffix = os.path.splitext(path.removesuffix(".gz"))[1].lower()
-  sign = f"its name ends in {suffix}" if suffix in _NOT_PLAIN else ""
-  if line is not None and line.startswith(("{", "[{")):
-    with contextlib.suppress(ValueError, RecursionError):
-      json.loads(line)
-      sign = "its first line is JSON"
-  if sign:
-    raise ValueError(
-      f"{path} is not plain text: {sign}, and each line would be encoded with"
-      " its syntax. Write one text per line to a .txt file, or give"
-      " --plain_text to encode the lines as they are."
-    )
-
-
-def read_texts(
-  paths: Sequence[str],
-  plain_text: bool = False,
-  copies: Mapping[str, str] | None = None,
-) -> Iterator[str]:
-  """Yields the lines of files, including empty lines.
-
-  Args:
-    paths: The files; "-" is the standard input.
-    plain_text: Whether lines of JSON are texts, too.
-    copies: Name of a file to the copy that is read in its place.
-
-  Raises:
-    RecordError: if a line is not UTF-8; the message has the file and the line.
-    ValueError: if a file is not plain text.
-  """
-  for path in paths:
-    local = _STDIN if path == "-" else (copies or {}).get(path, path)
-    for number, text in text_lines.read_lines(local, _NoBadLines(path)):
-      assert text is not None  # `_NoBadLines` skips no line.
-      if number == 1 and not plain_text:
-        check_plain(path, text)
-      yield text
-
-
-@contextlib.contextmanager
-def copies_on_disk(paths: Sequence[str]) -> Iterator[dict[str, str]]:
-  """Makes temporary copies of files on object storage; yields URL to copy."""
-  with tempfile.TemporaryDirectory() as folder:
-    copies = {}
-    for number, path in enumerate(paths):
-      if locations.is_url(path) and path not in copies:
-        copies[path] = f"{folder}/{number}-{path.rpartition('/')[2]}"
-        with (
-          epath.Path(path).open("rb") as source,
-          open(copies[path], "wb") as target,
-        ):
-          shutil.copyfileobj(source, target)
-    yield copies
-
-
-@contextlib.contextmanager
-def write_rows(path: str) -> Iterator:
-  """Opens a .npy file that grows by rows; it appears whole or not at all.
-
-  Yields:
-    append(rows) -> shape so far; rows are float32 [n, D] with the same D.
-
-  Raises:
-    ValueError: if rows are not finite or have another D.
-  """
-  shape = ()
-
-  def write_header(file):
-    # NumPy's header has room for a larger number of rows.
-    np.lib.format.write_array_header_1_0(
-      file, {"descr": "<f4", "fortran_order": False, "shape": shape}
-    )
-
-  with writing.writing_aside(path) as file:
-
-    def append(rows):
-      nonlocal shape
-      if not shape:
-        shape = (0, rows.shape[1])
-        write_header(file)
-      if rows.shape[1:] != shape[1:] or not np.isfinite(rows).all():
-        raise ValueError(
-          f"{path} is not written: the vectors after row {shape[0]} are not"
-          f" finite or do not have {shape[1]} numbers each."
-        )
-      file.write(np.ascontiguousarray(rows, "<f4").data)
-      shape = (shape[0] + len(rows), shape[1])
-      return shape
-
-    yield append
-    file.seek(0)
-    write_header(file)
-
-
-def encode_files(
-  embed: Callable[[Iterable[str]], Iterator[np.ndarray]],
-  paths: Sequence[str],
-  output: str,
-  description: str = "texts",
-  writes: bool = True,
-  plain_text: bool = False,
-) -> tuple[int, int]:
-  """Encodes the lines of files into a .npy file, in bounded memory.
-
-  Args:
-    embed: Takes any number of texts; yields float32 [m, D] for m at a time.
-    paths: Text files; "-" is the standard input. They may be URLs.
-    output: The .npy file; it may be a URL.
-    description: The text of the progress bar.
-    writes: Whether this process writes; only one of several may write.
-    plain_text: Whether to encode files that do not look like plain text.
-
-  Returns:
-    The shape of the float32 array.
-
-  Raises:
-    ValueError: if there is no text, a line is not UTF-8, or a file is not
-      plain text.
-  """
-  if not plain_text:
-    for path in paths:
-      check_plain(path)
-  total = shape = None
-  rows_written = contextlib.nullcontext(np.shape)
-  with copies_on_disk(paths) as copies:
-    # Read everything once first, because a bad line should stop at once.
-    if "-" not in paths:
-      total = sum(1 for _ in read_texts(paths, plain_text, copies))
-    with (
-      write_rows(output) if writes else rows_written as append,
-      bars.bar(None, description, unit="text", total=total) as bar,
-    ):
-      for rows in embed(read_texts(paths, plain_text, copies)):
-        shape = append(rows)
-        bar.update(len(rows))
-      if shape is None:
-        raise ValueError(f"There are no texts in {', '.join(paths)}.")
-  return shape
+# An output of this name is an array of plain text.
+_ARRAY = ".npy"
 
 
 def _check_paths(paths: Sequence[str], output: str) -> None:
-  """Checks that the files exist, and that the output is another file.
+  """Checks that the files exist, and that the output is another path.
 
   Args:
     paths: The files of texts, from `locations.absolute`, or "-".
@@ -209,7 +56,7 @@ def _check_paths(paths: Sequence[str], output: str) -> None:
     FileNotFoundError: if a file is missing.
   """
   locations.check_packages(output)
-  if not output or epath.Path(output).is_dir():
+  if output.endswith(_ARRAY) and epath.Path(output).is_dir():
     raise ValueError(
       f"--output={output} is not a file: name the .npy to write."
     )
@@ -241,26 +88,104 @@ def _size(path: str) -> int:
   return os.path.getsize(path)
 
 
-def main(paths: Sequence[str]):
-  """Encodes files as the flags say."""
-  process_flags.join()
+def _is_one_of_several() -> bool:
+  """Whether this process is one of several."""
   from mlir_jax.hosts import multihost
-  from mlir_jax.retrieval import model as model_lib
 
-  if not paths:
-    raise ValueError('Give the files of texts, or "-" for the standard input.')
-  paths = [path if path == "-" else locations.absolute(path) for path in paths]
-  output = locations.absolute(_OUTPUT.value) if _OUTPUT.value else ""
-  _check_paths(paths, output)
-  if multihost.is_first():
-    locations.check_output(os.path.dirname(output), f"--output={output}")
-  if multihost.joined() and "-" in paths:
+  return multihost.joined()
+
+
+def _check_flags(paths: Sequence[str], output: str) -> None:
+  """Checks that the flags go together.
+
+  Raises:
+    ValueError: naming a flag.
+  """
+  tests = _ROOT.value or _COLLECTION.value or _SET.value
+  if not paths and not tests:
+    raise ValueError(
+      'Give the files of texts ("-" for the standard input of plain text), or a'
+      " collection with --root."
+    )
+  if paths and tests:
+    raise ValueError(
+      f"Give either files ({paths[0]}) or a collection (--root, --collection,"
+      " --set)."
+    )
+  if not tests and (
+    _LANGUAGE.value or _LANGUAGE_IN_IDS.value or _SPLIT.value != "test"
+  ):
+    raise ValueError(
+      "--language, --split and --language_in_ids need a collection: give"
+      " --root."
+    )
+  if _is_one_of_several() and "-" in paths:
     raise ValueError(
       "Several processes cannot share the standard input: give files."
     )
+  if not output:
+    raise ValueError("--output is empty: name a folder, or the .npy to write.")
+  if not output.endswith(_ARRAY):
+    if "-" in paths:
+      raise ValueError(
+        f"--output={output} is a folder, whose texts are read twice: give files"
+        " in place of the standard input, or an output that ends in .npy."
+      )
+    if _PLAIN_TEXT.value and _FORMAT.value not in (None, "lines"):
+      raise ValueError("Give either --plain_text or --format.")
+    return
+  for flag, is_given in (
+    (_FORMAT, _FORMAT.value not in (None, "lines")),
+    (_DTYPE, _DTYPE.value != "float32"),
+    (_ROOT, tests),
+    (_ON_BAD_RECORD, _ON_BAD_RECORD.value != "error"),
+  ):
+    if is_given:
+      raise ValueError(
+        f"--output={output} is an array of plain text, and --{flag.name} needs"
+        " a folder: let the output not end in .npy."
+      )
+
+
+def main(paths: Sequence[str]):
+  """Encodes files or a collection as the flags say."""
+  process_flags.join()
+  from mlir_jax.hosts import multihost
+  from mlir_jax.retrieval import vector_writer
+
+  paths = [path if path == "-" else locations.absolute(path) for path in paths]
+  output = locations.absolute(_OUTPUT.value) if _OUTPUT.value else ""
+  _check_flags(paths, output)
+  _check_paths(paths, output)
+  is_array = output.endswith(_ARRAY)
+  if multihost.is_first():
+    folder = os.path.dirname(output) if is_array else output
+    locations.check_output(folder, f"--output={output}")
+    if not is_array:
+      vector_writer.check_free(output)
   multihost.check_in(
     "files", {path: _size(path) for path in paths if path != "-"}
   )
+  if is_array:
+    model = _load()
+    written = _write_array(model, paths, output)
+  else:
+    model, written = _write_folder(paths, output)
+  role = _ROLE.value
+  settings = model.contract.role(role)
+  print(
+    f"{written}, encoded as {role}:"
+    f" prefix={model.contract.prefix(role, _PROMPT.value)!r},"
+    f" max_length={settings.max_length},"
+    f" pooling={model.contract.pooling},"
+    f" normalize={model.contract.normalize}."
+  )
+
+
+def _load() -> "model_lib.Model":
+  """Loads the model that the flags name, and checks the role."""
+  from mlir_jax.retrieval import model as model_lib
+
   model = model_lib.load(
     _MODEL.value,
     _CHECKPOINT.value,
@@ -268,26 +193,89 @@ def main(paths: Sequence[str]):
     revision=_REVISION.value,
     prompt=_PROMPT.value,
   )
+  model.check_role(_ROLE.value)
+  return model
+
+
+def _write_array(
+  model: "model_lib.Model", paths: Sequence[str], output: str
+) -> str:
+  """Encodes plain text into one array; returns what was written, in words."""
+  from mlir_jax.hosts import multihost
+
   role = _ROLE.value
-  model.check_role(role)
-  shape = encode_files(
+  shape = line_vectors.encode_files(
     functools.partial(model.text_encoder.encode_windows, model.params, role),
     paths,
     output,
     f"{role} texts",
     multihost.is_first(),
-    _PLAIN_TEXT.value,
+    _PLAIN_TEXT.value or _FORMAT.value == "lines",
   )
-  settings = model.contract.role(role)
   if cut := model.text_encoder.describe_truncation():
     print(cut)
-  print(
-    f"Wrote {output}: float32 {list(shape)}, encoded as {role}:"
-    f" prefix={model.contract.prefix(role, _PROMPT.value)!r},"
-    f" max_length={settings.max_length},"
-    f" pooling={model.contract.pooling},"
-    f" normalize={model.contract.normalize}."
+  return f"Wrote {output}: float32 {list(shape)}"
+
+
+@contextlib.contextmanager
+def _sources(paths: Sequence[str]) -> Iterator[list["id_sources.Source"]]:
+  """Finds the texts; files on object storage are copied to this machine."""
+  from mlir_jax.data import collections, id_sources
+
+  role = _ROLE.value
+  if paths:
+    chosen = "lines" if _PLAIN_TEXT.value else _FORMAT.value
+    with line_vectors.copies_on_disk(paths) as copies:
+      yield id_sources.from_files(paths, role, chosen, copies)
+    return
+  sets = shared_flags.parse_named(
+    "--set", _SET.value, "sw=ir_datasets:mr-tydi/sw/test"
   )
+  collection = collections.load(
+    _COLLECTION.value or ("folder" if _ROOT.value else "sets"),
+    _ROOT.value or "",
+    records.BadRecords(_ON_BAD_RECORD.value, "--on_bad_record"),
+    require_pairs=False,
+    prefix="--",
+    sets=sets,
+    selects=lambda language: True,  # Nothing is selected here.
+  )
+  yield id_sources.from_tests(
+    collection,
+    role,
+    split=_SPLIT.value,
+    languages=_LANGUAGE.value,
+    language_in_ids=_LANGUAGE_IN_IDS.value,
+  )
+
+
+def _write_folder(
+  paths: Sequence[str], output: str
+) -> tuple["model_lib.Model", str]:
+  """Encodes texts with ids into a folder; returns the model and what it did."""
+  from mlir_jax.data import id_sources
+  from mlir_jax.hosts import multihost
+  from mlir_jax.retrieval import collection_encoding
+
+  with _sources(paths) as sources:
+    bad_records = records.BadRecords(_ON_BAD_RECORD.value, "--on_bad_record")
+    count = id_sources.check(sources, _ROLE.value, bad_records)
+    if bad_records.count:
+      print(records.describe_bad("source", bad_records.drain()))
+    described = [source.describe() for source in sources]
+    multihost.check_in("texts", {"count": count, "sources": described})
+    model = _load()
+    return model, collection_encoding.write(
+      model,
+      _ROLE.value,
+      id_sources.read_all(sources, bad_records),
+      count,
+      output,
+      sources=described,
+      dtype=_DTYPE.value,
+      is_first=multihost.is_first(),
+      agree=multihost.of_first,
+    )
 
 
 if __name__ == "__main__":
@@ -299,7 +287,9 @@ if __name__ == "__main__":
   _ROLE: flags.FlagHolder = flags.DEFINE_enum(
     "role", None, contract.ROLES, "What the texts are encoded as."
   )
-  _OUTPUT = shared_flags.define_path("output", "The .npy file to write.")
+  _OUTPUT = shared_flags.define_path(
+    "output", "The folder to write; or the .npy file, for plain text."
+  )
   _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     "last",
@@ -321,6 +311,49 @@ if __name__ == "__main__":
     False,
     "Encode each line as it is, even if the file's name or first line shows"
     " JSON or a table.",
+  )
+  _FORMAT = flags.DEFINE_enum(
+    "format",
+    None,
+    id_texts.FORMATS,
+    "What the files hold: records (an id and a text in each), numbered (records"
+    " without ids), topics (id, tab, query), xquad_r, or lines (plain text,"
+    " whose ids are the numbers of the lines). By default, a file's name and"
+    " first record tell it.",
+  )
+  _DTYPE = flags.DEFINE_enum(
+    "dtype", "float32", vector_folder.DTYPES, "The numbers in the folder."
+  )
+  _ON_BAD_RECORD = flags.DEFINE_enum(
+    "on_bad_record",
+    "error",
+    ("error", "skip"),
+    "What to do with bad records: stop, or skip and count them.",
+  )
+  _ROOT = shared_flags.define_path(
+    "root", "In place of files: the folder of a collection with tests."
+  )
+  _COLLECTION = flags.DEFINE_string(
+    "collection", "", "The collection: cldr, folder, sets or MODULE:FUNCTION."
+  )
+  _SET = flags.DEFINE_multi_string(
+    "set",
+    [],
+    "Tests that a library finds by name, NAME=ir_datasets:ID; may be repeated.",
+  )
+  _LANGUAGE = flags.DEFINE_list(
+    "language",
+    [],
+    "The languages of the collection's tests, such as de,fr; by default all.",
+  )
+  _SPLIT = flags.DEFINE_enum(
+    "split", "test", ("test", "dev"), "The split of the collection's tests."
+  )
+  _LANGUAGE_IN_IDS = flags.DEFINE_bool(
+    "language_in_ids",
+    False,
+    "Whether the ids of a collection become LANGUAGE/ID, because its tests have"
+    " the same ids in several languages.",
   )
   process_flags.define()
   program.start(main, required=("model", "role", "output"), takes_files=True)

@@ -4,6 +4,11 @@ python -m mlir_jax.export --workdir=W --checkpoint=best --output=FOLDER
 
 Separate towers are two models, FOLDER/query and FOLDER/passage. FOLDER appears
 only after sentence-transformers reproduces the run's vectors.
+
+python -m mlir_jax.export --index=INDEX --layout=faiss --output=FOLDER
+
+A folder of vectors, from mlir_jax.encode, becomes a flat index of Faiss with
+its ids, as pyserini searches it, or pyserini's JSON lines.
 """
 
 import dataclasses
@@ -119,6 +124,48 @@ def export(
   )
 
 
+# Name of a layout to the name of its file that is written last.
+_LAYOUTS = {"faiss": "index", "pyserini": "embeddings.jsonl"}
+
+
+def export_index(index: str, layout: str, output: str) -> str:
+  """Writes a folder of vectors in another program's layout.
+
+  Args:
+    index: The folder of vectors; it may be on object storage.
+    layout: "faiss" for the files index (an IndexFlatIP) and docid, or
+      "pyserini" for embeddings.jsonl.
+    output: The new folder; it may be on object storage.
+
+  Returns:
+    A sentence about what was written.
+
+  Raises:
+    ValueError: if the output is not free, or there are no vectors.
+    UnreadableError: if a file of the vectors is damaged; it names the file.
+    ImportError: if faiss-cpu is needed and not installed.
+  """
+  from mlir_jax.hub import folder
+  from mlir_jax.retrieval import faiss_layout, pyserini_layout, vector_folder
+  from mlir_jax.storage import copies, locations, writing
+
+  if locations.is_url(output):
+    url = locations.absolute(output)
+    locations.check_packages(url)
+    if epath.Path(url).exists():
+      raise ValueError(f"--output={output} exists: give another folder.")
+    with tempfile.TemporaryDirectory() as local:
+      written = export_index(index, layout, f"{local}/index")
+      copies.upload_folder(f"{local}/index", url, last=_LAYOUTS[layout])
+    return written.replace(f"{local}/index", url)
+  target = folder.check_free(output)
+  write = {"faiss": faiss_layout.write, "pyserini": pyserini_layout.write}
+  vectors = vector_folder.read(index)
+  with writing.folder_aside(target) as aside:
+    write[layout](vectors, aside)
+  return f"Wrote {vectors.shape[0]:,} vectors and their ids to {output}."
+
+
 def _name(given: str, folder: str, subfolder: str) -> str:
   """Returns a model's name: the given one, else the path of its folder."""
   if given:  # A hub name has only one slash.
@@ -130,6 +177,13 @@ def main():
   """Exports what the flags name."""
   if not _NAME.value.isprintable():
     raise ValueError(f"--name={_NAME.value!r} has control characters.")
+  if bool(_WORKDIR.value) == bool(_INDEX.value):
+    raise ValueError("Give either --workdir, a run's folder, or --index.")
+  if bool(_INDEX.value) != bool(_LAYOUT.value):
+    raise ValueError("Give both --index and --layout, or none of them.")
+  if _INDEX.value:
+    print(export_index(_INDEX.value, _LAYOUT.value, _OUTPUT.value))
+    return
   print(
     export(
       _WORKDIR.value,
@@ -156,4 +210,14 @@ if __name__ == "__main__":
   _NAME = flags.DEFINE_string(
     "name", "", "The model's name in its card, e.g. that on the hub."
   )
-  program.start(main, required=("workdir", "output"))
+  _INDEX = shared_flags.define_path(
+    "index", "In place of a run: a folder of vectors, from mlir_jax.encode."
+  )
+  _LAYOUT = flags.DEFINE_enum(
+    "layout",
+    None,
+    tuple(_LAYOUTS),
+    "The layout of the vectors: faiss (index and docid) or pyserini"
+    " (embeddings.jsonl).",
+  )
+  program.start(main, required=("output",))

@@ -26,7 +26,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from mlir_jax.hosts import links
 from mlir_jax.storage import locations
@@ -56,7 +56,9 @@ _NO_LOCKS = (
 
 @contextlib.contextmanager
 def hold(
-  folder: str, end: Callable[[int, str], None] | None = None
+  folder: str,
+  end: Callable[[int, str], None] | None = None,
+  setting: str = "--workdir",
 ) -> Iterator[None]:
   """Within this context, no other run can use the folder.
 
@@ -64,15 +66,16 @@ def hold(
     folder: The run's folder, from `locations.absolute`; made if missing.
     end: A thread calls it with a status and a reason if the lease is lost. It
       ends all processes of the run.
+    setting: The flag that names the folder, for the message.
 
   Raises:
     ValueError: if another run uses the folder; it names that run's process.
   """
   if locations.is_url(folder):
-    with _lease(folder, end or _end):
+    with _lease(folder, end or _end, setting):
       yield
   else:
-    with _flock(folder):
+    with _flock(folder, setting):
       yield
 
 
@@ -84,7 +87,7 @@ def _holder() -> dict[str, str | int]:
   }
 
 
-def _refuse(folder: str, text: str | bytes) -> None:
+def _refuse(folder: str, text: str | bytes, setting: str) -> NoReturn:
   """Raises ValueError, with the text that the holder wrote."""
   try:
     found = json.loads(text)
@@ -94,12 +97,12 @@ def _refuse(folder: str, text: str | bytes) -> None:
   who = links.printable(who)
   raise ValueError(
     f"Another run uses {folder} ({who}): wait until it has ended, stop it, or"
-    " give another --workdir."
+    f" give another {setting}."
   )
 
 
 @contextlib.contextmanager
-def _flock(folder: str) -> Iterator[None]:
+def _flock(folder: str, setting: str) -> Iterator[None]:
   os.makedirs(folder, exist_ok=True)
   path = os.path.join(folder, FILE)
   # Python adds O_CLOEXEC: programs that this one starts do not inherit it.
@@ -109,7 +112,7 @@ def _flock(folder: str) -> Iterator[None]:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-      _refuse(folder, file.read(_MAX_TEXT))
+      _refuse(folder, file.read(_MAX_TEXT), setting)
     except OSError as error:
       if error.errno not in _NO_LOCKS:
         raise OSError(error.errno, error.strerror, path) from error
@@ -127,10 +130,11 @@ def _flock(folder: str) -> Iterator[None]:
 class _Lease:
   """An object on the storage that says who holds the folder."""
 
-  def __init__(self, folder: str):
+  def __init__(self, folder: str, setting: str):
     import tensorstore  # Orbax depends on it. It can write on a condition.
 
     self._folder = folder
+    self._setting = setting
     self._store = tensorstore.KvStore.open(f"{folder}/").result()
     self._holder: dict[str, Any] = _holder() | {"id": uuid.uuid4().hex}
     self._generation = b""
@@ -149,11 +153,12 @@ class _Lease:
       time.sleep(min(1.0, EXPIRES / 10))
       now = self._store.read(FILE).result()
       if now.value and now.stamp.generation != found.stamp.generation:
-        _refuse(self._folder, now.value)
+        _refuse(self._folder, now.value, self._setting)
       found = now
     self._generation = found.stamp.generation
     if not self.renew(EXPIRES):
-      _refuse(self._folder, self._store.read(FILE).result().value)
+      found = self._store.read(FILE).result()
+      _refuse(self._folder, found.value, self._setting)
 
   def renew(self, max_seconds: float) -> bool:
     """Writes the object again; returns whether this run still holds it.
@@ -187,8 +192,10 @@ class _Lease:
 
 
 @contextlib.contextmanager
-def _lease(folder: str, end: Callable[[int, str], None]) -> Iterator[None]:
-  lease = _Lease(folder)
+def _lease(
+  folder: str, end: Callable[[int, str], None], setting: str
+) -> Iterator[None]:
+  lease = _Lease(folder, setting)
   lease.take()
   done = threading.Event()
 

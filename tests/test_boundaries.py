@@ -17,6 +17,7 @@ TREES = {
 # A module, or a folder of them.
 ONLY_IN = {
   "bm25s": "retrieval/bm25.py",
+  "faiss": "retrieval/faiss_layout.py",
   "orbax": "checkpoints/",
   "tensorflow": "batches/reader.py",
   "tensorflow_datasets": ("data/sources/named/", "tfds/"),

@@ -27,8 +27,14 @@ MAINS = {
     ["workdir", "root", "tatoeba_root", "output"],
     ["checkpoint", "collection", "process"],
   ),
-  "encode": (["model", "output"], ["role", "batch_size", "coordinator"]),
-  "export": (["workdir", "output"], ["checkpoint", "name"]),
+  "encode": (
+    ["model", "output", "root"],
+    ["role", "format", "dtype", "batch_size", "coordinator"],
+  ),
+  "export": (
+    ["workdir", "output", "index"],
+    ["checkpoint", "name", "layout"],
+  ),
   "plan": (["workdir", "encoder", "output"], ["config", "topology", "batch"]),
 }
 
@@ -320,6 +326,16 @@ def test_a_platform_that_jax_does_not_have_is_refused_in_one_line(
     ("export", ["--output={}/file/x"], "/file is not a folder."),
     ("export", ["--name=a\nlicense: mit"], "--name='a\\nlicense: mit' has"),
     ("encode", [f"--batch_size={2**63}"], "--batch_size="),
+    ("encode", ["--dtype=float16"], "v.npy is an array of plain text, and"),
+    ("encode", ["--root=d"], "Give either files ("),
+    ("encode", ["--language=de"], "--language_in_ids need a collection"),
+    (
+      "encode",
+      ["--output=v", "-"],
+      "v is a folder, whose texts are read twice",
+    ),
+    ("export", ["--index=i"], "Give either --workdir, a run's folder, or"),
+    ("export", ["--layout=faiss"], "Give both --index and --layout, or none"),
     ("mine", ["--range_min=5", "--range_max=5"], "range_max must be larger."),
     ("mine", ["--max_score=nan"], "max_score is nan; give a finite number."),
     ("mine", ["--candidates=dense"], "--candidates=dense needs --model."),

@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import json
 import os
 import pathlib
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 import sentence_models
 
 import mlir_jax
-from mlir_jax import encode
+from mlir_jax.retrieval import line_vectors, vector_folder
 
 BLOCKED = """
 import sys
@@ -22,7 +23,7 @@ import runpy
 sys.argv[0] = "mlir_jax.encode"
 runpy.run_module("mlir_jax.encode", run_name="__main__", alter_sys=True)
 """
-PACKAGE = pathlib.Path(encode.__file__).parents[1]
+PACKAGE = pathlib.Path(mlir_jax.__file__).parents[1]
 
 
 def call(*arguments, stdin=b""):
@@ -74,10 +75,46 @@ def test_row_n_is_the_vector_of_line_n_without_tensorflow(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_collection_becomes_a_folder_without_tensorflow(tmp_path):
+  model, output = tmp_path / "model", tmp_path / "index"
+  sentence_models.save(model)
+  words = ["river", "stone", "apple", "winter", "cloud"] * 8
+  records = [
+    {"_id": f"d{n}", "title": words[n - 1], "text": " ".join(words[:n])}
+    for n in range(1, 30)
+  ]
+  docs = tmp_path / "corpus.jsonl"
+  docs.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+  given = (f"--model={model}", "--role=passage", f"--output={output}", docs)
+  code, printed, error = call(*given)
+  assert code == 0, error
+  found = vector_folder.read(output)
+  assert list(found.ids) == [record["_id"] for record in records]
+  loaded = mlir_jax.load(str(model))
+  with pytest.warns(UserWarning, match="passage texts cut to 20 tokens") as cut:
+    expected = loaded.encode(
+      [record["text"] for record in records],
+      "passage",
+      [record["title"] for record in records],
+    )
+  np.testing.assert_allclose(found.blocks[0], expected, atol=1e-6)
+  assert found.contract == loaded.contract
+  assert printed.splitlines() == [
+    str(cut[0].message),
+    f"Wrote {output}: float32 [29, 24] with ids, in 1 shard, encoded as"
+    " passage: prefix='river: ', max_length=20, pooling=mean, normalize=True.",
+  ]
+  code, printed, error = call(*given)
+  assert code == 0 and "is complete: nothing is encoded." in printed, error
+  code, _, error = call(*given, "--dtype=float16")
+  assert code == 2 and "\n  dtype: 'float16' now, 'float32' there" in error
+
+
+@pytest.mark.slow
 def test_wrong_arguments_are_named(tmp_path):
   given = ("--model=m", "--role=query", f"--output={tmp_path}/v.npy")
   code, _, error = call(*given)
-  assert code == 2 and 'Give the files of texts, or "-"' in error
+  assert code == 2 and 'Give the files of texts ("-" for' in error
   code, _, error = call(*given, tmp_path / "none.txt")
   assert code == 2 and f"There is no file {tmp_path}/none.txt" in error
   texts = tmp_path / "texts.txt"
@@ -86,6 +123,9 @@ def test_wrong_arguments_are_named(tmp_path):
   assert code == 2 and "is one of the files of texts" in error
   assert texts.read_text() == "river\n"
   code, _, error = call(*given[:2], f"--output={tmp_path}", texts)
+  assert code == 2 and "holds other files (texts.txt)" in error
+  (tmp_path / "folder.npy").mkdir()
+  code, _, error = call(*given[:2], f"--output={tmp_path}/folder.npy", texts)
   assert code == 2 and "is not a file" in error
   code, _, error = call(*given[:2], f"--output={texts}/v.npy", texts)
   assert code == 2 and "texts.txt" in error
@@ -97,7 +137,7 @@ def test_many_chunks_give_one_array(tmp_path):
   (tmp_path / "b.txt").write_text("\n\nfffffff\n")
   output = tmp_path / "v.npy"
   paths = [str(tmp_path / name) for name in ("a.txt", "b.txt")]
-  assert encode.encode_files(lengths, paths, str(output)) == (7, 2)
+  assert line_vectors.encode_files(lengths, paths, str(output)) == (7, 2)
   assert np.load(output)[:, 0].tolist() == [1, 2, 3, 4, 0, 0, 7]
 
 
@@ -107,12 +147,12 @@ def test_a_bad_line_is_named_and_leaves_the_old_output(tmp_path):
   np.save(output, np.zeros((2, 2)))
   before = output.read_bytes()
   with pytest.raises(ValueError) as error:
-    encode.encode_files(lengths, [str(path)], str(output))
+    line_vectors.encode_files(lengths, [str(path)], str(output))
   assert str(error.value).startswith(f"{path}:2: text: is not UTF-8")
   assert "skip" not in str(error.value)  # A skipped line would move rows.
   path.write_text("")
   with pytest.raises(ValueError, match="There are no texts in"):
-    encode.encode_files(lengths, [str(path)], str(output))
+    line_vectors.encode_files(lengths, [str(path)], str(output))
   assert output.read_bytes() == before
   assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.txt", "v.npy"]
 
@@ -130,7 +170,7 @@ def test_rows_that_are_not_finite_or_have_another_width_are_not_written(
   (tmp_path / "a.txt").write_text("a\nbb\nccc\n")
   output = tmp_path / "v.npy"
   with pytest.raises(ValueError, match=r"v\.npy is not written.*row 2 "):
-    encode.encode_files(embed, [str(tmp_path / "a.txt")], str(output))
+    line_vectors.encode_files(embed, [str(tmp_path / "a.txt")], str(output))
   assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
@@ -153,9 +193,9 @@ def test_a_file_that_is_not_plain_text_needs_the_flag(
   content = content.encode()
   path.write_bytes(gzip.compress(content) if ".gz" in name else content)
   with pytest.raises(ValueError, match=f"{name} is not plain text: {sign}"):
-    encode.encode_files(lengths, [str(path)], str(output))
+    line_vectors.encode_files(lengths, [str(path)], str(output))
   assert not output.exists()
-  shape = encode.encode_files(
+  shape = line_vectors.encode_files(
     lengths, [str(path)], str(output), plain_text=True
   )
   assert shape == (1, 2)
@@ -169,7 +209,7 @@ def test_rows_that_are_not_vectors_leave_the_old_output(second, tmp_path):
   path.write_text("old")
   with (
     pytest.raises(ValueError, match=rf"^{path} is not written: .* row 2 "),
-    encode.write_rows(str(path)) as append,
+    line_vectors.write_rows(str(path)) as append,
   ):
     append(np.ones((2, 3), np.float32))
     append(second.astype(np.float32))
@@ -181,4 +221,7 @@ def test_a_line_that_only_begins_like_json_is_a_text(tmp_path):
   path, output = tmp_path / "a.txt", tmp_path / "v.npy"
   for line in ("{see below} river", "[1] apple", "[{" * 5000, "3"):
     path.write_text(line + "\nriver\n")
-    assert encode.encode_files(lengths, [str(path)], str(output)) == (2, 2)
+    assert line_vectors.encode_files(lengths, [str(path)], str(output)) == (
+      2,
+      2,
+    )

@@ -14,10 +14,11 @@ import sentence_models
 import tiny
 
 import mlir_jax
-from mlir_jax import encode, export
+from mlir_jax import export
 from mlir_jax.data import preparation
 from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.models import layout, pretrained, weights
+from mlir_jax.retrieval import line_vectors
 
 ROOT = pathlib.Path(mlir_jax.__file__).parents[1]
 CODE = """
@@ -119,7 +120,7 @@ def test_no_code_of_a_folder_runs(ask, copy, tmp_path, monkeypatch, capfd):
 
   for use in (
     lambda: mlir_jax.load(str(copy)),
-    lambda: encode.encode_files(
+    lambda: line_vectors.encode_files(
       mlir_jax.load(str(copy)).encode, [str(texts)], str(tmp_path / "v.npy")
     ),
     prepare,

@@ -5,8 +5,6 @@ contract. Texts that are the same in the token store have one vector: that of
 their first occurrence.
 """
 
-import hashlib
-import json
 import pathlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,7 +25,8 @@ from mlir_jax.data import (
   token_store,
 )
 from mlir_jax.hub import warm_start
-from mlir_jax.models import architecture, pretrained
+from mlir_jax.models import pretrained
+from mlir_jax.retrieval import fingerprints
 from mlir_jax.retrieval import model as model_lib
 from mlir_jax.storage import copies
 
@@ -114,7 +113,7 @@ class Guide:
         | {
           "commit": loaded.commit,
           "step": loaded.model.step,
-          "fingerprint": _fingerprint(loaded.model),
+          "fingerprint": fingerprints.of_model(loaded.model),
         },
       }
     )
@@ -156,20 +155,6 @@ def _load(name: str, revision: str) -> _Loaded:
   except ValueError as error:
     raise ValueError(f"loss.ir.guide={name}: {error}") from error
   return _Loaded(loaded, commit)
-
-
-def _fingerprint(model: model_lib.Model) -> str:
-  """Returns SHA-256 of a guide's contract, shape and parameters."""
-  described = [
-    model.contract.to_dict(),
-    architecture.shape_of(model.encoder_config),
-  ]
-  digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
-  for path, leaf in jax.tree_util.tree_leaves_with_path(model.params):
-    values = np.ascontiguousarray(jax.device_get(leaf))
-    digest.update(f"{jax.tree_util.keystr(path)} {values.dtype}\0".encode())
-    digest.update(values.view(np.uint8).data)
-  return digest.hexdigest()
 
 
 class _Text(NamedTuple):

@@ -28,6 +28,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from mlir_jax.hosts import (
@@ -203,6 +204,13 @@ def check_in(name: str, items: Mapping[str, Any]) -> None:
   """
   if _member:
     _member.check_in(name, items)
+
+
+def of_first(number: int) -> int:
+  """Returns the number that process 0 has, in all processes."""
+  if not _member:
+    return number
+  return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
 def ask_to_stop() -> None:

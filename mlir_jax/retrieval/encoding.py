@@ -373,7 +373,13 @@ def _portions(
 
 
 class NonFiniteError(FloatingPointError):
-  """Parameters or vectors that hold NaN or infinity."""
+  """Parameters or vectors that hold NaN or infinity.
+
+  Attributes:
+    text: The number of the vector's text, from 0; None for parameters.
+  """
+
+  text: int | None = None
 
 
 def check_finite(vectors: np.ndarray, rows: np.ndarray, role: str) -> None:
@@ -389,11 +395,14 @@ def check_finite(vectors: np.ndarray, rows: np.ndarray, role: str) -> None:
   """
   finite = np.isfinite(vectors).all(axis=1)
   if not finite.all():
-    raise NonFiniteError(
-      f"The vector of text {rows[~finite].min()} (from 0, in the role {role})"
+    text = int(rows[~finite].min())
+    error = NonFiniteError(
+      f"The vector of text {text} (from 0, in the role {role})"
       " holds NaN or infinity: the parameters are damaged or too large. Use"
       " another checkpoint, or model.dtype=float32."
     )
+    error.text = text
+    raise error
 
 
 def check_finite_params(params: PyTree, where: str) -> None:

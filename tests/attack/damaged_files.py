@@ -27,13 +27,12 @@ import tiny
 from attack import scoreboard
 
 import mlir_jax
-from mlir_jax import encode as encode_main
 from mlir_jax import evaluate as evaluate_main
 from mlir_jax import export as export_main
 from mlir_jax import lock as lock_lib
 from mlir_jax import sharding
 from mlir_jax.models import sealed
-from mlir_jax.retrieval import encoding, runs
+from mlir_jax.retrieval import encoding, line_vectors, runs
 from mlir_jax.storage import full_disk, writing
 from mlir_jax.training import build
 from mlir_jax.training import run as run_lib
@@ -1070,7 +1069,7 @@ def outputs() -> Iterator[scoreboard.Case]:
     """No half of a file may stay, whether it is refused or not."""
     before = sorted(folder.rglob("*"))
     try:
-      encode_main.encode_files(
+      line_vectors.encode_files(
         embed([value] * 8), texts(folder, lines), str(output)
       )
     except (ValueError, OSError):
@@ -1101,7 +1100,7 @@ def outputs() -> Iterator[scoreboard.Case]:
   yield case("below a file", through_a_file, ("/a",))
 
   def of_two_widths(folder):
-    encode_main.encode_files(
+    line_vectors.encode_files(
       embed([1.0] * 8, [1.0] * 9), texts(folder), str(folder / "v.npy")
     )
     scoreboard.expect(False, "accepted")

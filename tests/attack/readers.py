@@ -20,7 +20,6 @@ from typing import Any
 from attack import scoreboard
 
 from mlir_jax import contract as contracts
-from mlir_jax import encode
 from mlir_jax.data import (
   collections,
   preparation,
@@ -30,7 +29,7 @@ from mlir_jax.data import (
 )
 from mlir_jax.data.collections import folder as folder_collection
 from mlir_jax.evals import ranking
-from mlir_jax.retrieval import runs
+from mlir_jax.retrieval import line_vectors, runs
 
 TEXTS = ("Käse eins", "Brücke zwei", "Straße drei", "Äpfel vier")
 BAD = 1  # The record that is damaged, of four.
@@ -228,7 +227,7 @@ def judgements_of(test) -> list:
 def read_to_encode(folder, policy) -> Result:
   del policy  # Each line is a row, so none may be skipped.
   (path,) = folder.glob("texts.txt*")
-  return Result(list(encode.read_texts([str(path)])), 0)
+  return Result(list(line_vectors.read_texts([str(path)])), 0)
 
 
 def read_run(folder, policy) -> Result:

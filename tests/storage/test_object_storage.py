@@ -27,6 +27,7 @@ from mlir_jax.data import (
 )
 from mlir_jax.models import pretrained
 from mlir_jax.planner import backbones, rows
+from mlir_jax.retrieval import line_vectors
 from mlir_jax.storage import copies, locations, writing
 from mlir_jax.training import checks, progress, run, stopping
 
@@ -428,13 +429,13 @@ def test_texts_and_vectors_may_be_on_object_storage(store, tmp_path):
 
   url, output = "gs://bucket/texts.txt", "gs://bucket/v.npy"
   store.objects[url] = b"a\nbb\n\n"
-  assert encode.encode_files(embed, [url], output) == (3, 1)
+  assert line_vectors.encode_files(embed, [url], output) == (3, 1)
   found = np.load(io.BytesIO(store.objects[output]))
   assert found[:, 0].tolist() == [1, 2, 0]
   before = dict(store.objects)
   store.objects[url] = b"a\nb\xff\n"
   with pytest.raises(ValueError, match=r"^gs://bucket/texts\.txt:2: text: is"):
-    encode.encode_files(embed, [url], output)
+    line_vectors.encode_files(embed, [url], output)
   assert store.objects[output] == before[output]
 
 

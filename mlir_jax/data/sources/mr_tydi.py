@@ -10,6 +10,8 @@ A language's folder holds, each plain or with ".gz" after its name:
 import os
 import pathlib
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from mlir_jax.data import records
 from mlir_jax.data.sources import files, judged, record_fields
@@ -39,11 +41,16 @@ def list_files(
 
 def parse_passage(line: str) -> records.Passage:
   """Makes the passage of a line of docs.jsonl; raises FieldError."""
-  value = record_fields.parse_json(line)
+  return make_passage(record_fields.parse_json(line))
+
+
+def make_passage(value: Any) -> records.Passage:
+  """Makes the passage of a decoded record; raises FieldError."""
   passage_id = record_fields.check_id(
     record_fields.get_field(value, "id"), "id"
   )
   contents = record_fields.get_text(value, "contents")
+  assert isinstance(value, Mapping)  # It has fields.
   if value.get("title"):
     raise record_fields.FieldError(
       "title",

@@ -65,8 +65,16 @@ def check_new_judgement(
     )
 
 
-def _parse_query(line: str, lines: Mapping[str, int]) -> tuple[str, str]:
-  """Returns the id and the text of a query."""
+def parse_query(line: str, lines: Mapping[str, int]) -> tuple[str, str]:
+  """Returns the id and the text of a query.
+
+  Args:
+    line: A line of a file of queries.
+    lines: As in `check_new_id`; a header is looked for while it is empty.
+
+  Raises:
+    FieldError: if the line is not an id and a query, or the id is used.
+  """
   query_id, *columns = line.split("\t")
   query_id = record_fields.check_text(query_id, "query id")
   columns = [record_fields.strip(column) for column in columns]
@@ -99,7 +107,7 @@ def read_queries(
   lines: dict[str, int] = {}
 
   def parse(line: str, number: int) -> tuple[str, str]:
-    query_id, query = _parse_query(line, lines)
+    query_id, query = parse_query(line, lines)
     lines[query_id] = number
     return query_id, query
 
