@@ -27,6 +27,7 @@ def small_pieces(monkeypatch):
   monkeypatch.setattr(topk, "BLOCK", 4)
   monkeypatch.setattr(topk, "CHUNK", 48)
   monkeypatch.setattr(topk, "QUERY_BATCH", 8)
+  monkeypatch.setattr(topk, "_CPU", topk.Tiling(8 * 48, 2, 2))
   topk.top_k.clear_cache()
   yield
   topk.top_k.clear_cache()
@@ -73,6 +74,61 @@ def test_equals_brute_force_in_many_blocks_and_chunks(small_pieces, mesh, k):
   expected_scores, expected = brute_force(queries, passages, k)
   np.testing.assert_array_equal(indices, expected)
   np.testing.assert_array_equal(scores, expected_scores)
+
+
+@pytest.mark.parametrize("ascending", [False, True])
+def test_sorted_passages_are_found(small_pieces, mesh, ascending):
+  """Each row of the one is a hit, no row of the other after the first tile."""
+  passages = np.arange(1003, dtype="f4")[:, None] * (1 if ascending else -1)
+  _, indices = search(np.ones((2, 1), "f4"), passages, 11, mesh)
+  expected = 1002 - np.arange(11) if ascending else np.arange(11)
+  np.testing.assert_array_equal(indices, [expected] * 2)
+
+
+def test_hits_of_one_block_are_more_than_the_others_have(small_pieces):
+  """Hits are close together: more of them than a portion, in few blocks."""
+  rng = np.random.default_rng(5)
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  passages = rng.permutation(1003).astype("f4")
+  passages[500:540] += 1000
+  queries = np.array([[1.0], [-1.0]], "f4")
+  _, indices = search(queries, passages[:, None], 24, mesh)
+  expected = np.argsort(-queries * passages, axis=1, kind="stable")[:, :24]
+  np.testing.assert_array_equal(indices, expected)
+
+
+def test_scores_1e_4_apart_are_ranked_as_in_float64(mesh):
+  """The number of passages is prime, and copies are on other devices."""
+  rng = np.random.default_rng(6)
+  queries = rng.standard_normal((7, 64))
+  queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+  # Along each query, the passages differ by 1e-4 and nothing else matters.
+  which = rng.permutation(np.arange(1009) % 503)
+  for query in queries.astype("f4"):
+    passages = (query[None] * (1 - 1e-4 * which[:, None])).astype("f4")
+    _, indices = search(query[None], passages, 1009, mesh)
+    expected = np.lexsort((np.arange(1009), which))
+    np.testing.assert_array_equal(indices[0], expected)
+
+
+def test_passages_up_to_the_floor_may_be_missing_and_no_others(
+  small_pieces, mesh
+):
+  rng = np.random.default_rng(7)
+  queries, passages = small_integers(rng, 5), small_integers(rng, 1003)
+  everything = search(queries, passages, 90, mesh)
+  floor = everything[0][:, 40]
+  scores, indices = topk.search(
+    queries,
+    topk.place(passages, mesh),
+    90,
+    mesh=mesh,
+    num_valid=1003,
+    floor=floor,
+  )
+  above = everything[0] > floor[:, None]
+  np.testing.assert_array_equal(indices[above], everything[1][above])
+  np.testing.assert_array_equal(scores[above], everything[0][above])
 
 
 def test_all_passages_equal_gives_the_first_k(small_pieces, mesh):
@@ -168,7 +224,13 @@ def test_passages_stay_on_their_device_and_dots_are_float32():
   mesh = sharding.make_mesh()
   passages = topk.place(np.ones((3000, 16), "f4"), mesh)
   lowered = topk.top_k.lower(
-    np.ones((5, 16), "f4"), passages, k=7, mesh=mesh, num_valid=3000
+    np.ones((5, 16), "f4"),
+    passages,
+    np.zeros(5, "f4"),
+    k=7,
+    mesh=mesh,
+    num_valid=3000,
+    tiling=topk.tiling_of(mesh),
   )
   dots = re.findall(r"dot_general.*", lowered.as_text())
   assert dots and all("HIGHEST, HIGHEST" in dot for dot in dots)
@@ -185,6 +247,42 @@ def test_unusable_arguments_are_refused():
   with pytest.raises(ValueError, match="k is 0"):
     search(queries, np.ones((5, 3), "f4"), 0, mesh)
   with pytest.raises(ValueError, match=r"pad them with place\(\)"):
-    topk.top_k(queries, np.ones((5, 3), "f4"), k=1, mesh=mesh, num_valid=5)
+    topk.top_k(
+      queries,
+      np.ones((5, 3), "f4"),
+      np.zeros(1, "f4"),
+      k=1,
+      mesh=mesh,
+      num_valid=5,
+      tiling=topk.tiling_of(mesh),
+    )
   with pytest.raises(ValueError, match="non-empty"):
     topk.place(np.zeros((0, 3), "f4"), mesh)
+
+
+@pytest.mark.slow
+def test_it_compiles_for_tpus_and_holds_a_tile_of_scores(monkeypatch):
+  """Without TPUs: for those of a slice that is not there."""
+  pytest.importorskip("libtpu")
+  from jax.experimental import topologies
+
+  monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+  slice_of_four = topologies.get_topology_desc("v5e:2x2", platform="tpu")
+  mesh = sharding.make_mesh(devices=slice_of_four.devices)
+  rows, width, queries = 1 << 22, 384, 1024
+
+  def shaped(shape, placed):
+    return jax.ShapeDtypeStruct(shape, np.float32, sharding=placed)
+
+  compiled = topk.top_k.lower(
+    shaped((queries, width), sharding.replicated(mesh)),
+    shaped((rows, width), sharding.over_data(mesh)),
+    shaped((queries,), sharding.replicated(mesh)),
+    k=100,
+    mesh=mesh,
+    num_valid=rows - 5,
+    tiling=topk.tiling_of(mesh),
+  ).compile()
+  memory = compiled.memory_analysis()
+  # A few arrays of a tile's scores; all scores would be 4 GiB on each chip.
+  assert memory.temp_size_in_bytes < 1 << 30
