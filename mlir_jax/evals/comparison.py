@@ -16,8 +16,8 @@ NOTE = (
   "Values and differences × 100. In brackets: 95 % intervals of the difference,"
   " from 10,000 bootstraps over queries. p: two-sided paired randomisation test"
   " with 100,000 random swaps. Holm: p, corrected for the number of languages"
-  " in the table. mean: over the languages; its bootstraps and swaps are of each"
-  " language's queries."
+  " in the table. mean: over the languages; its bootstraps and swaps are of"
+  " each language's queries."
 )
 
 

@@ -7,7 +7,7 @@ import pytrec_eval
 
 from mlir_jax import sharding
 from mlir_jax.data import records
-from mlir_jax.evals import measures, ranking, systems
+from mlir_jax.evals import measures, ranking
 from mlir_jax.retrieval import runs
 
 

@@ -37,7 +37,7 @@ def test_a_bootstrap_is_that_of_scipy_but_for_chance():
   )
 
 
-def test_draws_are_the_same_again_but_not_in_another_test(monkeypatch):
+def test_draws_are_the_same_again_but_not_in_another_test():
   values = differences(30)
   drawn = significance.bootstrap(values, NAME, 500)
   np.testing.assert_array_equal(
@@ -45,8 +45,8 @@ def test_draws_are_the_same_again_but_not_in_another_test(monkeypatch):
   )
   assert (drawn != significance.bootstrap(values, "test/fr", 500)).any()
   # All measures of a query are drawn together.
-  np.testing.assert_array_equal(
-    significance.bootstrap(values[:, :1], NAME, 500), drawn[:, :1]
+  np.testing.assert_allclose(
+    significance.bootstrap(values[:, :1], NAME, 500), drawn[:, :1], atol=1e-12
   )
   p = significance.randomisation([values], NAME, 999)
   assert p == pytest.approx(significance.randomisation([values], NAME, 999))
@@ -78,7 +78,7 @@ def test_random_swaps_are_those_of_scipy_but_for_chance():
     rng=2,
   ).pvalue
   found = significance.randomisation([values], NAME)[0]
-  assert 0.05 < found < 0.95
+  assert 0.01 < found < 0.95
   assert found == pytest.approx(expected, abs=4 * 0.5 / np.sqrt(20_000))
 
 
