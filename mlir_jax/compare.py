@@ -60,16 +60,18 @@ def compare(
     locations.check_output(locations.absolute(output), f"--output={output}")
   if qrels and root:
     raise ValueError("Give either --qrels or --root.")
+  names, folders = _names(paths), list(paths)
   if qrels or root:
-    names = _names(paths)
     values = _measure(paths, qrels, root, measures)
   else:
     if measures:
       raise ValueError("--measures needs TREC runs, with --qrels or --root.")
     folders = [_find(path, step) for path in paths]
-    names = _names([os.fspath(folder) for folder in folders])
     values = [_read(folder) for folder in folders]
   found = comparison.Comparison(names, values[0], values[1])
+  found.notes += [
+    f"{name} is {folder}." for name, folder in zip(names, folders, strict=True)
+  ]
   text = comparison.to_text(found)
   for ending, content in (
     ("txt", text),

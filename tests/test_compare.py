@@ -61,7 +61,11 @@ def test_each_language_has_its_difference_interval_and_p_values(pair, tmp_path):
   assert mean["interval"] == pytest.approx(
     (np.array(german["interval"]) / 2).tolist()
   )
-  assert content["notes"] == ["test/sw is left out: only b/e5 has it."]
+  assert content["notes"] == [
+    "test/sw is left out: only b/e5 has it.",
+    f"a/e5 is {pair[0]}.",
+    f"b/e5 is {pair[1]}.",
+  ]
   assert text == (tmp_path / "out/compare.txt").read_text("utf-8")
   assert "MRR@100\n" in text and "<0.0001" in text and comparison.NOTE in text
   markdown = (tmp_path / "out/compare.md").read_text("utf-8")
@@ -79,7 +83,8 @@ def test_a_run_is_compared_by_the_results_of_a_step(pair, tmp_path):
   assert "+0.0 [+0.0, +0.0]" in compare.compare([first, run])
   before, after = str(results / "step-0"), str(results / "step-100")
   assert "  step-0  step-100  " in compare.compare([before, after])
-  assert "step-8" not in compare.compare([first, run], step=8)
+  text = compare.compare([first, run], step=8)
+  assert f"run is {results}/step-8." in text
   with pytest.raises(ValueError, match=r"--step=9: .* of the steps 0, 8, 100"):
     compare.compare([first, run], step=9)
 

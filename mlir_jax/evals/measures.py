@@ -186,7 +186,7 @@ def per_query(
     run: Query id to passage id to score.
 
   Returns:
-    Query id to name to value, in the order of the qrels.
+    Query id to name to value, in the order of the qrels and of the measures.
   """
   qrels = {query_id: judged for query_id, judged in qrels.items() if judged}
   found: dict[str, dict[str, float]] = {query_id: {} for query_id in qrels}
@@ -203,7 +203,10 @@ def per_query(
   names = {each.measure: each.name for each in chosen}
   for value in ir_measures.iter_calc(list(names), qrels, without_ties):
     found[value.query_id][names[value.measure]] = float(value.value)
-  return found
+  return {  # Providers do not keep the order.
+    query_id: {each.name: of_query[each.name] for each in chosen}
+    for query_id, of_query in found.items()
+  }
 
 
 def means(chosen: Sequence[Measure], values: Values) -> dict[str, float]:

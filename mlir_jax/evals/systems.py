@@ -379,7 +379,8 @@ def name_of(path: str, taken: Mapping[str, Any]) -> str:
   last = last.removesuffix(".trec")
   for name in (last, f"{parent}.{last}"):
     name = re.sub(r"[^\w.+-]+", "-", name, flags=re.ASCII).lstrip(".+-")[:80]
-    if name and name not in taken:
+    name = name or "x"
+    if name not in taken:
       return name
   number = 2
   while f"{name}.{number}" in taken:

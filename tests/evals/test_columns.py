@@ -50,9 +50,8 @@ def test_each_query_is_read_back_and_intervals_have_the_names_of_results(
     "query_id": "q1",
     "measures": {"mrr@100": 1 / 9, "r@100": 1.0},
   }
-  assert json.loads((folder / "e5.json").read_text()) == {
-    "test/de/r@100": 2 / 3
-  }
+  results = json.loads((folder / "e5.json").read_text())
+  assert results == {"test/de/r@100": 2 / 3}
   ends = json.loads((folder / "e5.intervals.json").read_text())
   assert ends.keys() == {"test/de/mrr@100", "test/de/r@100"}
   assert ends["test/de/r@100"] == [0, 1]

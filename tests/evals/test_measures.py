@@ -54,6 +54,8 @@ def test_values_equal_trec_eval_with_ties_grades_and_gaps():
     qrels, {name.replace("_cut_", "_cut.") for name in NAMES.values()} | {"P"}
   ).evaluate(run)
   assert list(found) == list(qrels)
+  order = [each.name for each in measures.DEFAULT]
+  assert all(list(values)[:4] == order for values in found.values())
   for query_id, values in found.items():
     assert values.keys() == {"mrr@100", "mrr@10", *NAMES}
     expected = theirs.get(query_id, dict.fromkeys(NAMES.values(), 0.0))

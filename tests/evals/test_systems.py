@@ -88,7 +88,7 @@ def fixed(run):
 
 
 FIRST = {"q1": {"b": 3.0, "a": 1.0, "c": 0.0}, "q2": {"b": 2.0, "d": 1.0}}
-SECOND = {"q1": {"a": 9.0, "b": 1.0}, "q2": {"d": 5.0, "b": 4.9, "c": 0.0}}
+SECOND = {"q1": {"a": 9.0, "b": 1.0}, "q2": {"d": 5.0, "b": 1.0, "c": 0.0}}
 
 
 def test_a_fusion_has_a_run_where_all_its_parts_have_one():
@@ -104,11 +104,11 @@ def test_english_dev_chooses_the_weight_of_all_languages():
   other = {"dev/en": FIRST, "test/de": SECOND, "dev/de": SECOND}
   tests = [make_test("en", "dev"), make_test("de", "dev"), make_test("de")]
   fused = systems.MinMax(fixed(dev), fixed(other), tests, 100)
-  # At 0.5 both queries of English dev find their passage first.
-  assert fused.weights == {"en": 0.5} and fused.weight("de") == 0.5
+  # From 5/9 on, both queries of English dev find their passage first.
+  assert fused.weights == {"en": 0.6} and fused.weight("de") == 0.6
   assert "in all languages: English dev chose it" in fused.describe("x")
   assert fused(tests[2], 100) == fusion.weighted(
-    fusion.scale(FIRST), fusion.scale(SECOND), 0.5
+    fusion.scale(FIRST), fusion.scale(SECOND), 0.6
   )
   # The better of the two gets more weight if they disagree.
   bad = {"dev/en": {"q1": {"c": 1.0, "b": 0.9}, "q2": {"a": 1.0, "b": 0.9}}}
@@ -172,11 +172,9 @@ def test_a_system_of_the_user_is_found_and_its_run_is_checked(
 
 def test_names_are_the_ends_of_paths_and_differ():
   taken = {}
-  for path in ("/m/e5", "/n/e5", "/n/e5/", "org/e5 small", "/r/../e5"):
+  for path in ("/m/e5", "/n/e5", "/n/e5/", "org/e5 small", "../é"):
     taken[systems.name_of(path, taken)] = path
-  assert list(taken) == ["e5", "n.e5", "n.e5.2", "e5-small", "r.e5"][:4] + [
-    list(taken)[4]
-  ]
+  assert list(taken) == ["e5", "n.e5", "n.e5.2", "e5-small", "x"]
   assert all(systems.NAME.fullmatch(name) for name in taken)
   assert systems.name_of("runs/test.de.trec", {}) == "test.de"
 
