@@ -1,7 +1,6 @@
 """What a table has besides models, and how it is measured."""
 
 import dataclasses
-import types
 from collections.abc import Mapping
 
 
@@ -21,8 +20,8 @@ class Options:
 
   bm25: bool = False
   hybrid: bool = False
-  runs: Mapping[str, str] = types.MappingProxyType({})
-  systems: Mapping[str, str] = types.MappingProxyType({})
+  runs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  systems: Mapping[str, str] = dataclasses.field(default_factory=dict)
   measures: str = ""
   top_k: int = 0
   intervals: bool = False
