@@ -105,13 +105,7 @@ def evaluate(
   place = of_run.choose_tests(
     given, config.get("data", {}), alone.path if alone else ""
   )
-  trained_on, groups, notes = None, {}, []
-  if run:
-    notes = of_run.notes(config, run.provenance)
-    trained_on = of_run.find_trained_on(config, given.collection)
-    groups = of_run.find_groups(run.provenance, trained_on)
-    if not (any(given) or trained_on):
-      raise ValueError("Give the tests: --collection and --root.")
+  known = of_run.known(run, given) if run else of_run.Known()
   tested = _read_tests(place, on_bad_record)
   if not output:
     assert alone  # A run.
@@ -126,7 +120,7 @@ def evaluate(
   table = board.Board(
     tested.tests,
     output,
-    groups,
+    known.groups,
     top_k=top_k,
     chosen=measures.with_default(chosen),
     intervals=options.intervals,
@@ -136,18 +130,17 @@ def evaluate(
     if multihost.is_first() and (len(models) > 1 or others):
       print(f"Evaluating {name}.", flush=True)
     _add_model(table, name, model, tested.translation_tests, found_evaluators)
-    if not run:
-      notes.append(_describe(name, model))
   if not multihost.is_first():
     return ""
   # Other systems need no mesh, so the first process runs them alone.
   names = others.add(table, tested.tests, top_k)
   return table.report(
     names,
-    count_shared=_counter(trained_on, tested.tests, alone),
+    count_shared=_counter(known.trained_on, tested.tests, alone),
     notes=[
       *ranking.describe_unfindable(tested.tests),
-      *notes,
+      *known.notes,
+      *(_describe(name, model) for name, model in models.items() if not run),
       *([f"Texts had the prompts of {prompt!r}."] if prompt else ()),
       *others.notes,
     ],

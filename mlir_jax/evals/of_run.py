@@ -1,10 +1,11 @@
 """What a run knows of its evaluation: its tests, its groups, its training."""
 
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mlir_jax import extensions
+from mlir_jax.checkpoints import metadata
 from mlir_jax.data import (
   cleaning,
   collections,
@@ -30,6 +31,44 @@ class Tests(NamedTuple):
   root: str = ""
   tatoeba_root: str = ""
   sets: Mapping[str, str] = types.MappingProxyType({})
+
+
+class Known(NamedTuple):
+  """What a run knows; all of it is empty for a model that is no run.
+
+  Attributes:
+    config: The run's config.
+    notes: Sentences on the training, for the report.
+    groups: Each language's group in training.
+    trained_on: The collection that it was trained on, unless that is gone.
+  """
+
+  config: Mapping[str, Any] = types.MappingProxyType({})
+  notes: Sequence[str] = ()
+  groups: Mapping[str, str] = types.MappingProxyType({})
+  trained_on: records.Collection | None = None
+
+
+def known(description: metadata.Description, given: Tests) -> Known:
+  """Returns what a run knows.
+
+  Args:
+    description: The description of its checkpoint.
+    given: The tests that the command line gives.
+
+  Raises:
+    ValueError: if neither the run nor the command line has tests.
+  """
+  config, provenance = description.config, description.provenance
+  trained_on = find_trained_on(config, given.collection)
+  if not (any(given) or trained_on):
+    raise ValueError("Give the tests: --collection and --root.")
+  return Known(
+    config,
+    notes(config, provenance),
+    find_groups(provenance, trained_on),
+    trained_on,
+  )
 
 
 def choose_tests(given: Tests, data: Mapping[str, Any], source: str) -> Tests:
