@@ -117,11 +117,11 @@ def _find(path: str, step: int | None) -> Any:
   if (folder / columns.QUERIES).exists():
     return folder
   results = folder / workdir.RESULTS
-  steps = {
-    int(each.parent.name.removeprefix("step-")): each.parent
-    for each in results.glob(f"step-*/{columns.QUERIES}")
-    if each.parent.name.removeprefix("step-").isdecimal()
-  }
+  steps = {}
+  for each in results.glob("step-*.json"):
+    number, column = each.stem.removeprefix("step-"), results / each.stem
+    if number.isdecimal() and (column / columns.QUERIES).exists():
+      steps[int(number)] = column
   if not steps:
     raise ValueError(
       f"{path} holds no {columns.QUERIES}, and no results of a run that have"
