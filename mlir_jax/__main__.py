@@ -17,6 +17,7 @@ PROGRAMS = (
   "mine",
   "train",
   "evaluate",
+  "compare",
   "encode",
   "search",
   "ask",

@@ -234,6 +234,9 @@ def default() -> ml_collections.ConfigDict:
   evaluation.dev_passages = 0
   evaluation.batch_size = 256  # Texts of 64 tokens, encoded at a time.
   evaluation.top_k = 100  # Passages that are retrieved per query.
+  # Further measures, with "," between them: "nDCG@20,AP,mrr@10". They are named
+  # as in ir-measures or in papers.
+  evaluation.measures = ""
   # Your own evaluators: eval.extra.NAME = "my_project.evals:gap".
   evaluation.extra = ml_collections.ConfigDict()
 

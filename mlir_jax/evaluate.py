@@ -1,37 +1,37 @@
-"""Evaluates a model: the table of all languages.
+"""Evaluates models and other systems: one table of all languages.
 
 python -m mlir_jax.evaluate --workdir=W --checkpoint=best
+python -m mlir_jax.evaluate --model=A --model=B --hybrid --root=R --output=O
 
 The tests come from the collection that the run was trained on, or from another
 one: --collection=folder --root=FOLDER. A language keeps the group that it had
 in training, whatever collection the tests come from. A model that was not
 trained here is evaluated with --model and --output; its languages have no
-groups. Several processes (--distributed) share the encoding and the search;
-each of them needs the tests.
+groups. --bm25, --run and --system add systems that are no models, and --hybrid
+fuses BM25 with each other system. Several processes (--distributed) share the
+encoding and the search; each of them needs the tests.
 """
 
+import functools
+import os
 import types
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from absl import flags
 
-from mlir_jax import extensions
 from mlir_jax.command_line import process_flags, program, shared_flags
 from mlir_jax.data import records
+from mlir_jax.evals import options as options_lib
 
-
-class _Tests(NamedTuple):
-  """Where the tests come from: the arguments of `evaluate` with these names."""
-
-  collection: str
-  root: str
-  tatoeba_root: str
-  sets: Mapping[str, str]
+if TYPE_CHECKING:  # They import JAX.
+  from mlir_jax.evals import board, of_run
+  from mlir_jax.retrieval import model as model_lib
 
 
 def evaluate(
-  source: str,
+  source: str | Sequence[str] | Mapping[str, str],
   checkpoint: str = "last",
   *,
   collection: str = "",
@@ -43,11 +43,13 @@ def evaluate(
   extra: Mapping[str, str] = types.MappingProxyType({}),
   prompt: str = "",
   prefixes: Mapping[str, Any] = types.MappingProxyType({}),
+  options: options_lib.Options = options_lib.DEFAULTS,
 ) -> str:
-  """Evaluates a model and writes results, TREC runs and report.
+  """Evaluates models and other systems; writes results, TREC runs and report.
 
   Args:
-    source: A run's folder, or any other model that `mlir_jax.load` takes.
+    source: A run's folder, or any other model that `mlir_jax.load` takes;
+      several of them, perhaps by their names in the table; or none.
     checkpoint: The checkpoint of a run.
     collection: The collection of the tests. "" is the run's collection, or
       "folder" if the model is not a run. A collection of the user,
@@ -63,20 +65,24 @@ def evaluate(
     prompt: The name of a prompt that the model was trained with; "" for the
       prefix of each role.
     prefixes: "query_prefix" and so on, as `mlir_jax.load` takes them.
+    options: What is measured besides the models, and how.
 
   Returns:
-    The report as text.
+    The report as text; "" in all processes but the first.
 
   Raises:
-    ValueError: if the model or the prompt is not found, the tests are missing
-      or cannot be read, an evaluator is not found, or the results cannot be
-      written.
+    ValueError: if a model, the prompt, an evaluator or a system is not found,
+      the tests are missing or cannot be read, or the results cannot be written.
   """
-  from mlir_jax.batches import drawing
-  from mlir_jax.data import collections
-  from mlir_jax.evals import evaluators, ranking, suite
+  from mlir_jax.evals import (
+    board,
+    evaluators,
+    lineup,
+    measures,
+    of_run,
+    ranking,
+  )
   from mlir_jax.hosts import multihost
-  from mlir_jax.retrieval import model
   from mlir_jax.storage import locations
 
   if output and multihost.is_first():
@@ -85,205 +91,246 @@ def evaluate(
     raise ValueError(
       "A prefix is given: name the folder of these results with --output."
     )
-  bad_records = records.BadRecords(on_bad_record, "--on_bad_record")
   found_evaluators = evaluators.find(extra, "--evaluator=")
-  loaded = model.load(source, checkpoint, prompt=prompt, **prefixes)
-  loaded = loaded.with_inner_products()  # The tests compare by them.
-  description = loaded.description
-  given = _Tests(collection, root, tatoeba_root, sets)
-  if not description and not (any(given) and output):
+  chosen = measures.parse_list(options.measures, "--measures")
+  named = _name_models(source)
+  models = _load(named, checkpoint, prompt, prefixes)
+  alone = next(iter(models.values())) if len(models) == 1 else None
+  run = alone.description if alone else None
+  if alone and run:  # The table of a run has a column for each step.
+    models = {f"step-{alone.step or 0}": alone}
+  others = lineup.Lineup(options, list(models))
+  given = of_run.Tests(collection, root, tatoeba_root, sets)
+  if not run and not (any(given) and output):
     raise ValueError(
-      f"{source} is not a run of this program: give its tests with --root or"
-      " --collection, and the folder of the results with --output."
+      f"{alone.path if alone else 'This'} is not a run of this program: give"
+      " the tests with --root or --collection, and the folder of the results"
+      " with --output."
     )
-  config = description.config if description else {}
-  chosen = _choose_tests(given, config.get("data", {}), source)
-  trained_on, groups, notes = None, {}, []
-  if description:
-    notes = _notes(config, description.provenance)
-    trained_on = _find_trained_on(config, given.collection)
-    groups = find_groups(description.provenance, trained_on)
-    if not (any(given) or trained_on):
-      raise ValueError("Give the tests: --collection and --root.")
-  tested = collections.load(
-    chosen.collection,
-    chosen.root,
-    bad_records,
-    chosen.tatoeba_root,
-    require_pairs=False,
-    prefix="--",
-    sets=chosen.sets,
-    selects=lambda language: True,  # Nothing is selected here.
+  config = run.config if run else {}
+  place = of_run.choose_tests(
+    given, config.get("data", {}), alone.path if alone else ""
   )
+  known = of_run.known(run, given) if run else of_run.Known()
+  tested = _read_tests(place, on_bad_record)
   if not output:
+    assert alone  # A run.
     name = f"{tested.name}+{prompt}" if prompt else tested.name
-    output = f"{loaded.path}/evaluate-{name.replace('/', '_')}-{checkpoint}"
+    output = f"{alone.path}/evaluate-{name.replace('/', '_')}-{checkpoint}"
     if multihost.is_first():
       locations.check_output(output, f"{output} (give another --output)")
-  tests = tested.tests()
-  translation_tests = tested.translation_tests()
-  if not tests and not translation_tests:
-    raise ValueError(
-      f"--root={chosen.root}: there are no tests; put them in eval/, or name"
-      " them with --set."
-    )
-  test_notes = [note for test in tests for note in test.notes]
-  for note in (*tested.notes(), *test_notes):
-    print(note)
-  print(records.describe_bad("test", bad_records.drain()))
-  evaluation = suite.Suite(
-    tests,
-    translation_tests,
-    groups,
-    loaded.text_encoder,
+  others.find_runs(tested.tests)
+  settings = config.get("eval", {})
+  chosen += measures.parse_list(settings.get("measures", ""), "eval.measures")
+  top_k = options.top_k or settings.get("top_k", measures.DEPTH)
+  table = board.Board(
+    tested.tests,
     output,
-    top_k=config["eval"]["top_k"] if config else ranking.DEPTH,
-    trained_on=trained_on,
-    streams=drawing.streams_read(config["batch"]) if config else (),
-    extra=found_evaluators,
+    known.groups,
+    top_k=top_k,
+    chosen=measures.with_default(chosen),
+    intervals=options.intervals,
+    setting="--top_k",
+  )
+  for name, model in models.items():
+    if multihost.is_first() and (len(models) > 1 or others):
+      print(f"Evaluating {name}.", flush=True)
+    _add_model(table, name, model, tested.translation_tests, found_evaluators)
+  if not multihost.is_first():
+    return ""
+  # Other systems need no mesh, so the first process runs them alone.
+  names = others.add(table, tested.tests, top_k)
+  return table.report(
+    names,
+    count_shared=_counter(known.trained_on, tested.tests, alone),
     notes=[
-      *notes,
-      *loaded.notes,
+      *ranking.describe_unfindable(tested.tests),
+      *known.notes,
+      *(_describe(name, model) for name, model in models.items() if not run),
+      *dict.fromkeys(note for model in models.values() for note in model.notes),
       *([f"Texts had the prompts of {prompt!r}."] if prompt else ()),
+      *others.notes,
     ],
   )
-  evaluation.table(loaded.params, loaded.step or 0)
-  return evaluation.report()
 
 
-def _choose_tests(
-  given: _Tests, data: Mapping[str, Any], source: str
-) -> _Tests:
-  """Takes from the run's config what the command line does not give.
+class _Tested(NamedTuple):
+  """The tests of a collection."""
+
+  name: str
+  tests: tuple[records.RetrievalTest, ...]
+  translation_tests: tuple[records.TranslationTest, ...]
+
+
+def _read_tests(place: "of_run.Tests", on_bad_record: str) -> _Tested:
+  """Reads all tests; prints what is unusual in them.
 
   Args:
-    given: From the command line.
-    data: The group `data` of the run's config; empty if there is no run.
-    source: The run's folder, for messages.
+    place: Where they are.
+    on_bad_record: As in `evaluate`.
 
   Raises:
-    ValueError: if the run's collection is code that the command does not name,
-      or the folder of the tests is missing.
+    ValueError: if there are none, or they cannot be read.
   """
-  if given.sets and not any(given[:3]):
-    return given._replace(collection="sets")
-  collection = given.collection or data.get("collection", "folder")
-  if extensions.is_target(collection) and collection != given.collection:
-    raise ValueError(
-      f"{source} was trained on the collection {collection}. Its code is"
-      " imported only if the command names it: repeat"
-      f" --collection={collection}, or give another collection."
-    )
-  root, tatoeba_root, sets = given.root, given.tatoeba_root, given.sets
-  if not any(given):
-    tatoeba_root, sets = data["tatoeba_root"], data.get("sets", {})
-  if collection == data.get("collection"):
-    root = root or data["root"]
-  if collection == "folder" and not root:
-    raise ValueError("--collection=folder needs --root=FOLDER.")
-  return _Tests(collection, root, tatoeba_root, sets)
+  from mlir_jax.data import collections
 
-
-def _notes(
-  config: Mapping[str, Any], provenance: Mapping[str, Any]
-) -> list[str]:
-  """Returns sentences on the training; an older run has none."""
-  from mlir_jax.data import guide_vectors
-
-  notes = [provenance["selection"]] if provenance.get("selection") else []
-  if guide := provenance.get("guide"):
-    notes.append(guide_vectors.describe(guide, config["loss"]["ir"]))
-  return notes
-
-
-def _find_trained_on(
-  config: Mapping[str, Any], named: str
-) -> records.Collection | None:
-  """Returns the collection that a run was trained on; None if it is gone.
-
-  Args:
-    config: The run's config.
-    named: The collection that this command line names, or "". No other code of
-      a user is imported.
-  """
-  from mlir_jax.data import cleaning, collections, source_settings
-  from mlir_jax.data.collections import pair_files
-
-  data = config["data"]
-  if data.get("formats"):
-    print(
-      "Shared texts are not counted: the run's pairs have formats of their own,"
-      f" {', '.join(data['formats'].values())}, and this command names no code"
-      " for them."
-    )
-    return None
-  if extensions.is_target(data["collection"]) and data["collection"] != named:
-    print(
-      "Shared texts are not counted: this command does not name the run's"
-      f" collection, {data['collection']}."
-    )
-    return None
-  try:
-    found = collections.load(
-      data["collection"],
-      data["root"],
-      # Training did not read bad records, so they are not counted.
-      records.BadRecords("skip"),
-      data["tatoeba_root"],
-      require_pairs=bool(config["batch"]["retrieval"]),
-      pairs=pair_files.Settings.of_config(data),
-      sets=data.get("sets", {}),
-      rules=cleaning.Rules.of_config(data),
-      selects=_selects(config),
-    )
-    # An older config has no such settings.
-    settings = source_settings.find(data.get("sources", {}))
-    return source_settings.trained_on(found, settings)
-  except (ValueError, OSError) as error:
-    print(f"Shared texts are not counted; the run's data are gone: {error}")
-    return None
-
-
-def _selects(config: Mapping[str, Any]) -> Callable[[str], bool]:
-  """Returns whether the dev set of a language selected the checkpoint.
-
-  Args:
-    config: The run's config; an older one names no selection.
-  """
-  from mlir_jax.evals import selection
-
-  text = config["eval"].get("selection", selection.DEFAULT.text)
-  return selection.parse(text).reads
-
-
-def find_groups(
-  provenance: Mapping[str, Any], trained_on: records.Collection | None
-) -> Mapping[str, str]:
-  """Returns each language's group in training; empty if they are unknown.
-
-  Args:
-    provenance: `Description.provenance` of the checkpoint.
-    trained_on: The collection that it was trained on, unless that is gone.
-  """
-  if (groups := provenance.get("groups")) is not None:
-    return groups
-  if trained_on:  # Older versions did not record the groups.
-    return trained_on.groups
-  print(
-    "The languages of training were not recorded, and its data are gone: the"
-    " report has one mean of all languages."
+  bad_records = records.BadRecords(on_bad_record, "--on_bad_record")
+  collection = collections.load(
+    place.collection,
+    place.root,
+    bad_records,
+    place.tatoeba_root,
+    require_pairs=False,
+    prefix="--",
+    sets=place.sets,
+    selects=lambda language: True,  # Nothing is selected here.
   )
-  return {}
+  tested = _Tested(
+    collection.name, collection.tests(), collection.translation_tests()
+  )
+  if not tested.tests and not tested.translation_tests:
+    raise ValueError(
+      f"--root={place.root}: there are no tests; put them in eval/, or name"
+      " them with --set."
+    )
+  test_notes = [note for test in tested.tests for note in test.notes]
+  for note in (*collection.notes(), *test_notes):
+    print(note)
+  print(records.describe_bad("test", bad_records.drain()))
+  return tested
+
+
+def _add_model(
+  table: "board.Board",
+  name: str,
+  model: "model_lib.Model",
+  translation_tests: Sequence[records.TranslationTest],
+  extra: Mapping[str, Any],
+) -> None:
+  """Adds the column of a model; prints how many texts were cut."""
+  from mlir_jax.evals import suite, systems
+
+  before = dict(model.text_encoder.truncation)
+  embed, mesh = _embed(model), model.text_encoder.mesh
+  table.add(
+    name,
+    systems.Dense(embed, mesh),
+    functools.partial(
+      suite.other_results, embed, mesh, translation_tests, extra
+    ),
+  )
+  if cut := model.text_encoder.describe_truncation(before):
+    print(cut)
+
+
+def _describe(name: str, model: "model_lib.Model") -> str:
+  """Says in a sentence which model a column is of."""
+  step = "" if model.step is None else f", step {model.step:,}"
+  return f"{name} is {model.path}{step}."
+
+
+def _counter(
+  trained_on: records.Collection | None,
+  tests: Sequence[records.RetrievalTest],
+  model: "model_lib.Model | None",
+) -> Callable[[], Any] | None:
+  """Returns what counts the texts that training saw; None if it is unknown."""
+  from mlir_jax.batches import drawing
+  from mlir_jax.evals import overlap
+
+  if not (trained_on and model and model.description):
+    return None
+  streams = drawing.streams_read(model.description.config["batch"])
+  return functools.partial(
+    overlap.count_shared_texts, trained_on, tests, model.contract, streams
+  )
+
+
+def _name_models(
+  source: str | Sequence[str] | Mapping[str, str],
+) -> dict[str, str]:
+  """Returns name to path of the models."""
+  from mlir_jax.evals import systems
+
+  if isinstance(source, Mapping):
+    return dict(source)
+  named: dict[str, str] = {}
+  for path in [source] * bool(source) if isinstance(source, str) else source:
+    named[systems.name_of(path, named)] = path
+  return named
+
+
+def _load(
+  named: Mapping[str, str],
+  checkpoint: str,
+  prompt: str,
+  prefixes: Mapping[str, Any],
+) -> dict[str, Any]:
+  """Loads all models, so that a missing one is found before any work.
+
+  Args:
+    named: Name to path.
+    checkpoint: The checkpoint of runs. Next to a run, there may be other
+      models, which have none.
+    prompt: As in `evaluate`.
+    prefixes: As in `evaluate`; they hold for all models.
+  """
+  from etils import epath
+
+  from mlir_jax import workdir
+  from mlir_jax.retrieval import model
+  from mlir_jax.storage import locations
+
+  loaded = {}
+  for name, path in named.items():
+    folder = epath.Path(locations.absolute(path))
+    is_run = len(named) == 1 or (folder / workdir.CHECKPOINTS).is_dir()
+    loaded[name] = model.load(
+      path, checkpoint if is_run else "last", prompt=prompt, **prefixes
+    ).with_inner_products()  # Search compares by them.
+  return loaded
+
+
+def _embed(model: Any) -> Callable[..., np.ndarray]:
+  """Returns `embed` of a model, whose inner products are its similarities."""
+  from mlir_jax.mining import candidates
+
+  embed = model.text_encoder.with_params(model.params)
+  if model.similarity == "dot" or model.contract.normalize:
+    return embed
+  return lambda *args, **kwargs: candidates.unit_length(embed(*args, **kwargs))
+
+
+def _name_paths(flag: str, values: Sequence[str]) -> dict[str, str]:
+  """Returns name to path of the values PATH or NAME=PATH of a flag."""
+  from mlir_jax.evals import systems
+
+  named: dict[str, str] = {}
+  for value in values:
+    name, equals, path = value.partition("=")
+    is_named = equals and path and systems.NAME.fullmatch(name)
+    if not is_named or os.path.exists(value):
+      name, path = systems.name_of(value, named), value
+    if name in named:
+      raise ValueError(f"{flag}={value}: {name} is given twice.")
+    named[name] = os.path.expanduser(path)
+  return named
 
 
 def main():
   """Evaluates as the flags say."""
   process_flags.join()
-  if bool(_WORKDIR.value) == bool(_MODEL.value):
-    raise ValueError("Give either --workdir, a run's folder, or --model.")
+  models = _name_paths("--model", _MODEL.value)
+  if _WORKDIR.value:
+    if models:
+      raise ValueError(
+        "Give either --workdir, a run's folder, or --model, which may be a run,"
+        " too."
+      )
+    models = _name_paths("--workdir", [_WORKDIR.value])
   print(
     evaluate(
-      _WORKDIR.value or _MODEL.value,
+      models,
       _CHECKPOINT.value,
       collection=_COLLECTION.value,
       root=_ROOT.value or "",
@@ -298,17 +345,29 @@ def main():
       extra=shared_flags.parse_named(
         "--evaluator", _EVALUATOR.value, "gap=my_project.evals:gap"
       ),
+      options=options_lib.Options(
+        bm25=_BM25.value,
+        hybrid=_HYBRID.value,
+        runs=_name_paths("--run", _RUN.value),
+        systems=shared_flags.parse_named(
+          "--system", _SYSTEM.value, "mine=my_project.systems:search"
+        ),
+        measures=_MEASURES.value,
+        top_k=_TOP_K.value,
+        intervals=_INTERVALS.value,
+      ),
     )
   )
 
 
 if __name__ == "__main__":
   _WORKDIR = shared_flags.define_workdir()
-  _MODEL = flags.DEFINE_string(
+  _MODEL = flags.DEFINE_multi_string(
     "model",
-    "",
+    [],
     "In place of a run: an export, a sentence-transformers folder or a name on"
-    " the Hugging Face hub.",
+    " the Hugging Face hub; or NAME=MODEL. May be repeated: each model has a"
+    " column.",
   )
   _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
@@ -344,6 +403,42 @@ if __name__ == "__main__":
     "evaluator",
     [],
     "An evaluator of your own, NAME=MODULE:FUNCTION; may be repeated.",
+  )
+  _BM25 = flags.DEFINE_bool("bm25", False, "Whether BM25 has a column.")
+  _HYBRID = flags.DEFINE_bool(
+    "hybrid",
+    False,
+    "Whether BM25 is fused with each other system: by ranks, and by scores with"
+    " a weight that a dev set chooses.",
+  )
+  _RUN = flags.DEFINE_multi_string(
+    "run",
+    [],
+    "TREC runs of another program: a folder of SPLIT.LANGUAGE.trec, the file of"
+    " one test, or NAME=PATH; may be repeated.",
+  )
+  _SYSTEM = flags.DEFINE_multi_string(
+    "system",
+    [],
+    "A system of your own, NAME=MODULE:FUNCTION; may be repeated.",
+  )
+  _MEASURES = flags.DEFINE_string(
+    "measures",
+    "",
+    "Further measures, with commas between them, named as in ir-measures or in"
+    " papers: nDCG@20,AP,mrr@10.",
+  )
+  _TOP_K = flags.DEFINE_integer(
+    "top_k",
+    0,
+    "Passages that are retrieved per query; by default those of the run's"
+    " config, or 100.",
+    lower_bound=0,
+  )
+  _INTERVALS = flags.DEFINE_bool(
+    "intervals",
+    False,
+    "Whether the table shows 95 % intervals. report.json always has them.",
   )
   process_flags.define()
   program.start(main, required=())

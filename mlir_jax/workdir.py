@@ -43,6 +43,7 @@ CHANGEABLE_ON_RESUME = (
   "eval.batch_size",
   "eval.every",
   "eval.extra.",
+  "eval.measures",
   "eval.top_k",
   "hosts.",
   "mesh.",

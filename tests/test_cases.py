@@ -14,7 +14,7 @@ import mlir_jax
 from mlir_jax import contract
 from mlir_jax.data import collections, preparation, records, store_writer
 from mlir_jax.data import tokenizer as tokenizer_lib
-from mlir_jax.evals import ranking
+from mlir_jax.evals import measures as measures_lib
 
 
 @pytest.fixture
@@ -217,7 +217,8 @@ def test_judgements_are_as_trec_eval_has_them(cases, name):
     }
     for query in test.queries
   }
-  measures = ranking.measures(test.qrels, run)
+  values = measures_lib.per_query(measures_lib.DEFAULT, test.qrels, run)
+  measures = measures_lib.means(measures_lib.DEFAULT, values)
   found = {
     "judged_but_missing": {"mrr@100": 1.0, "r@100": (1 + 1 / 2) / 2},
     "query_without_judgement": {"mrr@100": 1.0, "r@100": 1.0},

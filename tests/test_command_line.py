@@ -27,6 +27,7 @@ MAINS = {
     ["workdir", "root", "tatoeba_root", "output"],
     ["checkpoint", "collection", "process"],
   ),
+  "compare": (["qrels", "root", "output"], ["step", "measures"]),
   "encode": (
     ["model", "output", "root"],
     ["role", "format", "dtype", "batch_size", "coordinator"],
@@ -89,7 +90,7 @@ def test_the_command_lists_all_programs(monkeypatch, capsys):
     __main__.main()
   assert capsys.readouterr().err == (
     "mlir-jax: there is no program 'trian'; there are download, prepare,"
-    " mine, train, evaluate, encode, export, plan.\n"
+    " mine, train, evaluate, compare, encode, export, plan.\n"
   )
 
 
@@ -284,6 +285,7 @@ def test_a_variable_that_jax_cannot_use_is_refused_by_every_main(
     "prepare": ["--config=quickstart", "--workdir=w"],
     "mine": ["--input=file", "--output=o"],
     "evaluate": ["--workdir=w"],
+    "compare": ["w", "v"],
     "encode": ["--model=w", "--role=query", "--output=v.npy", "file"],
     "export": ["--workdir=w", "--output=x"],
     "plan": ["--config=quickstart", "--topology=v5e:2x2"],

@@ -15,7 +15,7 @@ import tiny
 from mlir_jax import config, config_checks, config_files, contract, sharding
 from mlir_jax.batches import masking
 from mlir_jax.data import collections
-from mlir_jax.evals import ranking
+from mlir_jax.evals import measures
 from mlir_jax.losses import registry
 from mlir_jax.models import architecture, encoder
 from mlir_jax.training import checks, compiled_step, progress, run
@@ -87,7 +87,8 @@ def test_every_number_has_a_range_and_every_word_its_choices():
   assert numbers == RANGES.keys()
   free = {"encoding.title_joiner", *config.PATHS}
   free |= {"model.revision", "loss.ir.guide_revision"}
-  free |= {"data.format", "data.language", "eval.selection"}
+  free |= {"data.format", "data.language", "eval.measures"}
+  free |= {"eval.selection"}
   texts = {n for n, (kind, _) in FIELDS.items() if kind is str} - free
   texts = {n for n in texts if not n.endswith(".prefix")}
   assert texts == CHOICES.keys()
@@ -98,7 +99,7 @@ def test_every_number_has_a_range_and_every_word_its_choices():
   assert config.CHOICES["model.towers"] == encoder.TOWERS
   assert config.CHOICES["model.remat"] == architecture.REMATS
   assert config.CHOICES["model.attention"] == architecture.ATTENTIONS
-  assert ends("eval.top_k")[0][0] == ranking.DEPTH
+  assert ends("eval.top_k")[0][0] == measures.DEPTH
   for role in contract.ROLES:
     smallest = ends(f"encoding.{role}.max_length")[0][0]
     assert smallest == contract.MIN_LENGTH

@@ -10,7 +10,7 @@ import tiny
 from mlir_jax import evaluate
 from mlir_jax.command_line import shared_flags
 from mlir_jax.data import collections
-from mlir_jax.evals import report
+from mlir_jax.evals import columns, of_run, options, report
 from mlir_jax.retrieval import model as model_lib
 
 
@@ -54,7 +54,7 @@ def test_evaluators_of_the_user_are_named_by_the_command(
   extra = shared_flags.parse_named("--evaluator", ["gap=own_evals:gap"], "")
   evaluate.evaluate(model, extra=extra, **given)
   table = json.loads((tmp_path / "out/report.json").read_text())
-  assert table["extra"] == {"gap": {"width": {"step 0": 24.0}}}
+  assert table["extra"] == {"gap": {"width": {"model": 24.0}}}
   monkeypatch.setattr(
     model_lib, "load", lambda *_: pytest.fail("It continues.")
   )
@@ -65,14 +65,133 @@ def test_evaluators_of_the_user_are_named_by_the_command(
       shared_flags.parse_named("--evaluator", values, "")
 
 
+KINDS = ("rrf", "minmax")
+SYSTEMS = """
+def first(test, k):
+  return {q: {p.passage_id: -n for n, p in enumerate(test.passages[:k])}
+          for q in test.queries} if test.language == "de" else None
+"""
+
+
+def test_models_bm25_runs_and_fusions_are_one_table(
+  made, tmp_path, monkeypatch, capsys
+):
+  model, root = made
+  (tmp_path / "own_systems.py").write_text(SYSTEMS)
+  monkeypatch.syspath_prepend(tmp_path)
+  shutil.copytree(root, tmp_path / "data")
+  root = tmp_path / "data"
+  # A hidden test: no query of it is judged.
+  shutil.copytree(root / "eval/de", root / "eval/sw")
+  (root / "eval/sw/qrels.test.txt").unlink()
+  with pytest.raises(FileNotFoundError, match=r"make qrels\.test\.hidden, em"):
+    collections.load("folder", str(root)).tests()
+  (root / "eval/sw/qrels.test.hidden").write_text("q0 0 d0 1")
+  with pytest.raises(ValueError, match=r"hidden says .* so it must be empty"):
+    collections.load("folder", str(root)).tests()
+  (root / "eval/sw/qrels.test.hidden").write_text("")
+  output = tmp_path / "out"
+  given = {"root": str(root), "output": str(output)}
+  wanted = options.Options(
+    hybrid=True,
+    systems={"mine": "own_systems:first"},
+    measures="nDCG@20,AP",
+    intervals=True,
+  )
+  text = evaluate.evaluate([model, model], options=wanted, **given)
+  table = json.loads((output / "report.json").read_text())
+  names = ["model", table["columns"][1], "mine", "bm25"]
+  assert names[1].endswith(".model")
+  pairs = [f"{name}+bm25.{kind}" for name in names[:2] for kind in KINDS]
+  assert table["columns"] == [*names, *pairs, "mine+bm25.rrf"]
+  assert {"ndcg@20", "ap"} < set(table["measures"])
+  rows = {row["label"]: row for row in table["rows"]}
+  assert list(rows) == ["de", "en (dev)", "en", "mean"]
+  german = rows["de"]["values"]["mrr@100"]
+  assert german["model"] == german[names[1]]
+  assert 0 < german["bm25"] != german["mine"] > 0
+  assert rows["en"]["values"]["mrr@100"]["mine"] is None
+  for row in rows.values():
+    for column, ends in row["intervals"]["mrr@100"].items():
+      value = row["values"]["mrr@100"][column]
+      assert (ends is None) == (value is None)
+      assert ends is None or ends[0] <= value <= ends[1]
+  assert sum("English dev chose it" in note for note in table["notes"]) == 2
+  assert any("have TREC runs, but no values: sw." in n for n in table["notes"])
+  assert any("bm25 is BM25 (k1 = 1.5" in note for note in table["notes"])
+  assert "In brackets: 95 % intervals" in text and " [" in text
+  for name in table["columns"]:
+    there = {path.name for path in (output / name).iterdir()}
+    assert {"queries.jsonl", "examples.jsonl", "test.de.trec"} <= there
+    assert ("test.sw.trec" in there) == ("mine" not in name)
+    values = columns.read_queries(output / name)["test/de"]
+    mean = sum(each["mrr@100"] for each in values.values()) / len(values)
+    assert german[name] == pytest.approx(mean)
+  assert capsys.readouterr().out.count("Evaluating ") == len(table["columns"])
+  # TREC runs come in as they went out, without a model.
+  runs = {"old": str(output / "bm25")}
+  given["output"] = str(tmp_path / "again")
+  evaluate.evaluate((), options=options.Options(runs=runs), **given)
+  table = json.loads((tmp_path / "again/report.json").read_text())
+  assert table["columns"] == ["old"]
+  (row,) = (row for row in table["rows"] if row["label"] == "de")
+  assert row["values"]["mrr@100"] == {"old": german["bm25"]}
+  # All tests hidden: there is no table, and the TREC runs are there.
+  hidden = tmp_path / "hidden"
+  shutil.copytree(root / "eval/sw", hidden / "eval/sw")
+  given = {"root": str(hidden), "output": str(tmp_path / "last")}
+  text = evaluate.evaluate((), options=options.Options(bm25=True), **given)
+  assert text.startswith("No test has judgements. The TREC runs are in ")
+  assert (tmp_path / "last/bm25/test.sw.trec").stat().st_size
+
+
+@pytest.mark.parametrize(
+  ("source", "changes", "message"),
+  [
+    ((), {}, "There is nothing to evaluate: give --workdir"),
+    ((), {"hybrid": True}, "--hybrid fuses BM25 with other systems"),
+    ((), {"runs": {"bm25": "x"}, "bm25": True}, "Two systems have the name"),
+    ((), {"runs": {"a/b": "x"}}, "The name 'a/b' of a system must hold"),
+    ((), {"runs": {"a": "/gone"}}, "/gone: there is no such file"),
+    ((), {"systems": {"a": "no_such:x"}}, "^--system=a is 'no_such:x'"),
+    ((), {"bm25": True, "measures": "mmr@10"}, "^--measures: there is no meas"),
+    ((), {"bm25": True, "measures": "R@500"}, "^--top_k is 100; R@500 needs"),
+    ((), {"bm25": True, "top_k": 50}, "^--top_k is 50; MRR@100 needs"),
+  ],
+)
+def test_a_system_that_cannot_be_evaluated_is_refused(
+  source, changes, message, made, tmp_path
+):
+  with pytest.raises(ValueError, match=message):
+    evaluate.evaluate(
+      source,
+      root=str(made[1]),
+      output=str(tmp_path / "out"),
+      options=options.Options(**changes),
+    )
+  assert not (tmp_path / "out").exists()
+
+
+def test_a_path_may_have_a_name():
+  named = evaluate._name_paths
+  assert named("--model", ["a=x/b", "x/b", "y/b", "hub/e=5"]) == {
+    "a": "x/b",
+    "b": "x/b",
+    "y.b": "y/b",
+    "e-5": "hub/e=5",
+  }
+  with pytest.raises(ValueError, match="--model=a=y: a is given twice"):
+    named("--model", ["a=x", "a=y"])
+
+
 def test_tests_by_name_take_the_place_of_the_runs_tests():
   data = {"collection": "folder", "root": "R", "tatoeba_root": "T"}
   data["sets"] = {"own": "ir_datasets:a"}
   given = {"sw": "ir_datasets:mr-tydi/sw/test"}
 
   def choose(collection="", root="", sets=()):
-    tests = evaluate._Tests(collection, root, "", dict(sets))
-    return tuple(evaluate._choose_tests(tests, data, "W"))
+    tests = of_run.Tests(collection, root, "", dict(sets))
+    return tuple(of_run.choose_tests(tests, data, "W"))
 
   assert choose() == ("folder", "R", "T", data["sets"])
   assert choose(sets=given) == ("sets", "", "", given)
@@ -93,11 +212,11 @@ def test_an_output_is_checked_before_the_model(tmp_path, monkeypatch):
 def test_groups_are_those_that_training_recorded(capsys):
   root = collections.load("cldr")
   recorded = {"en": "English", "de": "with parallel text"}
-  assert evaluate.find_groups({"groups": recorded}, root) == recorded
+  assert of_run.find_groups({"groups": recorded}, root) == recorded
   # Older versions did not record the groups: use those of the data, if any.
-  assert evaluate.find_groups({}, root) == root.groups
+  assert of_run.find_groups({}, root) == root.groups
   assert capsys.readouterr().out == ""
-  assert evaluate.find_groups({}, None) == {}
+  assert of_run.find_groups({}, None) == {}
   assert "one mean of all languages" in capsys.readouterr().out
 
 

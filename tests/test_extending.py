@@ -1,4 +1,4 @@
-"""The user's loss, collection, format and evaluator of docs/extending.md."""
+"""The user's loss, collection, format, evaluator, system of extending.md."""
 
 import itertools
 import json
@@ -27,6 +27,7 @@ from mlir_jax.command_line import config_fields
 from mlir_jax.data import collections, records
 from mlir_jax.data.collections import folder, pair_files
 from mlir_jax.data.sources.pairs import registry
+from mlir_jax.evals import of_run, systems
 from mlir_jax.losses import base
 from mlir_jax.mining import rules as rules_lib
 from mlir_jax.mining import search
@@ -377,11 +378,24 @@ def test_a_runs_collection_is_not_imported_unless_it_is_named(
     },
     provenance={"groups": {}},
   )
-  loaded = types.SimpleNamespace(description=description, path="run")
+  loaded = types.SimpleNamespace(description=description, path="run", step=8)
   monkeypatch.setattr(model_lib, "load", lambda *_, **__: loaded)
   with pytest.raises(
     ValueError, match=r"repeat --collection=my_project\.data:load"
   ):
     evaluate.evaluate("run")
-  assert evaluate._find_trained_on(description.config, "cldr") is None
+  assert of_run.find_trained_on(description.config, "cldr") is None
   assert not imported(project)
+
+
+def test_a_system_makes_the_run_of_a_test(project):
+  found = systems.find({"letters": "my_project.systems:letters"})
+  passages = tuple(
+    records.Passage(text, passage_id=name)
+    for name, text in (("a", "sky"), ("b", "a river"), ("c", "rive"))
+  )
+  test = records.RetrievalTest(
+    "en", "test", passages, {"q": "driver"}, {"q": {"b": 1}}
+  )
+  assert found["letters"](test, 2) == {"q": {"b": 4.0, "c": 4.0}}
+  assert imported(project) == ["once"]

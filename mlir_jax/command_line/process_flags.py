@@ -78,8 +78,8 @@ def join(config: ml_collections.ConfigDict | None = None) -> None:
     and name.partition(".")[0] != "config"
   }
   named = [values.collection] if "collection" in values else []
-  if "evaluator" in values:
-    named += [value.partition("=")[2] for value in values.evaluator]
+  for flag in {"evaluator", "system"}.intersection(values):
+    named += [value.partition("=")[2] for value in values[flag].value]
   if config:
     fields["config"] = settings = config.to_dict()
     named += extensions.named_by(settings)

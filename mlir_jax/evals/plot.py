@@ -71,7 +71,7 @@ def plot(
     _draw_change(axes, change)
   for heading in headings:
     _write_heading(axes, heading)
-  _label_axes(axes, changes, report.TITLES.get(measure, measure))
+  _label_axes(axes, changes, report.title(measure))
   _add_legend(fig, list(ends))
   save(fig, path)
   return True

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,9 @@ from mlir_jax.storage import writing
 
 NOTE = (
   "Values × 100; means are over the languages with a value in every column."
+)
+INTERVAL_NOTE = (
+  "In brackets: 95 % intervals, from 10,000 bootstraps over queries."
 )
 EXTRA_NOTE = "Values of eval.extra are as the evaluators return them."
 MISSING = "–"
@@ -61,6 +65,7 @@ def to_text(
   table: report.Table,
   shared: report.Shared | None = None,
   notes: Sequence[str] = (),
+  intervals: bool = False,
 ) -> str:
   """Renders the table for a terminal, at most `WIDTH` characters a line.
 
@@ -70,28 +75,33 @@ def to_text(
       "shared_passages"}: the number of test texts, and how many of them
       training saw.
     notes: Lines below the table: how the values were measured.
+    intervals: Whether a value has its 95 % interval behind it.
   """
   texts = []
-  for _, heads, waiting in _parts(table, shared or {}):
+  for _, heads, waiting in _parts(table, shared or {}, intervals):
     while waiting:
       count = len(waiting)
       while count > 1 and _width(heads, waiting[:count]) > WIDTH:
         count -= 1
       texts.append("\n".join(_lines(heads, waiting[:count])))
       waiting = waiting[count:]
-  return "\n\n".join([*texts, "\n".join(_notes(table, notes))]) + "\n"
+  return (
+    "\n\n".join([*texts, "\n".join(_notes(table, notes, intervals))]) + "\n"
+  )
 
 
 def to_markdown(
   table: report.Table,
   shared: report.Shared | None = None,
   notes: Sequence[str] = (),
+  intervals: bool = False,
 ) -> str:
   """Renders the table in Markdown; see `to_text`."""
   parts = [
-    "\n".join(_markdown_lines(part)) for part in _parts(table, shared or {})
+    "\n".join(_markdown_lines(part))
+    for part in _parts(table, shared or {}, intervals)
   ]
-  return "\n\n".join([*parts, *_notes(table, notes)]) + "\n"
+  return "\n\n".join([*parts, *_notes(table, notes, intervals)]) + "\n"
 
 
 def to_json(
@@ -99,13 +109,20 @@ def to_json(
   shared: report.Shared | None = None,
   notes: Sequence[str] = (),
 ) -> str:
-  """Renders the table as JSON, with the values unrounded; see `to_text`."""
+  """Renders the table as JSON, with the values unrounded; see `to_text`.
+
+  The intervals are always there, where they are known.
+  """
   rows = [
     {
       **dataclasses.asdict(row),
       "values": {
         measure: dict(zip(table.columns, values, strict=True))
         for measure, values in row.values.items()
+      },
+      "intervals": {
+        measure: dict(zip(table.columns, ends, strict=True))
+        for measure, ends in row.intervals.items()
       },
     }
     for row in table.rows
@@ -132,6 +149,8 @@ def write(
   *,
   shared: report.Shared | None = None,
   notes: Sequence[str] = (),
+  queries: report.Queries = types.MappingProxyType({}),
+  intervals: bool = False,
 ) -> str:
   """Writes report.txt, report.md and report.json, each whole or not at all.
 
@@ -141,6 +160,8 @@ def write(
     folder: The folder of the files; it is made if missing.
     shared: As in `to_text`.
     notes: As in `to_text`.
+    queries: As in `report.make_table`.
+    intervals: As in `to_text`.
 
   Returns:
     The text of report.txt.
@@ -148,32 +169,39 @@ def write(
   Raises:
     ValueError: if there are no results, or a result's name cannot be read.
   """
-  table = report.make_table(columns, groups)
-  text = to_text(table, shared, notes)
+  table = report.make_table(columns, groups, queries)
+  text = to_text(table, shared, notes, intervals)
   folder = epath.Path(folder)
   for name, content in (
     ("report.txt", text),
-    ("report.md", to_markdown(table, shared, notes)),
+    ("report.md", to_markdown(table, shared, notes, intervals)),
     ("report.json", to_json(table, shared, notes)),
   ):
     writing.write_aside(str(folder / name), content)
   return text
 
 
-def _notes(table: report.Table, notes: Sequence[str]) -> list[str]:
+def _notes(
+  table: report.Table, notes: Sequence[str], intervals: bool
+) -> list[str]:
   """The lines below a table."""
   return [
     *([NOTE] if table.rows else ()),
+    *([INTERVAL_NOTE] if table.rows and intervals else ()),
     *([EXTRA_NOTE] if table.extra else ()),
     *notes,
   ]
 
 
-def _parts(table: report.Table, shared: report.Shared) -> Iterator[_Part]:
+def _parts(
+  table: report.Table, shared: report.Shared, intervals: bool
+) -> Iterator[_Part]:
   """The languages with their measures, then the user's evaluators."""
   if table.rows:
     heads = [_Head(row.group, row.label) for row in table.rows]
-    blocks = [_measure_block(table, measure) for measure in table.measures]
+    blocks = [
+      _measure_block(table, measure, intervals) for measure in table.measures
+    ]
     if shared:
       blocks.append(_shared_block(table, shared))
     yield _Part("language", heads, blocks)
@@ -189,16 +217,26 @@ def _parts(table: report.Table, shared: report.Shared) -> Iterator[_Part]:
     yield _Part("evaluator", heads, [block])
 
 
-def _measure_block(table: report.Table, measure: str) -> _Block:
+def _measure_block(
+  table: report.Table, measure: str, intervals: bool
+) -> _Block:
   """A measure in every column."""
+
+  def cell(row, place):
+    value = row.values[measure][place]
+    if value is None:
+      return MISSING
+    ends = row.intervals.get(measure, {}) if intervals else {}
+    if not ends or not ends[place]:
+      return f"{100 * value:.1f}"
+    low, high = (100 * end for end in ends[place])
+    return f"{100 * value:.1f} [{low:.1f}, {high:.1f}]"
+
   cells = tuple(
-    tuple(
-      MISSING if value is None else f"{100 * value:.1f}"
-      for value in row.values[measure]
-    )
+    tuple(cell(row, place) for place in range(len(table.columns)))
     for row in table.rows
   )
-  return _Block(report.TITLES.get(measure, measure), table.columns, cells)
+  return _Block(report.title(measure), table.columns, cells)
 
 
 def _shared_block(table: report.Table, shared: report.Shared) -> _Block:

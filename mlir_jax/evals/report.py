@@ -9,22 +9,25 @@ zero-shot transfer, so means are taken over groups.
 import dataclasses
 import os
 import re
+import types
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from mlir_jax.evals import measures as measures_lib
+from mlir_jax.evals import significance
 from mlir_jax.storage import reading
 
 Columns = Mapping[str, Mapping[str, float]]  # Name of a column to results.
+# Name of a column to test, query id and measure to value.
+Queries = Mapping[str, Mapping[str, measures_lib.Values]]
+Interval = tuple[float, float]  # Low and high.
 Shared = Mapping[str, Mapping[str, int]]  # From `overlap.count_shared_texts`.
 
 # The first measures of the table, in its order; other measures follow.
 TITLES = {
-  "mrr@100": "MRR@100",
-  "ndcg@10": "nDCG@10",
-  "r@100": "R@100",
-  "success@1": "Success@1",
+  **{measure.name: measure.title for measure in measures_lib.DEFAULT},
   "tatoeba to en": "Tatoeba → en",
   "tatoeba from en": "Tatoeba en →",
 }
@@ -50,6 +53,9 @@ class Row:
       mean of a measure is over those that have a value in every column.
     split: "test" or "dev".
     values: Measure to one value per column; None where there is no value.
+    intervals: Measure to one 95 % interval per column, of bootstraps over
+      queries; None where values of queries are not known. The interval of a
+      mean over languages draws the queries of each language anew.
   """
 
   label: str
@@ -57,6 +63,9 @@ class Row:
   languages: tuple[str, ...]
   split: str
   values: Mapping[str, tuple[float | None, ...]]
+  intervals: Mapping[str, tuple[Interval | None, ...]] = dataclasses.field(
+    default_factory=dict
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +117,16 @@ def with_pairs(
   english = {name: groups[name] for name in groups if name == ENGLISH}
   others = {name: groups[name] for name in groups if name not in trained}
   return english | trained | others
+
+
+def title(measure: str) -> str:
+  """Returns the title of a measure: "nDCG@20" for "ndcg@20"."""
+  if measure in TITLES:
+    return TITLES[measure]
+  try:
+    return measures_lib.parse(measure).title
+  except ValueError:  # It is not one of ir-measures.
+    return measure
 
 
 def read_results(path: str | os.PathLike) -> dict[str, float]:
@@ -173,7 +192,11 @@ def parse(name: str) -> tuple[str, str, str]:
   )
 
 
-def make_table(columns: Columns, groups: Mapping[str, str]) -> Table:
+def make_table(
+  columns: Columns,
+  groups: Mapping[str, str],
+  queries: Queries = types.MappingProxyType({}),
+) -> Table:
   """Orders results by language and group, and takes the means.
 
   Args:
@@ -181,6 +204,8 @@ def make_table(columns: Columns, groups: Mapping[str, str]) -> Table:
     groups: Language to group, both in the order of the table. Languages without
       a group come last. If it is empty, all languages are one group with one
       mean.
+    queries: The values of the columns' queries, for intervals; a column may be
+      missing.
 
   Raises:
     ValueError: if there are no results, or a result's name cannot be read.
@@ -226,7 +251,11 @@ def make_table(columns: Columns, groups: Mapping[str, str]) -> Table:
   return Table(
     tuple(columns),
     tuple(measures),
-    tuple(_add_means(found, measures, groups, is_grouped)),
+    tuple(
+      _with_intervals(
+        _add_means(found, measures, groups, is_grouped), columns, queries
+      )
+    ),
     tuple(
       ExtraRow(evaluator, metric, values(name))
       for evaluator, metrics in extra.items()
@@ -279,3 +308,73 @@ def _means(
       else (None,) * len(values[0])
     )
   return means
+
+
+def _with_intervals(
+  rows: Sequence[Row], columns: Columns, queries: Queries
+) -> list[Row]:
+  """Adds the intervals of all rows, where values of queries are known."""
+  ends: list[dict[str, list[Interval | None]]] = [{} for _ in rows]
+  for place, column in enumerate(columns):
+    drawn = _Draws(queries.get(column, {}))
+    for row, of_row in zip(rows, ends, strict=True):
+      for measure, values in row.values.items():
+        tests = [
+          f"{row.split}/{language}"
+          for language in _measured(rows, row, measure)
+        ]
+        found = drawn.interval(tests, measure)
+        if found and values[place] is not None:
+          of_measure = of_row.setdefault(measure, [None] * len(columns))
+          of_measure[place] = found
+  return [
+    dataclasses.replace(
+      row, intervals={name: tuple(each) for name, each in of_row.items()}
+    )
+    for row, of_row in zip(rows, ends, strict=True)
+  ]
+
+
+def _measured(rows: Sequence[Row], row: Row, measure: str) -> list[str]:
+  """Returns the languages of a row over which a measure's mean is taken."""
+  if len(row.languages) == 1:
+    return list(row.languages)
+  complete = {
+    each.languages[0]
+    for each in rows
+    if each.label != "mean"
+    and each.split == "test"
+    and None not in each.values[measure]
+  }
+  return [language for language in row.languages if language in complete]
+
+
+class _Draws:
+  """The bootstrap means of a column's tests, made when they are needed."""
+
+  def __init__(self, tests: Mapping[str, measures_lib.Values]):
+    self._tests = tests
+    self._made: dict[str, tuple[list[str], np.ndarray]] = {}
+
+  def interval(self, tests: Sequence[str], measure: str) -> Interval | None:
+    """Returns the interval of the mean over tests; None if it is not known."""
+    means = [self._means(test, measure) for test in tests]
+    known = [each for each in means if each is not None]
+    if not known or len(known) < len(means):
+      return None
+    mean = np.mean(known, axis=0)
+    low, high = significance.interval(mean).tolist()
+    return low, high
+
+  def _means(self, test: str, measure: str) -> np.ndarray | None:
+    if test not in self._made:
+      values = self._tests.get(test) or {}
+      names = list(next(iter(values.values()), ()))
+      means = np.empty((0, 0))
+      if names:
+        means = significance.bootstrap(
+          significance.of_values(values, names), test
+        )
+      self._made[test] = names, means
+    names, means = self._made[test]
+    return means[:, names.index(measure)] if measure in names else None

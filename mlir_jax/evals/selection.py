@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from mlir_jax.data import languages
-from mlir_jax.evals import ranking
+from mlir_jax.evals import measures as measures_lib
 
 FIELD = "eval.selection"
 ALL = "*"
@@ -34,6 +34,11 @@ class Selection(NamedTuple):
 
   text: str
   measures: tuple[Measure, ...]
+
+  @property
+  def chosen(self) -> list[measures_lib.Measure]:
+    """What computes the measures."""
+    return [measures_lib.parse(each.name, FIELD) for each in self.measures]
 
   def reads(self, language: str) -> bool:
     """Whether the dev set of a language has a part in the selection."""
@@ -103,16 +108,16 @@ def parse(text: str) -> Selection:
   measures = []
   for part in text.split(","):
     match = re.fullmatch(rf"dev/(\*|{languages.PATTERN})/(.+)", part.strip())
-    if not match or match[2] not in ranking.MEASURES:
+    if not match:
       raise ValueError(
         f"{FIELD} is {text!r}; it must be dev/LANGUAGE/MEASURE, such as"
         ' "dev/en/mrr@100", or several of these with "," between them, whose'
-        ' mean selects. LANGUAGE may be "*", for all with a dev set; MEASURE is'
-        f" one of {', '.join(ranking.MEASURES)}."
+        ' mean selects. LANGUAGE may be "*", for all with a dev set.'
       )
     language = match[1]
+    name = measures_lib.parse(match[2], f"{FIELD} is {text!r}").name
     measures.append(
-      Measure(ALL if language == ALL else languages.code(language), match[2])
+      Measure(ALL if language == ALL else languages.code(language), name)
     )
   if len(set(measures)) < len(measures):
     raise ValueError(f"{FIELD} is {text!r}, which names a measure twice.")

@@ -6,28 +6,27 @@ step and after the last.
 """
 
 import dataclasses
+import functools
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
+from jax.sharding import Mesh
 
 from mlir_jax.data import records
 from mlir_jax.evals import (
   bitext,
+  board,
   evaluators,
+  measures,
   overlap,
-  plot,
   ranking,
-  rendering,
-  report,
+  systems,
 )
 from mlir_jax.evals import selection as selection_lib
 from mlir_jax.hosts import multihost
 from mlir_jax.retrieval import encoding
-from mlir_jax.storage import writing
 
 
 def sample_passages(
@@ -64,8 +63,32 @@ def sample_passages(
   )
 
 
+def other_results(
+  embed: Callable[..., np.ndarray],
+  mesh: Mesh,
+  translation_tests: Sequence[records.TranslationTest],
+  extra: Mapping[str, evaluators.Evaluator],
+) -> dict[str, float]:
+  """Measures a model by all that is not a search for passages.
+
+  Args:
+    embed: `embed(role, texts, titles=None)`, float32 [n, D] of n texts.
+    mesh: Its axis "data" splits what is searched.
+    translation_tests: The translation tests.
+    extra: The user's evaluators by name.
+
+  Returns:
+    {"tatoeba/de-en/accuracy": value, ..., "EVALUATOR/METRIC": value, ...}.
+  """
+  results = dict(bitext.evaluate(embed, translation_tests, mesh))
+  for name, evaluator in extra.items():
+    for metric, value in evaluator(embed).items():
+      results[f"{name}/{metric}"] = value
+  return results
+
+
 class Suite:
-  """The evaluations of one training run, or of one model."""
+  """The evaluations of one training run."""
 
   def __init__(
     self,
@@ -75,12 +98,13 @@ class Suite:
     text_encoder: encoding.TextEncoder,
     folder: str,
     *,
-    top_k: int = ranking.DEPTH,
+    top_k: int = measures.DEPTH,
     trained_on: records.Collection | None = None,
     streams: Sequence[str] = (),
     dev_passages: int = 0,
     extra: Mapping[str, evaluators.Evaluator] | None = None,
     selection: selection_lib.Selection = selection_lib.DEFAULT,
+    chosen: Sequence[measures.Measure] = (),
     notes: Sequence[str] = (),
   ):
     """Prepares the evaluations.
@@ -99,17 +123,30 @@ class Suite:
         all.
       extra: The user's evaluators by name.
       selection: Says which dev sets select the best checkpoint.
+      chosen: Measures in addition to the default ones.
       notes: Lines for the report, which follow those of the tests.
+
+    Raises:
+      ValueError: if `top_k` is too low for a measure.
     """
     self._selection = selection
     self._tests = tests
     self._translation_tests = translation_tests
-    self._groups = groups
     self._encoder = text_encoder
-    self._folder = epath.Path(folder)
     self._top_k = top_k
-    self._trained_on = trained_on
-    self._streams = streams
+    self._chosen = measures.with_default([*chosen, *selection.chosen])
+    self._board = board.Board(
+      tests, folder, groups, top_k=top_k, chosen=self._chosen
+    )
+    self._count_shared = None
+    if trained_on:
+      self._count_shared = functools.partial(
+        overlap.count_shared_texts,
+        trained_on,
+        tests,
+        text_encoder.contract,
+        streams,
+      )
     self._extra = dict(extra or {})
     self._notes = ranking.describe_unfindable(tests)
     self._notes += notes
@@ -149,23 +186,24 @@ class Suite:
       {"EVALUATOR/METRIC": value, ...}.
     """
     embed = self._encoder.with_params(params)
-    results = dict(
-      ranking.evaluate(embed, self._dev, self._encoder.mesh, top_k=self._top_k)
+    mesh = self._encoder.mesh
+    results = ranking.evaluate(
+      embed, self._dev, mesh, top_k=self._top_k, chosen=self._chosen
     )
-    return results | self._call_evaluators(embed)
+    return dict(results) | other_results(embed, mesh, (), self._extra)
 
   def notes(self) -> str:
     """Returns what a reader of the values must know, in lines."""
     return "\n".join(self._notes)
 
   def table(self, params: Any, step: int) -> dict[str, float]:
-    """Evaluates everything and writes the results and the TREC runs.
+    """Evaluates everything and writes the column of a step; see `columns`.
 
     It prints how many texts were cut.
 
     Args:
       params: The towers' parameters.
-      step: Steps taken; the file of the results is step-STEP.json.
+      step: Steps taken; the column's name is step-STEP.
 
     Returns:
       {"test/de/mrr@100": value, "tatoeba/de-en/accuracy": value,
@@ -173,67 +211,26 @@ class Suite:
     """
     embed = self._encoder.with_params(params)
     mesh = self._encoder.mesh
-    # All processes encode and search; the first one writes.
-    writes = multihost.is_first()
-    trec_folder = str(self._folder / f"step-{step}") if writes else None
     before = dict(self._encoder.truncation)
-    results = dict(
-      ranking.evaluate(
-        embed, self._tests, mesh, top_k=self._top_k, trec_folder=trec_folder
-      )
+    results = self._board.add(
+      f"step-{step}",
+      systems.Dense(embed, mesh),
+      lambda: other_results(embed, mesh, self._translation_tests, self._extra),
     )
-    results |= bitext.evaluate(embed, self._translation_tests, mesh)
-    results |= self._call_evaluators(embed)
     if cut := self._encoder.describe_truncation(before):
       print(cut)
-    if writes:
-      writing.write_aside(
-        str(self._folder / f"step-{step}.json"),
-        json.dumps(results, indent=2) + "\n",
-      )
     return results
 
-  def _call_evaluators(
-    self, embed: Callable[..., np.ndarray]
-  ) -> dict[str, float]:
-    """Calls the user's evaluators: {"EVALUATOR/METRIC": value, ...}."""
-    return {
-      f"{name}/{metric}": value
-      for name, evaluator in self._extra.items()
-      for metric, value in evaluator(embed).items()
-    }
-
   def report(self) -> str:
-    """Writes the report of all results in the folder, with a plot.
-
-    If the training files are gone or have changed, shared texts cannot be
-    counted; a note says so.
+    """Writes the report of all steps in the folder; see `board.Board.report`.
 
     Returns:
       The report as text; "" in all processes but the first.
     """
     if not multihost.is_first():
       return ""
-    by_step = {}
-    for path in self._folder.glob("step-*.json"):
-      step = path.stem.removeprefix("step-")
-      if step.isdecimal():  # Another name is a file of the user.
-        by_step[int(step)] = report.read_results(path)
-    columns = {f"step {step:,}": by_step[step] for step in sorted(by_step)}
-    if not any(columns.values()):
-      return "There are no tests, so there is nothing to report."
-    plot.plot(columns, self._groups, self._folder / "report.png")
-    shared, notes = None, list(self._notes)
-    if self._trained_on:
-      try:
-        shared = overlap.count_shared_texts(
-          self._trained_on, self._tests, self._encoder.contract, self._streams
-        )
-      except (ValueError, OSError) as error:
-        # The results may have taken days: report them without this count.
-        notes.append(f"Texts shared with training are not counted: {error}")
-    return rendering.write(
-      columns, self._groups, str(self._folder), shared=shared, notes=notes
+    return self._board.report(
+      count_shared=self._count_shared, notes=self._notes
     )
 
 

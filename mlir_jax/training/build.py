@@ -22,7 +22,7 @@ from mlir_jax.data import (
   source_settings,
   token_store,
 )
-from mlir_jax.evals import evaluators, report, selection, suite
+from mlir_jax.evals import evaluators, measures, report, selection, suite
 from mlir_jax.losses import masked_lm as masked_lm_loss
 from mlir_jax.losses import registry
 from mlir_jax.models import architecture, encoder, layers, masked_lm
@@ -437,6 +437,7 @@ def make_suite(
     dev_passages=config.eval.dev_passages,
     extra=evaluators.find(config.eval.extra),
     selection=chosen,
+    chosen=measures.parse_list(config.eval.measures, "eval.measures"),
     notes=[
       chosen.describe(_dev_languages(prepared)),
       *_guide(config, prepared),

@@ -13,7 +13,7 @@ from mlir_jax import config_checks, sharding, workdir
 from mlir_jax import contract as contract_lib
 from mlir_jax.batches import masking
 from mlir_jax.data import preparation, source_settings
-from mlir_jax.evals import evaluators, selection
+from mlir_jax.evals import evaluators, measures, selection
 from mlir_jax.hub import warm_start
 from mlir_jax.losses import base, registry
 from mlir_jax.models import architecture, pretrained
@@ -29,7 +29,11 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
   """
   config_checks.check(config)
   evaluators.find(config.eval.extra)
-  selection.parse(config.eval.selection)
+  chosen = selection.parse(config.eval.selection).chosen
+  chosen += measures.parse_list(config.eval.measures, "eval.measures")
+  measures.check_depth(
+    measures.with_default(chosen), config.eval.top_k, "eval.top_k"
+  )
   losses = registry.make(config.loss)
   registry.check(losses, dataclasses.asdict(build.batch_spec(config)))
   _check_shape(config, losses)

@@ -7,7 +7,7 @@ import pytrec_eval
 
 from mlir_jax import sharding
 from mlir_jax.data import records
-from mlir_jax.evals import ranking
+from mlir_jax.evals import measures, ranking
 from mlir_jax.retrieval import runs
 
 
@@ -37,67 +37,6 @@ def make_test(
     qrels=qrels,
     own_passages=tuple(own_passages),
   )
-
-
-def test_measures_equal_trec_eval_on_ties():
-  rng = np.random.default_rng(0)
-  ids = [f"d{number}" for number in range(150)]
-  run = {
-    f"q{query}": dict(zip(ids, rng.integers(0, 9, 150) / 7, strict=True))
-    for query in range(40)
-  }
-  run = {q: {d: float(s) for d, s in found.items()} for q, found in run.items()}
-  qrels = {
-    query_id: {
-      str(name): int(rng.integers(0, 3)) for name in rng.choice(ids, 4)
-    }
-    for query_id in run
-  }
-  evaluated = pytrec_eval.RelevanceEvaluator(
-    qrels, {"recip_rank", "recall.100", "ndcg_cut.10", "success.1"}
-  ).evaluate(run)
-
-  def mean(name, minimum=0.0):
-    values = [query[name] for query in evaluated.values()]
-    return np.mean([value if value >= minimum else 0.0 for value in values])
-
-  assert ranking.measures(qrels, run) == pytest.approx(
-    {
-      "mrr@100": mean("recip_rank", minimum=1 / 100.5),
-      "r@100": mean("recall_100"),
-      "ndcg@10": mean("ndcg_cut_10"),
-      "success@1": mean("success_1"),
-    }
-  )
-  # The cut and the ties matter here: without them these would be equal.
-  assert mean("recip_rank", minimum=1 / 100.5) != mean("recip_rank")
-  assert mean("success_1") > 0
-
-
-def test_of_equal_scores_the_higher_id_comes_first():
-  run = {"q": {"a": 1.0, "b": 1.0}}
-  assert ranking.measures({"q": {"b": 1}}, run)["mrr@100"] == 1
-  assert ranking.measures({"q": {"a": 1}}, run)["mrr@100"] == 0.5
-
-
-def test_the_cut_to_100_breaks_ties_by_id():
-  """Of 101 equal passages the one with the lowest id is cut off."""
-  run = {"q": {f"d{number:03}": 1.0 for number in range(101)}}
-  last = ranking.measures({"q": {"d001": 1}}, run)
-  assert last["mrr@100"] == pytest.approx(0.01) and last["r@100"] == 1
-  beyond = ranking.measures({"q": {"d000": 1}}, run)
-  assert beyond["mrr@100"] == beyond["r@100"] == 0
-
-
-def test_judged_queries_without_results_count_0():
-  qrels = {"q1": {"a": 1}, "q2": {"a": 1}, "q3": {"a": 1}, "q4": {"a": 1}}
-  run = {"q1": {"a": 1.0}, "q2": {}, "unjudged": {"b": 1.0}}
-  assert set(ranking.measures(qrels, run).values()) == {0.25}
-
-
-def test_nothing_judged_is_refused():
-  with pytest.raises(ValueError, match="nothing to measure"):
-    ranking.measures({}, {"q": {"a": 1.0}})
 
 
 def test_evaluate_names_its_values_and_measures_the_runs_it_writes(
@@ -131,7 +70,8 @@ def test_evaluate_names_its_values_and_measures_the_runs_it_writes(
   ]
   for test in tests:
     run = runs.read_run(tmp_path / f"{test.split}.{test.language}.trec")
-    for name, value in ranking.measures(test.qrels, run).items():
+    values = measures.per_query(measures.DEFAULT, test.qrels, run)
+    for name, value in measures.means(measures.DEFAULT, values).items():
       assert results[f"{test.split}/{test.language}/{name}"] == value
 
 
@@ -179,14 +119,21 @@ def test_a_query_without_judgements_is_in_the_run_but_not_in_means(
   queries = {"q1": "1", "q2": "2", "q3": "2"}
   passages = {"a": "1", "b": "2"}
   judged = make_test(queries, passages, {"q1": {"a": 1}, "q3": {}})
+  hidden = make_test(queries, passages, {}, "sw")
   results = dict(
-    ranking.evaluate(one_hot, [judged], mesh, trec_folder=tmp_path)
+    ranking.evaluate(one_hot, [judged, hidden], mesh, trec_folder=tmp_path)
   )
+  assert set(results) == {f"test/de/{each.name}" for each in measures.DEFAULT}
   assert set(results.values()) == {1.0}
-  run = runs.read_run(tmp_path / "test.de.trec")
-  assert {query: set(found) for query, found in run.items()} == {
-    query: {"a", "b"} for query in queries
-  }
+  for language in ("de", "sw"):
+    run = runs.read_run(tmp_path / f"test.{language}.trec")
+    assert {query: set(found) for query, found in run.items()} == {
+      query: {"a", "b"} for query in queries
+    }
+  assert ranking.describe_unfindable([judged, hidden]) == [
+    "Queries without judgements are not in the means: de 2 of 3.",
+    "Tests without any judgement have TREC runs, but no values: sw.",
+  ]
 
 
 def test_missing_passages_and_queries_without_judgements_are_described():
@@ -270,23 +217,33 @@ def test_too_shallow_a_search_is_refused():
     list(ranking.evaluate(one_hot, [], sharding.make_mesh(), top_k=10))
 
 
-def test_a_corpus_that_two_splits_share_is_encoded_once():
+def test_an_equal_corpus_is_encoded_once_for_all_its_tests():
   asked = []
 
   def embed(role, texts, titles=None):
     asked.append(role)
     return np.eye(len(texts), 8, dtype=np.float32)
 
-  passages = tuple(
-    records.Passage(f"text {n}", passage_id=f"p{n}") for n in range(3)
-  )
+  def corpus(text):
+    return tuple(
+      records.Passage(f"{text} {n}", passage_id=f"p{n}") for n in range(3)
+    )
+
   tests = [
     records.RetrievalTest(
-      "en", split, passages, {"q": "text"}, {"q": {"p0": 1}}
+      language, split, corpus(text), {"q": "text"}, {"q": {"p0": 1}}
     )
-    for split in ("dev", "test")
+    for language, split, text in (
+      ("en", "dev", "text"),
+      ("de", "test", "Text"),
+      ("en", "test", "text"),  # Not the same object.
+    )
   ]
   mesh = sharding.make_mesh()
   results = dict(ranking.evaluate(embed, tests, mesh))
-  assert asked == ["passage", "query", "query"]
-  assert results["dev/en/mrr@100"] == results["test/en/mrr@100"] == 1
+  assert asked == ["passage", "query", "query", "passage", "query"]
+  assert [name for name in results if name.endswith("mrr@100")] == [
+    "dev/en/mrr@100",
+    "test/de/mrr@100",
+    "test/en/mrr@100",
+  ]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mlir_jax.evals import rendering, report
+from mlir_jax.evals import rendering, report, significance
 
 GROUPS = {"en": "English", "de": "parallel", "da": "parallel", "fi": "neither"}
 BEFORE = {
@@ -169,6 +169,50 @@ def test_json_has_the_values_unrounded():
     "step 0": BEFORE["test/fi/mrr@100"],
     "step 100": AFTER["test/fi/mrr@100"],
   }
+
+
+def queries_of(languages, value):
+  return {
+    f"test/{language}": {
+      f"q{n}": {"mrr@100": value if n % 2 else value / 2} for n in range(20)
+    }
+    for language in languages
+  }
+
+
+def test_intervals_are_of_languages_and_of_their_mean():
+  queries = {
+    "step 0": queries_of(["de", "da", "fi"], 0.5),
+    "step 100": queries_of(["de"], 0.8),
+  }
+  table = report.make_table(COLUMNS, GROUPS, queries)
+  found = {(row.group, row.label): row.intervals for row in table.rows}
+  (low, high), (other, _) = found["parallel", "de"]["mrr@100"]
+  expected = significance.intervals({"test/de": queries["step 0"]["test/de"]})
+  assert [low, high] == expected["test/de/mrr@100"]
+  assert 0.25 < low < 0.375 < high < 0.5 and other > high
+  # The mean of two languages is surer than each of them.
+  (ends, none) = found["parallel", "mean"]["mrr@100"]
+  assert low < ends[0] < 0.375 < ends[1] < high and none is None
+  assert found["neither", "fi"]["mrr@100"][1] is None
+  assert "r@100" not in found["parallel", "de"]
+  # English has no interval, and is not in this mean.
+  assert found["English", "en"] == {}
+  assert found["all but English", "mean"]["mrr@100"][0] is not None
+  cell = f" 10.0 [{100 * low:.1f}, {100 * high:.1f}] "
+  assert cell in rendering.to_text(table, intervals=True)
+  assert cell in rendering.to_markdown(table, intervals=True)
+  assert rendering.INTERVAL_NOTE in rendering.to_text(table, intervals=True)
+  assert "[" not in rendering.to_text(table)
+  content = json.loads(rendering.to_json(table))
+  row = next(row for row in content["rows"] if row["label"] == "de")
+  assert row["intervals"]["mrr@100"]["step 0"] == [low, high]
+
+
+def test_titles_of_further_measures_are_those_of_ir_measures():
+  results = {"test/de/ndcg@20": 0.5, "test/de/mrr@100": 0.5}
+  text = rendering.to_text(report.make_table({"now": results}, {}))
+  assert "MRR@100" in text and "nDCG@20" in text
 
 
 def test_write_leaves_three_files_and_returns_the_text(tmp_path):

@@ -21,6 +21,7 @@ RESULTS = {
     ("dev/jpn/ndcg@10", 0.8, ["ja"]),
     ("dev/en/mrr@100, dev/ja/ndcg@10", 0.5, ["en", "ja"]),
     ("dev/*/mrr@100", 0.4, ["en", "ja"]),
+    ("dev/en/RR@100,dev/ja/nDCG@10", 0.5, ["en", "ja"]),
   ],
 )
 def test_the_mean_of_the_named_measures_selects(text, value, languages):
@@ -36,7 +37,7 @@ def test_the_mean_of_the_named_measures_selects(text, value, languages):
 @pytest.mark.parametrize(
   "text",
   [
-    *("", "mrr@100", "dev/en", "dev/en/mrr@10", "test/en/mrr@100"),
+    *("", "mrr@100", "dev/en", "dev/en/mmr@10", "test/en/mrr@100"),
     *("dev/E/mrr@100", "dev/en/mrr@100,", "dev/en/mrr@100,dev/eng/mrr@100"),
   ],
 )

@@ -74,7 +74,9 @@ def test_dev_is_searched_in_a_sample_and_the_table_says_so(
   assert made.dev({})
   assert encoder.truncation["passage"][1] == 20
   made.table({}, 8)
-  assert encoder.truncation["passage"][1] == 20 + 400
+  assert (
+    encoder.truncation["passage"][1] == 20 + 200
+  )  # Both splits have one corpus.
   assert "passage texts cut to 4 tokens: " in capsys.readouterr().out
   text = made.report()
   for note in (

@@ -17,7 +17,9 @@ from mlir_jax.data.sources import (
 )
 
 _CODE = languages.PATTERN
-_TEST = re.compile(r"(topic\.(dev|test)\.tsv)|(qrels\.(dev|test)\.txt)")
+_TEST = re.compile(
+  r"topic\.(dev|test)\.tsv|qrels\.(dev|test)\.txt|qrels\.test\.hidden"
+)
 # Mr. TyDi's training split, which is next to the others.
 _TRAIN = re.compile(r"(topic\.train\.tsv)|(qrels\.train\.txt)")
 _DOCS = re.compile(r"docs\.jsonl")

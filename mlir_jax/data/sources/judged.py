@@ -30,6 +30,8 @@ class Files:
     read_queries: Reads query id to query, as `trec.read_queries` does.
     of_all_splits: Whether the file of the queries holds those of other splits,
       too. Only the judged ones are of this split then.
+    hidden: Whether the judgements are not public. The file of the judgements is
+      then empty, and all queries are searched.
   """
 
   docs: tuple[os.PathLike, ...]
@@ -40,6 +42,7 @@ class Files:
     [str | os.PathLike, records.BadRecords], dict[str, str]
   ] = trec.read_queries
   of_all_splits: bool = False
+  hidden: bool = False
 
   @property
   def names(self) -> Names:
@@ -209,11 +212,13 @@ class Judgements(NamedTuple):
     queries: Query id to query.
     judged: Query id to passage id to relevance.
     without_query: The number of judgements of other queries.
+    hidden: Whether the judgements are not public, so that there are none.
   """
 
   queries: Mapping[str, str]
   judged: Mapping[str, Mapping[str, int]]
   without_query: int
+  hidden: bool = False
 
 
 def read_judgements(
@@ -221,6 +226,13 @@ def read_judgements(
 ) -> Judgements:
   """Reads the queries and judgements of a split; bad ones are reported."""
   queries = found.read_queries(found.queries, bad_records)
+  if found.hidden:
+    if os.path.getsize(found.qrels):
+      raise records.RecordError(
+        f"{os.fspath(found.qrels)} says that the judgements are hidden, so it"
+        " must be empty; rename it if it holds judgements."
+      )
+    return Judgements(queries, {}, 0, hidden=True)
   judged, without_query = trec.read_qrels(found.qrels, queries, bad_records)
   if found.of_all_splits and judged:
     queries = {name: query for name, query in queries.items() if name in judged}
@@ -251,9 +263,10 @@ def make_test(
   Raises:
     RecordError: if the split has no judged query or no relevant passage.
   """
-  queries, judged, without_query = judgements
+  queries, judged, without_query, hidden = judgements
   by_id = {passage.passage_id: passage for passage in passages}
-  _check_judged(names, judged, by_id)
+  if not hidden:
+    _check_judged(names, judged, by_id)
   own_passages = tuple(
     query_id
     for query_id, query in queries.items()

@@ -5,6 +5,8 @@ A language's folder holds, each plain or with ".gz" after its name:
   topic.SPLIT.tsv        query id, tab, query
   qrels.SPLIT.txt        TREC's query id, iteration, passage id, relevance; or
                          BEIR's three columns below its header
+  qrels.test.hidden      in place of qrels.test.txt: an empty file, which says
+                         that the judgements are not public
 """
 
 import os
@@ -17,6 +19,7 @@ from mlir_jax.data import records
 from mlir_jax.data.sources import files, judged, record_fields
 
 _COLLECTION = "collection"
+_HIDDEN = "qrels.test.hidden"
 # It separates a title from its text. A line of white space is blank, too.
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
 
@@ -76,14 +79,25 @@ def locate(folder: str | os.PathLike, split: str) -> judged.Files:
   found = list_files(folder) if folder.is_dir() else {}
   corpus = folder / _COLLECTION
   in_corpus = files.list_files(corpus) if corpus.is_dir() else {}
+  qrels = f"qrels.{split}.txt"
+  hidden = split == "test" and _HIDDEN in found
+  if hidden and qrels in found:
+    raise ValueError(f"{found[qrels]} and {_HIDDEN} are both there: keep one.")
   paths = []
   for where, there, name in (
     (corpus, in_corpus, "docs.jsonl"),
     (folder, found, f"topic.{split}.tsv"),
-    (folder, found, f"qrels.{split}.txt"),
+    (folder, found, _HIDDEN if hidden else qrels),
   ):
     if name not in there:
-      raise FileNotFoundError(f"{where} holds neither {name} nor {name}.gz.")
+      advice = ""
+      if name == "qrels.test.txt":
+        advice = f" If its judgements are not public, make {_HIDDEN}, empty."
+      raise FileNotFoundError(
+        f"{where} holds neither {name} nor {name}.gz.{advice}"
+      )
     paths.append(there[name])
-  docs, queries, qrels = paths
-  return judged.Files((docs,), queries, qrels, parse_passage)
+  docs, queries, judgements = paths
+  return judged.Files(
+    (docs,), queries, judgements, parse_passage, hidden=hidden
+  )
