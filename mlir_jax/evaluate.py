@@ -42,6 +42,7 @@ def evaluate(
   on_bad_record: str = "error",
   extra: Mapping[str, str] = types.MappingProxyType({}),
   prompt: str = "",
+  chosen_protocols: Mapping[str, str] = types.MappingProxyType({}),
 ) -> str:
   """Evaluates a model and writes results, TREC runs and report.
 
@@ -61,6 +62,8 @@ def evaluate(
     extra: Evaluators of the user: name to "MODULE:FUNCTION".
     prompt: The name of a prompt that the model was trained with; "" for the
       prefix of each role.
+    chosen_protocols: Protocols: name to a name in `protocols.BUILT_IN` or to
+      "MODULE:FUNCTION".
 
   Returns:
     The report as text.
@@ -72,7 +75,7 @@ def evaluate(
   """
   from mlir_jax.batches import drawing
   from mlir_jax.data import collections
-  from mlir_jax.evals import evaluators, ranking, suite
+  from mlir_jax.evals import evaluators, protocols, ranking, suite
   from mlir_jax.hosts import multihost
   from mlir_jax.retrieval import model
   from mlir_jax.storage import locations
@@ -81,6 +84,7 @@ def evaluate(
     locations.check_output(locations.absolute(output), f"--output={output}")
   bad_records = records.BadRecords(on_bad_record, "--on_bad_record")
   found_evaluators = evaluators.find(extra, "--evaluator=")
+  found_protocols = protocols.find(chosen_protocols, "--protocol=", extra)
   loaded = model.load(source, checkpoint, prompt=prompt)
   description = loaded.description
   given = _Tests(collection, root, tatoeba_root, sets)
@@ -115,7 +119,8 @@ def evaluate(
       locations.check_output(output, f"{output} (give another --output)")
   tests = tested.tests()
   translation_tests = tested.translation_tests()
-  if not tests and not translation_tests:
+  mining_tests = tested.mining_tests()
+  if not tests and not translation_tests and not mining_tests:
     raise ValueError(
       f"--root={chosen.root}: there are no tests; put them in eval/, or name"
       " them with --set."
@@ -134,6 +139,8 @@ def evaluate(
     trained_on=trained_on,
     streams=drawing.streams_read(config["batch"]) if config else (),
     extra=found_evaluators,
+    chosen_protocols=found_protocols,
+    mining_tests=mining_tests,
     notes=[
       *notes,
       *([f"Texts had the prompts of {prompt!r}."] if prompt else ()),
@@ -289,6 +296,11 @@ def main():
       extra=shared_flags.parse_named(
         "--evaluator", _EVALUATOR.value, "gap=my_project.evals:gap"
       ),
+      chosen_protocols=shared_flags.parse_named(
+        "--protocol",
+        [each if "=" in each else f"{each}={each}" for each in _PROTOCOL.value],
+        "lareqa=lareqa",
+      ),
     )
   )
 
@@ -334,6 +346,12 @@ if __name__ == "__main__":
     "evaluator",
     [],
     "An evaluator of your own, NAME=MODULE:FUNCTION; may be repeated.",
+  )
+  _PROTOCOL = flags.DEFINE_multi_string(
+    "protocol",
+    [],
+    "A protocol: lareqa, lareqa_paragraph, clir, mining or languages; or your"
+    " own, NAME=MODULE:FUNCTION. May be repeated.",
   )
   process_flags.define()
   program.start(main, required=())

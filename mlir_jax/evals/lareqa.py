@@ -87,7 +87,7 @@ def sentences(
     See `measure`.
   """
   pool = pools.of_tests(data.tests)
-  return measure(embed, pool, pools.embed_passages(embed, pool), mesh)
+  return measure(embed, pool, pools.embed_passages(embed, pool.passages), mesh)
 
 
 def with_paragraphs(
@@ -155,7 +155,9 @@ def measure(
   """
   languages = pool.languages
   asked = [
-    (language, name) for language in languages for name in pool.queries[language]
+    (language, name)
+    for language in languages
+    for name in pool.queries[language]
   ]
   queries = np.concatenate(
     [embed("query", list(pool.queries[name].values())) for name in languages]
@@ -180,9 +182,13 @@ def measure(
   for column, language in enumerate(languages):
     found = rank([language], f"passages in {language}")
     alone[:, column] = [average_precision(each, len(each)) for each in found]
-    mine = [number for number, (name, _) in enumerate(asked) if name == language]
+    mine = [
+      number for number, (name, _) in enumerate(asked) if name == language
+    ]
     for name, cut in (("map", None), (f"map@{CUT}", CUT)):
-      values = of_question.setdefault(f"mono/{name}", np.full(len(asked), np.nan))
+      values = of_question.setdefault(
+        f"mono/{name}", np.full(len(asked), np.nan)
+      )
       values[mine] = [
         average_precision(found[each], len(found[each]), cut) for each in mine
       ]

@@ -55,8 +55,20 @@ class Pool:
 
 
 def is_parallel(tests: Sequence[records.RetrievalTest]) -> bool:
-  """Whether tests in two or more languages have a query id in common."""
-  return len(tests) > 1 and any(
+  """Whether tests have questions in common, and passages of their own.
+
+  Tests that number both their queries and their passages from 1 (as Mr. TyDi
+  does) share ids, but no meanings.
+  """
+  passage_ids = [
+    passage.passage_id for test in tests for passage in test.passages
+  ]
+  return _share_queries(tests) and len(set(passage_ids)) == len(passage_ids)
+
+
+def _share_queries(tests: Sequence[records.RetrievalTest]) -> bool:
+  """Whether two of the tests have a query id in common."""
+  return any(
     first.queries.keys() & second.queries.keys()
     for first, second in itertools.combinations(tests, 2)
   )
@@ -72,7 +84,7 @@ def of_tests(
       common, two passages have one id, or queries are passages.
   """
   tests = [test for test in tests if test.split == split]
-  if not is_parallel(tests):
+  if not _share_queries(tests):
     found = ", ".join(test.language for test in tests) or "none"
     raise ValueError(
       f"{_NEED} The {split} sets, in {found}, have no such questions."
@@ -112,14 +124,15 @@ def of_tests(
 
 
 def embed_passages(
-  embed: Callable[..., np.ndarray], pool: Pool
+  embed: Callable[..., np.ndarray],
+  passages: Mapping[str, Sequence[records.Passage]],
 ) -> dict[str, np.ndarray]:
-  """Returns the vectors of a pool's passages: language to float32 [n, D]."""
+  """Returns the vectors of the passages of languages, float32 [n, D] each."""
   return {
     language: embed(
       "passage",
-      [passage.text for passage in passages],
-      [passage.title for passage in passages],
+      [passage.text for passage in each],
+      [passage.title for passage in each],
     )
-    for language, passages in pool.passages.items()
+    for language, each in passages.items()
   }

@@ -20,6 +20,8 @@ from mlir_jax.evals import (
   evaluators,
   overlap,
   plot,
+  protocol_data,
+  protocols,
   ranking,
   rendering,
   report,
@@ -80,6 +82,8 @@ class Suite:
     streams: Sequence[str] = (),
     dev_passages: int = 0,
     extra: Mapping[str, evaluators.Evaluator] | None = None,
+    chosen_protocols: Mapping[str, protocol_data.Protocol] | None = None,
+    mining_tests: Sequence[records.MiningTest] = (),
     selection: selection_lib.Selection = selection_lib.DEFAULT,
     notes: Sequence[str] = (),
   ):
@@ -98,6 +102,8 @@ class Suite:
       dev_passages: Passages that `dev` searches, see `sample_passages`; 0 for
         all.
       extra: The user's evaluators by name.
+      chosen_protocols: The protocols of the table by name; see `protocols`.
+      mining_tests: The tests of bitext mining, which protocols read.
       selection: Says which dev sets select the best checkpoint.
       notes: Lines for the report, which follow those of the tests.
     """
@@ -111,6 +117,10 @@ class Suite:
     self._trained_on = trained_on
     self._streams = streams
     self._extra = dict(extra or {})
+    self._protocols = dict(chosen_protocols or {})
+    self._protocol_data = protocol_data.Data(
+      tests, translation_tests, mining_tests
+    )
     self._notes = ranking.describe_unfindable(tests)
     self._notes += notes
     self._dev = [
@@ -184,9 +194,12 @@ class Suite:
     )
     results |= bitext.evaluate(embed, self._translation_tests, mesh)
     results |= self._call_evaluators(embed)
+    outcome = protocols.run(self._protocols, embed, self._protocol_data, mesh)
+    results |= outcome.results
     if cut := self._encoder.describe_truncation(before):
       print(cut)
     if writes:
+      outcome.write(str(self._folder / f"step-{step}"))
       writing.write_aside(
         str(self._folder / f"step-{step}.json"),
         json.dumps(results, indent=2) + "\n",

@@ -64,9 +64,7 @@ def find(
   )
   row_of = {passage_ids[number]: row for row, number in enumerate(order)}
   if len(row_of) != len(order):
-    raise ValueError(
-      "A passage id occurs twice; give each passage its own id."
-    )
+    raise ValueError("A passage id occurs twice; give each passage its own id.")
   most = max((len(ids) for ids in wanted), default=0)
   targets = np.full((len(wanted), most), -1, np.int32)
   for query, ids in enumerate(wanted):

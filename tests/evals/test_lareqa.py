@@ -31,7 +31,9 @@ def make_tests(questions=7, others=9):
         language,
         "test",
         tuple(
-          records.Passage(f"text {name}", "", name, f"P{number // 3}.{language}")
+          records.Passage(
+            f"text {name}", "", name, f"P{number // 3}.{language}"
+          )
           for number, name in enumerate(names)
         ),
         {name: f"{name} in {language}" for name in answers},
@@ -110,7 +112,9 @@ def measures_by_definition(tests, embed):
       def sort(languages, left_out=(), vector=vector):
         pool = [each for name in languages for each in passages[name]]
         ranked = sorted(
-          ((vector @ each, name) for name, each in pool if name not in left_out),
+          (
+            (vector @ each, name) for name, each in pool if name not in left_out
+          ),
           reverse=True,
         )
         return [name for _, name in ranked]
@@ -159,9 +163,9 @@ def test_all_measures_equal_those_of_their_definitions(ties):
   assert len(set(expected.values())) > 20
   assert found["pooled/zh/map@20"] < found["pooled/zh/map"]
   for row, language in enumerate(LANGUAGES):  # Of the own language, mono.
-    assert matrix[row][row] == pytest.approx(expected[f"mono/{language}/map"]) or (
-      language == "zh"
-    )
+    assert matrix[row][row] == pytest.approx(
+      expected[f"mono/{language}/map"]
+    ) or (language == "zh")
 
 
 def test_a_retriever_without_a_preferred_language_is_perfect():
@@ -191,7 +195,9 @@ def test_a_retriever_without_a_preferred_language_is_perfect():
 
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
   fair = lareqa.sentences(embed, data, mesh)
-  assert {fair[f"{kind}/map"] for kind in ("mono", "cross", "pooled", "alone")} == {1}
+  assert {
+    fair[f"{kind}/map"] for kind in ("mono", "cross", "pooled", "alone")
+  } == {1}
   assert fair["rank_distance"] == 2  # Three answers are at ranks 1 to 3.
   biased = lareqa.sentences(
     lambda *texts: embed(*texts, preference=3.0), data, mesh
@@ -220,7 +226,7 @@ def test_a_sentence_is_read_with_its_paragraph():
   tests[0] = records.RetrievalTest(
     "de", "test", (passage,), tests[0].queries, tests[0].qrels
   )
-  with pytest.raises(ValueError, match="'no-paragraph.de' does not name its"):
+  with pytest.raises(ValueError, match=r"'no-paragraph.de' does not name its"):
     lareqa.with_paragraphs(
       embed, protocol_data.Data(tests), sharding.make_mesh()
     )
@@ -235,7 +241,7 @@ def test_tests_that_make_no_pool_are_refused():
   other = records.RetrievalTest(
     "fi", "test", tests[0].passages, tests[0].queries, tests[0].qrels
   )
-  with pytest.raises(ValueError, match="'a0.de' is in 'de' and in 'fi'"):
+  with pytest.raises(ValueError, match=r"'a0.de' is in 'de' and in 'fi'"):
     pools.of_tests([*tests, other])
 
 
