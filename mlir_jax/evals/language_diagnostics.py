@@ -13,6 +13,7 @@ from mlir_jax.evals import bitext, language_probe
 
 BINS = np.linspace(-1, 1, 81)  # Edges of the histograms of differences.
 MOST_PAIRS = 2000  # Translations whose differences are measured.
+_SIZE_BINS = 20_000  # Of sizes from 0 to 2, for quantiles.
 _BLOCK = 512  # Vectors that are compared with all others at once.
 
 
@@ -138,7 +139,7 @@ def differences(
     i) and "delta_other" (k in a third language), which count differences. Both
     orders of a pair count, up to `MOST_PAIRS` in all.
   """
-  names, codes = np.unique(np.array(languages), return_inverse=True)
+  _, codes = np.unique(np.array(languages), return_inverse=True)
   _, numbers = np.unique(np.array(meanings), return_inverse=True)
   pairs = _translations(codes, numbers)
   if not len(pairs):
@@ -149,7 +150,7 @@ def differences(
     "own": np.zeros(len(BINS) - 1),
     "other": np.zeros(len(BINS) - 1),
   }
-  sizes = np.zeros(4 * (len(BINS) - 1) * 100)  # Of |difference|, up to 2.
+  sizes = np.zeros(_SIZE_BINS)
   for start in range(0, len(pairs), _BLOCK):
     i, j = pairs[start : start + _BLOCK].T
     delta = (vectors[i] - vectors[j]) @ vectors.T  # [pairs, n]

@@ -75,7 +75,7 @@ def test_the_best_threshold_is_the_best_of_all():
     assert best == bitext_mining.score(margins, right, gold, threshold)
 
 
-def write(folder, split, rng, gold=True):
+def write(folder, split, gold=True):
   folder.mkdir(exist_ok=True)
   for side in ("de", "en"):
     lines = [f"{side}-{n:03}\t{side} {split} {n}\n" for n in range(12)]
@@ -101,10 +101,9 @@ def embed(role, texts, titles=None):
 
 
 def test_files_of_bucc_are_mined_with_the_threshold_of_another_split(tmp_path):
-  rng = np.random.default_rng(0)
-  write(tmp_path / "mining", "training", rng)
-  write(tmp_path / "mining", "test", rng)
-  write(tmp_path / "mining", "sample", rng, gold=False)
+  write(tmp_path / "mining", "training")
+  write(tmp_path / "mining", "test")
+  write(tmp_path / "mining", "sample", gold=False)
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
 
   def load():
@@ -124,13 +123,13 @@ def test_files_of_bucc_are_mined_with_the_threshold_of_another_split(tmp_path):
       path.unlink()
   best = bitext_mining.evaluate(embed, load(), mesh)
   # With the test's own threshold: another name, and no lower value.
-  assert list(best)[0] == "en/de/best_f1"
+  assert next(iter(best)) == "en/de/best_f1"
   assert best["en/de/best_f1"] >= found["en/de/f1"]
 
 
 def test_bad_mining_files_are_refused_with_their_place(tmp_path):
   folder = tmp_path / "mining"
-  write(folder, "test", None)
+  write(folder, "test")
 
   def read():
     return collections.load(
