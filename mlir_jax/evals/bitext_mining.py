@@ -214,7 +214,8 @@ def _mine_texts(
     (test.sources[source], test.targets[target]) for source, target in test.gold
   }
   mined = mine(
-    *(bitext.unit(embed("sentence", texts)) for texts in (sources, targets)),
+    bitext.unit(embed("sentence", sources)),
+    bitext.unit(embed("sentence", targets)),
     mesh,
   )
   right = [

@@ -6,12 +6,14 @@ questions with equal answers, connects them.
 """
 
 import hashlib
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from mlir_jax.data import records
 from mlir_jax.evals import pools
 
+# A language and a text or an id; a question has the language "".
+_Thing = tuple[str, str]
 MOST = 500  # Texts of a language; a measure compares all pairs of texts.
 
 
@@ -135,8 +137,8 @@ def of_passages(
 
 
 def _connect(
-  links: Iterable[tuple[Hashable, Hashable]],
-) -> dict[Hashable, Hashable]:
+  links: Iterable[tuple[_Thing, _Thing]],
+) -> dict[_Thing, _Thing]:
   """Returns, of each thing, the smallest thing that links connect it with."""
   parent = {}
 

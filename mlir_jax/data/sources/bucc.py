@@ -83,16 +83,17 @@ def read_all(
   tests = []
   for (pair, split), parts in find(folder).items():
     source, target = pair.split("-")
-    sentences = [
-      trec.read_queries(parts[part], bad_records) for part in (source, target)
-    ]
+    sources = trec.read_queries(parts[source], bad_records)
+    targets = trec.read_queries(parts[target], bad_records)
+    gold = _read_gold(parts[_GOLD], sources, targets, bad_records)
     tests.append(
       records.MiningTest(
         languages.code(source),
         languages.code(target),
         split,
-        *sentences,
-        gold=_read_gold(parts[_GOLD], *sentences, bad_records),
+        sources,
+        targets,
+        gold,
       )
     )
   return tuple(tests)
