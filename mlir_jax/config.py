@@ -237,7 +237,7 @@ def default() -> ml_collections.ConfigDict:
   evaluation.extra = ml_collections.ConfigDict()
   # Protocols of the table: eval.protocols.NAME = "lareqa", "lareqa_paragraph",
   # "clir", "mining", "languages" or "my_project.evals:protocol". See
-  # docs/evaluation.md.
+  # docs/protocols.md.
   evaluation.protocols = ml_collections.ConfigDict()
   # A folder of translations, like parallel/ of a collection, that are not
   # trained on. Each dev evaluation measures on them how far vectors depend on

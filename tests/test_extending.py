@@ -1,4 +1,4 @@
-"""The user's loss, collection, format and evaluator of docs/extending.md."""
+"""The user's loss, collection, format, … of docs/extending.md work as shown."""
 
 import itertools
 import json
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import types
 
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -21,12 +22,14 @@ from mlir_jax import (
   export,
   extensions,
   mine,
+  sharding,
   workdir,
 )
 from mlir_jax.command_line import config_fields
 from mlir_jax.data import collections, records
 from mlir_jax.data.collections import folder, pair_files
 from mlir_jax.data.sources.pairs import registry
+from mlir_jax.evals import protocol_data, protocols
 from mlir_jax.losses import base
 from mlir_jax.mining import rules as rules_lib
 from mlir_jax.mining import search
@@ -385,3 +388,30 @@ def test_a_runs_collection_is_not_imported_unless_it_is_named(
     evaluate.evaluate("run")
   assert evaluate._find_trained_on(description.config, "cldr") is None
   assert not imported(project)
+
+
+def test_the_protocol_of_the_document_has_a_row_for_each_language(project):
+  del project
+  tests = [
+    records.RetrievalTest(
+      language,
+      "test",
+      (records.Passage(word, "", f"p.{language}"),),
+      {"q": word},
+      {"q": {f"p.{language}": 1}},
+    )
+    for language, word in (("de", "Hund"), ("en", "dog"))
+  ]
+
+  def embed(role, texts, titles=None):
+    return np.array([[1, 2.0 if text == "dog" else 1] for text in texts], "f4")
+
+  found = protocols.find(
+    {"bias": "my_project.protocols:english_first"}, "--protocol=", {}
+  )
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  data = protocol_data.Data(tests)
+  assert protocols.run(found, embed, data, mesh).results == {
+    "bias-pool/de/english_first": 1,
+    "bias-pool/en/english_first": 1,
+  }
