@@ -119,7 +119,7 @@ def evaluate(
       locations.check_output(output, f"{output} (give another --output)")
   tests = tested.tests()
   translation_tests = tested.translation_tests()
-  mining_tests = tested.mining_tests()
+  mining_tests = tested.mining_tests() if chosen_protocols else ()
   if not tests and not translation_tests and not mining_tests:
     raise ValueError(
       f"--root={chosen.root}: there are no tests; put them in eval/, or name"

@@ -207,6 +207,7 @@ def test_the_command_line_trains_with_it_and_nothing_else_imports_it(
     "  return c\n"
   )
   folder = tmp_path / "run"
+  dev = tiny.write_folder(tmp_path / "dev")
   done = subprocess.run(
     [
       # -P: the folder is not on the path, as where `mlir-jax` is started.
@@ -216,6 +217,7 @@ def test_the_command_line_trains_with_it_and_nothing_else_imports_it(
       "--config.eval.extra.gap=my_project.evals:gap",
       "--config.data.collection=my_project.data:load",
       f"--config.data.root={tmp_path / 'data'}",
+      f"--config.eval.diagnostics_root={dev / 'parallel'}",
       "--config.eval.at_start=True",
     ],
     cwd=project,
@@ -234,6 +236,11 @@ def test_the_command_line_trains_with_it_and_nothing_else_imports_it(
   assert [line["step"] for line in lines] == [1, 2, 3]
   table = json.loads((folder / "results/report.json").read_text())
   assert table["extra"]["gap"]["rivers"].keys() == {"step 0", "step 3"}
+  assert evaluated["languages_dev/probe_chance"] == 0.5
+  assert table["extra"]["languages_dev"]["language_gap"].keys() == {
+    "step 0",
+    "step 3",
+  }
   for line in lines:
     total = 0.3 * line["loss/margin"] + line["loss/ir"]
     np.testing.assert_allclose(line["loss/total"], total, rtol=1e-5)

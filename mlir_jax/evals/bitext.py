@@ -27,7 +27,7 @@ def unit(embeddings: np.ndarray) -> np.ndarray:
   lengths = np.linalg.norm(embeddings.astype(np.float64), axis=1, keepdims=True)
   if not (np.isfinite(lengths) & (lengths > 0)).all():
     raise ValueError(
-      "Some sentences' embeddings are zero or not finite; the model's"
+      "Some texts' embeddings are zero or not finite; the model's"
       " parameters are broken."
     )
   return (embeddings / lengths).astype(np.float32)

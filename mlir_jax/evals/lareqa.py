@@ -192,30 +192,7 @@ def measure(
       values[mine] = [
         average_precision(found[each], len(found[each]), cut) for each in mine
       ]
-  language_of = np.array([language for language, _ in asked])
-  columns = np.array(languages)
-  of_question["alone/map"] = np.array(
-    [
-      np.nan if (mean := _mean(row[columns != language])) is None else mean
-      for row, language in zip(alone, language_of, strict=True)
-    ]
-  )
-
-  results: dict[str, Any] = {}
-  for name, values in of_question.items():
-    kind, slash, measure_name = name.partition("/")
-    means = {name: _mean(values)}
-    for language in languages:
-      means[f"{kind}/{language}{slash}{measure_name}"] = _mean(
-        values[language_of == language]
-      )
-    results |= {name: mean for name, mean in means.items() if mean is not None}
-  results["alone/matrix"] = [
-    [_mean(column) for column in alone[language_of == language].T]
-    for language in languages
-  ]
-  results["languages"] = list(languages)
-  return results
+  return _summarize(languages, [name for name, _ in asked], of_question, alone)
 
 
 def _in_pool(
@@ -242,6 +219,41 @@ def _in_pool(
         )
     values.setdefault("rank_distance", []).append(rank_distance(places))
   return {name: np.array(each) for name, each in values.items()}
+
+
+def _summarize(
+  languages: Sequence[str],
+  asked: Sequence[str],
+  of_question: Mapping[str, np.ndarray],
+  alone: np.ndarray,
+) -> dict[str, Any]:
+  """Returns the means of all questions and of each language; see `measure`.
+
+  Args:
+    languages: The pool's L languages.
+    asked: The language of each question.
+    of_question: Name to float [Q]; NaN for a question without a value.
+    alone: float [Q, L], the average precision in each language alone.
+  """
+  rows, columns = np.array(asked), np.array(languages)
+  others = [
+    _mean(values[columns != language])
+    for values, language in zip(alone, asked, strict=True)
+  ]
+  of_question = {**of_question, "alone/map": np.array(others, np.float64)}
+  results: dict[str, Any] = {}
+  for name, values in of_question.items():
+    kind, slash, rest = name.partition("/")
+    means = {name: _mean(values)}
+    for language in languages:
+      means[f"{kind}/{language}{slash}{rest}"] = _mean(values[rows == language])
+    results |= {name: mean for name, mean in means.items() if mean is not None}
+  results["alone/matrix"] = [
+    [_mean(values) for values in alone[rows == language].T]
+    for language in languages
+  ]
+  results["languages"] = list(languages)
+  return results
 
 
 def _mean(values: np.ndarray) -> float | None:

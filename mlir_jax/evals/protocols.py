@@ -120,7 +120,7 @@ def run(
     mesh: Its axis "data" splits what is searched.
   """
   outcome = Outcome({}, {}, None)
-  remembering = _remember(embed)
+  remembering = remember(embed)
   for name, protocol in protocols.items():
     for key, value in protocol(remembering, data, mesh).items():
       number = type(value) in (int, float)
@@ -137,7 +137,7 @@ def run(
   return outcome
 
 
-def _remember(embed: protocol_data.Embed) -> protocol_data.Embed:
+def remember(embed: protocol_data.Embed) -> protocol_data.Embed:
   """Returns `embed` that keeps the vectors of each list of texts."""
   kept = {}
 

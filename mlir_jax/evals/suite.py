@@ -182,6 +182,8 @@ class Suite:
       "EVALUATOR/METRIC": value, ...}.
     """
     embed = self._encoder.with_params(params)
+    if self._protocols:  # They encode the same texts again.
+      embed = protocols.remember(embed)
     mesh = self._encoder.mesh
     # All processes encode and search; the first one writes.
     writes = multihost.is_first()

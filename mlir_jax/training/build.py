@@ -455,7 +455,9 @@ def make_suite(
     chosen_protocols=protocols.find(
       config.eval.protocols, "eval.protocols.", extra | dev
     ),
-    mining_tests=prepared.collection.mining_tests(),
+    mining_tests=(
+      prepared.collection.mining_tests() if config.eval.protocols else ()
+    ),
     selection=chosen,
     notes=[
       chosen.describe(_dev_languages(prepared)),
