@@ -239,10 +239,19 @@ def default() -> ml_collections.ConfigDict:
   evaluation.measures = ""
   # Your own evaluators: eval.extra.NAME = "my_project.evals:gap".
   evaluation.extra = ml_collections.ConfigDict()
+  # Protocols of the table: eval.protocols.NAME = "lareqa", "lareqa_paragraph",
+  # "clir", "mining", "languages" or "my_project.evals:protocol". See
+  # docs/protocols.md.
+  evaluation.protocols = ml_collections.ConfigDict()
+  # A folder of translations, like parallel/ of a collection, that are not
+  # trained on. Each dev evaluation measures on them how far vectors depend on
+  # the language. Pairs with a text of a test are left out. "" for none.
+  evaluation.diagnostics_root = ""
 
   c.lock()
   c.loss.extra.unlock()
   c.eval.extra.unlock()
+  c.eval.protocols.unlock()
   c.data.formats.unlock()
   c.data.sets.unlock()
   c.data.sources.unlock()
@@ -337,7 +346,13 @@ TARGETS = ("data.collection",)
 # Groups in which each field is a text of a name that the user chooses: it names
 # the user's own code (see `extensions`), a data set of a library, or says how a
 # source is used.
-NAMED = ("eval.extra", "data.formats", "data.sets", "data.sources")
+NAMED = (
+  "eval.extra",
+  "eval.protocols",
+  "data.formats",
+  "data.sets",
+  "data.sources",
+)
 
 # Fields that are or may be paths. A "~" at their start is the user's home.
 PATHS = (
@@ -346,6 +361,7 @@ PATHS = (
   "tokenizer.path",
   "model.pretrained",
   "loss.ir.guide",
+  "eval.diagnostics_root",
   "train.compilation_cache",
   "hosts.local_dir",
 )

@@ -18,7 +18,6 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 from absl import flags
 
 from mlir_jax.command_line import process_flags, program, shared_flags
@@ -26,7 +25,7 @@ from mlir_jax.data import records
 from mlir_jax.evals import options as options_lib
 
 if TYPE_CHECKING:  # They import JAX.
-  from mlir_jax.evals import board, of_run
+  from mlir_jax.evals import board, model_tests, of_run
   from mlir_jax.retrieval import model as model_lib
 
 
@@ -79,7 +78,10 @@ def evaluate(
     evaluators,
     lineup,
     measures,
+    model_tests,
     of_run,
+    protocol_data,
+    protocols,
     ranking,
   )
   from mlir_jax.hosts import multihost
@@ -92,6 +94,7 @@ def evaluate(
       "A prefix is given: name the folder of these results with --output."
     )
   found_evaluators = evaluators.find(extra, "--evaluator=")
+  found_protocols = protocols.find(options.protocols, "--protocol=", extra)
   chosen = measures.parse_list(options.measures, "--measures")
   named = _name_models(source)
   models = _load(named, checkpoint, prompt, prefixes)
@@ -112,7 +115,9 @@ def evaluate(
     given, config.get("data", {}), alone.path if alone else ""
   )
   known = of_run.known(run, given) if run else of_run.Known()
-  tested = _read_tests(place, on_bad_record)
+  tested = _read_tests(
+    place, on_bad_record, for_protocols=bool(options.protocols)
+  )
   if not output:
     assert alone  # A run.
     name = f"{tested.name}+{prompt}" if prompt else tested.name
@@ -132,10 +137,18 @@ def evaluate(
     intervals=options.intervals,
     setting="--top_k",
   )
+  others_of_model = model_tests.ModelTests(
+    tested.translation_tests,
+    found_evaluators,
+    found_protocols,
+    protocol_data.Data(
+      tested.tests, tested.translation_tests, tested.mining_tests
+    ),
+  )
   for name, model in models.items():
     if multihost.is_first() and (len(models) > 1 or others):
       print(f"Evaluating {name}.", flush=True)
-    _add_model(table, name, model, tested.translation_tests, found_evaluators)
+    _add_model(table, name, model, others_of_model)
   if not multihost.is_first():
     return ""
   # Other systems need no mesh, so the first process runs them alone.
@@ -160,14 +173,18 @@ class _Tested(NamedTuple):
   name: str
   tests: tuple[records.RetrievalTest, ...]
   translation_tests: tuple[records.TranslationTest, ...]
+  mining_tests: tuple[records.MiningTest, ...]
 
 
-def _read_tests(place: "of_run.Tests", on_bad_record: str) -> _Tested:
+def _read_tests(
+  place: "of_run.Tests", on_bad_record: str, *, for_protocols: bool
+) -> _Tested:
   """Reads all tests; prints what is unusual in them.
 
   Args:
     place: Where they are.
     on_bad_record: As in `evaluate`.
+    for_protocols: Whether to read the tests that only protocols use, too.
 
   Raises:
     ValueError: if there are none, or they cannot be read.
@@ -186,9 +203,12 @@ def _read_tests(place: "of_run.Tests", on_bad_record: str) -> _Tested:
     selects=lambda language: True,  # Nothing is selected here.
   )
   tested = _Tested(
-    collection.name, collection.tests(), collection.translation_tests()
+    collection.name,
+    collection.tests(),
+    collection.translation_tests(),
+    collection.mining_tests() if for_protocols else (),
   )
-  if not tested.tests and not tested.translation_tests:
+  if not any(tested[1:]):
     raise ValueError(
       f"--root={place.root}: there are no tests; put them in eval/, or name"
       " them with --set."
@@ -204,20 +224,18 @@ def _add_model(
   table: "board.Board",
   name: str,
   model: "model_lib.Model",
-  translation_tests: Sequence[records.TranslationTest],
-  extra: Mapping[str, Any],
+  tests: "model_tests.ModelTests",
 ) -> None:
   """Adds the column of a model; prints how many texts were cut."""
-  from mlir_jax.evals import suite, systems
+  from mlir_jax.evals import systems
 
   before = dict(model.text_encoder.truncation)
-  embed, mesh = _embed(model), model.text_encoder.mesh
+  embed = tests.embedding(model.text_encoder.with_params(model.params))
+  mesh = model.text_encoder.mesh
   table.add(
     name,
     systems.Dense(embed, mesh),
-    functools.partial(
-      suite.other_results, embed, mesh, translation_tests, extra
-    ),
+    lambda folder: tests.measure(embed, mesh, folder),
   )
   if cut := model.text_encoder.describe_truncation(before):
     print(cut)
@@ -291,16 +309,6 @@ def _load(
   return loaded
 
 
-def _embed(model: Any) -> Callable[..., np.ndarray]:
-  """Returns `embed` of a model, whose inner products are its similarities."""
-  from mlir_jax.mining import candidates
-
-  embed = model.text_encoder.with_params(model.params)
-  if model.similarity == "dot" or model.contract.normalize:
-    return embed
-  return lambda *args, **kwargs: candidates.unit_length(embed(*args, **kwargs))
-
-
 def _name_paths(flag: str, values: Sequence[str]) -> dict[str, str]:
   """Returns name to path of the values PATH or NAME=PATH of a flag."""
   from mlir_jax.evals import systems
@@ -355,6 +363,14 @@ def main():
         measures=_MEASURES.value,
         top_k=_TOP_K.value,
         intervals=_INTERVALS.value,
+        protocols=shared_flags.parse_named(
+          "--protocol",
+          [
+            each if "=" in each else f"{each}={each}"
+            for each in _PROTOCOL.value
+          ],
+          "lareqa=lareqa",
+        ),
       ),
     )
   )
@@ -439,6 +455,12 @@ if __name__ == "__main__":
     "intervals",
     False,
     "Whether the table shows 95 % intervals. report.json always has them.",
+  )
+  _PROTOCOL = flags.DEFINE_multi_string(
+    "protocol",
+    [],
+    "A protocol: lareqa, lareqa_paragraph, clir, mining or languages; or your"
+    " own, NAME=MODULE:FUNCTION. May be repeated.",
   )
   process_flags.define()
   program.start(main, required=())

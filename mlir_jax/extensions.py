@@ -73,6 +73,7 @@ def named_by(config: Mapping[str, Any]) -> list[Any]:
     config["loss"]["extra"],
     config["data"]["collection"],
     config["eval"]["extra"],
+    config["eval"].get("protocols", {}),
     config["data"].get("formats", {}),  # Not in configs of earlier versions.
   ]
 

@@ -41,9 +41,11 @@ CHANGEABLE_ON_RESUME = (
   # one scale.
   "eval.at_start",
   "eval.batch_size",
+  "eval.diagnostics_root",
   "eval.every",
   "eval.extra.",
   "eval.measures",
+  "eval.protocols.",
   "eval.top_k",
   "hosts.",
   "mesh.",

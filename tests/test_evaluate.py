@@ -184,6 +184,35 @@ def test_a_path_may_have_a_name():
     named("--model", ["a=x", "a=y"])
 
 
+def test_protocols_have_their_results_and_their_files(made, tmp_path):
+  model, root = made
+  output = tmp_path / "out"
+  evaluate.evaluate(
+    model,
+    root=str(root),
+    output=str(output),
+    options=options.Options(protocols={"languages": "languages"}),
+  )
+  found = json.loads((output / "step-0.json").read_text())
+  assert 0 <= found["languages/passages/probe_accuracy"] <= 1
+  table = json.loads((output / "report.json").read_text())
+  assert table["extra"]["languages"]["top10/distance"]["step 0"] > 0
+  points = json.loads((output / "step-0/map.json").read_text())["points"]
+  assert {point["language"] for point in points} == {"de", "en"}
+  diagnostics = json.loads((output / "step-0/diagnostics.json").read_text())
+  assert diagnostics["languages/top10/languages"] == ["de", "en"]
+  with pytest.raises(
+    ValueError, match=r"^--protocol=lareqa \(lareqa\): Passage"
+  ):
+    # Its ids are not those of one language.
+    evaluate.evaluate(
+      model,
+      root=str(root),
+      output=str(output),
+      options=options.Options(protocols={"lareqa": "lareqa"}),
+    )
+
+
 def test_tests_by_name_take_the_place_of_the_runs_tests():
   data = {"collection": "folder", "root": "R", "tatoeba_root": "T"}
   data["sets"] = {"own": "ir_datasets:a"}

@@ -1,4 +1,4 @@
-"""The user's loss, collection, format, evaluator, system of extending.md."""
+"""The user's loss, collection, format, … of docs/extending.md work as shown."""
 
 import itertools
 import json
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import types
 
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -21,13 +22,14 @@ from mlir_jax import (
   export,
   extensions,
   mine,
+  sharding,
   workdir,
 )
 from mlir_jax.command_line import config_fields
 from mlir_jax.data import collections, records
 from mlir_jax.data.collections import folder, pair_files
 from mlir_jax.data.sources.pairs import registry
-from mlir_jax.evals import of_run, systems
+from mlir_jax.evals import of_run, protocol_data, protocols, systems
 from mlir_jax.losses import base
 from mlir_jax.mining import rules as rules_lib
 from mlir_jax.mining import search
@@ -205,6 +207,7 @@ def test_the_command_line_trains_with_it_and_nothing_else_imports_it(
     "  return c\n"
   )
   folder = tmp_path / "run"
+  dev = tiny.write_folder(tmp_path / "dev")
   done = subprocess.run(
     [
       # -P: the folder is not on the path, as where `mlir-jax` is started.
@@ -214,6 +217,7 @@ def test_the_command_line_trains_with_it_and_nothing_else_imports_it(
       "--config.eval.extra.gap=my_project.evals:gap",
       "--config.data.collection=my_project.data:load",
       f"--config.data.root={tmp_path / 'data'}",
+      f"--config.eval.diagnostics_root={dev / 'parallel'}",
       "--config.eval.at_start=True",
     ],
     cwd=project,
@@ -232,6 +236,11 @@ def test_the_command_line_trains_with_it_and_nothing_else_imports_it(
   assert [line["step"] for line in lines] == [1, 2, 3]
   table = json.loads((folder / "results/report.json").read_text())
   assert table["extra"]["gap"]["rivers"].keys() == {"step 0", "step 3"}
+  assert evaluated["languages_dev/probe_chance"] == 0.5
+  assert table["extra"]["languages_dev"]["language_gap"].keys() == {
+    "step 0",
+    "step 3",
+  }
   for line in lines:
     total = 0.3 * line["loss/margin"] + line["loss/ir"]
     np.testing.assert_allclose(line["loss/total"], total, rtol=1e-5)
@@ -399,3 +408,30 @@ def test_a_system_makes_the_run_of_a_test(project):
   )
   assert found["letters"](test, 2) == {"q": {"b": 4.0, "c": 4.0}}
   assert imported(project) == ["once"]
+
+
+def test_the_protocol_of_the_document_has_a_row_for_each_language(project):
+  del project
+  tests = [
+    records.RetrievalTest(
+      language,
+      "test",
+      (records.Passage(word, "", f"p.{language}"),),
+      {"q": word},
+      {"q": {f"p.{language}": 1}},
+    )
+    for language, word in (("de", "Hund"), ("en", "dog"))
+  ]
+
+  def embed(role, texts, titles=None):
+    return np.array([[1, 2.0 if text == "dog" else 1] for text in texts], "f4")
+
+  found = protocols.find(
+    {"bias": "my_project.protocols:english_first"}, "--protocol=", {}
+  )
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  data = protocol_data.Data(tests)
+  assert protocols.run(found, embed, data, mesh).results == {
+    "bias-pool/de/english_first": 1,
+    "bias-pool/en/english_first": 1,
+  }

@@ -3,7 +3,14 @@
 import dataclasses
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+  Callable,
+  Iterable,
+  Iterator,
+  Mapping,
+  Sequence,
+  Set,
+)
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 STREAMS = ("retrieval", "parallel", "monolingual")
@@ -19,6 +26,8 @@ class Passage:
   # Its id in its file; "" for none. Training only checks that an id has one
   # text: a passage is identified by its text.
   passage_id: str = ""
+  # The name of the paragraph that a sentence is from; "" if it is not said.
+  paragraph: str = dataclasses.field(default="", compare=False)
 
 
 class Place(NamedTuple):
@@ -143,6 +152,27 @@ class TranslationTest:
   targets: tuple[str, ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class MiningTest:
+  """Two monolingual texts, and which of their sentences are translations.
+
+  Attributes:
+    source_language: Language code.
+    target_language: Language code.
+    split: "test", or the name of another split, on which a threshold is set.
+    sources: Id to sentence.
+    targets: Id to sentence.
+    gold: The pairs (source id, target id) that are translations.
+  """
+
+  source_language: str
+  target_language: str
+  split: str
+  sources: Mapping[str, str]
+  targets: Mapping[str, str]
+  gold: Set[tuple[str, str]]
+
+
 class TrainingFile(Protocol):
   """A file that must hold the same bytes at each reading.
 
@@ -214,6 +244,7 @@ class Collection:
       the stream. So several processes can read it. None: one process reads it.
     files: The files of the three streams, by their names in the folder. A token
       store can be used when they are gone.
+    mining_tests: Returns the tests of bitext mining.
   """
 
   name: str
@@ -228,6 +259,7 @@ class Collection:
   sources: Callable[[], Sequence[str] | None] = lambda: None
   parts: Mapping[str, Sequence[Part]] | None = None
   files: Mapping[str, TrainingFile] = dataclasses.field(default_factory=dict)
+  mining_tests: Callable[[], tuple[MiningTest, ...]] = tuple
 
 
 class RecordError(ValueError):

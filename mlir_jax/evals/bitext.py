@@ -18,7 +18,7 @@ class _Side(NamedTuple):
   vectors: np.ndarray  # Float32 [n, D], of unit length.
 
 
-def _unit(embeddings: np.ndarray) -> np.ndarray:
+def unit(embeddings: np.ndarray) -> np.ndarray:
   """Scales float32 [n, D] embeddings to unit length.
 
   Raises:
@@ -27,7 +27,7 @@ def _unit(embeddings: np.ndarray) -> np.ndarray:
   lengths = np.linalg.norm(embeddings.astype(np.float64), axis=1, keepdims=True)
   if not (np.isfinite(lengths) & (lengths > 0)).all():
     raise ValueError(
-      "Some sentences' embeddings are zero or not finite; the model's"
+      "Some texts' embeddings are zero or not finite; the model's"
       " parameters are broken."
     )
   return (embeddings / lengths).astype(np.float32)
@@ -40,8 +40,10 @@ def evaluate(
 ) -> Iterator[tuple[str, float]]:
   """Measures Tatoeba accuracy (Artetxe and Schwenk 2019), by plain cosine.
 
-  The nearest sentence is right if its text equals the text of the translation:
-  the same text in several lines cannot be distinguished.
+  "accuracy" takes the nearest sentence as right if its text equals the text of
+  the translation: the same text in several lines cannot be distinguished.
+  "strict" is LASER's count: the nearest sentence must be in the translation's
+  line. Of equal cosines, the first line counts as nearest.
 
   Args:
     embed: `embed(role, texts)`, float32 [n, D] of n texts.
@@ -50,18 +52,19 @@ def evaluate(
 
   Yields:
     Name and value, ("tatoeba/de-en/accuracy", 0.9): the share of the German
-    sentences that find their English translation. Then the other direction.
+    sentences that find their English translation; ("tatoeba/de-en/strict",
+    0.88). Then the other direction.
   """
   for test in translation_tests:
     source, target = (
-      _Side(language, texts, _unit(embed("sentence", texts)))
+      _Side(language, texts, unit(embed("sentence", texts)))
       for language, texts in (
         (test.source_language, test.sources),
         (test.target_language, test.targets),
       )
     )
     for queries, answers in ((source, target), (target, source)):
-      name = f"tatoeba/{queries.language}-{answers.language}/accuracy"
+      name = f"tatoeba/{queries.language}-{answers.language}"
       _, nearest = topk.search(
         queries.vectors,
         topk.place(answers.vectors, mesh),
@@ -74,4 +77,6 @@ def evaluate(
         answers.texts[row] == translation
         for row, translation in zip(nearest[:, 0], answers.texts, strict=True)
       ]
-      yield name, float(np.mean(right))
+      yield f"{name}/accuracy", float(np.mean(right))
+      is_line = nearest[:, 0] == np.arange(len(answers.texts))
+      yield f"{name}/strict", float(np.mean(is_line))

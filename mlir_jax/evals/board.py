@@ -57,7 +57,7 @@ class Board:
     self,
     name: str,
     system: systems.System,
-    others: Callable[[], Mapping[str, float]] = dict,
+    others: Callable[[str], Mapping[str, float]] = lambda folder: {},
   ) -> dict[str, float]:
     """Measures a system and writes its column; see `columns`.
 
@@ -66,7 +66,8 @@ class Board:
     Args:
       name: The name of the column.
       system: The system.
-      others: Returns further results of the column.
+      others: Returns further results of the column; it may write files in the
+        folder that it gets.
 
     Returns:
       {"test/de/mrr@100": value, ...}, and those of `others`.
@@ -82,7 +83,10 @@ class Board:
       tag=name,
       look=column.look,
     )
-    results = {**ranking.results(values, self._chosen), **others()}
+    results = {
+      **ranking.results(values, self._chosen),
+      **others(column.trec_folder),
+    }
     if writes:
       column.write(results, values)
     return results

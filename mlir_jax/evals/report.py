@@ -30,6 +30,8 @@ TITLES = {
   **{measure.name: measure.title for measure in measures_lib.DEFAULT},
   "tatoeba to en": "Tatoeba → en",
   "tatoeba from en": "Tatoeba en →",
+  "tatoeba to en strict": "Tatoeba → en, strict",
+  "tatoeba from en strict": "Tatoeba en →, strict",
 }
 MAIN = "mrr@100"
 ENGLISH = "en"
@@ -38,6 +40,8 @@ WITH_PAIRS = "with question-passage pairs"
 ALL = "all languages"  # The only group where training's languages are unknown.
 ZERO_SHOT = "all but English"
 MAKE_AGAIN = "Delete it, or make it again with mlir_jax.evaluate."
+# The first part of a protocol's results: its name, a hyphen and a pool.
+PROTOCOL = "[a-z][a-z0-9_]*-[a-z0-9_]+"
 # The names of this package's results begin with these.
 TAKEN = ("test", "dev", "tatoeba")
 
@@ -173,7 +177,10 @@ def parse(name: str) -> tuple[str, str, str]:
 
   "test/de/mrr@100" gives ("test", "de", "mrr@100"). "tatoeba/de-en/accuracy"
   gives ("test", "de", "tatoeba to en"): the table shows it in the row of the
-  language that is not English.
+  language that is not English. The measure of "tatoeba/de-en/strict" is
+  "tatoeba to en strict".
+  A result of a protocol, "lareqa-mono/de/map", gives ("test", "de",
+  "lareqa-mono map"): a protocol's name and its pool are joined by a hyphen.
 
   Raises:
     ValueError: if the name does not have these parts.
@@ -183,9 +190,12 @@ def parse(name: str) -> tuple[str, str, str]:
     return parts[0], parts[1], parts[2]
   if len(parts) == 3 and parts[0] == "tatoeba":
     source, _, target = parts[1].partition("-")
+    kind = "" if parts[2] == "accuracy" else f" {parts[2]}"
     if source == ENGLISH:
-      return "test", target, f"tatoeba from {source}"
-    return "test", source, f"tatoeba to {target}"
+      return "test", target, f"tatoeba from {source}{kind}"
+    return "test", source, f"tatoeba to {target}{kind}"
+  if len(parts) == 3 and re.fullmatch(PROTOCOL, parts[0]):
+    return "test", parts[1], f"{parts[0]} {parts[2]}"
   raise ValueError(
     f"The result {name!r} has no place in the table; names are like"
     " test/de/mrr@100 or tatoeba/de-en/accuracy."

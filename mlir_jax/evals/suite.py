@@ -8,19 +8,17 @@ step and after the last.
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import numpy as np
-from jax.sharding import Mesh
 
 from mlir_jax.data import records
 from mlir_jax.evals import (
-  bitext,
   board,
   evaluators,
   measures,
+  model_tests,
   overlap,
+  protocol_data,
   ranking,
   systems,
 )
@@ -63,30 +61,6 @@ def sample_passages(
   )
 
 
-def other_results(
-  embed: Callable[..., np.ndarray],
-  mesh: Mesh,
-  translation_tests: Sequence[records.TranslationTest],
-  extra: Mapping[str, evaluators.Evaluator],
-) -> dict[str, float]:
-  """Measures a model by all that is not a search for passages.
-
-  Args:
-    embed: `embed(role, texts, titles=None)`, float32 [n, D] of n texts.
-    mesh: Its axis "data" splits what is searched.
-    translation_tests: The translation tests.
-    extra: The user's evaluators by name.
-
-  Returns:
-    {"tatoeba/de-en/accuracy": value, ..., "EVALUATOR/METRIC": value, ...}.
-  """
-  results = dict(bitext.evaluate(embed, translation_tests, mesh))
-  for name, evaluator in extra.items():
-    for metric, value in evaluator(embed).items():
-      results[f"{name}/{metric}"] = value
-  return results
-
-
 class Suite:
   """The evaluations of one training run."""
 
@@ -103,6 +77,8 @@ class Suite:
     streams: Sequence[str] = (),
     dev_passages: int = 0,
     extra: Mapping[str, evaluators.Evaluator] | None = None,
+    chosen_protocols: Mapping[str, protocol_data.Protocol] | None = None,
+    mining_tests: Sequence[records.MiningTest] = (),
     selection: selection_lib.Selection = selection_lib.DEFAULT,
     chosen: Sequence[measures.Measure] = (),
     notes: Sequence[str] = (),
@@ -122,6 +98,8 @@ class Suite:
       dev_passages: Passages that `dev` searches, see `sample_passages`; 0 for
         all.
       extra: The user's evaluators by name.
+      chosen_protocols: The protocols of the table by name; see `protocols`.
+      mining_tests: The tests of bitext mining, which protocols read.
       selection: Says which dev sets select the best checkpoint.
       chosen: Measures in addition to the default ones.
       notes: Lines for the report, which follow those of the tests.
@@ -147,7 +125,12 @@ class Suite:
         text_encoder.contract,
         streams,
       )
-    self._extra = dict(extra or {})
+    self._model_tests = model_tests.ModelTests(
+      translation_tests,
+      extra or {},
+      chosen_protocols or {},
+      protocol_data.Data(tests, translation_tests, mining_tests),
+    )
     self._notes = ranking.describe_unfindable(tests)
     self._notes += notes
     self._dev = [
@@ -190,7 +173,8 @@ class Suite:
     results = ranking.evaluate(
       embed, self._dev, mesh, top_k=self._top_k, chosen=self._chosen
     )
-    return dict(results) | other_results(embed, mesh, (), self._extra)
+    of_extra = model_tests.ModelTests(extra=self._model_tests.extra)
+    return dict(results) | of_extra.measure(embed, mesh)
 
   def notes(self) -> str:
     """Returns what a reader of the values must know, in lines."""
@@ -209,13 +193,14 @@ class Suite:
       {"test/de/mrr@100": value, "tatoeba/de-en/accuracy": value,
       "EVALUATOR/METRIC": value, ...}.
     """
-    embed = self._encoder.with_params(params)
+    found = self._model_tests
+    embed = found.embedding(self._encoder.with_params(params))
     mesh = self._encoder.mesh
     before = dict(self._encoder.truncation)
     results = self._board.add(
       f"step-{step}",
       systems.Dense(embed, mesh),
-      lambda: other_results(embed, mesh, self._translation_tests, self._extra),
+      lambda folder: found.measure(embed, mesh, folder),
     )
     if cut := self._encoder.describe_truncation(before):
       print(cut)

@@ -19,10 +19,19 @@ from mlir_jax.checkpoints import manager, metadata
 from mlir_jax.data import (
   guide_vectors,
   preparation,
+  records,
   source_settings,
   token_store,
 )
-from mlir_jax.evals import evaluators, measures, report, selection, suite
+from mlir_jax.evals import (
+  evaluators,
+  language_protocol,
+  measures,
+  protocols,
+  report,
+  selection,
+  suite,
+)
 from mlir_jax.losses import masked_lm as masked_lm_loss
 from mlir_jax.losses import registry
 from mlir_jax.models import architecture, encoder, layers, masked_lm
@@ -422,6 +431,14 @@ def make_suite(
     mesh,
     config.eval.batch_size,
   )
+  extra = evaluators.find(config.eval.extra)
+  dev, dev_notes = language_protocol.find_dev(
+    config.eval.diagnostics_root,
+    prepared.tests,
+    prepared.translation_tests,
+    records.BadRecords(config.data.on_bad_record),
+    extra,
+  )
   return suite.Suite(
     prepared.tests,
     prepared.translation_tests,
@@ -435,12 +452,19 @@ def make_suite(
     ),
     streams=drawing.streams_read(config.batch),
     dev_passages=config.eval.dev_passages,
-    extra=evaluators.find(config.eval.extra),
+    extra=extra | dev,
+    chosen_protocols=protocols.find(
+      config.eval.protocols, "eval.protocols.", extra | dev
+    ),
+    mining_tests=(
+      prepared.collection.mining_tests() if config.eval.protocols else ()
+    ),
     selection=chosen,
     chosen=measures.parse_list(config.eval.measures, "eval.measures"),
     notes=[
       chosen.describe(_dev_languages(prepared)),
       *_guide(config, prepared),
+      *dev_notes,
     ],
   )
 

@@ -13,7 +13,7 @@ from mlir_jax import config_checks, sharding, workdir
 from mlir_jax import contract as contract_lib
 from mlir_jax.batches import masking
 from mlir_jax.data import preparation, source_settings
-from mlir_jax.evals import evaluators, measures, selection
+from mlir_jax.evals import evaluators, measures, protocols, selection
 from mlir_jax.hub import warm_start
 from mlir_jax.losses import base, registry
 from mlir_jax.models import architecture, pretrained
@@ -29,6 +29,7 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
   """
   config_checks.check(config)
   evaluators.find(config.eval.extra)
+  protocols.find(config.eval.protocols, "eval.protocols.", config.eval.extra)
   chosen = selection.parse(config.eval.selection).chosen
   chosen += measures.parse_list(config.eval.measures, "eval.measures")
   measures.check_depth(

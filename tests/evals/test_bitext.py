@@ -38,7 +38,9 @@ def test_each_direction_has_its_own_accuracy(mesh):
   test = translation_test(["eins", "zwei", "drei"], ["one", "two", "three"])
   assert list(bitext.evaluate(embedder(vectors), [test], mesh)) == [
     ("tatoeba/de-en/accuracy", pytest.approx(2 / 3)),
+    ("tatoeba/de-en/strict", pytest.approx(2 / 3)),
     ("tatoeba/en-de/accuracy", 1),
+    ("tatoeba/en-de/strict", 1),
   ]
 
 
@@ -46,17 +48,19 @@ def test_lengths_of_vectors_do_not_matter():
   vectors = {"a": [1, 0], "b": [0, 3], "A": [1, 0.2], "B": [50, 60]}
   test = translation_test(["a", "b"], ["A", "B"])
   results = bitext.evaluate(embedder(vectors), [test], sharding.make_mesh())
-  assert [value for _, value in results] == [1, 1]
+  assert [value for _, value in results] == [1] * 4
 
 
-def test_a_text_in_two_lines_is_right_in_both(mesh):
+def test_a_text_in_two_lines_is_right_in_both_unless_the_count_is_strict(mesh):
   vectors = {"du": [1, 0], "ihr": [1, 0.01], "sie": [0, 1]}
   vectors |= {"you": [1, 0], "she": [0, 1]}
   test = translation_test(["du", "ihr", "sie"], ["you", "you", "she"])
   assert list(bitext.evaluate(embedder(vectors), [test], mesh)) == [
     ("tatoeba/de-en/accuracy", 1),
+    ("tatoeba/de-en/strict", pytest.approx(2 / 3)),
     # Both "you" find "du": right for one, wrong for the other.
     ("tatoeba/en-de/accuracy", pytest.approx(2 / 3)),
+    ("tatoeba/en-de/strict", pytest.approx(2 / 3)),
   ]
 
 
@@ -76,7 +80,7 @@ def test_equals_brute_force(mesh):
   expected = [
     np.mean(cosines.argmax(axis=axis) == np.arange(300)) for axis in (1, 0)
   ]
-  assert list(found.values()) == pytest.approx(expected)
+  assert list(found.values()) == pytest.approx(np.repeat(expected, 2))
   assert 0.1 < min(expected) < 0.9
 
 

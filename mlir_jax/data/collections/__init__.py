@@ -143,9 +143,9 @@ def _load(
         " folder."
       )
     collection = folder.load(
-      _on_disk(root, f"{prefix}root"),
+      on_disk(root, f"{prefix}root"),
       bad_records,
-      _on_disk(tatoeba_root, f"{prefix}tatoeba_root"),
+      on_disk(tatoeba_root, f"{prefix}tatoeba_root"),
       require_pairs=require_pairs,
       prefix=prefix,
       pairs=pairs,
@@ -158,7 +158,7 @@ def _load(
     return collection
   if extensions.is_target(name):
     collection = extensions.load(name, f"{prefix}collection")(
-      _on_disk(root, f"{prefix}root"), bad_records
+      on_disk(root, f"{prefix}root"), bad_records
     )
     if not isinstance(collection, records.Collection):
       raise ValueError(
@@ -170,7 +170,7 @@ def _load(
   raise ValueError(f"{prefix}collection is {name!r}; use one of {NAMES}.")
 
 
-def _on_disk(folder: str | os.PathLike, setting: str) -> str:
+def on_disk(folder: str | os.PathLike, setting: str) -> str:
   """Returns the path of a folder, or of its copy if it is on object storage."""
   folder = os.path.expanduser(os.fspath(folder))
   if not locations.is_url(folder):

@@ -17,13 +17,14 @@ from mlir_jax.data.collections import (
   pair_files,
   parallel_files,
 )
-from mlir_jax.data.sources import beir, files, judged, tatoeba
+from mlir_jax.data.sources import beir, bucc, files, judged, tatoeba
 from mlir_jax.data.sources.pairs import reading
 
 LAYOUT = layout.LAYOUT
 
-_PARTS = ("ir", "corpus", "parallel", "mono", "eval")
-# Judgements over the passages of all languages (LAReQA); not read yet.
+_PARTS = ("ir", "corpus", "parallel", "mono", "eval", "mining")
+# Judgements over the passages of all languages (LAReQA). They are not read: the
+# tests of the languages hold the same; see `evals.pools`.
 _POOL = "pool"
 
 _SHOWN = 10  # Names in an error.
@@ -226,7 +227,10 @@ def load(
     if tatoeba_root
     else {}
   )
-  if not (retrieval or parallel or monolingual or tests or translations):
+  mining = bucc.find(folder / "mining", names.not_read)
+  if not (
+    retrieval or parallel or monolingual or tests or translations or mining
+  ):
     raise _missing(folder, setting, any_file)
 
   training_files = {
@@ -291,4 +295,5 @@ def load(
     ],
     parts=parts,
     files=training_files,
+    mining_tests=lambda: bucc.read_all(folder / "mining", bad_records),
   )

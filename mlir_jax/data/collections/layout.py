@@ -24,6 +24,7 @@ LAYOUT = """\
   eval/en/{topic.dev.tsv,qrels.dev.txt}  select models, see eval.selection
   eval/XX/corpus.jsonl           tests of BEIR: with queries.jsonl, qrels/
   eval/mrtydi-v1.1-swahili/, eval/miracl-v1.0-sw/, eval/xquad-r/: as released
+  mining/de-en.test.{de,en,gold}  tests of bitext mining, named as in BUCC
 A released folder of Mr. TyDi or MIRACL may also be right in the folder, and the
 folder itself may be a data set of BEIR: then its split train is trained on.
 A, B and XX are codes like en, deu, zh_TW, eng_Latn; script and region are

@@ -65,7 +65,10 @@ def make_passage(value: Any) -> records.Passage:
   title, text = record_fields.strip(title), record_fields.strip("".join(rest))
   if not text:  # No blank line, or nothing after it.
     title, text = "", title
-  return records.Passage(text=text, title=title, passage_id=passage_id)
+  paragraph = value.get("paragraph")
+  if not isinstance(paragraph, str):  # Another kind of field.
+    paragraph = ""
+  return records.Passage(text, title, passage_id, paragraph)
 
 
 def locate(folder: str | os.PathLike, split: str) -> judged.Files:

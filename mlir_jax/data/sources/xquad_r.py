@@ -93,7 +93,8 @@ class _Test:
       text = record_fields.check_text(
         context[start:end], f"{where}.sentence_breaks[{i}]"
       )
-      passages.append(records.Passage(text, passage_id=passage_id))
+      paragraph = f"{name}.{self._language}"
+      passages.append(records.Passage(text, "", passage_id, paragraph))
       sentences[passage_id] = range(start, end)
     questions = _get_list(value, "qas", where)
     self.passages += passages
