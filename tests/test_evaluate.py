@@ -193,13 +193,13 @@ def test_protocols_have_their_results_and_their_files(made, tmp_path):
     output=str(output),
     options=options.Options(protocols={"languages": "languages"}),
   )
-  found = json.loads((output / "step-0.json").read_text())
+  found = json.loads((output / "model.json").read_text())
   assert 0 <= found["languages/passages/probe_accuracy"] <= 1
   table = json.loads((output / "report.json").read_text())
-  assert table["extra"]["languages"]["top10/distance"]["step 0"] > 0
-  points = json.loads((output / "step-0/map.json").read_text())["points"]
+  assert table["extra"]["languages"]["top10/distance"]["model"] > 0
+  points = json.loads((output / "model/map.json").read_text())["points"]
   assert {point["language"] for point in points} == {"de", "en"}
-  diagnostics = json.loads((output / "step-0/diagnostics.json").read_text())
+  diagnostics = json.loads((output / "model/diagnostics.json").read_text())
   assert diagnostics["languages/top10/languages"] == ["de", "en"]
   with pytest.raises(
     ValueError, match=r"^--protocol=lareqa \(lareqa\): Passage"
