@@ -19,6 +19,7 @@ PROGRAMS = (
   "evaluate",
   "encode",
   "export",
+  "report",
   "plan",
 )
 
