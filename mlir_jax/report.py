@@ -34,8 +34,8 @@ def report(folders: Sequence[str], output: str, paper: str = "") -> str:
 
   page.require()
   from mlir_jax import config, workdir
-  from mlir_jax.reporting import folders as folders_lib
   from mlir_jax.reporting import content as content_lib
+  from mlir_jax.reporting import folders as folders_lib
   from mlir_jax.reporting import paper as paper_lib
   from mlir_jax.reporting import variants
   from mlir_jax.storage import locations, writing

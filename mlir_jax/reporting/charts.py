@@ -1,6 +1,7 @@
 """Draws the charts of the page with plotly, which the page embeds."""
 
 import html
+import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,8 +9,8 @@ from typing import Any
 from mlir_jax.reporting import (
   column_files,
   curves,
+  diagnostics,
   estimates,
-  explanations,
   looks,
   scores,
   tables,
@@ -311,36 +312,100 @@ def _hover_text(text: str) -> str:
   return "<br>".join(map(html.escape, lines))
 
 
-def of_distribution(
-  name: str,
-  found: Sequence[explanations.Distribution],
-) -> Figure:
-  """Draws the values of a diagnostic that is a list, for each variant.
+def of_matrix(found: diagnostics.Matrix, ends: tuple[float, float]) -> Figure:
+  """Draws a value for each pair of languages as a colour.
 
   Args:
-    name: The diagnostic.
-    found: Its values in each model.
+    found: The values.
+    ends: The least and the greatest value of the colours.
   """
-  data = [
-    {
-      "type": "violin",
-      "orientation": "h",
-      "name": html.escape(label),
-      "x": list(values),
-      "line": {"color": looks.look(number).color},
-      "fillcolor": looks.faded(looks.look(number).color, 0.3),
-      "box": {"visible": True},
-      "points": False,
-      "hoverinfo": "name",
-    }
-    for number, label, values in reversed(found)
-  ]
+  languages = list(map(html.escape, found.languages))
+  return {
+    "data": [
+      {
+        "type": "heatmap",
+        "x": languages,
+        "y": languages,
+        "z": [list(row) for row in found.values],
+        "zmin": ends[0],
+        "zmax": ends[1],
+        "colorscale": "Cividis",
+        "colorbar": {"thickness": 12, "outlinewidth": 0},
+        "hovertemplate": "%{y}, %{x}: %{z:.3f}<extra></extra>",
+        "texttemplate": "%{z:.2f}" if len(languages) <= 8 else "",
+      }
+    ],
+    "layout": _layout(
+      height=120 + max(200, 24 * len(languages)),
+      xaxis=_axis(fixedrange=True, showgrid=False, type="category"),
+      yaxis=_axis(
+        fixedrange=True, showgrid=False, type="category", autorange="reversed"
+      ),
+    ),
+  }
+
+
+def of_distributions(found: Sequence[diagnostics.Distribution]) -> Figure:
+  """Draws how often values occur in each model: a line over the bins."""
+  low, high = diagnostics.range_of(found)
+  data = []
+  for each in found:
+    name = html.escape(each.model.name)
+    data.append(
+      {
+        "type": "scatter",
+        "name": name,
+        "x": [
+          (first + second) / 2
+          for first, second in itertools.pairwise(each.edges)
+        ],
+        "y": list(each.shares),
+        "mode": "lines",
+        "line": {
+          "color": looks.look(each.model.variant).color,
+          "dash": "dot" if each.model.before else "solid",
+          "shape": "hvh",
+          "width": 2,
+        },
+        "hovertemplate": "%{x:.3g}: %{y:.1%}<extra>" + name + "</extra>",
+      }
+    )
+  return {
+    "data": data,
+    "layout": _layout(
+      height=300 + 20 * len(data),
+      xaxis=_axis(fixedrange=True, range=[low, high]),
+      yaxis=_axis(fixedrange=True, rangemode="tozero", tickformat=".0%"),
+      legend={"orientation": "h", "y": -0.12, "yanchor": "top"},
+      showlegend=True,
+    ),
+  }
+
+
+def of_samples(found: Sequence[diagnostics.Samples]) -> Figure:
+  """Draws the values of a diagnostic in each model, as a violin."""
+  data = []
+  for each in reversed(found):
+    color = looks.look(each.model.variant).color
+    data.append(
+      {
+        "type": "violin",
+        "orientation": "h",
+        "name": html.escape(each.model.name),
+        "x": list(each.values),
+        "line": {"color": color},
+        "fillcolor": looks.faded(color, 0.1 if each.model.before else 0.4),
+        "box": {"visible": True},
+        "points": False,
+        "hoverinfo": "name",
+      }
+    )
   return {
     "data": data,
     "layout": _layout(
       height=80 + 60 * len(data),
       showlegend=False,
-      xaxis=_axis(fixedrange=True, title={"text": html.escape(name)}),
+      xaxis=_axis(fixedrange=True),
       yaxis=_axis(fixedrange=True, showgrid=False),
     ),
   }

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from mlir_jax.evals import report
+from mlir_jax.reporting import diagnostics
 from mlir_jax.storage import reading
 
 # Of the intervals in NAME.intervals.json.
@@ -54,7 +55,8 @@ class Passage(NamedTuple):
     passage_id: Its id.
     title: Its title, or "".
     text: Its text.
-    score: Its similarity to the query.
+    score: Its score for the query; None if it was not found.
+    rank: Its rank, from 1; None if the file does not say it.
     relevance: Its judgement; above 0 is relevant. None if it is not judged.
     language: Its language; "" if the file does not say it.
   """
@@ -62,7 +64,8 @@ class Passage(NamedTuple):
   passage_id: str
   title: str
   text: str
-  score: float
+  score: float | None
+  rank: float | None
   relevance: float | None
   language: str
 
@@ -93,7 +96,7 @@ class Column:
     name: What the reader sees: "step 3,000".
     results: Name of a result to its value.
     intervals: Name of a result to its interval.
-    diagnostics: Name to a number or to numbers.
+    diagnostics: Name to any value that JSON has; see `diagnostics`.
     map: The map of vectors, if there is one.
     examples: Some queries.
   """
@@ -101,7 +104,7 @@ class Column:
   name: str
   results: Mapping[str, float]
   intervals: Mapping[str, Interval]
-  diagnostics: Mapping[str, float | tuple[float, ...]]
+  diagnostics: Mapping[str, Any]
   map: Map | None
   examples: tuple[Example, ...]
 
@@ -126,7 +129,7 @@ def read(path: epath.Path, name: str) -> Column:
     name,
     report.read_results(path),
     _read_intervals(path.parent / f"{path.stem}.intervals.json"),
-    _read_diagnostics(folder / "diagnostics.json"),
+    _read_object(folder / "diagnostics.json"),
     _read_map(folder / "map.json"),
     tuple(
       each._replace(measures=measures.get((each.test, each.query_id), {}))
@@ -138,24 +141,10 @@ def read(path: epath.Path, name: str) -> Column:
 def _read_intervals(path: epath.Path) -> dict[str, Interval]:
   intervals = {}
   for name, value in _read_object(path).items():
-    if not _are_numbers(value) or len(value) != 2:
+    if not diagnostics.are_numbers(value) or len(value) != 2:
       _refuse(str(path), name, value, "two numbers")
     intervals[name] = Interval(*map(float, value))
   return intervals
-
-
-def _read_diagnostics(
-  path: epath.Path,
-) -> dict[str, float | tuple[float, ...]]:
-  diagnostics = {}
-  for name, value in _read_object(path).items():
-    if _are_numbers(value):
-      diagnostics[name] = tuple(map(float, value))
-    elif _is_number(value):
-      diagnostics[name] = float(value)
-    else:
-      _refuse(str(path), name, value, "a number or a list of numbers")
-  return diagnostics
 
 
 def _read_map(path: epath.Path) -> Map | None:
@@ -205,15 +194,14 @@ def _read_examples(path: epath.Path) -> list[Example]:
 def _parse_passage(passage: Any, where: str) -> Passage:
   if not isinstance(passage, Mapping):
     raise _unreadable(f"{where} is {passage!r:.60}, not an object.")
-  relevance = passage.get("relevance")
-  if relevance is not None and not _is_number(relevance):
-    _refuse(where, "relevance", relevance, "a number or null")
   return Passage(
     _text(passage, "passage_id", where),
     _text(passage, "title", where),
     _text(passage, "text", where),
-    _finite(passage, "score", where),
-    relevance,
+    *(
+      None if passage.get(name) is None else _finite(passage, name, where)
+      for name in ("score", "rank", "relevance")
+    ),
     _text(passage, "language", where) if "language" in passage else "",
   )
 
@@ -231,7 +219,7 @@ def _read_measures(
       continue
     measures = record.get("measures")
     if not isinstance(measures, Mapping) or not all(
-      map(_is_number, measures.values())
+      map(diagnostics.is_number, measures.values())
     ):
       _refuse(where, "measures", measures, "numbers by name")
     found[key] = dict(measures)
@@ -255,14 +243,6 @@ def _read_lines(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
       yield where, reading.parse_json(line, where, mend=report.MAKE_AGAIN)
 
 
-def _is_number(value: Any) -> bool:
-  return type(value) in (int, float)
-
-
-def _are_numbers(value: Any) -> bool:
-  return isinstance(value, list) and all(map(_is_number, value))
-
-
 def _text(record: Mapping[str, Any], name: str, where: str) -> str:
   if not isinstance(value := record.get(name), str):
     _refuse(where, name, value, "a text")
@@ -271,7 +251,7 @@ def _text(record: Mapping[str, Any], name: str, where: str) -> str:
 
 def _finite(record: Mapping[str, Any], name: str, where: str) -> float:
   value = record.get(name)
-  if not _is_number(value) or not math.isfinite(value):
+  if not diagnostics.is_number(value) or not math.isfinite(value):
     _refuse(where, name, value, "a number")
   return float(value)
 

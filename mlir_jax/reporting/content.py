@@ -6,6 +6,7 @@ from typing import Any
 
 from mlir_jax.reporting import (
   curves,
+  diagnostics,
   explanations,
   scores,
   tables,
@@ -29,9 +30,11 @@ class Content:
     languages: Measure to the table of its values by language.
     extra: The metrics of the user's evaluators.
     diagnostics: The diagnostics that are numbers.
-    distributions: Name to the diagnostics that are lists.
+    by_language: The diagnostics with a number for each language.
+    sorted: The other diagnostics.
     maps: The maps of vectors, with their names.
     tests: Test to its language and its queries.
+    shared: The texts of tests that training saw.
     notes: Sentences on how values were measured.
   """
 
@@ -46,9 +49,11 @@ class Content:
   languages: Mapping[str, tables.Table]
   extra: tables.Table | None
   diagnostics: tables.Table | None
-  distributions: Mapping[str, Sequence[explanations.Distribution]]
+  by_language: Sequence[tables.Table]
+  sorted: diagnostics.Sorted
   maps: Sequence[explanations.NamedMap]
   tests: Mapping[str, explanations.Test]
+  shared: tables.Table | None
   notes: Sequence[str]
 
 
@@ -63,6 +68,7 @@ def gather(
   """
   panels, constant = curves.collect(found)
   collected = scores.collect(found)
+  others = diagnostics.sort(explanations.models(found))
   measures = collected.measures if collected else ()
   runs = [run for variant in found for run in variant.runs]
   return Content(
@@ -83,8 +89,13 @@ def gather(
     },
     extra=tables.of_extra(found, collected) if collected else None,
     diagnostics=tables.of_diagnostics(found),
-    distributions=explanations.distributions(found),
+    by_language=[
+      tables.of_by_language(name, values)
+      for name, values in others.by_language.items()
+    ],
+    sorted=others,
     maps=explanations.maps(found),
     tests=explanations.tests(found),
+    shared=tables.of_shared(found),
     notes=tuple(dict.fromkeys(note for run in runs for note in run.notes)),
   )

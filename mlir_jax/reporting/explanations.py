@@ -1,4 +1,4 @@
-"""What explains the results of runs: maps, distributions and queries.
+"""What explains the results of runs: maps, diagnostics and queries.
 
 None of them can be averaged over seeds, so they are of a variant's first run.
 """
@@ -7,24 +7,16 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from mlir_jax.reporting import column_files, scores, tables, variants
+from mlir_jax.reporting import (
+  column_files,
+  diagnostics,
+  scores,
+  tables,
+  variants,
+)
 
 # Of a query, the first passages are shown, and each judged one.
 PASSAGES = 5
-
-
-class Distribution(NamedTuple):
-  """Values of a diagnostic that is a list.
-
-  Attributes:
-    variant: The number of the variant.
-    model: The name of the run and the step.
-    values: The values.
-  """
-
-  variant: int
-  model: str
-  values: Sequence[float]
 
 
 class NamedMap(NamedTuple):
@@ -35,9 +27,12 @@ class NamedMap(NamedTuple):
 
 
 class Result(NamedTuple):
-  """A passage with its rank, from 1, and its language, or ""."""
+  """A passage with its rank, from 1, and its language, or "".
 
-  rank: int
+  The rank is None if it is not known: the passage is after the first ones.
+  """
+
+  rank: int | None
   passage: column_files.Passage
   language: str
 
@@ -81,16 +76,18 @@ class Test(NamedTuple):
   queries: Sequence[Query]
 
 
-def distributions(
-  found: Sequence[variants.Variant],
-) -> dict[str, list[Distribution]]:
-  """Returns each diagnostic that is a list, to its values."""
-  by_name = {}
-  for number, model, column in _columns(found):
-    for name, values in column.diagnostics.items():
-      if isinstance(values, tuple) and values:
-        by_name.setdefault(name, []).append(Distribution(number, model, values))
-  return by_name
+def models(found: Sequence[variants.Variant]) -> list[diagnostics.Model]:
+  """Returns the models that have diagnostics, before and after training."""
+  return [
+    diagnostics.Model(
+      number,
+      name,
+      column is not found[number].first.columns[-1],
+      column.diagnostics,
+    )
+    for number, name, column in _columns(found)
+    if column.diagnostics
+  ]
 
 
 def maps(found: Sequence[variants.Variant]) -> list[NamedMap]:
@@ -140,15 +137,23 @@ def _choose(model: str, example: column_files.Example) -> Found:
   # In other tests, passages have other languages than queries.
   is_monolingual = example.test.startswith(("test/", "dev/"))
   language = language_of(example.test) if is_monolingual else ""
-  results = [
-    Result(rank, passage, passage.language or language)
-    for rank, passage in enumerate(example.passages, start=1)
-  ]
+  results = []
+  for place, passage in enumerate(example.passages, start=1):
+    rank = passage.rank or (place if place <= PASSAGES else None)
+    if passage.score is None:
+      rank = None
+    results.append(
+      Result(int(rank) if rank else None, passage, passage.language or language)
+    )
   return Found(
     model,
     ", ".join(
       f"{tables.title_of(measure)} {value:.3g}"
       for measure, value in example.measures.items()
     ),
-    [each for each in results if each.rank <= PASSAGES or each.is_relevant],
+    [
+      result
+      for place, result in enumerate(results, start=1)
+      if place <= PASSAGES or result.is_relevant
+    ],
   )

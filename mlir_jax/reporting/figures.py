@@ -8,6 +8,7 @@ from mlir_jax.evals import plot
 from mlir_jax.reporting import (
   charts,
   curves,
+  diagnostics,
   explanations,
   looks,
   scores,
@@ -196,28 +197,74 @@ def of_languages(
   )
 
 
-def of_distribution(
-  name: str, found: Sequence[explanations.Distribution]
+def of_distributions(
+  name: str, found: Sequence[diagnostics.Distribution]
 ) -> Figure:
-  """Draws the values of a diagnostic that is a list."""
+  """Draws how often values occur in each model: a line over the bins."""
+  fig = _figure(7.2, 3.2)
+  axes = fig.add_subplot()
+  for each in found:
+    axes.stairs(
+      [100 * share for share in each.shares],
+      each.edges,
+      color=looks.look(each.model.variant).color,
+      linestyle=":" if each.model.before else "-",
+      linewidth=1.6,
+      label=each.model.name,
+    )
+  axes.set_xlim(*diagnostics.range_of(found))
+  axes.set_ylim(bottom=0)
+  axes.set_xlabel(name, color=plot.INK)
+  axes.set_ylabel("% of values", color=plot.INK)
+  axes.legend(frameon=False, fontsize=8)
+  _clean(axes)
+  return Figure(f"diagnostic-{_file_name(name)}.png", name, fig)
+
+
+def of_samples(name: str, found: Sequence[diagnostics.Samples]) -> Figure:
+  """Draws the values of a diagnostic in each model, as a violin."""
   fig = _figure(7.2, 0.8 + 0.5 * len(found))
   axes = fig.add_subplot()
   drawn = axes.violinplot(
-    [list(values) for *_, values in found],
+    [list(each.values) for each in found],
     positions=range(len(found)),
     orientation="horizontal",
     showmedians=True,
     showextrema=False,
     widths=0.8,
   )
-  for body, (number, *_) in zip(drawn["bodies"], found, strict=True):
-    body.set_color(looks.look(number).color)
-    body.set_alpha(0.5)
+  for body, each in zip(drawn["bodies"], found, strict=True):
+    body.set_color(looks.look(each.model.variant).color)
+    body.set_alpha(0.25 if each.model.before else 0.6)
   drawn["cmedians"].set_color(plot.INK)
-  axes.set_yticks(range(len(found)), [label for _, label, _ in found])
+  axes.set_yticks(range(len(found)), [each.model.name for each in found])
   axes.invert_yaxis()
   axes.set_xlabel(name, color=plot.INK)
   _clean(axes)
+  return Figure(f"diagnostic-{_file_name(name)}.png", name, fig)
+
+
+def of_matrices(name: str, found: Sequence[diagnostics.Matrix]) -> Figure:
+  """Draws a value for each pair of languages as a colour, for each model."""
+  across = min(2, len(found))
+  down = -(-len(found) // across)
+  fig = _figure(3.6 * across, 3.2 * down)
+  grid = fig.subplots(down, across, squeeze=False)
+  low, high = diagnostics.ends_of(found)
+  for axes in grid.flat[len(found) :]:
+    axes.set_visible(False)
+  image = None
+  for axes, each in zip(grid.flat, found, strict=False):
+    values = [
+      [float("nan") if value is None else value for value in row]
+      for row in each.values
+    ]
+    image = axes.imshow(values, cmap="cividis", vmin=low, vmax=high)
+    ticks = range(len(each.languages))
+    axes.set_xticks(ticks, each.languages, fontsize=7, rotation=90)
+    axes.set_yticks(ticks, each.languages, fontsize=7)
+    axes.set_title(each.model.name, fontsize=9, color=plot.INK)
+  fig.colorbar(image, ax=grid, shrink=0.6)
   return Figure(f"diagnostic-{_file_name(name)}.png", name, fig)
 
 

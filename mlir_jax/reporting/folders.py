@@ -2,8 +2,9 @@
 
 import dataclasses
 import datetime
+import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -22,6 +23,7 @@ class Run:
   Attributes:
     path: Its folder.
     name: What the reader sees; no other run has it.
+    system: The name of its column, if it is no step of a run: "bm25"; else "".
     config: Field to value, "optim.learning_rate" to 1e-3. Empty if there is no
       config, as for a model that was not trained here.
     metrics: The records of metrics.jsonl.
@@ -34,6 +36,7 @@ class Run:
 
   path: str
   name: str
+  system: str
   config: Mapping[str, Any]
   metrics: Sequence[Mapping[str, Any]]
   columns: Sequence[column_files.Column]
@@ -44,11 +47,15 @@ class Run:
 
 
 def read(paths: Sequence[str]) -> list[Run]:
-  """Reads runs.
+  """Reads runs and other systems.
 
   Args:
     paths: Folders of runs, or folders of results that `mlir_jax.evaluate` has
       written (--output).
+
+  Returns:
+    For each folder the run, then each other column of its table, such as BM25.
+    A column that is in several folders, with the same results, is there once.
 
   Raises:
     ValueError: if a folder is given twice, is missing, or has neither results
@@ -61,7 +68,21 @@ def read(paths: Sequence[str]) -> list[Run]:
       raise ValueError(f"{path} is given twice.")
     locations.check_packages(path)
   names = _short_names(absolute)
-  return [_read(*pair) for pair in zip(absolute, names, strict=True)]
+  runs, seen = [], set()
+  for path, name in zip(absolute, names, strict=True):
+    for run in _read(path, name):
+      key = json.dumps([run.name, run.columns[0].results]) if run.system else ""
+      if key not in seen:
+        runs.append(run)
+      if key:
+        seen.add(key)
+  taken = [run.name for run in runs]
+  return [
+    dataclasses.replace(run, name=f"{run.path}: {run.name}")
+    if taken.count(run.name) > 1
+    else run
+    for run in runs
+  ]
 
 
 def _short_names(paths: Sequence[str]) -> list[str]:
@@ -74,7 +95,8 @@ def _short_names(paths: Sequence[str]) -> list[str]:
   return list(paths)
 
 
-def _read(path: str, name: str) -> Run:
+def _read(path: str, name: str) -> list[Run]:
+  """Reads the run of a folder, if there is one, then the other systems."""
   folder = epath.Path(path)
   if not folder.is_dir():
     raise ValueError(f"{path} is not a folder: give the folder of a run.")
@@ -82,37 +104,105 @@ def _read(path: str, name: str) -> Run:
   results = folder / workdir.RESULTS if is_run else folder
   # `mlir_jax.evaluate` writes into the run's folder by default.
   config = (folder if is_run else folder.parent) / workdir.CONFIG_FILE
-  steps = {
+  steps = _find_steps(results)
+  metrics = progress.read_metrics(path) if is_run else []
+  table = _read_table(results / "report.json")
+  if not steps and not metrics and not table.systems:
+    raise ValueError(
+      f"{path} has neither {progress.METRICS_FILE} nor results: give the folder"
+      " of a run, or one that mlir_jax.evaluate has written."
+    )
+  run = Run(
+    path=path,
+    name=name,
+    system="",
+    config=workdir.flatten(reading.read_json(config))
+    if config.exists()
+    else {},
+    metrics=metrics,
+    columns=_read_columns({f"step {n:,}": steps[n] for n in sorted(steps)}),
+    groups=table.groups,
+    shared=table.shared,
+    notes=table.notes,
+    day=_day(
+      [*steps.values(), *table.systems.values()]
+      or [folder / progress.METRICS_FILE]
+    ),
+  )
+  others = [
+    dataclasses.replace(
+      run,
+      name=column.name,
+      system=column.name,
+      config={},
+      metrics=[],
+      columns=[column],
+      shared={},
+    )
+    for column in _read_columns(table.systems)
+  ]
+  return [*[run] * bool(steps or metrics), *others]
+
+
+def _find_steps(results: epath.Path) -> dict[int, epath.Path]:
+  """Returns step to the file of its results."""
+  return {
     int(found.stem.removeprefix("step-")): found
     for found in results.glob("step-*.json")
     if found.stem.removeprefix("step-").isdecimal()
   }
-  metrics = progress.read_metrics(path) if is_run else []
-  if not steps and not metrics:
-    raise ValueError(
-      f"{path} has neither {progress.METRICS_FILE} nor results (step-N.json):"
-      " give the folder of a run, or of mlir_jax.evaluate."
-    )
-  groups, shared, notes = {}, {}, []
-  table = results / "report.json"
-  if table.exists():
-    groups, shared = run_facts.read_report(table)
-    notes = reading.read_json(table, mend=report.MAKE_AGAIN).get("notes", [])
-  columns = [
-    column_files.read(steps[step], f"step {step:,}") for step in sorted(steps)
-  ]
-  newest = max(
-    (found.stat().mtime for found in steps.values()),
-    default=(folder / progress.METRICS_FILE).stat().mtime if metrics else 0,
-  )
-  return Run(
-    path,
-    name,
-    workdir.flatten(reading.read_json(config)) if config.exists() else {},
-    metrics,
-    [column for column in columns if column.results],
-    groups,
-    shared,
-    [str(note) for note in notes] if isinstance(notes, list) else [],
-    datetime.datetime.fromtimestamp(newest, datetime.UTC).date().isoformat(),
+
+
+def _read_columns(
+  files: Mapping[str, epath.Path],
+) -> list[column_files.Column]:
+  """Reads columns by their names; one without results is left out."""
+  columns = [column_files.read(path, name) for name, path in files.items()]
+  return [column for column in columns if column.results]
+
+
+class _Table(NamedTuple):
+  """What report.json says of languages and columns.
+
+  Attributes:
+    groups: As in `Run`.
+    shared: As in `Run`.
+    notes: As in `Run`.
+    systems: The file of each column that is no step of a run, by its name.
+  """
+
+  groups: Mapping[str, str]
+  shared: Mapping[str, Mapping[str, int]]
+  notes: Sequence[str]
+  systems: Mapping[str, epath.Path]
+
+
+def _read_table(path: epath.Path) -> _Table:
+  """Reads report.json; a missing file says nothing."""
+  if not path.exists():
+    return _Table({}, {}, [], {})
+  groups, shared = run_facts.read_report(path)
+  table = reading.read_json(path, mend=report.MAKE_AGAIN)
+  lists = {field: table.get(field, []) for field in ("notes", "columns")}
+  for field, texts in lists.items():
+    if not isinstance(texts, list) or not all(
+      isinstance(text, str) for text in texts
+    ):
+      raise reading.UnreadableError(
+        f"{path}: {field} is {texts!r:.60}, not a list of texts."
+        f" {report.MAKE_AGAIN}"
+      )
+  systems = {
+    name: path.parent / f"{name}.json"
+    for name in lists["columns"]
+    if "/" not in name and (path.parent / f"{name}.json").exists()
+  }
+  return _Table(groups, shared, lists["notes"], systems)
+
+
+def _day(files: Sequence[epath.Path]) -> str:
+  """Returns when the newest file was written."""
+  newest = max(file.stat().mtime for file in files)
+  return (
+    datetime.datetime.fromtimestamp(newest, datetime.UTC).date().isoformat()
   )

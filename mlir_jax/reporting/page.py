@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from mlir_jax.reporting import charts, curves, looks
+from mlir_jax.reporting import charts, curves, diagnostics, looks
 from mlir_jax.reporting import content as content_lib
 
 NEEDED = ("jinja2", "plotly")
@@ -63,9 +63,7 @@ def make(content: content_lib.Content) -> str:
   )
 
 
-def _draw(
-  content: content_lib.Content, drawing: "_Drawing"
-) -> dict[str, Any]:
+def _draw(content: content_lib.Content, drawing: "_Drawing") -> dict[str, Any]:
   """Draws all charts, under the names that the template has for them."""
   found = content.variants
   languages = charts.languages_of([each.map for each in content.maps])
@@ -79,9 +77,27 @@ def _draw(
     )
     if content.scores
     else None,
+    "matrices": [
+      (
+        name,
+        each.model.name,
+        drawing.draw(
+          charts.of_matrix(each, diagnostics.ends_of(matrices)),
+          f"{name}, {each.model.name}",
+        ),
+      )
+      for name, matrices in content.sorted.matrices.items()
+      for each in matrices
+    ],
     "distributions": [
-      (name, drawing.draw(charts.of_distribution(name, values), name))
-      for name, values in content.distributions.items()
+      *(
+        (name, drawing.draw(charts.of_distributions(values), name))
+        for name, values in content.sorted.distributions.items()
+      ),
+      *(
+        (name, drawing.draw(charts.of_samples(values), name))
+        for name, values in content.sorted.samples.items()
+      ),
     ],
     "maps": [
       (

@@ -63,12 +63,17 @@ def _parts(
       yield table
   if content.extra:
     yield content.extra
-  if content.diagnostics or content.distributions:
+  if content.diagnostics or any(content.sorted):
     yield "## Diagnostics\n"
   if content.diagnostics:
     yield content.diagnostics
-  for name, values in content.distributions.items():
-    yield figures.of_distribution(name, values)
+  yield from content.by_language
+  for name, values in content.sorted.distributions.items():
+    yield figures.of_distributions(name, values)
+  for name, values in content.sorted.samples.items():
+    yield figures.of_samples(name, values)
+  for name, values in content.sorted.matrices.items():
+    yield figures.of_matrices(name, values)
   if content.maps:
     yield "## Map of vectors\n"
     yield figures.of_maps(content.maps)
@@ -80,9 +85,11 @@ def _parts(
     yield f"### {tables.escape(test)}\n"
     for query in queries:
       yield from _lines_of(query)
-  if content.notes:
+  if content.notes or content.shared:
     yield "## Notes\n"
     yield "\n".join(f"- {tables.escape(note)}" for note in content.notes) + "\n"
+  if content.shared:
+    yield content.shared
 
 
 def _lines_of(query: explanations.Query) -> Iterator[str]:
@@ -100,5 +107,8 @@ def _line_of(result: explanations.Result) -> str:
   if len(text) > page.CHARACTERS:
     text = f"{text[: page.CHARACTERS]}…"
   mark = "✓ " if result.is_relevant else ""
-  start = f"- {mark}{result.rank}. ({passage.score:.4f})"
-  return f"{start} {tables.escape(text)}"
+  rank = f"{result.rank}." if result.rank else "further down"
+  score = f"({passage.score:.4f})" if passage.score is not None else ""
+  if passage.score is None:
+    rank = "not found"
+  return f"- {mark}{rank} {score} {tables.escape(text)}"

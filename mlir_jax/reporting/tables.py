@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 from mlir_jax.evals import report
-from mlir_jax.reporting import estimates, scores, variants
+from mlir_jax.reporting import diagnostics, estimates, scores, variants
 
 NONE = "–"
 
@@ -157,17 +157,28 @@ def _column_name(variant: variants.Variant, when: str) -> str:
 def of_extra(
   found: Sequence[variants.Variant], collected: scores.Scores
 ) -> Table | None:
-  """A row per metric of the user's evaluators; None if there are none."""
+  """A row per metric of evaluators and protocols; None if there are none."""
+  # A protocol's numbers are also results.
+  shown = {
+    name
+    for variant in found
+    for run in variant.runs
+    for column in run.columns
+    for name in column.diagnostics
+  }
+  lines = {
+    name: line for name, line in collected.extra.items() if name not in shown
+  }
   columns = [
     (number, when)
     for number in range(len(found))
     for when in (scores.BEFORE, scores.AFTER)
-    if any(line.values["", when][number] for line in collected.extra.values())
+    if any(line.values["", when][number] for line in lines.values())
   ]
   if not columns:
     return None
   return Table(
-    "Your evaluators (values as they return them)",
+    "Other measures (as their evaluators return them)",
     (
       "metric",
       *(_column_name(found[number], when) for number, when in columns),
@@ -180,7 +191,7 @@ def of_extra(
           for number, when in columns
         ),
       )
-      for name, line in collected.extra.items()
+      for name, line in lines.items()
     ),
   )
 
@@ -211,30 +222,56 @@ def _of_fields(
   return Table(title, ("field", *names), rows, numbers=False)
 
 
+def of_shared(found: Sequence[variants.Variant]) -> Table | None:
+  """A row per language: texts of the tests that training saw, per variant."""
+  known = [variant for variant in found if variant.first.shared]
+  languages = dict.fromkeys(
+    language for variant in known for language in variant.first.shared
+  )
+  if not languages:
+    return None
+
+  def text(counts: Mapping[str, int]) -> str:
+    if not counts:
+      return NONE
+    return (
+      f"{counts['shared_queries']:,} of {counts['queries']:,} queries,"
+      f" {counts['shared_passages']:,} of {counts['passages']:,} passages"
+    )
+
+  return Table(
+    "Texts of the tests that training saw",
+    ("language", *(variant.name for variant in known)),
+    tuple(
+      Row(
+        language,
+        tuple(text(each.first.shared.get(language, {})) for each in known),
+      )
+      for language in languages
+    ),
+    numbers=False,
+  )
+
+
 def of_diagnostics(found: Sequence[variants.Variant]) -> Table | None:
   """A row per diagnostic that is a number; None if there are none."""
   columns, names = [], {}
   for variant in found:
     for when in (scores.BEFORE, scores.AFTER):
       of_runs = [
-        each.diagnostics
+        diagnostics.numbers(each.diagnostics)
         for run in variant.runs
         if (each := scores.column(run, when)) and each.diagnostics
       ]
       if of_runs:
         columns.append((_column_name(variant, when), of_runs))
-        names |= dict.fromkeys(
-          name
-          for each in of_runs
-          for name, value in each.items()
-          if not isinstance(value, tuple)
-        )
+        names |= dict.fromkeys(name for each in of_runs for name in each)
   if not names:
     return None
 
   def text(of_runs: Sequence[Mapping], name: str) -> str:
     values = [each[name] for each in of_runs if name in each]
-    if not values or any(isinstance(value, tuple) for value in values):
+    if not values:
       return NONE
     return estimates.to_text(estimates.over_seeds(values), scale=1)
 
@@ -244,5 +281,24 @@ def of_diagnostics(found: Sequence[variants.Variant]) -> Table | None:
     tuple(
       Row(name, tuple(text(of_runs, name) for _, of_runs in columns))
       for name in names
+    ),
+  )
+
+
+def of_by_language(name: str, found: Sequence[diagnostics.ByLanguage]) -> Table:
+  """A row per model: a diagnostic's number for each language."""
+  languages = dict.fromkeys(each for one in found for each in one.values)
+  return Table(
+    name,
+    ("", *languages),
+    tuple(
+      Row(
+        one.model.name,
+        tuple(
+          f"{one.values[each]:.3g}" if each in one.values else NONE
+          for each in languages
+        ),
+      )
+      for one in found
     ),
   )
