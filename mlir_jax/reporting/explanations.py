@@ -129,7 +129,8 @@ def _columns(
     name = variant.first.name if len(variant.runs) > 1 else variant.name
     for when in (scores.BEFORE, scores.AFTER):
       if column := scores.column(variant.first, when):
-        yield number, f"{name}, {column.name}", column
+        is_system = column.name == variant.first.system
+        yield number, name if is_system else f"{name}, {column.name}", column
 
 
 def _choose(model: str, example: column_files.Example) -> Found:

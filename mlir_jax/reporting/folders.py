@@ -203,6 +203,4 @@ def _read_table(path: epath.Path) -> _Table:
 def _day(files: Sequence[epath.Path]) -> str:
   """Returns when the newest file was written."""
   newest = max(file.stat().mtime for file in files)
-  return (
-    datetime.datetime.fromtimestamp(newest, datetime.UTC).date().isoformat()
-  )
+  return str(datetime.datetime.fromtimestamp(newest, datetime.UTC).date())

@@ -65,9 +65,10 @@ def to_markdown(table: Table) -> str:
 
 def escape(text: str) -> str:
   """Returns a text that Markdown shows as it is, on one line."""
-  for sign in "\\`*_[]<>|#~":
-    text = text.replace(sign, f"\\{sign}")
-  return " ".join(text.replace("&", "&amp;").split())
+  text = text.replace("\\", "\\\\").replace("&", "&amp;")
+  for sign in ("`", "*", "_", "<", ">", "|", "~", "]("):
+    text = text.replace(sign, sign.replace(sign[-1], f"\\{sign[-1]}"))
+  return " ".join(text.split())
 
 
 def of_groups(

@@ -85,11 +85,12 @@ def make_run(
   return folder
 
 
-def write_report(path: pathlib.Path) -> None:
+def write_report(path: pathlib.Path, columns: Sequence[str] = ()) -> None:
   """Writes the parts of report.json that say what the languages are."""
   write_json(
     path,
     {
+      "columns": list(columns),
       "rows": [
         {"languages": [language], "group": group}
         for language, group in GROUPS.items()
@@ -138,14 +139,7 @@ def write_results(
     folder / "examples.jsonl",
     [_example(language, added > 0) for language in GROUPS],
   )
-  write_json(
-    folder / "diagnostics.json",
-    {
-      "language probe accuracy": 1.0 - added,
-      "alignment": 0.4 + added,
-      "Δs of the language loss": random.normal(0, 0.3 - added, 400).tolist(),
-    },
-  )
+  write_json(folder / "diagnostics.json", _diagnostics(random, added))
   points = []
   for number, language in enumerate(GROUPS):
     apart = 4 * (1 - 3 * added) * np.array([np.cos(number), np.sin(number)])
@@ -155,6 +149,31 @@ def write_results(
   write_json(
     folder / "map.json", {"points": points, "method": "PCA of both columns."}
   )
+
+
+def _diagnostics(random: np.random.Generator, added: float) -> dict[str, Any]:
+  """Returns a number and all other kinds of values."""
+  languages = list(GROUPS)
+  counts, edges = np.histogram(
+    random.normal(0, 0.3 - added, 400), np.linspace(-1, 1, 41)
+  )
+  cosines = np.full((len(languages),) * 2, 0.1 + added)
+  cosines += 0.5 * np.eye(len(languages))
+  mix = cosines.tolist()
+  mix[2] = None
+  return {
+    "languages/passages/probe_accuracy": 1.0 - added,
+    "languages/passages/delta_abs_quantiles": [0.1, 0.2, 0.4],
+    "languages/passages/languages": languages,
+    "languages/passages/cosines": cosines.tolist(),
+    "languages/passages/delta_edges": edges.tolist(),
+    "languages/passages/delta_own": counts.tolist(),
+    "languages/top10/languages": languages,
+    "languages/top10/mix": mix,
+    "languages/top10/pool": [1 / len(languages)] * len(languages),
+    "mine/samples": random.normal(0, 1, 50).tolist(),
+    "mine/remark": {"text": "of the user's own protocol"},
+  }
 
 
 def _example(language: str, trained: bool) -> dict[str, Any]:
