@@ -70,7 +70,9 @@ setuptools.setup(
     "mlir_jax.configs.recipes",
   ],
   package_dir={"mlir_jax.configs": "configs"},
-  package_data={"mlir_jax": ["py.typed", "reporting/page.*"]},
+  package_data={
+    "mlir_jax": ["py.typed", "reporting/page.css", "reporting/page.html"]
+  },
   entry_points={"console_scripts": ["mlir-jax = mlir_jax.__main__:main"]},
   install_requires=[
     "absl-py>=2.4",

@@ -35,7 +35,7 @@ def open_page(tmp_path):
       [
         str(CHROMIUM),
         "--headless=new",
-        "--no-sandbox",  # Containers run tests as root, without user spaces.
+        "--no-sandbox",  # Its sandbox does not work for root.
         "--disable-gpu",
         "--disable-dev-shm-usage",
         "--enable-logging=stderr",
