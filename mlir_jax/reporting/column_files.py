@@ -8,7 +8,7 @@ examples.jsonl, diagnostics.json and map.json.
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from etils import epath
 
@@ -198,10 +198,9 @@ def _parse_passage(passage: Any, where: str) -> Passage:
     _text(passage, "passage_id", where),
     _text(passage, "title", where),
     _text(passage, "text", where),
-    *(
-      None if passage.get(name) is None else _finite(passage, name, where)
-      for name in ("score", "rank", "relevance")
-    ),
+    _finite_or_none(passage, "score", where),
+    _finite_or_none(passage, "rank", where),
+    _finite_or_none(passage, "relevance", where),
     _text(passage, "language", where) if "language" in passage else "",
   )
 
@@ -256,7 +255,13 @@ def _finite(record: Mapping[str, Any], name: str, where: str) -> float:
   return float(value)
 
 
-def _refuse(where: str, name: str, value: Any, needed: str) -> Any:
+def _finite_or_none(
+  record: Mapping[str, Any], name: str, where: str
+) -> float | None:
+  return None if record.get(name) is None else _finite(record, name, where)
+
+
+def _refuse(where: str, name: str, value: Any, needed: str) -> NoReturn:
   raise _unreadable(f"{where}: {name} is {value!r:.60}, not {needed}.")
 
 

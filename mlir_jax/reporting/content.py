@@ -4,14 +4,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlir_jax.reporting import (
-  curves,
-  diagnostics,
-  explanations,
-  scores,
-  tables,
-  variants,
-)
+from mlir_jax.reporting import curves, explanations, tables
+from mlir_jax.reporting import diagnostics as diagnostics_lib
+from mlir_jax.reporting import scores as scores_lib
+from mlir_jax.reporting import variants as variants_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,19 +34,19 @@ class Content:
     notes: Sentences on how values were measured.
   """
 
-  variants: Sequence[variants.Variant]
+  variants: Sequence[variants_lib.Variant]
   title: str
   day: str
   config: Sequence[tables.Table]
   panels: Sequence[curves.Panel]
   constant: Mapping[str, float | None]
-  scores: scores.Scores | None
+  scores: scores_lib.Scores | None
   summary: tables.Table | None
   languages: Mapping[str, tables.Table]
   extra: tables.Table | None
   diagnostics: tables.Table | None
   by_language: Sequence[tables.Table]
-  sorted: diagnostics.Sorted
+  sorted: diagnostics_lib.Sorted
   maps: Sequence[explanations.NamedMap]
   tests: Mapping[str, explanations.Test]
   shared: tables.Table | None
@@ -58,7 +54,7 @@ class Content:
 
 
 def gather(
-  found: Sequence[variants.Variant], defaults: Mapping[str, Any]
+  found: Sequence[variants_lib.Variant], defaults: Mapping[str, Any]
 ) -> Content:
   """Gathers what a report says of variants.
 
@@ -67,8 +63,8 @@ def gather(
     defaults: Field to value of a config without changes.
   """
   panels, constant = curves.collect(found)
-  collected = scores.collect(found)
-  others = diagnostics.sort(explanations.models(found))
+  collected = scores_lib.collect(found)
+  others = diagnostics_lib.sort(explanations.models(found))
   measures = collected.measures if collected else ()
   runs = [run for variant in found for run in variant.runs]
   return Content(

@@ -81,23 +81,18 @@ def sort(models: Sequence[Model]) -> Sorted:
   found = Sorted({}, {}, {}, {})
   for model in models:
     for name, value in model.values.items():
-      folder, _, last = name.rpartition("/")
-      place = f"{folder}/" if folder else ""
-      languages = model.values.get(f"{place}{LANGUAGES}")
+      languages = _languages_of(model.values, name)
+      last = name.rpartition("/")[2]
       if last == LANGUAGES or last.endswith(EDGES):
         continue
       if edges := _edges_of(model, name, value):
         total = sum(value) or 1
         shares = [count / total for count in value]
         _add(found.distributions, name, Distribution(model, edges, shares))
-      elif _is_list(languages, str) and _is_matrix(value, len(languages)):
+      elif languages and _is_matrix(value, len(languages)):
         rows = [row or [None] * len(languages) for row in value]
         _add(found.matrices, name, Matrix(model, languages, rows))
-      elif (
-        _is_list(languages, str)
-        and are_numbers(value)
-        and len(value) == len(languages)
-      ):
+      elif are_numbers(value) and len(value) == len(languages):
         values = dict(zip(languages, value, strict=True))
         _add(found.by_language, name, ByLanguage(model, values))
       elif are_numbers(value) and len(value) > FEW:
@@ -109,15 +104,13 @@ def numbers(values: Mapping[str, Any]) -> dict[str, float]:
   """Returns the diagnostics that are numbers, also those of short lists."""
   found = {}
   for name, value in values.items():
-    folder, _, last = name.rpartition("/")
-    languages = values.get(f"{folder}/{LANGUAGES}" if folder else LANGUAGES)
     if is_number(value):
       found[name] = float(value)
     elif (
       are_numbers(value)
       and len(value) <= FEW
-      and not last.endswith(EDGES)
-      and not (_is_list(languages, str) and len(languages) == len(value))
+      and not name.endswith(EDGES)
+      and len(value) != len(_languages_of(values, name))
     ):
       for number, each in enumerate(value, start=1):
         found[f"{name} ({number})"] = float(each)
@@ -184,8 +177,13 @@ def _edges_of(model: Model, name: str, value: Any) -> Sequence[float] | None:
   return None
 
 
-def _is_list(value: Any, kind: type) -> bool:
-  return isinstance(value, list) and all(isinstance(v, kind) for v in value)
+def _languages_of(values: Mapping[str, Any], name: str) -> list[str]:
+  """Returns the languages in the folder of a name; none if it has none."""
+  folder, slash, _ = name.rpartition("/")
+  found = values.get(f"{folder}{slash}{LANGUAGES}")
+  if isinstance(found, list) and all(isinstance(each, str) for each in found):
+    return found
+  return []
 
 
 def _is_matrix(value: Any, size: int) -> bool:

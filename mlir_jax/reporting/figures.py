@@ -179,7 +179,7 @@ def of_languages(
       label.set_fontstyle("italic")
   axes.set_ylim(len(places) - 0.4, -0.6)
   axes.set_xlabel(f"{tables.title_of(measure)} × 100", color=plot.INK)
-  handles = [
+  handles: list[Any] = [
     patches.Patch(color=looks.look(n).color, alpha=0.8, label=variant.title)
     for n, variant in enumerate(found)
   ]

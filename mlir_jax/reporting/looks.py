@@ -6,7 +6,7 @@ cannot be seen on a dark or on a light page. Lines also differ in their style,
 and points in their sign.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 COLORS = (
   "#0072b2",
@@ -44,8 +44,8 @@ class Look(NamedTuple):
   """
 
   color: str
-  dash: tuple[str, str]
-  sign: tuple[str, str]
+  dash: tuple[str, Any]
+  sign: tuple[str, Any]
 
 
 def look(number: int) -> Look:
