@@ -38,6 +38,11 @@ def _layout(**changes: Any) -> dict[str, Any]:
       "font": {"color": "#ffffff", "size": 13},
       "align": "left",
     },
+    "modebar": {
+      "bgcolor": "rgba(0,0,0,0)",
+      "color": _GRAY,
+      "activecolor": looks.COLORS[0],
+    },
     "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
     **changes,
   }
@@ -109,7 +114,7 @@ def of_languages(
 ) -> Figure:
   """Draws a bar per language and variant; a menu chooses the measure.
 
-  A hollow sign says where the variant was before training.
+  A white sign says where the variant was before training.
   """
   places = _bar_places(collected)
   thickness = 0.8 / len(found)
@@ -227,10 +232,10 @@ def _bars(
         "type": "scatter",
         "mode": "markers",
         "marker": {
-          "symbol": "diamond-open",
+          "symbol": "diamond",
           "size": 8,
-          "color": look.color,
-          "line": {"width": 2},
+          "color": "#ffffff",
+          "line": {"width": 2, "color": look.color},
         },
       }
     else:
