@@ -4,7 +4,7 @@ import html
 import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from mlir_jax.reporting import (
   column_files,
@@ -156,9 +156,21 @@ def of_languages(
       zeroline=False,
       range=[len(places) - 0.4, -0.6],
       tickmode="array",
-      tickvals=list(range(len(places))),
-      ticktext=[_tick(item) for item in places],
+      tickvals=[n for n, item in enumerate(places) if _is_line(item)],
+      ticktext=[_tick(item) for item in places if _is_line(item)],
     ),
+    annotations=[
+      {
+        "text": f"<b>{html.escape(item)}</b>",
+        "x": 0,
+        "xref": "paper",
+        "xanchor": "left",
+        "y": place,
+        "showarrow": False,
+      }
+      for place, item in enumerate(places)
+      if isinstance(item, str)
+    ],
     updatemenus=[
       {
         "type": "dropdown",
@@ -189,11 +201,13 @@ def _bar_places(collected: scores.Scores) -> list[str | scores.Line]:
   return places
 
 
-def _tick(item: str | scores.Line) -> str:
-  if isinstance(item, str):
-    return f"<b>{html.escape(item)}</b>"
-  label = html.escape(item.row.label)
-  return f"<i>{label}</i>" if item.is_mean else label
+def _is_line(item: str | scores.Line) -> TypeGuard[scores.Line]:
+  return not isinstance(item, str)
+
+
+def _tick(line: scores.Line) -> str:
+  label = html.escape(line.row.label)
+  return f"<i>{label}</i>" if line.is_mean else label
 
 
 def _bars(
@@ -212,8 +226,7 @@ def _bars(
     at = [
       (place, line, estimate)
       for place, line in enumerate(places)
-      if not isinstance(line, str)
-      and (estimate := line.estimate(measure, when, number))
+      if _is_line(line) and (estimate := line.estimate(measure, when, number))
     ]
     if not at:
       continue
