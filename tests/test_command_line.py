@@ -29,6 +29,7 @@ MAINS = {
   ),
   "encode": (["model", "output"], ["role", "batch_size", "coordinator"]),
   "export": (["workdir", "output"], ["checkpoint", "name"]),
+  "report": (["output", "paper"], []),
   "plan": (["workdir", "encoder", "output"], ["config", "topology", "batch"]),
 }
 
