@@ -1,6 +1,6 @@
 """Shows runs side by side, as one page of HTML for a browser.
 
-python -m mlir_jax.report W1 W2 --output=report.html --paper=FOLDER
+python -m mlir_jax.report --output=report.html --paper=FOLDER W1 W2
 
 W is the folder of a run, or a folder that mlir_jax.evaluate has written. Runs
 that differ only in the seed are one line, with an interval over the seeds. The

@@ -84,7 +84,7 @@ def test_the_command_lists_all_programs(monkeypatch, capsys):
     __main__.main()
   assert capsys.readouterr().err == (
     "mlir-jax: there is no program 'trian'; there are download, prepare,"
-    " mine, train, evaluate, encode, export, plan.\n"
+    " mine, train, evaluate, encode, export, report, plan.\n"
   )
 
 

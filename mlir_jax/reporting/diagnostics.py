@@ -7,7 +7,7 @@ counts.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 LANGUAGES = "languages"
 EDGES = "_edges"
@@ -152,12 +152,12 @@ def ends_of(found: Sequence[Matrix]) -> tuple[float, float]:
   return min(values, default=0.0), max(values, default=1.0)
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
   """Whether a value of JSON is a number."""
   return type(value) in (int, float)
 
 
-def are_numbers(value: Any) -> bool:
+def are_numbers(value: Any) -> TypeGuard[list[float]]:
   """Whether a value of JSON is a list of numbers, with one at least."""
   return isinstance(value, list) and bool(value) and all(map(is_number, value))
 
