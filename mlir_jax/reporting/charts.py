@@ -1,7 +1,6 @@
 """Draws the charts of the page with plotly, which the page embeds."""
 
 import html
-import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
@@ -9,7 +8,6 @@ from typing import Any, TypeGuard
 from mlir_jax.reporting import (
   column_files,
   curves,
-  diagnostics,
   estimates,
   looks,
   scores,
@@ -21,15 +19,15 @@ Figure = Mapping[str, Any]  # As plotly has it: {"data": …, "layout": …}.
 
 # More points would make a map slow, and hide each other.
 POINTS = 2000
-_GRAY = "#888888"  # The page's style sheet gives texts and grids their colours.
+GRAY = "#888888"  # The page's style sheet gives texts and grids their colours.
 
 
-def _layout(**changes: Any) -> dict[str, Any]:
+def layout(**changes: Any) -> dict[str, Any]:
   """Returns the layout that all charts share, with changes."""
   return {
     "paper_bgcolor": "rgba(0,0,0,0)",
     "plot_bgcolor": "rgba(0,0,0,0)",
-    "font": {"family": "system-ui, sans-serif", "size": 13, "color": _GRAY},
+    "font": {"family": "system-ui, sans-serif", "size": 13, "color": GRAY},
     # Dragging over a chart scrolls the page of a phone.
     "dragmode": False,
     "hoverlabel": {
@@ -40,7 +38,7 @@ def _layout(**changes: Any) -> dict[str, Any]:
     },
     "modebar": {
       "bgcolor": "rgba(0,0,0,0)",
-      "color": _GRAY,
+      "color": GRAY,
       "activecolor": looks.COLORS[0],
     },
     "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
@@ -48,11 +46,12 @@ def _layout(**changes: Any) -> dict[str, Any]:
   }
 
 
-def _axis(**changes: Any) -> dict[str, Any]:
+def axis(**changes: Any) -> dict[str, Any]:
+  """Returns an axis as all charts have it, with changes."""
   return {
     "automargin": True,
-    "gridcolor": looks.faded(_GRAY, 0.3),
-    "zerolinecolor": looks.faded(_GRAY, 0.5),
+    "gridcolor": looks.faded(GRAY, 0.3),
+    "zerolinecolor": looks.faded(GRAY, 0.5),
     **changes,
   }
 
@@ -100,11 +99,11 @@ def of_curves(panel: curves.Panel, found: Sequence[variants.Variant]) -> Figure:
     )
   return {
     "data": data,
-    "layout": _layout(
+    "layout": layout(
       height=240,
       showlegend=False,
-      xaxis=_axis(fixedrange=True, nticks=5),
-      yaxis=_axis(fixedrange=True, nticks=5),
+      xaxis=axis(fixedrange=True, nticks=5),
+      yaxis=axis(fixedrange=True, nticks=5),
     ),
   }
 
@@ -140,17 +139,17 @@ def of_languages(
     }
     for measure in collected.measures
   ]
-  layout = _layout(
+  layout = layout(
     height=140 + rows,
     margin={"l": 8, "r": 8, "t": 56, "b": 8},
     showlegend=False,
     barmode="overlay",
-    xaxis=_axis(
+    xaxis=axis(
       fixedrange=True,
       rangemode="tozero",
       title={"text": f"{tables.title_of(collected.measures[0])} × 100"},
     ),
-    yaxis=_axis(
+    yaxis=axis(
       fixedrange=True,
       showgrid=False,
       zeroline=False,
@@ -180,7 +179,7 @@ def of_languages(
         "y": 1,
         "yanchor": "bottom",
         "pad": {"b": 12},
-        "bordercolor": _GRAY,
+        "bordercolor": GRAY,
       }
     ]
     if len(buttons) > 1
@@ -275,7 +274,7 @@ def _error_bars(found: Sequence[estimates.Estimate]) -> dict[str, Any]:
     "arrayminus": [
       100 * (each.value - e[0]) for e, each in zip(ends, found, strict=True)
     ],
-    "color": _GRAY,
+    "color": GRAY,
     "thickness": 1.5,
     "width": 3,
   }
@@ -315,10 +314,10 @@ def of_map(found: column_files.Map, languages: Sequence[str]) -> Figure:
   hidden = {"showticklabels": False, "zeroline": False, "title": None}
   return {
     "data": data,
-    "layout": _layout(
+    "layout": layout(
       height=440,
-      xaxis=_axis(**hidden),
-      yaxis=_axis(**hidden, scaleanchor="x"),
+      xaxis=axis(**hidden),
+      yaxis=axis(**hidden, scaleanchor="x"),
       legend={"orientation": "h", "y": -0.02, "yanchor": "top"},
     ),
   }
@@ -328,105 +327,6 @@ def _hover_text(text: str) -> str:
   """Returns a text in lines, as plotly shows it."""
   lines = textwrap.wrap(text, 40, max_lines=6, placeholder=" …")
   return "<br>".join(map(html.escape, lines))
-
-
-def of_matrix(found: diagnostics.Matrix, ends: tuple[float, float]) -> Figure:
-  """Draws a value for each pair of languages as a colour.
-
-  Args:
-    found: The values.
-    ends: The least and the greatest value of the colours.
-  """
-  languages = list(map(html.escape, found.languages))
-  return {
-    "data": [
-      {
-        "type": "heatmap",
-        "x": languages,
-        "y": languages,
-        "z": [list(row) for row in found.values],
-        "zmin": ends[0],
-        "zmax": ends[1],
-        "colorscale": "Cividis",
-        "colorbar": {"thickness": 12, "outlinewidth": 0},
-        "hovertemplate": "%{y}, %{x}: %{z:.3f}<extra></extra>",
-        "texttemplate": "%{z:.2f}" if len(languages) <= 8 else "",
-      }
-    ],
-    "layout": _layout(
-      height=120 + max(200, 24 * len(languages)),
-      xaxis=_axis(fixedrange=True, showgrid=False, type="category"),
-      yaxis=_axis(
-        fixedrange=True, showgrid=False, type="category", autorange="reversed"
-      ),
-    ),
-  }
-
-
-def of_distributions(found: Sequence[diagnostics.Distribution]) -> Figure:
-  """Draws how often values occur in each model: a line over the bins."""
-  low, high = diagnostics.range_of(found)
-  data = []
-  for each in found:
-    name = html.escape(each.model.name)
-    data.append(
-      {
-        "type": "scatter",
-        "name": name,
-        "x": [
-          (first + second) / 2
-          for first, second in itertools.pairwise(each.edges)
-        ],
-        "y": list(each.shares),
-        "mode": "lines",
-        "line": {
-          "color": looks.look(each.model.variant).color,
-          "dash": "dot" if each.model.before else "solid",
-          "shape": "hvh",
-          "width": 2,
-        },
-        "hovertemplate": "%{x:.3g}: %{y:.1%}<extra>" + name + "</extra>",
-      }
-    )
-  return {
-    "data": data,
-    "layout": _layout(
-      height=300 + 20 * len(data),
-      xaxis=_axis(fixedrange=True, range=[low, high]),
-      yaxis=_axis(fixedrange=True, rangemode="tozero", tickformat=".0%"),
-      legend={"orientation": "h", "y": -0.12, "yanchor": "top"},
-      showlegend=True,
-    ),
-  }
-
-
-def of_samples(found: Sequence[diagnostics.Samples]) -> Figure:
-  """Draws the values of a diagnostic in each model, as a violin."""
-  data = []
-  for each in reversed(found):
-    color = looks.look(each.model.variant).color
-    data.append(
-      {
-        "type": "violin",
-        "orientation": "h",
-        "name": html.escape(each.model.name),
-        "x": list(each.values),
-        "line": {"color": color},
-        "fillcolor": looks.faded(color, 0.1 if each.model.before else 0.4),
-        "box": {"visible": True},
-        "points": False,
-        "hoverinfo": "name",
-      }
-    )
-  return {
-    "data": data,
-    "layout": _layout(
-      height=80 + 60 * len(data),
-      showlegend=False,
-      xaxis=_axis(fixedrange=True),
-      yaxis=_axis(fixedrange=True, showgrid=False),
-    ),
-  }
 
 
 def languages_of(maps: Sequence[column_files.Map]) -> list[str]:

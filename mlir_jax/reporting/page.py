@@ -8,7 +8,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from mlir_jax.reporting import charts, curves, diagnostics, looks
+from mlir_jax.reporting import (
+  charts,
+  curves,
+  diagnostic_charts,
+  diagnostics,
+  looks,
+)
 from mlir_jax.reporting import content as content_lib
 
 NEEDED = ("jinja2", "plotly")
@@ -82,7 +88,7 @@ def _draw(content: content_lib.Content, drawing: "_Drawing") -> dict[str, Any]:
         name,
         each.model.name,
         drawing.draw(
-          charts.of_matrix(each, diagnostics.ends_of(matrices)),
+          diagnostic_charts.of_matrix(each, diagnostics.ends_of(matrices)),
           f"{name}, {each.model.name}",
         ),
       )
@@ -91,11 +97,11 @@ def _draw(content: content_lib.Content, drawing: "_Drawing") -> dict[str, Any]:
     ],
     "distributions": [
       *(
-        (name, drawing.draw(charts.of_distributions(values), name))
+        (name, drawing.draw(diagnostic_charts.of_distributions(values), name))
         for name, values in content.sorted.distributions.items()
       ),
       *(
-        (name, drawing.draw(charts.of_samples(values), name))
+        (name, drawing.draw(diagnostic_charts.of_samples(values), name))
         for name, values in content.sorted.samples.items()
       ),
     ],
