@@ -139,7 +139,7 @@ def of_languages(
     }
     for measure in collected.measures
   ]
-  layout = layout(
+  changed = layout(
     height=140 + rows,
     margin={"l": 8, "r": 8, "t": 56, "b": 8},
     showlegend=False,
@@ -185,7 +185,7 @@ def of_languages(
     if len(buttons) > 1
     else [],
   )
-  return {"data": data, "layout": layout}
+  return {"data": data, "layout": changed}
 
 
 def _bar_places(collected: scores.Scores) -> list[str | scores.Line]:
