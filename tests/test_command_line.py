@@ -32,10 +32,13 @@ MAINS = {
     ["model", "output", "root"],
     ["role", "format", "dtype", "batch_size", "coordinator"],
   ),
+  "search": (["index", "queries", "output"], ["k", "run_tag"]),
+  "ask": (["model", "root", "index"], ["k", "json"]),
   "export": (
     ["workdir", "output", "index"],
     ["checkpoint", "name", "layout"],
   ),
+  "report": (["output", "paper"], []),
   "plan": (["workdir", "encoder", "output"], ["config", "topology", "batch"]),
 }
 
@@ -90,7 +93,8 @@ def test_the_command_lists_all_programs(monkeypatch, capsys):
     __main__.main()
   assert capsys.readouterr().err == (
     "mlir-jax: there is no program 'trian'; there are download, prepare,"
-    " mine, train, evaluate, compare, encode, export, plan.\n"
+    " mine, train, evaluate, compare, encode, search, ask, export, report,"
+    " plan.\n"
   )
 
 

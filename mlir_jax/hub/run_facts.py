@@ -56,14 +56,14 @@ def find_results(
       name = folder.name.split("-", 1)[1].rsplit("-", 1)[0]
     groups, shared = {}, {}
     if (folder / "report.json").exists():
-      groups, shared = _read_report(folder / "report.json")
+      groups, shared = read_report(folder / "report.json")
     values = report.read_results(path)
     if values:
       found.setdefault(name, Results(name, values, groups, shared))
   return list(found.values())
 
 
-def _read_report(
+def read_report(
   path: epath.Path,
 ) -> tuple[dict[str, str], dict[str, dict[str, int]]]:
   """Reads each language's group, and the counts shared with training."""
