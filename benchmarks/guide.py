@@ -55,7 +55,7 @@ def count(prepared, config, plans, steps: int) -> None:
           build.batch_spec(config),
           plans,
           config.seed,
-          1.0,
+          build.make_mixture(config),
           number,
           guide=prepared.guide,
         )
@@ -155,7 +155,7 @@ def main():
       build.batch_spec(config),
       plans,
       config.seed,
-      1.0,
+      build.make_mixture(config),
       next(number),
       guide=guide,
     )

@@ -53,6 +53,7 @@ def export(
 
   check.require()
   from mlir_jax import workdir
+  from mlir_jax.data import source_settings
   from mlir_jax.data import tokenizer as tokenizer_lib
   from mlir_jax.hub import card, folder, run_facts, settings_files
   from mlir_jax.models import layout_files
@@ -85,6 +86,10 @@ def export(
     settings_files.check_one_length(encoder_config)
   config = loaded.description.config
   provenance = loaded.description.provenance
+  left_out = source_settings.left_out(
+    # An older config has no such settings.
+    source_settings.find(config["data"].get("sources", {}))
+  )
   largest = 0.0
   with writing.folder_aside(target) as aside:
     for subfolder, tower in folder.towers(loaded.params).items():
@@ -112,7 +117,7 @@ def export(
           contract=contract,
           provenance=provenance,
           step=loaded.step,
-          rows=run_facts.find_rows(run_path),
+          rows=run_facts.find_rows(run_path, left_out),
           results=run_facts.find_results(run_path, config, loaded.step),
           checked=checked,
         ),

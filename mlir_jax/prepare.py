@@ -37,20 +37,19 @@ def main():
       processes=_WORKERS.value,
       beam=beam,
     )
+  sources = source_settings.find(config.data.sources.to_dict())
   shared = {}
   try:
     shared = overlap.count_shared_texts(
-      source_settings.trained_on(
-        prepared.collection,
-        source_settings.find(config.data.sources.to_dict()),
-      ),
+      source_settings.trained_on(prepared.collection, sources),
       prepared.tests,
       prepared.contract,
       drawing.streams_read(config.batch.to_dict()),
     )
   except ValueError as error:  # The files may be gone.
     print(f"Texts shared with training are not counted: {error}")
-  print(language_table.render(prepared.store, shared))
+  left_out = source_settings.left_out(sources)
+  print(language_table.render(prepared.store, shared, left_out))
   # A training run prints these lines above its report.
   for line in ranking.describe_unfindable(prepared.tests):
     print(line)

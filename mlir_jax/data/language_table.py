@@ -1,7 +1,7 @@
 """Shows what a run has in each language: rows, lengths, cut texts, overlap."""
 
 import collections
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -103,7 +103,9 @@ def _align(table: Sequence[Sequence[str]]) -> list[str]:
 
 
 def render(
-  store: token_store.TokenStore, shared: Mapping[str, Mapping[str, int]]
+  store: token_store.TokenStore,
+  shared: Mapping[str, Mapping[str, int]],
+  left_out: Collection[str] = (),
 ) -> str:
   """Renders the table, with a row for each language.
 
@@ -111,6 +113,8 @@ def render(
     store: The token store.
     shared: From `overlap.count_shared_texts`: the texts of the tests, and those
       of them that training saw.
+    left_out: Sources that training does not read, see
+      `source_settings.left_out`. The table counts their rows; a line says so.
   """
   rows = _rows(store)
   lengths = [_lengths(store, role) for role in contract_lib.ROLES]
@@ -131,4 +135,14 @@ def render(
         *of_tests,
       )
     )
-  return "\n".join([*_align(table), _EXPLAINED])
+  unread = [
+    f"{stream} {rows:,} rows of {source!r}"
+    for stream in token_store.STREAMS
+    for source, rows in store.source_rows(stream).items()
+    if source in left_out
+  ]
+  notes = [
+    f"Training does not read these, because data.sources gives them the weight"
+    f" 0, but the table counts them: {', '.join(unread)}."
+  ]
+  return "\n".join([*_align(table), _EXPLAINED, *notes * bool(unread)])

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from etils import epath
@@ -90,8 +90,16 @@ def read_report(
   return groups, shared
 
 
-def find_rows(run_folder: epath.Path) -> dict[str, dict[str, int]]:
-  """Returns stream to language (or pair) to rows; {} without a token store."""
+def find_rows(
+  run_folder: epath.Path, left_out: Collection[str] = ()
+) -> dict[str, dict[str, int]]:
+  """Returns stream to language (or pair) to rows; {} without a token store.
+
+  Args:
+    run_folder: The run's folder.
+    left_out: Sources whose rows are not counted, see
+      `source_settings.left_out`.
+  """
   path = run_folder / workdir.TOKEN_STORE / "meta.json"
   if not path.is_file():
     return {}
@@ -101,7 +109,11 @@ def find_rows(run_folder: epath.Path) -> dict[str, dict[str, int]]:
       # An older store has the rows of each language.
       stream: groups[stream]
       if isinstance(groups[stream], dict)
-      else token_store.language_rows(token_store.read_groups(groups[stream]))
+      else token_store.language_rows(
+        group
+        for group in token_store.read_groups(groups[stream])
+        if group.source not in left_out
+      )
       for stream in token_store.STREAMS
     }
   except (KeyError, TypeError) as error:

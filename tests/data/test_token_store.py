@@ -191,6 +191,8 @@ def test_rows_of_a_language_are_grouped_by_source(tmp_path, store):
   assert "retrieval by source: a 2, b 2" in sources.summary()
   assert "monolingual by source: (no name) 1, x 2" in sources.summary()
   assert "by source" not in store.summary()
+  *_, unread = language_table.render(sources, {}, {"a"}).splitlines()
+  assert "retrieval 2 rows of 'a', parallel 2 rows of 'a'." in unread
 
 
 def test_prompts_of_a_source_take_the_place_of_the_prefix(tmp_path):

@@ -103,6 +103,7 @@ def test_prompts_go_from_the_config_to_the_export(tmp_path, capsys):
     '| passage (`encode_document`) | first | `first_document` | `"Text: "`'
     in card
   )
+  assert "| en 80 |" in card  # The 40 pairs of `third` are left out.
   again = model.load(str(exported))
   assert again.contract.prompts == PROMPTS
   np.testing.assert_allclose(

@@ -120,6 +120,7 @@ def _read(
   number, job = numbered_job
   folder = os.path.join(job_folder, f"{number:05}")
   collection, bad_records = open_collection()
+  bad_records.drain()  # As in `partition.spill`.
   wanted, counts = set(missing), [0] * shards
   with _refusing(folder):
     for stream, part, place, record in partition.read_parts(
