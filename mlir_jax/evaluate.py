@@ -42,6 +42,7 @@ def evaluate(
   on_bad_record: str = "error",
   extra: Mapping[str, str] = types.MappingProxyType({}),
   prompt: str = "",
+  truncate_dim: int = 0,
 ) -> str:
   """Evaluates a model and writes results, TREC runs and report.
 
@@ -61,6 +62,8 @@ def evaluate(
     extra: Evaluators of the user: name to "MODULE:FUNCTION".
     prompt: The name of a prompt that the model was trained with; "" for the
       prefix of each role.
+    truncate_dim: Vectors are cut to their first so many numbers; 0 for as many
+      as the model's contract says.
 
   Returns:
     The report as text.
@@ -70,6 +73,7 @@ def evaluate(
       or cannot be read, an evaluator is not found, or the results cannot be
       written.
   """
+  from mlir_jax import workdir
   from mlir_jax.batches import drawing
   from mlir_jax.data import collections
   from mlir_jax.evals import evaluators, ranking, suite
@@ -81,7 +85,9 @@ def evaluate(
     locations.check_output(locations.absolute(output), f"--output={output}")
   bad_records = records.BadRecords(on_bad_record, "--on_bad_record")
   found_evaluators = evaluators.find(extra, "--evaluator=")
-  loaded = model.load(source, checkpoint, prompt=prompt)
+  loaded = model.load(
+    source, checkpoint, prompt=prompt, truncate_dim=truncate_dim
+  )
   description = loaded.description
   given = _Tests(collection, root, tatoeba_root, sets)
   if not description and not (any(given) and output):
@@ -110,7 +116,10 @@ def evaluate(
   )
   if not output:
     name = f"{tested.name}+{prompt}" if prompt else tested.name
-    output = f"{loaded.path}/evaluate-{name.replace('/', '_')}-{checkpoint}"
+    output = (
+      f"{loaded.path}/evaluate-{name.replace('/', '_')}"
+      f"-{workdir.evaluated(checkpoint, truncate_dim)}"
+    )
     if multihost.is_first():
       locations.check_output(output, f"{output} (give another --output)")
   tests = tested.tests()
@@ -137,6 +146,7 @@ def evaluate(
     notes=[
       *notes,
       *([f"Texts had the prompts of {prompt!r}."] if prompt else ()),
+      *loaded.notes(),
     ],
   )
   evaluation.table(loaded.params, loaded.step or 0)
@@ -183,9 +193,7 @@ def _notes(
   from mlir_jax.data import guide_vectors
 
   notes = [provenance["selection"]] if provenance.get("selection") else []
-  if guide := provenance.get("guide"):
-    notes.append(guide_vectors.describe(guide, config["loss"]["ir"]))
-  return notes
+  return [*notes, *guide_vectors.describe_all(provenance, config["loss"])]
 
 
 def _find_trained_on(
@@ -283,6 +291,7 @@ def main():
       output=_OUTPUT.value or "",
       on_bad_record=_ON_BAD_RECORD.value,
       prompt=_PROMPT.value,
+      truncate_dim=_TRUNCATE_DIM.value,
       sets=shared_flags.parse_named(
         "--set", _SET.value, "sw=ir_datasets:mr-tydi/sw/test"
       ),
@@ -304,9 +313,10 @@ if __name__ == "__main__":
   _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     "last",
-    'The checkpoint of a run: "last", "best" on dev, or a step.',
+    shared_flags.CHECKPOINT_HELP,
   )
   _PROMPT = shared_flags.define_prompt()
+  _TRUNCATE_DIM = shared_flags.define_truncate_dim()
   _COLLECTION = flags.DEFINE_string(
     "collection",
     "",

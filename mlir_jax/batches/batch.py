@@ -7,7 +7,7 @@ is a tree of arrays.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import numpy as np
@@ -148,11 +148,14 @@ class Parallel:
     sentence: Places of texts.
     text: Text hashes.
     sequence: Sequence hashes.
+    teacher: The vectors that a teacher gives to one side of each pair, 0 where
+      it reads no side; None without a teacher.
   """
 
   sentence: Array = _array("N", 2)
   text: Array = _array("N", 2, 2)
   sequence: Array = _array("N", 2, 2)
+  teacher: Array | None = _array("N", "T", dtype=np.float16, optional=True)
 
 
 @flax.struct.dataclass
@@ -202,6 +205,20 @@ class Batch:
     return tuple(name for name in STREAMS if getattr(self, name) is not None)
 
 
+class Widths(NamedTuple):
+  """The sizes of the arrays that only some runs have; 0 for none.
+
+  Attributes:
+    guide: G, the numbers of a guide's vector.
+    teacher: T, the numbers of a teacher's vector.
+  """
+
+  guide: int = 0
+  teacher: int = 0
+
+
+NO_WIDTHS = Widths()
+
 # (shape, dtype) -> an array.
 Create = Callable[[tuple[int, ...], type], Array]
 
@@ -232,7 +249,7 @@ def make(
   create: Create,
   *,
   positives: int = 1,
-  guide_width: int = 0,
+  widths: Widths = NO_WIDTHS,
 ) -> Batch:
   """Returns a batch of the given sizes; `create` makes each of its arrays.
 
@@ -241,16 +258,16 @@ def make(
     plan: Group to the blocks of its rows.
     create: Makes an array.
     positives: P, from `BatchSpec.positives`.
-    guide_width: G, the numbers of a guide's vector; 0 without a guide.
+    widths: The sizes of optional arrays.
   """
   streams = {}
   if size := spec.retrieval:
     columns = 1 + spec.hard_negatives
     streams["retrieval"] = fill(
-      Retrieval, create, B=size, C=columns, P=positives, G=guide_width
+      Retrieval, create, B=size, C=columns, P=positives, G=widths.guide
     )
   if size := spec.parallel:
-    streams["parallel"] = fill(Parallel, create, N=size)
+    streams["parallel"] = fill(Parallel, create, N=size, T=widths.teacher)
   if size := spec.monolingual:
     streams["monolingual"] = fill(Monolingual, create, M=size)
 

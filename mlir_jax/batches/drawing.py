@@ -67,11 +67,14 @@ class Drawn(NamedTuple):
       hashes by which its losses recognize equal texts. See `batch.Batch`.
     texts: Group to its texts. A text's number is its index in this order.
     mask_keys: uint64 [M], a key for each masked sentence.
+    languages: The numbers of the languages of both sides of each translation,
+      int32 [N, 2]; empty without translations.
   """
 
   fields: dict[str, dict[str, np.ndarray]]
   texts: dict[str, list[Part]]
   mask_keys: np.ndarray
+  languages: np.ndarray
 
 
 def draw(
@@ -122,6 +125,7 @@ def _draw(
     only_texts: Whether to leave out the fields.
   """
   fields, texts, mask_keys = {}, collections.defaultdict(list), np.zeros(0)
+  languages = np.zeros((0, 2), np.int32)
   for stream in batch_lib.STREAMS:
     size = getattr(spec, stream)
     if not size:
@@ -155,12 +159,14 @@ def _draw(
       texts["masked"].append(part)
       continue
     texts["passage"].append(part)
+    if stream == "parallel" and not only_texts:
+      languages = store.arrays["parallel_languages"][rows]
     if not only_texts:
       fields[stream] = {
         "text": identity.split(store.text_hashes(part.role, part.text)),
         "sequence": identity.split(store.sequence_hashes(part.role, part.text)),
       }
-  return Drawn(fields, dict(texts), mask_keys)
+  return Drawn(fields, dict(texts), mask_keys, languages)
 
 
 def lengths(

@@ -235,6 +235,7 @@ def jit_step(
     schedule,
     config.seed,
     sharding.replicate(mesh),
+    registry.dimensions(config.loss),
   )
   return jax.jit(
     train_step,
@@ -308,7 +309,6 @@ def compile_step(
     mesh: The mesh.
   """
   spec = batch_spec(config)
-  guide_width = prepared.guide.width if prepared.guide else 0
   train_step = compiled_step.CompiledStep(
     jitted,
     state,
@@ -318,14 +318,14 @@ def compile_step(
         plan,
         mesh,
         positives=spec.positives(prepared.store.max_positives),
-        guide_width=guide_width,
+        widths=prepared.widths,
       )
       for plan in plans.plans
     ],
     ahead=len(plans.plans) - plans.last_resort,
   )
   operations = compiled_step.step_flops(
-    config, encoder_config, plans, guide_width
+    config, encoder_config, plans, prepared.widths
   )
   print(f"A step takes {operations} over {mesh.size} devices.")
   return train_step
@@ -361,6 +361,7 @@ def make_batches(
     prefetch=config.data.prefetch,
     masker=masker,
     guide=prepared.guide,
+    teacher=prepared.teacher,
   )
 
   def place():
@@ -439,7 +440,7 @@ def make_suite(
     selection=chosen,
     notes=[
       chosen.describe(_dev_languages(prepared)),
-      *_guide(config, prepared),
+      *guide_vectors.describe_all(prepared.frozen(), config.loss),
     ],
   )
 
@@ -458,15 +459,6 @@ def _groups(
       if group.source not in left_out
     }
   return report.with_pairs(prepared.collection.groups, pairs)
-
-
-def _guide(
-  config: ml_collections.ConfigDict, prepared: preparation.Prepared
-) -> list[str]:
-  """Returns a sentence on the guide of the IR loss, if there is one."""
-  if not prepared.guide:
-    return []
-  return [guide_vectors.describe(prepared.guide.guide, config.loss.ir)]
 
 
 def _dev_languages(prepared: preparation.Prepared) -> set[str]:
@@ -510,7 +502,7 @@ def make_description(
       "selection": selection.parse(config.eval.selection).describe(
         _dev_languages(prepared)
       ),
-      **({"guide": dict(prepared.guide.guide)} if prepared.guide else {}),
+      **prepared.frozen(),
     },
   )
 
