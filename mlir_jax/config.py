@@ -167,9 +167,10 @@ def default() -> ml_collections.ConfigDict:
   batch.row_length = 0  # Tokens of a row; 0 chooses by the texts' lengths.
 
   # --- Losses: total = w_ir IR + w_sem semantic + w_lang language
-  #     + w_mlm masked_lm + w_dist distillation. The fields of loss.NAME are
-  #     those of the loss's class in mlir_jax/losses, with their comments and
-  #     ranges. Your own loss:
+  #     + w_mlm masked_lm + w_dist distillation
+  #     + w_score score_distillation. The fields of loss.NAME are those of the
+  #     loss's class in mlir_jax/losses, with their comments and ranges. Your
+  #     own loss:
   #     loss.extra.NAME = {"target": "my_project.losses:Margin", "weight": 0.1}
   #     and the other fields of its class. See docs/extending.md. ---
   c.loss = ml_collections.ConfigDict(registry.defaults())

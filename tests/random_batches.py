@@ -35,6 +35,7 @@ SETTINGS = {
   },
   "masked_lm": {"weight": 0.7},
   "distillation": {},
+  "score_distillation": {},
 }
 
 

@@ -6,7 +6,7 @@ is a tree of arrays.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -32,6 +32,7 @@ class BatchSpec:
     monolingual: Sentences.
     masked: Monolingual sentences with hidden words; drawn independently of
       `monolingual`.
+    scores: Whether passages have a teacher's scores.
     tied: Whether one tower encodes all texts. If so, the queries belong to the
       group "passage".
   """
@@ -42,6 +43,7 @@ class BatchSpec:
   monolingual: int
   masked: int = 0
   tied: bool = True
+  scores: bool = False
 
   def texts(self) -> dict[str, int]:
     """Maps each group that has texts to how many of them a step encodes."""
@@ -124,6 +126,8 @@ class Retrieval:
     query_guide: The guide's vectors of the questions; None without a guide.
     passage_guide: The guide's vectors of the passages, 0 where hard negatives
       are missing; None without a guide.
+    passage_score: A teacher's scores from the data, NaN where there is none;
+      None if no loss reads them.
   """
 
   query: Array = _array("B")
@@ -137,6 +141,9 @@ class Retrieval:
   query_guide: Array | None = _array("B", "G", dtype=np.float16, optional=True)
   passage_guide: Array | None = _array(
     "B", "C", "G", dtype=np.float16, optional=True
+  )
+  passage_score: Array | None = _array(
+    "B", "C", dtype=np.float32, optional=True
   )
 
 
@@ -223,12 +230,15 @@ NO_WIDTHS = Widths()
 Create = Callable[[tuple[int, ...], type], Array]
 
 
-def fill(kind: type, create: Create, **sizes: int) -> Any:
+def fill(
+  kind: type, create: Create, without: Collection[str] = (), **sizes: int
+) -> Any:
   """Returns one of the classes above; `create` makes each of its arrays.
 
   Args:
     kind: The class.
     create: Makes an array.
+    without: The optional arrays that are left out.
     **sizes: The values of the letters in its shapes: B=16, C=3. An optional
       array is left out if the value of one of its letters is 0.
   """
@@ -238,7 +248,9 @@ def fill(kind: type, create: Create, **sizes: int) -> Any:
       size if isinstance(size, int) else sizes[size]
       for size in field.metadata["shape"]
     )
-    if field.default is dataclasses.MISSING or all(shape):
+    if field.default is dataclasses.MISSING or (
+      all(shape) and field.name not in without
+    ):
       arrays[field.name] = create(shape, field.metadata["dtype"])
   return kind(**arrays)
 
@@ -264,7 +276,13 @@ def make(
   if size := spec.retrieval:
     columns = 1 + spec.hard_negatives
     streams["retrieval"] = fill(
-      Retrieval, create, B=size, C=columns, P=positives, G=widths.guide
+      Retrieval,
+      create,
+      () if spec.scores else ("passage_score",),
+      B=size,
+      C=columns,
+      P=positives,
+      G=widths.guide,
     )
   if size := spec.parallel:
     streams["parallel"] = fill(Parallel, create, N=size, T=widths.teacher)

@@ -43,6 +43,12 @@ def check(
       mixture_lib.check(
         stream, store.groups(rows), mixture, size, str(store.path)
       )
+  if spec.scores and not store.has_scores:
+    raise ValueError(
+      "loss.score_distillation.weight is above 0, but no passage in the token"
+      f" store {store.path} has a score: set it to 0, or use pairs with"
+      " pos_scores and neg_scores (FlagEmbedding's format)."
+    )
   if spec.hard_negatives > 0 and not len(store.arrays["retrieval_negatives"]):
     raise ValueError(
       f"batch.hard_negatives is {spec.hard_negatives}, but the token store"
@@ -144,6 +150,10 @@ def _draw(
       passage, valid = _passages(store, rows, epochs, seed, spec)
       if not only_texts:
         fields[stream] = _retrieval(store, rows, query, passage, valid, spec)
+        if spec.scores:
+          fields[stream]["passage_score"] = _scores(
+            store, rows, epochs, seed, spec
+          )
       queries = "passage" if spec.tied else "query"
       texts[queries].append(Part(stream, "query", query))
       texts["passage"].append(Part(stream, "passage", passage))
@@ -285,6 +295,31 @@ def _passages(
   return passages, valid
 
 
+def _scores(
+  store: token_store.TokenStore,
+  rows: np.ndarray,
+  epochs: np.ndarray,
+  seed: int,
+  spec: batch_lib.BatchSpec,
+) -> np.ndarray:
+  """Returns the scores of the passages that `_passages` chooses.
+
+  Returns:
+    float32 [B, 1 + H], NaN for a passage without a score.
+  """
+  amounts = {"positive": 1, "negative": spec.hard_negatives}
+  found = []
+  for kind, amount in amounts.items():
+    if not amount:
+      continue
+    places, valid = _find(store, kind, rows, amount, epochs, seed)
+    values = store.arrays[f"retrieval_{kind}_scores"]
+    scores = np.full(places.shape, np.nan, np.float32)
+    scores[valid] = values[places[valid]]
+    found.append(scores)
+  return np.concatenate(found, axis=1)
+
+
 def _retrieval(
   store: token_store.TokenStore,
   rows: np.ndarray,
@@ -360,6 +395,19 @@ def _choose(
   Returns:
     Texts, int32 [B, amount], and which of them are valid, bool [B, amount].
   """
+  places, valid = _find(store, kind, rows, amount, epochs, seed)
+  return _take(store.arrays[f"retrieval_{kind}s"], places, valid), valid
+
+
+def _find(
+  store: token_store.TokenStore,
+  kind: str,
+  rows: np.ndarray,
+  amount: int,
+  epochs: np.ndarray,
+  seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Finds what `_choose` chooses: places in the store's array, and validity."""
   offsets = store.arrays[f"retrieval_{kind}_offsets"]
   starts = offsets[rows]
   choice, valid = sampling.choose(
@@ -368,8 +416,7 @@ def _choose(
     epochs,
     sampling.make_key(seed, kind, rows),
   )
-  values = store.arrays[f"retrieval_{kind}s"]
-  return _take(values, starts[:, None] + choice, valid), valid
+  return starts[:, None] + choice, valid
 
 
 def _take(

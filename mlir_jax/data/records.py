@@ -19,6 +19,8 @@ class Passage:
   # Its id in its file; "" for none. Training only checks that an id has one
   # text: a passage is identified by its text.
   passage_id: str = ""
+  # How good a teacher finds it for its question; None if this is not known.
+  score: float | None = dataclasses.field(default=None, compare=False)
 
 
 class Place(NamedTuple):

@@ -16,6 +16,7 @@ from mlir_jax.losses import (
   language,
   masked_lm,
   matryoshka,
+  score_distillation,
   semantic,
 )
 
@@ -26,6 +27,7 @@ BUILT_IN: dict[str, type[base.Loss]] = {
   "language": language.LanguageLoss,
   "masked_lm": masked_lm.MaskedLmLoss,
   "distillation": distillation.DistillationLoss,
+  "score_distillation": score_distillation.ScoreDistillationLoss,
 }
 
 _BASE = "mlir_jax.losses.base.Loss"

@@ -48,6 +48,7 @@ def batch_spec(config: ml_collections.ConfigDict) -> batch_lib.BatchSpec:
     **batch_sizes(config),
     hard_negatives=config.batch.hard_negatives,
     tied=config.model.towers == "tied",
+    scores=config.loss.score_distillation.weight > 0,
   )
 
 
