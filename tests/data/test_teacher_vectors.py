@@ -36,6 +36,7 @@ def root(tmp_path_factory):
 def make_config(root, folder):
   c = tiny.make_config(root)
   c.model.pretrained = str(folder)
+  c.encoding.sentence.max_length = sentence_models.LENGTH
   tiny.train_pairs_alone(c)
   c.batch.parallel = 16
   c.loss.distillation.weight = 1.0
