@@ -177,6 +177,7 @@ def make_row(
       plan, config.batch.chunk_rows, mesh.shape[sharding.DATA]
     )
     widths = backbones.widths(config)
+    contract = store.contract if store else lowering.make_contract(config)
     program = lowering.lower(config, shape, mesh, plan, store, widths).compile()
     row.compile_seconds = time.perf_counter() - started
     row.memory = memory.of_program(program)
@@ -185,7 +186,9 @@ def make_row(
     _bound(
       row,
       text,
-      compiled_step.step_flops(config, shape, plans, widths),
+      compiled_step.step_flops(
+        config, shape, plans, widths, contract.truncate_dim
+      ),
       chip,
       axes,
       mesh.shape[sharding.DATA],

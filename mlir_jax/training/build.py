@@ -326,7 +326,11 @@ def compile_step(
     ahead=len(plans.plans) - plans.last_resort,
   )
   operations = compiled_step.step_flops(
-    config, encoder_config, plans, prepared.widths
+    config,
+    encoder_config,
+    plans,
+    prepared.widths,
+    prepared.contract.truncate_dim,
   )
   print(f"A step takes {operations} over {mesh.size} devices.")
   return train_step

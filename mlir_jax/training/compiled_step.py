@@ -159,6 +159,7 @@ def step_flops(
   encoder_config: architecture.EncoderConfig,
   plans: row_plans.Plans,
   widths: batch_lib.Widths = batch_lib.NO_WIDTHS,
+  truncate_dim: int = 0,
 ) -> flops.Flops:
   """Returns the operations of a step, over all devices.
 
@@ -167,10 +168,11 @@ def step_flops(
     encoder_config: The encoder's.
     plans: The rows of the run's batches.
     widths: As in `batch.make`.
+    truncate_dim: That of the run's contract.
   """
   losses = registry.make(config.loss)
   dimensions = registry.dimensions(config.loss)
-  whole = config.encoding.truncate_dim or encoder_config.output_size
+  whole = truncate_dim or encoder_config.output_size
   counts = plans.counts
   usual = plans.usual
   return flops.train_step(
