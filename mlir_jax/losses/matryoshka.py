@@ -8,6 +8,7 @@ user included: see `base.Loss.nested`.
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 
 from mlir_jax.batches import batch as batch_lib
 from mlir_jax.losses import base, similarity
@@ -79,4 +80,4 @@ def compute(
     if loss.unit_vectors:
       cut = {name: similarity.unit(vectors) for name, vectors in cut.items()}
     values[f"first_{width}"], _ = loss(cut, batch, replicate)
-  return sum(values.values()) / len(values), metrics | values
+  return jnp.stack(list(values.values())).mean(), metrics | values
