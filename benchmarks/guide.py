@@ -99,7 +99,7 @@ def loss_of(size: int, width: int, guide_width: int) -> Callable[[], object]:
     lambda shape, dtype: jax.numpy.asarray(
       random.normal(size=shape) * 1000, dtype
     ),
-    guide_width=guide_width,
+    widths=batch_lib.Widths(guide=guide_width),
   )
   outputs = {
     "queries": jax.numpy.asarray(random.normal(size=(size, width)), "f"),

@@ -101,6 +101,9 @@ def default() -> ml_collections.ConfigDict:
   encoding.pooling = placeholder(str)  # "mean", "cls" or "last".
   # Vectors have unit length; contrastive losses need this.
   encoding.normalize = placeholder(bool)
+  # Vectors are cut to their first so many numbers, in training, too; 0 keeps
+  # all. See loss.matryoshka.
+  encoding.truncate_dim = placeholder(int)
   # Goes between a passage's title and its text.
   encoding.title_joiner = placeholder(str)
   for role in contract.ROLES:
@@ -165,11 +168,17 @@ def default() -> ml_collections.ConfigDict:
   batch.row_length = 0  # Tokens of a row; 0 chooses by the texts' lengths.
 
   # --- Losses: total = w_ir IR + w_sem semantic + w_lang language
-  #     + w_mlm masked_lm. The fields of loss.NAME are those of the loss's class
-  #     in mlir_jax/losses, with their comments and ranges. Your own loss:
+  #     + w_mlm masked_lm + w_dist distillation
+  #     + w_score score_distillation. The fields of loss.NAME are those of the
+  #     loss's class in mlir_jax/losses, with their comments and ranges. Your
+  #     own loss:
   #     loss.extra.NAME = {"target": "my_project.losses:Margin", "weight": 0.1}
   #     and the other fields of its class. See docs/extending.md. ---
   c.loss = ml_collections.ConfigDict(registry.defaults())
+  # Matryoshka learning: "256,128,64" trains the losses that compare vectors on
+  # the first 256, 128 and 64 numbers of each vector, too, with equal weights.
+  # "" trains whole vectors alone. encoding.truncate_dim then cuts vectors.
+  c.loss.matryoshka.dimensions = ""
 
   # --- Optimizer: AdamW, linear warm-up, then decay. ---
   c.optim = optim = ml_collections.ConfigDict()
@@ -263,6 +272,7 @@ ENCODING = contract.PartialContract(
   pooling="mean",
   normalize=True,
   title_joiner=" ",
+  truncate_dim=0,
   query=contract.PartialRole(prefix="", max_length=32),
   passage=contract.PartialRole(prefix="", max_length=128),
   sentence=contract.PartialRole(prefix="", max_length=64),
@@ -283,6 +293,7 @@ RANGES = {
   "data.masking.rate": "(0, 1)",
   "data.prefetch": "[1, 1000]",
   "tokenizer.vocab_size": "[8, 1e7]",
+  "encoding.truncate_dim": "[0, 1e6]",
   "encoding.query.max_length": "[4, 1e6]",  # Two tokens and two special ones.
   "encoding.passage.max_length": "[4, 1e6]",
   "encoding.sentence.max_length": "[4, 1e6]",
@@ -361,6 +372,7 @@ PATHS = (
   "tokenizer.path",
   "model.pretrained",
   "loss.ir.guide",
+  "loss.distillation.teacher",
   "eval.diagnostics_root",
   "train.compilation_cache",
   "hosts.local_dir",

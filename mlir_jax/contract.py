@@ -80,6 +80,7 @@ class PartialContract:
     passage: The role of passages.
     sentence: The role of parallel and monolingual sentences.
     prompts: As in `EncodingContract`; open means none.
+    truncate_dim: As in `EncodingContract`; open means 0.
   """
 
   pooling: str | None = None
@@ -89,6 +90,7 @@ class PartialContract:
   passage: PartialRole = PartialRole()
   sentence: PartialRole = PartialRole()
   prompts: Prompts | None = None
+  truncate_dim: int | None = None
 
   @classmethod
   def from_dict(cls, values: Any) -> "PartialContract":
@@ -137,6 +139,8 @@ class PartialContract:
     """
     values = dataclasses.asdict(self)
     values["prompts"] = values["prompts"] or {}
+    if values["truncate_dim"] is None:
+      values["truncate_dim"] = 0
     for name, value in _fields(values):
       problem = "not set." if value is None else _problem(name, value)
       if problem:
@@ -181,6 +185,8 @@ class EncodingContract:
     tokenizer_fingerprint: SHA-256 of the tokenizer's definition.
     golden_ids: Token ids of `GOLDEN_TEXTS`, untruncated.
     prompts: The prompts that the model was trained with, see `Prompts`.
+    truncate_dim: A vector is cut to its first so many numbers, before it is
+      scaled to unit length; 0 keeps all.
   """
 
   pooling: str
@@ -192,6 +198,20 @@ class EncodingContract:
   tokenizer_fingerprint: str
   golden_ids: tuple[tuple[int, ...], ...]
   prompts: Prompts = dataclasses.field(default_factory=dict, hash=False)
+  truncate_dim: int = 0
+
+  def width(self, size: int) -> int:
+    """Returns the numbers of a vector, of an encoder whose vectors have `size`.
+
+    Raises:
+      ValueError: if the vectors have fewer numbers than truncate_dim.
+    """
+    if self.truncate_dim > size:
+      raise ValueError(
+        f"encoding.truncate_dim is {self.truncate_dim}, but the model's vectors"
+        f" have {size} numbers: give a smaller one, or 0 for whole vectors."
+      )
+    return self.truncate_dim or size
 
   def role(self, name: str) -> Role:
     """Returns the role of that name; ValueError if there is none."""
@@ -256,6 +276,7 @@ class EncodingContract:
         for name in ROLES
       },
       prompts=self.prompts,
+      truncate_dim=self.truncate_dim,
     )
 
   def to_dict(self) -> dict[str, Any]:
@@ -271,7 +292,8 @@ class EncodingContract:
         the field.
     """
     if isinstance(values, Mapping):
-      values = {"prompts": {}, **values}  # Older contracts have none.
+      # Older contracts have none.
+      values = {"prompts": {}, "truncate_dim": 0, **values}
     _check_names(values, cls, "The encoding contract")
     roles = {name: values[name] for name in ROLES}
     for name, role in roles.items():
@@ -349,6 +371,10 @@ def _problem(name: str, value: Any) -> str:
         f"{value}; at least {MIN_LENGTH} tokens are needed to hold any text"
         " besides the special tokens."
       )
+  if kind == "truncate_dim" and (
+    not isinstance(value, int) or isinstance(value, bool) or value < 0
+  ):
+    return f"{value!r}, which is not a whole number from 0 on."
   if kind == "golden_ids" and not (
     isinstance(value, Sequence)
     and all(

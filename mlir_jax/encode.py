@@ -192,6 +192,7 @@ def _load() -> "model_lib.Model":
     batch_size=_BATCH_SIZE.value,
     revision=_REVISION.value,
     prompt=_PROMPT.value,
+    truncate_dim=_TRUNCATE_DIM.value,
     **shared_flags.prefixes(),
   )
   model.check_role(_ROLE.value)
@@ -311,13 +312,14 @@ if __name__ == "__main__":
   _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     "last",
-    'The checkpoint of a run: "last", "best" on dev, or a step.',
+    shared_flags.CHECKPOINT_HELP,
   )
   _REVISION = flags.DEFINE_string(
     "revision", "", "The branch, tag or commit of a name on the hub."
   )
   _PROMPT = shared_flags.define_prompt()
   shared_flags.define_prefixes()
+  _TRUNCATE_DIM = shared_flags.define_truncate_dim()
   _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size",
     None,

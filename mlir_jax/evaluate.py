@@ -42,6 +42,7 @@ def evaluate(
   extra: Mapping[str, str] = types.MappingProxyType({}),
   prompt: str = "",
   prefixes: Mapping[str, Any] = types.MappingProxyType({}),
+  truncate_dim: int = 0,
   options: options_lib.Options = options_lib.DEFAULTS,
 ) -> str:
   """Evaluates models and other systems; writes results, TREC runs and report.
@@ -64,6 +65,8 @@ def evaluate(
     prompt: The name of a prompt that the model was trained with; "" for the
       prefix of each role.
     prefixes: "query_prefix" and so on, as `mlir_jax.load` takes them.
+    truncate_dim: Vectors are cut to their first so many numbers; 0 for as many
+      as the model's contract says.
     options: What is measured besides the models, and how.
 
   Returns:
@@ -73,6 +76,7 @@ def evaluate(
     ValueError: if a model, the prompt, an evaluator or a system is not found,
       the tests are missing or cannot be read, or the results cannot be written.
   """
+  from mlir_jax import workdir
   from mlir_jax.evals import (
     board,
     evaluators,
@@ -97,7 +101,9 @@ def evaluate(
   found_protocols = protocols.find(options.protocols, "--protocol=", extra)
   chosen = measures.parse_list(options.measures, "--measures")
   named = _name_models(source)
-  models = _load(named, checkpoint, prompt, prefixes)
+  models = _load(
+    named, checkpoint, prompt=prompt, truncate_dim=truncate_dim, **prefixes
+  )
   alone = next(iter(models.values())) if len(models) == 1 else None
   run = alone.description if alone else None
   if alone and run:  # The table of a run has a column for each step.
@@ -121,7 +127,10 @@ def evaluate(
   if not output:
     assert alone  # A run.
     name = f"{tested.name}+{prompt}" if prompt else tested.name
-    output = f"{alone.path}/evaluate-{name.replace('/', '_')}-{checkpoint}"
+    output = (
+      f"{alone.path}/evaluate-{name.replace('/', '_')}"
+      f"-{workdir.evaluated(checkpoint, truncate_dim)}"
+    )
     if multihost.is_first():
       locations.check_output(output, f"{output} (give another --output)")
   others.find_runs(tested.tests)
@@ -160,7 +169,9 @@ def evaluate(
       *ranking.describe_unfindable(tested.tests),
       *known.notes,
       *(_describe(name, model) for name, model in models.items() if not run),
-      *dict.fromkeys(note for model in models.values() for note in model.notes),
+      *dict.fromkeys(
+        note for model in models.values() for note in model.notes()
+      ),
       *([f"Texts had the prompts of {prompt!r}."] if prompt else ()),
       *others.notes,
     ],
@@ -279,10 +290,7 @@ def _name_models(
 
 
 def _load(
-  named: Mapping[str, str],
-  checkpoint: str,
-  prompt: str,
-  prefixes: Mapping[str, Any],
+  named: Mapping[str, str], checkpoint: str, **settings: Any
 ) -> dict[str, Any]:
   """Loads all models, so that a missing one is found before any work.
 
@@ -290,8 +298,7 @@ def _load(
     named: Name to path.
     checkpoint: The checkpoint of runs. Next to a run, there may be other
       models, which have none.
-    prompt: As in `evaluate`.
-    prefixes: As in `evaluate`; they hold for all models.
+    **settings: Those of `mlir_jax.load`, for all models.
   """
   from etils import epath
 
@@ -304,7 +311,7 @@ def _load(
     folder = epath.Path(locations.absolute(path))
     is_run = len(named) == 1 or (folder / workdir.CHECKPOINTS).is_dir()
     loaded[name] = model.load(
-      path, checkpoint if is_run else "last", prompt=prompt, **prefixes
+      path, checkpoint if is_run else "last", **settings
     ).with_inner_products()  # Search compares by them.
   return loaded
 
@@ -347,6 +354,7 @@ def main():
       on_bad_record=_ON_BAD_RECORD.value,
       prompt=_PROMPT.value,
       prefixes=shared_flags.prefixes(),
+      truncate_dim=_TRUNCATE_DIM.value,
       sets=shared_flags.parse_named(
         "--set", _SET.value, "sw=ir_datasets:mr-tydi/sw/test"
       ),
@@ -388,10 +396,11 @@ if __name__ == "__main__":
   _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     "last",
-    'The checkpoint of a run: "last", "best" on dev, or a step.',
+    shared_flags.CHECKPOINT_HELP,
   )
   _PROMPT = shared_flags.define_prompt()
   shared_flags.define_prefixes()
+  _TRUNCATE_DIM = shared_flags.define_truncate_dim()
   _COLLECTION = flags.DEFINE_string(
     "collection",
     "",

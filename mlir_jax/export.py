@@ -27,18 +27,22 @@ def export(
   *,
   one_length: bool = False,
   name: str = "",
+  truncate_dim: int = 0,
 ) -> str:
   """Exports a checkpoint.
 
   Args:
     run_folder: The run's folder.
-    checkpoint: "last", "best" on dev, or the number of steps.
+    checkpoint: "last", "best" on dev, the number of steps, or "average:N" for
+      the mean of the parameters of the last N checkpoints.
     output: The new folder. On object storage (gs://), the files are copied to
       it after the check, modules.json last.
     one_length: Whether queries and passages are cut at the length of the
       longest role, too.
     name: The model's name in its card, as on the hub; separate towers get
       "-query" and "-passage" after it. "" for the folder's name.
+    truncate_dim: Vectors are cut to their first so many numbers; 0 for as many
+      as the run's contract says.
 
   Returns:
     A sentence about what was written.
@@ -68,12 +72,17 @@ def export(
     with tempfile.TemporaryDirectory() as local:
       path = f"{local}/{url.rpartition('/')[2]}"
       written = export(
-        run_folder, checkpoint, path, one_length=one_length, name=name
+        run_folder,
+        checkpoint,
+        path,
+        one_length=one_length,
+        name=name,
+        truncate_dim=truncate_dim,
       )
       copies.upload_folder(path, url, last=layout_files.MODULES)
     return written.replace(path, url)
   target = folder.check_free(output)
-  loaded = model.load_run(run_folder, checkpoint)
+  loaded = model.load_run(run_folder, checkpoint, truncate_dim=truncate_dim)
   # `load_run` always gives both.
   assert loaded.step is not None and loaded.description is not None
   run_path = epath.Path(loaded.path)
@@ -85,10 +94,18 @@ def export(
   if one_length:
     settings_files.check_one_length(encoder_config)
   config = loaded.description.config
-  provenance = loaded.description.provenance
+  provenance = dict(loaded.description.provenance)
   left_out = source_settings.left_out(
     # An older config has no such settings.
     source_settings.find(config["data"].get("sources", {}))
+  )
+  if loaded.averaged:
+    provenance["averaged_steps"] = list(loaded.averaged)
+  results = run_facts.find_results(
+    run_path,
+    config,
+    loaded.step,
+    workdir.evaluated(checkpoint if loaded.averaged else "", truncate_dim),
   )
   largest = 0.0
   with writing.folder_aside(target) as aside:
@@ -118,7 +135,7 @@ def export(
           provenance=provenance,
           step=loaded.step,
           rows=run_facts.find_rows(run_path, left_out),
-          results=run_facts.find_results(run_path, config, loaded.step),
+          results=results,
           checked=checked,
         ),
         encoding="utf-8",
@@ -196,6 +213,7 @@ def main():
       _OUTPUT.value,
       one_length=_ONE_LENGTH.value,
       name=_NAME.value,
+      truncate_dim=_TRUNCATE_DIM.value,
     )
   )
 
@@ -203,8 +221,9 @@ def main():
 if __name__ == "__main__":
   _WORKDIR = shared_flags.define_workdir()
   _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", "last", '"last", "best" on dev, or a step.'
+    "checkpoint", "last", shared_flags.CHECKPOINT_HELP
   )
+  _TRUNCATE_DIM = shared_flags.define_truncate_dim()
   _OUTPUT = shared_flags.define_path("output", "The new folder.")
   _ONE_LENGTH = flags.DEFINE_bool(
     "one_length",

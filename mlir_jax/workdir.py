@@ -21,6 +21,7 @@ BACKBONE = "backbone.json"
 TOKENIZER = "tokenizer/tokenizer.json"
 TOKEN_STORE = "tokens"
 GUIDE = "guide"
+TEACHER = "teacher"
 CHECKPOINTS = "checkpoints"
 RESULTS = "results"
 HISTORY = "history.jsonl"
@@ -86,6 +87,34 @@ def _is_among(name: str, fields: tuple[str, ...]) -> bool:
   """Whether a field is one of `fields`, or in one of their groups ("eval.")."""
   groups = tuple(field for field in fields if field.endswith("."))
   return name in fields or name.startswith(groups)
+
+
+def evaluated(checkpoint: str | int, truncate_dim: int = 0) -> str:
+  """Returns what a folder of results says of the parameters and vectors.
+
+  It is the end of the folder's name, "evaluate-COLLECTION-CHECKPOINT".
+
+  Args:
+    checkpoint: The checkpoint, as the user named it: "best", "average:3".
+    truncate_dim: The numbers to which vectors were cut; 0 for all.
+  """
+  cut = f"_first_{truncate_dim}" if truncate_dim else ""
+  return f"{checkpoint}{cut}".replace(":", "_")
+
+
+def is_evaluated(folder: str, what: str) -> bool:
+  """Whether the folder of this name has such results.
+
+  Args:
+    folder: The name of a folder of results.
+    what: From `evaluated`. "" is any one checkpoint, with whole vectors.
+  """
+  found = folder.rpartition("-")[2]
+  if what and not what.startswith("_"):
+    return found == what
+  changed = found.startswith("average_")
+  parameters, cut, size = found.partition("_first_")
+  return not changed and f"{cut}{size}" == what and bool(parameters)
 
 
 def is_trained(folder: epath.Path) -> bool:

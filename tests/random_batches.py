@@ -34,6 +34,8 @@ SETTINGS = {
     "monolingual": 2.0,
   },
   "masked_lm": {"weight": 0.7},
+  "distillation": {},
+  "score_distillation": {},
 }
 
 
@@ -213,6 +215,7 @@ def gradients(
   fsdp=False,
   chunk_rows=0,
   key=None,
+  dimensions=(),
 ):
   """Returns (total, gradient, metrics), computed on a mesh of `devices`."""
   compute, args = prepare_gradients(
@@ -224,12 +227,22 @@ def gradients(
     fsdp=fsdp,
     chunk_rows=chunk_rows,
     key=key,
+    dimensions=dimensions,
   )
   return jax.device_get(compute(*args))
 
 
 def prepare_gradients(
-  params, batch, *, config, losses, devices, fsdp, chunk_rows, key
+  params,
+  batch,
+  *,
+  config,
+  losses,
+  devices,
+  fsdp,
+  chunk_rows,
+  key,
+  dimensions=(),
 ):
   """Returns the jitted function of `gradients`, and its placed arguments."""
   mesh = sharding.make_mesh(devices=jax.devices()[:devices])
@@ -245,6 +258,7 @@ def prepare_gradients(
       losses,
       sharding.replicate(mesh),
       key,
+      dimensions,
     )
 
   return compute, (

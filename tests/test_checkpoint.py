@@ -71,6 +71,45 @@ def test_a_checkpoint_restores_on_another_number_of_devices(
   checkpoints.close()
 
 
+def test_the_mean_of_the_last_checkpoints_is_that_of_their_parameters(
+  tmp_path,
+):
+  state, shardings = make_state(sharding.make_mesh(), fsdp=True)
+  description = dataclasses.replace(
+    DESCRIPTION, config={"seed": 0, "train": {"keep": 3}}
+  )
+  checkpoints = manager.Checkpoints(str(tmp_path), keep=3)
+  for taken, factor, dev in ((1, 50.0, 0.9), (2, 1.0, 0.1), (3, 2.0, 0.2)):
+    params = jax.tree.map(lambda x, f=factor: f * x, state.params)
+    checkpoints.save(taken, state.replace(params=params), description, dev)
+  params = jax.tree.map(lambda x: 6 * x, state.params)
+  checkpoints.save(4, state.replace(params=params), description)
+  checkpoints.wait()
+  target = sharding.abstract(state.params, shardings.params)
+  # The best one is kept, too, but it is not one of the last three.
+  assert checkpoints.find("best") == 1
+  steps = checkpoints.find_all("average:3")
+  assert steps == [2, 3, 4]
+  mean = checkpoints.restore_mean(steps, target)
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, 3 * y, rtol=1e-6),
+    mean,
+    state.params,
+  )
+  assert checkpoints.find_all("last") == [4]
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    checkpoints.restore_mean([4], target),
+    params,
+  )
+  with pytest.raises(ValueError, match=r"needs the last 4 .*keeps 3"):
+    checkpoints.find_all("average:4")
+  for wrong in ("average:1", "average:", "average:x"):
+    with pytest.raises(ValueError, match="where N is 2 or more"):
+      checkpoints.find_all(wrong)
+  checkpoints.close()
+
+
 def test_the_last_ones_and_the_best_are_kept(tmp_path):
   state, _ = make_state(sharding.make_mesh(), fsdp=False)
   checkpoints = manager.Checkpoints(str(tmp_path), keep=2)

@@ -6,8 +6,8 @@ is a tree of arrays.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import flax.struct
 import numpy as np
@@ -32,6 +32,7 @@ class BatchSpec:
     monolingual: Sentences.
     masked: Monolingual sentences with hidden words; drawn independently of
       `monolingual`.
+    scores: Whether passages have a teacher's scores.
     tied: Whether one tower encodes all texts. If so, the queries belong to the
       group "passage".
   """
@@ -42,6 +43,7 @@ class BatchSpec:
   monolingual: int
   masked: int = 0
   tied: bool = True
+  scores: bool = False
 
   def texts(self) -> dict[str, int]:
     """Maps each group that has texts to how many of them a step encodes."""
@@ -124,6 +126,8 @@ class Retrieval:
     query_guide: The guide's vectors of the questions; None without a guide.
     passage_guide: The guide's vectors of the passages, 0 where hard negatives
       are missing; None without a guide.
+    passage_score: A teacher's scores from the data, NaN where there is none;
+      None if no loss reads them.
   """
 
   query: Array = _array("B")
@@ -138,6 +142,9 @@ class Retrieval:
   passage_guide: Array | None = _array(
     "B", "C", "G", dtype=np.float16, optional=True
   )
+  passage_score: Array | None = _array(
+    "B", "C", dtype=np.float32, optional=True
+  )
 
 
 @flax.struct.dataclass
@@ -148,11 +155,14 @@ class Parallel:
     sentence: Places of texts.
     text: Text hashes.
     sequence: Sequence hashes.
+    teacher: The vectors that a teacher gives to one side of each pair, 0 where
+      it reads no side; None without a teacher.
   """
 
   sentence: Array = _array("N", 2)
   text: Array = _array("N", 2, 2)
   sequence: Array = _array("N", 2, 2)
+  teacher: Array | None = _array("N", "T", dtype=np.float16, optional=True)
 
 
 @flax.struct.dataclass
@@ -202,16 +212,33 @@ class Batch:
     return tuple(name for name in STREAMS if getattr(self, name) is not None)
 
 
+class Widths(NamedTuple):
+  """The sizes of the arrays that only some runs have; 0 for none.
+
+  Attributes:
+    guide: G, the numbers of a guide's vector.
+    teacher: T, the numbers of a teacher's vector.
+  """
+
+  guide: int = 0
+  teacher: int = 0
+
+
+NO_WIDTHS = Widths()
+
 # (shape, dtype) -> an array.
 Create = Callable[[tuple[int, ...], type], Array]
 
 
-def fill(kind: type, create: Create, **sizes: int) -> Any:
+def fill(
+  kind: type, create: Create, without: Collection[str] = (), **sizes: int
+) -> Any:
   """Returns one of the classes above; `create` makes each of its arrays.
 
   Args:
     kind: The class.
     create: Makes an array.
+    without: The optional arrays that are left out.
     **sizes: The values of the letters in its shapes: B=16, C=3. An optional
       array is left out if the value of one of its letters is 0.
   """
@@ -221,7 +248,9 @@ def fill(kind: type, create: Create, **sizes: int) -> Any:
       size if isinstance(size, int) else sizes[size]
       for size in field.metadata["shape"]
     )
-    if field.default is dataclasses.MISSING or all(shape):
+    if field.default is dataclasses.MISSING or (
+      all(shape) and field.name not in without
+    ):
       arrays[field.name] = create(shape, field.metadata["dtype"])
   return kind(**arrays)
 
@@ -232,7 +261,7 @@ def make(
   create: Create,
   *,
   positives: int = 1,
-  guide_width: int = 0,
+  widths: Widths = NO_WIDTHS,
 ) -> Batch:
   """Returns a batch of the given sizes; `create` makes each of its arrays.
 
@@ -241,16 +270,22 @@ def make(
     plan: Group to the blocks of its rows.
     create: Makes an array.
     positives: P, from `BatchSpec.positives`.
-    guide_width: G, the numbers of a guide's vector; 0 without a guide.
+    widths: The sizes of optional arrays.
   """
   streams = {}
   if size := spec.retrieval:
     columns = 1 + spec.hard_negatives
     streams["retrieval"] = fill(
-      Retrieval, create, B=size, C=columns, P=positives, G=guide_width
+      Retrieval,
+      create,
+      () if spec.scores else ("passage_score",),
+      B=size,
+      C=columns,
+      P=positives,
+      G=widths.guide,
     )
   if size := spec.parallel:
-    streams["parallel"] = fill(Parallel, create, N=size)
+    streams["parallel"] = fill(Parallel, create, N=size, T=widths.teacher)
   if size := spec.monolingual:
     streams["monolingual"] = fill(Monolingual, create, M=size)
 

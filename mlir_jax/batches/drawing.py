@@ -43,6 +43,12 @@ def check(
       mixture_lib.check(
         stream, store.groups(rows), mixture, size, str(store.path)
       )
+  if spec.scores and not store.has_scores:
+    raise ValueError(
+      "loss.score_distillation.weight is above 0, but no passage in the token"
+      f" store {store.path} has a score: set it to 0, or use pairs with"
+      " pos_scores and neg_scores (FlagEmbedding's format)."
+    )
   if spec.hard_negatives > 0 and not len(store.arrays["retrieval_negatives"]):
     raise ValueError(
       f"batch.hard_negatives is {spec.hard_negatives}, but the token store"
@@ -67,11 +73,14 @@ class Drawn(NamedTuple):
       hashes by which its losses recognize equal texts. See `batch.Batch`.
     texts: Group to its texts. A text's number is its index in this order.
     mask_keys: uint64 [M], a key for each masked sentence.
+    languages: The numbers of the languages of both sides of each translation,
+      int32 [N, 2]; empty without translations.
   """
 
   fields: dict[str, dict[str, np.ndarray]]
   texts: dict[str, list[Part]]
   mask_keys: np.ndarray
+  languages: np.ndarray
 
 
 def draw(
@@ -122,6 +131,7 @@ def _draw(
     only_texts: Whether to leave out the fields.
   """
   fields, texts, mask_keys = {}, collections.defaultdict(list), np.zeros(0)
+  languages = np.zeros((0, 2), np.int32)
   for stream in batch_lib.STREAMS:
     size = getattr(spec, stream)
     if not size:
@@ -140,6 +150,10 @@ def _draw(
       passage, valid = _passages(store, rows, epochs, seed, spec)
       if not only_texts:
         fields[stream] = _retrieval(store, rows, query, passage, valid, spec)
+        if spec.scores:
+          fields[stream]["passage_score"] = _scores(
+            store, rows, epochs, seed, spec
+          )
       queries = "passage" if spec.tied else "query"
       texts[queries].append(Part(stream, "query", query))
       texts["passage"].append(Part(stream, "passage", passage))
@@ -155,12 +169,14 @@ def _draw(
       texts["masked"].append(part)
       continue
     texts["passage"].append(part)
+    if stream == "parallel" and not only_texts:
+      languages = store.arrays["parallel_languages"][rows]
     if not only_texts:
       fields[stream] = {
         "text": identity.split(store.text_hashes(part.role, part.text)),
         "sequence": identity.split(store.sequence_hashes(part.role, part.text)),
       }
-  return Drawn(fields, dict(texts), mask_keys)
+  return Drawn(fields, dict(texts), mask_keys, languages)
 
 
 def lengths(
@@ -279,6 +295,31 @@ def _passages(
   return passages, valid
 
 
+def _scores(
+  store: token_store.TokenStore,
+  rows: np.ndarray,
+  epochs: np.ndarray,
+  seed: int,
+  spec: batch_lib.BatchSpec,
+) -> np.ndarray:
+  """Returns the scores of the passages that `_passages` chooses.
+
+  Returns:
+    float32 [B, 1 + H], NaN for a passage without a score.
+  """
+  amounts = {"positive": 1, "negative": spec.hard_negatives}
+  found = []
+  for kind, amount in amounts.items():
+    if not amount:
+      continue
+    places, valid = _find(store, kind, rows, amount, epochs, seed)
+    values = store.arrays[f"retrieval_{kind}_scores"]
+    scores = np.full(places.shape, np.nan, np.float32)
+    scores[valid] = values[places[valid]]
+    found.append(scores)
+  return np.concatenate(found, axis=1)
+
+
 def _retrieval(
   store: token_store.TokenStore,
   rows: np.ndarray,
@@ -354,6 +395,19 @@ def _choose(
   Returns:
     Texts, int32 [B, amount], and which of them are valid, bool [B, amount].
   """
+  places, valid = _find(store, kind, rows, amount, epochs, seed)
+  return _take(store.arrays[f"retrieval_{kind}s"], places, valid), valid
+
+
+def _find(
+  store: token_store.TokenStore,
+  kind: str,
+  rows: np.ndarray,
+  amount: int,
+  epochs: np.ndarray,
+  seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Finds what `_choose` chooses: places in the store's array, and validity."""
   offsets = store.arrays[f"retrieval_{kind}_offsets"]
   starts = offsets[rows]
   choice, valid = sampling.choose(
@@ -362,8 +416,7 @@ def _choose(
     epochs,
     sampling.make_key(seed, kind, rows),
   )
-  values = store.arrays[f"retrieval_{kind}s"]
-  return _take(values, starts[:, None] + choice, valid), valid
+  return starts[:, None] + choice, valid
 
 
 def _take(

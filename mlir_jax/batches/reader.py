@@ -33,6 +33,7 @@ def batch_of_step(
   host_rows: Callable[[int], np.ndarray] = np.arange,
   masker: masking.Masker | None = None,
   guide: guide_vectors.GuideVectors | None = None,
+  teacher: guide_vectors.GuideVectors | None = None,
 ) -> batch_lib.Batch:
   """Makes the batch of a step, or the part of it that this host needs.
 
@@ -47,6 +48,7 @@ def batch_of_step(
       needs, int [n]. The default is all rows.
     masker: Hides words of the stream "masked".
     guide: Its vectors are added to the questions and passages.
+    teacher: Its vectors are added to the translations.
 
   Returns:
     The batch, of NumPy arrays.
@@ -66,10 +68,15 @@ def batch_of_step(
     for stream, fields in drawn.fields.items()
   }
   if guide and (retrieval := arrays.get("retrieval")):
-    for role in guide_vectors.ROLES:
+    for role in guide_vectors.GUIDE.roles:
       retrieval[f"{role}_guide"] = guide.find(
         role, identity.join(retrieval[f"{role}_text"])
       )
+  if teacher and (parallel := arrays.get("parallel")):
+    languages = drawn.languages[host_rows(len(drawn.languages))]
+    parallel["teacher"] = _teacher_vectors(
+      store, teacher, identity.join(parallel["text"]), languages
+    )
   texts, masked = {}, None
   for group, parts in drawn.texts.items():
     blocks = [
@@ -104,6 +111,31 @@ def batch_of_step(
     masked=masked,
     **{stream: kinds[stream](**arrays[stream]) for stream in arrays},
   )
+
+
+def _teacher_vectors(
+  store: token_store.TokenStore,
+  teacher: guide_vectors.GuideVectors,
+  texts: np.ndarray,
+  languages: np.ndarray,
+) -> np.ndarray:
+  """Finds the teacher's vectors of the sides that it reads.
+
+  Args:
+    store: The token store.
+    teacher: The vectors.
+    texts: Text hashes of both sides of translations, uint64 [N, 2].
+    languages: The numbers of their languages, int32 [N, 2].
+
+  Returns:
+    float16 [N, T], 0 for a translation of which it reads no side.
+  """
+  number = guide_vectors.language_number(
+    store.languages, teacher.guide["language"]
+  )
+  side = guide_vectors.sides_to_read(languages, number)
+  read = np.take_along_axis(texts, np.maximum(side, 0)[:, None], axis=1)[:, 0]
+  return teacher.find("sentence", np.where(side < 0, identity.NONE, read))
 
 
 def _pack(
@@ -250,6 +282,7 @@ def batches(
   prefetch: int = 2,
   masker: masking.Masker | None = None,
   guide: guide_vectors.GuideVectors | None = None,
+  teacher: guide_vectors.GuideVectors | None = None,
 ) -> Generator[tuple[int, batch_lib.Batch], None, None]:
   """Reads the batches of the steps from `start` to `stop` - 1.
 
@@ -267,6 +300,7 @@ def batches(
     prefetch: Batches prepared ahead, at least 1.
     masker: As in `batch_of_step`.
     guide: As in `batch_of_step`.
+    teacher: As in `batch_of_step`.
 
   Returns:
     A generator of (step, batch). Closing it also stops the preparation of later
@@ -288,6 +322,7 @@ def batches(
     host_rows=host_rows,
     masker=masker,
     guide=guide,
+    teacher=teacher,
   )
   read = {"tf_data": _tf_data, "in_process": _in_process}[kind]
   return read(make_batch, start, stop, prefetch)

@@ -5,12 +5,14 @@ background. Orbax writes aside and renames, so a killed save leaves the
 checkpoint before it.
 """
 
+import functools
 import json
 import logging
 import math
 import os
 import pathlib
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,6 +29,7 @@ from mlir_jax.storage import locations, writing
 STATE = "state"
 DESCRIPTION = "description"
 METRIC = "dev"
+AVERAGE = "average:"  # And the number of checkpoints.
 # Where orbax stores the dev metric of a checkpoint.
 _METRICS = "metrics/metrics"
 
@@ -241,6 +244,52 @@ class Checkpoints:
       f"{self.directory} has no checkpoint {which!r}; it has {steps}."
     )
 
+  def find_all(self, which: str | int) -> list[int]:
+    """Returns the steps of the checkpoints whose mean is asked for.
+
+    Args:
+      which: As in `find`, which is one step; or "average:N" for the last N.
+
+    Raises:
+      ValueError: if there are fewer checkpoints, or as `find` does.
+    """
+    if not str(which).startswith(AVERAGE):
+      return [self.find(which)]
+    amount = str(which).removeprefix(AVERAGE)
+    if not re.fullmatch("[1-9][0-9]{0,5}", amount) or int(amount) < 2:
+      raise ValueError(
+        f"{which!r} is not a checkpoint: write {AVERAGE}N, where N is 2 or"
+        " more."
+      )
+    count = int(amount)
+    steps = sorted(self._manager.all_steps())[-count:]
+    # The best checkpoint may be there, too, and be much older.
+    kept = count
+    if steps:
+      kept = self.read_description(steps[-1]).config["train"]["keep"]
+    if len(steps) < count or kept < count:
+      raise ValueError(
+        f"{which!r} needs the last {count} checkpoints, but {self.directory}"
+        f" has {steps}, of a run that keeps {kept} (train.keep): average"
+        " fewer, or train with a larger train.keep."
+      )
+    return steps
+
+  def restore_mean(self, steps: Sequence[int], target: Any) -> Any:
+    """Reads the mean of the parameters of some checkpoints.
+
+    Memory holds the parameters of two checkpoints. The mean of one checkpoint
+    has its own parameters, bit for bit.
+
+    Args:
+      steps: From `find_all`.
+      target: As in `restore`.
+    """
+    mean = self.restore_params(steps[0], target)
+    for count, step in enumerate(steps[1:], start=2):
+      mean = _towards(mean, self.restore_params(step, target), 1 / count)
+    return mean
+
   def last_step(self) -> int | None:
     """Returns the step of the last checkpoint; None if there is none."""
     return self._manager.latest_step()
@@ -361,6 +410,14 @@ class Checkpoints:
       self.check_saved(wait=True)
     finally:
       self._manager.close()
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _towards(mean: Any, params: Any, share: float) -> Any:
+  """Moves a mean towards the next parameters, by a share of the way."""
+  return jax.tree.map(
+    lambda old, new: old + (share * (new - old)).astype(old.dtype), mean, params
+  )
 
 
 @jax.jit

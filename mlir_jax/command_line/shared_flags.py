@@ -156,6 +156,23 @@ def refuse_prefixes(needed: str) -> None:
       raise ValueError(f"--{name} needs {needed}.")
 
 
+CHECKPOINT_HELP = (
+  'The checkpoint of a run: "last", "best" on dev, a step, or "average:N" for'
+  " the mean of the parameters of the last N."
+)
+
+
+def define_truncate_dim() -> flags.FlagHolder:
+  """Defines --truncate_dim, the numbers that are kept of each vector."""
+  return flags.DEFINE_integer(
+    "truncate_dim",
+    0,
+    "Keep the first so many numbers of each vector; 0: as many as the model's"
+    " contract says.",
+    lower_bound=0,
+  )
+
+
 def parse(argv: Sequence[str]) -> list[str]:
   """Parses all flags; checks the config and expands its paths.
 

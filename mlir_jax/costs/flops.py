@@ -91,7 +91,7 @@ def train_step(
   config: architecture.EncoderConfig,
   real: Sequence[Texts],
   computed: Sequence[Texts],
-  matrices: Sequence[tuple[int, int]] = (),
+  matrices: Sequence[tuple[int, int, int]] = (),
   frozen: Sequence[tuple[int, int, int]] = (),
   places: int = 0,
   forwards_again: int = 0,
@@ -106,9 +106,9 @@ def train_step(
     config: The encoder's.
     real: The texts that are encoded, without padding.
     computed: The rows that they are packed into.
-    matrices: (rows, columns) of the losses' score matrices.
-    frozen: (rows, columns, width of the vectors) of the score matrices that
-      have no gradient.
+    matrices: (rows, columns, width of the vectors) of the losses' score
+      matrices.
+    frozen: The same of the score matrices that have no gradient.
     places: The number of places where tokens are predicted. The backward pass
       always computes their scores again.
     forwards_again: How often the backward pass encodes texts again: once if a
@@ -119,9 +119,7 @@ def train_step(
   needed = sum(encode(config, texts) for texts in real)
   encoding = sum(encode(config, texts) for texts in computed)
   attending = sum(attend(config, texts) for texts in computed)
-  scores = sum(
-    2 * rows * columns * config.output_size for rows, columns in matrices
-  )
+  scores = sum(2 * rows * columns * width for rows, columns, width in matrices)
   constant = sum(2 * rows * columns * width for rows, columns, width in frozen)
   predicting = predict(config, places)
   return Flops(

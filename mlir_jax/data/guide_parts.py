@@ -1,4 +1,4 @@
-"""Keeps the parts of a guide's vectors until all are there, then joins them.
+"""Keeps the parts of a frozen model's vectors, and joins them in the end.
 
 Each part is a file of its own, written aside, then renamed. So a run that is
 killed goes on at the first part that is missing.
@@ -14,27 +14,24 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from mlir_jax import workdir
 from mlir_jax.data import guide_vectors
 from mlir_jax.storage import copies, digests, reading, writing
 
-# The folder of the parts, next to that of the vectors.
-_PARTS = f"{workdir.GUIDE}-parts"
 _SETTINGS = "settings.json"
 
 
-def fetch(folder: str, local: str) -> None:
+def fetch(kind: guide_vectors.Kind, folder: str, local: str) -> None:
   """Makes the local copy of the vectors equal to those in the run's folder."""
   if folder == local:
     return
-  theirs, ours = (epath.Path(root) / workdir.GUIDE for root in (folder, local))
+  theirs, ours = (epath.Path(root) / kind.name for root in (folder, local))
   metas = [path / guide_vectors.META for path in (theirs, ours)]
   known = [path.read_bytes() if path.exists() else None for path in metas]
   if known[0] != known[1]:
     ours.rmtree(missing_ok=True)
     if known[0]:
       print(f"Copying {theirs} to {ours}.")
-      copies.fetch_folder(folder, local, workdir.GUIDE)
+      copies.fetch_folder(folder, local, kind.name)
 
 
 class Parts:
@@ -44,23 +41,25 @@ class Parts:
   first occurrence in the collection: float16 [n, G].
   """
 
-  def __init__(self, folder: str, local: str):
+  def __init__(self, kind: guide_vectors.Kind, folder: str, local: str):
     self._folder, self._local = folder, local
-    self._path = pathlib.Path(local) / _PARTS
+    # It is next to the folder of the vectors.
+    self._name = f"{kind.name}-parts"
+    self._path = pathlib.Path(local) / self._name
     self._settings: dict[str, Any] = {}
-    self._made = {role: [] for role in guide_vectors.ROLES}
+    self._made = {role: [] for role in kind.roles}
 
   def begin(self, settings: dict[str, Any]) -> None:
     """Keeps the parts that were made with these settings; removes others."""
     self._settings = settings
-    copies.fetch(self._folder, self._local, f"{_PARTS}/{_SETTINGS}")
+    copies.fetch(self._folder, self._local, f"{self._name}/{_SETTINGS}")
     path = self._path / _SETTINGS
     with contextlib.suppress(reading.UnreadableError):
       if reading.read_json(path) == settings:
         return
     self.remove()
     writing.write_aside(str(path), json.dumps(settings, indent=2) + "\n")
-    copies.upload(self._folder, self._local, f"{_PARTS}/{_SETTINGS}")
+    copies.upload(self._folder, self._local, f"{self._name}/{_SETTINGS}")
 
   def add(self, role: str, size: int, encode: Callable[[], np.ndarray]) -> bool:
     """Adds the next part of a role; makes it if it is not there.
@@ -77,7 +76,7 @@ class Parts:
     path = self._path / name
     self._made[role].append(path)
     if not path.exists():
-      copies.fetch(self._folder, self._local, f"{_PARTS}/{name}")
+      copies.fetch(self._folder, self._local, f"{self._name}/{name}")
     # A disk may lose the end of a file when its machine loses power.
     with contextlib.suppress(FileNotFoundError, ValueError, EOFError):
       if len(np.load(path, mmap_mode="r", allow_pickle=False)) == size:
@@ -87,7 +86,7 @@ class Parts:
     vectors /= np.where(lengths > 0, lengths, 1)
     with writing.writing_aside(str(path)) as file:
       np.save(file, vectors.astype(np.float16), allow_pickle=False)
-    copies.upload(self._folder, self._local, f"{_PARTS}/{name}")
+    copies.upload(self._folder, self._local, f"{self._name}/{name}")
     return False
 
   def join(
@@ -130,4 +129,4 @@ class Parts:
     """Removes all parts."""
     shutil.rmtree(self._path, ignore_errors=True)
     if self._folder != self._local:
-      (epath.Path(self._folder) / _PARTS).rmtree(missing_ok=True)
+      (epath.Path(self._folder) / self._name).rmtree(missing_ok=True)

@@ -5,7 +5,7 @@ import functools
 import json
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 import ml_collections
@@ -15,6 +15,7 @@ from etils import epath
 from mlir_jax import config as config_lib
 from mlir_jax import contract as contract_lib
 from mlir_jax import workdir
+from mlir_jax.batches import batch as batch_lib
 from mlir_jax.data import (
   cleaning,
   collections,
@@ -33,6 +34,7 @@ from mlir_jax.evals import selection
 from mlir_jax.hosts import multihost
 from mlir_jax.hub import warm_start
 from mlir_jax.models import layout, pretrained
+from mlir_jax.retrieval import model as model_lib
 from mlir_jax.storage import copies, digests, locations, reading, writing
 
 
@@ -46,6 +48,7 @@ class Prepared:
     pad_id: The tokenizer's padding id.
     store: The token store that training reads.
     guide: The vectors of the guide, if the run has one.
+    teacher: The vectors of the teacher, if the run has one.
   """
 
   collection: records.Collection
@@ -56,6 +59,23 @@ class Prepared:
   contract: contract_lib.EncodingContract
   store: token_store.TokenStore
   guide: guide_vectors.GuideVectors | None = None
+  teacher: guide_vectors.GuideVectors | None = None
+
+  @property
+  def widths(self) -> batch_lib.Widths:
+    """The sizes of the optional arrays of the run's batches."""
+    return batch_lib.Widths(
+      guide=self.guide.width if self.guide else 0,
+      teacher=self.teacher.width if self.teacher else 0,
+    )
+
+  def frozen(self) -> dict[str, dict[str, Any]]:
+    """Returns the descriptions of guide and teacher, of those that are there.
+
+    Their names are those in the run's provenance.
+    """
+    both = filter(None, (self.guide, self.teacher))
+    return {each.kind.name: dict(each.guide) for each in both}
 
 
 def training_texts(collection: records.Collection) -> Iterator[str]:
@@ -286,13 +306,57 @@ def prepare_together(
         for name, value in workdir.flatten(prepared.contract.to_dict()).items()
       },
       "token store": prepared.store.fingerprint,
-      "guide": dict(prepared.guide.guide) if prepared.guide else None,
+      **{
+        kind.name: prepared.frozen().get(kind.name)
+        for kind in (guide_vectors.GUIDE, guide_vectors.TEACHER)
+      },
       "backbone": backbone.read_text() if backbone.exists() else "",
       "device": jax.devices()[0].device_kind,
       "devices of a process": jax.local_device_count(),
     },
   )
   return prepared
+
+
+def _find_guide(
+  config: ml_collections.ConfigDict, folder: str, local: str
+) -> guide_writer.Guide | None:
+  """Finds the guide of the IR loss, or its vectors; None without a guide."""
+  name, revision = config.loss.ir.guide, config.loss.ir.guide_revision
+  if not name:
+    return None
+  return guide_writer.Guide(guide_vectors.GUIDE, name, revision, folder, local)
+
+
+def _find_teacher(
+  config: ml_collections.ConfigDict,
+  folder: str,
+  local: str,
+  contract: contract_lib.EncodingContract,
+) -> guide_writer.Guide | None:
+  """Finds the teacher of the distillation loss; None without this loss.
+
+  The teacher without a name is the model that the run starts from. It encodes
+  by the run's own contract.
+  """
+  settings, model = config.loss.distillation, config.model
+  if not settings.weight:
+    return None
+
+  def load_start(mesh: jax.sharding.Mesh) -> model_lib.Model:
+    backbone = fetch_backbone(config, folder)
+    assert backbone is not None  # See `training.checks`.
+    return model_lib.load_folder(str(backbone), mesh, contract=contract)
+
+  return guide_writer.Guide(
+    guide_vectors.TEACHER,
+    settings.teacher or model.pretrained,
+    settings.teacher_revision if settings.teacher else model.revision,
+    folder,
+    local,
+    language=settings.language,
+    load=None if settings.teacher else load_start,
+  )
 
 
 def prepare(
@@ -357,11 +421,8 @@ def prepare(
     collection = _with_store(collection, store, config)
   source = "" if store else collection.fingerprint()
   check(tokenizer, contract)
-  guide = None
-  if config.loss.ir.guide:
-    guide = guide_writer.Guide(
-      config.loss.ir.guide, config.loss.ir.guide_revision, folder, local
-    )
+  guide = _find_guide(config, folder, local)
+  teacher = _find_teacher(config, folder, local, contract)
   if not store:
     store = store_writer.build(
       str(path),
@@ -385,17 +446,20 @@ def prepare(
   if known is None:
     known = (g.source for s in token_store.STREAMS for g in store.groups(s))
     source_settings.check_known(sources, known)
-  vectors = guide and guide.vectors(store, collection, tokenizer, bad_records)
+  vectors = [
+    model and model.vectors(store, collection, tokenizer, bad_records)
+    for model in (guide, teacher)
+  ]
   tests = collection.tests()
   translation_tests = collection.translation_tests()
   test_notes = [note for test in tests for note in test.notes]
   # A file that was just read has its lines in both.
   notes = dict.fromkeys([*store.meta["notes"], *collection.notes()])
   print("\n".join([*notes, *test_notes, store.summary()]))
-  if vectors:
-    print(vectors.summary())
+  for each in filter(None, vectors):
+    print(each.summary())
   print(records.describe_bad("test", bad_records.drain()))
   return Prepared(
     collection, tests, translation_tests, tokenizer, pad_id, contract, store,
-    vectors,
+    *vectors,
   )  # fmt: skip

@@ -28,6 +28,8 @@ class Passage:
   passage_id: str = ""
   # The name of the paragraph that a sentence is from; "" if it is not said.
   paragraph: str = dataclasses.field(default="", compare=False)
+  # How good a teacher finds it for its question; None if this is not known.
+  score: float | None = dataclasses.field(default=None, compare=False)
 
 
 class Place(NamedTuple):

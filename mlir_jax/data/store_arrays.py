@@ -6,6 +6,7 @@ other shards is found later by the texts' hashes: see `store_join`.
 """
 
 import array
+import math
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -103,8 +104,10 @@ def read_retrieval(
       places             int64 [R, 3]   file (-1 for none), line, record number
       positives          int32 [*]      texts of the role "passage"
       positive_ids       int32 [*]      their passage ids, -1 for none
+      positive_scores    float32 [*]    a teacher's scores, NaN for none
       positive_offsets   int64 [R + 1]
-      negatives, negative_ids, negative_offsets: the same, of hard negatives
+      negatives, negative_ids, negative_scores, negative_offsets: the same, of
+        hard negatives
       id_hashes          uint64 [I]     of each file and passage id
       id_names           uint8 [*]      the passage ids, in UTF-8
       id_offsets         int64 [I + 1]
@@ -119,6 +122,7 @@ def read_retrieval(
   # Text and passage id in turn; and the number of passages of each row.
   positives, positive_counts = array.array("i"), array.array("i")
   negatives, negative_counts = array.array("i"), array.array("i")
+  scores = {"positive": array.array("f"), "negative": array.array("f")}
   without_text = 0
   for record in rows:
     if not record.positives:
@@ -135,9 +139,9 @@ def read_retrieval(
     )
     hard_negatives = with_text(record.hard_negatives)
     without_text += len(record.hard_negatives) - len(hard_negatives)
-    for passages, values, counts in (
-      (record.positives, positives, positive_counts),
-      (hard_negatives, negatives, negative_counts),
+    for kind, passages, values, counts in (
+      ("positive", record.positives, positives, positive_counts),
+      ("negative", hard_negatives, negatives, negative_counts),
     ):
       for passage in passages:
         body = contract.body(passage.text, passage.title)
@@ -148,6 +152,8 @@ def read_retrieval(
             passage_ids[place.file, name] if place and name else -1,
           )
         )
+        score = passage.score
+        scores[kind].append(math.nan if score is None else score)
       counts.append(len(passages))
 
   arrays = {
@@ -162,6 +168,7 @@ def read_retrieval(
     passages, ids = np.array(values, np.int32).reshape(-1, 2).T
     arrays[f"{kind}s"] = np.ascontiguousarray(passages)
     arrays[f"{kind}_ids"] = np.ascontiguousarray(ids)
+    arrays[f"{kind}_scores"] = np.array(scores[kind], np.float32)
     arrays[f"{kind}_offsets"] = store_texts.row_offsets(counts)
   return ShardRows(
     arrays | _id_arrays(passage_ids),

@@ -131,6 +131,16 @@ def _merge_retrieval(
       _offsets(of(f"{kind}_offsets")),
       order,
     )
+  scores = {
+    f"{kind}_scores": store_join.take_rows(
+      np.concatenate(of(f"{kind}_scores")),
+      _offsets(of(f"{kind}_offsets")),
+      order,
+    )[0]
+    for kind in ("positive", "negative")
+  }
+  if not all(np.isnan(each).all() for each in scores.values()):
+    arrays |= scores
   return store_join.StreamArrays(arrays, groups)
 
 

@@ -439,6 +439,12 @@ def _arrange_retrieval(
   negatives, negative_offsets = take_rows(
     arrays["negatives"][known.kept], store_texts.row_offsets(left), order
   )
+  positive_scores, _ = take_rows(
+    arrays["positive_scores"], arrays["positive_offsets"], order
+  )
+  negative_scores, _ = take_rows(
+    arrays["negative_scores"][known.kept], store_texts.row_offsets(left), order
+  )
   return StreamArrays(
     {
       "queries": arrays["queries"][order],
@@ -446,6 +452,8 @@ def _arrange_retrieval(
       "positive_offsets": positive_offsets,
       "negatives": negatives,
       "negative_offsets": negative_offsets,
+      "positive_scores": positive_scores,
+      "negative_scores": negative_scores,
       "questions": known.questions[order],
       "known": known.known,
       "known_offsets": known.offsets,

@@ -22,6 +22,8 @@ have the same tokens. Two hashes say which texts are the same, see
   retrieval_positive_offsets    int64 [R + 1]
   retrieval_negatives           int32 [*]     hard negatives, of the same role
   retrieval_negative_offsets    int64 [R + 1]
+  retrieval_positive_scores     float32 [*]   a teacher's scores, NaN for none;
+  retrieval_negative_scores     float32 [*]   only if a passage has one
   retrieval_questions           int32 [R]     number of the distinct question
   retrieval_known               uint64 [*]    sequence hashes of all its
                                               positives
@@ -170,6 +172,11 @@ class TokenStore:
   def pad_id(self) -> int:
     """The id with which sequences are padded."""
     return self.meta["pad_id"]
+
+  @property
+  def has_scores(self) -> bool:
+    """Whether passages have a teacher's scores."""
+    return "retrieval_positive_scores" in self.arrays
 
   @property
   def languages(self) -> tuple[str, ...]:
@@ -344,6 +351,12 @@ class TokenStore:
         named = {name or "(no name)": rows for name, rows in sources.items()}
         lines.append(f"{stream} by source: {_list_counts(named)}")
     lines.append(f"hard negatives: {len(self.arrays['retrieval_negatives']):,}")
+    if self.has_scores:
+      scored = sum(
+        int(np.isfinite(self.arrays[f"retrieval_{kind}_scores"]).sum())
+        for kind in ("positive", "negative")
+      )
+      lines.append(f"scores of a teacher: {scored:,}")
     if self.meta["shuffled_by"] is not None:
       lines.append("parallel pairs are shuffled: a control experiment")
     for what, count in self.dropped.items():

@@ -127,7 +127,7 @@ class MtebEncoder:
         "revision": f"{model.step or 0}-{_fingerprint(model)[:12]}",
         "n_parameters": sum(x.size for x in jax.tree.leaves(model.params)),
         "max_tokens": max(role.max_length for role in roles),
-        "embed_dim": model.encoder_config.output_size,
+        "embed_dim": model.width,
         "framework": ["JAX"],
         "similarity_fn_name": model_meta.ScoringFunction(
           model.similarity_fn_name

@@ -107,9 +107,7 @@ def notes(
 ) -> list[str]:
   """Returns sentences on the training; an older run has none."""
   said = [provenance["selection"]] if provenance.get("selection") else []
-  if guide := provenance.get("guide"):
-    said.append(guide_vectors.describe(guide, config["loss"]["ir"]))
-  return said
+  return [*said, *guide_vectors.describe_all(provenance, config["loss"])]
 
 
 def find_trained_on(

@@ -49,8 +49,8 @@ def _losses(
   The title of a user's loss is its target; the user's code is not imported.
   """
   for name, loss in config.items():
-    if name != "extra" and loss["weight"]:
-      yield name, getattr(registry.BUILT_IN.get(name), "title", name), loss
+    if loss.get("weight") and name in registry.BUILT_IN:
+      yield name, registry.BUILT_IN[name].title, loss
   for name, loss in config.get("extra", {}).items():
     if loss["weight"]:
       yield name, f"{name} ({loss['target']})", loss
@@ -91,7 +91,9 @@ def make(
   )
   front = _front_matter(name, config, rows, results, is_retriever)
   sections = {
-    "": _introduction(config, tower, encoder_config, step, is_retriever),
+    "": _introduction(
+      config, tower, encoder_config, contract, step, is_retriever
+    ),
     "Use": card_usage.make(name, tower, encoder_config, contract),
     "How texts become vectors": _contract(contract, tower),
     "Results": _results(results, step),
@@ -154,7 +156,9 @@ def _languages(
   return sorted(codes) or None
 
 
-def _introduction(config, tower, encoder_config, step, is_retriever) -> str:
+def _introduction(
+  config, tower, encoder_config, contract, step, is_retriever
+) -> str:
   which = {
     "both": "It encodes queries and passages.",
     "query": "This is its query tower; passages go to the passage tower, in"
@@ -179,7 +183,8 @@ def _introduction(config, tower, encoder_config, step, is_retriever) -> str:
   return (
     f"A multilingual dense retriever, trained for {steps} with mlir_jax. It"
     " maps a text to"
-    f" {encoder_config.output_size} numbers. {which[tower]}{head}"
+    f" {contract.width(encoder_config.output_size)} numbers."
+    f" {which[tower]}{head}"
   )
 
 
@@ -229,6 +234,8 @@ def _contract(contract, tower) -> str:
     "last": "the last token's last state",
   }
   unit = "scaled to unit length" if contract.normalize else "not normalized"
+  if contract.truncate_dim:
+    unit = f"cut to its first {contract.truncate_dim} numbers, {unit}"
   lines += [
     "",
     f"A vector is {pooling[contract.pooling]}, {unit}. A passage's title comes"
@@ -256,6 +263,14 @@ def _training(config, rows, provenance) -> str:
     lines.append(
       f"| {title} | {loss['weight']:g} | {loss.get('temperature', '–')} |"
     )
+  # Older runs have no such field.
+  if nested := config["loss"].get("matryoshka", {}).get("dimensions"):
+    lines += [
+      "",
+      "The losses that compare vectors also trained their first numbers"
+      f" ({nested}): a vector may be cut to so many, `truncate_dim` of"
+      " sentence-transformers.",
+    ]
   lines += [
     "",
     f"Data: {run_facts.collection_name(config)}.",
@@ -283,15 +298,13 @@ def _training(config, rows, provenance) -> str:
     f" {config['train']['steps']:,} steps).",
     # Older runs did not record it.
     *(["", provenance["selection"]] if provenance.get("selection") else ()),
-    *_guide(config, provenance),
+    *(
+      line
+      for sentence in guide_vectors.describe_all(provenance, config["loss"])
+      for line in ("", sentence)
+    ),
   ]
   return "\n".join(lines)
-
-
-def _guide(config, provenance) -> list[str]:
-  if not (guide := provenance.get("guide")):
-    return []
-  return ["", guide_vectors.describe(guide, config["loss"]["ir"])]
 
 
 def _provenance(provenance, step, checked) -> str:
@@ -311,10 +324,14 @@ def _provenance(provenance, step, checked) -> str:
     )
     for name, (before, now) in record["changed"].items()
   )
+  averaged = ""
+  if steps := provenance.get("averaged_steps"):
+    listed = ", ".join(f"{each:,}" for each in steps)
+    averaged = f" The parameters are the mean of those of the steps {listed}."
   return (
     f"Step {step:,} of a run of mlir_jax {provenance['mlir_jax']}{commit}, on"
     f" {provenance['devices']} × {provenance['device']}, with {versions}."
-    f"{changes}\n\n"
+    f"{changes}{averaged}\n\n"
     f"For a check of this folder, {checked.texts} texts in 16 scripts were"
     f" encoded by mlir_jax and by sentence-transformers {checked.version}: the"
     f" largest difference of a number is {checked.difference:.1g}."

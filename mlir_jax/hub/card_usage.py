@@ -38,12 +38,14 @@ def make(
     encoder_config: The encoder's.
     contract: The export's.
   """
+  # Only newer versions of sentence-transformers read it from the folder.
+  cut = f", truncate_dim={size}" if (size := contract.truncate_dim) else ""
   if tower == "both":
-    load = f'queries = passages = SentenceTransformer("{name}")'
+    load = f'queries = passages = SentenceTransformer("{name}"{cut})'
   else:
     stem = name.removesuffix(tower)
     load = "\n".join(
-      f'{texts} = SentenceTransformer("{stem}{role}")'
+      f'{texts} = SentenceTransformer("{stem}{role}"{cut})'
       for texts, role in (("queries", "query"), ("passages", "passage"))
     )
   role = "passage" if tower == "passage" else "query"
@@ -104,6 +106,8 @@ def _after_pooling(name, encoder_config, contract) -> Iterator[str]:
     )
     if encoder_config.projection_activation == "tanh":
       yield "vectors = torch.tanh(vectors)\n"
+  if contract.truncate_dim:
+    yield f"vectors = vectors[:, :{contract.truncate_dim}]\n"
   if contract.normalize:
     yield "vectors = torch.nn.functional.normalize(vectors)\n"
 
@@ -133,6 +137,11 @@ def _server(tower, encoder_config, contract) -> str:
   if shorter:
     text += f", where this model cuts {' and '.join(shorter)}"
   text += "."
+  if contract.truncate_dim:
+    text += (
+      " Its vectors are whole: cut them to their first"
+      f" {contract.truncate_dim} numbers."
+    )
   if not contract.normalize:
     text += ' It scales vectors to unit length unless `"normalize": false`.'
   if encoder_config.hidden_act == "gelu":

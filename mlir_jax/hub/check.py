@@ -225,7 +225,11 @@ def _check_vectors(
     with jax.default_matmul_precision("highest"):
       expected = ours.encode(params, role, texts, titles)
     found = encoders[role](
-      bodies, batch_size=batch_size, show_progress_bar=False
+      bodies,
+      batch_size=batch_size,
+      show_progress_bar=False,
+      # It cuts vectors of unit length, and does not scale them again.
+      normalize_embeddings=bool(contract.truncate_dim) and contract.normalize,
     )
     if found.shape != expected.shape:
       raise CheckError(

@@ -33,7 +33,10 @@ class Results:
 
 
 def find_results(
-  run_folder: epath.Path, config: Mapping[str, Any], step: int
+  run_folder: epath.Path,
+  config: Mapping[str, Any],
+  step: int,
+  evaluated: str = "",
 ) -> list[Results]:
   """Returns the results of a step in a run's folder.
 
@@ -43,9 +46,17 @@ def find_results(
     run_folder: The run's folder.
     config: The run's config.
     step: The step.
+    evaluated: From `workdir.evaluated`: "" for a checkpoint as it was trained,
+      else for the mean of several checkpoints, or for cut vectors.
   """
   found = {}
-  folders = [run_folder / workdir.RESULTS, *run_folder.glob("evaluate-*")]
+  folders = [
+    folder
+    for folder in run_folder.glob("evaluate-*")
+    if workdir.is_evaluated(folder.name, evaluated)
+  ]
+  if not evaluated:
+    folders.append(run_folder / workdir.RESULTS)
   for folder in sorted(folders, key=lambda folder: folder.name, reverse=True):
     path = folder / f"step-{step}.json"
     if not path.exists():

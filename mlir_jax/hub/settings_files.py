@@ -131,6 +131,9 @@ def make(
         "sentence" if contract.sentence.prefix or contract.prompts else None
       ),
       "similarity_fn_name": "cosine",
+      **(
+        {"truncate_dim": contract.truncate_dim} if contract.truncate_dim else {}
+      ),
       layout_files.OURS: {
         "title_joiner": contract.title_joiner,
         "tower": tower,

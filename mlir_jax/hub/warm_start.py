@@ -63,6 +63,12 @@ def of_run(run: str, which: str, local: str) -> tuple[pathlib.Path, int]:
   Raises:
     ValueError: if there is no such checkpoint, or it is damaged.
   """
+  if which.startswith(manager.AVERAGE):
+    raise ValueError(
+      f"model.revision is {which!r}, but a run starts from one checkpoint:"
+      f" export the mean (mlir_jax.export --checkpoint={which}), and give its"
+      " folder in model.pretrained."
+    )
   name = hashlib.sha256(locations.absolute(run).encode()).hexdigest()[:8]
   targets = pathlib.Path(local) / FOLDER
   target = targets / f"{name}-step-{which}"

@@ -75,6 +75,8 @@ class Loss:
     field_streams: Field to the stream that it needs when it is not 0.
     reads: The names of the outputs that the loss reads; see `OUTPUTS`.
     unit_vectors: Whether the loss compares vectors of unit length.
+    nested: Whether the loss is computed on the first numbers of vectors, too:
+      see `losses.matryoshka`.
   """
 
   weight: float = setting(1.0, "[0, 1e6]")  # In the total; 0: only measured.
@@ -84,6 +86,7 @@ class Loss:
   field_streams: ClassVar[Mapping[str, str]] = {}
   reads: ClassVar[tuple[str, ...]]
   unit_vectors: ClassVar[bool] = True
+  nested: ClassVar[bool] = True
 
   def is_fed(self, streams: Collection[str]) -> bool:
     """Whether a batch with these streams has what the loss needs."""

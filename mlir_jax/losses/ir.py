@@ -29,6 +29,10 @@ class IrLoss(base.Loss):
   # Whether passages of other questions are negatives, too. If not, a question
   # has its own hard negatives alone.
   in_batch: bool = base.setting(True)
+  # Other questions are negatives of a question, too, and other passages are
+  # negatives of its positive. With `symmetric`, this is the improved
+  # contrastive loss of GTE (Li et al. 2023).
+  same_tower: bool = base.setting(False)
   # A frozen retriever, "" for none: a run, an export, a sentence-transformers
   # folder or a hub name. A passage is no negative of a question if the guide
   # gives it a higher cosine than the question's positive (GISTEmbed). Its
@@ -60,6 +64,11 @@ class IrLoss(base.Loss):
         f"{group}.in_batch is False, but {group}.symmetric compares a passage"
         f" with the questions of the batch: set {group}.symmetric=False."
       )
+    if not self.in_batch and self.same_tower:
+      raise ValueError(
+        f"{group}.in_batch is False, but {group}.same_tower compares a question"
+        f" with others of the batch: set {group}.same_tower=False."
+      )
     if sizes["retrieval"] == 1 and not sizes["hard_negatives"]:
       raise ValueError(
         "batch.retrieval is 1 and batch.hard_negatives is 0: no question has a"
@@ -68,13 +77,15 @@ class IrLoss(base.Loss):
       )
 
   def score_matrices(self, sizes: Mapping[str, int]) -> list[tuple[int, int]]:
-    """Returns [(queries, passages)]."""
-    passages = sizes["retrieval"] * (1 + sizes["hard_negatives"])
-    return [(sizes["retrieval"], passages)]
+    """See `base.Loss`: queries x passages, then those of `same_tower`."""
+    queries = sizes["retrieval"]
+    across = (queries, queries * (1 + sizes["hard_negatives"]))
+    # Queries x queries, and positives x passages.
+    return [across, *([(queries, queries), across] if self.same_tower else ())]
 
   def guide_matrices(self, sizes: Mapping[str, int]) -> list[tuple[int, int]]:
     """Returns [(queries, passages)]; [] without a guide."""
-    return self.score_matrices(sizes) if self.guide else []
+    return self.score_matrices(sizes)[:1] if self.guide else []
 
   def __call__(
     self,
@@ -110,6 +121,7 @@ class IrLoss(base.Loss):
       temperature=self.temperature,
       symmetric=self.symmetric,
       in_batch=self.in_batch,
+      same_tower=self.same_tower,
       false_negatives=false_negatives,
       replicate=replicate,
     )
@@ -126,6 +138,7 @@ def ir_loss(
   temperature: float,
   symmetric: bool = False,
   in_batch: bool = True,
+  same_tower: bool = False,
   false_negatives: Array | None = None,
   replicate: Callable[[Array], Array] = lambda x: x,
 ) -> tuple[Array, base.Metrics]:
@@ -135,6 +148,14 @@ def ir_loss(
   its own positive. Masked, so that they are not negatives, are passages with
   the sequence of a known positive of i, the positives of rows that ask the same
   question, padding, and what a guide takes for a right answer.
+
+  With `same_tower`, the softmax of query i also has s(q_i, q_j) of the other
+  queries j and s(p_i, p) of all passages p but its own positive p_i; with
+  `symmetric`, also s(q_j, p_i). All share one softmax, as in GTE's improved
+  contrastive loss (Li et al. 2023, arXiv 2308.03281). A passage that is masked
+  for query i is also left out of s(p_i, p). Query j is left out if the positive
+  of one of i and j is masked for the other one: both ask the same, or have the
+  same answer.
 
   Args:
     queries: [B, D].
@@ -148,10 +169,13 @@ def ir_loss(
       in the batch, int32 [B, P, 2], padded with -1.
     temperature: Divides the cosines.
     symmetric: Adds the direction passage -> query for the positives, and halves
-      the sum. If a passage is masked for a query, the query is also masked for
-      the passage.
+      the sum; `same_tower` puts it into the one softmax. If a passage is masked
+      for a query, the query is also masked for the passage.
     in_batch: Whether passages of other rows are negatives. If not, pairs of
-      different rows count nowhere in the metrics, and `symmetric` is False.
+      different rows count nowhere in the metrics, and `symmetric` and
+      `same_tower` are False.
+    same_tower: Adds queries as negatives of queries, and passages as negatives
+      of positives. The metrics do not count them.
     false_negatives: bool [B, B * (1 + H)], from `guide.false_negatives`; None
       without a guide. A query's own positive stays.
     replicate: A sharding constraint on the candidates.
@@ -186,7 +210,27 @@ def ir_loss(
       compared & false_negatives & ~is_positive
     )
   allowed = compared & ~masked
-  loss = similarity.cross_entropy(scores, positive, allowed).mean()
+  to_queries, queries_allowed = None, None
+  if symmetric:
+    to_queries = scores.reshape(batch, batch, columns)[:, :, 0].T
+    queries_allowed = ~masked.reshape(batch, batch, columns)[:, :, 0].T
+  if same_tower:
+    loss = _same_tower_loss(
+      queries,
+      passages[:, 0],
+      candidates,
+      scores,
+      masked,
+      allowed,
+      (to_queries, queries_allowed),
+      temperature=temperature,
+      replicate=replicate,
+    )
+  else:
+    loss = similarity.cross_entropy(scores, positive, allowed).mean()
+    if to_queries is not None and queries_allowed is not None:
+      backward = similarity.cross_entropy(to_queries, row, queries_allowed)
+      loss = (loss + backward.mean()) / 2
 
   own = positive[:, None] == jnp.arange(batch * columns)
   best = jnp.argmax(jnp.where(allowed | own, scores, -jnp.inf), axis=1)
@@ -198,12 +242,54 @@ def ir_loss(
     "mean_cosine": similarity.masked_mean(cosines, allowed),
     "effective_rank": similarity.effective_rank(passages[:, 0]),
   }
-  if symmetric:
-    to_queries = scores.reshape(batch, batch, columns)[:, :, 0].T
-    allowed = ~masked.reshape(batch, batch, columns)[:, :, 0].T
-    backward = similarity.cross_entropy(to_queries, row, allowed).mean()
-    loss = (loss + backward) / 2
   return loss, metrics
+
+
+def _same_tower_loss(
+  queries: Array,
+  positives: Array,
+  candidates: Array,
+  scores: Array,
+  masked: Array,
+  allowed: Array,
+  backward: tuple[Array | None, Array | None],
+  *,
+  temperature: float,
+  replicate: Callable[[Array], Array],
+) -> Array:
+  """Returns the mean loss of `ir_loss` with `same_tower`.
+
+  Args:
+    queries: [B, D].
+    positives: [B, D].
+    candidates: All passages, [B * C, D], on every device.
+    scores: Of queries and passages, [B, B * C].
+    masked: bool [B, B * C], the passages that are no negatives of a query.
+    allowed: bool [B, B * C], its negatives, padding left out.
+    backward: The scores of positives and queries, [B, B], and which of them
+      are negatives, bool [B, B]; None for none.
+    temperature: As in `ir_loss`.
+    replicate: As in `ir_loss`.
+  """
+  batch = queries.shape[0]
+  row = jnp.arange(batch)
+  itself = row[:, None] == row
+  # Query i and the positive of query j, [i, j].
+  answers = masked.reshape(batch, batch, -1)[:, :, 0]
+  of_queries = similarity.scores(queries, replicate(queries)) / temperature
+  of_passages = similarity.scores(positives, candidates) / temperature
+  parts = [
+    (scores, allowed),
+    (of_queries, ~(answers | answers.T | itself)),
+    # A query's own positive is masked for it.
+    (of_passages, allowed),
+  ]
+  to_queries, queries_allowed = backward
+  if to_queries is not None and queries_allowed is not None:
+    parts.append((to_queries, queries_allowed & ~itself))
+  joined = [jnp.concatenate(each, axis=1) for each in zip(*parts, strict=True)]
+  positive = row * (candidates.shape[0] // batch)
+  return similarity.cross_entropy(joined[0], positive, joined[1]).mean()
 
 
 def _known_positives(

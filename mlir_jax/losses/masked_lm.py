@@ -55,6 +55,7 @@ class MaskedLmLoss(base.Loss):
   stream = "masked"
   reads = ("masked", "vocabulary")
   unit_vectors = False
+  nested = False
 
   def __call__(
     self,

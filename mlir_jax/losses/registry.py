@@ -9,21 +9,32 @@ import ml_collections
 
 from mlir_jax import extensions
 from mlir_jax.batches import batch as batch_lib
-from mlir_jax.losses import base, ir, language, masked_lm, semantic
+from mlir_jax.losses import (
+  base,
+  distillation,
+  ir,
+  language,
+  masked_lm,
+  matryoshka,
+  score_distillation,
+  semantic,
+)
 
-# Total = w_ir IR + w_sem semantic + w_lang language + w_mlm masked_lm.
+# Total = w_ir IR + w_sem semantic + w_lang language + w_mlm masked_lm + ...
 BUILT_IN: dict[str, type[base.Loss]] = {
   "ir": ir.IrLoss,
   "semantic": semantic.SemanticLoss,
   "language": language.LanguageLoss,
   "masked_lm": masked_lm.MaskedLmLoss,
+  "distillation": distillation.DistillationLoss,
+  "score_distillation": score_distillation.ScoreDistillationLoss,
 }
 
 _BASE = "mlir_jax.losses.base.Loss"
 _MAPPINGS = (Mapping, ml_collections.ConfigDict)
 
 # A user's loss has another name than these.
-_TAKEN = ("total", "loss", "grad_norm", "extra", *BUILT_IN)
+_TAKEN = ("total", "loss", "grad_norm", "extra", "matryoshka", *BUILT_IN)
 
 _KINDS = {"bool": bool, "int": int, "float": float, "str": str}
 
@@ -75,6 +86,7 @@ def defaults() -> dict[str, dict[str, Any]]:
       name: {field: each.default for field, each in settings_of(loss).items()}
       for name, loss in BUILT_IN.items()
     },
+    "matryoshka": {"dimensions": ""},
     "extra": {},
   }
 
@@ -93,6 +105,7 @@ def settings(extra: Mapping[str, Any]) -> dict[str, Setting]:
     for name, loss in BUILT_IN.items()
     for field, each in settings_of(loss).items()
   }
+  found[matryoshka.FIELD] = Setting(str, "", "", ())
   for name, group in extra.items():
     loss = find(name, group)
     found[f"loss.extra.{name}.target"] = Setting(str, group["target"], "", ())
@@ -164,6 +177,15 @@ def make(config: Mapping[str, Any]) -> dict[str, base.Loss]:
     fields = {field: group[field] for field in group if field != "target"}
     losses[name] = find(name, group)(**fields)
   return losses
+
+
+def dimensions(config: Mapping[str, Any]) -> tuple[int, ...]:
+  """Returns the widths of `loss.matryoshka`; the argument is that of `make`.
+
+  Raises:
+    ValueError: if they are not numbers; see `matryoshka.parse`.
+  """
+  return matryoshka.parse(config["matryoshka"]["dimensions"])
 
 
 def check(losses: Mapping[str, base.Loss], sizes: Mapping[str, int]) -> None:

@@ -38,6 +38,12 @@ def count(use: Array) -> Array:
   return use.sum(axis=-1).astype(jnp.float32).sum()
 
 
+def unit(vectors: Array) -> Array:
+  """Scales vectors [..., D] to unit length; 0 stays 0, with the gradient 0."""
+  squares = jnp.square(vectors).sum(axis=-1, keepdims=True)
+  return vectors * jax.lax.rsqrt(jnp.where(squares > 0, squares, 1))
+
+
 def effective_rank(embeddings: Array) -> Array:
   """Measures over how many directions, at most D, embeddings [n, D] spread.
 

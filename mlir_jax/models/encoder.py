@@ -247,6 +247,7 @@ def embed(
   *,
   pooling: str,
   normalize: bool,
+  truncate_dim: int = 0,
   token_vectors: jax.Array | None = None,
 ) -> list[jax.Array]:
   """Turns tokenized texts into vectors.
@@ -258,11 +259,12 @@ def embed(
     texts: As in `hidden_states`.
     pooling: "mean", "cls" or "last".
     normalize: Whether vectors are scaled to unit length.
+    truncate_dim: Before that, vectors are cut to so many numbers; 0 keeps all.
     token_vectors: As in `hidden_states`.
 
   Returns:
-    For each block [R, S, output_size] float32. Where there is no text: zeros,
-    or the projection of zeros.
+    For each block [R, S, truncate_dim or output_size] float32. Where there is
+    no text: zeros, or the projection of zeros.
 
   Raises:
     ValueError: if the tower or pooling is unknown.
@@ -274,6 +276,8 @@ def embed(
     vectors = pool(of_rows, rows.segment, rows.texts, pooling)
     if config.projection_size:
       vectors = project(config, weights[PROJECTION], vectors)
+    if truncate_dim:
+      vectors = vectors[..., :truncate_dim]
     found.append(unit_length(vectors) if normalize else vectors)
   return found
 

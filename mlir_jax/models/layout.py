@@ -39,7 +39,7 @@ _VECTOR_FIXED = {
   "module_output_name": "sentence_embedding",
 }
 _DENSE_FIXED = _VECTOR_FIXED | {"use_residual": False}
-_MODEL_FIXED = {"model_type": "SentenceTransformer", "truncate_dim": None}
+_MODEL_FIXED = {"model_type": "SentenceTransformer"}
 _SIMILARITIES = ("cosine", "dot")
 
 _PASSAGE_PROMPTS = ("document", "passage", "corpus")
@@ -144,7 +144,15 @@ def read(folder: pathlib.Path) -> Layout:
       for role in contract_lib.ROLES
     },
     prompts=own_prompts,
+    truncate_dim=_read_truncate_dim(path, model),
   )
+  if encoding.truncate_dim and encoding.normalize and similarity == "dot":
+    raise LayoutError(
+      f"{path}: similarity_fn_name is 'dot', and truncate_dim is"
+      f" {encoding.truncate_dim}: sentence-transformers cuts vectors after it"
+      " has scaled them to unit length, and they keep the lengths that are"
+      " left. Set 'cosine', with which lengths do not matter."
+    )
   projection = _read_dense(modules["Dense"]) if "Dense" in modules else None
   if "Normalize" in modules:
     path = modules["Normalize"] / layout_files.CONFIG
@@ -350,6 +358,19 @@ def _read_ours(
       f" text for each name and role. {reading.RESTORE}"
     )
   return found["title_joiner"], found["tower"], found.get("prompts", {})
+
+
+def _read_truncate_dim(path: pathlib.Path, model: Mapping) -> int | None:
+  """Reads to how many numbers vectors are cut; None for whole vectors."""
+  found = model.get("truncate_dim")
+  if found is None:
+    return None
+  if type(found) is not int or not 1 <= found <= _MAX_SIZE:
+    raise LayoutError(
+      f"{path}: truncate_dim is {found!r}; it must be null or a whole number"
+      f" from 1 to {_MAX_SIZE:,}."
+    )
+  return found
 
 
 def _check_prompts(path: pathlib.Path, model: Mapping) -> None:

@@ -68,7 +68,9 @@ def read(
       f" same folder says {tower!r}. {reading.RESTORE}"
     )
   joiner = contract_lib.PartialContract(
-    title_joiner=contract.title_joiner, prompts=contract.prompts
+    title_joiner=contract.title_joiner,
+    prompts=contract.prompts,
+    truncate_dim=0,  # A folder of whole vectors does not say it.
   )
   contract_lib.check_same(
     contract.partial(), encoding.over(joiner), f"the files next to {path}"

@@ -8,6 +8,7 @@ import ml_collections
 from etils import epath
 
 from mlir_jax import workdir
+from mlir_jax.batches import batch as batch_lib
 from mlir_jax.checkpoints import manager
 from mlir_jax.hub import warm_start
 from mlir_jax.models import architecture, hf_config, layout_files, pretrained
@@ -100,16 +101,26 @@ def encoder_config(
   )
 
 
-def guide_width(config: ml_collections.ConfigDict) -> int:
-  """Returns the numbers of a vector of the run's guide; 0 without a guide.
+def widths(config: ml_collections.ConfigDict) -> batch_lib.Widths:
+  """Returns the widths of the vectors of the run's guide and teacher.
 
   Raises:
-    ValueError: if the guide's shape is not known.
+    ValueError: if the shape of one of them is not known.
   """
-  guide = config.loss.ir.guide
-  if not guide:
-    return 0
-  return _find(guide, "float32", "name a folder in loss.ir.guide").output_size
+
+  def width(name: str, field: str) -> int:
+    return _find(name, "float32", f"name a folder in {field}").output_size
+
+  # A teacher that is the start encodes by the run's contract.
+  guide, distillation = config.loss.ir.guide, config.loss.distillation
+  teacher = distillation.teacher or config.model.pretrained
+  return batch_lib.Widths(
+    guide=width(guide, "loss.ir.guide") if guide else 0,
+    teacher=(not distillation.teacher and config.encoding.truncate_dim)
+    or width(teacher, "loss.distillation.teacher")
+    if distillation.weight
+    else 0,
+  )
 
 
 def _find(name: str, dtype: str, mend: str) -> architecture.EncoderConfig:

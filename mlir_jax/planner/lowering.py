@@ -9,6 +9,7 @@ from jax.experimental import topologies
 
 from mlir_jax import contract as contract_lib
 from mlir_jax import sharding
+from mlir_jax.batches import batch as batch_lib
 from mlir_jax.batches import row_plans
 from mlir_jax.data import preparation, token_store
 from mlir_jax.models import architecture, encoder
@@ -96,7 +97,7 @@ def lower(
   mesh: jax.sharding.Mesh,
   plan: row_plans.Plan,
   store: token_store.TokenStore | None = None,
-  guide_width: int = 0,
+  widths: batch_lib.Widths = batch_lib.NO_WIDTHS,
 ) -> jax.stages.Lowered:
   """Lowers the train step of a run with this config.
 
@@ -106,7 +107,7 @@ def lower(
     mesh: The devices; they need not exist.
     plan: The shapes of a batch.
     store: The run's token store, if it is prepared.
-    guide_width: From `backbones.guide_width`.
+    widths: From `backbones.widths`.
   """
   schedule, optimizer = build.make_optimizer(config)
   abstract = jax.eval_shape(
@@ -126,6 +127,6 @@ def lower(
     plan,
     mesh,
     positives=spec.positives(store.max_positives) if store else 1,
-    guide_width=guide_width,
+    widths=widths,
   )
   return train_step.lower(sharding.abstract(abstract, shardings), batch)

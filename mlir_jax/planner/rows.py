@@ -176,10 +176,9 @@ def make_row(
     row.chunks = _chunks(
       plan, config.batch.chunk_rows, mesh.shape[sharding.DATA]
     )
-    guide_width = backbones.guide_width(config)
-    program = lowering.lower(
-      config, shape, mesh, plan, store, guide_width
-    ).compile()
+    widths = backbones.widths(config)
+    contract = store.contract if store else lowering.make_contract(config)
+    program = lowering.lower(config, shape, mesh, plan, store, widths).compile()
     row.compile_seconds = time.perf_counter() - started
     row.memory = memory.of_program(program)
     text = program.as_text()
@@ -187,7 +186,9 @@ def make_row(
     _bound(
       row,
       text,
-      compiled_step.step_flops(config, shape, plans, guide_width),
+      compiled_step.step_flops(
+        config, shape, plans, widths, contract.truncate_dim
+      ),
       chip,
       axes,
       mesh.shape[sharding.DATA],
@@ -348,7 +349,7 @@ def make_rows(
       str(store.path),
     )
   encoding.check_lengths(shape, contract)
-  backbones.guide_width(config)  # It refuses a guide that it does not know.
+  backbones.widths(config)  # It refuses a guide that it does not know.
   chip, axes, mesh = lowering.make_mesh(config, topology)  # It takes seconds.
   # Before the first step is compiled, because `vary` may refuse a batch.
   settings = [

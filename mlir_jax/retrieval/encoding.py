@@ -477,9 +477,11 @@ def make_embed(
     float32 for each block; see `encoder.embed`.
 
   Raises:
-    ValueError: if a role's texts may have more tokens than the encoder takes.
+    ValueError: if a role's texts may have more tokens than the encoder takes,
+      or vectors have fewer numbers than `truncate_dim`.
   """
   check_lengths(encoder_config, contract)
+  contract.width(encoder_config.output_size)
 
   def embed(params, tower, texts, token_vectors=None):
     return encoder.embed(
@@ -489,6 +491,7 @@ def make_embed(
       texts,
       pooling=contract.pooling,
       normalize=contract.normalize,
+      truncate_dim=contract.truncate_dim,
       token_vectors=token_vectors,
     )
 

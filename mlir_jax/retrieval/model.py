@@ -48,7 +48,10 @@ class Model:
     step: Steps that it was trained; None for a model that is not ours.
     description: The checkpoint's description; None if it was not loaded from a
       run.
-    notes: Sentences for reports, on prefixes that are not the model's own.
+    prefix_notes: Sentences for reports, on prefixes that are not the model's
+      own.
+    averaged: The steps of the checkpoints whose mean the parameters are; empty
+      for one checkpoint.
   """
 
   path: str
@@ -58,20 +61,37 @@ class Model:
   similarity_fn_name: str
   step: int | None
   description: metadata.Description | None = None
-  notes: tuple[str, ...] = ()
+  prefix_notes: tuple[str, ...] = ()
+  averaged: tuple[int, ...] = ()
 
   @property
   def contract(self) -> contract_lib.EncodingContract:
     """How a text becomes a vector."""
     return self.text_encoder.contract
 
+  @property
+  def width(self) -> int:
+    """The numbers of a vector."""
+    return self.contract.width(self.encoder_config.output_size)
+
+  def notes(self) -> list[str]:
+    """Says in sentences what differs from a checkpoint as it was trained."""
+    found = [*self.prefix_notes]
+    if self.averaged:
+      steps = ", ".join(f"{step:,}" for step in self.averaged)
+      found.append(
+        f"The parameters are the mean of those of the steps {steps}."
+      )
+    if size := self.contract.truncate_dim:
+      found.append(f"Vectors are cut to their first {size} numbers.")
+    return found
+
   def __repr__(self) -> str:
     """Returns one line, without the parameters, which would fill pages."""
     step = "" if self.step is None else f", step {self.step:,}"
     return (
       f"Model({self.path!r}{step}: {self.encoder_config.family},"
-      f" {self.encoder_config.output_size} numbers a vector,"
-      f" {self.similarity_fn_name})"
+      f" {self.width} numbers a vector, {self.similarity_fn_name})"
     )
 
   def encode(
@@ -285,6 +305,7 @@ def load(
   batch_size: int | None = None,
   revision: str = "",
   prompt: str = "",
+  truncate_dim: int = 0,
   *,
   query_prefix: str | None = None,
   passage_prefix: str | None = None,
@@ -300,8 +321,8 @@ def load(
       folder query/, passage/ or the one that holds both), any
       sentence-transformers folder, or the name of such a model on the
       Hugging Face hub.
-    checkpoint: Of a run: "last", "best" on dev, or the number of
-      steps.
+    checkpoint: Of a run: "last", "best" on dev, the number of steps, or
+      "average:N" for the mean of the parameters of the last N checkpoints.
     mesh: The devices: parameters are replicated, and batches are split over
       "data"; None for all devices.
     batch_size: Texts that are encoded at once; None for the run's
@@ -309,6 +330,8 @@ def load(
     revision: Of a hub name: branch, tag or commit.
     prompt: The name of the prompt that texts have, see `Model.encode`; "" for
       their role's prefix.
+    truncate_dim: Vectors are cut to their first so many numbers; 0 for as many
+      as the model's contract says.
     query_prefix: What precedes each query, such as "query: "; "" for nothing,
       None for what the model says.
     passage_prefix: The same of passages, before the title.
@@ -334,7 +357,9 @@ def load(
         f"revision is {revision!r}, but {path} is a run's folder: give"
         " checkpoint."
       )
-    return load_run(path, checkpoint, mesh, batch_size, prompt, given)
+    return load_run(
+      path, checkpoint, mesh, batch_size, prompt, truncate_dim, given
+    )
   if (folder / workdir.TOKENIZER).exists():
     raise ValueError(
       f"{path} is a run's folder without checkpoints: train the run."
@@ -346,7 +371,15 @@ def load(
     )
   name = str(folder) if folder.is_dir() else path
   mesh = sharding.make_mesh() if mesh is None else mesh
-  return _load_folder(name, mesh, batch_size, revision, prompt, given)
+  return load_folder(
+    name,
+    mesh,
+    batch_size,
+    revision,
+    prompt,
+    truncate_dim=truncate_dim,
+    given=given,
+  )
 
 
 def load_run(
@@ -355,6 +388,7 @@ def load_run(
   mesh: jax.sharding.Mesh | None = None,
   batch_size: int | None = None,
   prompt: str = "",
+  truncate_dim: int = 0,
   given: prefixes.Given = types.MappingProxyType({}),
 ) -> Model:
   """Loads a checkpoint of a run: see `load`.
@@ -365,6 +399,7 @@ def load_run(
     mesh: As in `load`, like `batch_size` and `prompt`.
     batch_size: Texts that are encoded at once.
     prompt: The name of a prompt.
+    truncate_dim: As in `load`.
     given: The prefixes that are given, by their roles.
 
   Raises:
@@ -387,7 +422,8 @@ def load_run(
       alone=jax.process_count() > 1 and not mesh.is_multi_process,
     )
   ) as checkpoints:
-    step = checkpoints.find(which)
+    steps = checkpoints.find_all(which)
+    step = steps[-1]
     description = checkpoints.read_description(step)
     local = copies.local_copy(str(folder))
     copies.fetch(str(folder), local, workdir.TOKENIZER)
@@ -409,13 +445,14 @@ def load_run(
         f"The config of {where} is not a run's: {error!r}. {reading.RESTORE}"
       ) from error
     shapes = encoder_lib.abstract_params(encoder_config, towers, has_head)
-    params = checkpoints.restore_params(
-      step,
+    params = checkpoints.restore_mean(
+      steps,
       sharding.abstract(
         shapes, jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
       ),
     )
     encoding.check_finite_params(params, where)
+  contract = _cut(contract, truncate_dim, encoder_config)
   try:
     embed = encoding.make_embed(encoder_config, contract)
   except ValueError as error:
@@ -436,7 +473,10 @@ def load_run(
     similarity_fn_name="cosine",
     step=step,
     description=description,
-    notes=tuple(filter(None, [prefixes.describe_given(given, contract)])),
+    averaged=tuple(steps) if len(steps) > 1 else (),
+    prefix_notes=tuple(
+      filter(None, [prefixes.describe_given(given, contract)])
+    ),
   )
 
 
@@ -445,6 +485,27 @@ def _warn(message: str) -> None:
   if message and jax.process_index() == 0:
     # Above `load` and a function that it calls.
     warnings.warn(message, prefixes.PrefixWarning, stacklevel=4)
+
+
+def _cut(
+  contract: contract_lib.EncodingContract,
+  truncate_dim: int,
+  encoder_config: architecture.EncoderConfig,
+) -> contract_lib.EncodingContract:
+  """Returns a contract with another truncate_dim; 0 changes nothing.
+
+  Raises:
+    ValueError: if the vectors have fewer numbers.
+  """
+  if not truncate_dim:
+    return contract
+  size = contract.width(encoder_config.output_size)
+  if not 1 <= truncate_dim <= size:
+    raise ValueError(
+      f"truncate_dim is {truncate_dim}, but the model's vectors have {size}"
+      " numbers: give a number from 1 to this one."
+    )
+  return dataclasses.replace(contract, truncate_dim=truncate_dim)
 
 
 def check_run(
@@ -480,15 +541,28 @@ def check_run(
     )
 
 
-def _load_folder(
+def load_folder(
   path: str,
   mesh: jax.sharding.Mesh,
-  batch_size: int | None,
-  revision: str,
-  prompt: str,
-  given: prefixes.Given,
+  batch_size: int | None = None,
+  revision: str = "",
+  prompt: str = "",
+  contract: contract_lib.EncodingContract | None = None,
+  truncate_dim: int = 0,
+  given: prefixes.Given = types.MappingProxyType({}),
 ) -> Model:
-  """Loads an export or another sentence-transformers folder."""
+  """Loads an export or another sentence-transformers folder.
+
+  Args:
+    path: The folder, or the name of a model on the hub.
+    mesh: As in `load`.
+    batch_size: As in `load`.
+    revision: As in `load`.
+    prompt: As in `load`.
+    contract: How texts become vectors, in place of what the folder says.
+    truncate_dim: As in `load`.
+    given: The prefixes that are given, by their roles.
+  """
   root = pretrained.fetch(path, revision)
   folders = [root]
   if not (root / layout_files.MODULES).is_file():
@@ -516,14 +590,16 @@ def _load_folder(
         f" but the model next to it has {encoder_config.vocab_size} tokens: the"
         f" tokenizer is of another model. {reading.RESTORE}"
       )
-    contract = _read_contract(found, tokenizer, given)
+    if contract:
+      encoding.check_tokenizer(contract, tokenizer, str(found.transformer))
+    said = contract or _read_contract(found, tokenizer, given)
     name = "" if found.tower == "both" else f"{found.tower}_"
     _, params[f"{name}encoder"] = pretrained.load(
       str(folder),
       dtype=encoder_config.dtype,
       place=lambda _, array: jax.device_put(array, sharding.replicated(mesh)),
     )
-    parts.append((contract, encoder_config, ours["step"]))
+    parts.append((said, encoder_config, ours["step"]))
     similarity = found.similarity
     missing = prefixes.describe_missing(found, given, path)
   own, encoder_config, step = parts[0]
@@ -534,15 +610,16 @@ def _load_folder(
         f"{folders[0]} and {folders[1]} are not of one export: config.json or"
         f" the step in {sealed.FILE} differs."
       )
-  contract = prefixes.put(given, own, tokenizer, prompt)
-  _warn(prefixes.describe_replaced(own, contract, path))
+  used = prefixes.put(given, own, tokenizer, prompt)
+  _warn(prefixes.describe_replaced(own, used, path))
   _warn(missing)
+  used = _cut(used, truncate_dim, encoder_config)
   return Model(
     path=path,
     text_encoder=encoding.TextEncoder(
-      contract,
+      used,
       tokenizer,
-      encoding.make_embed(encoder_config, contract),
+      encoding.make_embed(encoder_config, used),
       mesh,
       batch_size or 256,
       prompt,
@@ -551,8 +628,8 @@ def _load_folder(
     params=params,
     similarity_fn_name=similarity,
     step=step,
-    notes=tuple(
-      filter(None, (prefixes.describe_given(given, contract), missing))
+    prefix_notes=tuple(
+      filter(None, (prefixes.describe_given(given, used), missing))
     ),
   )
 

@@ -57,6 +57,7 @@ def batch_spec(config: ml_collections.ConfigDict) -> batch_lib.BatchSpec:
     **batch_sizes(config),
     hard_negatives=config.batch.hard_negatives,
     tied=config.model.towers == "tied",
+    scores=config.loss.score_distillation.weight > 0,
   )
 
 
@@ -244,6 +245,7 @@ def jit_step(
     schedule,
     config.seed,
     sharding.replicate(mesh),
+    registry.dimensions(config.loss),
   )
   return jax.jit(
     train_step,
@@ -317,7 +319,6 @@ def compile_step(
     mesh: The mesh.
   """
   spec = batch_spec(config)
-  guide_width = prepared.guide.width if prepared.guide else 0
   train_step = compiled_step.CompiledStep(
     jitted,
     state,
@@ -327,14 +328,18 @@ def compile_step(
         plan,
         mesh,
         positives=spec.positives(prepared.store.max_positives),
-        guide_width=guide_width,
+        widths=prepared.widths,
       )
       for plan in plans.plans
     ],
     ahead=len(plans.plans) - plans.last_resort,
   )
   operations = compiled_step.step_flops(
-    config, encoder_config, plans, guide_width
+    config,
+    encoder_config,
+    plans,
+    prepared.widths,
+    prepared.contract.truncate_dim,
   )
   print(f"A step takes {operations} over {mesh.size} devices.")
   return train_step
@@ -370,6 +375,7 @@ def make_batches(
     prefetch=config.data.prefetch,
     masker=masker,
     guide=prepared.guide,
+    teacher=prepared.teacher,
   )
 
   def place():
@@ -463,7 +469,7 @@ def make_suite(
     chosen=measures.parse_list(config.eval.measures, "eval.measures"),
     notes=[
       chosen.describe(_dev_languages(prepared)),
-      *_guide(config, prepared),
+      *guide_vectors.describe_all(prepared.frozen(), config.loss),
       *dev_notes,
     ],
   )
@@ -483,15 +489,6 @@ def _groups(
       if group.source not in left_out
     }
   return report.with_pairs(prepared.collection.groups, pairs)
-
-
-def _guide(
-  config: ml_collections.ConfigDict, prepared: preparation.Prepared
-) -> list[str]:
-  """Returns a sentence on the guide of the IR loss, if there is one."""
-  if not prepared.guide:
-    return []
-  return [guide_vectors.describe(prepared.guide.guide, config.loss.ir)]
 
 
 def _dev_languages(prepared: preparation.Prepared) -> set[str]:
@@ -535,7 +532,7 @@ def make_description(
       "selection": selection.parse(config.eval.selection).describe(
         _dev_languages(prepared)
       ),
-      **({"guide": dict(prepared.guide.guide)} if prepared.guide else {}),
+      **prepared.frozen(),
     },
   )
 

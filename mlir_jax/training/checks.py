@@ -15,7 +15,7 @@ from mlir_jax.batches import masking
 from mlir_jax.data import preparation, source_settings
 from mlir_jax.evals import evaluators, measures, protocols, selection
 from mlir_jax.hub import warm_start
-from mlir_jax.losses import base, registry
+from mlir_jax.losses import base, matryoshka, registry
 from mlir_jax.models import architecture, pretrained
 from mlir_jax.retrieval import encoding
 from mlir_jax.training import build, chunking, initial_state
@@ -37,10 +37,12 @@ def check_settings(config: ml_collections.ConfigDict) -> None:
   )
   losses = registry.make(config.loss)
   registry.check(losses, dataclasses.asdict(build.batch_spec(config)))
+  registry.dimensions(config.loss)
   _check_shape(config, losses)
   source_settings.find(config.data.sources.to_dict())
   _check_sources(config)
   _check_guide(config)
+  _check_teacher(config)
   _check_attention(config)
   if config.model.towers != "tied" and not any(
     loss.weight and "queries" in loss.reads for loss in losses.values()
@@ -136,6 +138,36 @@ def _check_guide(config: ml_collections.ConfigDict) -> None:
     )
 
 
+def _check_teacher(config: ml_collections.ConfigDict) -> None:
+  """Refuses settings of a teacher that have no effect, or lack a teacher."""
+  settings = config.loss.distillation
+  if settings.teacher_revision and not settings.teacher:
+    raise ValueError(
+      "loss.distillation.teacher_revision is"
+      f" {settings.teacher_revision!r}, but loss.distillation.teacher is '':"
+      " name a teacher, or leave the revision out (the start has"
+      " model.revision)."
+    )
+  if not settings.weight:
+    if settings.teacher:
+      raise ValueError(
+        f"loss.distillation.teacher is {settings.teacher!r}, but"
+        " loss.distillation.weight is 0: give a weight above 0, or leave the"
+        " teacher out."
+      )
+    return
+  if not (settings.teacher or config.model.pretrained):
+    raise ValueError(
+      "loss.distillation.teacher is '', which is the model that the run starts"
+      " from, but model.pretrained is '', too: name a teacher."
+    )
+  if not settings.language:
+    raise ValueError(
+      "loss.distillation.language is '': give the language that the teacher"
+      " reads, such as 'en'."
+    )
+
+
 def _check_attention(config: ml_collections.ConfigDict) -> None:
   """Refuses fused attention where it does not work."""
   model = config.model
@@ -200,6 +232,10 @@ def check_fits(
     config.model, tokenizer, backbone
   )
   encoding.check_lengths(encoder_config, contract)
+  matryoshka.check(
+    registry.dimensions(config.loss),
+    contract.width(encoder_config.output_size),
+  )
   # It refuses what the model's attention cannot do with this encoder.
   dataclasses.replace(
     encoder_config, dtype=config.model.dtype, attention=config.model.attention

@@ -32,7 +32,7 @@ def abstract_batch(
   mesh: jax.sharding.Mesh,
   *,
   positives: int = 1,
-  guide_width: int = 0,
+  widths: batch_lib.Widths = batch_lib.NO_WIDTHS,
 ) -> batch_lib.Batch:
   """Returns a global batch without values, for compilation.
 
@@ -41,7 +41,7 @@ def abstract_batch(
     plan: The rows.
     mesh: The mesh that the batch is placed on.
     positives: P, from `BatchSpec.positives`.
-    guide_width: As in `batch.make`.
+    widths: As in `batch.make`.
 
   Returns:
     The batch, of `jax.ShapeDtypeStruct`s with shardings.
@@ -49,9 +49,7 @@ def abstract_batch(
   create = functools.partial(
     jax.ShapeDtypeStruct, sharding=sharding.over_data(mesh)
   )
-  return batch_lib.make(
-    spec, plan, create, positives=positives, guide_width=guide_width
-  )
+  return batch_lib.make(spec, plan, create, positives=positives, widths=widths)
 
 
 def keep_compiled(cache: str, folder: str) -> None:
@@ -160,7 +158,8 @@ def step_flops(
   config: ml_collections.ConfigDict,
   encoder_config: architecture.EncoderConfig,
   plans: row_plans.Plans,
-  guide_width: int = 0,
+  widths: batch_lib.Widths = batch_lib.NO_WIDTHS,
+  truncate_dim: int = 0,
 ) -> flops.Flops:
   """Returns the operations of a step, over all devices.
 
@@ -168,9 +167,12 @@ def step_flops(
     config: The run's.
     encoder_config: The encoder's.
     plans: The rows of the run's batches.
-    guide_width: The numbers of a guide's vector; 0 without a guide.
+    widths: As in `batch.make`.
+    truncate_dim: That of the run's contract.
   """
   losses = registry.make(config.loss)
+  dimensions = registry.dimensions(config.loss)
+  whole = truncate_dim or encoder_config.output_size
   counts = plans.counts
   usual = plans.usual
   return flops.train_step(
@@ -186,12 +188,13 @@ def step_flops(
       for block in blocks
     ],
     [
-      matrix
+      (*matrix, width)
       for loss in losses.values()
       for matrix in loss.score_matrices(config.batch)
+      for width in [whole, *(dimensions if loss.nested else ())]
     ],
     [
-      (*matrix, guide_width)
+      (*matrix, widths.guide)
       for loss in losses.values()
       for matrix in loss.guide_matrices(config.batch)
     ],

@@ -5,7 +5,7 @@ random numbers are a function of the seed and the step's number. A step whose
 loss, gradient or update is not finite changes only the counters.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from mlir_jax.batches import batch as batch_lib
-from mlir_jax.losses import base
+from mlir_jax.losses import base, matryoshka
 from mlir_jax.training import outputs as outputs_lib
 
 PyTree = Any
@@ -61,6 +61,7 @@ def gradients(
   losses: Mapping[str, base.Loss],
   replicate: base.Replicate,
   key: jax.Array | None,
+  dimensions: Sequence[int] = (),
 ) -> tuple[jax.Array, PyTree, dict[str, jax.Array]]:
   """Computes the total loss, its gradient, and the metrics of one batch.
 
@@ -75,6 +76,7 @@ def gradients(
     losses: Name to loss. Losses without their stream in the batch are omitted.
     replicate: A sharding constraint on the candidates of each loss.
     key: For dropout; None for no dropout.
+    dimensions: See `matryoshka.compute`.
 
   Returns:
     total: The sum of weight x loss, a float32 scalar.
@@ -95,7 +97,7 @@ def gradients(
     }
 
     def compute(read, name=name, loss=loss):
-      value, own = loss(read, batch, replicate)
+      value, own = matryoshka.compute(loss, read, batch, replicate, dimensions)
       base.check_result(name, value, own)
       return value, own
 
@@ -131,6 +133,7 @@ def make_train_step(
   schedule: optax.Schedule,
   seed: int,
   replicate: base.Replicate = lambda x: x,
+  dimensions: Sequence[int] = (),
 ) -> Callable[
   [TrainState, batch_lib.Batch], tuple[TrainState, dict[str, jax.Array]]
 ]:
@@ -143,6 +146,7 @@ def make_train_step(
     schedule: The learning rate, for the log.
     seed: For dropout. The key of a step is folded from it and `state.step`.
     replicate: A sharding constraint on the candidates of each loss.
+    dimensions: See `matryoshka.compute`.
 
   Returns:
     `train_step(state, batch) -> (state, metrics)`; the metrics are scalars.
@@ -151,7 +155,7 @@ def make_train_step(
   def train_step(state, batch):
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     total, gradient, metrics = gradients(
-      state.params, batch, encode, losses, replicate, key
+      state.params, batch, encode, losses, replicate, key, dimensions
     )
     norm = optax.tree.norm(gradient)
     # If these are finite, the update is, too: see `optim.make_optimizer`.

@@ -60,7 +60,9 @@ def test_a_training_step_takes_what_the_compiler_counts(config):
     return (vectors @ vectors.T).sum()
 
   texts = [texts_of(rows, length)]
-  found = flops.train_step(config, texts, texts, [(rows, rows)])
+  found = flops.train_step(
+    config, texts, texts, [(rows, rows, config.output_size)]
+  )
   assert found.again == found.padding == 0
   # What is no matrix product is counted by the compiler alone.
   expected = counted(jax.grad(loss), params, tokens)
@@ -102,6 +104,7 @@ def test_the_losses_score_matrices_and_the_vocabulary_are_counted():
     for matrix in loss.score_matrices(sizes)
   ]
   assert matrices == [(8, 24), (8, 8), (4, 8), (4, 0)]
+  matrices = [(*matrix, 64) for matrix in matrices]
   found = flops.train_step(BERT, [], [], matrices, places=10)
   assert found.scores == 3 * 2 * 64 * (8 * 24 + 8 * 8 + 4 * 8)
   head = 2 * 10 * (256 * 256 + 256 * 512)

@@ -12,8 +12,12 @@ import tiny
 from mlir_jax import config, sharding
 from mlir_jax.batches import reader
 from mlir_jax.checkpoints import manager
-from mlir_jax.data import guide_writer, preparation, store_texts
-from mlir_jax.hub import card
+from mlir_jax.data import (
+  guide_vectors,
+  guide_writer,
+  preparation,
+  store_texts,
+)
 from mlir_jax.planner import backbones, chips, rows
 from mlir_jax.storage import reading
 from mlir_jax.training import build, checks, progress, run
@@ -221,11 +225,12 @@ def test_a_run_masks_by_its_guide_and_says_so(root, guide, tmp_path, capsys):
   said = f"Guide: {folder}. A passage that it finds closer"
   assert said in (tmp_path / "run/results/report.md").read_text("utf-8")
   description = manager.read_description(str(tmp_path / "run/checkpoints"), 4)
-  known = description.provenance["guide"]
+  known_as = description.provenance
+  known = known_as["guide"]
   meta = json.loads((tmp_path / "run/guide/meta.json").read_text("utf-8"))
   assert known == meta["guide"] and len(known["fingerprint"]) == 64
-  (line, text) = card._guide(description.config, description.provenance)
-  assert not line and said in text and "(absolute margin 0.05)" in text
+  text = guide_vectors.describe_all(known_as, description.config["loss"])
+  assert said in text[0] and "(absolute margin 0.05)" in text[0]
   # Another guide is another experiment.
   c.loss.ir.guide = ""
   c.loss.ir.guide_absolute_margin = 0.0
@@ -262,4 +267,4 @@ def test_a_plan_counts_the_guides_vectors(guide, tmp_path):
   assert more == 2 * 64 * 24 * 2 // devices  # Of one device, in float16.
   c.loss.ir.guide = "someone/unknown"
   with pytest.raises(ValueError, match="shape of someone/unknown is not known"):
-    backbones.guide_width(c)
+    backbones.widths(c)

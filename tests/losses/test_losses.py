@@ -229,6 +229,7 @@ def batch_mesh(devices):
     "devices",
     "symmetric",
     "in_batch",
+    "same_tower",
     "stop_gradient",
     "kinds",
   ),
@@ -288,7 +289,31 @@ def is_negative(labels, i, row, column):
   )
 
 
-def reference_ir(embeddings, labels, *, temperature, symmetric, in_batch=True):
+def same_tower_scores(embeddings, labels, i, temperature):
+  """Returns the scores of query i with queries, and of its positive."""
+  queries, passages = embeddings["queries"], embeddings["passages"]
+  batch, columns, _ = passages.shape
+  scores = [
+    dot(queries[i], queries[j])
+    for j in range(batch)
+    if is_negative(labels, i, j, 0) and is_negative(labels, j, i, 0)
+  ] + [
+    dot(passages[i, 0], passages[row, column])
+    for row, column in np.ndindex(batch, columns)
+    if is_negative(labels, i, row, column)
+  ]
+  return [score / temperature for score in scores]
+
+
+def reference_ir(
+  embeddings,
+  labels,
+  *,
+  temperature,
+  symmetric,
+  in_batch=True,
+  same_tower=False,
+):
   queries, passages = embeddings["queries"], embeddings["passages"]
   batch, columns, _ = passages.shape
   forward, backward, cosines, found, masked, alone = [], [], [], 0, 0, 0
@@ -301,16 +326,20 @@ def reference_ir(embeddings, labels, *, temperature, symmetric, in_batch=True):
           scores.append(cosines[-1] / temperature)
         elif (row, column) != (i, 0):
           masked += labels["passage_valid"][row, column]
-    forward.append(cross_entropy(scores, 0))
     alone += len(scores) == 1
     found += all(scores[0].real >= score.real for score in scores)
-    scores = [dot(queries[i], passages[i, 0]) / temperature]
-    for j in range(batch):
-      if is_negative(labels, j, i, 0):
-        scores.append(dot(queries[j], passages[i, 0]) / temperature)
-    backward.append(cross_entropy(scores, 0))
+    of_queries = [
+      dot(queries[j], passages[i, 0]) / temperature
+      for j in range(batch)
+      if is_negative(labels, j, i, 0)
+    ]
+    backward.append(cross_entropy([scores[0], *of_queries], 0))
+    if same_tower:
+      scores += same_tower_scores(embeddings, labels, i, temperature)
+      scores += of_queries if symmetric else []
+    forward.append(cross_entropy(scores, 0))
   loss = sum(forward) / batch
-  if symmetric:
+  if symmetric and not same_tower:
     loss = (loss + sum(backward) / batch) / 2
   return loss, {
     "accuracy": found / batch,
@@ -428,6 +457,16 @@ CASES = {
     {"temperature": 0.3, "symmetric": False, "in_batch": False},
   ),
   "ir-both-ways": (ir, reference_ir, {"temperature": 0.3, "symmetric": True}),
+  "ir-same-tower": (
+    ir,
+    reference_ir,
+    {"temperature": 0.3, "symmetric": False, "same_tower": True},
+  ),
+  "ir-gte": (
+    ir,
+    reference_ir,
+    {"temperature": 0.3, "symmetric": True, "same_tower": True},
+  ),
   "semantic": (semantic, reference_semantic, {"temperature": 0.05}),
   "semantic-warm": (semantic, reference_semantic, {"temperature": 0.7}),
 } | {

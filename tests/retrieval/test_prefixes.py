@@ -49,7 +49,7 @@ def test_given_prefixes_are_in_vectors_and_contract(made):
   np.testing.assert_allclose(
     loaded.encode(TEXTS, "passage"), theirs.encode(TEXTS, prompt=""), atol=1e-5
   )
-  assert loaded.notes == (
+  assert tuple(loaded.notes()) == (
     "Prefixes that were given: query 'winter: ', passage ''.",
   )
 
@@ -124,7 +124,7 @@ def test_a_family_is_not_found_where_nothing_is_missing(made, tmp_path):
   assert "--passage_prefix" not in instruct
   with pytest.warns(prefixes.PrefixWarning, match="my-e5-small is a model of"):
     loaded = mlir_jax.load(str(folder))
-  assert "family e5" in loaded.notes[0]
+  assert "family e5" in loaded.notes()[0]
 
 
 def test_a_folder_with_prompts_of_tasks_needs_only_the_prefixes(made, tmp_path):

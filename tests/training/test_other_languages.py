@@ -20,6 +20,7 @@ def to_flag_embedding(root):
       "pos": [pair["positive_ctxs"][0]["text"]],
       "neg": [],
       "pos_scores": [0.9],
+      "pos_id": ["7"],
     }
     for pair in pairs
   ]
@@ -40,7 +41,7 @@ def test_a_dev_set_that_the_config_names_selects(tmp_path, capsys):
   run.train(c, str(folder))
   printed = capsys.readouterr().out
   assert "ir/train.ja.jsonl: flag_embedding, 120 records (ja)" in printed
-  assert "ir/train.ja.jsonl: fields not used: pos_scores" in printed
+  assert "ir/train.ja.jsonl: fields not used: pos_id" in printed
   evaluated = [
     line["dev/ja/ndcg@10"]
     for line in progress.read_metrics(str(folder))

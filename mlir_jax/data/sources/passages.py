@@ -1,5 +1,6 @@
 """Reads the passages in a record, and adds passages to it."""
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -8,6 +9,7 @@ from mlir_jax.data import records
 from mlir_jax.data.sources import record_fields
 
 # The text of a whole number of 64 bits, as Python writes it.
+_LARGEST = 1e30  # Scores are kept in float32.
 _NUMBER = re.compile("0|-?[1-9][0-9]{0,17}")
 
 
@@ -15,6 +17,7 @@ def read_positives(
   record: Any,
   field: str,
   read_passage: Callable[[Any, str], records.Passage],
+  scores: str = "",
 ) -> tuple[records.Passage, ...]:
   """Reads the passages that answer a record's question.
 
@@ -23,6 +26,7 @@ def read_positives(
     field: The name of the list in the object.
     read_passage: Makes a passage from a decoded JSON value and the path to
       it, e.g. "pos[0]". It raises FieldError for a bad one.
+    scores: The field of the passages' scores, "" for none; see `read_scores`.
 
   Returns:
     The passages, at least one.
@@ -40,9 +44,53 @@ def read_positives(
     raise record_fields.FieldError(
       field, "is empty; give at least one passage that answers"
     )
+  known = read_scores(record, scores, len(values))
   return tuple(
-    read_passage(value, f"{field}[{i}]") for i, value in enumerate(values)
+    dataclasses.replace(read_passage(value, f"{field}[{i}]"), score=known[i])
+    for i, value in enumerate(values)
   )
+
+
+def read_scores(
+  record: Mapping[str, Any], field: str, count: int
+) -> Sequence[float | None]:
+  """Reads the scores that a teacher gives to passages.
+
+  Args:
+    record: The decoded JSON object.
+    field: The name of the list of numbers; "" for none. It may be missing, null
+      or empty, and so may each number.
+    count: The number of the passages.
+
+  Returns:
+    A number for each passage, None where there is none.
+
+  Raises:
+    FieldError: if it is not a list with a finite number for each passage.
+  """
+  values = record.get(field) if field else None
+  if values is None or values == []:
+    return [None] * count
+  if not isinstance(values, list) or len(values) != count:
+    found = (
+      f"has {len(values)} numbers"
+      if isinstance(values, list)
+      else f"is {record_fields.json_type(values)}"
+    )
+    raise record_fields.FieldError(
+      field, f"{found}; give one for each of the {count} passages"
+    )
+  for i, value in enumerate(values):
+    if value is not None and not (
+      isinstance(value, int | float)
+      and not isinstance(value, bool)
+      and abs(value) < _LARGEST
+    ):
+      raise record_fields.FieldError(
+        f"{field}[{i}]",
+        f"is {record_fields.show(str(value))}; give a number, or null",
+      )
+  return [None if value is None else float(value) for value in values]
 
 
 def read_hard_negatives(
@@ -51,6 +99,7 @@ def read_hard_negatives(
   read_passage: Callable[[Any, str], records.Passage],
   place: records.Place,
   bad_records: records.BadRecords,
+  scores: str = "",
 ) -> tuple[records.Passage, ...]:
   """Reads the hard negatives of a record. A bad one does not cost the record.
 
@@ -62,6 +111,7 @@ def read_hard_negatives(
     bad_records: Receives each bad hard negative; under "skip" the others are
       kept. It also receives a value that is not a list; the record then has
       none.
+    scores: The field of the passages' scores, "" for none; see `read_scores`.
 
   Returns:
     The passages. A null passage, or one without text, has the text "".
@@ -70,7 +120,7 @@ def read_hard_negatives(
 
   Raises:
     RecordError: for a bad hard negative, if the policy is "error".
-    FieldError: if the record is not an object.
+    FieldError: if the record is not an object, or the scores are bad.
   """
   if isinstance(record, Mapping) and record.get(field) is None:
     return ()
@@ -84,13 +134,15 @@ def read_hard_negatives(
       " 'skip' leaves out the hard negatives of this record",
     )
     return ()
-  passages = []
+  passages, known = [], read_scores(record, scores, len(values))
   for i, value in enumerate(values):
     try:
       passages.append(
         records.Passage("")
         if value is None
-        else read_passage(value, f"{field}[{i}]")
+        else dataclasses.replace(
+          read_passage(value, f"{field}[{i}]"), score=known[i]
+        )
       )
     except record_fields.EmptyTextError:
       passages.append(records.Passage(""))

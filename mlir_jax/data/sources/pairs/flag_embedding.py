@@ -14,7 +14,8 @@ class FlagEmbedding(base.PairFormat):
   """One object for each query; passages are texts without titles.
 
   A `prompt` takes the place of the query's prefix, as in FlagEmbedding.
-  `pos_scores` and `neg_scores` (of a teacher) are not used.
+  `pos_scores` and `neg_scores` are those of a teacher, for
+  `losses.score_distillation`.
   """
 
   name = "flag_embedding"
@@ -28,7 +29,11 @@ class FlagEmbedding(base.PairFormat):
   def parse(self, record, context):
     """Makes a record; hard negatives may be missing or null."""
     context.note_unused(
-      record, ("query", "pos", "neg", "prompt", *record_fields.LANGUAGE_FIELDS)
+      record,
+      (
+        *("query", "pos", "neg", "prompt", *_SCORES),
+        *record_fields.LANGUAGE_FIELDS,
+      ),
     )
     prompt = record.get("prompt")
     if prompt is not None:
@@ -36,13 +41,16 @@ class FlagEmbedding(base.PairFormat):
       record_fields.optional(record_fields.check_text, prompt, "prompt")
     return records.RetrievalRecord(
       record_fields.get_text(record, "query"),
-      passages_lib.read_positives(record, "pos", passages_lib.of_text),
+      passages_lib.read_positives(
+        record, "pos", passages_lib.of_text, "pos_scores"
+      ),
       passages_lib.read_hard_negatives(
         record,
         "neg",
         passages_lib.of_text,
         context.place,
         context.bad_records,
+        "neg_scores",
       ),
       prompt=prompt,
     )
