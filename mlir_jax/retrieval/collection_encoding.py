@@ -1,10 +1,11 @@
 """Encodes texts with ids into a folder of vectors, in bounded memory."""
 
 import contextlib
+import functools
 import itertools
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,11 +19,27 @@ from mlir_jax.retrieval import model as model_lib
 # A killed process loses no more than one shard.
 SHARD = encoding.WINDOW
 
-# Takes texts, titles (None for a role without them) and the bar's description;
-# yields float32 [m, D].
-Embed = Callable[
-  [Iterable[str], Iterable[str] | None, str], Iterator[np.ndarray]
-]
+
+class Embed(Protocol):
+  """Encodes some texts; `TextEncoder.encode_windows` for a model and a role."""
+
+  def __call__(
+    self,
+    texts: Iterable[str],
+    titles: Iterable[str] | None,
+    *,
+    progress: str,
+    total: int,
+  ) -> Iterator[np.ndarray]:
+    """Yields float32 [m, D].
+
+    Args:
+      texts: The texts.
+      titles: A title for each, "" for none; None for a role without titles.
+      progress: Description of a progress bar.
+      total: The number of texts, for the bar.
+    """
+    ...
 
 
 def encode(
@@ -60,11 +77,14 @@ def encode(
     None, f"{role} texts", unit="text", total=count, initial=done
   ) as bar:
     for start in range(done, count, shard):
-      some = _Some(itertools.islice(texts, min(shard, count - start)))
-      described = f"shard {start // shard + 1} of {shards}"
+      total = min(shard, count - start)
+      some = _Some(itertools.islice(texts, total))
+      progress = f"shard {start // shard + 1} of {shards}"
       titles = some.titles() if role == "passage" else None
       try:
-        vectors = list(embed(some.texts(), titles, described))
+        vectors = list(
+          embed(some.texts(), titles, progress=progress, total=total)
+        )
       except encoding.NonFiniteError as error:
         if error.text is None:
           raise
@@ -140,11 +160,7 @@ def write(
     "read_from": dict(read_from),
   }
 
-  def embed(texts, titles, description):
-    return encoder.encode_windows(
-      model.params, role, texts, titles, progress=description
-    )
-
+  embed = functools.partial(encoder.encode_windows, model.params, role)
   with contextlib.ExitStack() as stack:
     writer = None
     if is_first:

@@ -270,6 +270,18 @@ def _is_file(value: Any) -> bool:
   )
 
 
+def are_shards(value: Any) -> bool:
+  """Whether a value describes shards, as `vector_writer` does."""
+  return isinstance(value, list) and all(
+    isinstance(shard, dict)
+    and all(_is_count(shard.get(name)) for name in ("rows", "width"))
+    and type(shard.get("cut")) is int
+    and _is_file(shard.get("vectors"))
+    and _is_file(shard.get("ids"))
+    for shard in value
+  )
+
+
 def _problem(manifest: Mapping[str, Any]) -> str:
   """Names a field of a manifest that cannot be used; "" if there is none."""
   shards = manifest.get("shards")
@@ -280,14 +292,7 @@ def _problem(manifest: Mapping[str, Any]) -> str:
     "similarity": manifest.get("similarity") in ("cosine", "dot"),
     "role": manifest.get("role") in contract_lib.ROLES,
     "model": isinstance(manifest.get("model"), dict),
-    "shards": isinstance(shards, list)
-    and all(
-      isinstance(shard, dict)
-      and _is_count(shard.get("rows"))
-      and _is_file(shard.get("vectors"))
-      and _is_file(shard.get("ids"))
-      for shard in shards
-    )
+    "shards": are_shards(shards)
     and sum(shard["rows"] for shard in shards) == manifest.get("count"),
   }
   return next((name for name, is_good in good.items() if not is_good), "")

@@ -7,6 +7,7 @@ append, so it is the same on object storage.
 """
 
 import contextlib
+import fnmatch
 import hashlib
 import io
 import json
@@ -19,7 +20,10 @@ from etils import epath
 
 from mlir_jax import lock, workdir
 from mlir_jax.retrieval import vector_folder
-from mlir_jax.storage import digests, locations, writing
+from mlir_jax.storage import digests, locations, reading, writing
+
+_SHOWN = 10  # Differences in an error.
+_ASIDE = ".*.tmp"  # The names of `writing.writing_aside`.
 
 
 class Writer:
@@ -153,24 +157,32 @@ class Writer:
       ValueError: if the folder holds something else, or vectors of another
         model, source or setting.
     """
-    if self._path(vector_folder.MANIFEST).exists():
-      found = vector_folder.read_sealed(self._path(vector_folder.MANIFEST))
-      before = {name: found.get(name) for name in self._settings}
-      self._check_same(before, "holds vectors")
+    for name in (vector_folder.MANIFEST, vector_folder.UNFINISHED):
+      if self._path(name).exists():
+        found = vector_folder.read_sealed(self._path(name))
+        break
+    else:
+      self._remove_asides()
+      self._store(vector_folder.UNFINISHED, self._state())
+      return
+    before = found if name == vector_folder.MANIFEST else found.get("settings")
+    if not isinstance(before, dict) or not vector_folder.are_shards(
+      found.get("shards")
+    ):
+      raise reading.UnreadableError(
+        f"{self._path(name)} lacks settings or shards. {vector_folder.MEND}"
+      )
+    self._check_same({key: before.get(key) for key in self._settings})
+    if name == vector_folder.MANIFEST:
       self.shards, self.complete = found["shards"], True
       self._remove(vector_folder.UNFINISHED)
       return
-    if self._path(vector_folder.UNFINISHED).exists():
-      found = vector_folder.read_sealed(self._path(vector_folder.UNFINISHED))
-      self._check_same(found["settings"], "was begun")
-      self._remove_asides()
-      self.shards = list(self._whole_shards(found["shards"]))
-      return
-    self._store(vector_folder.UNFINISHED, self._state())
+    self._remove_asides()
+    self.shards = list(self._whole_shards(found["shards"]))
 
-  def _check_same(self, before: Mapping[str, Any], how: str) -> None:
+  def _check_same(self, before: Mapping[str, Any]) -> None:
     """Refuses a folder of other settings; it names each difference."""
-    ours, theirs = workdir.flatten(self._settings), workdir.flatten(before)
+    ours, theirs = _named(self._settings), _named(before)
     different = [
       f"  {name}: {_shown(ours.get(name))} now,"
       f" {_shown(theirs.get(name))} there"
@@ -178,9 +190,9 @@ class Writer:
       if ours.get(name) != theirs.get(name)
     ]
     if different:
-      lines = "\n".join(different)
+      lines = "\n".join(different[:_SHOWN])
       raise ValueError(
-        f"{self.folder} {how} of other texts, or of another model or"
+        f"{self.folder} holds vectors of other texts, or of another model or"
         f" setting:\n{lines}\nGive another folder, or repeat the command that"
         " began it."
       )
@@ -188,7 +200,7 @@ class Writer:
   def _remove_asides(self) -> None:
     """Removes the files that a killed process was writing."""
     if not locations.is_url(self.folder):
-      for path in pathlib.Path(self.folder).glob(".*.tmp"):
+      for path in pathlib.Path(self.folder).glob(_ASIDE):
         path.unlink(missing_ok=True)
 
   def _whole_shards(self, shards) -> Iterator[dict[str, Any]]:
@@ -226,11 +238,25 @@ def check_free(folder: str) -> None:
   names = {each.name for each in path.iterdir()} if path.is_dir() else set()
   if names & {vector_folder.MANIFEST, vector_folder.UNFINISHED}:
     return
-  if others := sorted(names - {lock.FILE}):
+  others = sorted(
+    name
+    for name in names - {lock.FILE}
+    if not fnmatch.fnmatchcase(name, _ASIDE)  # Of a process that was killed.
+  )
+  if others:
     raise ValueError(
       f"{folder} holds other files ({', '.join(others[:3])}): give a new"
       " folder."
     )
+
+
+def _named(settings: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns each setting by its name, with those of each source."""
+  sources = settings.get("sources")
+  if isinstance(sources, list):
+    numbered = {str(n): source for n, source in enumerate(sources, start=1)}
+    settings = {**settings, "sources": numbered}
+  return workdir.flatten(settings)
 
 
 def _shown(value: Any) -> str:

@@ -19,7 +19,7 @@ from absl import flags
 from mlir_jax import config, config_files, workdir
 from mlir_jax.command_line import process_flags
 from mlir_jax.hosts import cluster, multihost
-from mlir_jax.retrieval import model
+from mlir_jax.retrieval import model, vector_folder
 from mlir_jax.training import loop, progress, run, stopping, timetable
 
 LIGHT = pathlib.Path(tiny.__file__).parent / "light_run.py"
@@ -393,14 +393,19 @@ def test_two_processes_stop_go_back_go_on_and_agree_with_one(
   assert found == pytest.approx(expected, abs=1e-3)
 
   texts = (root / "parallel" / "made.en-de.de").read_text().splitlines()
-  output = tmp_path / "vectors.npy"
-  command = [
-    *("-m", "mlir_jax.encode", f"--model={together}", "--role=sentence"),
-    *(f"--output={output}", str(root / "parallel" / "made.en-de.de")),
-  ]
-  with processes(command) as started:
-    for process in started.values():
-      status, _, errors = ends(process)
-      assert status == 0, errors
   vectors = model.load(str(together)).encode(texts, role="sentence")
-  np.testing.assert_allclose(np.load(output), vectors, atol=1e-6)
+  for name in ("vectors.npy", "folder"):
+    command = [
+      *("-m", "mlir_jax.encode", f"--model={together}", "--role=sentence"),
+      *("--format=lines", f"--output={tmp_path / name}"),
+      str(root / "parallel" / "made.en-de.de"),
+    ]
+    with processes(command) as started:
+      for process in started.values():
+        status, _, errors = ends(process)
+        assert status == 0, errors
+  np.testing.assert_allclose(
+    np.load(tmp_path / "vectors.npy"), vectors, atol=1e-6
+  )
+  found = vector_folder.read(tmp_path / "folder")
+  np.testing.assert_allclose(found.blocks[0], vectors, atol=1e-6)
