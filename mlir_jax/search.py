@@ -137,9 +137,7 @@ def _check_ids(ids: Sequence[str], path: str) -> None:
     lines[name] = line
 
 
-def _read_folder(
-  path: str, passages: "vector_folder.VectorFolder"
-) -> _Queries:
+def _read_folder(path: str, passages: "vector_folder.VectorFolder") -> _Queries:
   """Reads the queries that `encode --role=query` wrote.
 
   Raises:

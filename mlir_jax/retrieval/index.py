@@ -410,9 +410,7 @@ def check_model(
   """
   if passages.contract:
     contract_lib.check_same(model.contract, passages.contract, passages.path)
-    if (
-      model.similarity != passages.similarity and not model.contract.normalize
-    ):
+    if model.similarity != passages.similarity and not model.contract.normalize:
       raise contract_lib.ContractMismatchError(
         f"The similarity differs from that of {passages.path}:"
         f" {model.similarity!r} here, {passages.similarity!r} there."

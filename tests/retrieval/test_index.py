@@ -23,7 +23,7 @@ def mesh(request):
 def small_blocks(monkeypatch):
   """Makes blocks and tiles so small that little data needs many."""
   monkeypatch.setattr(topk, "BLOCK", 4)
-  monkeypatch.setattr(topk, "_CPU", topk.Tiling(1 << 10, 2, 2))
+  monkeypatch.setattr(topk, "_CPU", topk.Tiling(1 << 10, 2))
   topk.top_k.clear_cache()
   yield
   topk.top_k.clear_cache()
@@ -152,8 +152,7 @@ def test_two_processes_find_the_same_as_one(tmp_path):
   started = [
     subprocess.Popen(
       [sys.executable, "-c", TWO_PROCESSES, address, str(process), str(path)],
-      env=os.environ
-      | {"JAX_NUM_CPU_DEVICES": "2", "PYTHONPATH": package},
+      env=os.environ | {"JAX_NUM_CPU_DEVICES": "2", "PYTHONPATH": package},
       stderr=subprocess.PIPE,
       text=True,
     )
