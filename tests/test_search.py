@@ -1,6 +1,8 @@
 """The program search: an index and queries in, a TREC run out."""
 
 import json
+import re
+import runpy
 import sys
 import types
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 import sentence_models
 import tiny
+from absl import app, flags
 
 import mlir_jax
 from mlir_jax import search
@@ -19,20 +22,20 @@ from mlir_jax.retrieval import (
 )
 
 
-def write_folder(folder, model, role, texts, shard=7, **changes):
+def write_folder(folder, encoder, role, texts, shard=7, **changes):
   """Encodes texts as `mlir_jax.encode` does, a few in each shard."""
   settings = {
     "role": role,
     "prompt": "",
     "dtype": "float32",
-    "similarity": model.similarity,
-    "contract": model.contract.to_dict(),
-    "model": {"fingerprint": fingerprints.of_model(model)},
+    "similarity": encoder.similarity,
+    "contract": encoder.contract.to_dict(),
+    "model": {"fingerprint": fingerprints.of_model(encoder)},
     "sources": [],
   } | changes
-  notes = {"model_name": model.path, "model_step": model.step}
+  notes = {"model_name": encoder.path, "model_step": encoder.step}
   ids = list(texts)
-  vectors = model.encode(list(texts.values()), role)
+  vectors = encoder.encode(list(texts.values()), role)
   with vector_writer.opened(str(folder), settings, notes) as writer:
     for start in range(0, len(ids), shard):
       stop = start + shard
@@ -73,9 +76,6 @@ def made(tmp_path_factory):
 @pytest.fixture
 def call(monkeypatch, capfd):
   """Runs the program here: flags -> exit status, stdout, stderr."""
-  import runpy
-
-  from absl import app, flags
 
   def call_main(*arguments):
     monkeypatch.setattr(sys, "argv", ["search", *map(str, arguments)])
@@ -199,7 +199,7 @@ def test_a_model_with_other_parameters_is_noticed(made, call, tmp_path):
     ),
     (["--queries={}/topics.tsv", "--output={}"], "is a folder: name the file"),
     (["--queries={}/bad.tsv"], r"bad.tsv:2: .*is in line 1|'q1'"),
-    (["--queries={}/topics.tsv", "--index={}"], "holds no vectors"),
+    (["--queries={}/topics.tsv", "--index={}/model"], "holds no vectors"),
   ],
 )
 def test_wrong_queries_are_refused_in_one_line(
@@ -216,8 +216,6 @@ def test_wrong_queries_are_refused_in_one_line(
     *(flag.format(root) for flag in given),
   )
   assert code == 2
-  import re
-
   assert re.search(message, error), error
   assert "Traceback" not in error and not list(tmp_path.iterdir())
 
