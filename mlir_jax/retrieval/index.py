@@ -420,7 +420,7 @@ def check_model(
         f"The similarity differs from that of {passages.path}:"
         f" {model.similarity_fn_name!r} here, {passages.similarity!r} there."
       )
-  width = model.encoder_config.output_size
+  width = model.width
   if width != passages.shape[1]:
     raise ValueError(
       f"{model.path} makes vectors of {width} numbers, but those of"

@@ -21,33 +21,31 @@ from jax.sharding import Mesh, PartitionSpec
 from mlir_jax import bars, sharding
 
 BLOCK = 128  # The rows of a device are padded to a multiple of it.
-CHUNK = 131072  # Rows that are placed, or scored, at once, at most.
+CHUNK = 131072  # Rows that are read at once when passages are placed.
 QUERY_BATCH = 1024  # Queries that are searched at once, at most.
 
 
 class Tiling(NamedTuple):
-  """How a device cuts its work into tiling.
+  """How a device cuts its work into pieces.
 
   Attributes:
-    scores: Scores that are computed at once: queries times the rows of a tile.
-    block: Rows whose hits are counted together. It divides `BLOCK`.
-    portion: Hits of a query that are collected at once, at least; not below
-      `block`.
+    scores: Scores of a tile: queries times rows. It bounds the memory.
+    block: Rows whose hits are counted together, a power of two up to `BLOCK`.
+      A portion is at least so many hits of a query.
   """
 
   scores: int
   block: int
-  portion: int
 
 
 # If a query has more hits than so many portions, the best rows of the tile are
 # found together.
-_PORTIONS = 12
+_PORTIONS = 8
 
-# The scores of a tile stay in the caches of a CPU. Other devices need large
-# tiles, and blocks of their lanes.
-_CPU = Tiling(1 << 21, 16, 16)
-_ACCELERATOR = Tiling(1 << 25, 128, 128)
+# On a CPU, XLA copies the rows of a tile unless it has all rows of a device.
+# Other devices have less memory, and vectors of 128 lanes.
+_CPU = Tiling(1 << 27, 16)
+_ACCELERATOR = Tiling(1 << 25, 128)
 
 
 def tiling_of(mesh: Mesh) -> Tiling:
@@ -122,23 +120,32 @@ def place(
   return jax.make_array_from_single_device_arrays(shape, over_data, shards)
 
 
-def _top_k_of_blocks(scores: jax.Array, k: int):
+def _top_k_of_blocks(scores: jax.Array, k: int, block: int):
   """Returns `lax.top_k` of [Q, M] scores; it reads most scores only once.
 
   Rank blocks of consecutive columns by their maxima, where the earlier block
   wins a tie. Then the k best columns are in the k best blocks. Proof: take a
   column in another block. Each of the k best blocks has a column that beats it,
   by a higher score, or by an equal score further left.
+
+  Args:
+    scores: float32 [Q, M]; M is a multiple of `BLOCK`.
+    k: The number of results.
+    block: The smallest size of a block.
   """
-  blocks = scores.reshape(len(scores), -1, BLOCK)
+  count, columns = scores.shape
+  # Few maxima and few columns of the k best blocks: M / block + k * block.
+  while block < BLOCK and 2 * block * block * k < columns:
+    block *= 2
+  blocks = scores.reshape(count, -1, block)
   if blocks.shape[1] <= k:
-    return jax.lax.top_k(scores, min(k, scores.shape[1]))
+    return jax.lax.top_k(scores, min(k, columns))
   _, winners = jax.lax.top_k(blocks.max(axis=-1), k)
   winners = jnp.sort(winners, axis=-1)  # Columns in order: ties go left.
   candidates = jnp.take_along_axis(blocks, winners[:, :, None], axis=1)
-  best, places = jax.lax.top_k(candidates.reshape(len(scores), -1), k)
-  block = jnp.take_along_axis(winners, places // BLOCK, axis=1)
-  return best, block * BLOCK + places % BLOCK
+  best, places = jax.lax.top_k(candidates.reshape(count, -1), k)
+  winner = jnp.take_along_axis(winners, places // block, axis=1)
+  return best, winner * block + places % block
 
 
 def _best_of(scores: jax.Array, indices: jax.Array, k: int):
@@ -261,7 +268,7 @@ def _collect(kept: _Kept, tile: _Tile, k: int, block: int, portion: int):
     """Adds the best rows of the tile, whether or not they are hits."""
     kept, _ = state
     scores = _comparable(tile.scores, tile.counts(columns))
-    best, places = _top_k_of_blocks(scores, k)
+    best, places = _top_k_of_blocks(scores, k, block)
     kept = _with_room(kept, k, best.shape[1])
     return kept.add(k, best, tile.start + places), jnp.zeros_like(most)
 
@@ -312,19 +319,21 @@ def _shard_top_k(
 ):
   """Returns the best rows of one device: [Q, k] scores and global indices."""
   rows, count = len(shard), len(queries)
-  most = max(1, min(CHUNK, tiling.scores // count) // BLOCK)
+  most = max(1, tiling.scores // count // BLOCK)  # Blocks of a tile.
   num_tiles = -(-rows // (BLOCK * most))
   size = BLOCK * -(-rows // (BLOCK * num_tiles))
   offset = jax.lax.axis_index(sharding.DATA) * rows
   # The more rows are kept, the more hits a tile has.
-  portion = min(size, tiling.portion * -(-k // (16 * tiling.portion)))
+  portion = min(size, tiling.block * -(-k // (8 * tiling.block)))
   columns = k + max(2 * k, 8 * portion)
 
   def add(kept: _Kept, number):
     # The last tile is moved back to end with the shard. It may then overlap
     # with the tile before: those rows are skipped.
     start = jnp.minimum(number * size, rows - size)
-    passages = jax.lax.dynamic_slice_in_dim(shard, start, size)
+    passages = shard
+    if num_tiles > 1:
+      passages = jax.lax.dynamic_slice_in_dim(shard, start, size)
     scores = jnp.einsum(
       "qd,pd->qp", queries, passages, precision=jax.lax.Precision.HIGHEST
     )

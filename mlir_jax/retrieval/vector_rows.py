@@ -54,7 +54,7 @@ class VectorRows:
       ValueError: if a row is not finite; it names the row.
     """
     if isinstance(rows, slice):
-      rows = np.arange(*rows.indices(self.shape[0]), dtype=np.int64)
+      rows = np.arange(*rows.indices(self.shape[0]))
     found = np.empty((len(rows), self._width), np.float32)
     # A disk reads ascending rows fastest.
     order = np.argsort(rows, kind="stable")
@@ -65,12 +65,7 @@ class VectorRows:
       last = int(np.searchsorted(ascending, self._ends[block]))
       local = ascending[first:last] - self._starts[block]
       values = self._blocks[block]
-      start, stop = int(local[0]), int(local[-1]) + 1
-      # A slice is not copied twice.
-      values = (
-        values[start:stop] if stop - start == len(local) else values[local]
-      )
-      found[order[first:last]] = values
+      found[order[first:last]] = values[local]
       first = last
     self._check(found, rows)
     if self._unit_length:
