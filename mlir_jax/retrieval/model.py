@@ -525,7 +525,7 @@ def _load_folder(
     )
     parts.append((contract, encoder_config, ours["step"]))
     similarity = found.similarity
-    missing = prefixes.describe_missing(found, given, path)
+    missing, advice = prefixes.missing(found, given, path)
   own, encoder_config, step = parts[0]
   for other, *shape_and_step in parts[1:]:
     contract_lib.check_same(own, other, str(folders[1]))
@@ -536,7 +536,7 @@ def _load_folder(
       )
   contract = prefixes.put(given, own, tokenizer, prompt)
   _warn(prefixes.describe_replaced(own, contract, path))
-  _warn(missing)
+  _warn(f"{missing} {advice}".strip())
   return Model(
     path=path,
     text_encoder=encoding.TextEncoder(

@@ -152,8 +152,7 @@ def test_two_processes_find_the_same_as_one(tmp_path):
   started = [
     subprocess.Popen(
       [sys.executable, "-c", TWO_PROCESSES, address, str(process), str(path)],
-      env=os.environ
-      | {"JAX_NUM_CPU_DEVICES": "2", "PYTHONPATH": package},
+      env=os.environ | {"JAX_NUM_CPU_DEVICES": "2", "PYTHONPATH": package},
       stderr=subprocess.PIPE,
       text=True,
     )
