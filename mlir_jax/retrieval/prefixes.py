@@ -200,8 +200,8 @@ def missing(found: layout.Layout, given: Given, name: str) -> tuple[str, str]:
     f"{name} is a model of the family {family.name} by {sign}. Such models need"
     f" prefixes, and nothing names those of {' and '.join(lacking)} texts, so"
     " results are worse.",
-    f"Give {flags} (in Python, arguments of these names). An empty one says that"
-    " none is needed.",
+    f"Give {flags} (in Python, arguments of these names). An empty one says"
+    " that none is needed.",
   )
 
 
