@@ -7,6 +7,7 @@ same in the token store have one vector: that of their first occurrence.
 
 import pathlib
 import shutil
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -25,8 +26,8 @@ from mlir_jax.data import (
   token_store,
 )
 from mlir_jax.hub import warm_start
-from mlir_jax.models import pretrained
-from mlir_jax.retrieval import fingerprints
+from mlir_jax.models import layout_files, pretrained
+from mlir_jax.retrieval import fingerprints, prefixes
 from mlir_jax.retrieval import model as model_lib
 from mlir_jax.storage import copies
 
@@ -221,12 +222,20 @@ def _load(
     elif warm_start.is_run(name):
       loaded, commit = warm_start.load_run(name, revision, mesh), ""
     else:
-      loaded = model_lib.load(name, mesh=mesh, revision=revision)
+      with warnings.catch_warnings():
+        # It names flags, which training does not have.
+        warnings.simplefilter("ignore", prefixes.PrefixWarning)
+        loaded = model_lib.load(name, mesh=mesh, revision=revision)
       commit = pretrained.commit(pretrained.fetch(loaded.path, revision))
     for role in kind.roles:
       loaded.check_role(role)
   except ValueError as error:
     raise ValueError(f"{kind.field}={name}: {error}") from error
+  for note in loaded.prefix_notes:
+    print(
+      f"{kind.field}={name}: {note} Write them as the prompts 'query' and"
+      f" 'document' into {layout_files.MODEL} of a copy of its folder."
+    )
   return _Loaded(loaded, commit)
 
 

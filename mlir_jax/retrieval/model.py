@@ -601,7 +601,7 @@ def load_folder(
     )
     parts.append((said, encoder_config, ours["step"]))
     similarity = found.similarity
-    missing = prefixes.describe_missing(found, given, path)
+    missing, advice = prefixes.missing(found, given, path)
   own, encoder_config, step = parts[0]
   for other, *shape_and_step in parts[1:]:
     contract_lib.check_same(own, other, str(folders[1]))
@@ -612,7 +612,7 @@ def load_folder(
       )
   used = prefixes.put(given, own, tokenizer, prompt)
   _warn(prefixes.describe_replaced(own, used, path))
-  _warn(missing)
+  _warn(f"{missing} {advice}".strip())
   used = _cut(used, truncate_dim, encoder_config)
   return Model(
     path=path,

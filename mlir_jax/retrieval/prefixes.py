@@ -162,8 +162,8 @@ def describe_given(
   return f"Prefixes that were given: {', '.join(said)}." if said else ""
 
 
-def describe_missing(found: layout.Layout, given: Given, name: str) -> str:
-  """Says in a line which prefixes a model's family needs; "" for none.
+def missing(found: layout.Layout, given: Given, name: str) -> tuple[str, str]:
+  """Says which prefixes a model's family needs and does not get.
 
   A folder that names a prompt decides for itself. sentence-transformers writes
   empty prompts into each folder, so these say nothing.
@@ -172,31 +172,36 @@ def describe_missing(found: layout.Layout, given: Given, name: str) -> str:
     found: The folder of a model.
     given: The prefixes that are given, also empty ones.
     name: What the user calls the model.
+
+  Returns:
+    A line for reports, and what a user of a flag can do. Both are "" if nothing
+    is missing.
   """
   said = (found.encoding.role(role).prefix for role in contract_lib.ROLES)
   if found.ours or any(prefix != "" for prefix in said):
-    return ""
+    return "", ""
   sign, family = _find_family(found, name)
   if family is None:
-    return ""
-  missing = [
+    return "", ""
+  lacking = [
     role
     for role in ("query", "passage")
     if role in family.prefixes and given.get(role) is None
   ]
-  if not missing:
-    return ""
+  if not lacking:
+    return "", ""
   # Only some tests have sentences, so their prefix alone is no reason.
   if "sentence" in family.prefixes and given.get("sentence") is None:
-    missing.append("sentence")
+    lacking.append("sentence")
   flags = " ".join(
-    f"--{role}_prefix={_quote(family.prefixes[role])}" for role in missing
+    f"--{role}_prefix={_quote(family.prefixes[role])}" for role in lacking
   )
   return (
     f"{name} is a model of the family {family.name} by {sign}. Such models need"
-    " prefixes, and its folder says nothing of them. Without them, results are"
-    f" worse. Give {flags} (in Python, arguments of these names). An empty one"
-    " says that none is needed."
+    f" prefixes, and nothing names those of {' and '.join(lacking)} texts, so"
+    " results are worse.",
+    f"Give {flags} (in Python, arguments of these names). An empty one says"
+    " that none is needed.",
   )
 
 

@@ -10,6 +10,7 @@ import pytest
 import sentence_models
 
 import mlir_jax
+from mlir_jax.command_line import program, refusal
 from mlir_jax.models import layout
 from mlir_jax.retrieval import prefixes
 
@@ -96,12 +97,12 @@ def test_a_family_that_needs_prefixes_is_found_by_each_fact(
     (folder / "README.md").write_text(
       f"---\nlicense: mit\n{field}---\n# Mine\n"
     )
-  message = prefixes.describe_missing(layout.read(folder), {}, name)
+  message, advice = prefixes.missing(layout.read(folder), {}, name)
   assert f"is a model of the family e5 by {sign}." in message
   assert (
     "--query_prefix='query: ' --passage_prefix='passage: '"
     " --sentence_prefix='query: '"
-  ) in message
+  ) in advice
 
 
 def test_a_family_is_not_found_where_nothing_is_missing(made, tmp_path):
@@ -109,22 +110,31 @@ def test_a_family_is_not_found_where_nothing_is_missing(made, tmp_path):
   found = layout.read(folder)
 
   def missing(given, name="e5", found=found):
-    return prefixes.describe_missing(found, given, name)
+    return prefixes.missing(found, given, name)
 
-  assert "Give --passage_prefix='passage: ' --sentence_prefix=" in missing(
-    {"query": ""}
-  )
-  assert missing({"query": "", "passage": ""}) == ""
-  assert missing({}, found=layout.read(made[0] / "named")) == ""
+  message, advice = missing({"query": ""})
+  assert "those of passage and sentence texts" in message
+  assert advice.startswith("Give --passage_prefix='passage: ' --sentence_pre")
+  nothing = ("", "")
+  assert missing({"query": "", "passage": ""}) == nothing
+  assert missing({}, found=layout.read(made[0] / "named")) == nothing
   other = shutil.copytree(folder, tmp_path / "mine5")
   (other / "README.md").write_text("---\n: [\n---\nBetter than e5-base.\n")
-  assert missing({}, "be5t-v1", layout.read(other)) == ""
-  instruct = missing({}, "multilingual-e5-large-instruct")
+  assert missing({}, "be5t-v1", layout.read(other)) == nothing
+  _, instruct = missing({}, "multilingual-e5-large-instruct")
   assert r"answer the query\nQuery: '" in instruct
   assert "--passage_prefix" not in instruct
   with pytest.warns(prefixes.PrefixWarning, match="my-e5-small is a model of"):
     loaded = mlir_jax.load(str(folder))
   assert "family e5" in loaded.notes()[0]
+
+
+def test_a_program_warns_in_one_line(capsys):
+  warning = prefixes.PrefixWarning("Give it.")
+  program._show_warning(warning, prefixes.PrefixWarning, "encode.py", 3)
+  assert capsys.readouterr().err == f"{refusal.program()}: Give it.\n"
+  program._show_warning("old", FutureWarning, "library.py", 3)
+  assert "library.py:3: FutureWarning: old" in capsys.readouterr().err
 
 
 def test_a_folder_with_prompts_of_tasks_needs_only_the_prefixes(made, tmp_path):
