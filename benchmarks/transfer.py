@@ -42,7 +42,7 @@ def train(variant: str, seed: int, output: pathlib.Path) -> dict[str, float]:
         stderr=subprocess.STDOUT,
         check=True,
       )
-  (path,) = (folder / "results").glob("step-*.json")
+  (path,) = (folder / "results").glob("step-*[0-9].json")
   return json.loads(path.read_text())
 
 

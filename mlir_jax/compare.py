@@ -1,6 +1,6 @@
-"""Compares two systems in each language: are they different beyond chance?
+"""Compares two systems: differences, intervals, p-values for each language.
 
-python -m mlir_jax.compare W1 W2 --output=FOLDER
+python -m mlir_jax.compare --output=FOLDER W1 W2
 python -m mlir_jax.compare RESULTS/a RESULTS/b
 python -m mlir_jax.compare a.trec b.trec --qrels=qrels.test.txt
 

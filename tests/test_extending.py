@@ -29,7 +29,7 @@ from mlir_jax.command_line import config_fields
 from mlir_jax.data import collections, records
 from mlir_jax.data.collections import folder, pair_files
 from mlir_jax.data.sources.pairs import registry
-from mlir_jax.evals import of_run, protocol_data, protocols, systems
+from mlir_jax.evals import of_run, own_systems, protocol_data, protocols
 from mlir_jax.losses import base
 from mlir_jax.mining import rules as rules_lib
 from mlir_jax.mining import search
@@ -398,7 +398,7 @@ def test_a_runs_collection_is_not_imported_unless_it_is_named(
 
 
 def test_a_system_makes_the_run_of_a_test(project):
-  found = systems.find({"letters": "my_project.systems:letters"})
+  found = own_systems.find({"letters": "my_project.systems:letters"})
   passages = tuple(
     records.Passage(text, passage_id=name)
     for name, text in (("a", "sky"), ("b", "a river"), ("c", "rive"))

@@ -129,7 +129,7 @@ def test_evaluating_a_checkpoint_gives_what_training_reported(trained):
     "mlir_jax.evaluate", f"--workdir={folder}", "--checkpoint=best", cwd=root
   )
   assert "Also in training" in output
-  (path,) = (folder / f"evaluate-{root.name}-best").glob("step-*.json")
+  (path,) = (folder / f"evaluate-{root.name}-best").glob("step-[0-9].json")
   reported = json.loads((folder / "results/step-8.json").read_text())
   if path.name == "step-8.json":
     assert json.loads(path.read_text()) == pytest.approx(reported, abs=1e-6)

@@ -33,7 +33,8 @@ class Line:
     difference: Second less first.
     interval: The 95 % interval of the difference.
     p: The p-value.
-    corrected: The p-value with Holm's correction; None for `MEAN`.
+    corrected: The p-value with Holm's correction for the number of tests of the
+      same split; None for `MEAN`.
   """
 
   test: str
@@ -93,7 +94,7 @@ class Comparison:
     ordered = dict.fromkeys(name for names in found.values() for name in names)
     if not ordered:
       raise ValueError(f"{names[0]} and {names[1]} have no measure in common.")
-    self.lines = {name: [] for name in ordered}
+    self.lines: dict[str, list[Line]] = {name: [] for name in ordered}
     drawn: dict[str, list[_Test]] = {name: [] for name in ordered}
     for test in shared:
       for name, of_test in _compare(
@@ -101,11 +102,13 @@ class Comparison:
       ):
         drawn[name].append(of_test)
     for name, tests in drawn.items():
-      corrected = significance.holm([each.line.p for each in tests])
-      self.lines[name] = [
-        dataclasses.replace(each.line, corrected=p)
-        for each, p in zip(tests, corrected, strict=True)
-      ]
+      for split in dict.fromkeys(each.split for each in tests):
+        family = [each for each in tests if each.split == split]
+        corrected = significance.holm([each.line.p for each in family])
+        self.lines[name] += [
+          dataclasses.replace(each.line, corrected=p)
+          for each, p in zip(family, corrected, strict=True)
+        ]
       tested = [each for each in tests if each.split == "test"]
       if len(tested) > 1:
         self.lines[name].append(_mean(tested))

@@ -7,7 +7,7 @@ systems that it fuses, so these have their columns before.
 from collections.abc import Iterator, Sequence
 
 from mlir_jax.data import records
-from mlir_jax.evals import board, fusion, systems
+from mlir_jax.evals import board, fusion, own_systems, systems
 from mlir_jax.evals import options as options_lib
 
 
@@ -32,7 +32,7 @@ class Lineup:
     self.notes: list[str] = []
     self._options = options
     self._models = list(models)
-    self._user = systems.find(options.systems)
+    self._user = own_systems.find(options.systems)
     self._runs: dict[str, systems.System] = {}
     self._has_bm25 = options.bm25 or options.hybrid
     others = [*models, *options.runs, *options.systems]

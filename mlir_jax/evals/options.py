@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """Systems that are no models, protocols, measures, depth.
+  """Says which systems are added to models, and how all are measured.
 
   Attributes:
     bm25: Whether BM25 is a system of the table.

@@ -164,7 +164,8 @@ def go_on(
 def _remove_results(folder: epath.Path, step: int) -> None:
   """Removes the result tables of steps that will be taken again."""
   for path in list(folder.glob("step-*")):
-    number = path.name.removeprefix("step-").removesuffix(".json")
+    # step-N.json, step-N.intervals.json and the folder step-N.
+    number = path.name.removeprefix("step-").partition(".")[0]
     if number.isdecimal() and int(number) > step:
       if path.is_dir():
         path.rmtree()

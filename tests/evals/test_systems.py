@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlir_jax.data import records
-from mlir_jax.evals import fusion, measures, ranking, systems
+from mlir_jax.evals import fusion, measures, own_systems, ranking, systems
 from mlir_jax.retrieval import bm25, runs, terms
 
 PASSAGES = tuple(
@@ -149,7 +149,7 @@ def test_a_system_of_the_user_is_found_and_its_run_is_checked(
   monkeypatch.syspath_prepend(tmp_path)
 
   def call(name):
-    found = systems.find({"x": f"systems_of_a_user:{name}"})
+    found = own_systems.find({"x": f"systems_of_a_user:{name}"})
     return found["x"](make_test(), 5)
 
   assert call("good") == {q: {"a": 1.0} for q in ("q1", "q2", "q3")}
