@@ -262,13 +262,16 @@ def check_xquad_r(shared, embed, mesh):
   # Sorted by id, descending: a stable sort by score then breaks ties.
   order = np.argsort(names)[::-1]
   names, passages = names[order], passages[order]
+  row_of = {name: row for row, name in enumerate(names)}
   language = np.array([name.rpartition(".")[2] for name in names])
   values = {"mono": [], "cross": [], "pooled": [], "distance": []}
   for test in tests:
     queries = embed("query", list(test.queries.values())).astype("f8")
     for query_id, row in zip(test.queries, queries @ passages.T, strict=True):
       ranked = np.argsort(-row, kind="stable")
-      is_answer = np.isin(names[ranked], list(judged[query_id]))
+      is_answer = np.zeros(len(ranked), bool)
+      is_answer[[row_of[name] for name in judged[query_id]]] = True
+      is_answer = is_answer[ranked]
       is_own = language[ranked] == test.language
       for kind, kept in (
         ("mono", is_own),
