@@ -264,15 +264,16 @@ def _bars(
 
 def _error_bars(found: Sequence[estimates.Estimate]) -> dict[str, Any]:
   """Returns plotly's error bars; a value without an interval has none."""
-  ends = [each.interval or (each.value, each.value) for each in found]
   return {
     "type": "data",
     "symmetric": False,
     "array": [
-      100 * (e[1] - each.value) for e, each in zip(ends, found, strict=True)
+      100 * (each.interval.high - each.value) if each.interval else None
+      for each in found
     ],
     "arrayminus": [
-      100 * (each.value - e[0]) for e, each in zip(ends, found, strict=True)
+      100 * (each.value - each.interval.low) if each.interval else None
+      for each in found
     ],
     "color": GRAY,
     "thickness": 1.5,

@@ -1,6 +1,6 @@
 """What explains the results of runs: maps, diagnostics and queries.
 
-None of them can be averaged over seeds, so they are of a variant's first run.
+They cannot be averaged over seeds, so they are of a variant's first run.
 """
 
 import re

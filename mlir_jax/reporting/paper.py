@@ -34,9 +34,13 @@ def write(content: content_lib.Content, folder: str) -> list[str]:
       parts.append(f"**{tables.escape(part.title)}**\n")
       parts.append(tables.to_markdown(part))
     else:
-      plot.save(part.drawn, f"{folder}/{part.name}")
-      names.append(part.name)
-      parts.append(f"![{tables.escape(part.caption)}]({part.name})\n")
+      # The names of two diagnostics may differ in their signs alone.
+      name = part.name
+      if name in names:
+        name = f"{len(names)}-{name}"
+      plot.save(part.drawn, f"{folder}/{name}")
+      names.append(name)
+      parts.append(f"![{tables.escape(part.caption)}]({name})\n")
   writing.write_aside(f"{folder}/{MARKDOWN}", "\n".join(parts))
   return [*names, MARKDOWN]
 

@@ -56,7 +56,7 @@ def group(
     key = _experiment(run, defaults)
     members = found.get(key, [])
     if not run.config or _seed(run) in map(_seed, members):
-      key = f"{key} {run.path}"
+      key = f"{key} {run.name}"  # No other run has this name.
     found.setdefault(key, []).append(run)
   names = [_name(members) for members in found.values()]
   return [
