@@ -89,6 +89,7 @@ def test_a_partial_contract_closes_only_the_fields_that_are_open():
     "pooling": "cls",
     "normalize": False,
     "title_joiner": " ",
+    "truncate_dim": 0,
     "query.prefix": "",
     "query.max_length": 32,
     "passage.prefix": "passage: ",

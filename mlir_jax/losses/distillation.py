@@ -22,7 +22,7 @@ class DistillationLoss(base.Loss):
   Without a weight there is no teacher, so the loss is not measured.
   """
 
-  weight: float = base.setting(0.0, "[0, 1e6]")
+  weight: float = base.setting(0.0, "[0, 1e6]")  # w_dist.
   # A frozen model: a run, an export, a sentence-transformers folder or a hub
   # name. "" is the model that the run starts from, model.pretrained; it encodes
   # as the run does. Its vectors are computed once and kept.

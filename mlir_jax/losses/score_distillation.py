@@ -24,7 +24,7 @@ class ScoreDistillationLoss(base.Loss):
   Without a weight, the batch has no scores, so the loss is not measured.
   """
 
-  weight: float = base.setting(0.0, "[0, 1e6]")
+  weight: float = base.setting(0.0, "[0, 1e6]")  # w_score.
   # "kl" compares the distributions over a question's passages, as BGE does;
   # "margin_mse" the differences between the positive and each hard negative.
   kind: str = base.setting("kl", choices=KINDS)

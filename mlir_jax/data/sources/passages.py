@@ -46,7 +46,7 @@ def read_positives(
     )
   known = read_scores(record, scores, len(values))
   return tuple(
-    dataclasses.replace(read_passage(value, f"{field}[{i}]"), score=known[i])
+    _scored(read_passage(value, f"{field}[{i}]"), known[i])
     for i, value in enumerate(values)
   )
 
@@ -140,15 +140,18 @@ def read_hard_negatives(
       passages.append(
         records.Passage("")
         if value is None
-        else dataclasses.replace(
-          read_passage(value, f"{field}[{i}]"), score=known[i]
-        )
+        else _scored(read_passage(value, f"{field}[{i}]"), known[i])
       )
     except record_fields.EmptyTextError:
       passages.append(records.Passage(""))
     except record_fields.FieldError as error:
       report_hard_negative(error, place, bad_records)
   return tuple(passages)
+
+
+def _scored(passage: records.Passage, score: float | None) -> records.Passage:
+  """Returns a passage with a score, if there is one."""
+  return passage if score is None else dataclasses.replace(passage, score=score)
 
 
 def report_hard_negative(
