@@ -77,7 +77,7 @@ class _Run(Mapping):
 
   def __getitem__(self, query_id: str) -> dict[str, float]:
     number = self._numbers[query_id]
-    names = (self._passage_ids[rank] for rank in self._ranks[number])
+    names = [self._passage_ids[int(rank)] for rank in self._ranks[number]]
     return dict(zip(names, self._scores[number].tolist(), strict=True))
 
 

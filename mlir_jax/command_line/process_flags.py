@@ -78,8 +78,9 @@ def join(config: ml_collections.ConfigDict | None = None) -> None:
     and name.partition(".")[0] != "config"
   }
   named = [values.collection] if "collection" in values else []
-  for flag in {"evaluator", "system"}.intersection(values):
-    named += [value.partition("=")[2] for value in values[flag].value]
+  for flag in {"evaluator", "protocol", "system"}.intersection(values):
+    given = values[flag].value or ()
+    named += [value.partition("=")[2] for value in given]
   if config:
     fields["config"] = settings = config.to_dict()
     named += extensions.named_by(settings)

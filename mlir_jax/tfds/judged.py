@@ -244,11 +244,11 @@ def _queries(
 def _qrels(
   source: Source, split: str, bad_records: records.BadRecords
 ) -> Iterator[dict]:
-  _, found, without_query = source.judgements[split]
-  for _ in range(without_query):
+  said = source.judgements[split]
+  for _ in range(said.without_query):
     bad_records.count_removed(
       source.names[split].qrels, "judgements of queries that are not there"
     )
-  for query_id, relevances in found.items():
+  for query_id, relevances in said.judged.items():
     for docid, relevance in relevances.items():
       yield {"query_id": query_id, "docid": docid, "relevance": relevance}
