@@ -284,7 +284,7 @@ def are_shards(value: Any) -> bool:
 
 def _problem(manifest: Mapping[str, Any]) -> str:
   """Names a field of a manifest that cannot be used; "" if there is none."""
-  shards = manifest.get("shards")
+  shards: Any = manifest.get("shards")
   good = {
     "count": _is_count(manifest.get("count")),
     "width": _is_count(manifest.get("width")),
