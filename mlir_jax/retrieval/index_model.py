@@ -64,9 +64,13 @@ def load(
     "passage": passage_prefix,
     "sentence": sentence_prefix,
   }
+  open_roles = [role for role, prefix in given.items() if prefix is None]
   if passages.contract:
+    # A model that needs a prefix is still named in a warning if it had none.
     given = {
-      role: passages.contract.role(role).prefix if prefix is None else prefix
+      role: passages.contract.role(role).prefix or None
+      if prefix is None
+      else prefix
       for role, prefix in given.items()
     }
   model = model_lib.load(
@@ -79,6 +83,10 @@ def load(
     passage_prefix=given["passage"],
     sentence_prefix=given["sentence"],
   )
+  if passages.contract:
+    model = model.with_contract(
+      model.contract.with_prefixes_of(passages.contract, open_roles)
+    )
   known = passages.model.get("fingerprint")
   if known and fingerprints.of_model(model, passages.contract) != known:
     warnings.warn(

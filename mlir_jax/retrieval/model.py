@@ -238,7 +238,14 @@ class Model:
     """
     if self.similarity_fn_name == "dot" or self.contract.normalize:
       return self
-    contract = dataclasses.replace(self.contract, normalize=True)
+    return self.with_contract(
+      dataclasses.replace(self.contract, normalize=True)
+    )
+
+  def with_contract(self, contract: contract_lib.EncodingContract) -> "Model":
+    """Returns the model with another contract of the same tokenizer."""
+    if contract == self.contract:
+      return self
     return dataclasses.replace(
       self,
       text_encoder=self.text_encoder.with_contract(

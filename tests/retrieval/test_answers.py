@@ -37,7 +37,10 @@ def made(tmp_path_factory):
   root = tiny.write_folder(folder / "data", pairs=40)
   with pytest.warns(UserWarning, match="in place of 'river: '"):
     model = mlir_jax.load(
-      str(folder / "model"), batch_size=8, passage_prefix="valley: "
+      str(folder / "model"),
+      batch_size=8,
+      passage_prefix="valley: ",
+      query_prefix="",
     )
   file = folder / "docs.jsonl"
   file.write_text(
@@ -143,11 +146,9 @@ def test_the_prefix_of_queries_may_differ_but_not_that_of_passages(made):
   def changed(role):
     contract = model.contract
     settings = dataclasses.replace(contract.role(role), prefix="zebra ")
-    contract = dataclasses.replace(contract, **{role: settings})
-    encoder = model.text_encoder.with_contract(
-      contract, model.text_encoder._embed
+    return model.with_contract(
+      dataclasses.replace(contract, **{role: settings})
     )
-    return dataclasses.replace(model, text_encoder=encoder)
 
   index_lib.Index.load(passages, changed("query"))
   changed("query").search(["apple"], index, 1)
