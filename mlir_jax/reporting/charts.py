@@ -25,6 +25,7 @@ GRAY = "#888888"  # The page's style sheet gives texts and grids their colours.
 def layout(**changes: Any) -> dict[str, Any]:
   """Returns the layout that all charts share, with changes."""
   return {
+    "template": "none",  # The default one has colours for a light page.
     "paper_bgcolor": "rgba(0,0,0,0)",
     "plot_bgcolor": "rgba(0,0,0,0)",
     "font": {"family": "system-ui, sans-serif", "size": 13, "color": GRAY},
