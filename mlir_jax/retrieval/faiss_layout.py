@@ -27,7 +27,7 @@ def _import() -> Any:
     import faiss
   except ImportError as error:
     raise ImportError(
-      "A Faiss index needs the package faiss-cpu: pip install faiss-cpu."
+      "A Faiss index needs faiss-cpu: pip install 'mlir_jax[faiss]'."
     ) from error
   return faiss
 
