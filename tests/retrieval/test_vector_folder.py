@@ -509,5 +509,5 @@ def test_what_is_not_read_is_refused_with_the_reason(tmp_path, monkeypatch):
   for name in ("index", "docid"):
     (tmp_path / "empty" / name).write_text("a")
   monkeypatch.setitem(sys.modules, "faiss", None)
-  with pytest.raises(ImportError, match="pip install faiss-cpu"):
+  with pytest.raises(ImportError, match=r"mlir_jax\[faiss\]"):
     vector_folder.read(tmp_path / "empty")
