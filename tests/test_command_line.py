@@ -291,6 +291,9 @@ def test_a_variable_that_jax_cannot_use_is_refused_by_every_main(
     "evaluate": ["--workdir=w"],
     "compare": ["w", "v"],
     "encode": ["--model=w", "--role=query", "--output=v.npy", "file"],
+    "search": ["--index=i", "--queries=file", "--output=r"],
+    "ask": ["--model=w", "--root=data"],
+    "report": ["w", "--output=r.html"],
     "export": ["--workdir=w", "--output=x"],
     "plan": ["--config=quickstart", "--topology=v5e:2x2"],
   }

@@ -28,7 +28,7 @@ def write_folder(folder, encoder, role, texts, shard=7, **changes):
     "role": role,
     "prompt": "",
     "dtype": "float32",
-    "similarity": encoder.similarity,
+    "similarity": encoder.similarity_fn_name,
     "contract": encoder.contract.to_dict(),
     "model": {"fingerprint": fingerprints.of_model(encoder)},
     "sources": [],
@@ -172,12 +172,12 @@ def test_a_model_with_other_parameters_is_noticed(made, call, tmp_path):
     {"d1": "river"},
     model={"fingerprint": "0"},
   )
-  code, printed, _ = call(
+  code, _, said = call(
     f"--index={tmp_path}/index",
     f"--queries={made.root}/topics.tsv",
     f"--output={tmp_path}/run.trec",
   )
-  assert code == 0 and "has other parameters than the model" in printed
+  assert code == 0 and "has other parameters than the model" in said
 
 
 @pytest.mark.slow
