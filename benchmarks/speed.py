@@ -359,7 +359,11 @@ class Ours(Side):
     from mlir_jax.batches import packing
     from mlir_jax.costs import flops
 
-    matrix = (self.settings.queries, len(self.ids["passage"][0]))
+    matrix = (
+      self.settings.queries,
+      len(self.ids["passage"][0]),
+      self.shape.output_size,
+    )
     memory = max(
       compiled.memory_analysis().temp_size_in_bytes
       for compiled in self.compiled.values()
