@@ -277,8 +277,8 @@ def _error_bars(found: Sequence[estimates.Estimate]) -> dict[str, Any]:
       for each in found
     ],
     "color": GRAY,
-    "thickness": 1.5,
-    "width": 3,
+    "thickness": 2,
+    "width": 0,  # Ends would be drawn where there is no interval, too.
   }
 
 
