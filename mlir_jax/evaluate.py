@@ -84,10 +84,10 @@ def evaluate(
     measures,
     model_tests,
     of_run,
-    protocol_data,
     protocols,
     ranking,
   )
+  from mlir_jax.evals.protocols import protocol_data
   from mlir_jax.hosts import multihost
   from mlir_jax.storage import locations
 

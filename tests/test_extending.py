@@ -29,7 +29,8 @@ from mlir_jax.command_line import config_fields
 from mlir_jax.data import collections, records
 from mlir_jax.data.collections import folder, pair_files
 from mlir_jax.data.sources.pairs import registry
-from mlir_jax.evals import of_run, own_systems, protocol_data, protocols
+from mlir_jax.evals import of_run, own_systems, protocols
+from mlir_jax.evals.protocols import protocol_data
 from mlir_jax.losses import base
 from mlir_jax.mining import rules as rules_lib
 from mlir_jax.mining import search

@@ -7,7 +7,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mlir_jax.data import records
-from mlir_jax.evals import bitext, evaluators, protocol_data, protocols
+from mlir_jax.evals import bitext, evaluators, protocols
+from mlir_jax.evals.protocols import protocol_data
 from mlir_jax.hosts import multihost
 
 

@@ -18,11 +18,11 @@ from mlir_jax.evals import (
   measures,
   model_tests,
   overlap,
-  protocol_data,
   ranking,
   systems,
 )
 from mlir_jax.evals import selection as selection_lib
+from mlir_jax.evals.protocols import protocol_data
 from mlir_jax.hosts import multihost
 from mlir_jax.retrieval import encoding
 

@@ -25,13 +25,13 @@ from mlir_jax.data import (
 )
 from mlir_jax.evals import (
   evaluators,
-  language_protocol,
   measures,
   protocols,
   report,
   selection,
   suite,
 )
+from mlir_jax.evals.protocols import language_protocol
 from mlir_jax.losses import masked_lm as masked_lm_loss
 from mlir_jax.losses import registry
 from mlir_jax.models import architecture, encoder, layers, masked_lm

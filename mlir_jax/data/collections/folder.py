@@ -24,7 +24,7 @@ LAYOUT = layout.LAYOUT
 
 _PARTS = ("ir", "corpus", "parallel", "mono", "eval", "mining")
 # Judgements over the passages of all languages (LAReQA). They are not read: the
-# tests of the languages hold the same; see `evals.pools`.
+# tests of the languages hold the same; see `evals.protocols.pools`.
 _POOL = "pool"
 
 _SHOWN = 10  # Names in an error.

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mlir_jax.evals import (
+from mlir_jax.evals.protocols import (
   embedding_map,
   language_diagnostics,
   language_probe,

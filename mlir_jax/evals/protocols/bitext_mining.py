@@ -12,7 +12,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mlir_jax.data import records
-from mlir_jax.evals import bitext, protocol_data
+from mlir_jax.evals import bitext
+from mlir_jax.evals.protocols import protocol_data
 from mlir_jax.retrieval import topk
 
 NEIGHBOURS = 4  # As in the paper.

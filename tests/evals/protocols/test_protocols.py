@@ -9,15 +9,13 @@ import pytest
 
 from mlir_jax import sharding
 from mlir_jax.data import records
-from mlir_jax.evals import (
+from mlir_jax.evals import protocols, ranking, report
+from mlir_jax.evals.protocols import (
   english_corpus,
   language_protocol,
   language_samples,
   pools,
   protocol_data,
-  protocols,
-  ranking,
-  report,
 )
 
 LANGUAGES = ("de", "en", "fi")

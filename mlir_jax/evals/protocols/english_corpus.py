@@ -8,7 +8,8 @@ must have one id in all of them.
 from jax.sharding import Mesh
 
 from mlir_jax.data import records
-from mlir_jax.evals import pools, protocol_data, ranking
+from mlir_jax.evals import ranking
+from mlir_jax.evals.protocols import pools, protocol_data
 
 CORPUS = "en"
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from mlir_jax.data import records
-from mlir_jax.evals import pools
+from mlir_jax.evals.protocols import pools
 
 # A language and a text or an id; a question has the language "".
 _Thing = tuple[str, str]

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from mlir_jax.evals import pools, protocol_data
+from mlir_jax.evals.protocols import pools, protocol_data
 from mlir_jax.retrieval import ranks
 
 CUT = 20  # XTREME-R (Ruder et al. 2021) reports mAP@20.

@@ -8,7 +8,7 @@ import pytest
 
 from mlir_jax import sharding
 from mlir_jax.data import collections, records
-from mlir_jax.evals import lareqa, pools, protocol_data
+from mlir_jax.evals.protocols import lareqa, pools, protocol_data
 
 LANGUAGES = ("de", "en", "zh")
 

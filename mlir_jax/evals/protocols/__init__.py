@@ -17,13 +17,13 @@ from jax.sharding import Mesh
 
 from mlir_jax import extensions
 from mlir_jax.data import languages
-from mlir_jax.evals import (
+from mlir_jax.evals import report
+from mlir_jax.evals.protocols import (
   bitext_mining,
   english_corpus,
   language_protocol,
   lareqa,
   protocol_data,
-  report,
 )
 from mlir_jax.storage import writing
 

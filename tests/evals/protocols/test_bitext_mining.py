@@ -6,7 +6,8 @@ import pytest
 
 from mlir_jax import sharding
 from mlir_jax.data import collections, records
-from mlir_jax.evals import bitext, bitext_mining, protocol_data
+from mlir_jax.evals import bitext
+from mlir_jax.evals.protocols import bitext_mining, protocol_data
 
 
 @pytest.fixture(params=[1, 8])

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from mlir_jax.data import collections, records
 from mlir_jax.data.collections import layout, parallel_files
-from mlir_jax.evals import (
+from mlir_jax.evals.protocols import (
   embedding_map,
   language_diagnostics,
   language_samples,

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mlir_jax.evals import bitext, language_probe
+from mlir_jax.evals import bitext
+from mlir_jax.evals.protocols import language_probe
 
 BINS = np.linspace(-1, 1, 81)  # Edges of the histograms of differences.
 MOST_PAIRS = 2000  # Translations whose differences are measured.
