@@ -285,6 +285,7 @@ def test_a_variable_that_jax_cannot_use_is_refused_by_every_main(
     "mine": ["--input=file", "--output=o"],
     "evaluate": ["--workdir=w"],
     "encode": ["--model=w", "--role=query", "--output=v.npy", "file"],
+    "search": ["--index=i", "--queries=file", "--output=r.trec"],
     "export": ["--workdir=w", "--output=x"],
     "plan": ["--config=quickstart", "--topology=v5e:2x2"],
   }
