@@ -77,8 +77,11 @@ class _Run(Mapping):
 
   def __getitem__(self, query_id: str) -> dict[str, float]:
     number = self._numbers[query_id]
-    names = [self._passage_ids[int(rank)] for rank in self._ranks[number]]
-    return dict(zip(names, self._scores[number].tolist(), strict=True))
+    scores = self._scores[number].tolist()
+    return {
+      self._passage_ids[rank]: score
+      for rank, score in zip(self._ranks[number], scores, strict=True)
+    }
 
 
 def _read_vectors(path: str, ids_path: str | None) -> _Queries:

@@ -27,7 +27,9 @@ def for_passages(mesh: Mesh) -> int:
   if ours[0].platform == "cpu":
     free //= len(ours)
   if mesh.is_multi_process:
-    free = int(np.min(multihost_utils.process_allgather(np.int64(free))))
+    # In MiB, because JAX makes 32 bits of a number of 64.
+    all_free = multihost_utils.process_allgather(np.int32(free >> 20))
+    free = int(np.min(all_free)) << 20
   return int(free * _SHARE)
 
 

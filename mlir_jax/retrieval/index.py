@@ -336,7 +336,7 @@ def _cut(
   if -(-count // (topk.BLOCK * devices)) * unit <= memory:
     return [_Piece(np.arange(count), order)], 1
   units = min(memory // 4, PIECE_BYTES) // unit
-  if not units:
+  if units < 1:
     raise ValueError(
       f"{memory:,} bytes of memory for the passages on each device are not"
       f" enough; give at least {4 * unit:,}."

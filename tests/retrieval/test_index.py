@@ -140,8 +140,8 @@ np.save(f"{sys.argv[3]}.{sys.argv[2]}.npy", np.array(found))
 @pytest.mark.slow
 def test_two_processes_find_the_same_as_one(tmp_path):
   rng = np.random.default_rng(3)
-  ids = [f"d{number:04}" for number in rng.permutation(1613)]
-  embeddings = rng.integers(-1, 2, (1613, 3)).astype("f4")
+  ids = [f"d{number:04}" for number in rng.permutation(4001)]
+  embeddings = rng.integers(-1, 2, (4001, 3)).astype("f4")
   queries = rng.integers(-1, 2, (5, 3)).astype("f4")
   path = tmp_path / "given.npz"
   np.savez(path, ids=ids, passages=embeddings, queries=queries)

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from mlir_jax import sharding
+from mlir_jax import config, sharding
+from mlir_jax.planner import lowering
 from mlir_jax.retrieval import topk
 
 MESHES = {
@@ -261,14 +262,10 @@ def test_unusable_arguments_are_refused():
 
 
 @pytest.mark.slow
-def test_it_compiles_for_tpus_and_holds_a_tile_of_scores(monkeypatch):
+def test_it_compiles_for_tpus_and_holds_a_tile_of_scores():
   """Without TPUs: for those of a slice that is not there."""
   pytest.importorskip("libtpu")
-  from jax.experimental import topologies
-
-  monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
-  slice_of_four = topologies.get_topology_desc("v5e:2x2", platform="tpu")
-  mesh = sharding.make_mesh(devices=slice_of_four.devices)
+  _, _, mesh = lowering.make_mesh(config.default(), "v5e:2x2")
   rows, width, queries = 1 << 22, 384, 1024
 
   def shaped(shape, placed):
