@@ -199,7 +199,7 @@ def their_side(settings: argparse.Namespace, size: int) -> Side:
   from mlir_jax.data import collections, records
 
   model = sentence_transformers.SentenceTransformer(
-    settings.model, device="cpu"
+    settings.model, device="cpu", trust_remote_code=False
   )
   config = load_config(settings)
   collator = data_collator.SentenceTransformerDataCollator(

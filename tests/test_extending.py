@@ -389,6 +389,7 @@ def test_a_runs_collection_is_not_imported_unless_it_is_named(
     provenance={"groups": {}},
   )
   loaded = types.SimpleNamespace(description=description, path="run", step=8)
+  loaded.with_inner_products = lambda: loaded
   monkeypatch.setattr(model_lib, "load", lambda *_, **__: loaded)
   with pytest.raises(
     ValueError, match=r"repeat --collection=my_project\.data:load"

@@ -199,7 +199,7 @@ _PARSES = {
   *("storage/reading.py", "storage/digests.py", "contract.py"),
   *("batches/masking.py", "data/tokenizer.py"),
   *("hosts/member.py", "hosts/links.py"),
-  *("encode.py", "lock.py", "data/shards/partition.py"),
+  *("lock.py", "data/shards/partition.py", "retrieval/line_vectors.py"),
   *("corpora/nq.py", "corpora/wikipedia.py", "data/sources/table_rows.py"),
 }
 
