@@ -332,7 +332,7 @@ TRANSFORMER = "sentence_bert_config.json"
   "file, fields, named",
   [
     (MODEL, {"similarity_fn_name": "manhattan"}, "similarity_fn_name"),
-    (MODEL, {"truncate_dim": 4}, "truncate_dim"),
+    (MODEL, {"truncate_dim": "4"}, "truncate_dim is '4'"),
     (MODEL, {"model_type": "SparseEncoder"}, "model_type"),
     (MODEL, {"default_prompt_name": "no"}, "default_prompt_name"),
     (POOLING, {"pooling_mode": "max"}, "pooling_mode is max;"),
