@@ -78,6 +78,8 @@ class Column:
     }
     for query_id, ids in shown.items():
       scores, judged = run.get(query_id, {}), test.qrels.get(query_id, {})
+      places = enumerate(runs.ranked(scores), start=1)
+      ranks = {passage_id: rank for rank, (passage_id, _) in places}
       self._examples.append(
         {
           "test": f"{test.split}/{test.language}",
@@ -88,6 +90,7 @@ class Column:
               "passage_id": passage_id,
               "title": texts[passage_id].title,
               "text": _cut(texts[passage_id].text),
+              "rank": ranks.get(passage_id),
               "score": scores.get(passage_id),
               "relevance": judged.get(passage_id),
             }

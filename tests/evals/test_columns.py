@@ -73,6 +73,7 @@ def test_examples_show_the_best_passages_and_the_judged_one(folder):
     "passage_id": "p8",
     "title": "t8",
     "text": "text 8",
+    "rank": 9,
     "score": 1.0,
     "relevance": 1,
   }
