@@ -147,7 +147,7 @@ def test_a_model_with_another_contract_is_refused_by_its_field(
   made, call, tmp_path
 ):
   changed = made.model.contract.to_dict()
-  changed["query"]["prefix"] = "cloud: "
+  changed["passage"]["max_length"] = 5
   passages = {"d1": "river", "d2": "stone"}
   write_folder(
     tmp_path / "index", made.model, "passage", passages, contract=changed
@@ -159,7 +159,7 @@ def test_a_model_with_another_contract_is_refused_by_its_field(
       f"--queries={made.root}/{queries}",
       f"--output={output}",
     )
-    assert code == 2 and "query.prefix: 'apple: ' here, 'cloud: '" in error
+    assert code == 2 and "passage.max_length: " in error
   assert not output.exists()
 
 
