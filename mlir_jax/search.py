@@ -79,7 +79,7 @@ class _Run(Mapping):
     number = self._numbers[query_id]
     scores = self._scores[number].tolist()
     return {
-      self._passage_ids[rank]: score
+      self._passage_ids[int(rank)]: score
       for rank, score in zip(self._ranks[number], scores, strict=True)
     }
 
