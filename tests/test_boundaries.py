@@ -1,7 +1,10 @@
 """Each framework has its one module, and nothing deprecated is called."""
 
 import ast
+import os
 import pathlib
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -128,3 +131,25 @@ def test_the_search_finds_what_it_searches_for():
     "self._mesh",
     "jax.sharding.Mesh(devices, names)",
   ]
+
+
+# There is no such platform, so that a module that starts a backend fails.
+IMPORTS = """
+import importlib, pkgutil, mlir_jax
+for module in pkgutil.walk_packages(mlir_jax.__path__, "mlir_jax."):
+  if "__main__" not in module.name and ".configs" not in module.name:
+    importlib.import_module(module.name)
+"""
+
+
+@pytest.mark.slow
+def test_no_module_starts_a_backend_when_it_is_imported():
+  """Processes join, and forks work, only before a backend has started."""
+  done = subprocess.run(
+    [sys.executable, "-c", IMPORTS],
+    capture_output=True,
+    text=True,
+    env={**os.environ, "JAX_PLATFORMS": "none_of_them"},
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr

@@ -6,14 +6,24 @@ b = 0.75. A passage without a term of the question has the score 0.
 
 import logging
 from collections.abc import Iterable
+from typing import Any
 
-import bm25s
 import numpy as np
 
 from mlir_jax.retrieval import terms
 
-# Its logger shows debug messages, whatever the program's level is.
-logging.getLogger("bm25s").setLevel(logging.WARNING)
+
+def _import() -> Any:
+  """Returns the module bm25s.
+
+  Its import starts JAX's backend, and then several processes cannot join. So it
+  is imported only where passages are indexed.
+  """
+  import bm25s
+
+  # Its logger shows debug messages, whatever the program's level is.
+  logging.getLogger("bm25s").setLevel(logging.WARNING)
+  return bm25s
 
 
 class Bm25:
@@ -40,7 +50,7 @@ class Bm25:
       raise ValueError(
         "BM25 finds nothing: the passages hold no letter and no digit."
       )
-    self._index = bm25s.BM25(k1=1.5, b=0.75, method="lucene")
+    self._index = _import().BM25(k1=1.5, b=0.75, method="lucene")
     self._index.index(
       (passages, numbers), create_empty_token=False, show_progress=False
     )
