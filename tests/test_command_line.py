@@ -6,6 +6,7 @@ import re
 import runpy
 import subprocess
 import sys
+import warnings
 
 import pytest
 from absl import app, flags
@@ -53,7 +54,10 @@ def call(capfd, monkeypatch):
     known = set(flags.FLAGS)
     code = 0
     try:
-      runpy.run_module(f"mlir_jax.{main}", run_name="__main__", alter_sys=True)
+      with warnings.catch_warnings():  # A program decides how they are shown.
+        runpy.run_module(
+          f"mlir_jax.{main}", run_name="__main__", alter_sys=True
+        )
     except SystemExit as stopped:
       code = stopped.code or 0
     finally:

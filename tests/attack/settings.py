@@ -1197,9 +1197,9 @@ def main_cases() -> Iterator[Case]:
     ),
     "no output": ([*encode[:2], texts], "output"),
     "an output without a name": ([*encode, "--output=", texts], "output"),
-    "an output that is a folder": (
-      [*encode, "--output={folder}/empty", texts],
-      "empty",
+    "an output that is a folder of other files": (
+      [*encode, "--output={folder}", texts],
+      "holds other files",
     ),
     "an output inside a file": (
       [*encode, "--output={folder}/file/x.npy", texts],

@@ -200,6 +200,7 @@ _PARSES = {
   *("batches/masking.py", "data/tokenizer.py"),
   *("hosts/member.py", "hosts/links.py"),
   *("lock.py", "data/shards/partition.py", "retrieval/line_vectors.py"),
+  "retrieval/vector_writer.py",
   *("corpora/nq.py", "corpora/wikipedia.py", "data/sources/table_rows.py"),
 }
 
