@@ -19,6 +19,7 @@ wall time, and medians of CPU time, which other programs disturb less.
 """
 
 import argparse
+import contextlib
 import functools
 import itertools
 import json
@@ -158,7 +159,8 @@ def our_sides(
   from mlir_jax.batches import reader
   from mlir_jax.training import build
 
-  prepared = prepare(settings, folder, 1)
+  with contextlib.redirect_stdout(None):  # It would be between the rows.
+    prepared = prepare(settings, folder, 1)
   mesh = sharding.make_mesh()
 
   def read(kind: str, sizes: Mapping[str, int]):
@@ -250,8 +252,8 @@ def compare_reading(
         side.make()
     for _ in range(settings.turns):
       for side in sides.values():
-        # A turn has as many texts in every size.
-        side.take_turn(max(8, settings.batches * SIZES[0][0] // size[0]))
+        # Few of them were made before: readers prepare some ahead.
+        side.take_turn(settings.batches)
     for name, side in sides.items():
       shown = size[0] if "pairs" in name else " + ".join(map(str, size))
       print(
@@ -269,7 +271,7 @@ def main():
   parser.add_argument("--model", required=True)
   parser.add_argument("--root", required=True)
   parser.add_argument("--turns", type=int, default=5)
-  parser.add_argument("--batches", type=int, default=64)
+  parser.add_argument("--batches", type=int, default=32)
   parser.add_argument("--workdir", help="Only prepares, in this folder.")
   parser.add_argument("--workers", type=int, default=1)
   settings = parser.parse_args()
