@@ -333,11 +333,7 @@ if __name__ == "__main__":
   _COLLECTION = flags.DEFINE_string(
     "collection", "", "The collection: cldr, folder, sets or MODULE:FUNCTION."
   )
-  _SET = flags.DEFINE_multi_string(
-    "set",
-    [],
-    "Tests that a library finds by name, NAME=ir_datasets:ID; may be repeated.",
-  )
+  _SET = shared_flags.define_set()
   _ON_BAD_RECORD = flags.DEFINE_enum(
     "on_bad_record",
     "error",
@@ -350,9 +346,7 @@ if __name__ == "__main__":
     'The checkpoint of a run: "last", "best" on dev, or a step. By default that'
     " of the index, or the last one.",
   )
-  _REVISION = flags.DEFINE_string(
-    "revision", "", "The branch, tag or commit of a name on the hub."
-  )
+  _REVISION = shared_flags.define_revision()
   _PROMPT = flags.DEFINE_string(
     "prompt",
     None,
@@ -360,11 +354,5 @@ if __name__ == "__main__":
     " the index, or none: texts have the prefix of their role.",
   )
   shared_flags.define_prefixes()
-  _BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size",
-    None,
-    "Texts encoded at once.",
-    lower_bound=1,
-    upper_bound=1_000_000,
-  )
+  _BATCH_SIZE = shared_flags.define_batch_size()
   program.start(main, required=(), takes_texts=True)

@@ -314,19 +314,11 @@ if __name__ == "__main__":
     "last",
     shared_flags.CHECKPOINT_HELP,
   )
-  _REVISION = flags.DEFINE_string(
-    "revision", "", "The branch, tag or commit of a name on the hub."
-  )
+  _REVISION = shared_flags.define_revision()
   _PROMPT = shared_flags.define_prompt()
   shared_flags.define_prefixes()
   _TRUNCATE_DIM = shared_flags.define_truncate_dim()
-  _BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size",
-    None,
-    "Texts encoded at once.",
-    lower_bound=1,
-    upper_bound=1_000_000,
-  )
+  _BATCH_SIZE = shared_flags.define_batch_size()
   _PLAIN_TEXT = flags.DEFINE_bool(
     "plain_text",
     False,
@@ -357,11 +349,7 @@ if __name__ == "__main__":
   _COLLECTION = flags.DEFINE_string(
     "collection", "", "The collection: cldr, folder, sets or MODULE:FUNCTION."
   )
-  _SET = flags.DEFINE_multi_string(
-    "set",
-    [],
-    "Tests that a library finds by name, NAME=ir_datasets:ID; may be repeated.",
-  )
+  _SET = shared_flags.define_set()
   _LANGUAGE = flags.DEFINE_list(
     "language",
     [],

@@ -406,11 +406,7 @@ if __name__ == "__main__":
     "",
     "Another collection than the run's: cldr, folder, sets or MODULE:FUNCTION.",
   )
-  _SET = flags.DEFINE_multi_string(
-    "set",
-    [],
-    "Tests that a library finds by name, NAME=ir_datasets:ID; may be repeated.",
-  )
+  _SET = shared_flags.define_set()
   _ROOT = shared_flags.define_path("root", "The collection's folder.")
   _TATOEBA_ROOT = shared_flags.define_path(
     "tatoeba_root", "A folder of LASER's Tatoeba files."

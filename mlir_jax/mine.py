@@ -339,16 +339,8 @@ if __name__ == "__main__":
   )
   _PROMPT = shared_flags.define_prompt()
   shared_flags.define_prefixes()
-  _REVISION = flags.DEFINE_string(
-    "revision", "", "The branch, tag or commit of a name on the hub."
-  )
-  _BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size",
-    None,
-    "Texts encoded at once.",
-    lower_bound=1,
-    upper_bound=1_000_000,
-  )
+  _REVISION = shared_flags.define_revision()
+  _BATCH_SIZE = shared_flags.define_batch_size()
   _ANALYZER = flags.DEFINE_enum(
     "analyzer",
     "words",

@@ -276,9 +276,7 @@ if __name__ == "__main__":
     'The checkpoint of a run: "last", "best" on dev, or a step. By default the'
     " index's, or the last one with --model.",
   )
-  _REVISION = flags.DEFINE_string(
-    "revision", "", "The branch, tag or commit of a name on the hub."
-  )
+  _REVISION = shared_flags.define_revision()
   _PROMPT = flags.DEFINE_string(
     "prompt",
     None,
@@ -286,13 +284,7 @@ if __name__ == "__main__":
     " index's, if it was encoded with one.",
   )
   shared_flags.define_prefixes()
-  _BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size",
-    None,
-    "Queries encoded at once.",
-    lower_bound=1,
-    upper_bound=1_000_000,
-  )
+  _BATCH_SIZE = shared_flags.define_batch_size()
   _QUERY_IDS = shared_flags.define_path(
     "query_ids",
     "The ids of the vectors in a .npy file, one on each line; by default their"

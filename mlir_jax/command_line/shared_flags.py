@@ -124,6 +124,33 @@ def define_prompt() -> flags.FlagHolder:
   )
 
 
+def define_revision() -> flags.FlagHolder:
+  """Defines --revision, which belongs to a name on the hub."""
+  return flags.DEFINE_string(
+    "revision", "", "The branch, tag or commit of a name on the hub."
+  )
+
+
+def define_batch_size() -> flags.FlagHolder:
+  """Defines --batch_size; None is the model's own."""
+  return flags.DEFINE_integer(
+    "batch_size",
+    None,
+    "Texts encoded at once.",
+    lower_bound=1,
+    upper_bound=1_000_000,
+  )
+
+
+def define_set() -> flags.FlagHolder:
+  """Defines --set, tests by their names."""
+  return flags.DEFINE_multi_string(
+    "set",
+    [],
+    "Tests that a library finds by name, NAME=ir_datasets:ID; may be repeated.",
+  )
+
+
 def define_prefixes() -> None:
   """Defines --query_prefix, --passage_prefix and --sentence_prefix."""
   from mlir_jax import contract  # It imports the tokenizers' library.

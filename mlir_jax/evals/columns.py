@@ -128,7 +128,8 @@ class Column:
 def _shown(judged: Mapping[str, int], scores: Mapping[str, float]) -> list[str]:
   """Returns the best passages, and a relevant one if none is among them.
 
-  It is the best relevant one that was found, or the first one that is judged.
+  It is the relevant passage with the best rank. If none was found, it is the
+  first one of the judgements.
   """
   ranked = [passage_id for passage_id, _ in runs.ranked(scores)]
   best = ranked[:_PASSAGES]

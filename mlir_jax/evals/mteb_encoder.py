@@ -10,7 +10,6 @@ This needs `pip install "mlir_jax[mteb]"`. Nothing else in this package does.
 """
 
 import functools
-import hashlib
 from typing import Any
 
 import jax
@@ -18,7 +17,9 @@ import numpy as np
 from etils import epath
 
 from mlir_jax import contract as contract_lib
+from mlir_jax.retrieval import fingerprints
 from mlir_jax.retrieval import model as model_lib
+from mlir_jax.storage import digests
 
 _ROLES = {"query": "query", "document": "passage"}
 
@@ -138,9 +139,7 @@ class MtebEncoder:
 
 
 def _fingerprint(model: model_lib.Model) -> str:
-  """Returns the SHA-256 of the contract, the prompt and all parameters."""
-  digest = hashlib.sha256(model.contract.to_json().encode())
-  digest.update(model.text_encoder.prompt.encode())
-  for leaf in jax.tree.leaves(model.params):
-    digest.update(np.ascontiguousarray(jax.device_get(leaf)).data)
-  return digest.hexdigest()
+  """Returns a hash of the contract, the prompt and all parameters."""
+  return digests.of_value(
+    [fingerprints.of_model(model), model.text_encoder.prompt]
+  )

@@ -34,7 +34,7 @@ class Tests(NamedTuple):
 
 
 class Known(NamedTuple):
-  """What a run knows; all of it is empty for a model that is no run.
+  """What a run knows; all fields are empty if the model is not a run.
 
   Attributes:
     config: The run's config.

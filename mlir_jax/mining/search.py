@@ -2,11 +2,9 @@
 
 import dataclasses
 import functools
-import hashlib
 import pathlib
 from collections.abc import Sequence
 
-import jax
 import tokenizers
 
 from mlir_jax import bars, workdir
@@ -16,9 +14,9 @@ from mlir_jax.data import tokenizer as tokenizer_lib
 from mlir_jax.mining import candidates, portions, progress
 from mlir_jax.mining import questions as questions_lib
 from mlir_jax.models import layout, pretrained
-from mlir_jax.retrieval import bm25, encoding, terms
+from mlir_jax.retrieval import bm25, encoding, fingerprints, terms
 from mlir_jax.retrieval import model as model_lib
-from mlir_jax.storage import locations
+from mlir_jax.storage import digests, locations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,12 +149,7 @@ def _load_tokenizer(name: str) -> tokenizers.Tokenizer:
 
 def _hash_model(model: model_lib.Model) -> str:
   """Returns a hash of all that decides a model's vectors."""
-  decisive = model.contract, model.similarity_fn_name, model.text_encoder.prompt
-  digest = hashlib.sha256(repr(decisive).encode())
-  leaves = jax.tree_util.tree_leaves_with_path(model.params)
-  for path, leaf in bars.bar(
-    leaves, "Hashing the model", unit="array", delay=5, leave=False
-  ):
-    digest.update(jax.tree_util.keystr(path).encode())
-    digest.update(jax.device_get(leaf).tobytes())
-  return digest.hexdigest()
+  prompt = model.text_encoder.prompt
+  return digests.of_value(
+    [fingerprints.of_model(model), model.similarity_fn_name, prompt]
+  )
