@@ -6,9 +6,11 @@ import re
 import setuptools
 
 HERE = pathlib.Path(__file__).parent
-VERSION = re.search(
-  r'__version__ = "([^"]+)"', (HERE / "mlir_jax/__init__.py").read_text()
-).group(1)
+INIT = (HERE / "mlir_jax/__init__.py").read_text()
+VERSION = re.search(r'__version__ = "([^"]+)"', INIT).group(1)
+# Not a requirement: pip must not replace the JAX of a Colab or TPU image. The
+# package refuses an older one when it is imported.
+LOWEST_JAX = re.search(r'_LOWEST_JAX = "([^"]+)"', INIT).group(1)
 
 # tf.data reads batches with it; without it a thread of the process makes the
 # same ones. The CPU build is enough.
@@ -85,9 +87,7 @@ setuptools.setup(
     # tensorflow-datasets needs it on Python 3.11 and does not say so.
     "importlib-resources>=6.4",
     "ir-measures>=0.4.3",
-    "jax>=0.10.2",
-    # The compiler before keeps a copy of a table that a step changes.
-    "jaxlib>=0.10.2",
+    "jax",
     "matplotlib>=3.10",
     "ml-collections>=1.1",
     "numpy>=2.2",
@@ -105,7 +105,7 @@ setuptools.setup(
     # It needs protobuf < 7 and numpy < 2.5, so not in one environment with
     # the tests.
     "beam": ["apache-beam>=2.77"],
-    "cuda": ["jax[cuda13]>=0.10.2"],
+    "cuda": [f"jax[cuda13]>={LOWEST_JAX}"],
     "datasets": [DATASETS],
     "ir_datasets": [IR_DATASETS],
     "langid": [LANGID],
@@ -115,7 +115,7 @@ setuptools.setup(
     "faiss": [FAISS],
     "report": [JINJA, PLOTLY],
     "tf": TENSORFLOW,
-    "tpu": ["jax[tpu]>=0.10.2"],
+    "tpu": [f"jax[tpu]>={LOWEST_JAX}"],
     "test": [
       *TENSORFLOW,
       DATASETS,

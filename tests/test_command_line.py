@@ -85,6 +85,30 @@ def test_a_refusal_is_one_line_after_the_programs_name(tmp_path):
   )
 
 
+def test_an_older_jax_is_refused_in_one_line_that_says_what_to_do(tmp_path):
+  info = tmp_path / "jax-0.9.12.dist-info"
+  info.mkdir()
+  (info / "METADATA").write_text("Name: jax\nVersion: 0.9.12\n")
+  package = str(pathlib.Path(mlir_jax.__file__).parents[1])
+  path = os.pathsep.join([str(tmp_path), package])
+  said = {}
+  for arguments in (["-m", "mlir_jax.train"], ["-c", "import mlir_jax"]):
+    done = subprocess.run(
+      [sys.executable, *arguments],
+      capture_output=True,
+      text=True,
+      env=os.environ | {"PYTHONPATH": path},
+    )
+    assert done.returncode == 1
+    said[arguments[0]] = done.stderr.splitlines()
+  (line,) = said["-m"]
+  assert line.startswith(
+    f"mlir_jax needs jax {mlir_jax._LOWEST_JAX} or newer, but 0.9.12 is"
+    " installed. Run pip install 'jax>="
+  )
+  assert said["-c"][-1] == f"ImportError: {line}"
+
+
 def test_the_command_lists_all_programs(monkeypatch, capsys):
   assert set(__main__.PROGRAMS) == MAINS.keys()
   monkeypatch.setattr(sys, "argv", ["mlir-jax"])
