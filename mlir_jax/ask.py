@@ -297,8 +297,6 @@ def main(queries: Sequence[str]):
   except KeyboardInterrupt:
     print(file=sys.stderr)
     sys.exit(_STOPPED)
-  except BrokenPipeError:  # The reader of the answers has seen enough.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":
