@@ -52,7 +52,7 @@ def parse(
       f"{flag} is given as {of_all[0]!r} and as {of_all[1]!r}, both for all"
       " models: name a model with NAME=PREFIX."
     )
-  return {name: of_all[0] for name in models} | own if of_all else own
+  return dict.fromkeys(models, of_all[0]) | own if of_all else own
 
 
 def of_model(given: Given, name: str) -> dict[str, str | None]:
