@@ -258,15 +258,13 @@ def _add_model(
 def _notes_of(models: Mapping[str, "model_lib.Model"]) -> list[str]:
   """Returns the notes of models; a note that not all have names its model."""
   notes = {name: model.notes() for name, model in models.items()}
-  return list(
-    dict.fromkeys(
-      note
-      if all(note in each for each in notes.values())
-      else f"{name}: {note}"
-      for name, of_model in notes.items()
-      for note in of_model
-    )
+  shared = set.intersection(*map(set, notes.values())) if notes else set()
+  found = (
+    note if note in shared else f"{name}: {note}"
+    for name, of_model in notes.items()
+    for note in of_model
   )
+  return list(dict.fromkeys(found))
 
 
 def _describe(name: str, model: "model_lib.Model") -> str:
