@@ -164,7 +164,7 @@ def _open_index() -> Iterator["answers.Answerer"]:
       **shared_flags.prefixes(),
     )
     model.check_role("query")
-    index = index_lib.Index.load(passages, model)
+    index = index_lib.Index.load(passages, model, precision=_PRECISION.value)
     for note in notes:
       _say(note)
     answerer = answers.Answerer(model, index, texts)
@@ -272,6 +272,8 @@ def _check_flags() -> None:
     )
   if _CORPUS.value and has_collection:
     raise ValueError("Give the texts of the index by --corpus or by --root.")
+  if _PRECISION.value != "float32" and not _INDEX.value:
+    raise ValueError("--precision needs --index.")
   if _LANGUAGE.value and _INDEX.value:
     raise ValueError("--language needs --root without --index.")
 
@@ -322,6 +324,7 @@ if __name__ == "__main__":
   _K = flags.DEFINE_integer(
     "k", 5, "The number of passages for each query.", lower_bound=1
   )
+  _PRECISION = shared_flags.define_precision()
   _JSON = flags.DEFINE_bool(
     "json", False, "Whether each query gives a line of JSON, for scripts."
   )

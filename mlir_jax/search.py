@@ -14,9 +14,10 @@ model that encodes in another way than the passages were encoded is refused.
   vectors, float [Q, D] in a .npy file; --query_ids names a file with an id on
   each line
 
-The search is exact. Passages that the devices cannot hold are read from the
-disk, piece by piece. Several processes (--distributed) share the work; each of
-them needs the index and the queries.
+The search is exact, also with --precision=int8, which needs a quarter of the
+memory of the devices. Passages that they cannot hold are read from the disk,
+piece by piece. Several processes (--distributed) share the work; each of them
+needs the index and the queries.
 """
 
 import os
@@ -235,6 +236,7 @@ def main():
     passages,
     model,
     memory=None if memory is None else int(memory * 2**30),
+    precision=_PRECISION.value,
   )
   vectors = queries.vectors
   if vectors is None:
@@ -250,6 +252,11 @@ def main():
       " from the disk."
     )
   scores, ranks = index.search_ranks(vectors, _K.value)
+  if index.unproved and multihost.is_first():
+    print(
+      f"{index.unproved:,} of {len(queries.ids):,} queries had to be searched"
+      " in float32: their best passages are too close for int8."
+    )
   if multihost.is_first():
     run = _Run(queries.ids, index.passage_ids, scores, ranks)
     runs.write_run(output, run, _RUN_TAG.value)
@@ -309,6 +316,7 @@ if __name__ == "__main__":
   _RUN_TAG = flags.DEFINE_string(
     "run_tag", "mlir_jax", "The name of the run, the last column of its file."
   )
+  _PRECISION = shared_flags.define_precision()
   _DEVICE_MEMORY = flags.DEFINE_float(
     "device_memory_gib",
     None,

@@ -7,11 +7,14 @@ cut after k.
 A device scores its rows tile by tile. Few rows of a later tile can be among the
 k best: those whose score is above the k-th best score so far. Only they are
 collected, and they are sorted when many of them wait.
+
+Rows are float32, or codes of 8 bits (see `codes`). The scores of codes are
+float32, too.
 """
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +26,7 @@ from mlir_jax import bars, sharding
 BLOCK = 128  # The rows of a device are padded to a multiple of it.
 CHUNK = 131072  # Rows that are read at once when passages are placed.
 QUERY_BATCH = 1024  # Queries that are searched at once, at most.
+_RESULTS = 1 << 24  # Results that are searched at once, of all queries.
 
 
 class Tiling(NamedTuple):
@@ -32,10 +36,12 @@ class Tiling(NamedTuple):
     scores: Scores of a tile: queries times rows. It bounds the memory.
     block: Rows whose hits are counted together, a power of two up to `BLOCK`.
       A portion is at least so many hits of a query.
+    has_int8: Whether products of 8-bit numbers are fast.
   """
 
   scores: int
   block: int
+  has_int8: bool = False
 
 
 # If a query has more hits than so many portions, the best rows of the tile are
@@ -45,7 +51,11 @@ _PORTIONS = 8
 # On a CPU, XLA copies the rows of a tile unless it has all rows of a device.
 # Other devices have less memory, and vectors of 128 lanes.
 _CPU = Tiling(1 << 27, 16)
-_ACCELERATOR = Tiling(1 << 25, 128)
+_ACCELERATOR = Tiling(1 << 25, 128, has_int8=True)
+# Without fast products of 8-bit numbers, the codes of a tile become float32, so
+# many numbers at once; but few queries are multiplied by each code in turn.
+_CONVERTED = 1 << 25
+_FEW = 2
 
 
 def tiling_of(mesh: Mesh) -> Tiling:
@@ -65,6 +75,64 @@ class Rows(Protocol):
   def __getitem__(self, rows, /) -> np.ndarray:
     """Returns the rows of a slice, or those of an array of numbers."""
     ...
+
+
+class Codes(NamedTuple):
+  """Passages as codes of 8 bits, from `codes.place`.
+
+  A query is int16. The score of a passage is its scale times the product of
+  both codes.
+
+  Attributes:
+    codes: int8 [N', D].
+    scales: float32 [N'].
+  """
+
+  codes: jax.Array
+  scales: jax.Array
+
+
+Passages = jax.Array | Codes  # [N', D], split over "data".
+
+
+def _count(passages: Passages) -> int:
+  """Returns N'."""
+  return len(passages.codes if isinstance(passages, Codes) else passages)
+
+
+def place_shards(
+  count: int, mesh: Mesh, make: Callable[[int, int], Any]
+) -> Any:
+  """Puts arrays on the mesh, each device's rows after those of another one.
+
+  Args:
+    count: The number N of rows.
+    mesh: Has the axis "data".
+    make: Returns a tree of arrays [stop - start, …]: the rows from `start` to
+      `stop`. Rows from N on are padding.
+
+  Returns:
+    The tree of arrays [N', …], split over "data". N' is a multiple of `BLOCK`
+    times the size of the axis.
+  """
+  unit = BLOCK * mesh.shape[sharding.DATA]
+  total = -(-count // unit) * unit
+  over_data = sharding.over_data(mesh)
+  # make_array_from_callback would make all shards before it places the first.
+  # Each device of a mesh has an index, though JAX's type allows None.
+  shards = [
+    jax.device_put(make(*index[0].indices(total)[:2]), device)  # pyright: ignore[reportOptionalSubscript]
+    for device, index in over_data.addressable_devices_indices_map(
+      (total,)
+    ).items()
+  ]
+
+  def join(*parts: jax.Array) -> jax.Array:
+    return jax.make_array_from_single_device_arrays(
+      (total, *parts[0].shape[1:]), over_data, list(parts)
+    )
+
+  return jax.tree.map(join, *shards)
 
 
 def place(
@@ -94,12 +162,9 @@ def place(
       f" shape {passages.shape}."
     )
   count = passages.shape[0] if order is None else len(order)
-  unit = BLOCK * mesh.shape[sharding.DATA]
-  shape = (-(-count // unit) * unit, passages.shape[1])
 
-  def shard(index: tuple[slice, ...]) -> np.ndarray:
-    start, stop, _ = index[0].indices(shape[0])
-    rows = np.zeros((stop - start, shape[1]), np.float32)
+  def shard(start: int, stop: int) -> np.ndarray:
+    rows = np.zeros((stop - start, passages.shape[1]), np.float32)
     stop = min(stop, count)
     for first in range(start, stop, CHUNK):  # Indexing by `order` copies.
       last = min(first + CHUNK, stop)
@@ -108,16 +173,35 @@ def place(
       ]
     return rows
 
-  over_data = sharding.over_data(mesh)
-  # make_array_from_callback would make all shards before it places the first.
-  # Each device of a mesh has an index, though JAX's type allows None.
-  shards = [
-    jax.device_put(shard(index), device)  # pyright: ignore[reportArgumentType]
-    for device, index in over_data.addressable_devices_indices_map(
-      shape
-    ).items()
-  ]
-  return jax.make_array_from_single_device_arrays(shape, over_data, shards)
+  return place_shards(count, mesh, shard)
+
+
+def _scores_of(
+  queries: jax.Array, passages: Passages, tiling: Tiling
+) -> jax.Array:
+  """Returns float32 [Q, M], the scores of all queries and passages."""
+  if not isinstance(passages, Codes):
+    return jnp.einsum(
+      "qd,pd->qp", queries, passages, precision=jax.lax.Precision.HIGHEST
+    )
+  codes, scales = passages
+  if tiling.has_int8:
+    high = (queries + 64) >> 7
+    parts = jnp.concatenate([high, queries - 128 * high]).astype(jnp.int8)
+    sums = jnp.einsum(
+      "qd,pd->qp", parts, codes, preferred_element_type=jnp.int32
+    )
+    high, low = jnp.split(sums.astype(jnp.float32), 2)
+    return (128 * high + low) * scales
+  if len(queries) <= _FEW:
+    products = codes.astype(jnp.int32) * queries[:, None].astype(jnp.int32)
+    return products.sum(axis=-1).astype(jnp.float32) * scales
+  return jnp.einsum(
+    "qd,pd->qp",
+    queries.astype(jnp.float32),
+    codes.astype(jnp.float32) * scales[:, None],
+    precision=jax.lax.Precision.HIGHEST,
+  )
 
 
 def _top_k_of_blocks(scores: jax.Array, k: int, block: int):
@@ -310,7 +394,7 @@ def _collect(kept: _Kept, tile: _Tile, k: int, block: int, portion: int):
 
 def _shard_top_k(
   queries: jax.Array,
-  shard: jax.Array,
+  shard: Passages,
   floor: jax.Array,
   *,
   k: int,
@@ -318,8 +402,11 @@ def _shard_top_k(
   tiling: Tiling,
 ):
   """Returns the best rows of one device: [Q, k] scores and global indices."""
-  rows, count = len(shard), len(queries)
-  most = max(1, tiling.scores // count // BLOCK)  # Blocks of a tile.
+  rows, count = _count(shard), len(queries)
+  most = tiling.scores // count  # Rows of a tile.
+  if isinstance(shard, Codes) and not tiling.has_int8 and count > _FEW:
+    most = min(most, _CONVERTED // shard.codes.shape[1])
+  most = max(1, most // BLOCK)  # Blocks of a tile.
   num_tiles = -(-rows // (BLOCK * most))
   size = BLOCK * -(-rows // (BLOCK * num_tiles))
   offset = jax.lax.axis_index(sharding.DATA) * rows
@@ -333,10 +420,10 @@ def _shard_top_k(
     start = jnp.minimum(number * size, rows - size)
     passages = shard
     if num_tiles > 1:
-      passages = jax.lax.dynamic_slice_in_dim(shard, start, size)
-    scores = jnp.einsum(
-      "qd,pd->qp", queries, passages, precision=jax.lax.Precision.HIGHEST
-    )
+      passages = jax.tree.map(
+        lambda each: jax.lax.dynamic_slice_in_dim(each, start, size), shard
+      )
+    scores = _scores_of(queries, passages, tiling)
     stop = jnp.minimum(num_valid, offset + rows)
     tile = _Tile(scores, offset + start, offset + number * size, stop)
     return _collect(kept, tile, k, tiling.block, portion), None
@@ -361,7 +448,7 @@ def _shard_top_k(
 )
 def top_k(
   queries: jax.Array,
-  passages: jax.Array,
+  passages: Passages,
   floor: jax.Array,
   *,
   k: int,
@@ -375,9 +462,9 @@ def top_k(
   result is the k best of these.
 
   Args:
-    queries: [Q, D] float32, replicated.
-    passages: [N', D] float32, as `place` returns them. All scores must be
-      finite.
+    queries: [Q, D] float32, replicated; int16 for codes.
+    passages: [N', D] float32, as `place` returns them, or codes. All scores
+      must be finite.
     floor: [Q] float32, replicated. Passages with this score or a lower one may
       be missing from the result; -inf to find all.
     k: The number of results; it may exceed the number of passages.
@@ -395,10 +482,11 @@ def top_k(
   """
   if k < 1:
     raise ValueError(f"k is {k}; it must be at least 1.")
-  if len(passages) % (BLOCK * mesh.shape[sharding.DATA]):
+  rows = _count(passages)
+  if rows % (BLOCK * mesh.shape[sharding.DATA]):
     raise ValueError(
-      f"The number of rows, {len(passages)}, is not a multiple of {BLOCK} for"
-      f" each of {mesh.shape[sharding.DATA]} devices; pad them with place()."
+      f"The number of rows, {rows}, is not a multiple of {BLOCK} for each"
+      f" of {mesh.shape[sharding.DATA]} devices; pad them with place()."
     )
   everywhere = sharding.replicate(mesh)
   candidates = jax.shard_map(
@@ -413,7 +501,7 @@ def top_k(
 
 def search(
   queries: np.ndarray,
-  passages: jax.Array,
+  passages: Passages,
   k: int,
   *,
   mesh: Mesh,
@@ -425,8 +513,8 @@ def search(
   """Calls `top_k` for any number of queries, in batches of one compiled size.
 
   Args:
-    queries: [Q, D] floats, the same in every process.
-    passages: [N', D] float32, as `place` returns them.
+    queries: [Q, D] floats, the same in every process; int16 for codes.
+    passages: As in `top_k`.
     k: As in `top_k`.
     mesh: As in `top_k`.
     num_valid: As in `top_k`.
@@ -438,7 +526,8 @@ def search(
     scores: [Q, k] float32, as in `top_k`.
     indices: [Q, k] int32, as in `top_k`.
   """
-  size = min(QUERY_BATCH, len(queries))
+  size = min(QUERY_BATCH, max(1, _RESULTS // k), len(queries))
+  dtype = np.int16 if isinstance(passages, Codes) else np.float32
   scores = np.empty((len(queries), k), np.float32)
   indices = np.empty((len(queries), k), np.int32)
   replicated = sharding.replicated(mesh)
@@ -460,7 +549,7 @@ def search(
     for start in range(0, len(queries), size or 1):
       real = queries[start : start + size]
       stop = start + len(real)
-      batch = np.zeros((size, queries.shape[1]), np.float32)
+      batch = np.zeros((size, queries.shape[1]), dtype)
       batch[: len(real)] = real
       floors = np.full(size, -np.inf, np.float32)
       if floor is not None:
