@@ -142,17 +142,6 @@ def define_batch_size() -> flags.FlagHolder:
   )
 
 
-def define_precision() -> flags.FlagHolder:
-  """Defines --precision: what the devices hold of an index."""
-  return flags.DEFINE_enum(
-    "precision",
-    "float32",
-    ("float32", "int8"),
-    "What the devices hold of the passages: int8 takes a quarter of the memory,"
-    " and one query is answered sooner. The results are exact with both.",
-  )
-
-
 def define_set() -> flags.FlagHolder:
   """Defines --set, tests by their names."""
   return flags.DEFINE_multi_string(
