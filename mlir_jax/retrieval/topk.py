@@ -34,13 +34,15 @@ class Tiling(NamedTuple):
 
   Attributes:
     scores: Scores of a tile: queries times rows. It bounds the memory.
-    block: Rows whose hits are counted together, a power of two up to `BLOCK`.
-      A portion is at least so many hits of a query.
+    block: Rows whose hits are counted together, at least; a power of two up to
+      `BLOCK`. A portion is at least so many hits of a query.
+    share: A portion is at least k / share hits of a query.
     has_int8: Whether products of 8-bit numbers are fast.
   """
 
   scores: int
   block: int
+  share: int = 8
   has_int8: bool = False
 
 
@@ -50,7 +52,7 @@ _PORTIONS = 8
 
 # On a CPU, XLA copies the rows of a tile unless it has all rows of a device.
 # Other devices have less memory, and vectors of 128 lanes.
-_CPU = Tiling(1 << 27, 16)
+_CPU = Tiling(1 << 27, 16, share=2)
 _ACCELERATOR = Tiling(1 << 25, 128, has_int8=True)
 # Without fast products of 8-bit numbers, the codes of a tile become float32, so
 # many numbers at once; but few queries are multiplied by each code in turn.
@@ -204,8 +206,8 @@ def _scores_of(
   )
 
 
-def _top_k_of_blocks(scores: jax.Array, k: int, block: int):
-  """Returns `lax.top_k` of [Q, M] scores; it reads most scores only once.
+def _top_k_of_tile(tile: "_Tile", k: int, block: int):
+  """Returns the k best of a tile; it reads most scores only once.
 
   Rank blocks of consecutive columns by their maxima, where the earlier block
   wins a tie. Then the k best columns are in the k best blocks. Proof: take a
@@ -213,28 +215,56 @@ def _top_k_of_blocks(scores: jax.Array, k: int, block: int):
   by a higher score, or by an equal score further left.
 
   Args:
-    scores: float32 [Q, M]; M is a multiple of `BLOCK`.
+    tile: The tile, of M columns; M is a multiple of `BLOCK`.
     k: The number of results.
     block: The smallest size of a block.
+
+  Returns:
+    float32 and int32 [Q, min(k, M)]: scores and rows.
   """
-  count, columns = scores.shape
+  count, size = tile.scores.shape
+  columns = jnp.arange(size, dtype=jnp.int32)
   # Few maxima and few columns of the k best blocks: M / block + k * block.
-  while block < BLOCK and 2 * block * block * k < columns:
+  while block < BLOCK and 2 * block * block * k < size:
     block *= 2
-  blocks = scores.reshape(count, -1, block)
-  if blocks.shape[1] <= k:
-    return jax.lax.top_k(scores, min(k, columns))
-  _, winners = jax.lax.top_k(blocks.max(axis=-1), k)
+  if size // block <= k:
+    scores = _comparable(tile.scores, tile.counts(columns))
+    best, places = _top_k(scores, min(k, size))
+    return best, tile.start + places
+  blocks = tile.scores.reshape(count, -1, block)
+  counts = tile.counts(columns).reshape(-1, block)
+  maxima = jnp.where(counts, blocks, -jnp.inf).max(axis=-1)
+  _, winners = _top_k(_comparable(maxima, jnp.ones_like(maxima, bool)), k)
   winners = jnp.sort(winners, axis=-1)  # Columns in order: ties go left.
-  candidates = jnp.take_along_axis(blocks, winners[:, :, None], axis=1)
-  best, places = jax.lax.top_k(candidates.reshape(count, -1), k)
-  winner = jnp.take_along_axis(winners, places // block, axis=1)
-  return best, winner * block + places % block
+  scores = jnp.take_along_axis(blocks, winners[:, :, None], axis=1)
+  places = winners[:, :, None] * block + jnp.arange(block, dtype=jnp.int32)
+  return _best_of(
+    _comparable(scores, tile.counts(places)).reshape(count, -1),
+    (tile.start + places).reshape(count, -1),
+    k,
+  )
+
+
+_PARTS = 1
+
+
+def _top_k(scores: jax.Array, k: int):
+  """Returns `lax.top_k`."""
+  parts = min(_PARTS, len(scores))
+  if parts == 1:
+    return jax.lax.top_k(scores, k)
+  size = -(-len(scores) // parts)
+  found = [
+    jax.lax.top_k(scores[start : start + size], k)
+    for start in range(0, len(scores), size)
+  ]
+  values, places = zip(*found, strict=True)
+  return jnp.concatenate(values), jnp.concatenate(places)
 
 
 def _best_of(scores: jax.Array, indices: jax.Array, k: int):
   """Returns the k best of [Q, M] candidates; equals keep their order."""
-  scores, places = jax.lax.top_k(scores, k)
+  scores, places = _top_k(scores, k)
   return scores, jnp.take_along_axis(indices, places, axis=1)
 
 
@@ -328,7 +358,7 @@ def _comparable(scores: jax.Array, counts: jax.Array) -> jax.Array:
   return jnp.where(counts, scores, -jnp.inf)
 
 
-def _collect(kept: _Kept, tile: _Tile, k: int, block: int, portion: int):
+def _collect(kept: _Kept, tile: _Tile, k: int, least: int, portion: int):
   """Adds the hits of a tile to the candidates.
 
   Args:
@@ -336,10 +366,14 @@ def _collect(kept: _Kept, tile: _Tile, k: int, block: int, portion: int):
       for a portion.
     tile: The tile.
     k: The number of results.
-    block: Columns whose hits are counted together.
-    portion: Hits of each query that are added at once; at least `block`.
+    least: Columns whose hits are counted together, at least.
+    portion: Hits of each query that are added at once; at least `least`.
   """
   count, size = tile.scores.shape
+  block = least
+  # Few blocks, and few columns in those of a portion.
+  while 2 * block <= min(BLOCK, portion) and 4 * block**2 * portion <= size:
+    block *= 2
   blocks = tile.scores.reshape(count, -1, block)
   floor = kept.floor[:, None, None]
   columns = jnp.arange(size, dtype=jnp.int32)
@@ -350,11 +384,7 @@ def _collect(kept: _Kept, tile: _Tile, k: int, block: int, portion: int):
 
   def add_best(state):
     """Adds the best rows of the tile, whether or not they are hits."""
-    kept, _ = state
-    scores = _comparable(tile.scores, tile.counts(columns))
-    best, places = _top_k_of_blocks(scores, k, block)
-    kept = _with_room(kept, k, best.shape[1])
-    return kept.add(k, best, tile.start + places), jnp.zeros_like(most)
+    return _add_best(state[0], tile, k, least), jnp.zeros_like(most)
 
   # In the first tile, almost all rows are hits.
   kept, most = jax.lax.while_loop(
@@ -369,7 +399,7 @@ def _collect(kept: _Kept, tile: _Tile, k: int, block: int, portion: int):
     kept = _with_room(kept, k, portion)
     # Blocks with hits come first, in their order. Of these, as many as have no
     # more than a portion of hits together.
-    has_hits, chosen = jax.lax.top_k(
+    has_hits, chosen = _top_k(
       left(done).astype(jnp.float32), min(portion, hits.shape[1])
     )
     here = jnp.take_along_axis(hits, chosen, axis=1)
@@ -389,7 +419,16 @@ def _collect(kept: _Kept, tile: _Tile, k: int, block: int, portion: int):
   kept, _, _ = jax.lax.while_loop(
     lambda state: state[2], add_portion, (kept, done, most > 0)
   )
-  return kept
+  # The floor is raised for the next tile.
+  return jax.lax.while_loop(
+    lambda kept: kept.waiting > 0, lambda kept: _sorted(kept, k), kept
+  )
+
+
+def _add_best(kept: _Kept, tile: _Tile, k: int, least: int) -> _Kept:
+  """Adds the best rows of a tile, whether or not they are hits."""
+  best, rows = _top_k_of_tile(tile, k, least)
+  return _with_room(kept, k, best.shape[1]).add(k, best, rows)
 
 
 def _shard_top_k(
@@ -411,8 +450,9 @@ def _shard_top_k(
   size = BLOCK * -(-rows // (BLOCK * num_tiles))
   offset = jax.lax.axis_index(sharding.DATA) * rows
   # The more rows are kept, the more hits a tile has.
-  portion = min(size, tiling.block * -(-k // (8 * tiling.block)))
-  columns = k + max(2 * k, 8 * portion)
+  portion = tiling.block * -(-k // (tiling.share * tiling.block))
+  portion = min(size, portion)
+  columns = k + max(k, 4 * portion)
 
   def add(kept: _Kept, number):
     # The last tile is moved back to end with the shard. It may then overlap
@@ -426,6 +466,8 @@ def _shard_top_k(
     scores = _scores_of(queries, passages, tiling)
     stop = jnp.minimum(num_valid, offset + rows)
     tile = _Tile(scores, offset + start, offset + number * size, stop)
+    if num_tiles == 1:
+      return _add_best(kept, tile, k, tiling.block), None
     return _collect(kept, tile, k, tiling.block, portion), None
 
   nothing = _Kept(
