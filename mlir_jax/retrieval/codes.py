@@ -25,7 +25,6 @@ from mlir_jax.retrieval import topk
 LARGEST = 127
 # Two codes of 8 bits hold such a number: 128 * high + low.
 LARGEST_OF_QUERY = 128 * LARGEST + 63
-BYTES = 12  # Of a passage, in addition to its code, while it is placed.
 _SAMPLE = 4096  # Passages of which the mean is the center.
 _ROWS = 4096  # Passages that are encoded together; they fit into a cache.
 # More than what rounding to float32 adds to the computed length of an error.
@@ -50,7 +49,7 @@ class Queries(NamedTuple):
   """Encoded queries; see the module.
 
   Attributes:
-    codes: int16 [Q, D].
+    codes: int16 [Q, D'], as `topk.Codes` has D'.
     scales: float64 [Q].
     offsets: float64 [Q], the products with the center.
     lengths: float64 [Q], of the queries.
@@ -104,13 +103,24 @@ def encode_queries(queries: np.ndarray, center: np.ndarray) -> Queries:
   scales = np.abs(queries).max(axis=1) / largest
   scales = np.where(scales > 0, scales, 1.0)
   codes = np.rint(queries / scales[:, None])
+  more = _padded(queries.shape[1]) - queries.shape[1]
   return Queries(
-    codes.astype(np.int16),
+    np.pad(codes.astype(np.int16), ((0, 0), (0, more))),
     scales,
     queries @ center.astype(np.float64),
     np.linalg.norm(queries, axis=1),
     np.linalg.norm(queries - codes * scales[:, None], axis=1),
   )
+
+
+def _padded(width: int) -> int:
+  """Returns D' of D."""
+  return -(-width // topk.DIMENSIONS) * topk.DIMENSIONS
+
+
+def row_bytes(width: int) -> int:
+  """Returns the bytes of a passage on a device, while it is placed."""
+  return _padded(width) + 12
 
 
 class _Encoded(NamedTuple):
@@ -130,7 +140,7 @@ def _encode(rows: np.ndarray, center: np.ndarray, into: _Encoded) -> None:
     scales = np.where(scales > 0, scales, np.float32(1))
     codes = np.rint(rest / scales[:, None])
     near = codes * scales[:, None]
-    into.codes[:] = codes
+    into.codes[: rows.shape[1]] = codes.T
     into.scales[:] = scales
     into.lengths[:] = np.linalg.norm(near, axis=1)
     into.errors[:] = np.linalg.norm(rest - near, axis=1)
@@ -147,12 +157,12 @@ def place(
     order: int [n], the rows in the order in which they are placed.
     center: From `center_of`.
   """
-  width = passages.shape[1]
+  width = _padded(passages.shape[1])
 
   def shard(start: int, stop: int) -> _Encoded:
     count = stop - start
     made = _Encoded(
-      np.zeros((count, width), np.int8),
+      np.zeros((width, count), np.int8),
       *np.zeros((3, count), np.float32),
     )
     rows = order[start:stop]
@@ -163,11 +173,12 @@ def place(
         _encode(
           some[part : part + _ROWS],
           center,
-          _Encoded(*(array[at] for array in made)),
+          _Encoded(*(array[..., at] for array in made)),
         )
     return made
 
-  placed = topk.place_shards(len(order), mesh, shard)
+  axes = _Encoded(1, 0, 0, 0)  # pyright: ignore[reportArgumentType]
+  placed = topk.place_shards(len(order), mesh, shard, axes)
   # Each process has encoded the rows of its own devices.
   longest = jax.jit(
     lambda lengths, errors: (jnp.max(lengths), jnp.max(errors)),

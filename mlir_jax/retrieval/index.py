@@ -211,7 +211,7 @@ class Index:
     self._coded = pieces.Pieces(
       order,
       lambda rows: codes.place(self._vectors, mesh, rows, self._center),
-      width + codes.BYTES,
+      codes.row_bytes(width),
       mesh,
       memory - memory // 4,
     )

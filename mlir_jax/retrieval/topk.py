@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mlir_jax import bars, sharding
 
@@ -35,14 +35,15 @@ class Tiling(NamedTuple):
   Attributes:
     scores: Scores of a tile: queries times rows. It bounds the memory.
     block: Rows whose hits are counted together, at least; a power of two up to
-      `BLOCK`. A portion is at least so many hits of a query.
-    share: A portion is at least k / share hits of a query.
+      `BLOCK`.
+    portion: Hits of a query that are added at once, at least; no fewer than
+      rows of a block.
     has_int8: Whether products of 8-bit numbers are fast.
   """
 
   scores: int
   block: int
-  share: int = 8
+  portion: int
   has_int8: bool = False
 
 
@@ -52,12 +53,15 @@ _PORTIONS = 8
 
 # On a CPU, XLA copies the rows of a tile unless it has all rows of a device.
 # Other devices have less memory, and vectors of 128 lanes.
-_CPU = Tiling(1 << 27, 16, share=2)
-_ACCELERATOR = Tiling(1 << 25, 128, has_int8=True)
+_CPU = Tiling(1 << 27, 16, 64)
+_ACCELERATOR = Tiling(1 << 25, 128, 128, has_int8=True)
 # Without fast products of 8-bit numbers, the codes of a tile become float32, so
-# many numbers at once; but few queries are multiplied by each code in turn.
+# many numbers at once.
 _CONVERTED = 1 << 25
+# So few queries are multiplied by the codes as whole numbers, in so many
+# dimensions at once.
 _FEW = 2
+DIMENSIONS = 16
 
 
 def tiling_of(mesh: Mesh) -> Tiling:
@@ -86,7 +90,8 @@ class Codes(NamedTuple):
   both codes.
 
   Attributes:
-    codes: int8 [N', D].
+    codes: int8 [D', N'], split over "data": a column for each passage. D' is a
+      multiple of `DIMENSIONS`; zeros fill it.
     scales: float32 [N'].
   """
 
@@ -99,23 +104,32 @@ Passages = jax.Array | Codes  # [N', D], split over "data".
 
 def _count(passages: Passages) -> int:
   """Returns N'."""
-  return len(passages.codes if isinstance(passages, Codes) else passages)
+  return len(passages.scales if isinstance(passages, Codes) else passages)
+
+
+def _axes(passages: Passages) -> Any:
+  """Returns which axes of the arrays have the passages."""
+  return Codes(1, 0) if isinstance(passages, Codes) else 0  # pyright: ignore[reportArgumentType]
 
 
 def place_shards(
-  count: int, mesh: Mesh, make: Callable[[int, int], Any]
+  count: int,
+  mesh: Mesh,
+  make: Callable[[int, int], Any],
+  axes: Any = 0,
 ) -> Any:
   """Puts arrays on the mesh, each device's rows after those of another one.
 
   Args:
     count: The number N of rows.
     mesh: Has the axis "data".
-    make: Returns a tree of arrays [stop - start, …]: the rows from `start` to
-      `stop`. Rows from N on are padding.
+    make: Returns a tree of arrays: the rows from `start` to `stop`. Rows from N
+      on are padding.
+    axes: The same tree of numbers: which axis of an array has the rows.
 
   Returns:
-    The tree of arrays [N', …], split over "data". N' is a multiple of `BLOCK`
-    times the size of the axis.
+    The tree of arrays, split over "data". They have N' rows, a multiple of
+    `BLOCK` times the size of the axis "data".
   """
   unit = BLOCK * mesh.shape[sharding.DATA]
   total = -(-count // unit) * unit
@@ -129,12 +143,15 @@ def place_shards(
     ).items()
   ]
 
-  def join(*parts: jax.Array) -> jax.Array:
+  def join(axis: int, *parts: jax.Array) -> jax.Array:
+    shape = list(parts[0].shape)
+    shape[axis] = total
+    spec = PartitionSpec(*[None] * axis, sharding.DATA)
     return jax.make_array_from_single_device_arrays(
-      (total, *parts[0].shape[1:]), over_data, list(parts)
+      tuple(shape), NamedSharding(mesh, spec), list(parts)
     )
 
-  return jax.tree.map(join, *shards)
+  return jax.tree.map(join, axes, *shards)
 
 
 def place(
@@ -191,18 +208,43 @@ def _scores_of(
     high = (queries + 64) >> 7
     parts = jnp.concatenate([high, queries - 128 * high]).astype(jnp.int8)
     sums = jnp.einsum(
-      "qd,pd->qp", parts, codes, preferred_element_type=jnp.int32
+      "qd,dp->qp", parts, codes, preferred_element_type=jnp.int32
     )
     high, low = jnp.split(sums.astype(jnp.float32), 2)
     return (128 * high + low) * scales
   if len(queries) <= _FEW:
-    products = codes.astype(jnp.int32) * queries[:, None].astype(jnp.int32)
-    return products.sum(axis=-1).astype(jnp.float32) * scales
+    return _sums_of_few(queries, codes).astype(jnp.float32) * scales
   return jnp.einsum(
-    "qd,pd->qp",
+    "qd,dp->qp",
     queries.astype(jnp.float32),
-    codes.astype(jnp.float32) * scales[:, None],
+    codes.astype(jnp.float32) * scales,
     precision=jax.lax.Precision.HIGHEST,
+  )
+
+
+def _sums_of_few(queries: jax.Array, codes: jax.Array) -> jax.Array:
+  """Returns int32 [Q, M], the products of codes, on a CPU.
+
+  XLA has no fast product of whole numbers there. But it adds arrays fast, some
+  of them in one loop.
+  """
+
+  def add(number, sums):
+    start = number * DIMENSIONS
+    of_queries, of_passages = (
+      jax.lax.dynamic_slice_in_dim(each, start, DIMENSIONS).astype(jnp.int32)
+      for each in (queries.T, codes)
+    )
+    for query, passages in zip(of_queries, of_passages, strict=True):
+      sums += query[:, None] * passages
+    return sums
+
+  return jax.lax.fori_loop(
+    0,
+    len(codes) // DIMENSIONS,
+    add,
+    # It varies over the devices, as the codes do.
+    jnp.zeros((len(queries), 1), jnp.int32) * codes[:1].astype(jnp.int32),
   )
 
 
@@ -229,12 +271,14 @@ def _top_k_of_tile(tile: "_Tile", k: int, block: int):
     block *= 2
   if size // block <= k:
     scores = _comparable(tile.scores, tile.counts(columns))
-    best, places = _top_k(scores, min(k, size))
+    best, places = jax.lax.top_k(scores, min(k, size))
     return best, tile.start + places
   blocks = tile.scores.reshape(count, -1, block)
   counts = tile.counts(columns).reshape(-1, block)
   maxima = jnp.where(counts, blocks, -jnp.inf).max(axis=-1)
-  _, winners = _top_k(_comparable(maxima, jnp.ones_like(maxima, bool)), k)
+  _, winners = jax.lax.top_k(
+    _comparable(maxima, jnp.ones_like(maxima, bool)), k
+  )
   winners = jnp.sort(winners, axis=-1)  # Columns in order: ties go left.
   scores = jnp.take_along_axis(blocks, winners[:, :, None], axis=1)
   places = winners[:, :, None] * block + jnp.arange(block, dtype=jnp.int32)
@@ -245,26 +289,9 @@ def _top_k_of_tile(tile: "_Tile", k: int, block: int):
   )
 
 
-_PARTS = 1
-
-
-def _top_k(scores: jax.Array, k: int):
-  """Returns `lax.top_k`."""
-  parts = min(_PARTS, len(scores))
-  if parts == 1:
-    return jax.lax.top_k(scores, k)
-  size = -(-len(scores) // parts)
-  found = [
-    jax.lax.top_k(scores[start : start + size], k)
-    for start in range(0, len(scores), size)
-  ]
-  values, places = zip(*found, strict=True)
-  return jnp.concatenate(values), jnp.concatenate(places)
-
-
 def _best_of(scores: jax.Array, indices: jax.Array, k: int):
   """Returns the k best of [Q, M] candidates; equals keep their order."""
-  scores, places = _top_k(scores, k)
+  scores, places = jax.lax.top_k(scores, k)
   return scores, jnp.take_along_axis(indices, places, axis=1)
 
 
@@ -399,7 +426,7 @@ def _collect(kept: _Kept, tile: _Tile, k: int, least: int, portion: int):
     kept = _with_room(kept, k, portion)
     # Blocks with hits come first, in their order. Of these, as many as have no
     # more than a portion of hits together.
-    has_hits, chosen = _top_k(
+    has_hits, chosen = jax.lax.top_k(
       left(done).astype(jnp.float32), min(portion, hits.shape[1])
     )
     here = jnp.take_along_axis(hits, chosen, axis=1)
@@ -444,14 +471,13 @@ def _shard_top_k(
   rows, count = _count(shard), len(queries)
   most = tiling.scores // count  # Rows of a tile.
   if isinstance(shard, Codes) and not tiling.has_int8 and count > _FEW:
-    most = min(most, _CONVERTED // shard.codes.shape[1])
+    most = min(most, _CONVERTED // len(shard.codes))
   most = max(1, most // BLOCK)  # Blocks of a tile.
   num_tiles = -(-rows // (BLOCK * most))
   size = BLOCK * -(-rows // (BLOCK * num_tiles))
   offset = jax.lax.axis_index(sharding.DATA) * rows
   # The more rows are kept, the more hits a tile has.
-  portion = tiling.block * -(-k // (tiling.share * tiling.block))
-  portion = min(size, portion)
+  portion = min(size, tiling.portion * -(-k // (8 * tiling.portion)))
   columns = k + max(k, 4 * portion)
 
   def add(kept: _Kept, number):
@@ -461,7 +487,11 @@ def _shard_top_k(
     passages = shard
     if num_tiles > 1:
       passages = jax.tree.map(
-        lambda each: jax.lax.dynamic_slice_in_dim(each, start, size), shard
+        lambda each, axis: jax.lax.dynamic_slice_in_dim(
+          each, start, size, axis
+        ),
+        shard,
+        _axes(shard),
       )
     scores = _scores_of(queries, passages, tiling)
     stop = jnp.minimum(num_valid, offset + rows)
@@ -531,10 +561,13 @@ def top_k(
       f" of {mesh.shape[sharding.DATA]} devices; pad them with place()."
     )
   everywhere = sharding.replicate(mesh)
+  of_passages = jax.tree.map(
+    lambda axis: PartitionSpec(*[None] * axis, sharding.DATA), _axes(passages)
+  )
   candidates = jax.shard_map(
     functools.partial(_shard_top_k, k=k, num_valid=num_valid, tiling=tiling),
     mesh=mesh,
-    in_specs=(PartitionSpec(), PartitionSpec(sharding.DATA), PartitionSpec()),
+    in_specs=(PartitionSpec(), of_passages, PartitionSpec()),
     out_specs=PartitionSpec(None, sharding.DATA),
   )(queries, passages, floor)
   # One all-gather brings k candidates per device, in the order of their rows.
@@ -555,7 +588,7 @@ def search(
   """Calls `top_k` for any number of queries, in batches of one compiled size.
 
   Args:
-    queries: [Q, D] floats, the same in every process; int16 for codes.
+    queries: [Q, D] floats, the same in every process; int16 [Q, D'] for codes.
     passages: As in `top_k`.
     k: As in `top_k`.
     mesh: As in `top_k`.

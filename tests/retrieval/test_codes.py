@@ -17,7 +17,7 @@ def mesh(request):
 def small_pieces(monkeypatch):
   """Makes blocks and tiles so small that little data needs many."""
   monkeypatch.setattr(topk, "BLOCK", 4)
-  monkeypatch.setattr(topk, "_CPU", topk.Tiling(1 << 10, 2))
+  monkeypatch.setattr(topk, "_CPU", topk.Tiling(1 << 10, 2, 4))
   monkeypatch.setattr(codes, "_ROWS", 7)
   monkeypatch.setattr(index, "_MORE", 3)
   topk.top_k.clear_cache()
@@ -68,7 +68,7 @@ def test_no_score_is_off_by_more_than_the_bound(mesh, queries, fast_int8):
         k=301,
         mesh=mesh,
         num_valid=301,
-        tiling=topk.Tiling(1 << 20, 16, has_int8=True),
+        tiling=topk.Tiling(1 << 20, 16, 16, has_int8=True),
       )
     )
   )
@@ -84,7 +84,7 @@ def test_no_score_is_off_by_more_than_the_bound(mesh, queries, fast_int8):
 
 
 @pytest.mark.parametrize("offset", [0.0, 2.0])
-@pytest.mark.parametrize("k", [1, 10, 100, 1003])
+@pytest.mark.parametrize("k", [10, 1003])
 def test_results_are_those_of_float64(mesh, k, offset):
   rng = np.random.default_rng(k)
   ids = [f"d{number:04}" for number in rng.permutation(1003)]
@@ -123,15 +123,14 @@ def test_codes_that_the_devices_cannot_hold_are_made_piece_by_piece(
   passages[:40, 2] *= 50
   queries = rng.integers(-2, 3, (6, 6)).astype("f4")
   queries[3] = 0
-  codes_bytes = 4001 // mesh.size * (6 + codes.BYTES)
+  codes_bytes = 4001 // mesh.size * codes.row_bytes(6)
   memory = int(share * codes_bytes / 0.75)
   found = index.Index(ids, passages, mesh, memory, "int8")
   assert 0 < found.held < 1
-  for k in (1, 7, 300):
-    _, best = found.search(queries, k)
-    assert best == ranked(ids, queries @ passages.T.astype("f8"), k)
+  _, best = found.search(queries, 60)
+  assert best == ranked(ids, queries @ passages.T.astype("f8"), 60)
   with pytest.raises(ValueError, match="are not enough; give at least"):
-    index.Index(ids, passages, mesh, 1000, "int8")
+    index.Index(ids, passages, mesh, 300, "int8")
 
 
 def test_a_quarter_of_the_memory_is_enough():
