@@ -447,7 +447,9 @@ class _Found(NamedTuple):
     rank may be lower.
     """
     last = self.scores[:, -1]
-    return last - np.maximum(np.abs(last) * np.float32(1e-6), np.float32(1e-30))
+    least = np.maximum(np.abs(last) * np.float32(1e-6), np.float32(1e-30))
+    with np.errstate(invalid="ignore"):  # A score may be infinite.
+      return last - least
 
   def put(self, queries: np.ndarray, found: "_Found") -> None:
     """Takes the passages of some queries in place of those before."""

@@ -601,7 +601,7 @@ def search(
     scores: [Q, k] float32, as in `top_k`.
     indices: [Q, k] int32, as in `top_k`.
   """
-  size = min(QUERY_BATCH, max(1, _RESULTS // k), len(queries))
+  size = min(QUERY_BATCH, max(1, _RESULTS // max(k, 1)), len(queries))
   dtype = np.int16 if isinstance(passages, Codes) else np.float32
   scores = np.empty((len(queries), k), np.float32)
   indices = np.empty((len(queries), k), np.int32)

@@ -113,6 +113,7 @@ def test_passages_too_close_for_codes_are_searched_in_float32(small_pieces):
   assert found.unproved == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.3, 0.8])
 def test_codes_that_the_devices_cannot_hold_are_made_piece_by_piece(
   mesh, small_pieces, share
