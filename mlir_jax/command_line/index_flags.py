@@ -73,5 +73,8 @@ def load_index(
   from mlir_jax.retrieval import index
 
   return index.Index.load(
-    passages, loaded, memory=memory, precision=flags.FLAGS[_PRECISION].value
+    passages,
+    loaded,
+    memory=memory,
+    precision=str(flags.FLAGS[_PRECISION].value),
   )
