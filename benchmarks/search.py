@@ -2,21 +2,24 @@
 
 python benchmarks/search.py
 
-Both sides have the same vectors, queries and threads. Each side is a separate
-process. They take turns after each measurement; the other one waits. Building
-the index, compilation and warm-up are not measured. A search goes from NumPy
-arrays to NumPy arrays of scores and rows.
+The sides are this project's search ("ours"), Faiss, and this project's search
+of codes of 8 bits ("int8"), whose results are exact, too. They have the same
+vectors, queries and threads. Each side is a separate process. They take turns
+after each measurement; the others wait. Building the index, compilation and
+warm-up are not measured. A search goes from NumPy arrays to NumPy arrays of
+scores and rows.
 
 The vectors are random, of unit length. The passages of a document (--document
 consecutive rows) share a half of their vector, so that hits are close together
 as in a real corpus. Before it measures, the benchmark compares the results of
-both sides: the scores must be equal to 1e-5. The rows must be the same, but for
-passages whose scores are that close.
+our sides with those of Faiss: the scores must be equal to 1e-5. The rows must
+be the same, but for passages whose scores are that close.
 
 Faiss comes from faiss-cpu, which this project does not need otherwise.
 """
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -28,12 +31,13 @@ import time
 
 import numpy as np
 
-# As in speed.py: both sides keep the memory that they free, in huge pages.
+# As in speed.py: all sides keep the memory that they free, in huge pages.
 MALLOC = (
   "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0"
   ":glibc.malloc.trim_threshold=1099511627776"
 )
 ARGUMENTS = ("passages", "width", "queries", "document", "threads")
+FAISS = "faiss"
 
 
 def write_vectors(settings: argparse.Namespace, folder: str) -> None:
@@ -71,7 +75,7 @@ def write_vectors(settings: argparse.Namespace, folder: str) -> None:
 class Ours:
   """Index.search_ranks of this project."""
 
-  def __init__(self, folder: str, threads: int):
+  def __init__(self, folder: str, threads: int, precision: str = "float32"):
     """Builds the index."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     from mlir_jax import sharding
@@ -83,13 +87,24 @@ class Ours:
     passages = np.load(f"{folder}/passages.npy", mmap_mode="r")
     # Of equal scores, the higher id comes first, and so the lower row.
     ids = [f"{row:09}" for row in range(len(passages), 0, -1)]
-    self._index = index.Index(ids, passages, sharding.make_mesh())
+    self._index = index.Index(
+      ids, passages, sharding.make_mesh(), precision=precision
+    )
 
   def versions(self) -> str:
     """Returns the versions of libraries."""
     import jax
 
-    return f"JAX {jax.__version__}"
+    return f"{self._index.precision}: JAX {jax.__version__}"
+
+  def note(self) -> str:
+    """Says what a user should know of the searches so far."""
+    if self._index.precision == "float32":
+      return ""
+    return (
+      f"{self._index.unproved:,} queries of all calls needed a search in"
+      " float32 after that of codes."
+    )
 
   def search(self, queries: np.ndarray, k: int):
     """Returns scores and rows, [Q, k] each."""
@@ -116,12 +131,20 @@ class Faiss:
     options = faiss.get_compile_options().strip()
     return f"faiss-cpu {faiss.__version__} ({options})"
 
+  def note(self) -> str:
+    """Says what a user should know of the searches so far."""
+    return ""
+
   def search(self, queries: np.ndarray, k: int):
     """Returns scores and rows, [Q, k] each."""
     return self._index.search(queries, k)
 
 
-SIDES = {"ours": Ours, "faiss": Faiss}
+SIDES = {
+  "ours": Ours,
+  FAISS: Faiss,
+  "int8": functools.partial(Ours, precision="int8"),
+}
 
 
 def serve(settings: argparse.Namespace) -> None:
@@ -133,6 +156,9 @@ def serve(settings: argparse.Namespace) -> None:
   print(json.dumps(side.versions()), file=answers)
   for line in sys.stdin:
     command = json.loads(line)
+    if not command:
+      print(json.dumps(side.note()), file=answers)
+      continue
     of_command = np.ascontiguousarray(queries[: command["queries"]])
     started, before = time.perf_counter(), time.process_time()
     scores, rows = side.search(of_command, command["k"])
@@ -176,11 +202,15 @@ class Process:
     self._process.stdin.flush()
     return self._answer()
 
-  def close(self) -> None:
-    """Ends the process."""
+  def close(self) -> str:
+    """Ends the process; returns its note."""
     assert self._process.stdin
+    self._process.stdin.write("{}\n")
+    self._process.stdin.flush()
+    note = self._answer()
     self._process.stdin.close()
     self._process.wait()
+    return note
 
 
 def _given(settings: argparse.Namespace):
@@ -189,8 +219,8 @@ def _given(settings: argparse.Namespace):
     yield name, ",".join(map(str, value)) if isinstance(value, list) else value
 
 
-def check(exchange: str) -> tuple[float, int]:
-  """Compares the results of both sides.
+def check(exchange: str, side: str) -> tuple[float, int]:
+  """Compares the results of a side with those of Faiss.
 
   Returns:
     The largest difference of scores, and the number of places where the rows
@@ -199,7 +229,7 @@ def check(exchange: str) -> tuple[float, int]:
   Raises:
     SystemExit: if the results differ more than float32 explains.
   """
-  ours, faiss = (np.load(f"{exchange}/{side}.npz") for side in SIDES)
+  ours, faiss = (np.load(f"{exchange}/{each}.npz") for each in (side, FAISS))
   apart = float(np.abs(ours["s"] - faiss["s"]).max())
   if apart > 1e-5:
     raise SystemExit(f"The scores are {apart} apart.")
@@ -223,13 +253,13 @@ def measure(sides: dict[str, Process], queries: int, k: int, repeats: int):
   return {name: np.array(values) for name, values in found.items()}
 
 
-def row(name: str, found: dict[str, np.ndarray]) -> str:
+def row(name: str, ours: np.ndarray, faiss: np.ndarray) -> str:
   """Returns a line of the table: medians, and quartiles of the ratios."""
   cells = [name]
-  for times in found.values():
+  for times in (ours, faiss):
     wall, cpu = 1e3 * np.median(times, axis=0)
     cells.append(f"{wall:,.0f} ms ({cpu:,.0f} of CPUs)")
-  ratios = found["faiss"] / found["ours"]
+  ratios = faiss / ours
   low, middle, high = np.quantile(ratios[:, 0], (0.25, 0.5, 0.75))
   cells.append(f"**{middle:.2f}** ({low:.2f} to {high:.2f})")
   cells.append(f"{np.median(ratios[:, 1]):.2f}")
@@ -267,6 +297,7 @@ def main():
   parser.add_argument("--k", type=numbers, default=[100, 1000])
   parser.add_argument("--document", type=int, default=8)
   parser.add_argument("--repeats", type=int, default=5)
+  parser.add_argument("--no_int8", action="store_true", help="Leave int8 out.")
   parser.add_argument("--threads", type=int, default=os.cpu_count())
   parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
   parser.add_argument("--exchange", help=argparse.SUPPRESS)
@@ -283,25 +314,32 @@ def main():
   )
   with tempfile.TemporaryDirectory() as exchange:
     write_vectors(settings, exchange)
-    sides = {name: Process(name, settings, exchange) for name in SIDES}
+    sides = {
+      name: Process(name, settings, exchange)
+      for name in SIDES
+      if not (name == "int8" and settings.no_int8)
+    }
     print(", ".join(side.versions for side in sides.values()))
     apart, differ, lines = 0.0, 0, []
     for queries in settings.queries:
       for k in settings.k:
         for side in sides.values():  # Compiles, and warms up.
           side(queries, k, keep=True)
-        found = check(exchange)
-        apart, differ = max(apart, found[0]), differ + found[1]
         repeats = settings.repeats * (4 if queries == 1 else 1)
-        lines.append(
-          row(
-            f"{queries:,} {'query' if queries == 1 else 'queries'}, k = {k:,}",
-            measure(sides, queries, k, repeats),
+        times = measure(sides, queries, k, repeats)
+        title = f"{queries:,} {'query' if queries == 1 else 'queries'}"
+        for side in sides:
+          if side == FAISS:
+            continue
+          found = check(exchange, side)
+          apart, differ = max(apart, found[0]), differ + found[1]
+          lines.append(
+            row(f"{title}, k = {k:,}, {side}", times[side], times[FAISS])
           )
-        )
-        print(lines[-1], file=sys.stderr, flush=True)
-    for side in sides.values():
-      side.close()
+          print(lines[-1], file=sys.stderr, flush=True)
+    for note in [side.close() for side in sides.values()]:
+      if note:
+        print(note)
     print(
       f"Scores are at most {apart:.1e} apart; {differ:,} places differ, where"
       " scores are equal to that."

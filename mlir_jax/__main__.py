@@ -10,6 +10,8 @@ import os
 import runpy
 import sys
 
+from mlir_jax.command_line import pipes
+
 # In the order in which a user needs them.
 PROGRAMS = (
   "download",
@@ -31,7 +33,8 @@ def main() -> None:
   """Starts the program that the first argument names."""
   name, *arguments = sys.argv[1:] or ["--help"]
   if name in ("--help", "-h", "help"):
-    print(_help())
+    with pipes.may_be_left():
+      print(_help())
     return
   if name == "--version":
     import mlir_jax

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from mlir_jax import extensions
-from mlir_jax.command_line import program, shared_flags
+from mlir_jax.command_line import index_flags, program, shared_flags
 from mlir_jax.data import records
 from mlir_jax.storage import locations
 
@@ -119,12 +119,13 @@ def _open_collection() -> Iterator["answers.Answerer"]:
   from mlir_jax.retrieval import answers
   from mlir_jax.retrieval import model as model_lib
 
+  values = flags.FLAGS
   model = model_lib.load(
     _MODEL.value,
-    _CHECKPOINT.value or "last",
-    batch_size=_BATCH_SIZE.value,
-    revision=_REVISION.value,
-    prompt=_PROMPT.value or "",
+    values.checkpoint or "last",
+    batch_size=values.batch_size,
+    revision=values.revision,
+    prompt=values.prompt or "",
     **shared_flags.prefixes(),
   )
   model.check_role("query")
@@ -139,13 +140,7 @@ def _open_collection() -> Iterator["answers.Answerer"]:
 @contextlib.contextmanager
 def _open_index() -> Iterator["answers.Answerer"]:
   """Loads an index, its model and its texts."""
-  from mlir_jax.retrieval import (
-    answers,
-    index_model,
-    index_texts,
-    vector_folder,
-  )
-  from mlir_jax.retrieval import index as index_lib
+  from mlir_jax.retrieval import answers, index_texts, vector_folder
 
   passages = vector_folder.read(_INDEX.value)
   with index_texts.find(
@@ -154,17 +149,9 @@ def _open_index() -> Iterator["answers.Answerer"]:
     files=[locations.absolute(path) for path in _CORPUS.value],
     collection=_given_collection(),
   ) as (texts, notes):
-    model = index_model.load(
-      passages,
-      _MODEL.value,
-      _CHECKPOINT.value,
-      batch_size=_BATCH_SIZE.value,
-      revision=_REVISION.value,
-      prompt=_PROMPT.value,
-      **shared_flags.prefixes(),
-    )
+    model = index_flags.load_model(passages, _MODEL.value)
     model.check_role("query")
-    index = index_lib.Index.load(passages, model)
+    index = index_flags.load_index(passages, model)
     for note in notes:
       _say(note)
     answerer = answers.Answerer(model, index, texts)
@@ -272,6 +259,8 @@ def _check_flags() -> None:
     )
   if _CORPUS.value and has_collection:
     raise ValueError("Give the texts of the index by --corpus or by --root.")
+  if index_flags.is_precision_given() and not _INDEX.value:
+    raise ValueError("--precision needs --index.")
   if _LANGUAGE.value and _INDEX.value:
     raise ValueError("--language needs --root without --index.")
 
@@ -297,8 +286,6 @@ def main(queries: Sequence[str]):
   except KeyboardInterrupt:
     print(file=sys.stderr)
     sys.exit(_STOPPED)
-  except BrokenPipeError:  # The reader of the answers has seen enough.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":
@@ -340,19 +327,5 @@ if __name__ == "__main__":
     ("error", "skip"),
     "What to do with bad records: stop, or skip and count them.",
   )
-  _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint",
-    None,
-    'The checkpoint of a run: "last", "best" on dev, or a step. By default that'
-    " of the index, or the last one.",
-  )
-  _REVISION = shared_flags.define_revision()
-  _PROMPT = flags.DEFINE_string(
-    "prompt",
-    None,
-    "The name of a prompt that the model was trained with. By default that of"
-    " the index, or none: texts have the prefix of their role.",
-  )
-  shared_flags.define_prefixes()
-  _BATCH_SIZE = shared_flags.define_batch_size()
+  index_flags.define()
   program.start(main, required=(), takes_texts=True)

@@ -25,7 +25,7 @@ from mlir_jax.data import records
 from mlir_jax.evals import options as options_lib
 
 if TYPE_CHECKING:  # They import JAX.
-  from mlir_jax.evals import board, model_tests, of_run
+  from mlir_jax.evals import board, model_prefixes, model_tests, of_run
   from mlir_jax.retrieval import model as model_lib
 
 
@@ -41,7 +41,7 @@ def evaluate(
   on_bad_record: str = "error",
   extra: Mapping[str, str] = types.MappingProxyType({}),
   prompt: str = "",
-  prefixes: Mapping[str, Any] = types.MappingProxyType({}),
+  prefixes: "model_prefixes.Given" = types.MappingProxyType({}),
   truncate_dim: int = 0,
   options: options_lib.Options = options_lib.DEFAULTS,
 ) -> str:
@@ -64,7 +64,8 @@ def evaluate(
     extra: Evaluators of the user: name to "MODULE:FUNCTION".
     prompt: The name of a prompt that the model was trained with; "" for the
       prefix of each role.
-    prefixes: "query_prefix" and so on, as `mlir_jax.load` takes them.
+    prefixes: "query_prefix" and so on to the prefix of all models, as
+      `mlir_jax.load` takes it; or to the name of each model and its prefix.
     truncate_dim: Vectors are cut to their first so many numbers; 0 for as many
       as the model's contract says.
     options: What is measured besides the models, and how.
@@ -82,6 +83,7 @@ def evaluate(
     evaluators,
     lineup,
     measures,
+    model_prefixes,
     model_tests,
     of_run,
     protocols,
@@ -93,7 +95,9 @@ def evaluate(
 
   if output and multihost.is_first():
     locations.check_output(locations.absolute(output), f"--output={output}")
-  if any(each is not None for each in prefixes.values()) and not output:
+  if not output and any(
+    prefix not in (None, {}) for prefix in prefixes.values()
+  ):
     raise ValueError(
       "A prefix is given: name the folder of these results with --output."
     )
@@ -101,8 +105,9 @@ def evaluate(
   found_protocols = protocols.find(options.protocols, "--protocol=", extra)
   chosen = measures.parse_list(options.measures, "--measures")
   named = _name_models(source)
+  model_prefixes.check(prefixes, named)
   models = _load(
-    named, checkpoint, prompt=prompt, truncate_dim=truncate_dim, **prefixes
+    named, checkpoint, prefixes, prompt=prompt, truncate_dim=truncate_dim
   )
   alone = next(iter(models.values())) if len(models) == 1 else None
   run = alone.description if alone else None
@@ -169,9 +174,7 @@ def evaluate(
       *ranking.describe_unfindable(tested.tests),
       *known.notes,
       *(_describe(name, model) for name, model in models.items() if not run),
-      *dict.fromkeys(
-        note for model in models.values() for note in model.notes()
-      ),
+      *_notes_of(models),
       *([f"Texts had the prompts of {prompt!r}."] if prompt else ()),
       *others.notes,
     ],
@@ -252,6 +255,18 @@ def _add_model(
     print(cut)
 
 
+def _notes_of(models: Mapping[str, "model_lib.Model"]) -> list[str]:
+  """Returns the notes of models; a note that not all have names its model."""
+  notes = {name: model.notes() for name, model in models.items()}
+  shared = set.intersection(*map(set, notes.values())) if notes else set()
+  found = (
+    note if note in shared else f"{name}: {note}"
+    for name, of_model in notes.items()
+    for note in of_model
+  )
+  return list(dict.fromkeys(found))
+
+
 def _describe(name: str, model: "model_lib.Model") -> str:
   """Says in a sentence which model a column is of."""
   step = "" if model.step is None else f", step {model.step:,}"
@@ -290,7 +305,10 @@ def _name_models(
 
 
 def _load(
-  named: Mapping[str, str], checkpoint: str, **settings: Any
+  named: Mapping[str, str],
+  checkpoint: str,
+  prefixes: "model_prefixes.Given",
+  **settings: Any,
 ) -> dict[str, Any]:
   """Loads all models, so that a missing one is found before any work.
 
@@ -298,11 +316,13 @@ def _load(
     named: Name to path.
     checkpoint: The checkpoint of runs. Next to a run, there may be other
       models, which have none.
-    **settings: Those of `mlir_jax.load`, for all models.
+    prefixes: As in `evaluate`.
+    **settings: Others of `mlir_jax.load`, for all models.
   """
   from etils import epath
 
   from mlir_jax import workdir
+  from mlir_jax.evals import model_prefixes
   from mlir_jax.retrieval import model
   from mlir_jax.storage import locations
 
@@ -311,7 +331,10 @@ def _load(
     folder = epath.Path(locations.absolute(path))
     is_run = len(named) == 1 or (folder / workdir.CHECKPOINTS).is_dir()
     loaded[name] = model.load(
-      path, checkpoint if is_run else "last", **settings
+      path,
+      checkpoint if is_run else "last",
+      **model_prefixes.of_model(prefixes, name),
+      **settings,
     ).with_inner_products()  # Search compares by them.
   return loaded
 
@@ -343,6 +366,8 @@ def main():
         " too."
       )
     models = _name_paths("--workdir", [_WORKDIR.value])
+  from mlir_jax.evals import model_prefixes
+
   print(
     evaluate(
       models,
@@ -353,7 +378,10 @@ def main():
       output=_OUTPUT.value or "",
       on_bad_record=_ON_BAD_RECORD.value,
       prompt=_PROMPT.value,
-      prefixes=shared_flags.prefixes(),
+      prefixes={
+        name: model_prefixes.parse(f"--{name}", values, models)
+        for name, values in shared_flags.prefixes().items()
+      },
       truncate_dim=_TRUNCATE_DIM.value,
       sets=shared_flags.parse_named(
         "--set", _SET.value, "sw=ir_datasets:mr-tydi/sw/test"
@@ -399,7 +427,7 @@ if __name__ == "__main__":
     shared_flags.CHECKPOINT_HELP,
   )
   _PROMPT = shared_flags.define_prompt()
-  shared_flags.define_prefixes()
+  shared_flags.define_prefixes(several_models=True)
   _TRUNCATE_DIM = shared_flags.define_truncate_dim()
   _COLLECTION = flags.DEFINE_string(
     "collection",

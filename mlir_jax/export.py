@@ -67,8 +67,7 @@ def export(
   if locations.is_url(output):
     url = locations.absolute(output)
     locations.check_packages(url)
-    if epath.Path(url).exists():
-      raise ValueError(f"--output={output} exists: give another folder.")
+    copies.check_free(url, f"--output={output}")
     with tempfile.TemporaryDirectory() as local:
       path = f"{local}/{url.rpartition('/')[2]}"
       written = export(
@@ -174,8 +173,7 @@ def export_index(index: str, layout: str, output: str) -> str:
   if locations.is_url(output):
     url = locations.absolute(output)
     locations.check_packages(url)
-    if epath.Path(url).exists():
-      raise ValueError(f"--output={output} exists: give another folder.")
+    copies.check_free(url, f"--output={output}")
     with tempfile.TemporaryDirectory() as local:
       written = export_index(index, layout, f"{local}/index")
       copies.upload_folder(f"{local}/index", url, last=_LAYOUTS[layout])

@@ -14,9 +14,10 @@ model that encodes in another way than the passages were encoded is refused.
   vectors, float [Q, D] in a .npy file; --query_ids names a file with an id on
   each line
 
-The search is exact. Passages that the devices cannot hold are read from the
-disk, piece by piece. Several processes (--distributed) share the work; each of
-them needs the index and the queries.
+The search is exact, also with --precision=int8, which needs a quarter of the
+memory of the devices. Passages that they cannot hold are read from the disk,
+piece by piece. Several processes (--distributed) share the work; each of them
+needs the index and the queries.
 """
 
 import os
@@ -27,7 +28,12 @@ import numpy as np
 from absl import flags
 
 from mlir_jax import contract as contract_lib
-from mlir_jax.command_line import process_flags, program, shared_flags
+from mlir_jax.command_line import (
+  index_flags,
+  process_flags,
+  program,
+  shared_flags,
+)
 from mlir_jax.data import records
 from mlir_jax.data.sources import id_texts
 from mlir_jax.storage import locations, reading
@@ -196,8 +202,7 @@ def main():
   """Searches as the flags say."""
   process_flags.join()
   from mlir_jax.hosts import multihost
-  from mlir_jax.retrieval import index as index_lib
-  from mlir_jax.retrieval import index_model, runs, vector_folder
+  from mlir_jax.retrieval import runs, vector_folder
 
   output = locations.absolute(_OUTPUT.value)
   queries_path = locations.absolute(_QUERIES.value)
@@ -218,23 +223,13 @@ def main():
     queries = _read_folder(queries_path, passages)
   else:
     queries = _read_texts(queries_path, _FORMAT.value, _ON_BAD_RECORD.value)
-    model = index_model.load(
-      passages,
-      _MODEL.value,
-      _CHECKPOINT.value,
-      batch_size=_BATCH_SIZE.value,
-      revision=_REVISION.value,
-      prompt=_PROMPT.value,
-      **shared_flags.prefixes(),
-    )
+    model = index_flags.load_model(passages, _MODEL.value)
   multihost.check_in(
     "search", {"queries": len(queries.ids), "passages": len(passages.ids)}
   )
   memory = _DEVICE_MEMORY.value
-  index = index_lib.Index.load(
-    passages,
-    model,
-    memory=None if memory is None else int(memory * 2**30),
+  index = index_flags.load_index(
+    passages, model, None if memory is None else int(memory * 2**30)
   )
   vectors = queries.vectors
   if vectors is None:
@@ -250,6 +245,11 @@ def main():
       " from the disk."
     )
   scores, ranks = index.search_ranks(vectors, _K.value)
+  if index.unproved and multihost.is_first():
+    print(
+      f"{index.unproved:,} of {len(queries.ids):,} queries had to be searched"
+      " in float32: their best passages are too close for int8."
+    )
   if multihost.is_first():
     run = _Run(queries.ids, index.passage_ids, scores, ranks)
     runs.write_run(output, run, _RUN_TAG.value)
@@ -270,21 +270,7 @@ if __name__ == "__main__":
     " folder or a name on the Hugging Face hub. By default the model that the"
     " index names.",
   )
-  _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint",
-    None,
-    'The checkpoint of a run: "last", "best" on dev, or a step. By default the'
-    " index's, or the last one with --model.",
-  )
-  _REVISION = shared_flags.define_revision()
-  _PROMPT = flags.DEFINE_string(
-    "prompt",
-    None,
-    "The name of a prompt that the model was trained with; by default the"
-    " index's, if it was encoded with one.",
-  )
-  shared_flags.define_prefixes()
-  _BATCH_SIZE = shared_flags.define_batch_size()
+  index_flags.define()
   _QUERY_IDS = shared_flags.define_path(
     "query_ids",
     "The ids of the vectors in a .npy file, one on each line; by default their"

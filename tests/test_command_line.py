@@ -13,6 +13,7 @@ from absl import app, flags
 
 import mlir_jax
 from mlir_jax import __main__
+from mlir_jax.command_line import pipes
 from mlir_jax.training import run as run_lib
 
 # Some flags of each program: first those that are paths, then others.
@@ -135,6 +136,42 @@ def test_help_shows_an_example_and_the_programs_own_flags(main, call):
   for name in [*MAINS[main][0], *MAINS[main][1]]:
     assert f"--{name}:" in described or f"--[no]{name}:" in described, name
   assert "--verbosity" not in described  # A library's.
+
+
+def test_a_program_whose_output_nobody_reads_ends_without_an_error(tmp_path):
+  package = str(pathlib.Path(mlir_jax.__file__).parents[1])
+  environment = os.environ | {"PYTHONPATH": package}
+  outside, inside = os.pipe()
+  os.close(outside)
+  started = [
+    (
+      status,
+      subprocess.Popen(
+        [sys.executable, "-m", "mlir_jax", *arguments],
+        stdout=inside,
+        stderr=subprocess.PIPE,
+        env=environment | {"PYTHONUNBUFFERED": unbuffered},
+        cwd=tmp_path,
+        text=True,
+      ),
+    )
+    for arguments, unbuffered, status in (
+      (["--help"], "", pipes.STATUS),
+      (["compare", "--help"], "", pipes.STATUS),
+      (["download"], "1", pipes.STATUS),  # Within its main function.
+      (["download", "no_such_corpus"], "", 2),
+    )
+  ]
+  os.close(inside)
+  for status, process in started:
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == status, errors
+    assert errors.count("\n") == (status == 2), errors
+
+
+def test_a_broken_connection_is_still_an_error():
+  with pytest.raises(BrokenPipeError), pipes.may_be_left():
+    raise BrokenPipeError
 
 
 def test_download_lists_corpora_and_with_dry_run_their_files(call, tmp_path):

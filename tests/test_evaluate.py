@@ -10,7 +10,7 @@ import tiny
 from mlir_jax import evaluate
 from mlir_jax.command_line import shared_flags
 from mlir_jax.data import collections
-from mlir_jax.evals import columns, of_run, options, report
+from mlir_jax.evals import columns, model_prefixes, of_run, options, report
 from mlir_jax.retrieval import model as model_lib
 
 
@@ -23,12 +23,22 @@ def made(tmp_path_factory):
   return str(folder / "model"), root
 
 
-def test_a_foreign_model_has_one_mean_and_no_groups(made, tmp_path, capsys):
-  """The folder has parallel text, but the model's training is unknown."""
+def test_foreign_models_have_one_mean_and_no_groups_and_their_own_prefixes(
+  made, tmp_path, capsys
+):
+  """The folder has parallel text, but the models' training is unknown."""
   model, root = made
   output = tmp_path / "out"
-  text = evaluate.evaluate(model, root=str(root), output=str(output))
+  text = evaluate.evaluate(
+    {"plain": model, "stone": model},
+    root=str(root),
+    output=str(output),
+    prefixes={"query_prefix": {"stone": "stone river "}},
+  )
   table = json.loads((output / "report.json").read_text())
+  assert "stone: Prefixes that were given: query 'stone river '." in text
+  german = table["rows"][0]["values"]["mrr@100"]
+  assert german["plain"] != german["stone"]
   assert [(row["group"], row["label"]) for row in table["rows"]] == [
     (report.ALL, "de"),
     (report.ALL, "en (dev)"),
@@ -182,6 +192,35 @@ def test_a_path_may_have_a_name():
   }
   with pytest.raises(ValueError, match="--model=a=y: a is given twice"):
     named("--model", ["a=x", "a=y"])
+
+
+def test_a_prefix_is_of_all_models_or_of_the_one_that_it_names():
+  models = {"e5": "hub/e5", "mine": "W"}
+
+  def parse(*values):
+    return model_prefixes.parse("--query_prefix", values, models)
+
+  assert parse("query: ") == {"e5": "query: ", "mine": "query: "}
+  assert parse("q: ", "e5=") == {"e5": "", "mine": "q: "}
+  assert parse("mine=a=b") == {"mine": "a=b"}
+  assert parse("task: a=b") == {"e5": "task: a=b", "mine": "task: a=b"}
+  assert model_prefixes.parse("--query_prefix", None, models) == {}
+  given = {"query_prefix": parse("mine=q"), "passage_prefix": "p"}
+  assert model_prefixes.of_model(given, "e5") == {
+    "query_prefix": None,
+    "passage_prefix": "p",
+  }
+  for values, message in (
+    (["e6=q"], r"e6=q: there is no model 'e6'; there are e5, mine.*=e5=e6=q\."),
+    (["e5=a", "e5=b"], "=e5=b: e5 is given two prefixes"),
+    (["a", "b"], "is given as 'a' and as 'b', both for all models"),
+  ):
+    with pytest.raises(ValueError, match=f"^--query_prefix.*{message}"):
+      parse(*values)
+  with pytest.raises(ValueError, match="--query_prefix needs --model"):
+    model_prefixes.parse("--query_prefix", ["q"], {})
+  with pytest.raises(ValueError, match="query_prefix: there is no model 'x'"):
+    evaluate.evaluate("W", output="O", prefixes={"query_prefix": {"x": "q"}})
 
 
 def test_protocols_have_their_results_and_their_files(made, tmp_path):

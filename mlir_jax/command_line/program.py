@@ -13,6 +13,7 @@ from absl import app, flags, logging
 from mlir_jax import config_files
 from mlir_jax.command_line import (
   allocator,
+  pipes,
   process_flags,
   refusal,
   shared_flags,
@@ -61,13 +62,16 @@ def start(
           _check_environment()
           main(others) if takes_files or takes_texts else main()
       except Exception as error:
+        if isinstance(error, BrokenPipeError) and pipes.left():
+          raise
         if refusal.is_for_user(error):
           refusal.refuse(str(error))
         if _is_unknown_platform(error):
           refusal.refuse(f"JAX_PLATFORMS: {config_files.one_line(error)}")
         raise
 
-  app.run(call, flags_parser=_parse)
+  with pipes.may_be_left():
+    app.run(call, flags_parser=_parse)
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

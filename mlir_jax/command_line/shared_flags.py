@@ -151,24 +151,32 @@ def define_set() -> flags.FlagHolder:
   )
 
 
-def define_prefixes() -> None:
-  """Defines --query_prefix, --passage_prefix and --sentence_prefix."""
+def define_prefixes(several_models: bool = False) -> None:
+  """Defines --query_prefix, --passage_prefix and --sentence_prefix.
+
+  Args:
+    several_models: Whether each model may have its own; then the value of a
+      flag is a list.
+  """
   from mlir_jax import contract  # It imports the tokenizers' library.
 
+  define = flags.DEFINE_multi_string if several_models else flags.DEFINE_string
+  named = " NAME=PREFIX is for one model; may be repeated."
   for role in contract.ROLES:
-    flags.DEFINE_string(
+    define(
       f"{role}_prefix",
       None,
       f"What precedes each {role} text, in place of what the model says, such"
       " as 'query: '. It may be empty. A space at its end counts; in bash,"
-      " $'…\\n' has a line break.",
+      f" $'…\\n' has a line break.{named * several_models}",
     )
 
 
 def prefixes() -> dict[str, Any]:
   """Returns the flags of `define_prefixes`, as arguments of `model.load`.
 
-  A flag that is not given is None.
+  A flag that is not given is None. After `define_prefixes(several_models=True)`
+  the others are lists.
   """
   from mlir_jax import contract
 

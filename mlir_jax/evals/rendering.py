@@ -18,7 +18,10 @@ NOTE = (
 INTERVAL_NOTE = (
   "In brackets: 95 % intervals, from 10,000 bootstraps over queries."
 )
-EXTRA_NOTE = "Values of eval.extra are as the evaluators return them."
+EXTRA = "Other measures"
+EXTRA_NOTE = (
+  f"{EXTRA} are as evaluators and protocols return them, and in no mean."
+)
 MISSING = "–"
 WIDTH = 100  # Characters of a line of text; wider tables continue below.
 
@@ -51,7 +54,7 @@ class _Part(NamedTuple):
   """Lines with the same blocks.
 
   Attributes:
-    about: What a line is about: "language" or "evaluator".
+    about: What a line is about: "language" or "evaluator or protocol".
     heads: The beginning of each line.
     blocks: The rest of each line.
   """
@@ -196,7 +199,7 @@ def _notes(
 def _parts(
   table: report.Table, shared: report.Shared, intervals: bool
 ) -> Iterator[_Part]:
-  """The languages with their measures, then the user's evaluators."""
+  """The languages with their measures, then what no language has."""
   if table.rows:
     heads = [_Head(row.group, row.label) for row in table.rows]
     blocks = [
@@ -213,8 +216,8 @@ def _parts(
       )
       for row in table.extra
     )
-    block = _Block("eval.extra", table.columns, cells)
-    yield _Part("evaluator", heads, [block])
+    block = _Block(EXTRA, table.columns, cells)
+    yield _Part("evaluator or protocol", heads, [block])
 
 
 def _measure_block(

@@ -74,10 +74,10 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class ExtraRow:
-  """A metric of an evaluator of the user.
+  """A metric of an evaluator of the user, or of a protocol over all queries.
 
   Attributes:
-    evaluator: The name in `eval.extra`.
+    evaluator: The name in `eval.extra` or `eval.protocols`.
     metric: The metric's name.
     values: One value per column; None where there is no value.
   """
@@ -96,7 +96,7 @@ class Table:
     measures: Names of the measures; each has a value per column.
     rows: The rows by group. A group of several languages ends with its mean.
       The last row is the mean over all languages but English.
-    extra: The metrics of the user's evaluators. They are in no mean.
+    extra: The metrics of evaluators and protocols. They are in no mean.
   """
 
   columns: tuple[str, ...]

@@ -125,7 +125,7 @@ def _front_matter(name, config, rows, results, is_retriever) -> str:
           dataset_config=language,
           dataset_split=split,
           metric_type=measure.replace("@", "_at_").replace(" ", "_"),
-          metric_name=report.TITLES.get(measure, measure),
+          metric_name=report.title(measure),
           metric_value=value,
         )
       )

@@ -5,13 +5,13 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
+from mlir_jax.evals import report
 from mlir_jax.reporting import (
   column_files,
   curves,
   estimates,
   looks,
   scores,
-  tables,
   variants,
 )
 
@@ -131,11 +131,11 @@ def of_languages(
   rows = len(places) * max(22, 13 * len(found))
   buttons = [
     {
-      "label": tables.title_of(measure),
+      "label": report.title(measure),
       "method": "update",
       "args": [
         {"visible": [each == measure for each in measure_of]},
-        {"xaxis.title.text": f"{tables.title_of(measure)} × 100"},
+        {"xaxis.title.text": f"{report.title(measure)} × 100"},
       ],
     }
     for measure in collected.measures
@@ -148,7 +148,7 @@ def of_languages(
     xaxis=axis(
       fixedrange=True,
       rangemode="tozero",
-      title={"text": f"{tables.title_of(collected.measures[0])} × 100"},
+      title={"text": f"{report.title(collected.measures[0])} × 100"},
     ),
     yaxis=axis(
       fixedrange=True,

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from etils import epath
 
-from mlir_jax.evals import report
+from mlir_jax.evals import columns, report
 from mlir_jax.reporting import diagnostics
 from mlir_jax.storage import reading
 
@@ -99,6 +99,7 @@ class Column:
     diagnostics: Name to any value that JSON has; see `diagnostics`.
     map: The map of vectors, if there is one.
     examples: Some queries.
+    queries: Test, query id and measure to value, of each judged query.
   """
 
   name: str
@@ -107,6 +108,7 @@ class Column:
   diagnostics: Mapping[str, Any]
   map: Map | None
   examples: tuple[Example, ...]
+  queries: columns.Tests
 
 
 def read(path: epath.Path, name: str) -> Column:
@@ -121,10 +123,8 @@ def read(path: epath.Path, name: str) -> Column:
       the field.
   """
   folder = path.parent / path.stem
-  examples = _read_examples(folder / "examples.jsonl")
-  measures = _read_measures(
-    folder / "queries.jsonl", {(each.test, each.query_id) for each in examples}
-  )
+  examples = _read_examples(folder / columns.EXAMPLES)
+  queries = columns.read_queries(folder)
   return Column(
     name,
     report.read_results(path),
@@ -132,9 +132,10 @@ def read(path: epath.Path, name: str) -> Column:
     _read_object(folder / "diagnostics.json"),
     _read_map(folder / "map.json"),
     tuple(
-      each._replace(measures=measures.get((each.test, each.query_id), {}))
+      each._replace(measures=queries.get(each.test, {}).get(each.query_id, {}))
       for each in examples
     ),
+    queries,
   )
 
 
@@ -203,26 +204,6 @@ def _parse_passage(passage: Any, where: str) -> Passage:
     _finite_or_none(passage, "relevance", where),
     _text(passage, "language", where) if "language" in passage else "",
   )
-
-
-def _read_measures(
-  path: epath.Path, wanted: set[tuple[str, str]]
-) -> dict[tuple[str, str], dict[str, float]]:
-  """Reads the measures of some queries, by test and id."""
-  found = {}
-  if not wanted:
-    return found
-  for where, record in _read_lines(path):
-    key = _text(record, "test", where), _text(record, "query_id", where)
-    if key not in wanted:
-      continue
-    measures = record.get("measures")
-    if not isinstance(measures, Mapping) or not all(
-      map(diagnostics.is_number, measures.values())
-    ):
-      _refuse(where, "measures", measures, "numbers by name")
-    found[key] = dict(measures)
-  return found
 
 
 def _read_object(path: epath.Path) -> dict[str, Any]:

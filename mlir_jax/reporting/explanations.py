@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from mlir_jax.evals import report
 from mlir_jax.reporting import (
   column_files,
   diagnostics,
   scores,
-  tables,
   variants,
 )
 
@@ -149,7 +149,7 @@ def _choose(model: str, example: column_files.Example) -> Found:
   return Found(
     model,
     ", ".join(
-      f"{tables.title_of(measure)} {value:.3g}"
+      f"{report.title(measure)} {value:.3g}"
       for measure, value in example.measures.items()
     ),
     [

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from mlir_jax.evals import plot
+from mlir_jax.evals import plot, report
 from mlir_jax.reporting import (
   charts,
   curves,
@@ -12,7 +12,6 @@ from mlir_jax.reporting import (
   explanations,
   looks,
   scores,
-  tables,
   variants,
 )
 
@@ -178,7 +177,7 @@ def of_languages(
     elif place.is_mean:
       label.set_fontstyle("italic")
   axes.set_ylim(len(places) - 0.4, -0.6)
-  axes.set_xlabel(f"{tables.title_of(measure)} × 100", color=plot.INK)
+  axes.set_xlabel(f"{report.title(measure)} × 100", color=plot.INK)
   handles: list[Any] = [
     patches.Patch(color=looks.look(n).color, alpha=0.8, label=variant.title)
     for n, variant in enumerate(found)
@@ -192,7 +191,7 @@ def of_languages(
   _add_legend(fig, handles)
   return Figure(
     f"languages-{_file_name(measure)}.png",
-    f"{tables.title_of(measure)} by language",
+    f"{report.title(measure)} by language",
     fig,
   )
 

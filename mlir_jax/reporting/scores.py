@@ -120,9 +120,16 @@ def collect(found: Sequence[variants.Variant]) -> Scores | None:
   places = dict(_columns(found))
   if not any(each.results for each in places.values()):
     return None
-  # `make_table` names its columns by texts.
+  # `make_table` names its columns by texts. Of several seeds, the intervals are
+  # over the seeds, so theirs over queries are not needed.
   table = report.make_table(
-    {repr(place): each.results for place, each in places.items()}, groups
+    {repr(place): each.results for place, each in places.items()},
+    groups,
+    {
+      repr(place): each.queries
+      for place, each in places.items()
+      if len(found[place[0]].runs) == 1
+    },
   )
   order = list(places)
   results = {place: _by_place(each.results) for place, each in places.items()}
@@ -177,22 +184,26 @@ def _make_line(
     row_values: Measure to a value for each column of the table.
     order: The columns of the table: variant, seed and time.
     count: How many variants there are.
-    columns: The columns, for their intervals; None for no intervals.
+    columns: The columns, for the intervals in their files; None for none.
     names: Column to the names of its results, as `_by_place` has them.
   """
-  values, intervals = {}, {}
+  values, intervals, nothing = {}, {}, [None] * len(order)
   for measure, found in row_values.items():
     for when in (BEFORE, AFTER):
       values[measure, when] = [{} for _ in range(count)]
       intervals[measure, when] = [None] * count
-    for place, value in zip(order, found, strict=True):
+    for place, value, ends in zip(
+      order, found, row.intervals.get(measure, nothing), strict=True
+    ):
       number, seed, when = place
       if value is None:
         continue
       values[measure, when][number][seed] = value
+      interval = column_files.Interval(*ends) if ends else None
       if columns and names and len(row.languages) == 1:
         key = row.split, row.languages[0], measure
-        intervals[measure, when][number] = columns[place].intervals.get(
-          names[place].get(key, "")
+        interval = columns[place].intervals.get(
+          names[place].get(key, ""), interval
         )
+      intervals[measure, when][number] = interval
   return Line(row, values, intervals)

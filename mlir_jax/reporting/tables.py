@@ -99,7 +99,7 @@ def of_groups(
       gains = (line.gain(measure, number) for line in lines)
       rows.append(Row(f"gain over {found[0].name}", tuple(map(_signed, gains))))
   return Table(
-    f"{title_of(measure)} × 100, means over groups of languages",
+    f"{report.title(measure)} × 100, means over groups of languages",
     ("", *(line.row.group for line in lines)),
     tuple(rows),
   )
@@ -108,11 +108,6 @@ def of_groups(
 def _signed(gain: estimates.Estimate | None) -> str:
   text = estimates.to_text(gain)
   return f"+{text}" if gain and gain.value >= 0 else text.replace("-", "−", 1)
-
-
-def title_of(measure: str) -> str:
-  """Returns how a measure is written in a text."""
-  return report.TITLES.get(measure, measure)
 
 
 def of_languages(
@@ -141,7 +136,7 @@ def of_languages(
       )
     )
   return Table(
-    f"{title_of(measure)} × 100",
+    f"{report.title(measure)} × 100",
     (
       "language",
       *(_column_name(found[number], when) for number, when in columns),

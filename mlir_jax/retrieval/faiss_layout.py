@@ -7,6 +7,7 @@ A folder holds:
 
 import os
 import pathlib
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -103,20 +104,44 @@ def read(
 def write(
   vectors: vector_folder.VectorFolder, folder: str | os.PathLike
 ) -> None:
-  """Writes an IndexFlatIP and its ids into a folder.
+  """Writes an IndexFlatIP and its ids into a folder, block by block.
 
-  Faiss holds the whole index in memory, in float32. Vectors that are compared
-  by cosine are scaled to unit length, so that the inner product is the cosine.
+  Faiss would hold the whole index in memory. So it writes the header alone.
+  Vectors that are compared by cosine are scaled to unit length, so that the
+  inner product is the cosine.
 
   Raises:
     ImportError: if faiss-cpu is not installed.
+    ValueError: if this version of Faiss writes another header.
   """
-  faiss = _import()
-  index = faiss.IndexFlatIP(vectors.shape[1])
-  for block in vectors.float32_blocks():
-    index.add(np.ascontiguousarray(block))
+  header = _header(_import(), *vectors.shape)
   with writing.writing_aside(f"{os.fspath(folder)}/{IDS}") as file:
     for text_id in vectors.ids:
       file.write(f"{text_id}\n".encode())
   with writing.writing_aside(f"{os.fspath(folder)}/{INDEX}") as file:
-    faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
+    file.write(header)
+    for block in vectors.float32_blocks():
+      file.write(np.ascontiguousarray(block, "<f4").data)
+
+
+def _header(faiss: Any, count: int, width: int) -> bytes:
+  """Returns what is before the vectors in the file of an IndexFlatIP.
+
+  Faiss writes that of an index of one vector. Two of its 64-bit numbers depend
+  on the vectors: how many they are, after the kind and the width of the index;
+  and how many numbers they have together, at the end.
+  """
+  index = faiss.IndexFlatIP(width)
+  index.add(np.zeros((1, width), np.float32))
+  header = bytearray(faiss.serialize_index(index)[: -4 * width])
+  for place, of_one, of_all in (
+    (8, 1, count),
+    (len(header) - 8, width, count * width),
+  ):
+    if struct.unpack_from("<q", header, place) != (of_one,):
+      raise ValueError(
+        f"faiss-cpu {faiss.__version__} writes indexes in a form that is not"
+        " known here; use the layout pyserini, or an earlier version."
+      )
+    struct.pack_into("<q", header, place, of_all)
+  return bytes(header)

@@ -1,20 +1,20 @@
 """An index of passages: returns ids, with ties in the order of trec_eval."""
 
-import collections
 import itertools
 import os
-from collections.abc import Iterator, Sequence
-from concurrent import futures
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from mlir_jax import bars, sharding
 from mlir_jax import contract as contract_lib
 from mlir_jax.retrieval import (
+  codes,
   device_memory,
+  pieces,
   topk,
   vector_folder,
   vector_rows,
@@ -23,22 +23,16 @@ from mlir_jax.retrieval import (
 if TYPE_CHECKING:
   from mlir_jax.retrieval import model as model_lib
 
-# Bytes of a device that the passages of a piece take, at most.
-PIECE_BYTES = 1 << 29
+FLOAT32, INT8 = "float32", "int8"
+PRECISIONS = (FLOAT32, INT8)
+
+# A search of codes looks at so many times k passages, and some more. Queries
+# for which that is too few get the next number, and after the last one they are
+# searched in float32.
+_ROUNDS = (2, 16)
+_MORE = 32
 
 Queries = np.ndarray | Sequence[str]
-
-
-class _Piece(NamedTuple):
-  """Passages that are on the devices together.
-
-  Attributes:
-    ranks: int64 [n], their places among all ids, ascending.
-    rows: int64 [n], their rows in the files, in this order.
-  """
-
-  ranks: np.ndarray
-  rows: np.ndarray
 
 
 class Index:
@@ -47,8 +41,13 @@ class Index:
   trec_eval ranks passages of equal scores by their ids, descending. So does the
   index, also at the cut after k.
 
-  If the devices cannot hold all passages, some stay on the disk. A search reads
-  these piece by piece. While a piece is searched, the next one is read.
+  If the devices cannot hold all passages, some stay on the disk; see `pieces`.
+
+  With the precision "int8" the devices hold codes of 8 bits (see `codes`), a
+  quarter of the memory. A search finds candidates by their codes and computes
+  their scores from the vectors, which stay where they are. The results are
+  exact: a bound proves that no other passage is among the k best. Queries
+  without this proof are searched in float32, which reads all vectors.
 
   Attributes:
     passage_ids: The ids in the order in which ties are ranked: descending by
@@ -56,6 +55,8 @@ class Index:
     path: The folder that was loaded, "" if there is none.
     similarity: How vectors are compared, "cosine" or "dot".
     contract: How the passages were encoded, None if it is not known.
+    precision: "float32" or "int8".
+    unproved: How many queries of codes were searched in float32 so far.
   """
 
   def __init__(
@@ -64,6 +65,7 @@ class Index:
     embeddings: np.ndarray,
     mesh: Mesh,
     memory: int | None = None,
+    precision: str = FLOAT32,
   ):
     """Places passages on the mesh; they are compared by inner product.
 
@@ -73,17 +75,23 @@ class Index:
       mesh: Its axis "data" splits the rows.
       memory: Bytes that the passages may take on each device; None for half of
         what is free.
+      precision: One of `PRECISIONS`: what is on the devices.
 
     Raises:
       ValueError: if the ids are not unique, there are more or fewer ids than
-        embeddings, or an embedding is not finite.
+        embeddings, an embedding is not finite, or the precision is unknown.
     """
     if len(passage_ids) != len(embeddings):
       raise ValueError(
         f"{len(passage_ids)} passage ids for {len(embeddings)} embeddings."
       )
     self._set_up(
-      passage_ids, (embeddings,), (len(embeddings),), mesh, memory=memory
+      passage_ids,
+      (embeddings,),
+      (len(embeddings),),
+      mesh,
+      memory=memory,
+      precision=precision,
     )
 
   @classmethod
@@ -93,6 +101,7 @@ class Index:
     model: "model_lib.Model | None" = None,
     mesh: Mesh | None = None,
     memory: int | None = None,
+    precision: str = FLOAT32,
   ) -> "Index":
     """Opens a folder of vectors.
 
@@ -102,6 +111,7 @@ class Index:
       model: Encodes queries that are texts.
       mesh: The devices; None for those of the model, or for all.
       memory: As in `__init__`.
+      precision: As in `__init__`.
 
     Raises:
       ValueError: if it is no such folder, a file is damaged, or an embedding is
@@ -126,6 +136,7 @@ class Index:
       mesh,
       width=found.shape[1],
       memory=memory,
+      precision=precision,
       path=found.path,
       similarity=found.similarity,
       contract=found.contract,
@@ -142,12 +153,19 @@ class Index:
     *,
     width: int | None = None,
     memory: int | None = None,
+    precision: str = FLOAT32,
     path: str = "",
     similarity: str = "dot",
     contract: contract_lib.EncodingContract | None = None,
     model: "model_lib.Model | None" = None,
   ) -> None:
     """Sorts the ids, and places what the devices can hold."""
+    if precision not in PRECISIONS:
+      raise ValueError(
+        f"precision is {precision!r}; give one of {', '.join(PRECISIONS)}."
+      )
+    self.precision = precision
+    self.unproved = 0
     self.path = path
     self.similarity = similarity
     self.contract = contract
@@ -176,42 +194,33 @@ class Index:
     )
     if memory is None:
       memory = device_memory.for_passages(mesh)
-    self._pieces, held = _cut(order, self._vectors.shape[1], mesh, memory)
-    self._placed = [self._place(piece) for piece in self._pieces[:held]]
+    width = self._vectors.shape[1]
 
-  def _place(self, piece: _Piece) -> jax.Array:
-    return topk.place(self._vectors, self._mesh, piece.rows)
+    def place(rows: np.ndarray) -> topk.Passages:
+      return topk.place(self._vectors, mesh, rows)
 
-  def _go_through(self) -> Iterator[tuple[_Piece, jax.Array]]:
-    """Yields each piece and its vectors on the mesh.
-
-    The caller deletes the vectors before it asks for the next ones. So there
-    are at most two pieces on the devices that do not stay there.
-    """
-    coming = collections.deque(self._pieces[len(self._placed) :])
-    with futures.ThreadPoolExecutor(1, "read") as pool:
-
-      def start():
-        if not coming:
-          return None
-        piece = coming.popleft()
-        return piece, pool.submit(self._place, piece)
-
-      following = start()
-      yield from zip(self._pieces, self._placed, strict=False)
-      while following:
-        piece, future = following
-        placed = future.result()
-        del future  # It holds the vectors, too.
-        following = start()
-        yield piece, placed
-        del placed
+    if precision == FLOAT32:
+      self._plain = pieces.Pieces(order, place, 4 * width, mesh, memory)
+      self._held = self._plain.held
+      return
+    # A quarter is for queries without a proof.
+    self._plain = pieces.Pieces(
+      order, place, 4 * width, mesh, memory // 4, stay=False
+    )
+    self._center = codes.center_of(self._vectors)
+    self._coded = pieces.Pieces(
+      order,
+      lambda rows: codes.place(self._vectors, mesh, rows, self._center),
+      codes.row_bytes(width),
+      mesh,
+      memory - memory // 4,
+    )
+    self._held = self._coded.held
 
   @property
   def held(self) -> float:
     """The share of the passages that stay on the devices."""
-    rows = sum(len(piece.rows) for piece in self._pieces[: len(self._placed)])
-    return rows / len(self.passage_ids)
+    return self._held
 
   def search(
     self, queries: Queries, k: int, *, description: str = "Searching"
@@ -281,7 +290,6 @@ class Index:
     if self._scales:
       queries = vector_rows.unit_length(queries)
     k = min(k, total)
-    best = _Found.nothing(len(queries), k)
     with bars.bar(
       None,
       description,
@@ -291,69 +299,126 @@ class Index:
       total=len(queries) * total,
       leave=False,
     ) as progress:
-      for piece, placed in self._go_through():
-        size = len(piece.rows)
-        scores, places = topk.search(
-          queries,
-          placed,
-          min(k, size),
-          mesh=self._mesh,
-          num_valid=size,
-          floor=best.floor(),
-          moved=lambda count, size=size: progress.update(count * size),
-        )
-        del placed
-        best = best.merged(_Found(scores, _ranks(piece, places, total)))
+      if self.precision == INT8:
+        best = self._search_codes(queries, k, progress.update)
+      else:
+        best = self._search_vectors(queries, k, progress.update)
     if not np.isfinite(best.scores).all():
       raise ValueError(
         "Some scores overflow float32: the embeddings are too large."
       )
     return best
 
+  def _search_vectors(
+    self,
+    queries: np.ndarray,
+    k: int,
+    moved: Callable[[int], object],
+  ) -> "_Found":
+    """Returns the k best passages; `moved` receives numbers of scores."""
+    best = _Found.nothing(len(queries), k)
+    for piece, placed in self._plain.go_through():
+      size = len(piece.rows)
+      scores, places = topk.search(
+        queries,
+        placed,
+        min(k, size),
+        mesh=self._mesh,
+        num_valid=size,
+        floor=best.floor(),
+        moved=lambda count, size=size: moved(count * size),
+      )
+      del placed
+      found = _Found(scores, piece.ranks_of(places, len(self.passage_ids)))
+      is_first = size >= k and np.isneginf(best.scores).all()
+      best = found if is_first else best.merged(found)
+    return best
 
-def _cut(
-  order: np.ndarray, width: int, mesh: Mesh, memory: int
-) -> tuple[list[_Piece], int]:
-  """Cuts passages into pieces.
+  def _search_codes(
+    self,
+    queries: np.ndarray,
+    k: int,
+    moved: Callable[[int], object],
+  ) -> "_Found":
+    """Returns the k best passages; see `_search_vectors`."""
+    best = _Found.nothing(len(queries), k)
+    left = np.arange(len(queries))
+    for times in _ROUNDS:
+      some = _rounded_up(left)  # There is a compilation for each number.
+      found, missing = self._search_candidates(
+        queries[some], k, times * k + _MORE, moved
+      )
+      best.put(some, found)
+      proved = missing < found.floor()
+      if self._mesh.is_multi_process:  # Their last bits may differ.
+        proved = multihost_utils.broadcast_one_to_all(proved)
+      left = left[~proved[: len(left)]]
+      if not len(left):
+        return best
+      moved = _ignore
+    self.unproved += len(left)
+    some = _rounded_up(left)
+    best.put(some, self._search_vectors(queries[some], k, moved))
+    return best
 
-  Args:
-    order: int64 [N], the rows in the order of their ranks.
-    width: D.
-    mesh: The mesh.
-    memory: Bytes that the passages may take on each device.
+  def _search_candidates(
+    self,
+    queries: np.ndarray,
+    k: int,
+    most: int,
+    moved: Callable[[int], object],
+  ) -> tuple["_Found", np.ndarray]:
+    """Returns the k best passages of candidates, by their exact scores.
 
-  Returns:
-    The pieces, and how many of them stay on the devices. If all passages fit,
-    they are one piece. Otherwise a piece has consecutive rows of the files, and
-    two pieces of the memory are for those that come and go.
+    Args:
+      queries: As in `_search_vectors`, like `k` and `moved`.
+      k: The number of results.
+      most: The number of candidates.
+      moved: Receives numbers of scores.
 
-  Raises:
-    ValueError: if a device cannot hold three pieces of the smallest size.
-  """
-  devices = mesh.shape[sharding.DATA]
-  unit = topk.BLOCK * 4 * width  # Bytes of the rows that a device has at least.
-  count = len(order)
-  if -(-count // (topk.BLOCK * devices)) * unit <= memory:
-    return [_Piece(np.arange(count), order)], 1
-  units = min(memory // 4, PIECE_BYTES) // unit
-  if units < 1:
-    raise ValueError(
-      f"{memory:,} bytes of memory for the passages on each device are not"
-      f" enough; give at least {4 * unit:,}."
-    )
-  size = units * topk.BLOCK * devices
-  ranks = np.empty_like(order)
-  ranks[order] = np.arange(count)
-  pieces = []
-  for first in range(0, count, size):
-    of_piece = np.sort(ranks[first : first + size])
-    pieces.append(_Piece(of_piece, order[of_piece]))
-  return pieces, memory // (units * unit) - 2
+    Returns:
+      The passages; and float64 [Q], scores that no other passage exceeds.
+    """
+    best = _Found.nothing(len(queries), k)
+    coded = codes.encode_queries(queries, self._center)
+    missing = np.full(len(queries), -np.inf)
+    for piece, placed in self._coded.go_through():
+      size = len(piece.rows)
+      bounds = coded.bounds(placed)
+      sums, places = topk.search(
+        coded.codes,
+        placed.passages,
+        min(most, size),
+        mesh=self._mesh,
+        num_valid=size,
+        floor=coded.sums(best.floor() - bounds),
+        moved=lambda count, size=size: moved(count * size),
+      )
+      del placed
+      exact = codes.exact_scores(
+        queries, self._vectors, np.where(places < 0, -1, piece.rows[places])
+      )
+      ranks = piece.ranks_of(places, len(self.passage_ids))
+      best = best.merged(_Found(exact, ranks))
+      if most < size:
+        # Without a last candidate, all passages above the floor are there.
+        last = sums[:, -1].astype(np.float64)
+        missing = np.maximum(
+          missing,
+          np.where(np.isneginf(last), last, coded.scores(last) + bounds),
+        )
+    return best, missing
 
 
-def _ranks(piece: _Piece, places: np.ndarray, none: int) -> np.ndarray:
-  """Returns the ranks of places in a piece; `none` for the place -1."""
-  return np.where(places < 0, none, piece.ranks[places])
+def _rounded_up(rows: np.ndarray) -> np.ndarray:
+  """Repeats the last row, until their number is a power of two."""
+  size = 1 << (len(rows) - 1).bit_length()
+  return np.pad(rows, (0, size - len(rows)), mode="edge")
+
+
+def _ignore(count: int) -> None:
+  """Receives the progress of what is no progress for the user."""
+  del count
 
 
 class _Found(NamedTuple):
@@ -382,13 +447,17 @@ class _Found(NamedTuple):
     rank may be lower.
     """
     last = self.scores[:, -1]
-    return last - np.maximum(np.abs(last) * np.float32(1e-6), np.float32(1e-30))
+    least = np.maximum(np.abs(last) * np.float32(1e-6), np.float32(1e-30))
+    with np.errstate(invalid="ignore"):  # A score may be infinite.
+      return last - least
+
+  def put(self, queries: np.ndarray, found: "_Found") -> None:
+    """Takes the passages of some queries in place of those before."""
+    self.scores[queries], self.ranks[queries] = found
 
   def merged(self, other: "_Found") -> "_Found":
-    """Returns the k best of both."""
+    """Returns the k best of both; the others may be in any order."""
     k = self.scores.shape[1]
-    if np.isneginf(self.scores).all() and other.scores.shape[1] == k:
-      return other
     scores, ranks = (
       np.concatenate(pair, axis=1) for pair in zip(self, other, strict=True)
     )

@@ -11,6 +11,9 @@ from etils import epath
 
 from mlir_jax.storage import locations, writing
 
+# It names the files of a folder that is being uploaded.
+_UPLOADING = ".uploading"
+
 
 def local_copy(folder: str, local_dir: str = "") -> str:
   """Returns where this machine has the local copy of the run's folder.
@@ -127,8 +130,35 @@ def _find(
       yield name
 
 
+def check_free(url: str, setting: str) -> None:
+  """Refuses a folder on object storage that holds something.
+
+  Files that a killed `upload_folder` has left there do not count: the next one
+  removes them.
+
+  Args:
+    url: The folder's URL.
+    setting: The flag with its value, for the message.
+
+  Raises:
+    ValueError: if something is there.
+  """
+  if set(_find(epath.Path(url), ["*"])) - _left_there(url):
+    raise ValueError(f"{setting} exists: give another folder.")
+
+
+def _left_there(url: str) -> set[str]:
+  """Returns the names that an upload which has not ended writes."""
+  marker = epath.Path(url) / _UPLOADING
+  if not marker.exists():
+    return set()
+  return {_UPLOADING, *marker.read_text().splitlines()}
+
+
 def upload_folder(local: str, url: str, last: str) -> None:
   """Copies a new folder from a disk to object storage.
+
+  Until it ends, a file there names all that it writes.
 
   Args:
     local: The folder.
@@ -138,15 +168,20 @@ def upload_folder(local: str, url: str, last: str) -> None:
   """
   names = sorted(_find(epath.Path(local), ["*"]))
   names.sort(key=lambda name: name.rpartition("/")[2] == last)
+  marker = epath.Path(url) / _UPLOADING
   try:
+    for name in _left_there(url) - {_UPLOADING}:
+      epath.Path(f"{url}/{name}").unlink(missing_ok=True)
+    marker.write_text("".join(f"{name}\n" for name in names))
     for name in names:
       with (
         open(f"{local}/{name}", "rb") as source,
         epath.Path(f"{url}/{name}").open("wb") as target,
       ):
         shutil.copyfileobj(source, target)
+    marker.unlink()
   except BaseException:
-    for name in names:
+    for name in (*names, _UPLOADING):
       epath.Path(f"{url}/{name}").unlink(missing_ok=True)
     raise
 

@@ -22,7 +22,7 @@ all languages
   fi      30.0      30.0
   mean    20.0      20.0
 
-               eval.extra
+             Other measures
             step 0  step 100
            ─────────────────
 gap
@@ -50,7 +50,8 @@ def test_text_markdown_and_json_show_values_as_they_were_returned():
   assert text == f"{TEXT}\n{rendering.NOTE}\n{rendering.EXTRA_NOTE}\n"
   lines = rendering.to_markdown(table).splitlines()
   start = lines.index(
-    "| evaluator | eval.extra<br>step 0 | eval.extra<br>step 100 |"
+    "| evaluator or protocol | Other measures<br>step 0"
+    " | Other measures<br>step 100 |"
   )
   assert lines[start - 1 :][:7] == [
     "",

@@ -89,6 +89,23 @@ def test_seeds_are_one_row_with_students_interval(runs, made):
   assert f"{value:.1f} [{value - 2:.1f}, {value + 3:.1f}]" in row
 
 
+def test_a_mean_of_one_run_has_its_interval_over_queries(runs, made):
+  """Each of four languages has two queries, 0.1 apart.
+
+  The sum of their draws is binomial, of 8 coins: at most 1 of them falls on one
+  side with a probability of 9/256, and none with 1/256.
+  """
+  _, parser, paper = made
+  path = runs / "ir-0" / "results" / "step-300.json"
+  results = json.loads(path.read_text())
+  languages = [name for name, of in made_runs.GROUPS.items() if of == "neither"]
+  assert len(languages) == 4
+  mean = 100 * np.mean([results[f"test/{each}/mrr@100"] for each in languages])
+  expected = f"{mean:.1f} [{mean - 3.75:.1f}, {mean + 3.75:.1f}]"
+  assert expected in parser.text
+  assert expected in (paper / "report.md").read_text(encoding="utf-8")
+
+
 def test_the_config_shows_what_differs_but_not_how_it_was_computed(made):
   _, parser, paper = made
   markdown = (paper / "report.md").read_text(encoding="utf-8")

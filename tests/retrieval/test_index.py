@@ -23,7 +23,7 @@ def mesh(request):
 def small_blocks(monkeypatch):
   """Makes blocks and tiles so small that little data needs many."""
   monkeypatch.setattr(topk, "BLOCK", 4)
-  monkeypatch.setattr(topk, "_CPU", topk.Tiling(1 << 10, 2))
+  monkeypatch.setattr(topk, "_CPU", topk.Tiling(1 << 10, 2, 4))
   topk.top_k.clear_cache()
   yield
   topk.top_k.clear_cache()

@@ -30,7 +30,7 @@ def small_pieces(monkeypatch):
   monkeypatch.setattr(topk, "BLOCK", 4)
   monkeypatch.setattr(topk, "CHUNK", 48)
   monkeypatch.setattr(topk, "QUERY_BATCH", 8)
-  monkeypatch.setattr(topk, "_CPU", topk.Tiling(8 * 48, 2))
+  monkeypatch.setattr(topk, "_CPU", topk.Tiling(8 * 48, 2, 2))
   topk.top_k.clear_cache()
   yield
   topk.top_k.clear_cache()

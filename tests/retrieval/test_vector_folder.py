@@ -476,6 +476,9 @@ def test_a_faiss_index_is_written_and_read(folder, tmp_path):
   )
   path = tmp_path / "faiss/index"
   content = path.read_bytes()
+  whole = faiss.IndexFlatIP(3)  # Its bytes are those that Faiss writes.
+  whole.add(np.concatenate(list(ours.float32_blocks())))
+  assert content == faiss.serialize_index(whole).tobytes()
   for bad in (content[:-5], b"junk" * 9):
     path.write_bytes(bad)
     with pytest.raises(reading.UnreadableError, match="not an index of Faiss"):

@@ -423,6 +423,33 @@ def test_a_folder_that_cannot_be_uploaded_whole_leaves_nothing(
   assert not store.objects
 
 
+def test_an_upload_that_was_killed_is_made_again(store, tmp_path, monkeypatch):
+  folder, url = tmp_path / "folder", "gs://bucket/folder"
+  folder.mkdir()
+  for name in ("docid", "index"):
+    (folder / name).write_text(name)
+
+  def kill(*_):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patched:
+    patched.setattr(store, "remove", lambda path: None)
+    patched.setattr(copies.shutil, "copyfileobj", kill)
+    with pytest.raises(KeyboardInterrupt):
+      copies.upload_folder(str(folder), url, "index")
+  assert set(store.objects) == {f"{url}/.uploading", f"{url}/docid"}
+  copies.check_free(url, "--output")
+  store.objects[f"{url}/own.txt"] = b"of the user"
+  with pytest.raises(ValueError, match="--output exists: give another"):
+    copies.check_free(url, "--output")
+  del store.objects[f"{url}/own.txt"]
+  (folder / "docid").rename(folder / "ids")
+  copies.upload_folder(str(folder), url, "index")
+  assert set(store.objects) == {f"{url}/ids", f"{url}/index"}
+  with pytest.raises(ValueError, match="--output exists"):
+    copies.check_free(url, "--output")
+
+
 def test_texts_and_vectors_may_be_on_object_storage(store, tmp_path):
   def embed(texts):
     yield np.array([[len(text)] for text in texts], np.float32)

@@ -123,7 +123,10 @@ def _find_mr_tydi(
 def _find_beir(path: pathlib.Path, language: str, names: layout.Names) -> Tests:
   located = beir.locate(path, names.not_read)
   if "test" not in located:
-    raise FileNotFoundError(f"{path / beir.QRELS} holds no test.tsv.")
+    raise FileNotFoundError(
+      f"{path / beir.QRELS} holds no test.tsv. If its judgements are not"
+      " public, make test.hidden, empty."
+    )
   if not names.selects(language) and "dev" in located:
     names.not_read.append(pathlib.Path(located.pop("dev").qrels))
   order = ("dev", "test", "train")
@@ -138,7 +141,7 @@ def _find_beir(path: pathlib.Path, language: str, names: layout.Names) -> Tests:
 def _find_miracl(
   path: pathlib.Path, language: str, names: layout.Names
 ) -> Tests:
-  located = {"test": miracl.locate(path, "test")}
+  located = {"test": miracl.locate_test(path)}
   train_split = path / "qrels" / f"qrels.{path.name}-train.tsv"
   if (
     train_split.exists()
@@ -151,7 +154,8 @@ def _find_miracl(
   for part in ("topics", "qrels"):
     listed = files.list_files(path / part, names.not_read)
     names.not_read += [file for file in listed.values() if file not in used]
-  return _of_splits(path, language, "MIRACL (its split dev)", located)
+  kind = "hidden" if located["test"].hidden else "dev"
+  return _of_splits(path, language, f"MIRACL (its split {kind})", located)
 
 
 def _find_xquad_r(path: pathlib.Path, names: layout.Names) -> Iterator[Tests]:

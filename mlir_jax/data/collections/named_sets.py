@@ -155,7 +155,10 @@ def _judged(
     setting,
     (language,),
     read,
-    lambda: [f"{setting.place}: read as {setting.stream}, {language}"],
+    lambda: [
+      f"{setting.place}: read as {setting.stream}, {language}"
+      + ", without judgements" * found.hidden
+    ],
   )
 
 

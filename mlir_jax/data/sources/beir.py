@@ -4,10 +4,15 @@ A folder holds, each plain or with ".gz" after its name:
   corpus.jsonl     {"_id", "title", "text"}
   queries.jsonl    {"_id", "text"}, of all splits
   qrels/SPLIT.tsv  query-id, corpus-id, score, below this header
+  qrels/test.hidden  in place of qrels/test.tsv: an empty file, which says that
+                     the judgements are not public; the test has the queries
+                     that no other split judges
 """
 
+import functools
 import os
 import pathlib
+from collections.abc import Sequence
 
 from mlir_jax.data import records
 from mlir_jax.data.sources import (
@@ -21,6 +26,7 @@ from mlir_jax.data.sources import (
 NAMES = frozenset(("corpus.jsonl", "queries.jsonl"))
 QRELS = "qrels"
 SPLITS = ("train", "dev", "test")
+_HIDDEN = "test.hidden"
 
 
 def _get_id(value: object) -> str:
@@ -47,6 +53,20 @@ def _read_queries(
   return dict(text_lines.read_records(path, bad_records, parse))
 
 
+def _read_unjudged(
+  path: str | os.PathLike,
+  bad_records: records.BadRecords,
+  others: Sequence[pathlib.Path],
+) -> dict[str, str]:
+  """Reads the queries that no other split judges."""
+  queries = _read_queries(path, bad_records)
+  for other in others:
+    found = trec.read_qrels(other, queries, records.BadRecords("skip"))
+    for query_id in found.judged:
+      del queries[query_id]
+  return queries
+
+
 def is_there(folder: pathlib.Path) -> bool:
   """Returns whether a folder holds the corpus and the queries of BEIR."""
   names = {path.name.removesuffix(".gz") for path in folder.iterdir()}
@@ -63,12 +83,13 @@ def locate(
     not_read: Receives hidden files, and files that accompany the texts.
 
   Raises:
-    ValueError: if there is another file, or as `files.list_files` does.
+    ValueError: if there is another file, the test has judgements and is
+      hidden, or as `files.list_files` does.
   """
   not_read = [] if not_read is None else not_read
   found = files.list_files(folder, not_read, folders=(QRELS,))
   splits = files.list_files(folder / QRELS, not_read)
-  known = {*NAMES, *(f"{split}.tsv" for split in SPLITS)}
+  known = {*NAMES, *(f"{split}.tsv" for split in SPLITS), _HIDDEN}
   for name, path in (found | splits).items():
     if name in known:
       continue
@@ -78,7 +99,7 @@ def locate(
         " and qrels/{train,dev,test}.tsv: move it elsewhere."
       )
     not_read.append(path)
-  return {
+  located = {
     split: judged.Files(
       (found["corpus.jsonl"],),
       found["queries.jsonl"],
@@ -90,3 +111,19 @@ def locate(
     for split in SPLITS
     if f"{split}.tsv" in splits
   }
+  if _HIDDEN in splits:
+    if "test" in located:
+      raise ValueError(
+        f"{splits['test.tsv']} and {_HIDDEN} are both there: keep one."
+      )
+    others = [pathlib.Path(each.qrels) for each in located.values()]
+    located["test"] = judged.Files(
+      (found["corpus.jsonl"],),
+      found["queries.jsonl"],
+      splits[_HIDDEN],
+      _parse_passage,
+      functools.partial(_read_unjudged, others=others),
+      of_all_splits=True,
+      hidden=True,
+    )
+  return located

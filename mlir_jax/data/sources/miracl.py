@@ -6,11 +6,15 @@ For a language XX these folders are next to each other:
   miracl-v1.0-XX/qrels/qrels.miracl-v1.0-XX-SPLIT.tsv      TREC's judgements
 
 Judgements are public for the splits train and dev. All that publish results
-test on dev, so `SPLITS` reads it as the test.
+test on dev, so `SPLITS` reads it as the test. The splits test-a and test-b are
+hidden: an empty file qrels/qrels.miracl-v1.0-XX-test-a.hidden makes the first
+of them the test in place of dev.
 """
 
+import dataclasses
 import pathlib
 import re
+from collections.abc import Sequence
 
 from mlir_jax.data import records
 from mlir_jax.data.sources import files, judged, record_fields
@@ -30,6 +34,33 @@ def parse_passage(line: str) -> records.Passage:
   return judged.make_passage(value, passage_id)
 
 
+def locate_test(folder: pathlib.Path) -> judged.Files:
+  """Finds the files of the test: a hidden split if there is one, else dev.
+
+  Raises:
+    FileNotFoundError: as `locate` does.
+    ValueError: if there are several hidden splits, or as `locate` does.
+  """
+  where = folder / "qrels"
+  there = files.list_files(where) if where.is_dir() else {}
+  found = [
+    (match[1], path)
+    for name, path in there.items()
+    if (match := re.fullmatch(rf"qrels\.{folder.name}-(.+)\.hidden", name))
+  ]
+  if not found:
+    return locate(folder, "test")
+  if len(found) > 1:
+    raise ValueError(
+      f"{where} names {len(found)} hidden splits"
+      f" ({', '.join(path.name for _, path in found)}): keep one."
+    )
+  ((split, marker),) = found
+  return dataclasses.replace(
+    _located(folder, split, ("topics",)), qrels=marker, hidden=True
+  )
+
+
 def locate(folder: pathlib.Path, split: str) -> judged.Files:
   """Finds the files of a split.
 
@@ -41,9 +72,16 @@ def locate(folder: pathlib.Path, split: str) -> judged.Files:
     FileNotFoundError: if a file is missing, or a part of the passages is.
     ValueError: as `files.list_files` does.
   """
-  name = f"{folder.name}-{SPLITS[split]}.tsv"
+  return _located(folder, SPLITS[split], ("topics", "qrels"))
+
+
+def _located(
+  folder: pathlib.Path, split: str, parts: Sequence[str]
+) -> judged.Files:
+  """Finds the files of one of MIRACL's splits; see `locate`."""
+  name = f"{folder.name}-{split}.tsv"
   paths = []
-  for part in ("topics", "qrels"):
+  for part in parts:
     where = folder / part
     there = files.list_files(where) if where.is_dir() else {}
     if f"{part}.{name}" not in there:
@@ -67,6 +105,6 @@ def locate(folder: pathlib.Path, split: str) -> judged.Files:
   return judged.Files(
     tuple(docs[number] for number in sorted(docs)),
     paths[0],
-    paths[1],
+    paths[-1],
     parse_passage,
   )

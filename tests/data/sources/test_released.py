@@ -200,6 +200,38 @@ def test_an_id_in_two_parts_of_miracl_is_bad(tmp_path):
   assert len(test.passages) == 13
 
 
+def test_a_hidden_test_has_the_queries_that_nothing_judges(tmp_path):
+  beir = write_beir(tmp_path / "eval/en") / "qrels"
+  miracl = write_miracl(tmp_path / "eval") / "qrels"
+  source_files.write(beir / "test.hidden", "")
+  with pytest.raises(ValueError, match=r"test\.hidden are both there"):
+    _load(tmp_path)
+  (beir / "test.tsv").unlink()
+  marker = miracl / "qrels.miracl-v1.0-sw-test-a.hidden"
+  source_files.write(marker, "")
+  loaded = _load(tmp_path)
+  tests = {(test.language, test.split): test for test in loaded.tests()}
+  assert sorted(tests) == [("en", "dev"), ("en", "test"), ("sw", "test")]
+  for language, queries in (
+    ("en", {"q2": "query 2?"}),
+    ("sw", {"q": "test-a?"}),
+  ):
+    test = tests[language, "test"]
+    assert (test.queries, dict(test.qrels)) == (queries, {})
+  notes = "\n".join(loaded.notes())
+  assert "MIRACL (its split hidden): sw" in notes
+  assert "qrels.miracl-v1.0-sw-dev.tsv" in notes.partition("Not read: ")[2]
+  source_files.write(marker, "q Q0 0#0 1\n")
+  with pytest.raises(records.RecordError, match="so it must be empty"):
+    _load(tmp_path).tests()
+  source_files.write(miracl / "qrels.miracl-v1.0-sw-test-b.hidden", "")
+  with pytest.raises(ValueError, match="names 2 hidden splits"):
+    _load(tmp_path)
+  (beir / "test.hidden").unlink()
+  with pytest.raises(FileNotFoundError, match=r"make test\.hidden, empty"):
+    _load(tmp_path)
+
+
 def test_a_folder_of_an_unknown_language_is_refused(tmp_path):
   write_mr_tydi(tmp_path / "eval/mrtydi-v1.1-klingonese")
   with pytest.raises(ValueError, match="'klingonese' is not the English name"):
