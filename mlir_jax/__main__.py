@@ -24,6 +24,7 @@ PROGRAMS = (
   "export",
   "report",
   "plan",
+  "reproduce",
 )
 
 

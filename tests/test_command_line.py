@@ -41,6 +41,10 @@ MAINS = {
   ),
   "report": (["output", "paper"], []),
   "plan": (["workdir", "encoder", "output"], ["config", "topology", "batch"]),
+  "reproduce": (
+    ["workdir", "data"],
+    ["config", "seeds", "mirror", "list", "dry_run", "propose"],
+  ),
 }
 
 
@@ -98,7 +102,7 @@ def test_the_command_lists_all_programs(monkeypatch, capsys):
   assert capsys.readouterr().err == (
     "mlir-jax: there is no program 'trian'; there are download, prepare,"
     " mine, train, evaluate, compare, encode, search, ask, export, report,"
-    " plan.\n"
+    " plan, reproduce.\n"
   )
 
 
@@ -300,6 +304,7 @@ def test_a_variable_that_jax_cannot_use_is_refused_by_every_main(
     "report": ["w", "--output=r.html"],
     "export": ["--workdir=w", "--output=x"],
     "plan": ["--config=quickstart", "--topology=v5e:2x2"],
+    "reproduce": ["quickstart", "--workdir=w"],
   }
   for main in MAINS:
     code, _, error = call(main, *given[main])
