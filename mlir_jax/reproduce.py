@@ -157,6 +157,7 @@ def reproduce(
   _write(found, seeds, own, rows, places)
   _print_end(wanted, seeds, own, rows)
   if propose:
+    print("Scores for the file of the recipe:")
     for scores in wanted.scores:
       print(judging.propose(scores, _rows_of(scores, rows)))
   print(rendering.sentence(rows))

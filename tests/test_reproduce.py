@@ -147,19 +147,21 @@ def start(path, folder, **options):
       {"en": 0.84, "de": 0.5, "others": 0.4},
       {"en": 0.82, "de": 0.52, "fi": 0.3},
       0,
-      "Pass: all 3 scores are within their tolerance.",
+      "Pass: the 3 declared scores are within their tolerance.",
     ),
     (
       {"en": 0.84, "de": 0.5, "fi": 0.3},
       {"en": 0.84, "de": 0.4, "fi": 0.4},
       1,
-      "Fail: 2 of 3 scores are out of their tolerance: mrr@100 of de, fi.",
+      "Fail: 2 of the 3 declared scores are out of their tolerance: mrr@100 of"
+      " de, fi.",
     ),
     (
       {"en": 0.8, "sw": 0.5},
       {"en": 0.8},
       1,
-      "Fail: 1 of 2 scores are out of their tolerance: mrr@100 of sw.",
+      "Fail: 1 of the 2 declared scores are out of their tolerance: mrr@100 of"
+      " sw.",
     ),
     (
       {"en": None, "de": None},
@@ -172,8 +174,8 @@ def start(path, folder, **options):
       {"en": 0.8, "de": None},
       {"en": 0.8, "de": 0.5},
       0,
-      "Pass: all 1 scores are within their tolerance. 1 more rows are not run,"
-      " which is no pass.",
+      "Pass: the 1 declared scores are within their tolerance. Not run, which is"
+      " no pass: 1 more.",
     ),
   ],
 )

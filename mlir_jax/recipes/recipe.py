@@ -7,7 +7,6 @@ defines RECIPE, an object of the class `Recipe`.
 import dataclasses
 import math
 import re
-import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,9 +56,10 @@ class Scores:
         )
     if all(value is None for value in self.expected.values()):
       return
-    if not _is_number(self.tolerance) or self.tolerance < 0:
+    tolerance = self.tolerance
+    if tolerance is None or not _is_number(tolerance) or tolerance < 0:
       raise ValueError(
-        f"{where}: tolerance is {self.tolerance!r}; give a number from 0."
+        f"{where}: tolerance is {tolerance!r}; give a number from 0."
       )
 
 
@@ -116,9 +116,11 @@ class Recipe:
   hardware: str
   time: str
   config: str = ""
-  data: Mapping[str, Sequence[str]] = types.MappingProxyType({})
-  settings: Mapping[str, Any] = types.MappingProxyType({})
-  evaluations: Mapping[str, Sequence[str]] = types.MappingProxyType({})
+  data: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+  settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  evaluations: Mapping[str, Sequence[str]] = dataclasses.field(
+    default_factory=dict
+  )
   seeds: Sequence[int] = (0,)
   notes: Sequence[str] = ()
   baselines: Sequence[Baseline] = ()

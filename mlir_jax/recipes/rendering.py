@@ -53,13 +53,13 @@ def sentence(rows: Sequence[judging.Row]) -> str:
       )
     case judging.Verdict.FAIL:
       text = (
-        f"Fail: {counts[judging.Verdict.FAIL]} of {declared} scores are out of"
-        f" their tolerance: {'; '.join(_failures(rows))}."
+        f"Fail: {counts[judging.Verdict.FAIL]} of the {declared} declared scores"
+        f" are out of their tolerance: {'; '.join(_failures(rows))}."
       )
     case _:
-      text = f"Pass: all {declared} scores are within their tolerance."
+      text = f"Pass: the {declared} declared scores are within their tolerance."
   if not_run:
-    text += f" {not_run} more rows are not run, which is no pass."
+    text += f" Not run, which is no pass: {not_run} more."
   return text
 
 
