@@ -237,7 +237,7 @@ def _print_start(
   found: finding.Found, seeds: Sequence[int], own: Sequence[str]
 ) -> None:
   print(f"{found.name}: {found.summary}")
-  print(f"Hardware: {found.recipe.hardware}. Time: {found.recipe.time}.")
+  print(f"{found.recipe.hardware}; {found.recipe.time}.")
   print(f"Seeds: {', '.join(map(str, seeds))}.")
   if own:
     print(_describe_changes(own))
@@ -366,6 +366,4 @@ if __name__ == "__main__":
     "Also prints the measured scores as Python, for the file of a recipe, with"
     " a tolerance from the spread of the seeds.",
   )
-  program.start(
-    main, required=(), takes_files=True, expand=_REQUEST.expand
-  )
+  program.start(main, required=(), takes_files=True, expand=_REQUEST.expand)

@@ -25,8 +25,8 @@ RECIPE = recipe.Recipe(
     recipe.Scores("r@100", dict.fromkeys(_LANGUAGES), table="best"),
   ],
   seeds=[0, 1, 2],
-  hardware="not run; it needs a GPU, or a CPU and patience",
-  time="unknown",
+  hardware="a GPU, or a CPU and patience",
+  time="time unknown",
   notes=[
     "Debian updates its files with each point release, so the tests of another"
     " day may differ a little."

@@ -83,7 +83,8 @@ def _parse(
     sys.exit()
   _check_devices()  # Loading a config imports jax, which reads the variable.
   try:
-    return shared_flags.parse([argv[0], *expand(list(argv[1:]))])
+    sys.argv[1:] = expand(list(argv[1:]))  # ml_collections reads it, too.
+    return shared_flags.parse([argv[0], *sys.argv[1:]])
   except (ValueError, flags.Error) as error:
     refusal.refuse(config_files.one_line(error).removeprefix("flag "))
 

@@ -18,18 +18,15 @@ class Found:
     name: Its name, that of the file.
     path: The file.
     summary: The first line of the file.
+    config: The config of the training, as for --config.
     recipe: The recipe.
   """
 
   name: str
   path: str
   summary: str
+  config: str
   recipe: recipe_lib.Recipe
-
-  @property
-  def config(self) -> str:
-    """The config of the training, as for --config."""
-    return self.recipe.config or self.path
 
 
 def find(name: str) -> Found:
@@ -46,7 +43,7 @@ def find(name: str) -> Found:
     path = os.path.expanduser(name)
     if not os.path.isfile(path):
       raise ValueError(f"{name}: there is no file {path}.")
-    return _load(path)
+    return _load(path, os.path.abspath(path))
   files = _shipped_files()
   if name not in files:
     close = difflib.get_close_matches(name, files, n=1)
@@ -56,14 +53,14 @@ def find(name: str) -> Found:
       f" {', '.join(each.name for each in shipped())}; or give a path to a .py"
       " file."
     )
-  return _load(str(files[name]))
+  return _load(str(files[name]), name)
 
 
 def shipped() -> list[Found]:
   """Returns the shipped recipes, by name."""
   return [
-    _load(str(path))
-    for _, path in sorted(_shipped_files().items())
+    _load(str(path), name)
+    for name, path in sorted(_shipped_files().items())
     if _defines_recipe(path)
   ]
 
@@ -79,7 +76,7 @@ def to_text(found: list[Found]) -> str:
       for value in scores.expected.values()
     ]
     measured = sum(value is not None for value in values)
-    declared = f"{measured} scores" if measured else "no scores yet"
+    declared = f"{measured} scores" if measured else "not run"
     lines += [
       f"{each.name:<{width}}  {each.summary}",
       f"{'':<{width}}  {declared}; {each.recipe.hardware}; {each.recipe.time}",
@@ -101,7 +98,16 @@ def _defines_recipe(path: pathlib.Path) -> bool:
   return "\nRECIPE = " in path.read_text(encoding="utf-8")
 
 
-def _load(path: str) -> Found:
+def _load(path: str, config: str) -> Found:
+  """Loads the file of a recipe.
+
+  Args:
+    path: The file.
+    config: The config that the file itself is, as for --config.
+
+  Raises:
+    ValueError: if the file fails; it names the file and the line.
+  """
   with config_files.errors_named(path):
     content = runpy.run_path(path)
     found = content.get("RECIPE")
@@ -118,5 +124,9 @@ def _load(path: str) -> Found:
         "RECIPE names no config, and the file defines no function get_config."
       )
   return Found(
-    pathlib.Path(path).stem, os.path.abspath(path), summary, found
+    name=pathlib.Path(path).stem,
+    path=os.path.abspath(path),
+    summary=summary,
+    config=found.config or config,
+    recipe=found,
   )

@@ -183,7 +183,9 @@ def check_seeds(seeds: Sequence[int], setting: str) -> None:
   """
   for seed in seeds:
     if type(seed) is not int or not 0 <= seed < 2**32:
-      raise ValueError(f"{setting}: {seed!r} is not an integer in [0, 4294967295].")
+      raise ValueError(
+        f"{setting}: {seed!r} is not an integer in [0, 4294967295]."
+      )
   if not seeds:
     raise ValueError(f"{setting} is empty: give one seed or more, such as 0.")
   if len(set(seeds)) < len(seeds):

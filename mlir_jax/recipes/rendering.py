@@ -53,8 +53,8 @@ def sentence(rows: Sequence[judging.Row]) -> str:
       )
     case judging.Verdict.FAIL:
       text = (
-        f"Fail: {counts[judging.Verdict.FAIL]} of the {declared} declared scores"
-        f" are out of their tolerance: {'; '.join(_failures(rows))}."
+        f"Fail: {counts[judging.Verdict.FAIL]} of the {declared} declared"
+        f" scores are out of their tolerance: {'; '.join(_failures(rows))}."
       )
     case _:
       text = f"Pass: the {declared} declared scores are within their tolerance."
@@ -94,7 +94,9 @@ def baselines(found: Sequence[recipe_lib.Baseline]) -> str:
       if with_mean:
         # A mean over other rows would have another meaning.
         complete = len(of_system) == len(rows)
-        cells.append(float(np.mean([*of_system.values()])) if complete else None)
+        cells.append(
+          float(np.mean([*of_system.values()])) if complete else None
+        )
       texts = [MISSING if cell is None else f"{cell:.3f}" for cell in cells]
       lines.append(
         f"{each.system:<{width}}" + "".join(f"{text:>6}" for text in texts)

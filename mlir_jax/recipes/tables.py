@@ -1,4 +1,4 @@
-"""Reads the values of a table of results, which training or evaluation wrote."""
+"""Reads the values of a table of results, of training or of an evaluation."""
 
 import os
 from collections.abc import Mapping
