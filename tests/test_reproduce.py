@@ -440,11 +440,16 @@ sys.exit(steps.run(steps.Step(["{int(number)}"])))
   assert (tmp_path / "saved").exists()
 
 
-# A run of seconds that learns both languages.
+# A run of seconds that learns the English pairs by heart.
 LEARNS = {
   "batch__masked": 0,
+  "batch__monolingual": 0,
+  "batch__parallel": 64,
+  "batch__retrieval": 64,
+  "loss__language__weight": 0.0,
   "loss__masked_lm__weight": 0.0,
-  "optim__learning_rate": 1e-2,
+  "model__dropout": 0.0,
+  "optim__learning_rate": 5e-3,
   "train__steps": 100,
   "train__checkpoint_every": 100,
   "eval__every": 100,
@@ -483,17 +488,16 @@ def test_a_recipe_passes_and_with_another_loss_weight_fails_by_language(
   status, lines, written = run_for_real(path, folder)
   assert (status, lines[-1][:8]) == (3, "Not run:")
   measured = {row["row"]: row["measured"] for row in written["rows"]}
-  assert measured["en"] > 0.5 and measured["de"] > 0.2
+  assert measured["en"] > 0.5
 
   declare(measured)
-  status, lines, _ = run_for_real(path, tmp_path / "again")
+  status, lines, _ = run_for_real(path, folder)
   assert (status, lines[-1][:5]) == (0, "Pass:")
-  status, lines, _ = run_for_real(path, folder)  # It is trained already.
-  assert (status, "Step 1 of 1 is done" in "\n".join(lines)) == (0, True)
+  assert any(line.startswith("Step 1 of 1 is done: ") for line in lines)
 
-  change = "--config.loss.semantic.weight=0"
+  change = "--config.loss.ir.weight=0"
   status, lines, written = run_for_real(path, tmp_path / "other", change)
   assert status == 1
-  assert lines[-1].startswith("Fail:") and " de" in lines[-1]
-  assert f"Changed on the command line: {change}" in "\n".join(lines)
+  assert re.fullmatch(r"Fail: .*: mrr@100 of en(, de)?\.", lines[-1])
+  assert f"Changed on the command line: {change}.0" in "\n".join(lines)
   assert written["changed"] == [f"{change}.0"]
