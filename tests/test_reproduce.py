@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import tiny
@@ -226,6 +227,18 @@ def test_what_is_done_is_not_run_again(programs, tmp_path, capsys):
   programs.started.clear()
   assert start(path, folder, dry_run=True)[0] == 0
   assert capsys.readouterr().out.count("# It is done.") == 4
+  # The user may have run the last command, but before a longer training.
+  table = folder / "seed-3/evaluate-best"
+  (table / reproduce.FILE).unlink()
+  for seconds, steps_taken in ((1, []), (-1, asked[3:])):
+    os.utime(
+      table / "report.json",
+      times=(time.time() + seconds, time.time() + seconds),
+    )
+    results = folder / "seed-3/results/report.json"
+    os.utime(results, times=(time.time(), time.time()))
+    assert start(path, folder)[0] == 0 and programs.names() == steps_taken
+  programs.started.clear()
   write(path, scores, '"best": ["--checkpoint=last"]', seeds=(0, 3))
   start(path, folder, seeds=[3])
   assert programs.names() == asked[3:]

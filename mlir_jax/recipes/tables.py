@@ -57,6 +57,12 @@ def read(folder: str | os.PathLike) -> tuple[int, Values]:
   return last, values
 
 
+def written(folder: str | os.PathLike) -> float:
+  """Returns when a table was written, in seconds; 0 if there is no table."""
+  path = epath.Path(folder) / FILE
+  return path.stat().mtime if path.exists() else 0.0
+
+
 def last_step(folder: str | os.PathLike) -> int | None:
   """Returns the last step of a table; None if there is no table yet."""
   if not (epath.Path(folder) / FILE).exists():
