@@ -123,6 +123,8 @@ def reproduce(
   Raises:
     ValueError: if the recipe, a seed or a place cannot be used.
   """
+  from etils import epath
+
   from mlir_jax import workdir
 
   wanted = found.recipe
@@ -146,6 +148,8 @@ def reproduce(
     return 0
   _check_places(wanted, places)
   _print_start(found, seeds, own)
+  # A verdict of before must not stay if a step fails.
+  epath.Path(f"{places.work}/{FILE}").unlink(missing_ok=True)
   if status := _run(planned):
     return status
   names = dict.fromkeys(scores.table for scores in wanted.scores)

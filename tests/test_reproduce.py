@@ -240,7 +240,8 @@ def test_what_is_done_is_not_run_again(programs, tmp_path, capsys):
     assert start(path, folder)[0] == 0 and programs.names() == steps_taken
   programs.started.clear()
   write(path, scores, '"best": ["--checkpoint=last"]', seeds=(0, 3))
-  start(path, folder, seeds=[3])
+  programs.status[1] = 1
+  assert start(path, folder, seeds=[3]) == (1, None)  # No verdict of before.
   assert programs.names() == asked[3:]
 
 
