@@ -26,6 +26,7 @@ PROGRAMS = (
   "export",
   "report",
   "plan",
+  "reproduce",
 )
 
 

@@ -1,11 +1,13 @@
 """Loads a config by name or path: it runs the file's `get_config`."""
 
+import contextlib
 import difflib
 import importlib.resources
 import os
 import pathlib
 import runpy
 import traceback
+from collections.abc import Iterator
 
 import ml_collections
 
@@ -18,11 +20,16 @@ def folders() -> list[pathlib.Path]:
 
 
 def shipped() -> dict[str, pathlib.Path]:
-  """Returns the shipped configs, bare name to path."""
+  """Returns the shipped configs, bare name to path.
+
+  A recipe may have the name of the config that it trains. The name is then that
+  of the config.
+  """
   return {
     path.stem: path
     for folder in reversed(folders())
-    for path in sorted([*folder.glob("*.py"), *folder.glob("recipes/*.py")])
+    for pattern in ("recipes/*.py", "*.py")
+    for path in sorted(folder.glob(pattern))
     if path.stem != "__init__"
   }
 
@@ -38,7 +45,7 @@ def load(name: str) -> ml_collections.ConfigDict:
       file and, where it is known, the line.
   """
   path, _, argument = resolve(name).partition(":")
-  try:
+  with errors_named(path):
     get_config = runpy.run_path(path).get("get_config")
     if get_config is None:
       raise ValueError("the file defines no function get_config.")
@@ -48,12 +55,23 @@ def load(name: str) -> ml_collections.ConfigDict:
         f"get_config returns {type(config).__name__}; it must return what"
         " mlir_jax.config.default() returns, with your values."
       )
+  return config
+
+
+@contextlib.contextmanager
+def errors_named(path: str) -> Iterator[None]:
+  """Within this context, an error of a user's file names the file and the line.
+
+  Raises:
+    ValueError: in place of the error.
+  """
+  try:
+    yield
   # SystemExit, too: it would end the program without an error.
   except (Exception, SystemExit) as error:
     raise ValueError(
       f"{_place(error, path)}: {type(error).__name__}: {one_line(error)}"
     ) from error
-  return config
 
 
 def _place(error: BaseException, path: str) -> str:

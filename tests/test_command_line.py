@@ -42,6 +42,10 @@ MAINS = {
   ),
   "report": (["output", "paper"], []),
   "plan": (["workdir", "encoder", "output"], ["config", "topology", "batch"]),
+  "reproduce": (
+    ["workdir", "data"],
+    ["config", "seeds", "mirror", "list", "dry_run", "propose"],
+  ),
 }
 
 
@@ -123,7 +127,7 @@ def test_the_command_lists_all_programs(monkeypatch, capsys):
   assert capsys.readouterr().err == (
     "mlir-jax: there is no program 'trian'; there are download, prepare,"
     " mine, train, evaluate, compare, encode, search, ask, export, report,"
-    " plan.\n"
+    " plan, reproduce.\n"
   )
 
 
@@ -361,6 +365,7 @@ def test_a_variable_that_jax_cannot_use_is_refused_by_every_main(
     "report": ["w", "--output=r.html"],
     "export": ["--workdir=w", "--output=x"],
     "plan": ["--config=quickstart", "--topology=v5e:2x2"],
+    "reproduce": ["quickstart", "--workdir=w"],
   }
   for main in MAINS:
     code, _, error = call(main, *given[main])
@@ -423,6 +428,15 @@ def test_a_platform_that_jax_does_not_have_is_refused_in_one_line(
       ["--distributed", "--processes=2", "--process=0", "--coordinator=a/b:1"],
       "--coordinator=a/b:1: give HOST:PORT.",
     ),
+    ("reproduce", ["another"], "Unexpected 'another': give one recipe;"),
+    ("reproduce", ["--seeds=a"], "--seeds=a: give integers with commas"),
+    ("reproduce", ["--seeds=1,1"], "--seeds: a seed is there twice."),
+    ("reproduce", ["--config.seed=1"], "--config.seed: give --seeds."),
+    ("reproduce", ["--config.sed=1"], "Did you mean --config.seed?"),
+    ("reproduce", ["--config=quickstrat"], "Did you mean quickstart?"),
+    ("reproduce", ["--propose", "--seeds=0"], "the spread of 3 seeds or more"),
+    ("reproduce", ["--mirror=m"], "--mirror=m: give an http or https"),
+    ("reproduce", ["--workdir={}/file"], "/file is not a folder."),
   ],
 )
 def test_a_value_of_one_main_is_refused_before_any_work(
@@ -435,6 +449,7 @@ def test_a_value_of_one_main_is_refused_before_any_work(
     "encode": [f"--model={tmp_path}/m", "--role=query", "--output=v.npy", "x"],
     "export": [f"--workdir={tmp_path}/w", f"--output={tmp_path}/x"],
     "plan": ["--config=quickstart", "--topology=v5e:2x2"],
+    "reproduce": ["quickstart", f"--workdir={tmp_path}/w"],
   }
   code, _, error = call(
     main, *given[main], *(flag.format(tmp_path) for flag in flags_given)

@@ -1,1 +1,1 @@
-"""Recipes: configs that also bring their data and measure the result."""
+"""Shipped recipes: experiments with the scores to expect; docs/recipes.md."""

@@ -1,5 +1,6 @@
 """Starts a program: it parses the flags, and refuses in one line."""
 
+import functools
 import os
 import re
 import signal
@@ -26,6 +27,7 @@ def start(
   required: Sequence[str],
   takes_files: bool = False,
   takes_texts: bool = False,
+  expand: Callable[[list[str]], list[str]] = list,
 ) -> None:
   """Parses the flags of a program and calls its main function.
 
@@ -35,6 +37,8 @@ def start(
     required: Flags that must be given.
     takes_files: Whether these arguments are files.
     takes_texts: Whether they are texts.
+    expand: Returns the arguments to parse in place of those that are given. It
+      may raise ValueError.
   """
   allocator.keep_freed_memory()  # Before jax is imported.
   flags.FLAGS.set_gnu_getopt()  # A flag may come after a file.
@@ -71,17 +75,20 @@ def start(
         raise
 
   with pipes.may_be_left():
-    app.run(call, flags_parser=_parse)
+    app.run(call, flags_parser=functools.partial(_parse, expand))
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
+def _parse(
+  expand: Callable[[list[str]], list[str]], argv: Sequence[str]
+) -> list[str]:
   """Parses the flags; a wrong flag ends the program with one line."""
   if not {"--help", "-help", "--helpshort", "-h", "-?"}.isdisjoint(argv[1:]):
     _print_help()
     sys.exit()
   _check_devices()  # Loading a config imports jax, which reads the variable.
   try:
-    return shared_flags.parse(argv)
+    sys.argv[1:] = expand(list(argv[1:]))  # ml_collections reads it, too.
+    return shared_flags.parse([argv[0], *sys.argv[1:]])
   except (ValueError, flags.Error) as error:
     refusal.refuse(config_files.one_line(error).removeprefix("flag "))
 

@@ -1,0 +1,1 @@
+"""Recipes: experiments with the scores to expect, and how they are judged."""
