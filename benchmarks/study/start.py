@@ -33,12 +33,13 @@ from study import cells, texts
 
 _WEIGHTS = "model.safetensors"
 _CONFIG, _TOKENIZER = "config.json", "tokenizer.json"
+_TOKENIZER_SETTINGS = "tokenizer_config.json"
 _TABLE = re.compile(r"(?:.+\.)?embeddings\.word_embeddings\.weight")
 _LAYER = re.compile(r"(?:.+\.)?encoder\.layer\.([0-9]+)\..+")
 # Beside these, a folder of the hub has copies of the weights in other formats.
 _COPIED = (
   *("modules.json", "sentence_bert_config.json", "special_tokens_map.json"),
-  *("config_sentence_transformers.json", "tokenizer_config.json"),
+  "config_sentence_transformers.json",
 )
 _PREFIXES = ("query: ", "passage: ")
 _TOGETHER = 4096  # Texts that are tokenized at a time.
@@ -169,11 +170,14 @@ def make(
     for name in _COPIED:
       if (model / name).exists():
         shutil.copyfile(model / name, new / name)
-    for path in sorted(model.glob("[0-9]*_*/" + _CONFIG)):
-      copy = new / path.relative_to(model)
-      copy.parent.mkdir()
-      shutil.copyfile(path, copy)
+    for folder in sorted(model.glob("[0-9]_*")):  # Of modules.json.
+      (new / folder.name).mkdir()
+      if (folder / _CONFIG).exists():
+        shutil.copyfile(folder / _CONFIG, new / folder.name / _CONFIG)
+    settings = reading.read_json(model / _TOKENIZER_SETTINGS)
+    settings.pop("added_tokens_decoder", None)  # It has old ids.
     for name, content in (
+      (_TOKENIZER_SETTINGS, settings),
       (_CONFIG, shape | {"num_hidden_layers": layers, "vocab_size": len(kept)}),
       (_TOKENIZER, definition),
     ):
