@@ -29,7 +29,7 @@ from typing import Any
 
 import tqdm
 from study import cells as cells_lib
-from study import commands, figures, results, running, tables, texts
+from study import commands, figures, results, running, tables
 
 from mlir_jax.storage import reading, writing
 
@@ -47,12 +47,10 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
-  parser.add_argument("--data", type=pathlib.Path, help="the corpora")
-  parser.add_argument("--model", type=pathlib.Path, help="the start")
-  parser.add_argument(
-    "--whole", type=pathlib.Path, help="the start with all layers"
-  )
-  parser.add_argument("--output", type=pathlib.Path)
+  parser.add_argument("--data", type=_path, help="the corpora")
+  parser.add_argument("--model", type=_path, help="the start")
+  parser.add_argument("--whole", type=_path, help="the start with all layers")
+  parser.add_argument("--output", type=_path)
   parser.add_argument("--cells", default="", help="names: centre,ir")
   parser.add_argument(
     "--axis", default="", help=f"one of {', '.join(cells_lib.AXES)}"
@@ -77,6 +75,11 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
   if lacking and not arguments.tables:
     parser.error(f"Give {' and '.join(lacking)}.")
   return arguments
+
+
+def _path(text: str) -> pathlib.Path:
+  """Returns a path that a command in another folder understands, too."""
+  return pathlib.Path(text).expanduser().absolute()
 
 
 def _value(text: str) -> Any:
@@ -168,7 +171,9 @@ def run(
   Returns:
     A message for each job that failed.
   """
-  texts.check(places.data)
+  running.check(places)
+  for job in jobs:  # A wrong field is refused before anything runs.
+    running.config_of(job.cell, extra)
   began, failed = time.monotonic(), []
   with tqdm.tqdm(
     total=len(jobs), initial=len(finished), unit="cell", smoothing=0

@@ -164,9 +164,9 @@ def test_cells_are_unique_and_each_can_be_trained():
 
 
 def test_an_unknown_cell_or_axis_is_refused_with_the_known_ones():
-  with pytest.raises(ValueError, match="no cell 'no'.*centre, start"):
+  with pytest.raises(ValueError, match=r"no cell 'no'.*centre, start"):
     cells.choose("centre,no", "")
-  with pytest.raises(ValueError, match="no such axis.*centre, losses"):
+  with pytest.raises(ValueError, match=r"no such axis.*centre, losses"):
     cells.choose("", "no")
   assert [c.name for c in cells.choose("", "pairs")] == [
     *("centre", "ir", "pairs_100", "pairs_6000")
@@ -321,7 +321,9 @@ def test_tables_are_made_from_the_results_alone(program, tmp_path):
   assert ("pairs_6000", 0) not in kept
 
   text = document.read_text()
-  row = next(l for l in text.splitlines() if l.startswith("| `centre`: "))
+  row = next(
+    line for line in text.splitlines() if line.startswith("| `centre`: ")
+  )
   # Student's t of one degree of freedom: 12.71 times the standard error, .03.
   assert row.split(" | ")[1:5] == [
     "2",

@@ -301,6 +301,13 @@ CELLS: tuple[Cell, ...] = (
   Cell("mlm", "backbone", "masked language model, as the centre", start="mlm"),
 )
 
+# The cell of each start that trains on English pairs alone.
+IR_ALONE: Mapping[str, str] = {
+  "small": "ir",
+  "whole": "whole_ir",
+  "mlm": "mlm_ir",
+}
+
 # What the headline's figure shows: the numbers of pairs to the cells.
 HEADLINE: Mapping[str, Mapping[int, str]] = {
   "ours": {0: "ir", 100: "pairs_100", 1000: "centre", 6000: "pairs_6000"},

@@ -59,6 +59,21 @@ def result_file(output: pathlib.Path, job: Job) -> pathlib.Path:
   return output / "results" / f"{job.name}.json"
 
 
+def check(places: Places) -> None:
+  """Refuses folders that lack a corpus or a model.
+
+  Raises:
+    ValueError: naming the flag.
+  """
+  texts.check(places.data)
+  for flag, model in (("model", places.model), ("whole", places.whole)):
+    if model and not (model / "config.json").is_file():
+      raise ValueError(
+        f"--{flag}={model} is not the folder of a model: benchmarks/study/"
+        "start.py makes one."
+      )
+
+
 def read_finished(
   output: pathlib.Path, job: Job, extra: Mapping[str, Any]
 ) -> dict[str, Any] | None:
@@ -87,13 +102,15 @@ def config_of(
   Args:
     cell: The cell.
     extra: Fields that the command line sets for all cells.
+
+  Raises:
+    ValueError: if a field does not exist, or cannot have this value.
   """
-  return _with(config_files.load(CONFIG), {**cell.overrides, **extra})
-
-
-def _with(config, fields):
-  """Sets fields of a config; names of data.sources may be new."""
-  config.update_from_flattened_dict(dict(fields))
+  config = config_files.load(CONFIG)
+  try:
+    config.update_from_flattened_dict({**cell.overrides, **extra})
+  except (AttributeError, KeyError, TypeError) as error:
+    raise ValueError(f"--config: {config_files.one_line(error)}") from error
   config_checks.check(config)
   return config
 
@@ -332,7 +349,7 @@ def count_tokens(
 
 
 def clean(folder: pathlib.Path) -> None:
-  """Deletes the data, models and checkpoints of a finished job."""
+  """Deletes data, models, checkpoints and TREC runs of a finished job."""
   for path in folder.iterdir():
     if path.name == "run":
       for inside in path.iterdir():
@@ -340,6 +357,8 @@ def clean(folder: pathlib.Path) -> None:
           _remove(inside)
     elif path.is_dir() and path.name != "evaluate":
       _remove(path)
+  for path in folder.rglob("*.trec*"):  # 50 MB each.
+    path.unlink()
 
 
 def _remove(path):

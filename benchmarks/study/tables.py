@@ -12,6 +12,7 @@ Records = Mapping[str, Sequence[Mapping[str, Any]]]  # Of each cell.
 
 NOT_RUN = "not run yet"
 _NONE = "–"
+_GAIN = "pooled, gain over IR alone"
 LANGUAGES = ("en", *cells_lib.FOUR, *cells_lib.THREE, *cells_lib.NEVER)
 GROUPS = {
   "de es ru zh": cells_lib.FOUR,
@@ -60,6 +61,27 @@ def percent(records: Sequence[Mapping[str, Any]], name: str) -> str:
   return estimates.to_text(estimate(records, name))
 
 
+def gain(
+  records: Sequence[Mapping[str, Any]],
+  baseline: Sequence[Mapping[str, Any]],
+  name: str,
+) -> str:
+  """Writes the mean difference from a baseline, × 100: "+4.1 ± 0.3".
+
+  The difference is taken for each seed that both have, and the interval is
+  Student's t over these differences.
+  """
+  before = {record["seed"]: value(record, name) for record in baseline}
+  pairs = [
+    (value(record, name), before.get(record["seed"])) for record in records
+  ]
+  found = [now - then for now, then in pairs if None not in (now, then)]
+  if not found:
+    return _NONE
+  text = estimates.to_text(estimates.over_seeds(found))
+  return text if text.startswith("-") else f"+{text}"
+
+
 def ranks(records: Sequence[Mapping[str, Any]], name: str) -> str:
   """Writes a number of ranks: "2,367 ± 80"."""
   found = estimate(records, name)
@@ -99,12 +121,16 @@ _COSTS: Mapping[str, Callable[[Sequence[Mapping[str, Any]]], str]] = {
 def axis(records: Records, name: str) -> str:
   """Makes the table of an axis."""
   columns = {**_COLUMNS, **(_COSTS if name in ("centre", "peers") else {})}
+  names = [*columns, _GAIN]
   rows = []
   for cell in cells_lib.of_axis(name):
     found = records.get(cell.name, ())
     cells = [column(found) for column in columns.values()] if found else []
-    rows.append([f"`{cell.name}`: {cell.about}", *(cells or _empty(columns))])
-  return markdown(["cell", *columns], rows)
+    if found:
+      alone = cells_lib.IR_ALONE[cell.start]
+      cells.append(gain(found, records.get(alone, ()), "pooled"))
+    rows.append([f"`{cell.name}`: {cell.about}", *(cells or _empty(names))])
+  return markdown(["cell", *names], rows)
 
 
 def languages(records: Records, kind: str, name: str) -> str:
