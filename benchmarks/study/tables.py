@@ -75,7 +75,9 @@ def gain(
   pairs = [
     (value(record, name), before.get(record["seed"])) for record in records
   ]
-  found = [now - then for now, then in pairs if None not in (now, then)]
+  found = [
+    now - then for now, then in pairs if now is not None and then is not None
+  ]
   if not found:
     return _NONE
   text = estimates.to_text(estimates.over_seeds(found))
