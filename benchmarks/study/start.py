@@ -189,7 +189,7 @@ def make(
     )
   size = sum(array.size for array in weights.values()) / 1e6
   return (
-    f"{output}: {layers} layers, {len(kept):,} pieces, {size:.1f} M numbers."
+    f"{output}: {layers} layers, {len(kept):,} pieces, {size:.1f} M parameters."
   )
 
 
