@@ -17,7 +17,11 @@ _GROUPS = {
   "de es ru zh": "questions in de, es, ru, zh: with pairs",
   "ar th vi": "questions in ar, th, vi: never with pairs",
 }
-_STYLES = {"ours": "-", "sentence-transformers": "--"}
+# The second side is a little to the right, so that bars do not hide each other.
+_STYLES = {
+  "ours": {"linestyle": "-", "marker": "o", "shift": 1.0},
+  "sentence-transformers": {"linestyle": ":", "marker": "s", "shift": 1.08},
+}
 _CENTIMETRES = 1 / 2.54
 
 
@@ -53,8 +57,8 @@ def headline(records: tables.Records, path: pathlib.Path) -> bool:
           f"{measure}/{group}",
           scale=1 if measure == "rank_distance" else 100,
           color=color,
-          linestyle=_STYLES[side],
           label=f"{side}; {label}",
+          **_STYLES[side],
         )
     place.set_xscale("log")
     ticks = [_NO_PAIRS, 100, 1000, 6000]
@@ -99,15 +103,20 @@ def frontier(records: tables.Records, path: pathlib.Path) -> bool:
   if len(points) < 2:
     return False
   fig, (place,) = _figure(1)
-  for cell, mono, pooled in points:
-    is_peer = bool(cell.recipe)
+  for side, marker, color in (
+    ("ours", "o", plot.GROUPS[0]),
+    ("others", "s", plot.GROUPS[1]),
+  ):
+    of_side = [p for p in points if bool(p[0].recipe) == (side == "others")]
     place.plot(
-      mono,
-      pooled,
-      "s" if is_peer else "o",
+      [mono for _, mono, _ in of_side],
+      [pooled for *_, pooled in of_side],
+      marker,
       ms=5,
-      c=plot.GROUPS[1] if is_peer else plot.GROUPS[0],
+      c=color,
+      label=side,
     )
+  for cell, mono, pooled in points:
     place.annotate(
       cell.name,
       (mono, pooled),
@@ -117,6 +126,7 @@ def frontier(records: tables.Records, path: pathlib.Path) -> bool:
       fontsize=7,
       color=plot.INK,
     )
+  fig.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=8.5)
   place.set_xlabel("mono mAP × 100", color=plot.INK)
   place.set_ylabel("pooled mAP × 100", color=plot.INK)
   place.margins(x=0.15)
@@ -136,21 +146,19 @@ def _figure(columns: int) -> tuple[Any, Any]:
   return fig, fig.subplots(1, columns, squeeze=False)[0]
 
 
-def _draw_line(axes, records, of_side, name, scale, label, **style):
+def _draw_line(axes, records, of_side, name, scale, label, shift, **style):
   """Draws the means with their intervals, a point for each number of pairs."""
   xs, ys, errors = [], [], []
   for pairs, cell in of_side.items():
     found = tables.estimate(records.get(cell, ()), name)
     if found is None:
       continue
-    xs.append(pairs or _NO_PAIRS)
+    xs.append(shift * (pairs or _NO_PAIRS))
     ys.append(scale * found.value)
     interval = found.interval
     errors.append(scale * (interval.high - interval.low) / 2 if interval else 0)
   if xs:
-    axes.errorbar(
-      xs, ys, errors, marker="o", ms=5, capsize=2, label=label, **style
-    )
+    axes.errorbar(xs, ys, errors, ms=5, capsize=2, label=label, **style)
 
 
 def _tidy(axes):
