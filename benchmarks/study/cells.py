@@ -89,8 +89,10 @@ AXES: Mapping[str, tuple[str, tuple[str, ...]]] = {
 
 CELLS: tuple[Cell, ...] = (
   Cell("centre", "centre", "IR, semantic and language loss, 0.1 each"),
-  Cell("start", "centre", "the start, not trained", recipe="untrained"),
-  Cell("bm25", "centre", "BM25", recipe=BM25),
+  Cell(
+    "start", "centre", "the start, not trained", pairs=0, recipe="untrained"
+  ),
+  Cell("bm25", "centre", "BM25", pairs=0, recipe=BM25),
   # Which losses.
   Cell("ir", "losses", "IR loss alone", ENGLISH, pairs=0),
   Cell(
@@ -264,6 +266,7 @@ CELLS: tuple[Cell, ...] = (
     "whole_start",
     "backbone",
     "12 layers, not trained",
+    pairs=0,
     start="whole",
     recipe="untrained",
   ),
