@@ -1,0 +1,1 @@
+"""The parts of benchmarks/study.py, the study of translated sentences."""
