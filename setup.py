@@ -25,6 +25,8 @@ DATASETS = "datasets>=5.2"
 IR_DATASETS = "ir-datasets>=0.6.3"
 LANGID = "py3langid>=0.4"
 FAISS = "faiss-cpu>=1.15.1"
+# The documentation's site. MkDocs 2 has no plugins.
+DOCS = ["mkdocs>=1.6.1,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"]
 # The page of the report.
 JINJA = "jinja2>=3.1"
 PLOTLY = "plotly>=7.1"
@@ -107,6 +109,7 @@ setuptools.setup(
     "beam": ["apache-beam>=2.77"],
     "cuda": ["jax[cuda13]>=0.10.2"],
     "datasets": [DATASETS],
+    "docs": DOCS,
     "ir_datasets": [IR_DATASETS],
     "langid": [LANGID],
     "gcs": ["gcsfs>=2026.10", "google-cloud-storage>=3.17"],

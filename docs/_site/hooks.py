@@ -20,13 +20,14 @@ import settings  # Next to this file.
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # A file of the repository, to its page.
-PAGES = {"launch/README.md": "launch.md", "benchmarks/README.md": "benchmarks.md"}
+PAGES = {
+  "launch/README.md": "launch.md",
+  "benchmarks/README.md": "benchmarks.md",
+}
 _SETTINGS = "<!-- settings -->"
 
 
-def on_files(
-  files: files_lib.Files, config: MkDocsConfig
-) -> files_lib.Files:
+def on_files(files: files_lib.Files, config: MkDocsConfig) -> files_lib.Files:
   """Adds the pages of files that are not in docs/."""
   for source, page in PAGES.items():
     text = (ROOT / source).read_text(encoding="utf-8")

@@ -71,11 +71,14 @@ class _Source:
   def value(self, name: str) -> ast.expr:
     """Returns what a name of the module is set to."""
     for node in self.tree.body:
-      match node:
-        case ast.Assign(targets=[ast.Name(id=found)], value=value) | ast.AnnAssign(
-          target=ast.Name(id=found), value=ast.expr() as value
-        ) if found == name:  # fmt: skip
-          return value
+      if isinstance(node, ast.Assign):
+        target, value = node.targets[0], node.value
+      elif isinstance(node, ast.AnnAssign) and node.value:
+        target, value = node.target, node.value
+      else:
+        continue
+      if isinstance(target, ast.Name) and target.id == name:
+        return value
     raise KeyError(name)
 
 
