@@ -233,11 +233,19 @@ def to_markdown(groups: list[Group]) -> str:
       lines.append(f"{_linked(_escaped(group.note))}\n")
     for setting in group.settings:
       lines.append(f"#### {setting.name}\n")
-      allowed = f"; {setting.allowed}" if setting.allowed else ""
-      lines.append(f"`{setting.default}`{allowed}\n")
+      default = setting.default.replace("'", '"')
+      lines.append(f"Default: `{default}`.{_described(setting.allowed)}\n")
       if setting.meaning:
         lines.append(f"{_linked(_escaped(setting.meaning))}\n")
   return "\n".join(lines)
+
+
+def _described(allowed: str) -> str:
+  """Returns the sentence that says what a value may be."""
+  if not allowed:
+    return ""
+  kind = "One of" if allowed[0] == '"' else "Range"
+  return f" {kind}: {allowed}."
 
 
 def _escaped(text: str) -> str:
