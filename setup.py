@@ -26,7 +26,11 @@ IR_DATASETS = "ir-datasets>=0.6.3"
 LANGID = "py3langid>=0.4"
 FAISS = "faiss-cpu>=1.15.1"
 # The documentation's site. MkDocs 2 has no plugins.
-DOCS = ["mkdocs>=1.6.1,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"]
+DOCS = [
+  "mkdocs>=1.6.1,<2",
+  "mkdocs-material>=9.7",
+  "mkdocstrings[python]>=1.0.8",
+]
 # The page of the report.
 JINJA = "jinja2>=3.1"
 PLOTLY = "plotly>=7.1"

@@ -50,7 +50,7 @@ LONGER = {
   "train.steps": "3",
   "train.checkpoint_every": "1",
   "train.keep": "3",
-  "eval.every": "1",
+  "eval.every": "3",
   "eval.at_start": "True",
 }
 
@@ -90,7 +90,9 @@ def fill(document: pathlib.Path) -> None:
     document: docs/extending.md, whose files are written, too.
   """
   collection = tiny.write_folder(pathlib.Path("FOLDER"))
-  _give_hard_negatives(collection / "ir/train.json")
+  shutil.copytree(collection, "SCORED")
+  for folder in (collection, pathlib.Path("SCORED")):
+    _give_hard_negatives(folder / "ir/train.json", folder.name == "SCORED")
   _write_pool(collection / "eval", pathlib.Path("xquadr/eval"))
   longer = {name.replace(".", "__"): value for name, value in LONGER.items()}
   for config, folder in (("quickstart", "W"), ("quickstart:ir", "W1")):
@@ -124,8 +126,8 @@ def _copy(source: str, *names: str) -> None:
     shutil.copytree(source, name)
 
 
-def _give_hard_negatives(path: pathlib.Path) -> None:
-  """Gives each question seven hard negatives, and all passages scores."""
+def _give_hard_negatives(path: pathlib.Path, scored: bool) -> None:
+  """Gives each question seven hard negatives, and perhaps passages scores."""
   pairs = json.loads(path.read_text())
   texts = [pair["positive_ctxs"][0]["text"] for pair in pairs]
   path.unlink()
@@ -135,9 +137,10 @@ def _give_hard_negatives(path: pathlib.Path) -> None:
         "query": pair["question"],
         "pos": [texts[number]],
         "neg": [texts[(number + k) % len(texts)] for k in range(1, 8)],
-        "pos_scores": [1.0],
-        "neg_scores": [k / 10 for k in range(7)],
       }
+      if scored:
+        record["pos_scores"] = [1.0]
+        record["neg_scores"] = [k / 10 for k in range(7)]
       file.write(f"{json.dumps(record)}\n")
 
 

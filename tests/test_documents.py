@@ -2,9 +2,10 @@
 
 A document names runs, folders and files as a reader would: W, FOLDER, INDEX.
 `desk` makes them, and each command of a code block runs in a copy of the desk.
-A command that needs more than CI has is in `NOT_RUN`, with the reason; its
-flags are checked all the same, as are those of a command in a sentence. So a
-new command works, or fails this test.
+A training is whole on the desk; in a copy it ends before its first step. A
+command that needs more than CI has is in `NOT_RUN`, with the reason; its flags
+are checked all the same, as are those of a command in a sentence. So a new
+command works, or fails this test.
 """
 
 import ast
@@ -29,6 +30,7 @@ import pytest
 import mlir_jax
 from mlir_jax import config as config_lib
 from mlir_jax import config_files, workdir
+from mlir_jax.training import build
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = pathlib.Path(mlir_jax.__file__).parent
@@ -72,6 +74,7 @@ STANDS_FOR = {
 # A part of a training's command, to fields that it needs here.
 NEEDS = {
   "loss.distillation.weight": {"model__pretrained": "MODEL"},  # The teacher.
+  "loss.score_distillation": {"data__root": "SCORED"},
 }
 _COMMAND = re.compile(
   r"(?:\S+=\S+ )*"
@@ -191,6 +194,7 @@ def start(command: Command) -> None:
       arguments = desk_lib.flags(config, arguments, **dict(*needed))
   for path in filter(None, made):
     shutil.rmtree(path, ignore_errors=True)
+  whole = command.program != "train" or value(command, "from_step")
   words = []
   for word in arguments:
     found = sorted(map(str, pathlib.Path().glob(word))) if "*" in word else []
@@ -198,8 +202,27 @@ def start(command: Command) -> None:
   with (
     open("questions.txt", encoding="utf-8") as questions,
     mock.patch.object(sys, "stdin", questions),
+    contextlib.nullcontext() if whole else up_to_the_first_step(),
   ):
     desk_lib.run(command.program, *words)
+
+
+class ReachedError(Exception):
+  """A training is about to compile its step."""
+
+
+@contextlib.contextmanager
+def up_to_the_first_step() -> Iterator[None]:
+  """Within it, a training ends before it compiles its step.
+
+  Until then it has read the data and made tokens, the vectors of a guide or a
+  teacher, and the initial state. Compiling so many steps takes minutes.
+  """
+  with (
+    mock.patch.object(build, "compile_step", side_effect=ReachedError),
+    pytest.raises(ReachedError),
+  ):
+    yield
 
 
 def flags_of_run(folder: str) -> list[str]:
