@@ -15,6 +15,7 @@ SETTINGS = {
   "data.root": "FOLDER",
   "data.tatoeba_root": "",
   "data.reader": "in_process",
+  "data.shards": "1",
   "tokenizer.vocab_size": "200",
   "encoding.query.max_length": "16",
   "encoding.passage.max_length": "16",

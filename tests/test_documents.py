@@ -2,7 +2,7 @@
 
 A document names runs, folders and files as a reader would: W, FOLDER, INDEX.
 `desk` makes them, and each command of a code block runs in a copy of the desk.
-A training is whole on the desk; in a copy it ends before its first step. A
+A training is whole on the desk; in a copy it ends early (see `shortened`). A
 command that needs more than CI has is in `NOT_RUN`, with the reason; its flags
 are checked all the same, as are those of a command in a sentence. So a new
 command works, or fails this test.
@@ -30,7 +30,7 @@ import pytest
 import mlir_jax
 from mlir_jax import config as config_lib
 from mlir_jax import config_files, workdir
-from mlir_jax.training import build
+from mlir_jax.training import build, checks, run
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = pathlib.Path(mlir_jax.__file__).parent
@@ -76,6 +76,8 @@ NEEDS = {
   "loss.distillation.weight": {"model__pretrained": "MODEL"},  # The teacher.
   "loss.score_distillation": {"data__root": "SCORED"},
 }
+# Parts of a training's command that concern what it reads.
+READS = ("my_project", "guide", "distillation", "formats", "config=adapt")
 _COMMAND = re.compile(
   r"(?:\S+=\S+ )*"
   r"(?:python -m mlir_jax\.(\w+)|(?:\S*/)?mlir-jax (\w+)"
@@ -194,7 +196,6 @@ def start(command: Command) -> None:
       arguments = desk_lib.flags(config, arguments, **dict(*needed))
   for path in filter(None, made):
     shutil.rmtree(path, ignore_errors=True)
-  whole = command.program != "train" or value(command, "from_step")
   words = []
   for word in arguments:
     found = sorted(map(str, pathlib.Path().glob(word))) if "*" in word else []
@@ -202,7 +203,7 @@ def start(command: Command) -> None:
   with (
     open("questions.txt", encoding="utf-8") as questions,
     mock.patch.object(sys, "stdin", questions),
-    contextlib.nullcontext() if whole else up_to_the_first_step(),
+    shortened(command),
   ):
     desk_lib.run(command.program, *words)
 
@@ -212,17 +213,27 @@ class ReachedError(Exception):
 
 
 @contextlib.contextmanager
-def up_to_the_first_step() -> Iterator[None]:
-  """Within it, a training ends before it compiles its step.
+def shortened(command: Command) -> Iterator[None]:
+  """Within it, a training ends early; compiling all steps takes minutes.
 
-  Until then it has read the data and made tokens, the vectors of a guide or a
-  teacher, and the initial state. Compiling so many steps takes minutes.
+  It checks its settings. If it reads more than others (see `READS`), it also
+  makes tokens, the vectors of a guide or a teacher, and the initial state.
   """
-  with (
-    mock.patch.object(build, "compile_step", side_effect=ReachedError),
-    pytest.raises(ReachedError),
-  ):
+  if command.program != "train" or value(command, "from_step"):
     yield
+  elif any(part in command.text for part in READS):
+    with (
+      mock.patch.object(build, "compile_step", side_effect=ReachedError),
+      pytest.raises(ReachedError),
+    ):
+      yield
+  else:
+
+    def check(config, *_, **__):
+      checks.check_settings(config)
+
+    with mock.patch.object(run, "train", check):
+      yield
 
 
 def flags_of_run(folder: str) -> list[str]:
