@@ -27,6 +27,12 @@ DATASETS = "datasets>=5.2"
 IR_DATASETS = "ir-datasets>=0.6.3"
 LANGID = "py3langid>=0.4"
 FAISS = "faiss-cpu>=1.15.1"
+# The documentation's site. MkDocs 2 has no plugins.
+DOCS = [
+  "mkdocs>=1.6.1,<2",
+  "mkdocs-material>=9.7",
+  "mkdocstrings[python]>=1.0.8",
+]
 # The page of the report.
 JINJA = "jinja2>=3.1"
 PLOTLY = "plotly>=7.1"
@@ -108,6 +114,7 @@ setuptools.setup(
     "beam": ["apache-beam>=2.77"],
     "cuda": [f"jax[cuda13]>={LOWEST_JAX}"],
     "datasets": [DATASETS],
+    "docs": DOCS,
     "ir_datasets": [IR_DATASETS],
     "langid": [LANGID],
     "gcs": ["gcsfs>=2026.10", "google-cloud-storage>=3.17"],

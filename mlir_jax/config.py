@@ -48,7 +48,7 @@ def default() -> ml_collections.ConfigDict:
   # weight, 1 where none is given; else all rows are one pool. weight=0 leaves a
   # source out. query_prompt and passage_prompt precede its texts in place of
   # encoding.query.prefix and encoding.passage.prefix; query_prompt='' leaves
-  # the prefix out. See docs/data.md.
+  # the prefix out. See docs/sources.md.
   data.sources = ml_collections.ConfigDict()
   # A folder of line-aligned files, named as in LASER's Tatoeba; "" for none.
   data.tatoeba_root = ""

@@ -3,13 +3,11 @@
 import os
 import pathlib
 import re
-import runpy
 import subprocess
 import sys
-import warnings
 
+import programs
 import pytest
-from absl import app, flags
 
 import mlir_jax
 from mlir_jax import __main__
@@ -50,26 +48,11 @@ MAINS = {
 
 
 @pytest.fixture
-def call(capfd, monkeypatch):
+def call(capfd):
   """Runs a program here: (name, flags) -> exit status, stdout, stderr."""
 
   def call_main(main, *arguments):
-    monkeypatch.setattr(sys, "argv", [main, *arguments])
-    app.define_help_flags()
-    known = set(flags.FLAGS)
-    code = 0
-    try:
-      with warnings.catch_warnings():  # A program decides how they are shown.
-        runpy.run_module(
-          f"mlir_jax.{main}", run_name="__main__", alter_sys=True
-        )
-    except SystemExit as stopped:
-      code = stopped.code or 0
-    finally:
-      for name in set(flags.FLAGS) - known:
-        delattr(flags.FLAGS, name)
-      flags.FLAGS.unparse_flags()
-    return code, *capfd.readouterr()
+    return programs.run(main, *arguments), *capfd.readouterr()
 
   return call_main
 
