@@ -76,6 +76,7 @@ STANDS_FOR = {
 NEEDS = {
   "loss.distillation.weight": {"model__pretrained": "MODEL"},  # The teacher.
   "loss.score_distillation": {"data__root": "SCORED"},
+  "my_project.data:load": {"tokenizer__vocab_size": "100"},  # It is small.
 }
 # Parts of a training's command that concern what it reads.
 READS = ("my_project", "guide", "distillation", "formats", "config=adapt")
