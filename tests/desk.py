@@ -94,6 +94,10 @@ def fill(document: pathlib.Path) -> None:
   shutil.copytree(collection, "SCORED")
   for folder in (collection, pathlib.Path("SCORED")):
     _give_hard_negatives(folder / "ir/train.json", folder.name == "SCORED")
+  pathlib.Path("PAIRS").mkdir()  # For the collection of docs/extending.md.
+  words = zip(tiny.WORDS, tiny.WORDS[1:], strict=False)
+  rows = "".join(f"{a} {b}\t{b} {a}\n" for a, b in words)
+  pathlib.Path("PAIRS/pairs.tsv").write_text(rows)
   _write_pool(collection / "eval", pathlib.Path("xquadr/eval"))
   longer = {name.replace(".", "__"): value for name, value in LONGER.items()}
   for config, folder in (("quickstart", "W"), ("quickstart:ir", "W1")):

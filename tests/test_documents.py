@@ -63,6 +63,7 @@ STANDS_FOR = {
   r"--model=… (.*) …": r"--model=MODEL \1 --root=FOLDER --output=RESULTS",
   r"--config=C\b": "--config=quickstart",
   r"--config=MY_CONFIG\b": "--config=e5_small",
+  r"(my_project\.data:load .*root=)FOLDER": r"\1PAIRS",
   r"train … ": "train --config=quickstart --workdir=W ",
   r"--from_step=N\b": "--from_step=1",
   r"step-100\b": "step-3",
@@ -75,6 +76,7 @@ STANDS_FOR = {
 NEEDS = {
   "loss.distillation.weight": {"model__pretrained": "MODEL"},  # The teacher.
   "loss.score_distillation": {"data__root": "SCORED"},
+  "my_project.data:load": {"tokenizer__vocab_size": "100"},  # It is small.
 }
 # Parts of a training's command that concern what it reads.
 READS = ("my_project", "guide", "distillation", "formats", "config=adapt")
