@@ -46,7 +46,9 @@ DOCUMENTS = [
 NOT_RUN = {
   "mlir-jax download debian": "it needs the network",
   "mlir-jax download mrtydi": "it needs the network",
-  "recipes/hu2023.py": "it needs the network and days; see test_hu2023.py",
+  "reproduce hu2023": "it needs the network and days; see test_hu2023.py",
+  "reproduce quickstart": "it trains for minutes; see test_reproduce.py",
+  "reproduce mine.py": "it needs the network; see test_reproduce.py",
   "--runner=beam": "it needs Apache Beam and a cluster",
   "mlir_jax.plan": "it compiles a large model; tests/planner plan small ones",
   "python benchmarks/": "it measures, for minutes or hours",

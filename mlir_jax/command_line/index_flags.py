@@ -36,8 +36,8 @@ def define() -> None:
     _PRECISION,
     "float32",
     ("float32", "int8"),
-    "What the devices hold of the passages: int8 takes a quarter of the memory,"
-    " and one query is answered sooner. The results are exact with both.",
+    "What the devices hold of the passages: int8 takes a quarter of the memory."
+    " The results are exact with both.",
   )
 
 
