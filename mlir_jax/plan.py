@@ -10,6 +10,7 @@ mlir_jax[tpu]. A large model takes minutes and some 15 GB of memory per row.
 import dataclasses
 import json
 import os
+import signal
 
 from absl import flags
 
@@ -22,6 +23,9 @@ def main():
   import jax
   import tqdm
 
+  # The compiler does not return to Python for minutes, and a handler in Python
+  # would wait for it. A killed plan leaves nothing half written.
+  signal.signal(signal.SIGTERM, signal.SIG_DFL)
   # Compiling for TPUs must not look for TPUs on this machine.
   jax.config.update("jax_platforms", "cpu")
 
