@@ -46,6 +46,7 @@ DOCUMENTS = [
 NOT_RUN = {
   "mlir-jax download debian": "it needs the network",
   "mlir-jax download mrtydi": "it needs the network",
+  "mlir-jax download nq": "it needs the network",
   "reproduce hu2023": "it needs the network and days; see test_hu2023.py",
   "reproduce quickstart": "it trains for minutes; see test_reproduce.py",
   "reproduce mine.py": "it needs the network; see test_reproduce.py",
@@ -64,6 +65,7 @@ STANDS_FOR = {
   r"--model=NAME\b": "--model=MODEL",
   r"--model=… (.*) …": r"--model=MODEL \1 --root=FOLDER --output=RESULTS",
   r"--config=C\b": "--config=quickstart",
+  r"reproduce mine\.py\b": "reproduce quickstart",
   r"--config=MY_CONFIG\b": "--config=e5_small",
   r"(my_project\.data:load .*root=)FOLDER": r"\1PAIRS",
   r"train … ": "train --config=quickstart --workdir=W ",
@@ -155,7 +157,7 @@ def check_flags(command: Command) -> None:
   program, words = command.program, command.arguments
   if program.endswith(".py"):
     source = (ROOT / program).read_text(encoding="utf-8")
-    known = re.findall(r'add_argument\(\s*"(--\w+)"', source)
+    known = re.findall(r'"(--\w+)"', source)
     given = {w.partition("=")[0] for w in words if re.match(r"--\w+(=|$)", w)}
     assert given <= {*known}, f"unknown: {given - {*known}}"
     return
@@ -279,6 +281,7 @@ def copied(folder: pathlib.Path) -> Iterator[None]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # Some hundred commands.
 def test_commands_and_snippets_of_all_documents_work(desk):
   seen, failed, used = set(), [], set()
   for command in commands():

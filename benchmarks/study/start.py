@@ -200,8 +200,8 @@ def main() -> None:
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
-  for name in ("model", "data", "output"):
-    parser.add_argument(f"--{name}", type=pathlib.Path, required=True)
+  for name in ("--model", "--data", "--output"):
+    parser.add_argument(name, type=pathlib.Path, required=True)
   parser.add_argument("--layers", type=int, default=4)
   arguments = parser.parse_args()
   texts.check(arguments.data)
