@@ -19,6 +19,7 @@ for line in importlib.metadata.requires(sys.argv[1]) or []:
   for bound in requirement.specifier:
     if bound.operator != ">=":
       sys.exit(f"{line}: only lower bounds are known here.")
-    print(f"{requirement.name}=={bound.version}")
+    extras = f"[{','.join(requirement.extras)}]" if requirement.extras else ""
+    print(f"{requirement.name}{extras}=={bound.version}")
 # The package itself refuses an older JAX: it is no requirement of pip's.
 print(f"jax=={mlir_jax._LOWEST_JAX}")
