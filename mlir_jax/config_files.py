@@ -7,7 +7,7 @@ import os
 import pathlib
 import runpy
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import ml_collections
 
@@ -17,6 +17,12 @@ def folders() -> list[pathlib.Path]:
   package = pathlib.Path(str(importlib.resources.files("mlir_jax")))
   folders = [package / "configs", package.parent / "configs"]
   return [folder for folder in folders if folder.is_dir()]
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+  """Returns " Did you mean …?" with the most similar known name, or ""."""
+  close = difflib.get_close_matches(name, list(known), n=1)
+  return f" Did you mean {close[0]}?" if close else ""
 
 
 def shipped() -> dict[str, pathlib.Path]:
@@ -118,10 +124,8 @@ def resolve(name: str) -> str:
     return f"{stem}{colon}{argument}"
   known = shipped()
   if stem not in known:
-    close = difflib.get_close_matches(stem, known, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
     raise ValueError(
-      f"--config={name}: no config has this name.{hint} Shipped:"
-      f" {', '.join(sorted(known))}; or give a path to a .py file."
+      f"--config={name}: no config has this name.{suggest(stem, known)}"
+      f" Shipped: {', '.join(sorted(known))}; or give a path to a .py file."
     )
   return f"{known[stem]}{colon}{argument}"

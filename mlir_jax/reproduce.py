@@ -169,7 +169,7 @@ def reproduce(
 
 
 def _run(planned: Sequence[steps.Step]) -> int:
-  """Runs the steps that are not done; returns the status of one that fails."""
+  """Runs each step that is not done, and returns the first failed status."""
   for number, step in enumerate(planned, start=1):
     place = f"Step {number} of {len(planned)}"
     if step.is_done():

@@ -80,3 +80,14 @@ def random_model(
       parameter += 0.1 * torch.randn_like(parameter)
   model.save_pretrained(folder)
   return folder
+
+
+def save_tokenizer(tokenizer, folder) -> None:
+  """Saves a `tokenizers.Tokenizer` as XLM-R's families have theirs."""
+  transformers.PreTrainedTokenizerFast(
+    tokenizer_object=tokenizer,
+    pad_token="<pad>",
+    unk_token="<unk>",
+    cls_token="<s>",
+    sep_token="</s>",
+  ).save_pretrained(folder)

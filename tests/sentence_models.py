@@ -5,7 +5,6 @@ import pathlib
 import hf_models
 import sentence_transformers
 import tiny
-import transformers
 from sentence_transformers.sentence_transformer import modules
 
 from mlir_jax.data import tokenizer as tokenizer_lib
@@ -27,13 +26,7 @@ def save(folder: pathlib.Path, normalize: bool = True, **settings):
   """
   plain = folder.with_name(f"{folder.name}-plain")
   hf_models.random_model(plain, "bert", vocab_size=120)
-  transformers.PreTrainedTokenizerFast(
-    tokenizer_object=tokenizer_lib.train(tiny.WORDS, 120),
-    pad_token="<pad>",
-    unk_token="<unk>",
-    cls_token="<s>",
-    sep_token="</s>",
-  ).save_pretrained(plain)
+  hf_models.save_tokenizer(tokenizer_lib.train(tiny.WORDS, 120), plain)
   transformer = modules.Transformer(str(plain), **hf_models.UNTRUSTED)
   transformer.max_seq_length = LENGTH
   parts = [transformer, modules.Pooling(24, "mean")]

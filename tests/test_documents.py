@@ -351,7 +351,7 @@ def test_every_link_to_a_file_leads_to_one():
 
 
 def test_every_quoted_message_is_in_the_source():
-  """In docs/troubleshooting.md, … stands for names and numbers."""
+  """In a message of docs/troubleshooting.md, … means any name or number."""
   texts = [text for path in PACKAGE.rglob("*.py") for text in messages(path)]
   document = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
   quoted = re.findall(r"(?m)^### (.*)$", document)

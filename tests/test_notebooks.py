@@ -153,7 +153,6 @@ def e5_like(tmp_path_factory):
   """
   import hf_models
   import sentence_transformers
-  import transformers
   from sentence_transformers.sentence_transformer import modules
 
   from mlir_jax.data import preparation
@@ -171,13 +170,7 @@ def e5_like(tmp_path_factory):
     vocab_size=tokenizer.get_vocab_size(),
     max_position_embeddings=512,
   )
-  transformers.PreTrainedTokenizerFast(
-    tokenizer_object=tokenizer,
-    pad_token="<pad>",
-    unk_token="<unk>",
-    cls_token="<s>",
-    sep_token="</s>",
-  ).save_pretrained(plain)
+  hf_models.save_tokenizer(tokenizer, plain)
   transformer = modules.Transformer(str(plain), **hf_models.UNTRUSTED)
   transformer.max_seq_length = 512
   sentence_transformers.SentenceTransformer(

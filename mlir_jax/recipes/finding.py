@@ -1,7 +1,6 @@
 """Finds a recipe by its name or path, and lists the shipped recipes."""
 
 import dataclasses
-import difflib
 import os
 import pathlib
 import runpy
@@ -46,12 +45,10 @@ def find(name: str) -> Found:
     return _load(path, os.path.abspath(path))
   files = _shipped_files()
   if name not in files:
-    close = difflib.get_close_matches(name, files, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
     raise ValueError(
-      f"{name}: no recipe has this name.{hint} There are"
-      f" {', '.join(each.name for each in shipped())}; or give a path to a .py"
-      " file."
+      f"{name}: no recipe has this name.{config_files.suggest(name, files)}"
+      f" There are {', '.join(each.name for each in shipped())}; or give a path"
+      " to a .py file."
     )
   return _load(str(files[name]), name)
 

@@ -194,12 +194,16 @@ class Index:
     )
     if memory is None:
       memory = device_memory.for_passages(mesh)
-    width = self._vectors.shape[1]
+    self._place(order, memory)
+
+  def _place(self, order: np.ndarray, memory: int) -> None:
+    """Places the vectors or their codes in this order, as far as they fit."""
+    mesh, width = self._mesh, self._vectors.shape[1]
 
     def place(rows: np.ndarray) -> topk.Passages:
       return topk.place(self._vectors, mesh, rows)
 
-    if precision == FLOAT32:
+    if self.precision == FLOAT32:
       self._plain = pieces.Pieces(order, place, 4 * width, mesh, memory)
       self._held = self._plain.held
       return

@@ -61,7 +61,6 @@ def session() -> pathlib.Path:
 def whole(family: str) -> pathlib.Path:
   """Makes an undamaged sentence-transformers folder of a family."""
   import sentence_transformers
-  import transformers
   from sentence_transformers.sentence_transformer import modules
 
   plain = session() / f"{family}-plain"
@@ -72,13 +71,7 @@ def whole(family: str) -> pathlib.Path:
     vocab_size=tokenizer.get_vocab_size(),
     **FAMILIES[family],
   )
-  transformers.PreTrainedTokenizerFast(
-    tokenizer_object=tokenizer,
-    pad_token="<pad>",
-    unk_token="<unk>",
-    cls_token="<s>",
-    sep_token="</s>",
-  ).save_pretrained(plain)
+  hf_models.save_tokenizer(tokenizer, plain)
   transformer = modules.Transformer(str(plain), **hf_models.UNTRUSTED)
   transformer.max_seq_length = sentence_models.LENGTH
   folder = session() / family
